@@ -1,0 +1,63 @@
+"""anyorder: learned unmasking orders for masked diffusion models.
+
+import anyorder
+
+task = anyorder.make_task("sudoku")
+denoiser = anyorder.load_denoiser("sudoku9")
+order = anyorder.load_order("sudoku9", denoiser)
+puzzle = task.generate(1, seed=0)
+result = anyorder.decode(denoiser, puzzle.tokens, anyorder.Decoder(order, steps=10))
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from anyorder.decoding.loop import Decoder, decode
+    from anyorder.decoding.trajectory import Decoded
+    from anyorder.denoisers.base import WrappedDenoiser
+    from anyorder.evaluation.evaluate import evaluate
+    from anyorder.orders.base import State
+    from anyorder.orders.policies import LearnedOrder, Policy
+    from anyorder.tasks import make_task
+    from anyorder.training.fit import fit_order
+    from anyorder.zoo import load_denoiser, load_order
+
+_EXPORTS = {
+    "Decoded": "anyorder.decoding.trajectory",
+    "Decoder": "anyorder.decoding.loop",
+    "LearnedOrder": "anyorder.orders.policies",
+    "Policy": "anyorder.orders.policies",
+    "State": "anyorder.orders.base",
+    "WrappedDenoiser": "anyorder.denoisers.base",
+    "decode": "anyorder.decoding.loop",
+    "evaluate": "anyorder.evaluation.evaluate",
+    "fit_order": "anyorder.training.fit",
+    "load_denoiser": "anyorder.zoo",
+    "load_order": "anyorder.zoo",
+    "make_task": "anyorder.tasks",
+}
+
+__all__ = [
+    "Decoded",
+    "Decoder",
+    "LearnedOrder",
+    "Policy",
+    "State",
+    "WrappedDenoiser",
+    "decode",
+    "evaluate",
+    "fit_order",
+    "load_denoiser",
+    "load_order",
+    "make_task",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import public names on first use, so that `import anyorder` is quick."""
+    if name not in _EXPORTS:
+        raise AttributeError(f"module 'anyorder' has no attribute {name!r}")
+    return getattr(import_module(_EXPORTS[name]), name)

@@ -1,0 +1,149 @@
+"""How many positions to unmask now: rules that turn scores into a selection.
+
+A rule is called with the scores (B, L), -inf where nothing can be unmasked, the state, and how many committed positions are
+being undone in this very step (B,); it returns the selection bool (B, L). Every rule selects at least one position of a row
+that has any. The loop itself unmasks all that is left in the last step of the budget.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from anyorder.orders.base import State
+
+
+class CountRule(Protocol):
+    """How many, and so which."""
+
+    def __call__(self, scores: Tensor, state: State, undone: Tensor) -> Tensor: ...
+
+
+def top(scores: Tensor, count: Tensor) -> Tensor:
+    """The `count` (B,) highest finite scores of each row, bool (B, L); ties go to the leftmost position."""
+    rank = scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    return (rank < count[:, None]) & (scores > -torch.inf)
+
+
+def _fixed(scores: Tensor, state: State, undone: Tensor, share_left: float) -> Tensor:
+    """Unmask so many that ceil(share_left * N) of the N generated positions stay masked, undone ones included."""
+    available = (scores > -torch.inf).sum(dim=1)
+    total = state.generated.sum(dim=1)
+    left = torch.ceil(total * share_left - 1e-9).long()
+    return top(scores, (available + undone - left).clamp(min=1))
+
+
+@dataclass(frozen=True)
+class Linear:
+    """The same number in every step; all are committed after a share `fill` of the steps, the rest is for undoing."""
+
+    fill: float = 1.0
+
+    def __call__(self, scores: Tensor, state: State, undone: Tensor) -> Tensor:
+        until = max(1, math.ceil(self.fill * state.steps))
+        return _fixed(scores, state, undone, max(0.0, 1 - (state.step + 1) / until))
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """Few at first, many at the end: cos(pi/2 * (step + 1) / steps) stay masked (MaskGIT, arXiv 2202.04200)."""
+
+    fill: float = 1.0
+
+    def __call__(self, scores: Tensor, state: State, undone: Tensor) -> Tensor:
+        until = max(1, math.ceil(self.fill * state.steps))
+        return _fixed(scores, state, undone, max(0.0, math.cos(math.pi / 2 * min(1.0, (state.step + 1) / until))))
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """k in every step; k = 1 is one at a time."""
+
+    k: int = 1
+
+    def __call__(self, scores: Tensor, state: State, undone: Tensor) -> Tensor:
+        return top(scores, torch.full_like(undone, self.k))
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """All positions with confidence above the level, else the best-scored one (Fast-dLLM, arXiv 2505.22618).
+
+    With `by="score"` the score is read as the log-odds of being right, as learned orders give it, instead of the confidence.
+    """
+
+    level: float = 0.9
+    by: str = "confidence"
+
+    def __post_init__(self) -> None:
+        if self.by not in ("confidence", "score"):
+            raise ValueError(f"by is {self.by!r}; it must be 'confidence' or 'score'")
+
+    def __call__(self, scores: Tensor, state: State, undone: Tensor) -> Tensor:
+        return (_probability(scores, state, self.by) > self.level) | top(scores, torch.ones_like(undone))
+
+
+@dataclass(frozen=True)
+class Factor:
+    """The largest n with (n + 1) * (1 - n-th largest confidence) <= factor, at least one (Fast-dLLM, arXiv 2505.22618)."""
+
+    factor: float = 1.0
+
+    def __call__(self, scores: Tensor, state: State, undone: Tensor) -> Tensor:
+        confidence = _probability(scores, state, "confidence")
+        ranked, ranking = confidence.sort(dim=1, descending=True, stable=True)
+        n = torch.arange(1, scores.shape[1] + 1, device=scores.device)
+        count = (((n + 1) * (1 - ranked) <= self.factor) * n).amax(dim=1)
+        chosen = torch.zeros_like(state.masked).scatter(1, ranking, n <= count[:, None])
+        return (chosen & (scores > -torch.inf)) | (top(scores, torch.ones_like(undone)) & (count == 0)[:, None])
+
+
+@dataclass(frozen=True)
+class EntropyBound:
+    """The largest prefix, by entropy, with sum H - max H <= bound, at least one (Ben-Hamu et al., arXiv 2505.24857)."""
+
+    bound: float = 0.1
+
+    def __call__(self, scores: Tensor, state: State, undone: Tensor) -> Tensor:
+        entropy = state.scatter(state.summary.entropy, fill=torch.inf)
+        ranked, ranking = entropy.sort(dim=1, stable=True)
+        fits = ranked.cumsum(dim=1) - ranked <= self.bound  # ascending, so the last of a prefix is its largest
+        chosen = torch.zeros_like(state.masked).scatter(1, ranking, fits)
+        return chosen & (scores > -torch.inf)
+
+
+@dataclass(frozen=True)
+class PredictedError:
+    """The largest prefix, by score, whose expected number of wrong tokens sum(1 - sigmoid(s_i)) <= bound, at least one.
+
+    For orders whose score is the log-odds of being right. This is the policy's own bound on its error.
+    """
+
+    bound: float = 0.1
+
+    def __call__(self, scores: Tensor, state: State, undone: Tensor) -> Tensor:
+        ranked, ranking = scores.sort(dim=1, descending=True, stable=True)
+        fits = (1 - torch.sigmoid(ranked)).cumsum(dim=1) <= self.bound
+        fits[:, 0] = True
+        chosen = torch.zeros_like(state.masked).scatter(1, ranking, fits)
+        return chosen & (scores > -torch.inf)
+
+
+def _probability(scores: Tensor, state: State, by: str) -> Tensor:
+    """Probability of being right (B, L), -inf where nothing can be unmasked."""
+    value = torch.sigmoid(scores) if by == "score" else state.scatter(state.summary.top_log_probs[:, 0].exp())
+    return value.masked_fill(scores == -torch.inf, -torch.inf)
+
+
+COUNT_RULES: dict[str, Callable[..., CountRule]] = {
+    "linear": Linear,
+    "cosine": Cosine,
+    "fixed": Fixed,
+    "threshold": Threshold,
+    "factor": Factor,
+    "entropy_bound": EntropyBound,
+    "predicted_error": PredictedError,
+}

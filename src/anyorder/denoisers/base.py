@@ -1,0 +1,83 @@
+"""What a denoiser is: a network that looks at a partly masked sequence and says what each masked token may be."""
+
+import hashlib
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+
+class DenoiserOutput(NamedTuple):
+    """logits float (B, L, V), or (K, V) for K chosen positions in row-major order; hidden float (B, L, D)."""
+
+    logits: Tensor
+    hidden: Tensor
+
+
+@runtime_checkable
+class Denoiser(Protocol):
+    """A masked-token model as the rest of the library sees it. Any `nn.Module` with these members will do.
+
+    `forward(tokens, attention_mask, positions)` takes tokens int64 (B, L), an optional attention mask bool (B, L) that is
+    False at padding, and optionally the positions bool (B, L) whose logits are wanted: then logits are (K, V), K being
+    the number of True entries. The head of a large vocabulary is the cost of a forward, and only masked positions need it.
+    """
+
+    mask_token_id: int
+    vocab_size: int
+    hidden_size: int
+
+    def __call__(
+        self, tokens: Tensor, attention_mask: Tensor | None = None, positions: Tensor | None = None
+    ) -> DenoiserOutput: ...
+
+
+class WrappedDenoiser(nn.Module):
+    """Make a denoiser of any module that maps tokens (B, L) to logits (B, L, V), or to (logits, hidden).
+
+    Example:
+        >>> import torch
+        >>> table = torch.nn.Embedding(5, 5)   # tokens (B, L) -> logits (B, L, 5)
+        >>> denoiser = WrappedDenoiser(table, mask_token_id=4, vocab_size=5)
+        >>> denoiser(torch.tensor([[0, 4]])).logits.shape
+        torch.Size([1, 2, 5])
+
+    Where the module returns no hidden states, the logits take their place. The mask token is never predicted.
+    """
+
+    def __init__(self, module: nn.Module, mask_token_id: int, vocab_size: int, hidden_size: int | None = None) -> None:
+        super().__init__()
+        if not 0 <= mask_token_id < vocab_size:
+            raise ValueError(f"mask_token_id is {mask_token_id}; it must lie in 0..{vocab_size - 1}")
+        self.module = module
+        self.mask_token_id = mask_token_id
+        self.vocab_size = vocab_size
+        self.hidden_size = hidden_size or vocab_size
+
+    def forward(self, tokens: Tensor, attention_mask: Tensor | None = None, positions: Tensor | None = None) -> DenoiserOutput:
+        output = self.module(tokens) if attention_mask is None else self.module(tokens, attention_mask)
+        logits, hidden = output if isinstance(output, tuple) else (output, output)
+        if logits.shape != (*tokens.shape, self.vocab_size):
+            raise ValueError(
+                f"the wrapped module returned logits {tuple(logits.shape)}; for tokens {tuple(tokens.shape)} they must be "
+                f"{(*tokens.shape, self.vocab_size)}"
+            )
+        return DenoiserOutput(forbid_mask(logits if positions is None else logits[positions], self.mask_token_id), hidden)
+
+
+def forbid_mask(logits: Tensor, mask_token_id: int) -> Tensor:
+    """The denoiser never predicts the mask token: its logit becomes -inf. Not in place."""
+    forbidden = torch.arange(logits.shape[-1], device=logits.device) == mask_token_id
+    return logits.masked_fill(forbidden, -torch.inf)
+
+
+def fingerprint(denoiser: nn.Module) -> str:
+    """A short hash of a denoiser's weights. A policy remembers it, so that it is not used on another denoiser unnoticed.
+
+    It reads the names, shapes and values of all parameters and buffers, in float32 on the CPU.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(denoiser.state_dict().items()):
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,204 @@
+"""A bidirectional transformer in two forms: the plain one of the paper and a structured one that trains on a CPU.
+
+The plain form is GPT-2 without its causal mask (3 layers, 384 wide, 12 heads, learned positions: 5.5 M weights). In the
+structured form attention heads are restricted to relations that the task supplies (row, column, box; variable, clause),
+and positions need no embedding: the relations say all there is to know about where a token stands.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from huggingface_hub import PyTorchModelHubMixin
+from torch import Tensor, nn
+
+from anyorder.denoisers.base import DenoiserOutput, forbid_mask
+from anyorder.relations import EVERYTHING, Relation
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block: attention with an additive bias per head, then an MLP with GELU."""
+
+    def __init__(self, width: int, heads: int, mlp_ratio: int = 4, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.heads = heads
+        self.attention_norm = nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.attention_out = nn.Linear(width, width)
+        self.mlp_norm = nn.LayerNorm(width)
+        self.mlp_in = nn.Linear(width, mlp_ratio * width)
+        self.mlp_out = nn.Linear(mlp_ratio * width, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, hidden: Tensor, bias: Tensor | None) -> Tensor:
+        """hidden (B, L, D); bias broadcastable to (B, H, L, L), -inf where a head may not look."""
+        batch, length, width = hidden.shape
+        qkv = self.qkv(self.attention_norm(hidden)).view(batch, length, 3, self.heads, width // self.heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+        attended = attended.transpose(1, 2).reshape(batch, length, width)
+        after: Tensor = hidden + self.dropout(self.attention_out(attended))
+        changed: Tensor = after + self.dropout(self.mlp_out(F.gelu(self.mlp_in(self.mlp_norm(after)))))
+        return changed
+
+
+class RelationHeads(nn.Module):
+    """The relations of a task, held as buffers, turned into an additive attention bias with one relation per head."""
+
+    pairs: Tensor
+    position_group: Tensor
+    token_group: Tensor
+
+    def __init__(self, head_relations: Sequence[str], length: int, vocab_size: int) -> None:
+        super().__init__()
+        self.names = sorted(set(head_relations) - {EVERYTHING})
+        self.head_relations = list(head_relations)
+        count = len(self.names)
+        self.register_buffer("pairs", torch.zeros(count, length, length, dtype=torch.bool))
+        self.register_buffer("position_group", torch.full((count, length), -1))
+        self.register_buffer("token_group", torch.full((count, vocab_size), -1))
+
+    def set(self, relations: Mapping[str, Relation]) -> None:
+        """Fill the buffers from the task's relations."""
+        missing = [name for name in self.names if name not in relations]
+        if missing:
+            known = ", ".join(sorted(relations)) or "none"
+            raise ValueError(f"no relation called {', '.join(missing)}: this task has {known}, and {EVERYTHING!r}")
+        for index, name in enumerate(self.names):
+            relation = relations[name]
+            if relation.pairs.shape != self.pairs.shape[1:]:
+                raise ValueError(
+                    f"relation {name!r} is over {relation.pairs.shape[0]} positions; the model has {self.pairs.shape[1]}"
+                )
+            self.pairs[index] = relation.pairs
+            if relation.position_group is not None and relation.token_group is not None:
+                self.position_group[index] = relation.position_group
+                self.token_group[index] = relation.token_group
+
+    def bias(self, tokens: Tensor, dtype: torch.dtype) -> Tensor:
+        """0 where a head may look and -inf elsewhere, (1 or B, H, L, L)."""
+        if tokens.shape[1] != self.pairs.shape[1]:
+            raise ValueError(f"this model is built for {self.pairs.shape[1]} tokens; it was given {tokens.shape[1]}")
+        by_name = {
+            name: Relation(self.pairs[i], self.position_group[i], self.token_group[i])
+            if (self.token_group[i] >= 0).any()
+            else Relation(self.pairs[i])
+            for i, name in enumerate(self.names)
+        }
+        length = tokens.shape[1]
+        anywhere = torch.ones(1, length, length, dtype=torch.bool, device=tokens.device)
+        allowed = {name: relation(tokens) for name, relation in by_name.items()} | {EVERYTHING: anywhere}
+        batch = max(relation.shape[0] for relation in allowed.values())
+        diagonal = torch.eye(length, dtype=torch.bool, device=tokens.device)  # a head must always have somewhere to look
+        biases = {
+            name: torch.zeros(relation.shape, dtype=dtype, device=tokens.device)
+            .masked_fill_(~(relation | diagonal), -torch.inf)
+            .expand(batch, length, length)
+            for name, relation in allowed.items()
+        }
+        return torch.stack([biases[name] for name in self.head_relations], dim=1)
+
+
+class Transformer(nn.Module, PyTorchModelHubMixin, library_name="anyorder"):
+    """Bidirectional transformer denoiser.
+
+    Args:
+        vocab_size: V, the mask token included.
+        mask_token_id: the mask.
+        max_length: longest sequence; with relations, the only length.
+        width: D. layers: blocks. mlp_ratio: hidden units of the MLP over D. dropout: in training.
+        heads: one relation name per head, e.g. ["row", "column", "box", "everything"]; "everything" is plain attention.
+        loops: how many times the stack of blocks is passed through, with the same weights.
+        positions: add learned position embeddings.
+
+    Relations are set with `set_relations` once; they are saved with the weights.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        mask_token_id: int,
+        max_length: int,
+        width: int,
+        layers: int,
+        heads: list[str],
+        mlp_ratio: int = 4,
+        dropout: float = 0.0,
+        loops: int = 1,
+        positions: bool = True,
+    ) -> None:
+        super().__init__()
+        if width % len(heads):
+            raise ValueError(f"width {width} is not a multiple of the {len(heads)} heads")
+        self.vocab_size = vocab_size
+        self.mask_token_id = mask_token_id
+        self.hidden_size = width
+        self.max_length = max_length
+        self.loops = loops
+        self.token_embedding = nn.Embedding(vocab_size, width)
+        self.position_embedding = nn.Embedding(max_length, width) if positions else None
+        self.dropout = nn.Dropout(dropout)
+        self.relations = RelationHeads(heads, max_length, vocab_size) if set(heads) - {EVERYTHING} else None
+        self.blocks = nn.ModuleList(Block(width, len(heads), mlp_ratio, dropout) for _ in range(layers))
+        self.final_norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, vocab_size)
+        self.apply(_initialise)
+        for name, weight in self.blocks.named_parameters():
+            if name.endswith(("attention_out.weight", "mlp_out.weight")):  # GPT-2: residual branches start small
+                nn.init.normal_(weight, std=0.02 / (2 * layers) ** 0.5)
+
+    def set_relations(self, relations: Mapping[str, Relation]) -> None:
+        """Give the restricted heads the relations of a task."""
+        if self.relations is not None:
+            self.relations.set(relations)
+
+    def _attention_bias(self, tokens: Tensor, attention_mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+        padded = attention_mask is not None and not bool(attention_mask.all())
+        if self.relations is None:
+            if not padded or attention_mask is None:
+                return None
+            zeros = torch.zeros(attention_mask.shape, dtype=dtype, device=tokens.device)
+            return zeros.masked_fill(~attention_mask.bool(), torch.finfo(dtype).min)[:, None, None, :]
+        if padded:
+            raise ValueError("a structured transformer has one fixed layout: it takes no padding")
+        return self.relations.bias(tokens, dtype)
+
+    def forward(self, tokens: Tensor, attention_mask: Tensor | None = None, positions: Tensor | None = None) -> DenoiserOutput:
+        """See `Denoiser`. Padding may stand on either side: positions are counted from the first real token."""
+        if tokens.shape[1] > self.max_length:
+            raise ValueError(f"{tokens.shape[1]} tokens are more than the {self.max_length} this model was built for")
+        hidden = self.token_embedding(tokens)
+        if self.position_embedding is not None:
+            if attention_mask is None:
+                index = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
+            else:
+                index = (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
+            hidden = hidden + self.position_embedding(index)
+        hidden = self.dropout(hidden)
+        bias = self._attention_bias(tokens, attention_mask, hidden.dtype)
+        for _ in range(self.loops):
+            for block in self.blocks:
+                hidden = block(hidden, bias)
+        hidden = self.final_norm(hidden)
+        logits = self.head(hidden if positions is None else hidden[positions])
+        return DenoiserOutput(forbid_mask(logits, self.mask_token_id), hidden)
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, std=0.02)
+    if isinstance(module, nn.Linear) and module.bias is not None:
+        nn.init.zeros_(module.bias)
+
+
+def paper_transformer(vocab_size: int, mask_token_id: int, max_length: int) -> Transformer:
+    """The denoiser of arXiv 2606.00295 and Ye et al. 2024: GPT-2 with 3 layers, 384 wide, 12 heads, dropout 0.1."""
+    return Transformer(
+        vocab_size=vocab_size,
+        mask_token_id=mask_token_id,
+        max_length=max_length,
+        width=384,
+        layers=3,
+        heads=[EVERYTHING] * 12,
+        dropout=0.1,
+    )

@@ -1,0 +1,17 @@
+"""Errors that are the user's to act on. The command line prints them as one line, without a traceback."""
+
+
+class AnyorderError(Exception):
+    """What was wrong, and what would be right."""
+
+
+class BadInput(AnyorderError, ValueError):
+    """A puzzle, file, recipe or option that cannot be used as it is."""
+
+
+class BadCheckpoint(AnyorderError):
+    """A checkpoint or weight file that cannot be read."""
+
+
+class WrongDenoiser(AnyorderError):
+    """A policy met a denoiser that it was not fitted to."""

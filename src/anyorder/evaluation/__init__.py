@@ -1,0 +1,1 @@
+"""Evaluation: tables with intervals and paired tests, calibration, headroom."""

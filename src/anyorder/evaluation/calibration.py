@@ -1,0 +1,92 @@
+"""Is the denoiser's confidence to be believed? Reliability table and expected calibration error.
+
+This says in a minute which case a model is in. Where confidence is calibrated on the states that decoding visits, the
+confidence order is close to the best that can be read off those states, and a learned order has little to add; where it is
+not, a learned order has something to learn.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from anyorder.decoding.counts import Linear
+from anyorder.decoding.loop import Decoder, decode
+from anyorder.denoisers.base import Denoiser
+from anyorder.errors import BadInput
+from anyorder.orders.base import State
+from anyorder.orders.heuristics import confidence
+from anyorder.tasks.base import Instances
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Predictions with confidence in [low, high): how many, their mean confidence, the share that is right."""
+
+    low: float
+    high: float
+    count: int
+    confidence: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Reliability of a set of predictions. `error` is the expected calibration error: mean |confidence - accuracy|, by bin."""
+
+    bins: list[Bin]
+    error: float
+    count: int
+
+    @property
+    def overconfidence(self) -> float:
+        """Mean confidence minus accuracy; above 0 the model believes itself too much."""
+        return sum(b.count * (b.confidence - b.accuracy) for b in self.bins) / max(1, self.count)
+
+
+def calibration(confidences: Tensor, right: Tensor, bins: int = 10) -> Calibration:
+    """Reliability of predictions with confidences (N,) in [0, 1] that are right or not, bool (N,). Equal-width bins."""
+    which = (confidences * bins).long().clamp(max=bins - 1)
+    rows = []
+    for number in range(bins):
+        inside = which == number
+        if inside.any():
+            mean = float(confidences[inside].double().mean())
+            rows.append(Bin(number / bins, (number + 1) / bins, int(inside.sum()), mean, float(right[inside].double().mean())))
+    total = max(1, len(confidences))
+    return Calibration(rows, sum(b.count * abs(b.confidence - b.accuracy) for b in rows) / total, len(confidences))
+
+
+class _Recorder:
+    """The confidence order, noting what it saw."""
+
+    def __init__(self) -> None:
+        self.confidences: list[Tensor] = []
+        self.right: list[Tensor] = []
+        self.first: list[Tensor] = []
+
+    def __call__(self, state: State) -> Tensor:
+        if state.x0 is None:
+            raise BadInput("calibration needs problems with known solutions")
+        self.confidences.append(state.summary.top_log_probs[:, 0].exp())
+        self.right.append(state.summary.top_tokens[:, 0] == state.x0[state.predicted])
+        best = confidence(state)
+        top = best == best.max(dim=1, keepdim=True).values
+        self.first.append(top[state.predicted])
+        return best
+
+
+@torch.no_grad()
+def path_calibration(
+    denoiser: Denoiser, instances: Instances, steps: int, batch_size: int = 256
+) -> tuple[Calibration, Calibration]:
+    """Calibration on the states that confidence decoding visits: of all predictions, and of the most confident of each state.
+
+    The second is what an order acts upon.
+    """
+    recorder = _Recorder()
+    for start in range(0, len(instances), batch_size):
+        batch = instances[slice(start, start + batch_size)]
+        decode(denoiser, batch.tokens, Decoder(recorder, Linear(), steps=steps), x0=batch.x0)
+    confidences, right, first = (torch.cat(v) for v in (recorder.confidences, recorder.right, recorder.first))
+    return calibration(confidences, right), calibration(confidences[first], right[first])

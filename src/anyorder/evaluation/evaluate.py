@@ -1,0 +1,197 @@
+"""Orders x steps x noise on the same instances, with intervals, paired tests and the share of the oracle gap closed."""
+
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from anyorder.decoding.counts import CountRule
+from anyorder.decoding.loop import decode
+from anyorder.decoding.trajectory import Decoded
+from anyorder.denoisers.base import Denoiser
+from anyorder.errors import BadInput
+from anyorder.evaluation.orders import PolicyLoader, is_heuristic, is_oracle, make_decoder
+from anyorder.evaluation.statistics import mcnemar, oracle_gap_closed, paired_interval, wilson
+from anyorder.files import write_atomically, write_json
+from anyorder.tasks.base import Instances, Task
+
+Progress = Callable[[str, int, int], None]
+"""Called with the name of the cell in progress, the instances done in it, and their number."""
+
+
+@dataclass
+class Result:
+    """One cell: an order at a number of steps and a scale of noise."""
+
+    order: str
+    steps: int
+    noise: float
+    instances: int
+    instance_accuracy: float
+    cell_accuracy: float
+    ci95: tuple[float, float]
+    forwards: float
+    undone: float
+    seconds: float
+    correct: np.ndarray = field(repr=False)
+
+
+@dataclass
+class Comparison:
+    """An order against another on the same instances: difference of instance accuracies, exact McNemar p-value."""
+
+    order: str
+    against: str
+    steps: int
+    noise: float
+    difference: float
+    ci95: tuple[float, float]
+    p_value: float
+    oracle_gap_closed: float | None
+
+
+@dataclass
+class Report:
+    """What an evaluation found."""
+
+    results: list[Result]
+    comparisons: list[Comparison]
+    meta: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; the per-instance outcomes are left out."""
+        results = [{k: v for k, v in asdict(result).items() if k != "correct"} for result in self.results]
+        return {"results": results, "comparisons": [asdict(c) for c in self.comparisons], "meta": self.meta}
+
+    def save(self, path: Path) -> None:
+        """Write JSON, or Parquet (the results table alone) when the name ends in .parquet. Atomically."""
+        if path.suffix != ".parquet":
+            return write_json(path, self.to_json())
+        try:
+            import pandas as pd
+            import pyarrow  # noqa: F401
+        except ImportError as error:
+            raise BadInput("Parquet needs: pip install 'anyorder[parquet]'; or name the file .json") from error
+        frame = pd.DataFrame(self.to_json()["results"])
+        write_atomically(path, lambda temporary: frame.to_parquet(temporary))
+
+
+def decode_in_batches(
+    denoiser: Denoiser, instances: Instances, decoder: Any, *, seed: int, batch_size: int, progress: Progress | None, name: str
+) -> Decoded:
+    """Decode all instances; instance i has the seed `seed * 2^32 + i` whatever the batch size."""
+    parts = []
+    for start in range(0, len(instances), batch_size):
+        batch = instances[slice(start, start + batch_size)]
+        seeds = torch.arange(start, start + len(batch)) + seed * 2**32
+        parts.append(decode(denoiser, batch.tokens, decoder, seeds=seeds, x0=batch.x0))
+        if progress is not None:
+            progress(name, start + len(batch), len(instances))
+    return Decoded.join(parts)
+
+
+def evaluate(
+    denoiser: Denoiser,
+    task: Task,
+    instances: Instances,
+    orders: list[str],
+    steps: list[int],
+    *,
+    noise: list[float] | None = None,
+    load_policy: PolicyLoader,
+    against: str = "best",
+    count: CountRule | None = None,
+    seed: int = 0,
+    batch_size: int = 256,
+    progress: Progress | None = None,
+    meta: dict[str, Any] | None = None,
+) -> Report:
+    """Decode the same instances under every order, number of steps and scale of noise.
+
+    Args:
+        denoiser, task, instances: what is decoded, and who judges it.
+        orders: see `make_decoder`.
+        steps: budgets of forwards.
+        noise: scales of Gumbel noise on the scores; [0] when not given.
+        load_policy: gives the policy of a name or folder.
+        against: the order that all others are compared with, at the same steps and noise; "best" for the most accurate
+            heuristic there (picked on these very instances, which favours the heuristics).
+        count, seed, batch_size: as in `decode`; results do not depend on the batch size.
+        progress: called as the work goes on.
+        meta: facts to keep with the report.
+
+    Raises:
+        BadInput: an oracle without known solutions, or `against` is not among the orders.
+    """
+    if any(is_oracle(order) for order in orders) and instances.x0 is None:
+        raise BadInput("an oracle needs the solutions, and these instances come without: leave the oracle out")
+    if against != "best" and against not in orders:
+        raise BadInput(f"cannot compare with {against!r}: it is not among the orders {', '.join(orders)}")
+    results = []
+    for scale in noise or [0.0]:
+        for budget in steps:
+            for order in orders:
+                decoder = make_decoder(order, budget, scale, load_policy, count)
+                name = f"{order}, {budget} steps" + (f", noise {scale:g}" if scale else "")
+                began = time.perf_counter()
+                decoded = decode_in_batches(
+                    denoiser, instances, decoder, seed=seed, batch_size=batch_size, progress=progress, name=name
+                )
+                results.append(_judge(task, instances, decoded, order, budget, scale, time.perf_counter() - began))
+    comparisons = [c for result in results if (c := _compare(result, results, against)) is not None]
+    return Report(results, comparisons, {**environment(), **(meta or {}), "seed": seed, "against": against})
+
+
+def _judge(task: Task, instances: Instances, decoded: Decoded, order: str, steps: int, noise: float, seconds: float) -> Result:
+    verdict = task.check(instances, decoded.tokens)
+    correct = verdict.instance_correct.numpy()
+    return Result(
+        order=order,
+        steps=steps,
+        noise=noise,
+        instances=len(correct),
+        instance_accuracy=float(correct.mean()),
+        cell_accuracy=float(verdict.cell_accuracy.double().mean()),
+        ci95=wilson(int(correct.sum()), len(correct)),
+        forwards=float(decoded.forwards.double().mean()),
+        undone=float(decoded.undone.double().mean()),
+        seconds=seconds,
+        correct=correct,
+    )
+
+
+def _compare(result: Result, results: list[Result], against: str) -> Comparison | None:
+    cell = [r for r in results if (r.steps, r.noise) == (result.steps, result.noise)]
+    if against == "best":
+        candidates = [r for r in cell if is_heuristic(r.order)]
+        if not candidates:
+            return None
+        base = max(candidates, key=lambda r: r.instance_accuracy)
+    else:
+        base = next(r for r in cell if r.order == against)
+    if base is result:
+        return None
+    ceilings = [r.instance_accuracy for r in cell if is_oracle(r.order)]
+    closed = oracle_gap_closed(result.instance_accuracy, base.instance_accuracy, max(ceilings)) if ceilings else None
+    return Comparison(
+        order=result.order,
+        against=base.order,
+        steps=result.steps,
+        noise=result.noise,
+        difference=result.instance_accuracy - base.instance_accuracy,
+        ci95=paired_interval(result.correct, base.correct),
+        p_value=mcnemar(result.correct, base.correct),
+        oracle_gap_closed=closed,
+    )
+
+
+def environment() -> dict[str, Any]:
+    """Versions and machine, for the record."""
+    packages = {name: version(name) for name in ("anyorder", "torch", "numpy")}
+    return {"versions": {**packages, "python": platform.python_version()}, "threads": torch.get_num_threads()}

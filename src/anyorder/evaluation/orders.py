@@ -1,0 +1,75 @@
+"""From names to decoders: `confidence`, `policy`, `policy+undo`, `confidence+repredict`."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from anyorder.decoding.counts import COUNT_RULES, CountRule, Linear
+from anyorder.decoding.loop import Decoder
+from anyorder.decoding.remaskers import Absorbing, QualityUndo, Remasker, RePredict
+from anyorder.errors import BadInput
+from anyorder.orders.base import Order
+from anyorder.orders.heuristics import HEURISTICS, ORACLES
+from anyorder.orders.policies import LearnedOrder
+
+UNDO_FILL = 0.6
+"""With undo, all positions are committed after this share of the steps; the rest is for taking back."""
+
+PolicyLoader = Callable[[str], LearnedOrder]
+
+
+def make_decoder(spec: str, steps: int, noise: float, load_policy: PolicyLoader, count: CountRule | None = None) -> Decoder:
+    """A decoder from `ORDER[+repredict|+undo]`.
+
+    Args:
+        spec: ORDER is a heuristic, an oracle, `policy` (the denoiser's own), or the folder of a policy. `X+undo` orders by X
+            and lets the policy take commitments back.
+        steps: budget of forwards.
+        noise: scale of Gumbel noise on the scores.
+        load_policy: gives the policy of a name or folder.
+        count: the count rule; linear when not given.
+    """
+    name, *modes = spec.split("+")
+    if len(modes) > 1 or (modes and modes[0] not in ("repredict", "undo")):
+        raise BadInput(f"order {spec!r}: after the order's name comes nothing, '+repredict' or '+undo'")
+    order: Order
+    if name in HEURISTICS or name in ORACLES:
+        order = (HEURISTICS | ORACLES)[name]
+    elif name == "policy" or Path(name).exists():
+        order = load_policy(name)
+    else:
+        known = ", ".join([*HEURISTICS, *ORACLES, "policy"])
+        raise BadInput(f"order {name!r} is unknown: use one of {known}, or the folder of a policy")
+    remasker: Remasker = Absorbing()
+    rule = count or Linear()
+    if modes == ["repredict"]:
+        remasker = RePredict()
+    elif modes == ["undo"]:
+        judge = order if isinstance(order, LearnedOrder) else load_policy("policy")
+        if not judge.policy.judges:
+            raise BadInput(f"order {spec!r}: this policy was fitted without a quality score, so it cannot undo")
+        remasker = QualityUndo(judge)
+        rule = count or Linear(fill=UNDO_FILL)
+    return Decoder(order, rule, remasker=remasker, steps=steps, noise=noise)
+
+
+def parse_count_rule(text: str) -> CountRule:
+    """`linear`, `cosine`, `fixed:2`, `threshold:0.9`, `factor:1`, `entropy_bound:0.1`, `predicted_error:0.1`."""
+    name, _, value = text.partition(":")
+    if name not in COUNT_RULES:
+        raise BadInput(f"count rule {name!r} is unknown: use one of {', '.join(COUNT_RULES)}")
+    try:
+        number = [int(value) if name == "fixed" else float(value)] if value else []
+    except ValueError as error:
+        raise BadInput(f"count rule {text!r}: {value!r} is not a number") from error
+    rule: CountRule = COUNT_RULES[name](*number)
+    return rule
+
+
+def is_oracle(spec: str) -> bool:
+    """Does this order look at the truth?"""
+    return spec.split("+")[0] in ORACLES
+
+
+def is_heuristic(spec: str) -> bool:
+    """Is this an absorbing order that needs no training?"""
+    return spec in HEURISTICS

@@ -1,0 +1,48 @@
+"""Intervals and paired tests for accuracies."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from scipy.stats import binomtest
+
+
+class Interval(NamedTuple):
+    """A 95 % confidence interval."""
+
+    low: float
+    high: float
+
+
+def wilson(successes: int, trials: int) -> Interval:
+    """95 % Wilson score interval of a share (E. B. Wilson 1927)."""
+    if trials == 0:
+        return Interval(0.0, 1.0)
+    z = 1.959963984540054
+    share = successes / trials
+    centre = (share + z * z / (2 * trials)) / (1 + z * z / trials)
+    half = z / (1 + z * z / trials) * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials**2))
+    return Interval(max(0.0, centre - half), min(1.0, centre + half))
+
+
+def mcnemar(a: np.ndarray, b: np.ndarray) -> float:
+    """Two-sided exact McNemar test that two methods are right equally often on the same instances, bool (N,) each.
+
+    Only instances on which they differ count: under the null each of these is a fair coin. 1.0 when there are none.
+    """
+    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
+    if only_a + only_b == 0:
+        return 1.0
+    return float(binomtest(only_a, only_a + only_b, 0.5).pvalue)
+
+
+def paired_interval(a: np.ndarray, b: np.ndarray) -> Interval:
+    """95 % interval of the difference mean(a) - mean(b) over the same instances (normal approximation, paired)."""
+    difference = a.astype(float) - b.astype(float)
+    half = 1.96 * difference.std(ddof=1) / math.sqrt(len(difference)) if len(difference) > 1 else 1.0
+    return Interval(difference.mean() - half, difference.mean() + half)
+
+
+def oracle_gap_closed(accuracy: float, baseline: float, oracle: float) -> float | None:
+    """(accuracy - baseline) / (oracle - baseline): the share of the possible improvement. None when there is no room."""
+    return None if oracle - baseline <= 1e-9 else (accuracy - baseline) / (oracle - baseline)

@@ -1,0 +1,89 @@
+"""Reports as tables for a terminal and for Markdown."""
+
+from rich.table import Table
+
+from anyorder.evaluation.calibration import Calibration
+from anyorder.evaluation.evaluate import Comparison, Report, Result
+
+_HEADERS = ("order", "instance accuracy", "95 % interval", "cell accuracy", "forwards", "difference", "p", "oracle gap closed")
+
+
+def rows_of(report: Report, steps: int, noise: float) -> list[tuple[str, ...]]:
+    """One row of text per order at this number of steps and scale of noise."""
+    compared = {(c.order, c.steps, c.noise): c for c in report.comparisons}
+    cell = [r for r in report.results if (r.steps, r.noise) == (steps, noise)]
+    return [_row(result, compared.get((result.order, steps, noise))) for result in cell]
+
+
+def _row(result: Result, comparison: Comparison | None) -> tuple[str, ...]:
+    row = (
+        result.order,
+        f"{100 * result.instance_accuracy:.1f} %",
+        f"{100 * result.ci95[0]:.1f} - {100 * result.ci95[1]:.1f}",
+        f"{100 * result.cell_accuracy:.1f} %",
+        f"{result.forwards:.1f}",
+    )
+    if comparison is None:
+        return (*row, "reference", "", "")
+    closed = comparison.oracle_gap_closed
+    return (
+        *row,
+        f"{100 * comparison.difference:+.1f}",
+        format_p(comparison.p_value),
+        "" if closed is None else f"{100 * closed:.0f} %",
+    )
+
+
+def format_p(p: float) -> str:
+    """A p-value to two digits, or a bound."""
+    return "< 1e-10" if p < 1e-10 else f"{p:.2g}"
+
+
+def cells_of(report: Report) -> list[tuple[int, float]]:
+    """The (steps, noise) pairs of a report, in order."""
+    return list(dict.fromkeys((r.steps, r.noise) for r in report.results))
+
+
+def title_of(steps: int, noise: float, instances: int) -> str:
+    """What a table is about."""
+    return f"{steps} steps" + (f", order noise {noise:g}" if noise else "") + f", {instances} instances"
+
+
+def rich_tables(report: Report) -> list[Table]:
+    """One table per number of steps and scale of noise."""
+    tables = []
+    for steps, noise in cells_of(report):
+        rows = rows_of(report, steps, noise)
+        instances = next(r.instances for r in report.results)
+        table = Table(title=title_of(steps, noise, instances), title_justify="left")
+        for name in _HEADERS:
+            table.add_column(name, justify="left" if name == "order" else "right")
+        for row in rows:
+            table.add_row(*row)
+        tables.append(table)
+    return tables
+
+
+def markdown(report: Report) -> str:
+    """The same as Markdown, one section per table."""
+    parts = []
+    for steps, noise in cells_of(report):
+        instances = next(r.instances for r in report.results)
+        lines = [f"**{title_of(steps, noise, instances)}**", "", "| " + " | ".join(_HEADERS) + " |"]
+        lines.append("|---" * len(_HEADERS) + "|")
+        lines += ["| " + " | ".join(row) + " |" for row in rows_of(report, steps, noise)]
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) + "\n"
+
+
+def calibration_table(title: str, calibration: Calibration) -> Table:
+    """A reliability table."""
+    table = Table(
+        title=f"{title}: expected calibration error {calibration.error:.3f}, overconfidence {calibration.overconfidence:+.3f}",
+        title_justify="left",
+    )
+    for name in ("confidence", "predictions", "mean confidence", "share right"):
+        table.add_column(name, justify="right")
+    for b in calibration.bins:
+        table.add_row(f"{b.low:.1f} - {b.high:.1f}", str(b.count), f"{b.confidence:.3f}", f"{b.accuracy:.3f}")
+    return table

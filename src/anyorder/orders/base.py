@@ -1,0 +1,108 @@
+"""What an order sees, and what it gives back."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from anyorder import noise
+
+
+class Summary(NamedTuple):
+    """The denoiser's prediction at each of K positions, in float32.
+
+    top_log_probs (K, 2) and top_tokens (K, 2): the two likeliest tokens, likeliest first.
+    log_odds (K,): log c - log(1 - c) of the likeliest token; it still tells apart what float32 rounds to c = 1.
+    entropy (K,): in nats.
+    """
+
+    top_log_probs: Tensor
+    top_tokens: Tensor
+    log_odds: Tensor
+    entropy: Tensor
+
+
+@dataclass(frozen=True)
+class State:
+    """A partly unmasked batch after one forward of the denoiser.
+
+    Args:
+        tokens: int64 (B, L), the denoiser's input.
+        masked: bool (B, L), positions that hold the mask.
+        generated: bool (B, L), positions that decoding fills (masked at the start).
+        predicted: bool (B, L), positions that have logits and can be scored: the masked ones, or all generated ones when
+            the decoding mode predicts committed positions again.
+        logits: float (K, V), one row per True entry of `predicted`, in row-major order.
+        hidden: float (B, L, D), the denoiser's last hidden states.
+        step, steps: number of this step, from 0, and the budget of steps.
+        seeds: int64 (B,), one per sequence.
+        attention_mask: bool (B, L), False at padding; None where there is none.
+        x0: int64 (B, L), the truth: for oracles and training only.
+        committed_log_probs: float (B, L), log-probability that each committed token had when it was committed, 0 elsewhere;
+            None where nobody kept it.
+    """
+
+    tokens: Tensor
+    masked: Tensor
+    generated: Tensor
+    predicted: Tensor
+    logits: Tensor
+    hidden: Tensor
+    step: int
+    steps: int
+    seeds: Tensor
+    attention_mask: Tensor | None = None
+    x0: Tensor | None = None
+    committed_log_probs: Tensor | None = None
+    memo: dict[object, Tensor] = field(default_factory=dict)
+
+    @cached_property
+    def summary(self) -> Summary:
+        """What heuristics and policies read off the logits."""
+        return summarise(self.logits)
+
+    @cached_property
+    def index(self) -> Tensor:
+        """Position of each token counted from the first real one, int64 (B, L), so that padding does not shift it."""
+        if self.attention_mask is None:
+            return torch.arange(self.tokens.shape[1], device=self.tokens.device).expand_as(self.tokens)
+        return self.attention_mask.long().cumsum(dim=1) - 1
+
+    def scatter(self, values: Tensor, fill: float = -torch.inf) -> Tensor:
+        """Spread values (K,) of the predicted positions over (B, L), `fill` elsewhere."""
+        out = torch.full(self.tokens.shape, fill, dtype=values.dtype, device=values.device)
+        return out.masked_scatter(self.predicted, values)
+
+    def uniform(self, purpose: int) -> Tensor:
+        """Uniform numbers (B, L) of this step, fixed by each sequence's seed. Use one `purpose` number per use."""
+        return noise.uniform(self.seeds[:, None], purpose, self.step, self.index)
+
+    def truth_log_probs(self) -> Tensor:
+        """log p_i(x0_i) at the predicted positions (K,)."""
+        if self.x0 is None:
+            raise ValueError("an oracle needs the truth: give x0 to decode")
+        return torch.log_softmax(self.logits.float(), dim=-1).gather(1, self.x0[self.predicted][:, None])[:, 0]
+
+
+class Order(Protocol):
+    """Where is it safest to unmask? A score for every predicted position; the larger, the sooner.
+
+    Returns float32 (B, L), -inf where `state.predicted` is False. Ties are broken by position, the leftmost first.
+    """
+
+    def __call__(self, state: State) -> Tensor: ...
+
+
+def summarise(logits: Tensor) -> Summary:
+    """The summary of logits (K, V)."""
+    logits = logits.float()
+    log_probs = torch.log_softmax(logits, dim=-1)
+    top, tokens = log_probs.topk(2, dim=-1)
+    others = logits.scatter(1, tokens[:, :1], -torch.inf)
+    log_odds = logits.gather(1, tokens[:, :1])[:, 0] - torch.logsumexp(others, dim=-1)
+    log_confidence = -torch.nn.functional.softplus(-log_odds)  # log c without the rounding of log_softmax near 0
+    top = torch.stack([log_confidence, top[:, 1]], dim=-1)
+    entropy = -(log_probs.exp() * log_probs.masked_fill(log_probs == -torch.inf, 0.0)).sum(dim=-1)
+    return Summary(top, tokens, log_odds, entropy)

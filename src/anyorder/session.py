@@ -1,0 +1,119 @@
+"""What every command needs before it can start: a task, problems, a denoiser, and its policy."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from anyorder.denoisers.base import fingerprint
+from anyorder.denoisers.transformer import Transformer
+from anyorder.errors import BadInput
+from anyorder.orders.policies import LearnedOrder
+from anyorder.tasks import TASKS, make_task
+from anyorder.tasks.base import Instances, Task
+from anyorder.zoo import default_denoiser, folder_of, load_denoiser, load_order, task_of
+
+_FRESH = 500
+
+
+@dataclass(frozen=True)
+class Session:
+    """Loaded and checked against one another."""
+
+    task: Task
+    instances: Instances
+    denoiser: Transformer
+    load_policy: Callable[[str], LearnedOrder]
+    meta: dict[str, Any]
+
+
+def open_session(
+    task_name: str,
+    data: Path | None,
+    denoiser_name: str | None,
+    limit: int | None,
+    seed: int,
+    generate: list[str] | None,
+    task_options: list[str] | None,
+    policy: Path | None,
+    *,
+    strict: bool = True,
+    problem: str | None = None,
+) -> Session:
+    """Load everything, or say what does not fit.
+
+    Args:
+        task_name: name of the task.
+        data: a file of problems; fresh ones are generated when neither it nor `problem` is given.
+        denoiser_name: zoo name or folder; the shipped denoiser of the task when not given.
+        limit: first N problems (500 when they are generated).
+        seed: of generated problems.
+        generate: key=value options of the generator.
+        task_options: key=value options of the task; read off the data when not given.
+        policy: folder that the order `policy` means; the denoiser's own when not given.
+        strict: a policy of another denoiser is an error, else a warning.
+        problem: a problem as text or the path of a file, in place of `data`.
+    """
+    if task_name not in TASKS:
+        raise BadInput(f"task {task_name!r} is unknown: use one of {', '.join(TASKS)}")
+    path = data if problem is None else (Path(problem) if _is_file(problem) else None)
+    if path is not None and not path.is_file():
+        raise BadInput(f"no such file: {path}")
+    if generate and path is not None:
+        raise BadInput("--set chooses what to generate; it has no meaning together with --data")
+    options = key_values(task_options, "--task-option")
+    if not options and denoiser_name is None:
+        options = TASKS[task_name].options_of(path.open(encoding="utf-8").readline if path else None, problem)
+    if denoiser_name is None:
+        denoiser_name = default_denoiser(task_name, options)
+    task = task_of(folder_of(denoiser_name))
+    if task.name != task_name or (options and vars(make_task(task_name, **options)) != vars(task)):
+        raise BadInput(
+            f"the denoiser {denoiser_name} is for {task.name} of another kind than {task_name} {options or ''}".rstrip()
+        )
+    if path is not None:
+        instances, source = task.load(path, limit), path.name
+    elif problem is not None:
+        instances, source = task.parse(problem), "text"
+    else:
+        chosen = key_values(generate, "--set")
+        try:
+            instances = task.generate(limit or _FRESH, 1_000_000 + seed, **chosen)
+        except TypeError as error:
+            raise BadInput(f"the generator of {task_name} does not take {', '.join(chosen)}") from error
+        source = f"generated {task_name}" + "".join(f", {key} {value}" for key, value in chosen.items())
+    denoiser = load_denoiser(denoiser_name)
+    loaded: dict[str, LearnedOrder] = {}
+
+    def load_policy(name: str) -> LearnedOrder:
+        if name not in loaded:
+            folder = (policy or folder_of(str(denoiser_name)) / "order") if name == "policy" else Path(name)
+            loaded[name] = load_order(folder, denoiser, strict=strict)
+        return loaded[name]
+
+    meta = {"task": task_name, "data": source, "denoiser": str(denoiser_name), "denoiser_fingerprint": fingerprint(denoiser)}
+    return Session(task, instances, denoiser, load_policy, meta)
+
+
+def key_values(pairs: list[str] | None, option: str) -> dict[str, Any]:
+    """`["a=1", "b=x", "c=20-30"]` as {"a": 1, "b": "x", "c": (20, 30)}."""
+    values: dict[str, Any] = {}
+    for pair in pairs or []:
+        key, equals, text = pair.partition("=")
+        if not equals or not key:
+            raise BadInput(f"{option} {pair!r} must look like key=value")
+        low, dash, high = text.partition("-")
+        if text.isdigit():
+            values[key] = int(text)
+        elif dash and low.isdigit() and high.isdigit():
+            values[key] = (int(low), int(high))
+        else:
+            values[key] = text
+    return values
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except OSError:  # a long puzzle is no file name
+        return False

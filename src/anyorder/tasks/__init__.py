@@ -1,0 +1,22 @@
+"""Tasks: puzzles and formulas. A new task is one new file here and one line in `TASKS`."""
+
+from typing import Any
+
+from anyorder.errors import BadInput
+from anyorder.tasks.base import Instances, Task, Verdict
+from anyorder.tasks.sat import Sat
+from anyorder.tasks.sudoku import Sudoku
+
+TASKS = {task.name: task for task in (Sudoku, Sat)}
+
+__all__ = ["TASKS", "Instances", "Sat", "Sudoku", "Task", "Verdict", "make_task"]
+
+
+def make_task(name: str, **options: Any) -> Task:
+    """A task by name with the arguments of its class, e.g. `make_task("sudoku", box=2)`."""
+    if name not in TASKS:
+        raise BadInput(f"task {name!r} is unknown: use one of {', '.join(TASKS)}")
+    try:
+        return TASKS[name](**options)
+    except TypeError as error:
+        raise BadInput(f"task {name!r} cannot be made from {options}: {error}") from error

@@ -1,0 +1,303 @@
+"""Sudoku of box size 2 (4x4), 3 (9x9) or 4 (16x16): generator, encodings, file formats, checker.
+
+Layouts:
+    infill: one token per cell, token = digit, 0 = mask (and blank). V = n + 1, L = n * n.
+    prefix: the paper's (Ye et al. 2024): puzzle with 0 for blanks, [SEP], all cells again, [EOS]; vocabulary 31. Every
+        cell of the second grid is generated, givens too. L = 2 * n * n + 2 (164 for 9x9).
+"""
+
+import csv
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from anyorder.errors import BadInput
+from anyorder.relations import Relation, same
+from anyorder.tasks.base import Instances, Verdict, cell_accuracy, per_instance_seeds
+from anyorder.tasks.vocabulary import EOS, MASK, SEP, YE_VOCABULARY
+
+_DIGITS = "0123456789ABCDEFG"
+_COLUMNS = (("quizzes", "solutions"), ("puzzle", "solution"), ("Puzzle", "Solution"))
+
+
+class Sudoku:
+    """Sudoku with one solution per puzzle.
+
+    Args:
+        box: box size b; the grid has n = b * b rows.
+        layout: "infill" or "prefix" (see the module).
+    """
+
+    name: ClassVar[str] = "sudoku"
+
+    def __init__(self, box: int = 3, layout: str = "infill") -> None:
+        if box not in (2, 3, 4):
+            raise BadInput(f"box size {box} is not supported: use 2 (4x4), 3 (9x9) or 4 (16x16)")
+        if layout not in ("infill", "prefix"):
+            raise BadInput(f"layout {layout!r} is unknown: use 'infill' or 'prefix'")
+        if layout == "prefix" and box > 3:
+            raise BadInput("the prefix layout spells one digit per token of the paper's vocabulary: box size 2 or 3")
+        self.box = box
+        self.layout = layout
+        self.side = box * box
+        self.cells = self.side**2
+        infill = layout == "infill"
+        self.vocab_size = self.side + 1 if infill else len(YE_VOCABULARY)
+        self.mask_token_id = 0 if infill else MASK
+        self.length = self.cells if infill else 2 * self.cells + 2
+        self._zero = 0 if infill else YE_VOCABULARY.index("0")
+
+    @staticmethod
+    def options_of(first_lines: Callable[[], str] | None, text: str | None) -> dict[str, Any]:
+        """The box size that a file (read line by line) or a puzzle typed as text has; {} when it is not clear."""
+        lines = [first_lines(), first_lines()] if first_lines else [text or ""]
+        sizes = {16: 2, 81: 3, 256: 4}
+        for line in lines:
+            for field in line.split(",") if first_lines else ["".join(line.split())]:
+                if len(field.strip()) in sizes and (first_lines or set(field) <= set(_DIGITS + "._")):
+                    return {"box": sizes[len(field.strip())]}
+        return {}
+
+    def relations(self) -> Mapping[str, Relation]:
+        """row, column, box; in the prefix layout a cell of the puzzle and its twin in the answer count as one place."""
+        cell = torch.arange(self.cells)
+        row, column = cell // self.side, cell % self.side
+        labels = {"row": row, "column": column, "box": row // self.box * self.box + column // self.box}
+        if self.layout == "prefix":
+            ends = torch.tensor([self.side, self.side + 1])
+            labels = {name: torch.cat([v, ends[:1], v, ends[1:]]) for name, v in labels.items()}
+        return {name: same(values) for name, values in labels.items()}
+
+    # ---- generation -----------------------------------------------------------------------------------------------
+
+    def generate(self, count: int, seed: int, givens: int | tuple[int, int] = 0, difficulty: str | None = None) -> Instances:
+        """Puzzles with one solution.
+
+        Args:
+            count: how many.
+            seed: puzzle i depends on seed and i only.
+            givens: clues to leave, or a range (low, high) drawn from uniformly. 0, or fewer than a puzzle can lose,
+                gives minimal puzzles: no clue can go (about 24 clues for 9x9).
+            difficulty: keep only puzzles whose hardest technique is this one (see `TECHNIQUES`).
+        """
+        from anyorder.tasks.sudoku_rules import TECHNIQUES
+
+        if difficulty is not None and difficulty not in TECHNIQUES:
+            raise BadInput(f"difficulty {difficulty!r} is unknown: use one of {', '.join(TECHNIQUES)}")
+        low, high = (givens, givens) if isinstance(givens, int) else givens
+        if not 0 <= low <= high <= self.cells:
+            raise BadInput(f"givens {givens} must lie between 0 and {self.cells}, low end first")
+        wanted = None if difficulty is None else TECHNIQUES.index(difficulty)
+        parts: list[Instances] = []
+        found, start = 0, 0
+        while found < count:
+            batch = max(count - found, 64) if wanted is not None else count - found
+            part = self._generate_batch(per_instance_seeds(seed, batch, start), low, high)
+            if wanted is not None:
+                part = part[part.labels["difficulty"] == difficulty]
+            parts.append(part)
+            start, found = start + batch, found + len(part)
+            if wanted is not None and start >= 5_000 and found == 0:
+                raise BadInput(f"none of {start} puzzles with {givens} givens needs {difficulty!r}: choose other givens")
+        return _join(parts)[slice(0, count)]
+
+    def _generate_batch(self, seeds: np.ndarray, low: int, high: int) -> Instances:
+        from anyorder.tasks.sudoku_rules import TECHNIQUES, generate_many
+
+        clues_wanted = low + (seeds >> 8) % (high - low + 1)
+        puzzles, solutions, clues, grades = generate_many(self.box, clues_wanted, seeds)
+        labels = {"givens": clues, "difficulty": np.array(TECHNIQUES)[grades]}
+        return self.encode(puzzles, solutions, labels)
+
+    def augment(self, x0: Tensor, tokens: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Relabel digits, permute rows within bands, bands, columns within stacks, stacks, and transpose, per row of B."""
+        grids, puzzles = self._grid(x0), self._puzzle_grid(tokens)
+        batch, n, b = grids.shape[0], self.side, self.box
+        digits = np.concatenate([np.zeros((batch, 1)), rng.random((batch, n)).argsort(axis=1) + 1], axis=1)
+        lines = []
+        for _ in range(2):
+            bands = rng.random((batch, b)).argsort(axis=1)
+            within = rng.random((batch, b, b)).argsort(axis=2)
+            lines.append((bands[:, :, None] * b + within).reshape(batch, n))
+        source = lines[0][:, :, None] * n + lines[1][:, None, :]
+        source = np.where(rng.random(batch)[:, None, None] < 0.5, source.transpose(0, 2, 1), source)
+        moved, relabel = torch.from_numpy(source.reshape(batch, -1)), torch.from_numpy(digits.astype(np.int64))
+        grids, puzzles = (relabel.gather(1, grid.gather(1, moved)) for grid in (grids, puzzles))
+        out = self._encode(puzzles, grids)
+        assert out.x0 is not None
+        return out.x0, out.tokens
+
+    # ---- encoding -------------------------------------------------------------------------------------------------
+
+    def encode(
+        self, puzzles: np.ndarray, solutions: np.ndarray | None = None, labels: Mapping[str, np.ndarray] | None = None
+    ) -> Instances:
+        """Instances from digit grids (N, n*n), 0 = blank."""
+        encoded = self._encode(
+            torch.from_numpy(puzzles.astype(np.int64)),
+            None if solutions is None else torch.from_numpy(solutions.astype(np.int64)),
+        )
+        return Instances(encoded.tokens, encoded.maskable, encoded.x0, dict(labels or {}))
+
+    def _encode(self, puzzles: Tensor, solutions: Tensor | None) -> Instances:
+        if self.layout == "infill":
+            return Instances(puzzles, puzzles == 0, solutions)
+        count = puzzles.shape[0]
+        separator, end = torch.full((count, 1), SEP), torch.full((count, 1), EOS)
+        prefix = torch.cat([puzzles + self._zero, separator], dim=1)
+        maskable = torch.zeros(count, self.length, dtype=torch.bool)
+        maskable[:, self.cells + 1 :] = True  # the answer and its end; givens are generated again
+        tokens = torch.cat([prefix, torch.full((count, self.cells + 1), MASK)], dim=1)
+        x0 = None if solutions is None else torch.cat([prefix, solutions + self._zero, end], dim=1)
+        return Instances(tokens, maskable, x0)
+
+    def _grid(self, tokens: Tensor) -> Tensor:
+        """Digits (N, n*n) of the answer; -1 or less for what is no digit."""
+        return tokens if self.layout == "infill" else tokens[:, self.cells + 1 : -1] - self._zero
+
+    def _puzzle_grid(self, tokens: Tensor) -> Tensor:
+        return tokens if self.layout == "infill" else tokens[:, : self.cells] - self._zero
+
+    # ---- reading and writing --------------------------------------------------------------------------------------
+
+    def load(self, path: Path, limit: int | None = None) -> Instances:
+        """CSV with a puzzle and a solution column, as Ye et al., d1 and sudoku-exchange publish them, or bare puzzle lines."""
+        puzzles: list[np.ndarray] = []
+        solutions: list[np.ndarray] = []
+        ratings: list[float] = []
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = csv.reader(file)
+            header = next(rows, None)
+            if not header:
+                raise BadInput(f"{path} is empty: expected a header such as 'puzzle,solution'")
+            names = next(((p, s) for p, s in _COLUMNS if p in header), None)
+            if names is None and len(header) > 1:
+                raise BadInput(f"{path} has columns {', '.join(header)}: expected 'puzzle' (and 'solution')")
+            column = header.index(names[0]) if names else 0
+            answer = header.index(names[1]) if names and names[1] in header else None
+            rating = header.index("rating") if "rating" in header else None
+            lines = rows if names else _chain(header, rows)
+            for number, row in enumerate(lines, start=2 if names else 1):
+                if limit is not None and len(puzzles) >= limit:
+                    break
+                if not row:
+                    continue
+                try:
+                    puzzles.append(self._digits(row[column]))
+                    if answer is not None:
+                        solutions.append(self._solution(row[answer], puzzles[-1]))
+                    if rating is not None:
+                        ratings.append(float(row[rating]))
+                except (BadInput, IndexError, ValueError) as error:
+                    raise BadInput(f"{path}, line {number}: {error}") from error
+        if not puzzles:
+            raise BadInput(f"{path} holds no puzzles")
+        grids = np.stack(puzzles)
+        labels: dict[str, np.ndarray] = {"givens": (grids > 0).sum(axis=1)}
+        if ratings:
+            labels["rating"] = np.array(ratings)
+        return self.encode(grids, np.stack(solutions) if solutions else None, labels)
+
+    def parse(self, text: str) -> Instances:
+        """One puzzle: n*n characters, 0, '.' or '_' for blanks; white space is ignored. It must have a solution.
+
+        Raises:
+            BadInput: wrong length, wrong character, a digit twice in a house, or no solution.
+        """
+        from anyorder.tasks.sudoku_rules import count_solutions
+
+        puzzle = self._digits("".join(text.split()))
+        self._no_clash(puzzle, "puzzle")
+        solution = np.zeros_like(puzzle)
+        found = count_solutions(puzzle, self.box, 2, solution)
+        if found == 0:
+            raise BadInput("this puzzle has no solution")
+        return self.encode(puzzle[None], solution[None] if found == 1 else None, {"givens": (puzzle > 0).sum()[None]})
+
+    def _digits(self, text: str) -> np.ndarray:
+        if len(text) != self.cells:
+            raise BadInput(f"a {self.side}x{self.side} puzzle has {self.cells} characters; this one has {len(text)}")
+        allowed = _DIGITS[: self.side + 1]
+        values = [allowed.find(char.upper()) if char not in "._" else 0 for char in text]
+        if -1 in values:
+            at = values.index(-1)
+            raise BadInput(
+                f"character {text[at]!r} at row {at // self.side + 1}, column {at % self.side + 1} is no digit: "
+                f"use 1-{allowed[-1]}, and 0 or . for a blank"
+            )
+        return np.array(values, dtype=np.int8)
+
+    def _solution(self, text: str, puzzle: np.ndarray) -> np.ndarray:
+        solution = self._digits(text)
+        if ((puzzle > 0) & (puzzle != solution)).any() or (solution == 0).any():
+            raise BadInput("the solution does not complete the puzzle")
+        self._no_clash(solution, "solution")
+        return solution
+
+    def _no_clash(self, grid: np.ndarray, what: str) -> None:
+        from anyorder.tasks.sudoku_rules import houses
+
+        kinds = ("row", "column", "box")
+        for number, house in enumerate(houses(self.box)):
+            digits = grid[house][grid[house] > 0]
+            if len(set(digits.tolist())) < len(digits):
+                twice = next(d for d in digits if (digits == d).sum() > 1)
+                where = f"{kinds[number // self.side]} {number % self.side + 1}"
+                raise BadInput(f"the {what} has the digit {_DIGITS[twice]} twice in {where}: it has no solution")
+
+    def format(self, tokens: Tensor) -> str:
+        """The answer as one line of digits; '.' for what is still masked and '?' for what is no digit."""
+        return "".join(
+            _DIGITS[digit] if 0 < digit <= self.side else "." if token == self.mask_token_id else "?"
+            for digit, token in zip(self._grid(tokens[None])[0].tolist(), self._answer(tokens).tolist(), strict=True)
+        )
+
+    def _answer(self, tokens: Tensor) -> Tensor:
+        return tokens if self.layout == "infill" else tokens[self.cells + 1 : -1]
+
+    # ---- checking -------------------------------------------------------------------------------------------------
+
+    def check(self, instances: Instances, tokens: Tensor) -> Verdict:
+        """By the rules: all givens kept, and every row, column and box holds every digit.
+
+        Cell accuracy is the share of blanks equal to the stored solution where one is known; otherwise the share of
+        blanks that clash with no other cell.
+        """
+        from anyorder.tasks.sudoku_rules import houses
+
+        grid, puzzle = self._grid(tokens), self._puzzle_grid(instances.tokens)
+        legal = (grid >= 1) & (grid <= self.side)
+        digit = torch.where(legal, grid, 0)
+        house = torch.from_numpy(houses(self.box))
+        counts = torch.nn.functional.one_hot(digit[:, house], self.side + 1).sum(dim=2)[..., 1:]  # (N, 3n, n)
+        complete = (counts == 1).all(dim=2).all(dim=1)
+        kept = ((puzzle == 0) | (puzzle == grid)).all(dim=1)
+        if instances.x0 is not None:
+            right = grid == self._grid(instances.x0)
+        else:
+            clash = torch.zeros_like(legal)
+            for index in range(house.shape[0]):
+                seen = counts[:, index].gather(1, (digit[:, house[index]] - 1).clamp(min=0))
+                clash[:, house[index]] |= seen > 1
+            right = legal & ~clash
+        blanks = Instances(puzzle, puzzle == 0)
+        return Verdict(complete & kept & legal.all(dim=1), cell_accuracy(blanks, right))
+
+
+def _join(parts: list[Instances]) -> Instances:
+    x0s = [part.x0 for part in parts if part.x0 is not None]
+    return Instances(
+        torch.cat([part.tokens for part in parts]),
+        torch.cat([part.maskable for part in parts]),
+        torch.cat(x0s) if len(x0s) == len(parts) else None,
+        {name: np.concatenate([part.labels[name] for part in parts]) for name in parts[0].labels},
+    )
+
+
+def _chain(first: list[str], rest):  # type: ignore[no-untyped-def]
+    yield first
+    yield from rest

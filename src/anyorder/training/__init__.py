@@ -1,0 +1,1 @@
+"""Training: one loop for denoisers and orders, recipes, checkpoints."""

@@ -1,0 +1,115 @@
+"""Checkpoints: one safetensors file each, written atomically, the last few kept. No pickle."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from anyorder.errors import AnyorderError, BadCheckpoint
+from anyorder.files import write_atomically
+
+_PATTERN = re.compile(r"step-(\d{8})\.safetensors$")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a run needs to go on: tensors by name, and plain values."""
+
+    step: int
+    tensors: dict[str, Tensor]
+    values: dict[str, Any]
+
+
+def save_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], values: Mapping[str, Any], keep: int) -> Path:
+    """Write `folder/step-N.safetensors`, then delete all but the newest `keep`."""
+    path = folder / f"step-{step:08d}.safetensors"
+    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    metadata = {"step": str(step), "values": json.dumps(values)}
+
+    def write(temporary: Path) -> None:
+        try:
+            safetensors.torch.save_file(plain, temporary, metadata)
+        except safetensors.SafetensorError as error:
+            raise OSError(f"{error}") from error
+
+    write_atomically(path, write)
+    for old in list_checkpoints(folder)[:-keep]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Checkpoint files, oldest first."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if _PATTERN.search(path.name))
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read one checkpoint.
+
+    Raises:
+        BadCheckpoint: the file is truncated or is no checkpoint.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        return Checkpoint(int(metadata["step"]), tensors, json.loads(metadata["values"]))
+    except (safetensors.SafetensorError, KeyError, ValueError, OSError) as error:
+        raise BadCheckpoint(f"{path} is truncated or is not a checkpoint ({error})") from error
+
+
+def load_latest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
+    """The newest readable checkpoint, and a message for each newer one that was not readable.
+
+    Raises:
+        BadCheckpoint: there are checkpoints and none can be read.
+    """
+    problems: list[str] = []
+    for path in reversed(list_checkpoints(folder)):
+        try:
+            return load_checkpoint(path), problems
+        except BadCheckpoint as error:
+            problems.append(str(error))
+    if problems:
+        raise BadCheckpoint(f"{problems[0]}; no older checkpoint is left in {folder}: delete it to start again")
+    return None, []
+
+
+def optimizer_tensors(optimizers: list[Optimizer]) -> dict[str, Tensor]:
+    """The state of optimisers as named tensors."""
+    tensors: dict[str, Tensor] = {}
+    for number, optimizer in enumerate(optimizers):
+        for index, state in optimizer.state_dict()["state"].items():
+            for key, value in state.items():
+                tensors[f"optimizer.{number}.{index}.{key}"] = value if isinstance(value, Tensor) else torch.tensor(value)
+    return tensors
+
+
+def load_optimizer_tensors(optimizers: list[Optimizer], tensors: Mapping[str, Tensor]) -> None:
+    """Inverse of `optimizer_tensors`."""
+    for number, optimizer in enumerate(optimizers):
+        state: dict[int, dict[str, Tensor]] = {}
+        prefix = f"optimizer.{number}."
+        for name, tensor in tensors.items():
+            if name.startswith(prefix):
+                index, key = name.removeprefix(prefix).split(".", 1)
+                state.setdefault(int(index), {})[key] = tensor
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def take(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors under `prefix.`, with the prefix cut off."""
+    found = {name.removeprefix(prefix + "."): t for name, t in tensors.items() if name.startswith(prefix + ".")}
+    if not found:
+        raise AnyorderError(f"the checkpoint has no part called {prefix!r}")
+    return found

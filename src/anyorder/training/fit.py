@@ -1,0 +1,88 @@
+"""Running a recipe: what `anyorder train` and `anyorder.fit_order` do."""
+
+from pathlib import Path
+
+from rich.console import Console
+from torch import nn
+
+from anyorder.files import write_json
+from anyorder.orders.policies import LearnedOrder
+from anyorder.tasks import make_task
+from anyorder.tasks.base import Instances, Task
+from anyorder.training.denoiser import DenoiserJob
+from anyorder.training.loop import TrainingResult, train
+from anyorder.training.order import OrderJob
+from anyorder.training.settings import (
+    DenoiserRecipe,
+    ObjectiveSettings,
+    OptimizerSettings,
+    OrderRecipe,
+    PolicySettings,
+    RunSettings,
+    TaskSettings,
+    load_recipe,
+)
+from anyorder.zoo import load_denoiser, load_order
+
+
+def run_recipe(recipe: DenoiserRecipe | OrderRecipe, folder: Path, console: Console | None = None) -> TrainingResult:
+    """Train what a recipe describes into a folder; resume if the folder holds an unfinished run of it."""
+    if isinstance(recipe, OrderRecipe):
+        task = make_task(recipe.task.name, **recipe.task.options)
+        job: OrderJob | DenoiserJob = OrderJob(recipe, load_denoiser(recipe.denoiser), task)
+    else:
+        job = DenoiserJob(recipe)
+    result = train(
+        job, recipe.run, recipe.optimizer, folder, seed=recipe.seed, recipe=recipe.model_dump(mode="json"), console=console
+    )
+    if result.finished and isinstance(recipe, DenoiserRecipe):
+        write_json(folder / "task.json", recipe.task.model_dump())
+    return result
+
+
+def fit_order(
+    denoiser: nn.Module,
+    task: Task,
+    instances: Instances,
+    folder: str | Path,
+    *,
+    steps: int = 300,
+    batch_size: int = 64,
+    seed: int = 0,
+    policy: PolicySettings | None = None,
+    objective: ObjectiveSettings | None = None,
+    console: Console | None = None,
+) -> LearnedOrder:
+    """Fit an order policy to your own frozen denoiser on your own problems, in minutes.
+
+    Args:
+        denoiser: any `Denoiser` module; its weights do not change.
+        task: gives the checker, the relations and the augmentation.
+        instances: problems with known solutions.
+        folder: where the policy, its metrics and checkpoints go.
+        steps, batch_size, seed: of the fit.
+        policy, objective: the shipped defaults when not given.
+
+    Returns:
+        The fitted order, ready for `decode`.
+    """
+    recipe = OrderRecipe(
+        kind="order",
+        seed=seed,
+        task=TaskSettings(name=task.name),
+        data=DEFAULT_ORDER_DATA,
+        denoiser="given",
+        policy=policy or PolicySettings(),
+        objective=objective or ObjectiveSettings(),
+        optimizer=DEFAULT_ORDER_OPTIMIZER,
+        run=RunSettings(steps=steps, batch_size=batch_size),
+    )
+    job = OrderJob(recipe, denoiser, task, instances)
+    train(job, recipe.run, recipe.optimizer, Path(folder), seed=seed, recipe=recipe.model_dump(mode="json"), console=console)
+    return load_order(folder, denoiser)
+
+
+_SHIPPED = load_recipe("sudoku9-order")
+assert isinstance(_SHIPPED, OrderRecipe)
+DEFAULT_ORDER_OPTIMIZER: OptimizerSettings = _SHIPPED.optimizer
+DEFAULT_ORDER_DATA = _SHIPPED.data

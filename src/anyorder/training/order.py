@@ -1,0 +1,217 @@
+"""Fitting an order policy to a frozen denoiser: Algorithm 1 of arXiv 2606.00295 (policy-only), and what goes beyond it.
+
+Objectives (`losses`): order (eq. 3), correctness, loss, rank; with `quality`, committed positions are judged as well.
+
+States on which the policy is trained:
+    uniform: x_t from the forward process, as the paper does;
+    teacher: on the policy's own path, but with the true tokens;
+    model: on the policy's own path with the denoiser's own tokens, wrong ones included.
+The paths cost no extra forwards: a batch of half-decoded problems is kept, every training step looks at it once, learns from
+it, and decodes it one step further. Half of its rows are decoded with undoing when the policy judges commitments.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from anyorder.decoding.counts import top
+from anyorder.decoding.remaskers import QualityUndo
+from anyorder.denoisers.base import Denoiser, fingerprint
+from anyorder.diffusion import mask_tokens, stratified
+from anyorder.losses import correctness_loss, loss_regression, order_loss, rank_loss
+from anyorder.orders.base import State
+from anyorder.orders.policies import LearnedOrder, Policy
+from anyorder.tasks.base import Instances, Task
+from anyorder.training.denoiser import draw_clean, make_schedule, step_generator
+from anyorder.training.loop import Shard
+from anyorder.training.settings import ObjectiveSettings, OrderRecipe, PolicySettings
+
+
+@dataclass
+class Pool:
+    """Half-decoded problems: tokens, truth, generated positions, log-probabilities at commitment (B, L); tokens per step and
+    reviews left (B,)."""
+
+    tokens: Tensor
+    x0: Tensor
+    generated: Tensor
+    log_probs: Tensor
+    per_step: Tensor
+    reviews: Tensor
+
+
+def make_policy(
+    denoiser: nn.Module, task: Task, settings: PolicySettings, *, judges: bool, about: dict | None = None
+) -> Policy:
+    """A fresh policy for a denoiser; it starts at the confidence order."""
+    policy = Policy(
+        architecture=settings.architecture,
+        hidden_size=denoiser.hidden_size,  # type: ignore[arg-type]
+        vocab_size=denoiser.vocab_size,  # type: ignore[arg-type]
+        max_length=task.length,
+        width=settings.width,
+        layers=settings.layers,
+        heads=settings.heads,
+        judges=judges,
+        denoiser_fingerprint=fingerprint(denoiser),
+        about=about,
+    )
+    policy.set_relations(dict(task.relations()))
+    return policy
+
+
+class OrderJob:
+    """A `Job`: the policy of a recipe, on a frozen denoiser."""
+
+    def __init__(self, recipe: OrderRecipe, denoiser: nn.Module, task: Task, instances: Instances | None = None) -> None:
+        self.recipe, self.task = recipe, task
+        self.objective: ObjectiveSettings = recipe.objective
+        self.denoiser = denoiser.eval().requires_grad_(False)
+        if instances is None:
+            instances = task.generate(recipe.data.size, recipe.data.seed, **recipe.data.options)
+        self.instances = instances
+        self.schedule = make_schedule(recipe.masking)
+        torch.manual_seed(recipe.seed)
+        about = {
+            "task": recipe.task.model_dump(),
+            "objective": recipe.objective.model_dump(mode="json"),
+            "denoiser": recipe.denoiser,
+        }
+        self.policy = make_policy(denoiser, task, recipe.policy, judges=recipe.objective.quality, about=about)
+        self.model: nn.Module = self.policy
+        self.device = torch.device("cpu")
+        self.pool: Pool | None = None
+
+    def to(self, device: torch.device) -> None:
+        self.device = device
+        self.denoiser.to(device)
+
+    def state(self) -> dict[str, Tensor]:
+        return {} if self.pool is None else dict(vars(self.pool))
+
+    def load_state(self, tensors: dict[str, Tensor], shard: Shard) -> None:
+        rows = shard.slice(self.recipe.run.batch_size)
+        self.pool = Pool(**{name: tensor[rows].to(self.device) for name, tensor in tensors.items()}) if tensors else None
+
+    def loss(self, model: nn.Module, step: int, shard: Shard) -> tuple[Tensor, dict[str, float]]:
+        """1. states; 2. the frozen denoiser's view of them; 3. the policy's scores; 4. the objective; 5. one step along."""
+        size, rows = self.recipe.run.batch_size, shard.slice(self.recipe.run.batch_size)
+        rng = step_generator(self.recipe.seed, step)
+        x0, tokens, generated = (v[rows].to(self.device) for v in draw_clean(self.task, self.instances, size, rng))
+        numbers = torch.from_numpy(rng.random((size, 2)))[rows].to(self.device)
+        time_weight = log_probs = None
+        if self.objective.states == "uniform":
+            t = self.schedule.sample_times(stratified(torch.from_numpy(rng.random(size))))[rows].to(self.device)
+            chance = torch.from_numpy(rng.random((size, x0.shape[1])))[rows].to(self.device)
+            x_t, _ = mask_tokens(x0, generated, 1 - self.schedule.alpha(t), self.task.mask_token_id, chance)
+            if self.recipe.masking.time_weight:
+                time_weight = self.schedule.weight(t).float()
+        else:
+            self._refill(x0, tokens, generated, numbers)
+            assert self.pool is not None
+            x0, x_t, generated, log_probs = self.pool.x0, self.pool.tokens, self.pool.generated, self.pool.log_probs
+
+        state = observe(self.denoiser, x_t, generated, x0, log_probs)
+        scores = model(state)
+        loss, logged = self._objective(scores, state, time_weight)
+        if self.pool is not None:
+            self._advance(replace(state, memo={}), scores.detach())
+        return loss, logged
+
+    def _objective(self, scores: Tensor, state: State, time_weight: Tensor | None) -> tuple[Tensor, dict[str, float]]:
+        assert state.x0 is not None
+        masked, name = state.masked, self.objective.name
+        token_losses = state.scatter(-state.truth_log_probs().clamp(min=-30), 0.0)
+        right = state.tokens.masked_scatter(masked, state.summary.top_tokens[:, 0]) == state.x0
+        if name == "order":
+            loss = order_loss(scores, token_losses, masked, time_weight)
+        elif name == "correctness":
+            loss = correctness_loss(scores, right, masked)
+        elif name == "loss":
+            loss = loss_regression(scores, token_losses, masked)
+        else:
+            loss = rank_loss(scores, -token_losses, masked, self.objective.rank_temperature)
+        committed = state.generated & ~masked
+        logged = {
+            "candidates_right": float((right & masked).sum() / masked.sum().clamp(min=1)),
+            "commitments_right": float((right & committed).sum() / committed.sum().clamp(min=1)),
+            "bce_confidence": float(correctness_loss(state.scatter(state.summary.log_odds.clamp(-30, 30), 0.0), right, masked)),
+            "bce_policy": float(correctness_loss(scores.detach(), right, masked)),
+            "bce_quality": float(correctness_loss(scores.detach(), right, committed)),
+        }
+        if self.objective.quality:
+            loss = loss + correctness_loss(scores, right, committed)
+        return loss, logged
+
+    def _refill(self, x0: Tensor, tokens: Tensor, generated: Tensor, numbers: Tensor) -> None:
+        """Replace problems that are done by fresh ones. At the start all are fresh, at random points of a true path."""
+        low, high = self.objective.rollout_steps
+        budget = low * (high / low) ** numbers[:, 0]  # log-uniform
+        per_step = (generated.sum(dim=1) / budget).ceil().long()
+        reviews = torch.full_like(per_step, self.objective.undo_rounds if self.objective.quality else 0)
+        reviews[::2] = 0  # half of the rows are decoded without undoing
+        if self.pool is None:
+            chance = torch.rand(x0.shape, generator=torch.Generator().manual_seed(self.recipe.seed)).to(x0.device)
+            shown = generated & (chance < numbers[:, 1:])
+            nothing = torch.zeros(x0.shape, device=x0.device)
+            self.pool = Pool(torch.where(shown, x0, tokens), x0.clone(), generated.clone(), nothing, per_step, reviews)
+            return
+        pool = self.pool
+        done = ~(pool.tokens == self.task.mask_token_id).any(dim=1) & (pool.reviews <= 0)
+        for name, fresh in (("tokens", tokens), ("x0", x0), ("generated", generated)):
+            setattr(pool, name, torch.where(done[:, None], fresh, getattr(pool, name)))
+        pool.log_probs = pool.log_probs.masked_fill(done[:, None], 0.0)
+        pool.per_step = torch.where(done, per_step, pool.per_step)
+        pool.reviews = torch.where(done, reviews, pool.reviews)
+
+    @torch.no_grad()
+    def _advance(self, state: State, scores: Tensor) -> None:
+        """Decode the pool one step further with the scores that the policy has just given."""
+        assert self.pool is not None
+        assert state.x0 is not None
+        pool = self.pool
+        undone = torch.zeros_like(state.masked)
+        if self.objective.quality:
+            undone = QualityUndo(_Given(scores)).undo(state) & (pool.reviews > 0)[:, None]
+        full = ~state.masked.any(dim=1)
+        pool.reviews = pool.reviews - full.long() * torch.where(undone.any(dim=1), 1, pool.reviews.clamp(min=1))
+        chosen = top(scores.masked_fill(~state.masked, -torch.inf), pool.per_step)
+        proposed = state.tokens.masked_scatter(state.masked, state.summary.top_tokens[:, 0])
+        source = state.x0 if self.objective.states == "teacher" else proposed
+        sure = state.scatter(state.summary.top_log_probs[:, 0], 0.0)
+        pool.log_probs = torch.where(chosen, sure, pool.log_probs).masked_fill(undone, 0.0)
+        pool.tokens = torch.where(undone, self.task.mask_token_id, torch.where(chosen, source, state.tokens))
+
+    def save(self, folder: Path) -> None:
+        """The policy in the Hugging Face layout."""
+        self.policy.save_pretrained(folder)
+
+
+@dataclass(frozen=True)
+class _Given:
+    """Scores that are already known, as a `Quality`."""
+
+    scores: Tensor
+
+    def quality(self, state: State) -> Tensor:
+        return self.scores
+
+
+@torch.no_grad()
+def observe(
+    denoiser: Denoiser | nn.Module,
+    tokens: Tensor,
+    generated: Tensor,
+    x0: Tensor | None = None,
+    committed_log_probs: Tensor | None = None,
+) -> State:
+    """One forward of a frozen denoiser as a `State` (step 0 of 1, seeds 0), for training and diagnostics."""
+    masked = generated & (tokens == denoiser.mask_token_id)
+    logits, hidden = denoiser(tokens, None, masked)
+    seeds = torch.zeros(tokens.shape[0], dtype=torch.int64, device=tokens.device)
+    return State(tokens, masked, generated, masked, logits, hidden, 0, 1, seeds, None, x0, committed_log_probs)
+
+
+__all__ = ["LearnedOrder", "OrderJob", "make_policy", "observe"]

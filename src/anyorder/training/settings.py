@@ -1,0 +1,206 @@
+"""Recipes: one TOML file per experiment, checked before anything is computed."""
+
+import tomllib
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from anyorder.errors import BadInput
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TaskSettings(_Section):
+    """Which task, and the arguments of its class."""
+
+    name: str
+    options: dict[str, Any] = {}
+
+
+class DataSettings(_Section):
+    """Training problems: `size` of them, drawn once from the task's generator, then augmented afresh in every batch."""
+
+    size: int = Field(gt=0)
+    seed: int = 1
+    options: dict[str, Any] = {}
+
+
+class MaskingSettings(_Section):
+    """The forward process of training."""
+
+    schedule: Literal["linear", "cosine", "discrete"] = "linear"
+    levels: int = Field(20, gt=0, description="of the discrete schedule")
+    scope: Literal["unknown", "everything"] = "unknown"
+    time_weight: bool = False
+    focal_gamma: float | None = None
+    normalise: Literal["sequences", "tokens", "rows"] = "tokens"
+
+
+class DenoiserSettings(_Section):
+    """The network. `form = "paper"` ignores the rest."""
+
+    form: Literal["structured", "paper"] = "structured"
+    width: int = 96
+    layers: int = 6
+    heads: list[str] = ["everything"]
+    mlp_ratio: int = 4
+    dropout: float = 0.0
+    loops: int = 1
+    positions: bool = False
+
+
+class PolicySettings(_Section):
+    """The order policy: see `anyorder.orders.policies`."""
+
+    architecture: Literal["mlp", "score_transformer", "score_hidden_transformer", "lookahead"] = "lookahead"
+    width: int = Field(128, gt=0)
+    layers: int = Field(2, gt=0)
+    heads: list[str] = ["everything"]
+
+
+class ObjectiveSettings(_Section):
+    """What the policy is trained for, and on which states."""
+
+    name: Literal["order", "correctness", "loss", "rank"] = "correctness"
+    states: Literal["uniform", "teacher", "model"] = "model"
+    quality: bool = True
+    rank_temperature: float = Field(1.0, gt=0)
+    rollout_steps: tuple[int, int] = (5, 40)
+    undo_rounds: int = Field(4, ge=0)
+
+
+class OptimizerSettings(_Section):
+    """Muon is used for the matrices inside blocks, AdamW for everything else; "adamw" uses AdamW throughout."""
+
+    name: Literal["adamw", "muon"] = "adamw"
+    lr: float = Field(gt=0)
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.98)
+    warmup_steps: int = 50
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    final_lr: float = Field(0.02, ge=0, le=1, description="as a share of lr, for linear and cosine")
+    clip_norm: float = 1.0
+    ema: float = Field(0.0, ge=0, lt=1)
+
+
+class RunSettings(_Section):
+    """How long, how large, and what is kept."""
+
+    steps: int = Field(gt=0)
+    batch_size: int = Field(gt=0)
+    checkpoint_minutes: float = Field(2.0, ge=0)
+    checkpoint_steps: int | None = Field(None, gt=0)
+    keep: int = Field(2, gt=0)
+    log_steps: int = Field(20, gt=0)
+    tensorboard: bool = False
+
+
+class DenoiserRecipe(_Section):
+    """Train a denoiser from scratch."""
+
+    kind: Literal["denoiser"]
+    description: str = ""
+    seed: int = 0
+    task: TaskSettings
+    data: DataSettings
+    denoiser: DenoiserSettings
+    masking: MaskingSettings = MaskingSettings()
+    optimizer: OptimizerSettings
+    run: RunSettings
+
+
+class OrderRecipe(_Section):
+    """Fit an order policy to a frozen denoiser (a zoo name or a folder)."""
+
+    kind: Literal["order"]
+    description: str = ""
+    seed: int = 0
+    task: TaskSettings
+    data: DataSettings
+    denoiser: str
+    policy: PolicySettings = PolicySettings()
+    objective: ObjectiveSettings = ObjectiveSettings()
+    masking: MaskingSettings = MaskingSettings()
+    optimizer: OptimizerSettings
+    run: RunSettings
+
+
+Recipe = Annotated[DenoiserRecipe | OrderRecipe, Field(discriminator="kind")]
+
+
+class _AnyRecipe(BaseModel):
+    recipe: Recipe
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that come with the package."""
+    folder = resources.files("anyorder.recipes")
+    return sorted(item.name.removesuffix(".toml") for item in folder.iterdir() if item.name.endswith(".toml"))
+
+
+def load_recipe(source: str | Path, overrides: list[str] | None = None) -> DenoiserRecipe | OrderRecipe:
+    """A recipe from a TOML file or by the name of a shipped one, with `key.subkey=value` overrides (values are TOML).
+
+    Raises:
+        BadInput: no such recipe, a syntax error, an unknown key, a wrong type.
+    """
+    path = Path(source)
+    if path.suffix == ".toml" or path.exists():
+        try:
+            text = path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise BadInput(f"cannot read the recipe {path}: {error.strerror}") from error
+    elif str(source) in recipe_names():
+        text = resources.files("anyorder.recipes").joinpath(f"{source}.toml").read_text(encoding="utf-8")
+    else:
+        raise BadInput(f"no recipe called {str(source)!r}: give a .toml file or one of {', '.join(recipe_names())}")
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise BadInput(f"{source} is not valid TOML: {error}") from error
+    for override in overrides or []:
+        _apply_override(values, override)
+    return validate_recipe(values, str(source))
+
+
+def validate_recipe(values: dict[str, Any], source: str = "recipe") -> DenoiserRecipe | OrderRecipe:
+    """A checked recipe from plain values."""
+    try:
+        return _AnyRecipe.model_validate({"recipe": values}).recipe
+    except ValidationError as error:
+        lines = [_explain(problem) for problem in error.errors()]
+        raise BadInput(f"{source}: " + "; ".join(lines)) from error
+
+
+def _apply_override(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals:
+        raise BadInput(f"--set {override!r} must look like section.key=value")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *sections, last = key.strip().split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise BadInput(f"--set {override!r}: {section!r} is not a section")
+    values[last] = value
+
+
+def _explain(problem: Any) -> str:
+    where = ".".join(str(part) for part in problem["loc"][1:] if part not in ("denoiser", "order") or len(problem["loc"]) < 3)
+    keys = [str(part) for part in problem["loc"][2:]]
+    where = ".".join(keys) or "kind"
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key {where!r}"
+    if problem["type"] == "missing":
+        return f"{where!r} is missing"
+    if problem["type"].startswith("union_tag"):
+        return "kind must be 'denoiser' or 'order'"
+    given = problem.get("input")
+    return f"{where!r} is {given!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}"

@@ -1,0 +1,116 @@
+"""Count rules against hand-worked selections."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from anyorder.decoding.counts import (
+    COUNT_RULES,
+    Cosine,
+    CountRule,
+    EntropyBound,
+    Factor,
+    Fixed,
+    Linear,
+    PredictedError,
+    Threshold,
+    top,
+)
+from anyorder.orders.base import State
+from anyorder.orders.heuristics import confidence
+
+NONE = torch.zeros(1, dtype=torch.int64)
+
+
+def binary(make_state: Callable[..., State], confidences: list[float], **changes: object) -> State:
+    """Positions with two possible tokens, the first with the given probability."""
+    return make_state([[c, 1 - c] for c in confidences], **changes)
+
+
+def select(rule: CountRule, state: State, undone: int = 0) -> list[int]:
+    chosen = rule(confidence(state), state, torch.tensor([undone]))
+    return chosen[0].nonzero()[:, 0].tolist()
+
+
+def test_ties_go_to_the_leftmost() -> None:
+    scores = torch.tensor([[1.0, 2.0, 2.0, 2.0, -torch.inf]])
+    assert top(scores, torch.tensor([2])).tolist() == [[False, True, True, False, False]]
+    assert top(scores, torch.tensor([9])).sum().item() == 4
+
+
+@pytest.mark.parametrize(("step", "count"), [(0, 2), (1, 2), (2, 2), (3, 2)])
+def test_linear_spreads_evenly(make_state: Callable[..., State], step: int, count: int) -> None:
+    generated = torch.ones(1, 8, dtype=torch.bool)
+    masked = torch.arange(8)[None] >= 2 * step
+    logits = torch.tensor([[0.9, 0.1]] * int(masked.sum())).log()
+    state = make_state([[0.9, 0.1]] * 8, step=step, masked=masked, predicted=masked, generated=generated, logits=logits)
+    assert len(select(Linear(), state)) == count
+
+
+def test_linear_makes_up_for_what_is_undone(make_state: Callable[..., State]) -> None:
+    state = binary(make_state, [0.9] * 8)
+    assert len(select(Linear(), state)) == 2
+    assert len(select(Linear(), state, undone=1)) == 3
+
+
+def test_linear_with_fill_is_done_early(make_state: Callable[..., State]) -> None:
+    assert len(select(Linear(fill=0.5), binary(make_state, [0.9] * 8))) == 4
+    assert len(select(Linear(fill=0.5), binary(make_state, [0.9] * 8, step=1))) == 8
+
+
+def test_cosine_starts_slowly(make_state: Callable[..., State]) -> None:
+    state = binary(make_state, [0.9] * 100)
+    left = math.ceil(100 * math.cos(math.pi / 8))
+    assert len(select(Cosine(), state)) == 100 - left
+
+
+def test_fixed(make_state: Callable[..., State]) -> None:
+    assert select(Fixed(2), binary(make_state, [0.6, 0.9, 0.8])) == [1, 2]
+
+
+def test_threshold(make_state: Callable[..., State]) -> None:
+    assert select(Threshold(0.75), binary(make_state, [0.6, 0.9, 0.8])) == [1, 2]
+    assert select(Threshold(0.95), binary(make_state, [0.6, 0.9, 0.8])) == [1]
+
+
+def test_factor(make_state: Callable[..., State]) -> None:
+    # sorted .99 .9 .8 .6: (n+1)(1-c) = .02, .3, .8, 2.0
+    state = binary(make_state, [0.6, 0.9, 0.8, 0.99])
+    assert select(Factor(0.5), state) == [1, 3]
+    assert select(Factor(1.0), state) == [1, 2, 3]
+    assert select(Factor(0.001), state) == [3]
+
+
+def test_entropy_bound(make_state: Callable[..., State]) -> None:
+    def entropy(c: float) -> float:
+        return -c * math.log(c) - (1 - c) * math.log(1 - c)
+
+    state = binary(make_state, [0.6, 0.9, 0.8, 0.99])
+    bound = entropy(0.99) + entropy(0.9)  # sum - max of the first three
+    assert select(EntropyBound(bound + 1e-6), state) == [1, 2, 3]
+    assert select(EntropyBound(bound - 1e-6), state) == [1, 3]
+    assert select(EntropyBound(0.0), state) == [3]
+
+
+def test_predicted_error_counts_expected_mistakes(make_state: Callable[..., State]) -> None:
+    state = binary(make_state, [0.5] * 3)
+    scores = torch.logit(torch.tensor([[0.7, 0.95, 0.9]]))
+    chosen = [PredictedError(bound)(scores, state, NONE)[0].tolist() for bound in (0.01, 0.16, 0.46)]
+    assert chosen == [[False, True, False], [False, True, True], [True, True, True]]
+
+
+@pytest.mark.parametrize("name", COUNT_RULES)
+def test_every_rule_selects_at_least_one_and_only_open_positions(make_state: Callable[..., State], name: str) -> None:
+    predicted = torch.tensor([[False, True, True, False]])
+    logits = torch.full((2, 3), 1 / 3).log()
+    state = make_state([[0.3, 0.3, 0.4]] * 4, predicted=predicted, masked=predicted, logits=logits)
+    chosen = COUNT_RULES[name]()(confidence(state), state, NONE)
+    assert chosen.any()
+    assert not (chosen & ~predicted).any()
+
+
+def test_threshold_by_something_else_is_an_error() -> None:
+    with pytest.raises(ValueError, match="'confidence' or 'score'"):
+        Threshold(0.9, by="luck")
