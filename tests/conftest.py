@@ -25,9 +25,7 @@ class HashDenoiser(nn.Module):
         super().__init__()
         self.mask_token_id, self.vocab_size, self.hidden_size = 0, vocab_size, 4
 
-    def forward(
-        self, tokens: Tensor, attention_mask: Tensor | None = None, positions: Tensor | None = None
-    ) -> DenoiserOutput:
+    def forward(self, tokens: Tensor, attention_mask: Tensor | None = None, positions: Tensor | None = None) -> DenoiserOutput:
         real = torch.ones_like(tokens) if attention_mask is None else attention_mask.long()
         index = real.cumsum(dim=1) - 1
         context = (tokens * (index + 3) * 7919 * real).sum(dim=1)[:, None, None]

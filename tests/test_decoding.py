@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from conftest import HashDenoiser
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -18,10 +17,12 @@ from anyorder.denoisers.transformer import Transformer
 from anyorder.errors import BadInput
 from anyorder.orders import heuristics
 from anyorder.orders.base import State
+from conftest import HashDenoiser
 
 VOCAB = 5
 COUNTS: list[CountRule] = [
-    Linear(), Linear(fill=0.5), Cosine(), Fixed(1), Fixed(3), Threshold(0.6), Factor(1.0), EntropyBound(0.5), PredictedError(0.3),
+    Linear(), Linear(fill=0.5), Cosine(), Fixed(1), Fixed(3),
+    Threshold(0.6), Factor(1.0), EntropyBound(0.5), PredictedError(0.3),
 ]  # fmt: skip
 TOKENS: list[TokenRule] = [Argmax(), Sample(), Sample(temperature=0.5, top_p=0.7)]
 

@@ -38,13 +38,12 @@ AnyDenoiserOption = Annotated[
 def main() -> None:
     """Entry point: user errors are one line, not a traceback."""
     try:
-        app(standalone_mode=False)
+        code = app(standalone_mode=False)  # the exit code where a command raised typer.Exit
+        sys.exit(code if isinstance(code, int) else 0)
     except AnyorderError as error:
         _fail(str(error), 2)
     except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted", 130)
-    except typer.Exit as stop:
-        sys.exit(stop.exit_code)
     except FileNotFoundError as error:
         _fail(f"no such file: {error.filename}", 2)
     except IsADirectoryError as error:
@@ -105,7 +104,7 @@ def evaluate(
     orders: Annotated[str, typer.Option(help="comma-separated; add +undo or +repredict for another mode")] = (
         "random,confidence,margin,log_margin,entropy,policy,policy+undo,oracle"
     ),
-    steps: Annotated[str, typer.Option(help="comma-separated budgets of forwards; 'all' for one position per step")] = "5,10,20",
+    steps: Annotated[str, typer.Option(help="comma-separated budgets of forwards; 'all': one position per step")] = "5,10,20",
     noise: Annotated[str, typer.Option(help="comma-separated scales of Gumbel noise on the scores")] = "0",
     limit: LimitOption = None,
     policy: Annotated[Path | None, typer.Option("--policy", help="folder of the policy that `policy` means")] = None,
@@ -135,7 +134,7 @@ def evaluate(
     session = open_session(task, data, denoiser, limit, seed, generate, task_options, policy, strict=not any_denoiser)
     budgets = _steps(steps, int(session.instances.maskable.sum(dim=1).max()))
     console = Console(stderr=True)
-    with _bar(console) as progress:
+    with ProgressBar(console) as progress:
         report = run(
             session.denoiser,
             session.task,
@@ -183,7 +182,7 @@ def headroom(
 
     session = open_session(task, data, denoiser, limit, seed, generate, task_options, None)
     console = Console()
-    with _bar(Console(stderr=True)) as progress:
+    with ProgressBar(Console(stderr=True)) as progress:
         found = measure(session.denoiser, session.task, session.instances, steps, seed=seed, progress=progress)
     for table in rich_tables(found.report):
         console.print(table)
@@ -293,7 +292,7 @@ def _steps(text: str, longest: int) -> list[int]:
     return budgets
 
 
-class _bar:
+class ProgressBar:
     """A progress bar as the callback that `evaluate` wants; silent off a terminal."""
 
     def __init__(self, console: Any) -> None:
@@ -310,7 +309,7 @@ class _bar:
         )
         self.task = self.bar.add_task("decoding")
 
-    def __enter__(self) -> "_bar":
+    def __enter__(self) -> "ProgressBar":
         self.bar.start()
         return self
 

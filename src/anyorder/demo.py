@@ -7,7 +7,7 @@ from rich.columns import Columns
 from rich.console import Console
 from rich.panel import Panel
 
-from anyorder.cli import _bar
+from anyorder.cli import ProgressBar
 from anyorder.decoding.loop import decode
 from anyorder.denoisers.base import Denoiser
 from anyorder.evaluation.evaluate import Report, evaluate
@@ -44,7 +44,7 @@ def run_demo(folder: Path, instances: int, seed: int) -> None:
     console.print(_side_by_side(task, puzzles, denoiser, order))
 
     console.print(f"\n[bold]3. {instances} minimal puzzles under every order[/bold]")
-    with _bar(Console(stderr=True)) as progress:
+    with ProgressBar(Console(stderr=True)) as progress:
         report = evaluate(
             denoiser, task, puzzles, _ORDERS, _STEPS, load_policy=lambda _: order, seed=seed, progress=progress,
             meta={"task": "sudoku", "data": "generated, minimal", "denoiser": "sudoku9", "count": "linear"},

@@ -77,6 +77,11 @@ class QualityUndo:
     remembers: bool = True
     reviews: bool = True
 
+    @property
+    def keep_first_look(self) -> bool:
+        """Whether the judge wants to see what the first forward predicted."""
+        return getattr(self.judge, "keep_first_look", False)
+
     def open(self, masked: Tensor, generated: Tensor) -> Tensor:
         return masked
 

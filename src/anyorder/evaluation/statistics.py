@@ -22,7 +22,8 @@ def wilson(successes: int, trials: int) -> Interval:
     share = successes / trials
     centre = (share + z * z / (2 * trials)) / (1 + z * z / trials)
     half = z / (1 + z * z / trials) * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials**2))
-    return Interval(max(0.0, centre - half), min(1.0, centre + half))
+    low = 0.0 if successes == 0 else centre - half
+    return Interval(low, 1.0 if successes == trials else centre + half)
 
 
 def mcnemar(a: np.ndarray, b: np.ndarray) -> float:

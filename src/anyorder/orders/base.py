@@ -40,8 +40,11 @@ class State:
         seeds: int64 (B,), one per sequence.
         attention_mask: bool (B, L), False at padding; None where there is none.
         x0: int64 (B, L), the truth: for oracles and training only.
-        committed_log_probs: float (B, L), log-probability that each committed token had when it was committed, 0 elsewhere;
-            None where nobody kept it.
+        first_look: float (B, L, V), the probabilities that the first forward gave to the generated positions, before anything
+            was committed; 0 elsewhere. None at the first forward itself, and where nobody kept it.
+        commit_step: int64 (B, L), the step in which each committed position was committed, -1 elsewhere; None where nobody
+            kept it.
+        committed_log_probs: float (B, L), log-probability that each committed token had then, 0 elsewhere; None likewise.
     """
 
     tokens: Tensor
@@ -55,6 +58,8 @@ class State:
     seeds: Tensor
     attention_mask: Tensor | None = None
     x0: Tensor | None = None
+    first_look: Tensor | None = None
+    commit_step: Tensor | None = None
     committed_log_probs: Tensor | None = None
     memo: dict[object, Tensor] = field(default_factory=dict)
 
@@ -75,9 +80,28 @@ class State:
         out = torch.full(self.tokens.shape, fill, dtype=values.dtype, device=values.device)
         return out.masked_scatter(self.predicted, values)
 
+    @cached_property
+    def path_log_probs(self) -> Tensor:
+        """At each committed position, the sum of the log-probabilities of all tokens committed up to its step, float (B, L):
+        how sure the denoiser was of everything that this token may rest upon. 0 elsewhere, and where nobody kept track."""
+        if self.commit_step is None or self.committed_log_probs is None:
+            return torch.zeros(self.tokens.shape, device=self.tokens.device)
+        committed = self.commit_step >= 0
+        ranked, ranking = self.commit_step.sort(dim=1, stable=True)
+        total = self.committed_log_probs.float().masked_fill(~committed, 0.0).gather(1, ranking).cumsum(dim=1)
+        last = torch.searchsorted(ranked, ranked, right=True) - 1  # the last position of the same step
+        sums = torch.zeros_like(total).scatter(1, ranking, total.gather(1, last))
+        return sums.masked_fill(~committed, 0.0)
+
     def uniform(self, purpose: int) -> Tensor:
         """Uniform numbers (B, L) of this step, fixed by each sequence's seed. Use one `purpose` number per use."""
         return noise.uniform(self.seeds[:, None], purpose, self.step, self.index)
+
+    def probabilities(self) -> Tensor:
+        """The denoiser's distribution at the predicted positions, 0 elsewhere, float32 (B, L, V)."""
+        probabilities = torch.softmax(self.logits.float(), dim=-1)
+        out = torch.zeros((*self.tokens.shape, self.logits.shape[-1]), device=self.logits.device)
+        return out.masked_scatter(self.predicted[..., None], probabilities)
 
     def truth_log_probs(self) -> Tensor:
         """log p_i(x0_i) at the predicted positions (K,)."""

@@ -36,6 +36,7 @@ class Policy(nn.Module, PyTorchModelHubMixin, library_name="anyorder"):
         width: hidden units of the MLP, or width of the transformer.
         layers: blocks of the lookahead policy.
         heads: one relation name per head.
+        first_look: whether the lookahead policy also sees what the first forward predicted, before anything was committed.
         judges: whether the scores of committed positions were trained, so that commitments can be undone.
         denoiser_fingerprint: of the denoiser that the policy was fitted to.
         about: free-form facts about the fit, kept in config.json.
@@ -50,6 +51,7 @@ class Policy(nn.Module, PyTorchModelHubMixin, library_name="anyorder"):
         width: int = 128,
         layers: int = 2,
         heads: list[str] | None = None,
+        first_look: bool = False,
         judges: bool = False,
         denoiser_fingerprint: str = "",
         about: dict[str, Any] | None = None,
@@ -59,6 +61,7 @@ class Policy(nn.Module, PyTorchModelHubMixin, library_name="anyorder"):
             raise ValueError(f"architecture {architecture!r} is unknown: use one of {', '.join(ARCHITECTURES)}")
         self.architecture = architecture
         self.judges = judges
+        self.first_look = first_look and architecture == "lookahead"
         self.denoiser_fingerprint = denoiser_fingerprint
         heads = heads or [EVERYTHING] * 4
         self.scale = nn.Parameter(torch.ones(()))
@@ -71,11 +74,12 @@ class Policy(nn.Module, PyTorchModelHubMixin, library_name="anyorder"):
             self.mlp_in = nn.Linear(hidden_size, width)
             self.out = nn.Linear(width, 1)
         else:
-            self.score_in = nn.Linear(1 if architecture != "lookahead" else 6, width)
+            self.score_in = nn.Linear(1 if architecture != "lookahead" else 8, width)
             if architecture != "score_transformer":
                 self.hidden_in = nn.Linear(hidden_size, width)
             if architecture == "lookahead":
                 self.token_embedding = nn.Embedding(vocab_size, width)
+                self.first_in = nn.Linear(vocab_size, width, bias=False) if first_look else None
                 self.status_embedding = nn.Embedding(3, width)
                 nn.init.normal_(self.token_embedding.weight, std=0.3)
                 nn.init.normal_(self.status_embedding.weight, std=0.3)
@@ -117,18 +121,21 @@ class Policy(nn.Module, PyTorchModelHubMixin, library_name="anyorder"):
             scores = torch.stack(
                 [log_probs[:, 0].exp(), log_probs[:, 1].exp(), summary.entropy, summary.log_odds.clamp(-15, 15) / 5], dim=-1
             )
-            features = torch.zeros((*state.tokens.shape, 6), device=scores.device)
+            features = torch.zeros((*state.tokens.shape, 8), device=scores.device)
             features[..., :4] = features[..., :4].masked_scatter(state.predicted[..., None], scores)
-            if state.committed_log_probs is not None:  # how sure the denoiser was when it committed
-                log_c = state.committed_log_probs.float().clamp(min=-5)
+            if state.committed_log_probs is not None:  # how sure the denoiser was of this commitment, and of all before
                 committed = state.generated & ~state.predicted
-                features[..., 4] = log_c.exp().masked_fill(~committed, 0.0)
-                features[..., 5] = torch.log(1e-6 - torch.expm1(log_c)).masked_fill(~committed, 0.0) / 5
-            probabilities = torch.softmax(state.logits.float(), dim=-1)
+                for at, log_p in ((4, state.committed_log_probs.float()), (6, state.path_log_probs)):
+                    log_p = log_p.clamp(min=-8)
+                    features[..., at] = log_p.exp().masked_fill(~committed, 0.0)
+                    features[..., at + 1] = torch.log(1e-6 - torch.expm1(log_p)).masked_fill(~committed, 0.0) / 5
+            probabilities = state.probabilities()
             words = self.token_embedding(state.tokens)
-            words = words.masked_scatter(state.predicted[..., None], probabilities @ self.token_embedding.weight)
+            words = torch.where(state.predicted[..., None], probabilities @ self.token_embedding.weight, words)
             status = torch.where(state.masked, _MASKED, torch.where(state.generated, _COMMITTED, _GIVEN))
             hidden = self.hidden_in(state.hidden.float()) + words + self.status_embedding(status) + self.score_in(features)
+            if self.first_in is not None:
+                hidden = hidden + self.first_in(probabilities if state.first_look is None else state.first_look)
             if self.relations is not None:
                 bias = self.relations.bias(state.tokens, hidden.dtype)
         else:
@@ -146,6 +153,11 @@ class LearnedOrder:
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
+
+    @property
+    def keep_first_look(self) -> bool:
+        """Whether decoding should keep the first forward's prediction for this policy."""
+        return self.policy.first_look
 
     def _scores(self, state: State) -> Tensor:
         if self not in state.memo:

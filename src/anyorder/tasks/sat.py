@@ -218,6 +218,8 @@ class Sat:
 
     def _formula(self, source: Any) -> np.ndarray:
         clauses = [clause.split(",") for clause in source.split("/")] if isinstance(source, str) else source
+        if not isinstance(clauses, list) or not all(isinstance(clause, list) for clause in clauses):
+            raise BadInput("a formula is a text such as 1,-2,3/2,3,-4 or a list of clauses")
         if len(clauses) != self.clauses:
             raise BadInput(f"this formula has {len(clauses)} clauses; the task is set up for {self.clauses}")
         out = np.zeros((self.clauses, 3), dtype=np.int64)
@@ -245,7 +247,9 @@ class Sat:
             raise BadInput(f"clause {clause} has the literal {literal!r}; variables run from 1 to {n}")
         return value
 
-    def _assignment(self, text: str) -> np.ndarray:
+    def _assignment(self, text: Any) -> np.ndarray:
+        if not isinstance(text, str):
+            raise BadInput(f"the assignment {text!r} is no text such as 1,-2,3")
         literals = [self._literal(literal, 0) for literal in text.split(",")]
         if [abs(literal) for literal in literals] != list(range(1, self.variables + 1)):
             raise BadInput(f"the assignment {text!r} does not name variables 1 to {self.variables} in order")

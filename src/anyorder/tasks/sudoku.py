@@ -74,8 +74,15 @@ class Sudoku:
 
     # ---- generation -----------------------------------------------------------------------------------------------
 
-    def generate(self, count: int, seed: int, givens: int | tuple[int, int] = 0, difficulty: str | None = None) -> Instances:
-        """Puzzles with one solution.
+    def generate(
+        self,
+        count: int,
+        seed: int,
+        givens: int | tuple[int, int] = 0,
+        difficulty: str | None = None,
+        unique: bool = True,
+    ) -> Instances:
+        """Fresh puzzles.
 
         Args:
             count: how many.
@@ -83,6 +90,7 @@ class Sudoku:
             givens: clues to leave, or a range (low, high) drawn from uniformly. 0, or fewer than a puzzle can lose,
                 gives minimal puzzles: no clue can go (about 24 clues for 9x9).
             difficulty: keep only puzzles whose hardest technique is this one (see `TECHNIQUES`).
+            unique: every puzzle has one solution. Otherwise random cells are blanked, as in the 4x4 set of d1.
         """
         from anyorder.tasks.sudoku_rules import TECHNIQUES
 
@@ -96,7 +104,7 @@ class Sudoku:
         found, start = 0, 0
         while found < count:
             batch = max(count - found, 64) if wanted is not None else count - found
-            part = self._generate_batch(per_instance_seeds(seed, batch, start), low, high)
+            part = self._generate_batch(per_instance_seeds(seed, batch, start), low, high, unique)
             if wanted is not None:
                 part = part[part.labels["difficulty"] == difficulty]
             parts.append(part)
@@ -105,11 +113,11 @@ class Sudoku:
                 raise BadInput(f"none of {start} puzzles with {givens} givens needs {difficulty!r}: choose other givens")
         return _join(parts)[slice(0, count)]
 
-    def _generate_batch(self, seeds: np.ndarray, low: int, high: int) -> Instances:
+    def _generate_batch(self, seeds: np.ndarray, low: int, high: int, unique: bool) -> Instances:
         from anyorder.tasks.sudoku_rules import TECHNIQUES, generate_many
 
         clues_wanted = low + (seeds >> 8) % (high - low + 1)
-        puzzles, solutions, clues, grades = generate_many(self.box, clues_wanted, seeds)
+        puzzles, solutions, clues, grades = generate_many(self.box, clues_wanted, seeds, unique)
         labels = {"givens": clues, "difficulty": np.array(TECHNIQUES)[grades]}
         return self.encode(puzzles, solutions, labels)
 

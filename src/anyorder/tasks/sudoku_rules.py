@@ -172,8 +172,8 @@ def _only_digit(grid: np.ndarray, box: int, cell: int, digit: int, node_limit: i
 
 
 @njit(cache=True)
-def generate_one(box: int, givens: int, seed: int, puzzle: np.ndarray, solution: np.ndarray) -> int:
-    """A random puzzle with one solution: clues are dug out in random order while the solution stays unique.
+def generate_one(box: int, givens: int, seed: int, unique: bool, puzzle: np.ndarray, solution: np.ndarray) -> int:
+    """A random puzzle: clues are dug out in random order, if `unique` only while the solution stays the only one.
 
     Digging stops at `givens` clues, or when no clue can go (the puzzle is then minimal). Returns the number of clues.
     """
@@ -187,7 +187,7 @@ def generate_one(box: int, givens: int, seed: int, puzzle: np.ndarray, solution:
         if clues <= givens:
             break
         puzzle[cell] = 0
-        if _only_digit(puzzle, box, cell, solution[cell], node_limit, scratch):
+        if not unique or _only_digit(puzzle, box, cell, solution[cell], node_limit, scratch):
             clues -= 1
         else:
             puzzle[cell] = solution[cell]
@@ -356,7 +356,9 @@ def grade(puzzle: np.ndarray, box: int) -> int:
 
 
 @njit(cache=True)
-def generate_many(box: int, givens: np.ndarray, seeds: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def generate_many(
+    box: int, givens: np.ndarray, seeds: np.ndarray, unique: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Puzzles (N, n*n), solutions (N, n*n), clue counts (N,) and grades (N,) for N seeds."""
     n = seeds.size
     cells = box**4
@@ -365,6 +367,6 @@ def generate_many(box: int, givens: np.ndarray, seeds: np.ndarray) -> tuple[np.n
     clues = np.zeros(n, np.int64)
     grades = np.zeros(n, np.int64)
     for i in range(n):
-        clues[i] = generate_one(box, givens[i], seeds[i], puzzles[i], solutions[i])
+        clues[i] = generate_one(box, givens[i], seeds[i], unique, puzzles[i], solutions[i])
         grades[i] = grade(puzzles[i], box)
     return puzzles, solutions, clues, grades

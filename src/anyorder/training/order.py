@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from anyorder.decoding.counts import top
+from anyorder.decoding.loop import forbid
 from anyorder.decoding.remaskers import QualityUndo
 from anyorder.denoisers.base import Denoiser, fingerprint
 from anyorder.diffusion import mask_tokens, stratified
@@ -31,13 +32,17 @@ from anyorder.training.settings import ObjectiveSettings, OrderRecipe, PolicySet
 
 @dataclass
 class Pool:
-    """Half-decoded problems: tokens, truth, generated positions, log-probabilities at commitment (B, L); tokens per step and
-    reviews left (B,)."""
+    """Half-decoded problems: tokens, truth, generated positions, step and log-probability of commitments, tokens ruled out
+    (B, L); what the first forward predicted (B, L, V); age in steps, tokens per step, reviews left (B,)."""
 
     tokens: Tensor
     x0: Tensor
     generated: Tensor
+    commit_step: Tensor
     log_probs: Tensor
+    rejected: Tensor
+    first_look: Tensor
+    age: Tensor
     per_step: Tensor
     reviews: Tensor
 
@@ -54,6 +59,7 @@ def make_policy(
         width=settings.width,
         layers=settings.layers,
         heads=settings.heads,
+        first_look=settings.first_look,
         judges=judges,
         denoiser_fingerprint=fingerprint(denoiser),
         about=about,
@@ -100,8 +106,8 @@ class OrderJob:
         size, rows = self.recipe.run.batch_size, shard.slice(self.recipe.run.batch_size)
         rng = step_generator(self.recipe.seed, step)
         x0, tokens, generated = (v[rows].to(self.device) for v in draw_clean(self.task, self.instances, size, rng))
-        numbers = torch.from_numpy(rng.random((size, 2)))[rows].to(self.device)
-        time_weight = log_probs = None
+        numbers = torch.from_numpy(rng.random((size, 1)))[rows].to(self.device)
+        time_weight = pool = None
         if self.objective.states == "uniform":
             t = self.schedule.sample_times(stratified(torch.from_numpy(rng.random(size))))[rows].to(self.device)
             chance = torch.from_numpy(rng.random((size, x0.shape[1])))[rows].to(self.device)
@@ -109,15 +115,14 @@ class OrderJob:
             if self.recipe.masking.time_weight:
                 time_weight = self.schedule.weight(t).float()
         else:
-            self._refill(x0, tokens, generated, numbers)
-            assert self.pool is not None
-            x0, x_t, generated, log_probs = self.pool.x0, self.pool.tokens, self.pool.generated, self.pool.log_probs
+            pool = self._refill(x0, tokens, generated, numbers[:, 0])
+            x0, x_t, generated = pool.x0, pool.tokens, pool.generated
 
-        state = observe(self.denoiser, x_t, generated, x0, log_probs)
+        state = observe(self.denoiser, x_t, generated, x0, pool)
         scores = model(state)
         loss, logged = self._objective(scores, state, time_weight)
-        if self.pool is not None:
-            self._advance(replace(state, memo={}), scores.detach())
+        if pool is not None:
+            self._advance(pool, state, scores.detach())
         return loss, logged
 
     def _objective(self, scores: Tensor, state: State, time_weight: Tensor | None) -> tuple[Tensor, dict[str, float]]:
@@ -145,33 +150,38 @@ class OrderJob:
             loss = loss + correctness_loss(scores, right, committed)
         return loss, logged
 
-    def _refill(self, x0: Tensor, tokens: Tensor, generated: Tensor, numbers: Tensor) -> None:
-        """Replace problems that are done by fresh ones. At the start all are fresh, at random points of a true path."""
+    def _refill(self, x0: Tensor, tokens: Tensor, generated: Tensor, luck: Tensor) -> Pool:
+        """The pool, with problems that are done replaced by fresh ones."""
         low, high = self.objective.rollout_steps
-        budget = low * (high / low) ** numbers[:, 0]  # log-uniform
-        per_step = (generated.sum(dim=1) / budget).ceil().long()
-        reviews = torch.full_like(per_step, self.objective.undo_rounds if self.objective.quality else 0)
+        budget = low * (high / low) ** luck  # log-uniform
+        reviews = torch.full_like(budget, self.objective.undo_rounds if self.objective.quality else 0).long()
         reviews[::2] = 0  # half of the rows are decoded without undoing
+        none = torch.full_like(tokens, -1)
+        fresh = Pool(
+            tokens=tokens,
+            x0=x0,
+            generated=generated,
+            commit_step=none,
+            log_probs=torch.zeros(tokens.shape, device=tokens.device),
+            rejected=none,
+            first_look=torch.zeros((*tokens.shape, self.task.vocab_size), device=tokens.device),
+            age=torch.zeros_like(reviews),
+            per_step=(generated.sum(dim=1) / budget).ceil().long(),
+            reviews=reviews,
+        )
         if self.pool is None:
-            chance = torch.rand(x0.shape, generator=torch.Generator().manual_seed(self.recipe.seed)).to(x0.device)
-            shown = generated & (chance < numbers[:, 1:])
-            nothing = torch.zeros(x0.shape, device=x0.device)
-            self.pool = Pool(torch.where(shown, x0, tokens), x0.clone(), generated.clone(), nothing, per_step, reviews)
-            return
+            self.pool = fresh
+            return fresh
         pool = self.pool
         done = ~(pool.tokens == self.task.mask_token_id).any(dim=1) & (pool.reviews <= 0)
-        for name, fresh in (("tokens", tokens), ("x0", x0), ("generated", generated)):
-            setattr(pool, name, torch.where(done[:, None], fresh, getattr(pool, name)))
-        pool.log_probs = pool.log_probs.masked_fill(done[:, None], 0.0)
-        pool.per_step = torch.where(done, per_step, pool.per_step)
-        pool.reviews = torch.where(done, reviews, pool.reviews)
+        for name, old in vars(pool).items():
+            setattr(pool, name, torch.where(done.view(-1, *[1] * (old.ndim - 1)), getattr(fresh, name), old))
+        return pool
 
     @torch.no_grad()
-    def _advance(self, state: State, scores: Tensor) -> None:
+    def _advance(self, pool: Pool, state: State, scores: Tensor) -> None:
         """Decode the pool one step further with the scores that the policy has just given."""
-        assert self.pool is not None
         assert state.x0 is not None
-        pool = self.pool
         undone = torch.zeros_like(state.masked)
         if self.objective.quality:
             undone = QualityUndo(_Given(scores)).undo(state) & (pool.reviews > 0)[:, None]
@@ -181,7 +191,11 @@ class OrderJob:
         proposed = state.tokens.masked_scatter(state.masked, state.summary.top_tokens[:, 0])
         source = state.x0 if self.objective.states == "teacher" else proposed
         sure = state.scatter(state.summary.top_log_probs[:, 0], 0.0)
+        pool.first_look = torch.where((pool.age == 0)[:, None, None], state.probabilities(), pool.first_look)
         pool.log_probs = torch.where(chosen, sure, pool.log_probs).masked_fill(undone, 0.0)
+        pool.commit_step = torch.where(chosen, pool.age[:, None], pool.commit_step).masked_fill(undone, -1)
+        pool.rejected = torch.where(undone, state.tokens, pool.rejected.masked_fill(chosen, -1))
+        pool.age = pool.age + 1
         pool.tokens = torch.where(undone, self.task.mask_token_id, torch.where(chosen, source, state.tokens))
 
     def save(self, folder: Path) -> None:
@@ -201,17 +215,20 @@ class _Given:
 
 @torch.no_grad()
 def observe(
-    denoiser: Denoiser | nn.Module,
-    tokens: Tensor,
-    generated: Tensor,
-    x0: Tensor | None = None,
-    committed_log_probs: Tensor | None = None,
+    denoiser: Denoiser | nn.Module, tokens: Tensor, generated: Tensor, x0: Tensor | None = None, pool: Pool | None = None
 ) -> State:
     """One forward of a frozen denoiser as a `State` (step 0 of 1, seeds 0), for training and diagnostics."""
     masked = generated & (tokens == denoiser.mask_token_id)
     logits, hidden = denoiser(tokens, None, masked)
     seeds = torch.zeros(tokens.shape[0], dtype=torch.int64, device=tokens.device)
-    return State(tokens, masked, generated, masked, logits, hidden, 0, 1, seeds, None, x0, committed_log_probs)
+    state = State(tokens, masked, generated, masked, logits, hidden, 0, 1, seeds, x0=x0)
+    if pool is None:
+        return state
+    now = torch.where((pool.age == 0)[:, None, None], state.probabilities(), pool.first_look)
+    logits = forbid(logits, pool.rejected[masked])
+    return replace(
+        state, logits=logits, first_look=now, commit_step=pool.commit_step, committed_log_probs=pool.log_probs, memo={}
+    )
 
 
 __all__ = ["LearnedOrder", "OrderJob", "make_policy", "observe"]

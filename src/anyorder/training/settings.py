@@ -60,6 +60,7 @@ class PolicySettings(_Section):
     width: int = Field(128, gt=0)
     layers: int = Field(2, gt=0)
     heads: list[str] = ["everything"]
+    first_look: bool = True
 
 
 class ObjectiveSettings(_Section):

@@ -1,0 +1,158 @@
+"""The commands, as a newcomer types them: what comes out, and what happens on bad input."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+
+from anyorder.zoo import folder_of, zoo_names
+from conftest import shared_file
+
+PUZZLE = "080050060460907108005000029970006500000872031300049000004025003010000480603100007"
+SOLVED = "789251364462937158135468729978316542546872931321549876894725613217693485653184297"
+
+
+def run(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "anyorder.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=None, timeout=300)
+
+
+def refused(result: subprocess.CompletedProcess[str], message: str) -> None:
+    """One clear error, exit code 2, no traceback."""
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert len([line for line in result.stderr.splitlines() if line.startswith("error:")]) == 1
+
+
+def test_help_and_list() -> None:
+    text = run("--help")
+    assert text.returncode == 0
+    for name in ("demo", "train", "evaluate", "sample", "headroom", "list"):
+        assert name in text.stdout
+    listed = run("list").stdout
+    for name in ("sudoku9", "confidence", "oracle", "policy", "sudoku9-order", "threshold"):
+        assert name in listed
+
+
+def test_sample_solves_a_puzzle() -> None:
+    result = run("sample", PUZZLE)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == SOLVED
+    assert "1 of 1 keep the rules" in result.stderr
+
+
+def test_sample_reads_a_file_and_exits_with_1_if_a_sample_is_wrong(tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_text(f"puzzle\n{PUZZLE}\n{PUZZLE}\n")
+    result = run("sample", tmp_path / "p.csv", "--out", tmp_path / "out.safetensors", "--order", "confidence")
+    assert result.stdout.splitlines() == [SOLVED, SOLVED]
+    assert (tmp_path / "out.safetensors").exists()
+    wrong = run("sample", PUZZLE, "--order", "random", "--steps", "1")
+    assert wrong.returncode == 1
+    assert "0 of 1 keep the rules" in wrong.stderr
+
+
+def test_sample_solves_a_formula() -> None:
+    result = run("sample", "--task", "sat", "--order", "confidence", "1,2,3/-1,2,3")
+    refused(result, "2 clauses; the task is set up for 51")
+
+
+def test_evaluate_writes_the_report_the_tables_and_the_plot(tmp_path: Path) -> None:
+    result = run(
+        "evaluate", "--task", "sudoku", "--orders", "confidence,policy,policy+undo,oracle", "--steps", "5", "--limit", "12",
+        "--set", "givens=36", "--json", tmp_path / "r.json", "--plot", tmp_path / "p.png", "--markdown", tmp_path / "t.md",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    values = json.loads((tmp_path / "r.json").read_text())
+    assert [r["order"] for r in values["results"]] == ["confidence", "policy", "policy+undo", "oracle"]
+    assert values["meta"]["denoiser"] == "sudoku9"
+    assert (tmp_path / "p.png").exists()
+    assert "| policy |" in (tmp_path / "t.md").read_text()
+
+
+def test_evaluate_reads_published_files_and_finds_the_denoiser() -> None:
+    for task, name, denoiser in (("sudoku", "sudoku4/d1_test.csv", "sudoku4"), ("sat", "sat/3sat9_test.jsonl", "sat9")):
+        result = run("evaluate", "--task", task, "--data", shared_file(name), "--orders", "confidence,policy", "--steps", "4",
+                     "--limit", "8", "--json", "/dev/null" if False else str(Path("/tmp") / "anyorder-r.json"))  # fmt: skip
+        assert result.returncode == 0, result.stderr
+        assert json.loads(Path("/tmp/anyorder-r.json").read_text())["meta"]["denoiser"] == denoiser
+
+
+def test_headroom_says_which_case_this_is() -> None:
+    result = run("headroom", "--limit", "10", "--steps", "4", "--set", "givens=33")
+    assert result.returncode == 0, result.stderr
+    for words in ("oracle", "expected calibration error", "The best heuristic is"):
+        assert words in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["sample", PUZZLE[:-1]], "has 81 characters; this one has 80"),
+        (["sample", PUZZLE[:-1] + "x"], "character 'x' at row 9, column 9"),
+        (["sample", "123456780000000009" + "0" * 63], "no solution"),
+        (["sample", "--task", "chess", PUZZLE], "task 'chess' is unknown: use one of sudoku, sat"),
+        (["sample", "--task", "sat", "1,2,99" + "/1,2,3" * 50], "variables run from 1 to 9"),
+        (["sample", "--order", "best", PUZZLE], "order 'best' is unknown"),
+        (["sample", "--steps", "none", PUZZLE], "must be numbers"),
+        (["sample", "--steps", "0", PUZZLE], "at least one forward"),
+        (["sample", "--denoiser", "gpt-5", PUZZLE], "no denoiser called 'gpt-5'"),
+        (["evaluate", "--data", "missing.csv"], "no such file"),
+        (["evaluate", "--set", "givens=99", "--limit", "2"], "givens 99 must lie between"),
+        (["evaluate", "--set", "colour=red", "--limit", "2"], "does not take colour"),
+        (["evaluate", "--orders", ",", "--limit", "2"], "name at least one order"),
+        (["evaluate", "--count", "some", "--limit", "2"], "count rule 'some' is unknown"),
+        (["evaluate", "--against", "margin", "--orders", "confidence", "--limit", "2"], "not among the orders"),
+        (["evaluate", "--task-option", "box=4", "--limit", "2"], "no denoiser is shipped"),
+        (["train", "nope"], "no recipe called 'nope'"),
+        (["train", "sudoku4-denoiser", "--set", "run.stepz=1"], "unknown key 'run.stepz'"),
+        (["train", "sudoku4-denoiser", "--set", "run.steps=soon"], "'run.steps' is 'soon'"),
+    ],
+)
+def test_bad_input_is_one_clear_error(arguments: list[str], message: str, tmp_path: Path) -> None:
+    refused(run(*arguments, cwd=tmp_path), message)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unknown_options_and_commands_are_usage_errors() -> None:
+    result = run("evaluate", "--colour", "red")
+    assert result.returncode == 2
+    assert "No such option" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_policy_of_another_denoiser_is_refused_unless_one_insists(tmp_path: Path) -> None:
+    shutil.copytree(folder_of("sudoku9"), tmp_path / "other")
+    weights = safetensors.torch.load_file(tmp_path / "other" / "model.safetensors")
+    weights["head.bias"] += 0.01
+    safetensors.torch.save_file(weights, tmp_path / "other" / "model.safetensors")
+    arguments = ["sample", PUZZLE, "--denoiser", tmp_path / "other"]
+    refused(run(*arguments), "was fitted to the denoiser")
+    insisted = run(*arguments, "--any-denoiser")
+    assert "was fitted to the denoiser" in insisted.stderr
+    assert insisted.stdout.strip() == SOLVED
+
+
+def test_truncated_weights_are_refused(tmp_path: Path) -> None:
+    shutil.copytree(folder_of("sudoku9"), tmp_path / "cut")
+    path = tmp_path / "cut" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:5000])
+    refused(run("sample", PUZZLE, "--denoiser", tmp_path / "cut"), "holds no readable denoiser")
+
+
+def test_nothing_is_half_written_where_nothing_can_be_written() -> None:
+    result = run("evaluate", "--orders", "confidence", "--steps", "1", "--limit", "1", "--json", "/proc/none/r.json")
+    refused(result, "cannot write /proc/none/r.json")
+
+
+def test_every_shipped_denoiser_has_a_card_and_a_fitting_order() -> None:
+    assert {"sudoku9", "sudoku4", "sat9"} <= set(zoo_names())
+    for name in zoo_names():
+        folder = folder_of(name)
+        card = (folder / "README.md").read_text()
+        assert "anyorder train" in card
+        assert (folder / "model.safetensors").stat().st_size < 16e6

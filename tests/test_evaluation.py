@@ -1,0 +1,155 @@
+"""Statistics against known values, reports with the promised fields, calibration by hand."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from anyorder.errors import BadInput
+from anyorder.evaluation.calibration import calibration, path_calibration
+from anyorder.evaluation.evaluate import Report, evaluate
+from anyorder.evaluation.headroom import measure, verdict
+from anyorder.evaluation.orders import make_decoder, parse_count_rule
+from anyorder.evaluation.statistics import mcnemar, oracle_gap_closed, paired_interval, wilson
+from anyorder.evaluation.tables import markdown, rich_tables
+from anyorder.orders.policies import LearnedOrder, Policy
+from anyorder.report.plots import accuracy_against_steps
+from anyorder.tasks.sudoku import Sudoku
+from conftest import HashDenoiser
+
+
+def no_policy(name: str) -> LearnedOrder:
+    raise AssertionError(name)
+
+
+def toy_policy(name: str) -> LearnedOrder:
+    torch.manual_seed(0)
+    return LearnedOrder(Policy("mlp", hidden_size=4, vocab_size=5, judges=True).eval())
+
+
+@pytest.fixture(scope="module")
+def report() -> Report:
+    task = Sudoku(2)
+    orders = ["random", "confidence", "policy", "policy+undo", "confidence+repredict", "oracle"]
+    return evaluate(
+        HashDenoiser(5), task, task.generate(30, 0, givens=12), orders, [2, 4], noise=[0.0, 0.5], load_policy=toy_policy, seed=3
+    )
+
+
+def test_wilson_interval_matches_the_textbook() -> None:
+    low, high = wilson(8, 10)
+    assert (low, high) == (pytest.approx(0.4902, abs=1e-4), pytest.approx(0.9433, abs=1e-4))
+    assert wilson(0, 10).low == 0.0
+    assert wilson(10, 10).high == 1.0
+
+
+def test_mcnemar_is_a_coin_test_on_what_differs() -> None:
+    a = np.array([True] * 9 + [False] * 1 + [True] * 50)
+    b = np.array([False] * 9 + [True] * 1 + [True] * 50)
+    assert mcnemar(a, b) == pytest.approx(2 * (1 + 10) / 2**10)
+    assert mcnemar(a, a) == 1.0
+
+
+def test_paired_interval_by_hand() -> None:
+    low, high = paired_interval(np.array([True, True, False, True]), np.array([True, False, False, False]))
+    half = 1.96 * np.std([0, 1, 0, 1], ddof=1) / 2
+    assert (low, high) == (pytest.approx(0.5 - half), pytest.approx(0.5 + half))
+
+
+def test_the_share_of_the_gap_is_that_of_the_paper() -> None:
+    assert oracle_gap_closed(90.82, 89.84, 100) == pytest.approx(0.0965, abs=1e-4)
+    assert oracle_gap_closed(0.5, 1.0, 1.0) is None
+
+
+def test_a_report_has_every_cell_and_the_promised_fields(report: Report, tmp_path: Path) -> None:
+    report.save(tmp_path / "r.json")
+    values = json.loads((tmp_path / "r.json").read_text())
+    assert len(values["results"]) == 6 * 2 * 2
+    needed = {"order", "steps", "noise", "instances", "instance_accuracy", "cell_accuracy", "ci95", "forwards", "seconds"}
+    assert needed <= values["results"][0].keys()
+    assert {"order", "against", "steps", "difference", "p_value", "oracle_gap_closed"} <= values["comparisons"][0].keys()
+    assert {"versions", "seed"} <= values["meta"].keys()
+    for result in values["results"]:
+        assert result["ci95"][0] <= result["instance_accuracy"] <= result["ci95"][1]
+        assert result["forwards"] <= result["steps"]
+
+
+def test_the_reference_is_the_best_heuristic_of_the_same_cell(report: Report) -> None:
+    for c in report.comparisons:
+        cell = {r.order: r.instance_accuracy for r in report.results if (r.steps, r.noise) == (c.steps, c.noise)}
+        assert c.against in ("random", "confidence")
+        assert cell[c.against] == max(cell["random"], cell["confidence"])
+        assert c.difference == pytest.approx(cell[c.order] - cell[c.against])
+
+
+def test_results_do_not_depend_on_the_batch_size() -> None:
+    task = Sudoku(2)
+    instances = task.generate(9, 0, givens=12)
+    outcomes = [
+        evaluate(
+            HashDenoiser(5), task, instances, ["random"], [3], noise=[0.5], load_policy=no_policy, batch_size=size
+        ).results[0]
+        for size in (1, 4, 9)
+    ]
+    assert all((o.correct == outcomes[0].correct).all() for o in outcomes)
+
+
+def test_tables_and_plots_come_out(report: Report, tmp_path: Path) -> None:
+    assert len(rich_tables(report)) == 4
+    assert markdown(report).count("| confidence |") == 4
+    for name in ("a.png", "a.svg"):
+        assert accuracy_against_steps(report, tmp_path / name).stat().st_size > 5000
+    with pytest.raises(BadInput, match=r"\.png or \.svg"):
+        accuracy_against_steps(report, tmp_path / "a.txt")
+
+
+def test_parquet(report: Report, tmp_path: Path) -> None:
+    pd = pytest.importorskip("pandas")
+    report.save(tmp_path / "r.parquet")
+    assert len(pd.read_parquet(tmp_path / "r.parquet")) == 24
+
+
+def test_an_oracle_without_solutions_is_refused() -> None:
+    task = Sudoku(2)
+    puzzle = task.parse("1000000000000000")
+    with pytest.raises(BadInput, match="leave the oracle out"):
+        evaluate(HashDenoiser(5), task, puzzle, ["oracle"], [2], load_policy=no_policy)
+    with pytest.raises(BadInput, match="not among the orders"):
+        evaluate(HashDenoiser(5), task, puzzle, ["random"], [2], load_policy=no_policy, against="margin")
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [("best", "use one of random"), ("confidence+magic", "'\\+repredict' or '\\+undo'"), ("random+undo+undo", "nothing")],
+)
+def test_unknown_orders_list_the_known_ones(spec: str, message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        make_decoder(spec, 3, 0.0, no_policy)
+
+
+def test_count_rules_by_name() -> None:
+    assert parse_count_rule("threshold:0.8") == type(parse_count_rule("threshold"))(0.8)
+    with pytest.raises(BadInput, match="use one of linear"):
+        parse_count_rule("all-at-once")
+    with pytest.raises(BadInput, match="is not a number"):
+        parse_count_rule("threshold:high")
+
+
+def test_calibration_by_hand() -> None:
+    confidences = torch.tensor([0.95, 0.95, 0.55, 0.55])
+    found = calibration(confidences, torch.tensor([True, True, True, False]))
+    assert [(b.count, b.accuracy) for b in found.bins] == [(2, 0.5), (2, 1.0)]
+    assert found.error == pytest.approx(0.05)
+    assert found.overconfidence == pytest.approx(0.0, abs=1e-6)
+    assert calibration(torch.ones(4), torch.tensor([True, False, False, False])).overconfidence == pytest.approx(0.75)
+
+
+def test_headroom_measures_all_orders_and_says_what_it_means() -> None:
+    task = Sudoku(2)
+    found = measure(HashDenoiser(5), task, task.generate(10, 0, givens=12), 3)
+    assert {r.order for r in found.report.results} >= {"random", "confidence", "oracle", "gt_margin"}
+    assert "best heuristic" in verdict(found)
+    every, first = path_calibration(HashDenoiser(5), task.generate(10, 0, givens=12), 3)
+    assert every.count >= first.count > 0

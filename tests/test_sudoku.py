@@ -1,0 +1,242 @@
+"""The generator, the checker and the file formats of Sudoku."""
+
+from itertools import permutations, product
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from anyorder.errors import BadInput
+from anyorder.tasks.sudoku import Sudoku
+from anyorder.tasks.sudoku_rules import TECHNIQUES, count_solutions, generate_many, grade
+from conftest import shared_file
+
+EASY = "080050060460907108005000029970006500000872031300049000004025003010000480603100007"
+SOLVED = "789251364462937158135468729978316542546872931321549876894725613217693485653184297"
+
+
+def all_4x4_grids() -> np.ndarray:
+    """Every valid 4x4 grid, by brute force over rows."""
+    grids = []
+    for rows in product(permutations(range(1, 5)), repeat=4):
+        grid = np.array(rows)
+        columns = all(len(set(grid[:, c])) == 4 for c in range(4))
+        boxes = all(len(set(grid[r : r + 2, c : c + 2].ravel())) == 4 for r in (0, 2) for c in (0, 2))
+        if columns and boxes:
+            grids.append(grid.ravel())
+    return np.array(grids, dtype=np.int8)
+
+
+@pytest.fixture(scope="module")
+def grids() -> np.ndarray:
+    return all_4x4_grids()
+
+
+def test_there_are_288_grids_of_4x4(grids: np.ndarray) -> None:
+    empty = np.zeros(16, np.int8)
+    assert len(grids) == 288
+    assert count_solutions(empty, 2, 1000, empty.copy()) == 288
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 287), st.lists(st.booleans(), min_size=16, max_size=16))
+def test_counting_solutions_agrees_with_brute_force(index: int, shown: list[bool]) -> None:
+    every = all_4x4_grids_cached()
+    puzzle = np.where(shown, every[index], 0).astype(np.int8)
+    fits = ((puzzle == 0) | (every == puzzle)).all(axis=1).sum()
+    assert count_solutions(puzzle, 2, 1000, puzzle.copy()) == fits
+
+
+_CACHE: list[np.ndarray] = []
+
+
+def all_4x4_grids_cached() -> np.ndarray:
+    if not _CACHE:
+        _CACHE.append(all_4x4_grids())
+    return _CACHE[0]
+
+
+@pytest.mark.parametrize(("box", "count"), [(2, 40), (3, 20), (4, 2)])
+def test_generated_puzzles_have_one_solution(box: int, count: int) -> None:
+    task = Sudoku(box)
+    instances = task.generate(count, seed=1, givens=(0 if box < 4 else 150))
+    assert instances.x0 is not None
+    assert task.check(instances, instances.x0).instance_correct.all()
+    for puzzle in instances.tokens.numpy().astype(np.int8):
+        assert count_solutions(puzzle, box, 2, puzzle.copy()) == 1
+
+
+def test_minimal_puzzles_cannot_lose_a_clue() -> None:
+    for puzzle in Sudoku(3).generate(5, seed=2).tokens.numpy().astype(np.int8):
+        for cell in puzzle.nonzero()[0]:
+            fewer = puzzle.copy()
+            fewer[cell] = 0
+            assert count_solutions(fewer, 3, 2, fewer.copy()) > 1
+
+
+def test_the_number_of_givens_is_as_asked() -> None:
+    task = Sudoku(3)
+    assert (task.generate(20, 0, givens=33).tokens > 0).sum(dim=1).tolist() == [33] * 20
+    some = (task.generate(40, 0, givens=(30, 35)).tokens > 0).sum(dim=1)
+    assert some.min() >= 30
+    assert some.max() <= 35
+    assert len(some.unique()) > 3
+    loose = Sudoku(2).generate(300, 0, givens=8, unique=False)
+    assert (loose.tokens > 0).sum(dim=1).tolist() == [8] * 300
+    several = [count_solutions(p, 2, 2, p.copy()) > 1 for p in loose.tokens.numpy().astype(np.int8)]
+    assert np.mean(several) == pytest.approx(0.25, abs=0.08)  # 24.8 % in the published set
+
+
+def test_a_puzzle_depends_on_its_seed_and_number_only() -> None:
+    task = Sudoku(3)
+    few, many = task.generate(3, seed=7), task.generate(8, seed=7)
+    assert torch.equal(few.tokens, many.tokens[:3])
+    assert not torch.equal(few.tokens, task.generate(3, seed=8).tokens)
+
+
+def naive_grade_is_naked_singles(puzzle: np.ndarray) -> bool:
+    grid = puzzle.reshape(9, 9).copy()
+    moved = True
+    while moved:
+        moved = False
+        for r, c in zip(*np.nonzero(grid == 0), strict=True):
+            box = grid[r // 3 * 3 : r // 3 * 3 + 3, c // 3 * 3 : c // 3 * 3 + 3]
+            left = set(range(1, 10)) - set(grid[r]) - set(grid[:, c]) - set(box.ravel())
+            if len(left) == 1:
+                grid[r, c] = left.pop()
+                moved = True
+    return bool((grid > 0).all())
+
+
+def test_difficulty_labels_agree_with_an_independent_solver() -> None:
+    puzzles, _, _, grades = generate_many(3, np.full(150, 32), np.arange(150), True)
+    easy = [naive_grade_is_naked_singles(p) for p in puzzles]
+    assert (grades == 0).tolist() == easy
+    assert 10 < sum(easy) < 140
+
+
+def test_published_grades() -> None:
+    def digits(text: str) -> np.ndarray:
+        return np.array([int(c) for c in text], np.int8)
+
+    assert TECHNIQUES[grade(digits(EASY), 3)] == "naked single"
+    hard = "083020090000800100029300008000098700070000060006740000300006980002005000010030540"
+    assert TECHNIQUES[grade(digits(hard), 3)] == "search"
+
+
+def test_difficulty_can_be_chosen() -> None:
+    some = Sudoku(3).generate(5, 0, givens=30, difficulty="locked candidate")
+    assert some.labels["difficulty"].tolist() == ["locked candidate"] * 5
+    with pytest.raises(BadInput, match="use one of naked single"):
+        Sudoku(3).generate(1, 0, difficulty="fiendish")
+
+
+@pytest.mark.parametrize("layout", ["infill", "prefix"])
+def test_augmented_puzzles_are_valid_and_different(layout: str) -> None:
+    task = Sudoku(3, layout)
+    instances = task.generate(10, 3, givens=30)
+    assert instances.x0 is not None
+    x0, tokens = task.augment(instances.x0, instances.tokens, np.random.default_rng(0))
+    moved = type(instances)(tokens, instances.maskable if layout == "prefix" else tokens == 0, x0)
+    assert task.check(moved, x0).instance_correct.all()
+    assert not (x0 == instances.x0).all(dim=1).any()
+    if layout == "infill":
+        assert ((tokens > 0).sum(dim=1) == 30).all()
+        assert (x0[tokens > 0] == tokens[tokens > 0]).all()
+
+
+def test_the_papers_layout() -> None:
+    task = Sudoku(3, "prefix")
+    assert (task.length, task.vocab_size) == (164, 31)
+    instances = task.generate(2, 0, givens=30)
+    assert instances.x0 is not None
+    assert instances.maskable.sum(dim=1).tolist() == [82, 82]  # every cell, and the end
+    assert (instances.tokens[:, 82:] == task.mask_token_id).all()
+    assert task.check(instances, instances.x0).instance_correct.all()
+    assert len(task.format(instances.x0[0])) == 81
+
+
+def test_the_checker_wants_the_givens_kept_and_every_house_right() -> None:
+    task = Sudoku(3)
+    puzzle = task.parse(EASY)
+    assert puzzle.x0 is not None
+    good = puzzle.x0.clone()
+    assert task.format(good[0]) == SOLVED
+    assert task.check(puzzle, good).instance_correct.tolist() == [True]
+    relabelled = (good % 9) + 1  # a valid grid that keeps no given
+    assert task.check(puzzle, relabelled).instance_correct.tolist() == [False]
+    swapped = good.clone()
+    swapped[0, [0, 2]] = swapped[0, [2, 0]]  # the row is fine, the columns are not
+    verdict = task.check(puzzle, swapped)
+    assert verdict.instance_correct.tolist() == [False]
+    assert verdict.cell_accuracy.item() == pytest.approx(1 - 2 / (EASY.count("0")))
+    masked = good.clone()
+    masked[0, 0] = 0
+    assert task.check(puzzle, masked).instance_correct.tolist() == [False]
+
+
+def test_any_valid_completion_counts_when_there_are_several() -> None:
+    task = Sudoku(2)
+    puzzle = task.parse("1000000000000000")
+    assert puzzle.x0 is None
+    valid = [g for g in all_4x4_grids_cached() if g[0] == 1]
+    tokens = torch.from_numpy(np.array(valid[:2]).astype(np.int64))
+    assert task.check(puzzle[[0, 0]], tokens).instance_correct.tolist() == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (EASY[:-1], "has 81 characters; this one has 80"),
+        (EASY[:-1] + "x", "character 'x' at row 9, column 9"),
+        ("11" + "0" * 79, "digit 1 twice in row 1"),
+        ("123456780000000009" + "0" * 63, "no solution"),
+    ],
+)
+def test_bad_puzzles_say_what_is_wrong(text: str, message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        Sudoku(3).parse(text)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(max_size=100))
+def test_nonsense_is_bad_input_and_nothing_else(text: str) -> None:
+    try:
+        Sudoku(2).parse(text)
+    except BadInput:
+        return
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text(alphabet="puzzlesoution,0123456789.\n", max_size=200))
+def test_nonsense_files_are_bad_input_and_nothing_else(text: str) -> None:
+    path = Path("/tmp") / "anyorder-fuzz.csv"
+    path.write_text(text)
+    try:
+        Sudoku(2).load(path)
+    except BadInput:
+        return
+
+
+def test_a_bad_line_of_a_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "bad.csv"
+    path.write_text(f"puzzle,solution\n{EASY},{SOLVED}\n{EASY},{SOLVED[::-1]}\n")
+    with pytest.raises(BadInput, match="line 3: the solution does not complete the puzzle"):
+        Sudoku(3).load(path)
+    assert len(Sudoku(3).load(path, limit=1)) == 1
+
+
+def test_published_files_are_read_and_their_solutions_pass() -> None:
+    ye = Sudoku(3).load(shared_file("sudoku/ye2024_test.csv"))
+    assert len(ye) == 1000
+    assert Sudoku(3).check(ye, ye.x0).instance_correct.all()
+    assert {TECHNIQUES[grade(p, 3)] for p in ye.tokens.numpy().astype(np.int8)} == {"naked single"}
+    hard = Sudoku(3).load(shared_file("sudoku/diabolical.csv"), limit=500)
+    assert Sudoku(3).check(hard, hard.x0).instance_correct.all()
+    assert hard.labels["rating"].min() > 5
+    d1 = Sudoku(2).load(shared_file("sudoku4/d1_test.csv"))
+    several = [count_solutions(p, 2, 2, p.copy()) > 1 for p in d1.tokens.numpy().astype(np.int8)]
+    assert (len(d1), sum(several)) == (500, 124)

@@ -1,0 +1,358 @@
+"""Training: exact resume whatever happens, atomic checkpoints, clear refusals."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from anyorder import files
+from anyorder.errors import AnyorderError, BadCheckpoint, BadInput
+from anyorder.orders.heuristics import confidence
+from anyorder.tasks.sudoku import Sudoku
+from anyorder.training.checkpoint import list_checkpoints, load_latest
+from anyorder.training.denoiser import DenoiserJob
+from anyorder.training.fit import fit_order
+from anyorder.training.loop import Shard, train
+from anyorder.training.optimizer import learning_rate
+from anyorder.training.order import OrderJob, make_policy, observe
+from anyorder.training.settings import (
+    DenoiserRecipe,
+    ObjectiveSettings,
+    OptimizerSettings,
+    OrderRecipe,
+    PolicySettings,
+    load_recipe,
+    recipe_names,
+    validate_recipe,
+)
+
+HEADS = ["row", "column", "box", "everything"]
+
+
+def denoiser_values(**run: Any) -> dict[str, Any]:
+    return {
+        "kind": "denoiser",
+        "task": {"name": "sudoku", "options": {"box": 2}},
+        "data": {"size": 50, "options": {"givens": 6}},
+        "denoiser": {"width": 16, "layers": 1, "heads": HEADS, "dropout": 0.1},
+        "optimizer": {"name": "muon", "lr": 0.01, "ema": 0.9, "warmup_steps": 2},
+        "run": {"steps": 12, "batch_size": 8, "checkpoint_steps": 4, "log_steps": 1, **run},
+    }
+
+
+def run_denoiser(folder: Path, stop_after: int | None = None, **run: Any) -> None:
+    recipe = validate_recipe(denoiser_values(**run))
+    assert isinstance(recipe, DenoiserRecipe)
+    job = DenoiserJob(recipe)
+    if stop_after is not None:
+        plain = job.loss
+
+        def failing(model: torch.nn.Module, step: int, shard: Shard) -> tuple[Tensor, dict[str, float]]:
+            if step == stop_after:
+                raise RuntimeError("power cut")
+            return plain(model, step, shard)
+
+        job.loss = failing  # type: ignore[method-assign]
+    train(job, recipe.run, recipe.optimizer, folder, seed=0, recipe=recipe.model_dump(mode="json"))
+
+
+def order_recipe(objective: str = "correctness", states: str = "model", **changes: Any) -> OrderRecipe:
+    recipe = validate_recipe(
+        {
+            "kind": "order",
+            "task": {"name": "sudoku", "options": {"box": 2}},
+            "data": {"size": 40, "options": {"givens": 5}},
+            "denoiser": "given",
+            "policy": {"architecture": "lookahead", "width": 16, "layers": 1, "heads": HEADS},
+            "objective": {"name": objective, "states": states, "rollout_steps": [2, 6], **changes},
+            "optimizer": {"lr": 0.01, "warmup_steps": 2},
+            "run": {"steps": 10, "batch_size": 8, "checkpoint_steps": 3},
+        }
+    )
+    assert isinstance(recipe, OrderRecipe)
+    return recipe
+
+
+def small_denoiser() -> torch.nn.Module:
+    recipe = validate_recipe(denoiser_values())
+    assert isinstance(recipe, DenoiserRecipe)
+    return DenoiserJob(recipe).denoiser.eval()
+
+
+def weights(folder: Path) -> dict[str, Tensor]:
+    return safetensors.torch.load_file(folder / "model.safetensors")
+
+
+def same_weights(a: Path, b: Path) -> bool:
+    first, second = weights(a), weights(b)
+    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+
+
+def test_a_run_that_breaks_and_resumes_ends_with_the_same_weights_bit_for_bit(tmp_path: Path) -> None:
+    run_denoiser(tmp_path / "whole")
+    for broken_at in (5, 9):
+        with pytest.raises(RuntimeError, match="power cut"):
+            run_denoiser(tmp_path / "broken", stop_after=broken_at)
+    run_denoiser(tmp_path / "broken")
+    assert same_weights(tmp_path / "whole", tmp_path / "broken")
+    steps = [json.loads(line)["step"] for line in (tmp_path / "broken" / "metrics.jsonl").read_text().splitlines()]
+    assert steps == list(range(1, 13))
+
+
+@pytest.mark.parametrize("states", ["uniform", "teacher", "model"])
+def test_an_order_fit_resumes_exactly_with_its_half_decoded_problems(tmp_path: Path, states: str) -> None:
+    denoiser, task, recipe = small_denoiser(), Sudoku(2), order_recipe(states=states)
+    for name in ("whole", "broken"):
+        job = OrderJob(recipe, denoiser, task)
+        if name == "broken":
+            short = job.loss
+
+            def failing(model, step, shard, short=short):  # type: ignore[no-untyped-def]
+                if step == 7:
+                    raise RuntimeError("power cut")
+                return short(model, step, shard)
+
+            job.loss = failing  # type: ignore[method-assign]
+            with pytest.raises(RuntimeError, match="power cut"):
+                train(job, recipe.run, recipe.optimizer, tmp_path / name, seed=0, recipe={})
+            job = OrderJob(recipe, denoiser, task)
+        train(job, recipe.run, recipe.optimizer, tmp_path / name, seed=0, recipe={})
+    assert same_weights(tmp_path / "whole", tmp_path / "broken")
+
+
+def test_kill_minus_nine_loses_nothing_but_the_last_interval(tmp_path: Path) -> None:
+    recipe = tmp_path / "r.toml"
+    recipe.write_text(
+        'kind = "denoiser"\ntask = {name = "sudoku", options = {box = 2}}\ndata = {size = 50, options = {givens = 6}}\n'
+        f"denoiser = {{width = 16, layers = 1, heads = {json.dumps(HEADS)}}}\n"
+        "optimizer = {lr = 0.01}\nrun = {steps = 150, batch_size = 8, checkpoint_steps = 5, log_steps = 1}\n"
+    )
+    command = [sys.executable, "-m", "anyorder.cli", "train", str(recipe), "--out"]
+    subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
+    killed = 0
+    for patience in (0.2, 0.4, 0.3):
+        process = subprocess.Popen([*command, str(tmp_path / "killed")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        seen = len(list_checkpoints(tmp_path / "killed" / "checkpoints"))
+        newest = seen and list_checkpoints(tmp_path / "killed" / "checkpoints")[-1]
+        for _ in range(600):
+            now = list_checkpoints(tmp_path / "killed" / "checkpoints")
+            if process.poll() is not None or (now and now[-1] != newest):
+                break
+            time.sleep(0.05)
+        time.sleep(patience / 4)
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            killed += 1
+        process.wait()
+    subprocess.run([*command, str(tmp_path / "killed")], check=True, capture_output=True)
+    assert killed >= 1
+    assert same_weights(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_ctrl_c_writes_a_checkpoint_and_says_how_to_go_on(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "anyorder.cli", "train", "sudoku4-denoiser", "--out", str(tmp_path / "run"),
+               "--set", "data.size=50", "--set", "run.steps=100000", "--set", "run.log_steps=1"]  # fmt: skip
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "run" / "metrics.jsonl").exists() and process.poll() is None:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "goes on from there" in errors
+    assert "Traceback" not in errors
+    checkpoint, _ = load_latest(tmp_path / "run" / "checkpoints")
+    assert checkpoint is not None
+    assert checkpoint.step > 0
+
+
+def test_a_truncated_checkpoint_falls_back_to_the_one_before(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_denoiser(tmp_path / "whole")
+    with pytest.raises(RuntimeError):
+        run_denoiser(tmp_path / "cut", stop_after=10)
+    newest = list_checkpoints(tmp_path / "cut" / "checkpoints")[-1]
+    newest.write_bytes(newest.read_bytes()[:1000])
+    run_denoiser(tmp_path / "cut")
+    assert "truncated" in capsys.readouterr().out
+    assert same_weights(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_when_no_checkpoint_can_be_read_nothing_is_overwritten(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError):
+        run_denoiser(tmp_path, stop_after=5)
+    (only,) = list_checkpoints(tmp_path / "checkpoints")
+    only.write_bytes(b"short")
+    with pytest.raises(BadCheckpoint, match="delete it to start again"):
+        run_denoiser(tmp_path)
+    assert only.read_bytes() == b"short"
+
+
+def test_a_full_disk_is_one_clear_error_and_keeps_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(RuntimeError):
+        run_denoiser(tmp_path, stop_after=5)
+    before = {path: path.read_bytes() for path in list_checkpoints(tmp_path / "checkpoints")}
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(safetensors.torch, "save_file", full)
+    with pytest.raises(AnyorderError, match=r"cannot write .*No space left on device; nothing was changed"):
+        run_denoiser(tmp_path)
+    assert {path: path.read_bytes() for path in list_checkpoints(tmp_path / "checkpoints")} == before
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir() if p.name.startswith(".")] == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_really_full_device_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    path.write_text("old")
+
+    def write(temporary: Path) -> None:
+        with open("/dev/full", "w") as file:
+            file.write("new" * 10_000)
+
+    with pytest.raises(AnyorderError, match="No space left"):
+        files.write_atomically(path, write)
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["report.json"]
+
+
+def test_old_checkpoints_are_deleted(tmp_path: Path) -> None:
+    run_denoiser(tmp_path, keep=2)
+    assert [p.name for p in list_checkpoints(tmp_path / "checkpoints")] == [
+        "step-00000008.safetensors",
+        "step-00000012.safetensors",
+    ]
+
+
+def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
+    run_denoiser(tmp_path)
+    with pytest.raises(BadInput, match=r"other settings \(run.batch_size\)"):
+        run_denoiser(tmp_path, batch_size=16)
+
+
+def test_a_finished_run_started_again_does_nothing(tmp_path: Path) -> None:
+    run_denoiser(tmp_path)
+    before = weights(tmp_path)
+    run_denoiser(tmp_path)
+    assert all(torch.equal(before[k], v) for k, v in weights(tmp_path).items())
+
+
+def test_two_shards_see_the_two_halves_of_the_batch() -> None:
+    recipe = validate_recipe(denoiser_values())
+    assert isinstance(recipe, DenoiserRecipe)
+    job = DenoiserJob(recipe)
+    job.model.eval()
+    whole, _ = job.loss(job.model, 3, Shard(0, 1))
+    halves = [job.loss(job.model, 3, Shard(i, 2))[0] for i in range(2)]
+    torch.testing.assert_close(sum(halves) / 2, whole)
+
+
+@pytest.mark.parametrize("objective", ["order", "correctness", "loss", "rank"])
+def test_every_objective_trains_the_policy_and_leaves_the_denoiser_alone(tmp_path: Path, objective: str) -> None:
+    denoiser, task, recipe = small_denoiser(), Sudoku(2), order_recipe(objective, "model")
+    before = {k: v.clone() for k, v in denoiser.state_dict().items()}
+    job = OrderJob(recipe, denoiser, task)
+    start = {k: v.clone() for k, v in job.policy.state_dict().items()}
+    train(job, recipe.run, recipe.optimizer, tmp_path, seed=0, recipe={})
+    assert all(torch.equal(before[k], v) for k, v in denoiser.state_dict().items())
+    assert any(not torch.equal(start[k], v) for k, v in job.policy.state_dict().items())
+
+
+def test_the_path_pool_keeps_its_promises() -> None:
+    recipe = order_recipe()
+    job = OrderJob(recipe, small_denoiser(), Sudoku(2))
+    for step in range(30):
+        loss, logged = job.loss(job.policy, step, Shard(0, 1))
+        assert torch.isfinite(loss)
+        assert job.pool is not None
+        given = ~job.pool.generated
+        assert (job.pool.tokens[given] == job.pool.x0[given]).all()
+        assert (job.pool.tokens[given] != 0).all()
+        committed = job.pool.generated & (job.pool.tokens != 0)
+        assert (job.pool.commit_step[committed] >= 0).all()
+        assert (job.pool.commit_step[~committed] == -1).all()
+        assert (job.pool.log_probs[~committed] == 0).all()
+    assert 0 < logged["commitments_right"] <= 1
+
+
+def test_teacher_paths_hold_true_tokens_only() -> None:
+    job = OrderJob(order_recipe(states="teacher"), small_denoiser(), Sudoku(2))
+    for step in range(15):
+        job.loss(job.policy, step, Shard(0, 1))
+        assert job.pool is not None
+        visible = job.pool.tokens != 0
+        assert (job.pool.tokens[visible] == job.pool.x0[visible]).all()
+
+
+def test_path_log_probs_by_hand() -> None:
+    state = observe(small_denoiser(), torch.zeros(1, 16, dtype=torch.int64), torch.ones(1, 16, dtype=torch.bool))
+    steps = torch.full((1, 16), -1)
+    steps[0, :4] = torch.tensor([2, 0, 2, 1])
+    log_probs = torch.zeros(1, 16)
+    log_probs[0, :4] = torch.tensor([-1.0, -2.0, -4.0, -8.0])
+    kept = type(state)(**{**vars(state), "commit_step": steps, "committed_log_probs": log_probs, "memo": {}})
+    assert kept.path_log_probs[0, :5].tolist() == [-15.0, -2.0, -15.0, -10.0, 0.0]
+
+
+def test_fit_order_gives_a_usable_order(tmp_path: Path) -> None:
+    denoiser, task = small_denoiser(), Sudoku(2)
+    order = fit_order(
+        denoiser, task, task.generate(30, 0, givens=5), tmp_path, steps=6, batch_size=8,
+        policy=PolicySettings(width=16, layers=1, heads=HEADS), objective=ObjectiveSettings(rollout_steps=(2, 5)),
+    )  # fmt: skip
+    puzzles = task.generate(4, 1, givens=5)
+    state = observe(denoiser, puzzles.tokens, puzzles.maskable)
+    assert order(state).shape == confidence(state).shape
+    assert torch.isfinite(order(state)).equal(state.masked)
+
+
+def test_a_policy_without_quality_says_it_does_not_judge() -> None:
+    policy = make_policy(small_denoiser(), Sudoku(2), PolicySettings(architecture="mlp"), judges=False)
+    assert not policy.judges
+
+
+def test_learning_rate_by_hand() -> None:
+    settings = OptimizerSettings(lr=1.0, warmup_steps=4, schedule="linear", final_lr=0.0)
+    assert [learning_rate(s, 12, settings) for s in (0, 3, 4, 8)] == [0.25, 1.0, 1.0, 0.5]
+    cosine = OptimizerSettings(lr=1.0, warmup_steps=0, schedule="cosine", final_lr=0.1)
+    assert learning_rate(5, 10, cosine) == pytest.approx(0.55)
+    constant = OptimizerSettings(lr=2.0, warmup_steps=0, schedule="constant")
+    assert learning_rate(9, 10, constant) == 2.0
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_shipped_recipes_are_valid(name: str) -> None:
+    assert load_recipe(name).description
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("run.stepz=3", "unknown key 'run.stepz'"),
+        ("run.steps=many", "'run.steps' is 'many'"),
+        ("run.steps=0", "'run.steps' is 0"),
+        ("optimizer.name=sgd", "'optimizer.name' is 'sgd'"),
+        ("kind=magic", "kind must be 'denoiser' or 'order'"),
+        ("nonsense", "must look like section.key=value"),
+    ],
+)
+def test_bad_recipes_name_the_key(override: str, message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        load_recipe("sudoku4-denoiser", [override])
+
+
+def test_missing_recipes_and_broken_toml_are_named(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"no recipe called 'nope': give a .toml file or one of"):
+        load_recipe("nope")
+    (tmp_path / "bad.toml").write_text("kind = ")
+    with pytest.raises(BadInput, match="is not valid TOML"):
+        load_recipe(tmp_path / "bad.toml")
