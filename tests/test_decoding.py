@@ -53,7 +53,7 @@ decoders = st.builds(
 any_mode = st.builds(
     lambda d, r: Decoder(d.order, d.count, d.token, r or d.remasker, d.steps, d.noise),
     decoders,
-    st.sampled_from([None, RePredict(), QualityUndo(Fickle()), QualityUndo(Fickle(), remembers=False, at_most=0.3)]),
+    st.sampled_from([None, RePredict(), QualityUndo(Fickle()), QualityUndo(Fickle(), remembers=False, doubt=0.0)]),
 )
 
 

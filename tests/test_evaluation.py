@@ -97,8 +97,9 @@ def test_results_do_not_depend_on_the_batch_size() -> None:
 
 
 def test_tables_and_plots_come_out(report: Report, tmp_path: Path) -> None:
-    assert len(rich_tables(report)) == 4
-    assert markdown(report).count("| confidence |") == 4
+    assert len(rich_tables(report)) == 8  # four cells, each also by difficulty
+    assert markdown(report).count("| confidence |") == 8
+    assert "naked single (" in markdown(report)
     for name in ("a.png", "a.svg"):
         assert accuracy_against_steps(report, tmp_path / name).stat().st_size > 5000
     with pytest.raises(BadInput, match=r"\.png or \.svg"):

@@ -111,8 +111,8 @@ def decode(
 
         filled = state.tokens.masked_scatter(predicted, candidates)
         now_masked = (predicted & ~chosen) | undone
-        if decoder.remasker.remembers:
-            rejected[rows] = torch.where(undone, state.tokens, rejected[rows].masked_fill(chosen, -1))
+        ruled_out = decoder.remasker.reject(state, undone)
+        rejected[rows] = torch.where(ruled_out, state.tokens, rejected[rows].masked_fill(chosen, -1))
         tokens[rows] = torch.where(now_masked, denoiser.mask_token_id, torch.where(chosen, filled, state.tokens))
         masked[rows] = now_masked
         out.commit(rows, chosen, step, state.scatter(log_probs, 0.0), _order_log_probs(decoder, state, scores, chosen))

@@ -18,16 +18,11 @@ class Quality(Protocol):
 class Remasker(Protocol):
     """Which positions are open to be scored, and which commitments are taken back.
 
-    `reviews` says whether a completed sequence is looked at again as long as there are steps left; `remembers` whether a token
-    that was undone is ruled out at its position until another one has been committed there. Without that a deterministic
-    denoiser would make the same mistake again.
+    `reviews` says whether a completed sequence is looked at again as long as there are steps left.
     """
 
     @property
     def reviews(self) -> bool: ...
-
-    @property
-    def remembers(self) -> bool: ...
 
     def open(self, masked: Tensor, generated: Tensor) -> Tensor:
         """Positions bool (B, L) that get logits and scores; those not selected by the count rule are masked (again)."""
@@ -35,19 +30,25 @@ class Remasker(Protocol):
     def undo(self, state: State) -> Tensor:
         """Committed positions bool (B, L) to mask again now. They are predicted anew in the next step."""
 
+    def reject(self, state: State, undone: Tensor) -> Tensor:
+        """The undone positions bool (B, L) whose token is ruled out until another one has been committed there. Without that
+        a deterministic denoiser would make the same mistake again."""
+
 
 @dataclass(frozen=True)
 class Absorbing:
     """Nothing is undone: what is committed stays."""
 
     reviews: bool = False
-    remembers: bool = False
 
     def open(self, masked: Tensor, generated: Tensor) -> Tensor:
         return masked
 
     def undo(self, state: State) -> Tensor:
         return torch.zeros_like(state.masked)
+
+    def reject(self, state: State, undone: Tensor) -> Tensor:
+        return undone
 
 
 @dataclass(frozen=True)
@@ -63,17 +64,19 @@ class RePredict(Absorbing):
 
 @dataclass(frozen=True)
 class QualityUndo:
-    """Commitments that a learned quality score thinks wrong are masked again, the worst first.
+    """Commitments that a learned quality score thinks wrong are masked again (PRISM and RemeDi train such heads).
 
     Args:
-        judge: gives the log-odds that a committed token is right (PRISM and RemeDi train such heads; P2 calls it a planner).
-        level: a token is undone when its probability of being right is below this.
-        at_most: no more than this share of the generated positions in one step.
+        judge: gives the log-odds that a committed token is right.
+        level: a token with a smaller probability of being right is undone, and ruled out until another was committed there.
+        doubt: when a complete sequence holds such a token, all tokens with a probability below this are undone with it: what
+            was committed after a mistake rests upon it.
+        remembers: rule out rejected tokens.
     """
 
     judge: Quality
     level: float = 0.5
-    at_most: float = 1.0
+    doubt: float = 0.9
     remembers: bool = True
     reviews: bool = True
 
@@ -86,9 +89,14 @@ class QualityUndo:
         return masked
 
     def undo(self, state: State) -> Tensor:
-        committed = state.generated & ~state.masked
-        doubt = -self.judge.quality(state).masked_fill(~committed, torch.inf)
-        wrong = doubt > torch.logit(torch.tensor(1 - self.level, dtype=torch.float64)).item()
-        rank = doubt.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-        limit = (state.generated.sum(dim=1) * self.at_most).ceil()
-        return wrong & (rank < limit[:, None]) & committed
+        right = self._probability(state)
+        wrong = right < self.level
+        suspicious = wrong.any(dim=1) & ~state.masked.any(dim=1)
+        return wrong | ((right < self.doubt) & suspicious[:, None])
+
+    def reject(self, state: State, undone: Tensor) -> Tensor:
+        return undone & (self._probability(state) < self.level) & self.remembers
+
+    def _probability(self, state: State) -> Tensor:
+        """Probability of being right at committed positions, 1 elsewhere."""
+        return torch.sigmoid(self.judge.quality(state)).masked_fill(~state.generated | state.masked, 1.0)

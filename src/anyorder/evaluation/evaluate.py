@@ -27,7 +27,8 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass
 class Result:
-    """One cell: an order at a number of steps and a scale of noise."""
+    """One cell: an order at a number of steps and a scale of noise. `by_difficulty` gives (instances, instance accuracy) for
+    each difficulty label, where the task has them."""
 
     order: str
     steps: int
@@ -39,6 +40,7 @@ class Result:
     forwards: float
     undone: float
     seconds: float
+    by_difficulty: dict[str, tuple[int, float]]
     correct: np.ndarray = field(repr=False)
 
 
@@ -151,6 +153,7 @@ def evaluate(
 def _judge(task: Task, instances: Instances, decoded: Decoded, order: str, steps: int, noise: float, seconds: float) -> Result:
     verdict = task.check(instances, decoded.tokens)
     correct = verdict.instance_correct.numpy()
+    labels = instances.labels.get("difficulty", np.array([]))
     return Result(
         order=order,
         steps=steps,
@@ -162,6 +165,9 @@ def _judge(task: Task, instances: Instances, decoded: Decoded, order: str, steps
         forwards=float(decoded.forwards.double().mean()),
         undone=float(decoded.undone.double().mean()),
         seconds=seconds,
+        by_difficulty={
+            str(label): (int((labels == label).sum()), float(correct[labels == label].mean())) for label in np.unique(labels)
+        },
         correct=correct,
     )
 

@@ -4,6 +4,7 @@ from rich.table import Table
 
 from anyorder.evaluation.calibration import Calibration
 from anyorder.evaluation.evaluate import Comparison, Report, Result
+from anyorder.tasks.sudoku_rules import TECHNIQUES
 
 _HEADERS = ("order", "instance accuracy", "95 % interval", "cell accuracy", "forwards", "difference", "p", "oracle gap closed")
 
@@ -49,14 +50,34 @@ def title_of(steps: int, noise: float, instances: int) -> str:
     return f"{steps} steps" + (f", order noise {noise:g}" if noise else "") + f", {instances} instances"
 
 
-def rich_tables(report: Report) -> list[Table]:
-    """One table per number of steps and scale of noise."""
-    tables = []
+def difficulty_rows(report: Report, steps: int, noise: float) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of instance accuracy by difficulty; no rows when the instances have no such labels."""
+    cell = [r for r in report.results if (r.steps, r.noise) == (steps, noise)]
+    labels = [name for name in TECHNIQUES if name in cell[0].by_difficulty]
+    header = ["order", *(f"{name} ({cell[0].by_difficulty[name][0]})" for name in labels)]
+    rows = [[r.order, *(f"{100 * r.by_difficulty[name][1]:.1f} %" for name in labels)] for r in cell] if labels else []
+    return header, rows
+
+
+def _grids(report: Report) -> list[tuple[str, list[str], list[list[str]]]]:
+    """Title, header and rows of every table of a report."""
+    instances = report.results[0].instances
+    grids = []
     for steps, noise in cells_of(report):
-        rows = rows_of(report, steps, noise)
-        instances = next(r.instances for r in report.results)
-        table = Table(title=title_of(steps, noise, instances), title_justify="left")
-        for name in _HEADERS:
+        title = title_of(steps, noise, instances)
+        grids.append((title, list(_HEADERS), [list(row) for row in rows_of(report, steps, noise)]))
+        header, rows = difficulty_rows(report, steps, noise)
+        if rows:
+            grids.append((f"{title}: instance accuracy by the hardest technique needed", header, rows))
+    return grids
+
+
+def rich_tables(report: Report) -> list[Table]:
+    """One table per number of steps and scale of noise, and one by difficulty where it is known."""
+    tables = []
+    for title, header, rows in _grids(report):
+        table = Table(title=title, title_justify="left")
+        for name in header:
             table.add_column(name, justify="left" if name == "order" else "right")
         for row in rows:
             table.add_row(*row)
@@ -65,14 +86,11 @@ def rich_tables(report: Report) -> list[Table]:
 
 
 def markdown(report: Report) -> str:
-    """The same as Markdown, one section per table."""
+    """The same as Markdown."""
     parts = []
-    for steps, noise in cells_of(report):
-        instances = next(r.instances for r in report.results)
-        lines = [f"**{title_of(steps, noise, instances)}**", "", "| " + " | ".join(_HEADERS) + " |"]
-        lines.append("|---" * len(_HEADERS) + "|")
-        lines += ["| " + " | ".join(row) + " |" for row in rows_of(report, steps, noise)]
-        parts.append("\n".join(lines))
+    for title, header, rows in _grids(report):
+        lines = [f"**{title}**", "", "| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
+        parts.append("\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows]))
     return "\n\n".join(parts) + "\n"
 
 

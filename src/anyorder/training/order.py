@@ -7,7 +7,8 @@ States on which the policy is trained:
     teacher: on the policy's own path, but with the true tokens;
     model: on the policy's own path with the denoiser's own tokens, wrong ones included.
 The paths cost no extra forwards: a batch of half-decoded problems is kept, every training step looks at it once, learns from
-it, and decodes it one step further. Half of its rows are decoded with undoing when the policy judges commitments.
+it, and decodes it one step further. When the policy judges commitments, half of the rows undo on their way, and every
+completed problem that is wrong is opened again (what the policy doubts, and three tenths at random) for a few rounds.
 """
 
 from dataclasses import dataclass, replace
@@ -106,7 +107,7 @@ class OrderJob:
         size, rows = self.recipe.run.batch_size, shard.slice(self.recipe.run.batch_size)
         rng = step_generator(self.recipe.seed, step)
         x0, tokens, generated = (v[rows].to(self.device) for v in draw_clean(self.task, self.instances, size, rng))
-        numbers = torch.from_numpy(rng.random((size, 1)))[rows].to(self.device)
+        luck = torch.from_numpy(rng.random(size))[rows].to(self.device)
         time_weight = pool = None
         if self.objective.states == "uniform":
             t = self.schedule.sample_times(stratified(torch.from_numpy(rng.random(size))))[rows].to(self.device)
@@ -115,14 +116,15 @@ class OrderJob:
             if self.recipe.masking.time_weight:
                 time_weight = self.schedule.weight(t).float()
         else:
-            pool = self._refill(x0, tokens, generated, numbers[:, 0])
+            pool = self._refill(x0, tokens, generated, luck)
             x0, x_t, generated = pool.x0, pool.tokens, pool.generated
 
         state = observe(self.denoiser, x_t, generated, x0, pool)
         scores = model(state)
         loss, logged = self._objective(scores, state, time_weight)
         if pool is not None:
-            self._advance(pool, state, scores.detach())
+            chance = torch.from_numpy(rng.random((size, x0.shape[1])))[rows].to(self.device)
+            self._advance(pool, state, scores.detach(), chance)
         return loss, logged
 
     def _objective(self, scores: Tensor, state: State, time_weight: Tensor | None) -> tuple[Tensor, dict[str, float]]:
@@ -154,8 +156,8 @@ class OrderJob:
         """The pool, with problems that are done replaced by fresh ones."""
         low, high = self.objective.rollout_steps
         budget = low * (high / low) ** luck  # log-uniform
-        reviews = torch.full_like(budget, self.objective.undo_rounds if self.objective.quality else 0).long()
-        reviews[::2] = 0  # half of the rows are decoded without undoing
+        rounds = max(1, self.objective.undo_rounds) if self.objective.quality else 0
+        reviews = torch.full_like(budget, rounds).long()
         none = torch.full_like(tokens, -1)
         fresh = Pool(
             tokens=tokens,
@@ -179,14 +181,19 @@ class OrderJob:
         return pool
 
     @torch.no_grad()
-    def _advance(self, pool: Pool, state: State, scores: Tensor) -> None:
+    def _advance(self, pool: Pool, state: State, scores: Tensor, luck: Tensor) -> None:
         """Decode the pool one step further with the scores that the policy has just given."""
         assert state.x0 is not None
-        undone = torch.zeros_like(state.masked)
-        if self.objective.quality:
-            undone = QualityUndo(_Given(scores)).undo(state) & (pool.reviews > 0)[:, None]
+        undone = ruled_out = torch.zeros_like(state.masked)
         full = ~state.masked.any(dim=1)
-        pool.reviews = pool.reviews - full.long() * torch.where(undone.any(dim=1), 1, pool.reviews.clamp(min=1))
+        right = (state.tokens == state.x0).all(dim=1)
+        pool.reviews = torch.where(right, 0, pool.reviews - full.long())
+        if self.objective.quality:
+            remasker = QualityUndo(_Given(scores))
+            undone, ruled_out = remasker.undo(state), remasker.undo(state) & (scores < 0)
+            undone &= (full | odd_rows(full))[:, None]  # half of the rows are decoded without undoing on the way
+            undone |= (state.generated & (luck < 0.3)) & full[:, None]  # a wrong grid is opened somewhere in any case
+            undone &= (pool.reviews > 0)[:, None]
         chosen = top(scores.masked_fill(~state.masked, -torch.inf), pool.per_step)
         proposed = state.tokens.masked_scatter(state.masked, state.summary.top_tokens[:, 0])
         source = state.x0 if self.objective.states == "teacher" else proposed
@@ -194,13 +201,18 @@ class OrderJob:
         pool.first_look = torch.where((pool.age == 0)[:, None, None], state.probabilities(), pool.first_look)
         pool.log_probs = torch.where(chosen, sure, pool.log_probs).masked_fill(undone, 0.0)
         pool.commit_step = torch.where(chosen, pool.age[:, None], pool.commit_step).masked_fill(undone, -1)
-        pool.rejected = torch.where(undone, state.tokens, pool.rejected.masked_fill(chosen, -1))
+        pool.rejected = torch.where(undone & ruled_out, state.tokens, pool.rejected.masked_fill(chosen, -1))
         pool.age = pool.age + 1
         pool.tokens = torch.where(undone, self.task.mask_token_id, torch.where(chosen, source, state.tokens))
 
     def save(self, folder: Path) -> None:
         """The policy in the Hugging Face layout."""
         self.policy.save_pretrained(folder)
+
+
+def odd_rows(like: Tensor) -> Tensor:
+    """Every second row, bool (B,)."""
+    return torch.arange(like.shape[0], device=like.device) % 2 == 1
 
 
 @dataclass(frozen=True)
