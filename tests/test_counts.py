@@ -55,11 +55,6 @@ def test_linear_makes_up_for_what_is_undone(make_state: Callable[..., State]) ->
     assert len(select(Linear(), state, undone=1)) == 3
 
 
-def test_linear_with_fill_is_done_early(make_state: Callable[..., State]) -> None:
-    assert len(select(Linear(fill=0.5), binary(make_state, [0.9] * 8))) == 4
-    assert len(select(Linear(fill=0.5), binary(make_state, [0.9] * 8, step=1))) == 8
-
-
 def test_cosine_starts_slowly(make_state: Callable[..., State]) -> None:
     state = binary(make_state, [0.9] * 100)
     left = math.ceil(100 * math.cos(math.pi / 8))
@@ -95,10 +90,19 @@ def test_entropy_bound(make_state: Callable[..., State]) -> None:
 
 
 def test_predicted_error_counts_expected_mistakes(make_state: Callable[..., State]) -> None:
-    state = binary(make_state, [0.5] * 3)
+    state = binary(make_state, [0.5] * 3, steps=9)
     scores = torch.logit(torch.tensor([[0.7, 0.95, 0.9]]))
     chosen = [PredictedError(bound)(scores, state, NONE)[0].tolist() for bound in (0.01, 0.16, 0.46)]
     assert chosen == [[False, True, False], [False, True, True], [True, True, True]]
+
+
+def test_predicted_error_keeps_an_even_pace_and_a_reserve(make_state: Callable[..., State]) -> None:
+    def count(step: int, reserve: float) -> int:
+        state = binary(make_state, [0.5] * 12, step=step, steps=8)
+        return int(PredictedError(0.0, reserve)(confidence(state), state, NONE).sum())
+
+    assert [count(0, 0.0), count(4, 0.0), count(7, 0.0)] == [2, 3, 12]
+    assert [count(0, 0.5), count(2, 0.5), count(3, 0.5), count(4, 0.5), count(6, 0.5)] == [3, 6, 12, 3, 6]
 
 
 @pytest.mark.parametrize("name", COUNT_RULES)

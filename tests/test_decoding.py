@@ -21,14 +21,14 @@ from conftest import HashDenoiser
 
 VOCAB = 5
 COUNTS: list[CountRule] = [
-    Linear(), Linear(fill=0.5), Cosine(), Fixed(1), Fixed(3),
+    Linear(), Cosine(), PredictedError(0.3, reserve=0.5), Fixed(1), Fixed(3),
     Threshold(0.6), Factor(1.0), EntropyBound(0.5), PredictedError(0.3),
 ]  # fmt: skip
 TOKENS: list[TokenRule] = [Argmax(), Sample(), Sample(temperature=0.5, top_p=0.7)]
 
 
 class Fickle:
-    """A judge that doubts tokens by a fixed rule, so that much is undone."""
+    """A judge that doubts tokens by a fixed rule, so that much of a complete sequence is undone."""
 
     def quality(self, state: State) -> Tensor:
         return ((state.tokens * 3 + state.index) % 4 - 1.5).float()
@@ -183,12 +183,25 @@ def test_undo_takes_back_and_does_not_repeat_itself() -> None:
             return out._replace(logits=logits)
 
     tokens = torch.zeros(1, 4, dtype=torch.int64)
-    remembering = Decoder(heuristics.confidence, Linear(fill=0.5), remasker=QualityUndo(DoubtsTwos()), steps=6)
+    remembering = Decoder(heuristics.confidence, Fixed(2), remasker=QualityUndo(DoubtsTwos()), steps=6)
     out = decode(LovesTwos(VOCAB), tokens, remembering)
     assert out.tokens.tolist() == [[3, 3, 3, 3]]
     assert out.undone.item() == 4
-    forgetful = Decoder(heuristics.confidence, Linear(0.5), remasker=QualityUndo(DoubtsTwos(), remembers=False), steps=6)
+    forgetful = Decoder(heuristics.confidence, Fixed(2), remasker=QualityUndo(DoubtsTwos(), remembers=False), steps=6)
     assert decode(LovesTwos(VOCAB), tokens, forgetful).tokens.tolist() == [[2, 2, 2, 2]]
+
+
+def test_a_complete_sequence_without_a_mistake_is_left_alone() -> None:
+    class Content:
+        def quality(self, state: State) -> Tensor:
+            return torch.where(state.index == 0, 1.0, 5.0)  # all above one half, one below the level of doubt
+
+    tokens = torch.zeros(1, 4, dtype=torch.int64)
+    out = decode(
+        HashDenoiser(VOCAB), tokens, Decoder(heuristics.confidence, Fixed(2), remasker=QualityUndo(Content()), steps=9)
+    )
+    assert out.undone.item() == 0
+    assert out.forwards.item() == 3  # two to fill, one to look back
 
 
 def test_order_log_probabilities_of_one_at_a_time_are_softmax_of_score_over_noise(hash_denoiser: HashDenoiser) -> None:

@@ -9,7 +9,7 @@ import torch
 
 from anyorder.errors import BadInput
 from anyorder.evaluation.calibration import calibration, path_calibration
-from anyorder.evaluation.evaluate import Report, evaluate
+from anyorder.evaluation.evaluate import Report, evaluate, order_diversity
 from anyorder.evaluation.headroom import measure, verdict
 from anyorder.evaluation.orders import make_decoder, parse_count_rule
 from anyorder.evaluation.statistics import mcnemar, oracle_gap_closed, paired_interval, wilson
@@ -74,6 +74,8 @@ def test_a_report_has_every_cell_and_the_promised_fields(report: Report, tmp_pat
     for result in values["results"]:
         assert result["ci95"][0] <= result["instance_accuracy"] <= result["ci95"][1]
         assert result["forwards"] <= result["steps"]
+        assert result["noise"] > 0 or result["order_diversity"] == pytest.approx(0.0)
+        assert result["noise"] == 0 or result["order_diversity"] > 0
 
 
 def test_the_reference_is_the_best_heuristic_of_the_same_cell(report: Report) -> None:
@@ -136,6 +138,13 @@ def test_count_rules_by_name() -> None:
         parse_count_rule("all-at-once")
     with pytest.raises(BadInput, match="is not a number"):
         parse_count_rule("threshold:high")
+
+
+def test_order_diversity_by_hand() -> None:
+    reference = torch.tensor([[0, 1, 2, -1], [3, 3, -1, -1]])
+    assert order_diversity(reference, reference) == pytest.approx(0.0)
+    assert order_diversity(torch.tensor([[2, 1, 0, -1], [3, 3, -1, -1]]), reference) == pytest.approx(2.0)
+    assert order_diversity(torch.tensor([[0, 2, 1, -1], [3, 3, -1, -1]]), reference) == pytest.approx(0.5)
 
 
 def test_calibration_by_hand() -> None:

@@ -73,9 +73,12 @@ def order_loss(scores: Tensor, token_losses: Tensor, masked: Tensor, time_weight
     return per_row.mean()
 
 
-def correctness_loss(scores: Tensor, correct: Tensor, where: Tensor) -> Tensor:
-    """Binary cross-entropy of sigmoid(s_i) against "the token at i is right": mean over `where` in a row, then over rows."""
+def correctness_loss(scores: Tensor, correct: Tensor, where: Tensor, row_weight: Tensor | None = None) -> Tensor:
+    """Binary cross-entropy of sigmoid(s_i) against "the token at i is right": mean over `where` in a row, then over rows,
+    each multiplied by its weight (B,) where given."""
     losses = F.binary_cross_entropy_with_logits(scores, correct.to(scores.dtype), reduction="none")
+    if row_weight is not None:
+        losses = losses * row_weight[:, None]
     return _mean_of_rows(losses, where)
 
 

@@ -38,24 +38,18 @@ def _fixed(scores: Tensor, state: State, undone: Tensor, share_left: float) -> T
 
 @dataclass(frozen=True)
 class Linear:
-    """The same number in every step; all are committed after a share `fill` of the steps, the rest is for undoing."""
-
-    fill: float = 1.0
+    """The same number in every step."""
 
     def __call__(self, scores: Tensor, state: State, undone: Tensor) -> Tensor:
-        until = max(1, math.ceil(self.fill * state.steps))
-        return _fixed(scores, state, undone, max(0.0, 1 - (state.step + 1) / until))
+        return _fixed(scores, state, undone, 1 - (state.step + 1) / state.steps)
 
 
 @dataclass(frozen=True)
 class Cosine:
     """Few at first, many at the end: cos(pi/2 * (step + 1) / steps) stay masked (MaskGIT, arXiv 2202.04200)."""
 
-    fill: float = 1.0
-
     def __call__(self, scores: Tensor, state: State, undone: Tensor) -> Tensor:
-        until = max(1, math.ceil(self.fill * state.steps))
-        return _fixed(scores, state, undone, max(0.0, math.cos(math.pi / 2 * min(1.0, (state.step + 1) / until))))
+        return _fixed(scores, state, undone, max(0.0, math.cos(math.pi / 2 * (state.step + 1) / state.steps)))
 
 
 @dataclass(frozen=True)
@@ -117,19 +111,27 @@ class EntropyBound:
 
 @dataclass(frozen=True)
 class PredictedError:
-    """The largest prefix, by score, whose expected number of wrong tokens sum(1 - sigmoid(s_i)) <= bound, at least one.
+    """The largest prefix, by score, whose expected number of wrong tokens sum(1 - sigmoid(s_i)) <= bound, at least one, and at
+    least as many as must be unmasked now to be done in time at an even pace.
 
-    For orders whose score is the log-odds of being right. This is the policy's own bound on its error.
+    For orders whose score is the log-odds of being right: this is the policy's own bound on its error.
+
+    Args:
+        bound: expected number of wrong tokens per step.
+        reserve: share of the steps that the first completion leaves over, for a second look.
     """
 
-    bound: float = 0.1
+    bound: float = 0.3
+    reserve: float = 0.0
 
     def __call__(self, scores: Tensor, state: State, undone: Tensor) -> Tensor:
         ranked, ranking = scores.sort(dim=1, descending=True, stable=True)
         fits = (1 - torch.sigmoid(ranked)).cumsum(dim=1) <= self.bound
-        fits[:, 0] = True
         chosen = torch.zeros_like(state.masked).scatter(1, ranking, fits)
-        return chosen & (scores > -torch.inf)
+        until = math.ceil((1 - self.reserve) * state.steps)
+        left = (until if state.step < until else state.steps) - state.step
+        pace = ((scores > -torch.inf).sum(dim=1) / left).ceil().long()
+        return (chosen & (scores > -torch.inf)) | top(scores, pace)
 
 
 def _probability(scores: Tensor, state: State, by: str) -> Tensor:

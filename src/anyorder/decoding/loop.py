@@ -102,12 +102,12 @@ def decode(
             first_look = torch.zeros((*tokens.shape, logits.shape[-1]), device=device)
             first_look[rows] = state.probabilities()
         candidates, log_probs = decoder.token(state)
-        scores = decoder.order(state)
+        scores = noisy = decoder.order(state)
         if decoder.noise:
             wobble = random_numbers.gumbel(state.seeds[:, None], _ORDER_NOISE, step, state.index)
-            scores = (scores + decoder.noise * wobble).float()
+            noisy = (scores + decoder.noise * wobble).float()
         undone = decoder.remasker.undo(state) & (not last)
-        chosen = predicted if last else decoder.count(scores, state, undone.sum(dim=1)) & predicted
+        chosen = predicted if last else decoder.count(noisy, state, undone.sum(dim=1)) & predicted
 
         filled = state.tokens.masked_scatter(predicted, candidates)
         now_masked = (predicted & ~chosen) | undone
@@ -115,7 +115,8 @@ def decode(
         rejected[rows] = torch.where(ruled_out, state.tokens, rejected[rows].masked_fill(chosen, -1))
         tokens[rows] = torch.where(now_masked, denoiser.mask_token_id, torch.where(chosen, filled, state.tokens))
         masked[rows] = now_masked
-        out.commit(rows, chosen, step, state.scatter(log_probs, 0.0), _order_log_probs(decoder, state, scores, chosen))
+        new = chosen & (filled != state.tokens)
+        out.commit(rows, new, step, state.scatter(log_probs, 0.0), _order_log_probs(scores, noisy, chosen, decoder.noise))
         out.undo(rows, undone)
         if snapshots is not None:
             snapshots.append(tokens.clone())
@@ -134,10 +135,9 @@ def forbid(logits: Tensor, rejected: Tensor) -> Tensor:
     return logits.masked_fill(ban, -torch.inf)
 
 
-def _order_log_probs(decoder: Decoder, state: State, noisy: Tensor, chosen: Tensor) -> Tensor | None:
+def _order_log_probs(scores: Tensor, noisy: Tensor, chosen: Tensor, noise: float) -> Tensor | None:
     """Log-probability of each drawn position, None for a deterministic order. Exact for rules that fix the count."""
-    if not decoder.noise:
+    if not noise:
         return None
-    logits = decoder.order(state) / decoder.noise
     ranking = noisy.argsort(dim=1, descending=True, stable=True)
-    return random_numbers.plackett_luce_log_probs(logits, ranking, chosen)
+    return random_numbers.plackett_luce_log_probs(scores / noise, ranking, chosen)

@@ -64,13 +64,15 @@ class RePredict(Absorbing):
 
 @dataclass(frozen=True)
 class QualityUndo:
-    """Commitments that a learned quality score thinks wrong are masked again (PRISM and RemeDi train such heads).
+    """A complete sequence in which a learned quality score finds a mistake is opened again.
+
+    PRISM and RemeDi train such scores. Here they look back when a sequence is complete: if some token is believed wrong, all
+    that may rest upon the mistake is masked, and the rejected tokens are ruled out until others were committed there.
 
     Args:
         judge: gives the log-odds that a committed token is right.
-        level: a token with a smaller probability of being right is undone, and ruled out until another was committed there.
-        doubt: when a complete sequence holds such a token, all tokens with a probability below this are undone with it: what
-            was committed after a mistake rests upon it.
+        level: a token is believed wrong when its probability of being right is below this.
+        doubt: tokens below this are masked together with the wrong ones.
         remembers: rule out rejected tokens.
     """
 
@@ -90,9 +92,8 @@ class QualityUndo:
 
     def undo(self, state: State) -> Tensor:
         right = self._probability(state)
-        wrong = right < self.level
-        suspicious = wrong.any(dim=1) & ~state.masked.any(dim=1)
-        return wrong | ((right < self.doubt) & suspicious[:, None])
+        mistaken = (right < self.level).any(dim=1) & ~state.masked.any(dim=1)
+        return (right < self.doubt) & mistaken[:, None]
 
     def reject(self, state: State, undone: Tensor) -> Tensor:
         return undone & (self._probability(state) < self.level) & self.remembers

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from anyorder.decoding.counts import CountRule
 from anyorder.decoding.loop import decode
@@ -27,8 +28,12 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass
 class Result:
-    """One cell: an order at a number of steps and a scale of noise. `by_difficulty` gives (instances, instance accuracy) for
-    each difficulty label, where the task has them."""
+    """One cell: an order at a number of steps and a scale of noise.
+
+    order_diversity: 1 minus the mean correlation of the commit steps with those of the same order without noise (None unless
+        that cell is in the evaluation too): noise of the same scale moves one order more than another.
+    by_difficulty: (instances, instance accuracy) for each difficulty label, where the task has them.
+    """
 
     order: str
     steps: int
@@ -40,6 +45,7 @@ class Result:
     forwards: float
     undone: float
     seconds: float
+    order_diversity: float | None
     by_difficulty: dict[str, tuple[int, float]]
     correct: np.ndarray = field(repr=False)
 
@@ -136,6 +142,7 @@ def evaluate(
     if against != "best" and against not in orders:
         raise BadInput(f"cannot compare with {against!r}: it is not among the orders {', '.join(orders)}")
     results = []
+    quiet: dict[tuple[str, int], Tensor] = {}  # commit steps without noise
     for scale in noise or [0.0]:
         for budget in steps:
             for order in orders:
@@ -145,12 +152,25 @@ def evaluate(
                 decoded = decode_in_batches(
                     denoiser, instances, decoder, seed=seed, batch_size=batch_size, progress=progress, name=name
                 )
-                results.append(_judge(task, instances, decoded, order, budget, scale, time.perf_counter() - began))
+                seconds = time.perf_counter() - began
+                if not scale:
+                    quiet[order, budget] = decoded.commit_step
+                diversity = order_diversity(decoded.commit_step, quiet[order, budget]) if (order, budget) in quiet else None
+                results.append(_judge(task, instances, decoded, order, budget, scale, seconds, diversity))
     comparisons = [c for result in results if (c := _compare(result, results, against)) is not None]
     return Report(results, comparisons, {**environment(), **(meta or {}), "seed": seed, "against": against})
 
 
-def _judge(task: Task, instances: Instances, decoded: Decoded, order: str, steps: int, noise: float, seconds: float) -> Result:
+def _judge(
+    task: Task,
+    instances: Instances,
+    decoded: Decoded,
+    order: str,
+    steps: int,
+    noise: float,
+    seconds: float,
+    diversity: float | None,
+) -> Result:
     verdict = task.check(instances, decoded.tokens)
     correct = verdict.instance_correct.numpy()
     labels = instances.labels.get("difficulty", np.array([]))
@@ -165,11 +185,25 @@ def _judge(task: Task, instances: Instances, decoded: Decoded, order: str, steps
         forwards=float(decoded.forwards.double().mean()),
         undone=float(decoded.undone.double().mean()),
         seconds=seconds,
+        order_diversity=diversity,
         by_difficulty={
             str(label): (int((labels == label).sum()), float(correct[labels == label].mean())) for label in np.unique(labels)
         },
         correct=correct,
     )
+
+
+def order_diversity(commit_step: Tensor, reference: Tensor) -> float:
+    """1 minus the mean, over sequences, of the correlation between two orders' commit steps (N, L); -1 marks given positions.
+
+    Sequences in which all positions are committed in one step have no order and are left out.
+    """
+    generated = (reference >= 0).double()
+    count = generated.sum(dim=1, keepdim=True).clamp(min=1)
+    a, b = (((v.double() - (v * generated).sum(dim=1, keepdim=True) / count) * generated) for v in (commit_step, reference))
+    norm = (a.square().sum(dim=1) * b.square().sum(dim=1)).sqrt()
+    varied = norm > 0
+    return float(1 - ((a * b).sum(dim=1)[varied] / norm[varied]).mean()) if varied.any() else 0.0
 
 
 def _compare(result: Result, results: list[Result], against: str) -> Comparison | None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from anyorder.decoding.counts import COUNT_RULES, CountRule, Linear
+from anyorder.decoding.counts import COUNT_RULES, CountRule, Linear, PredictedError
 from anyorder.decoding.loop import Decoder
 from anyorder.decoding.remaskers import Absorbing, QualityUndo, Remasker, RePredict
 from anyorder.errors import BadInput
@@ -11,8 +11,8 @@ from anyorder.orders.base import Order
 from anyorder.orders.heuristics import HEURISTICS, ORACLES
 from anyorder.orders.policies import LearnedOrder
 
-UNDO_FILL = 0.6
-"""With undo, all positions are committed after this share of the steps; the rest is for taking back."""
+UNDO_COUNT = PredictedError(bound=0.3, reserve=0.3)
+"""With undo, the policy's own predicted error sets the pace, and three tenths of the steps are left for a second look."""
 
 PolicyLoader = Callable[[str], LearnedOrder]
 
@@ -48,7 +48,7 @@ def make_decoder(spec: str, steps: int, noise: float, load_policy: PolicyLoader,
         if not judge.policy.judges:
             raise BadInput(f"order {spec!r}: this policy was fitted without a quality score, so it cannot undo")
         remasker = QualityUndo(judge)
-        rule = count or Linear(fill=UNDO_FILL)
+        rule = count or UNDO_COUNT
     return Decoder(order, rule, remasker=remasker, steps=steps, noise=noise)
 
 

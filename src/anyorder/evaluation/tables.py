@@ -7,6 +7,7 @@ from anyorder.evaluation.evaluate import Comparison, Report, Result
 from anyorder.tasks.sudoku_rules import TECHNIQUES
 
 _HEADERS = ("order", "instance accuracy", "95 % interval", "cell accuracy", "forwards", "difference", "p", "oracle gap closed")
+_DIVERSITY = "order diversity"
 
 
 def rows_of(report: Report, steps: int, noise: float) -> list[tuple[str, ...]]:
@@ -65,7 +66,12 @@ def _grids(report: Report) -> list[tuple[str, list[str], list[list[str]]]]:
     grids = []
     for steps, noise in cells_of(report):
         title = title_of(steps, noise, instances)
-        grids.append((title, list(_HEADERS), [list(row) for row in rows_of(report, steps, noise)]))
+        table = [list(row) for row in rows_of(report, steps, noise)]
+        diversity = [r.order_diversity for r in report.results if (r.steps, r.noise) == (steps, noise)]
+        extra = [_DIVERSITY] if noise and None not in diversity else []
+        for row, value in zip(table, diversity, strict=True):
+            row += [f"{value:.3f}"] if extra else []
+        grids.append((title, [*_HEADERS, *extra], table))
         header, rows = difficulty_rows(report, steps, noise)
         if rows:
             grids.append((f"{title}: instance accuracy by the hardest technique needed", header, rows))

@@ -7,8 +7,8 @@ States on which the policy is trained:
     teacher: on the policy's own path, but with the true tokens;
     model: on the policy's own path with the denoiser's own tokens, wrong ones included.
 The paths cost no extra forwards: a batch of half-decoded problems is kept, every training step looks at it once, learns from
-it, and decodes it one step further. When the policy judges commitments, half of the rows undo on their way, and every
-completed problem that is wrong is opened again (what the policy doubts, and three tenths at random) for a few rounds.
+it, and decodes it one step further. When the policy judges commitments, it sees completed problems as well, as often right
+and wrong as they come out, and those it finds a mistake in are opened again as in decoding.
 """
 
 from dataclasses import dataclass, replace
@@ -123,8 +123,7 @@ class OrderJob:
         scores = model(state)
         loss, logged = self._objective(scores, state, time_weight)
         if pool is not None:
-            chance = torch.from_numpy(rng.random((size, x0.shape[1])))[rows].to(self.device)
-            self._advance(pool, state, scores.detach(), chance)
+            self._advance(pool, state, scores.detach())
         return loss, logged
 
     def _objective(self, scores: Tensor, state: State, time_weight: Tensor | None) -> tuple[Tensor, dict[str, float]]:
@@ -135,7 +134,8 @@ class OrderJob:
         if name == "order":
             loss = order_loss(scores, token_losses, masked, time_weight)
         elif name == "correctness":
-            loss = correctness_loss(scores, right, masked)
+            lost = (~right & state.generated & ~masked).any(dim=1)
+            loss = correctness_loss(scores, right, masked, torch.where(lost, self.objective.lost_weight, 1.0))
         elif name == "loss":
             loss = loss_regression(scores, token_losses, masked)
         else:
@@ -148,16 +148,17 @@ class OrderJob:
             "bce_policy": float(correctness_loss(scores.detach(), right, masked)),
             "bce_quality": float(correctness_loss(scores.detach(), right, committed)),
         }
-        if self.objective.quality:
-            loss = loss + correctness_loss(scores, right, committed)
+        if self.objective.quality:  # complete problems are what the judge is for, and rare on the path
+            complete = torch.where(masked.any(dim=1), 1.0, self.objective.complete_weight)
+            loss = loss + correctness_loss(scores, right, committed, complete)
         return loss, logged
 
     def _refill(self, x0: Tensor, tokens: Tensor, generated: Tensor, luck: Tensor) -> Pool:
         """The pool, with problems that are done replaced by fresh ones."""
         low, high = self.objective.rollout_steps
         budget = low * (high / low) ** luck  # log-uniform
-        rounds = max(1, self.objective.undo_rounds) if self.objective.quality else 0
-        reviews = torch.full_like(budget, rounds).long()
+        looks = 1 + self.objective.undo_rounds if self.objective.quality else 0
+        reviews = torch.full_like(budget, looks).long()
         none = torch.full_like(tokens, -1)
         fresh = Pool(
             tokens=tokens,
@@ -181,19 +182,17 @@ class OrderJob:
         return pool
 
     @torch.no_grad()
-    def _advance(self, pool: Pool, state: State, scores: Tensor, luck: Tensor) -> None:
+    def _advance(self, pool: Pool, state: State, scores: Tensor) -> None:
         """Decode the pool one step further with the scores that the policy has just given."""
         assert state.x0 is not None
         undone = ruled_out = torch.zeros_like(state.masked)
-        full = ~state.masked.any(dim=1)
-        right = (state.tokens == state.x0).all(dim=1)
-        pool.reviews = torch.where(right, 0, pool.reviews - full.long())
+        complete = ~state.masked.any(dim=1)
+        pool.reviews = pool.reviews - complete.long()
         if self.objective.quality:
             remasker = QualityUndo(_Given(scores))
-            undone, ruled_out = remasker.undo(state), remasker.undo(state) & (scores < 0)
-            undone &= (full | odd_rows(full))[:, None]  # half of the rows are decoded without undoing on the way
-            undone |= (state.generated & (luck < 0.3)) & full[:, None]  # a wrong grid is opened somewhere in any case
-            undone &= (pool.reviews > 0)[:, None]
+            undone = remasker.undo(state) & (pool.reviews > 0)[:, None]
+            ruled_out = remasker.reject(state, undone)
+        pool.reviews = pool.reviews.masked_fill(complete & ~undone.any(dim=1), 0)  # looked at, and left as it is
         chosen = top(scores.masked_fill(~state.masked, -torch.inf), pool.per_step)
         proposed = state.tokens.masked_scatter(state.masked, state.summary.top_tokens[:, 0])
         source = state.x0 if self.objective.states == "teacher" else proposed
@@ -201,18 +200,13 @@ class OrderJob:
         pool.first_look = torch.where((pool.age == 0)[:, None, None], state.probabilities(), pool.first_look)
         pool.log_probs = torch.where(chosen, sure, pool.log_probs).masked_fill(undone, 0.0)
         pool.commit_step = torch.where(chosen, pool.age[:, None], pool.commit_step).masked_fill(undone, -1)
-        pool.rejected = torch.where(undone & ruled_out, state.tokens, pool.rejected.masked_fill(chosen, -1))
+        pool.rejected = torch.where(ruled_out, state.tokens, pool.rejected.masked_fill(chosen, -1))
         pool.age = pool.age + 1
         pool.tokens = torch.where(undone, self.task.mask_token_id, torch.where(chosen, source, state.tokens))
 
     def save(self, folder: Path) -> None:
         """The policy in the Hugging Face layout."""
         self.policy.save_pretrained(folder)
-
-
-def odd_rows(like: Tensor) -> Tensor:
-    """Every second row, bool (B,)."""
-    return torch.arange(like.shape[0], device=like.device) % 2 == 1
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,9 @@ class ObjectiveSettings(_Section):
     quality: bool = True
     rank_temperature: float = Field(1.0, gt=0)
     rollout_steps: tuple[int, int] = (5, 40)
-    undo_rounds: int = Field(4, ge=0)
+    lost_weight: float = Field(0.3, ge=0, description="weight of states that already hold a wrong token, for correctness")
+    complete_weight: float = Field(5.0, ge=0, description="weight of complete states, for quality")
+    undo_rounds: int = Field(1, ge=0, description="how often a problem may be opened again")
 
 
 class OptimizerSettings(_Section):

@@ -8,9 +8,10 @@ import json
 import warnings
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import safetensors
+import safetensors.torch
 from torch import nn
 
 from anyorder.denoisers.base import fingerprint
@@ -19,6 +20,8 @@ from anyorder.errors import BadCheckpoint, BadInput, WrongDenoiser
 from anyorder.orders.policies import LearnedOrder, Policy
 from anyorder.tasks import make_task
 from anyorder.tasks.base import Task
+
+M = TypeVar("M", bound=nn.Module)
 
 
 def zoo_names() -> list[str]:
@@ -63,11 +66,18 @@ def task_of(folder: Path) -> Task:
 
 def load_denoiser(name: str | Path) -> Transformer:
     """A denoiser in eval mode, by shipped name or folder."""
-    folder = folder_of(name)
+    return _load(Transformer, folder_of(name), "denoiser")
+
+
+def _load(cls: type[M], folder: Path, what: str) -> M:
+    """A module from `config.json` and `model.safetensors`, in eval mode (and without the hub's remarks on stdout)."""
     try:
-        return Transformer.from_pretrained(folder).eval()
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        module = cls(**config)
+        module.load_state_dict(safetensors.torch.load_file(folder / "model.safetensors"))
     except (safetensors.SafetensorError, RuntimeError, TypeError, ValueError, OSError) as error:
-        raise BadCheckpoint(f"{folder} holds no readable denoiser: {error}") from error
+        raise BadCheckpoint(f"{folder} holds no readable {what}: {error}") from error
+    return module.eval()
 
 
 def load_order(folder: str | Path, denoiser: nn.Module | None = None, *, strict: bool = True) -> LearnedOrder:
@@ -86,10 +96,7 @@ def load_order(folder: str | Path, denoiser: nn.Module | None = None, *, strict:
         path = folder_of(folder) / "order"
     if not (path / "config.json").is_file():
         raise BadInput(f"{path} holds no order policy (no config.json): fit one with `anyorder train`")
-    try:
-        policy = Policy.from_pretrained(path).eval()
-    except (safetensors.SafetensorError, RuntimeError, TypeError, ValueError, OSError) as error:
-        raise BadCheckpoint(f"{path} holds no readable policy: {error}") from error
+    policy = _load(Policy, path, "policy")
     if denoiser is not None and fingerprint(denoiser) != policy.denoiser_fingerprint:
         message = (
             f"the policy in {path} was fitted to the denoiser {policy.denoiser_fingerprint}, and this one is "
