@@ -15,6 +15,7 @@ from anyorder.decoding.counts import (
     Fixed,
     Linear,
     PredictedError,
+    SecondLook,
     Threshold,
     top,
 )
@@ -103,6 +104,13 @@ def test_predicted_error_keeps_an_even_pace_and_a_reserve(make_state: Callable[.
 
     assert [count(0, 0.0), count(4, 0.0), count(7, 0.0)] == [2, 3, 12]
     assert [count(0, 0.5), count(2, 0.5), count(3, 0.5), count(4, 0.5), count(6, 0.5)] == [3, 6, 12, 3, 6]
+
+
+def test_second_look_changes_its_rule_once_something_was_undone(make_state: Callable[..., State]) -> None:
+    rule = SecondLook(first=Fixed(1), again=Fixed(2))
+    assert select(rule, binary(make_state, [0.6, 0.9, 0.8])) == [1]
+    assert select(rule, binary(make_state, [0.6, 0.9, 0.8], undone=torch.tensor([0]))) == [1]
+    assert select(rule, binary(make_state, [0.6, 0.9, 0.8], undone=torch.tensor([4]))) == [1, 2]
 
 
 @pytest.mark.parametrize("name", COUNT_RULES)

@@ -75,7 +75,7 @@ def test_a_report_has_every_cell_and_the_promised_fields(report: Report, tmp_pat
         assert result["ci95"][0] <= result["instance_accuracy"] <= result["ci95"][1]
         assert result["forwards"] <= result["steps"]
         assert result["noise"] > 0 or result["order_diversity"] == pytest.approx(0.0)
-        assert result["noise"] == 0 or result["order_diversity"] > 0
+        assert result["noise"] == 0 or result["order_diversity"] > 0 or result["order"] not in ("random", "confidence")
 
 
 def test_the_reference_is_the_best_heuristic_of_the_same_cell(report: Report) -> None:
@@ -130,6 +130,13 @@ def test_an_oracle_without_solutions_is_refused() -> None:
 def test_unknown_orders_list_the_known_ones(spec: str, message: str) -> None:
     with pytest.raises(BadInput, match=message):
         make_decoder(spec, 3, 0.0, no_policy)
+
+
+def test_an_order_can_have_a_count_rule_of_its_own() -> None:
+    decoder = make_decoder("confidence@threshold:0.8", 3, 0.0, no_policy)
+    assert decoder.count == parse_count_rule("threshold:0.8")
+    assert make_decoder("confidence", 3, 0.0, no_policy).count == parse_count_rule("linear")
+    assert make_decoder("policy+undo", 3, 0.0, toy_policy).count == parse_count_rule("second_look")
 
 
 def test_count_rules_by_name() -> None:

@@ -101,7 +101,7 @@ def evaluate(
     task: TaskOption = "sudoku",
     data: DataOption = None,
     denoiser: DenoiserOption = None,
-    orders: Annotated[str, typer.Option(help="comma-separated; add +undo or +repredict for another mode")] = (
+    orders: Annotated[str, typer.Option(help="comma-separated; +undo or +repredict for another mode, @COUNT for its own count rule")] = (
         "random,confidence,margin,log_margin,entropy,policy,policy+undo,oracle"
     ),
     steps: Annotated[str, typer.Option(help="comma-separated budgets of forwards; 'all': one position per step")] = "5,10,20",
@@ -151,7 +151,7 @@ def evaluate(
             meta={**session.meta, "count": count or "linear"},
         )
     for table in rich_tables(report):
-        Console().print(table)
+        wide_console().print(table)
     if json_out:
         report.save(json_out)
     if markdown_out:
@@ -181,7 +181,7 @@ def headroom(
     from anyorder.session import open_session
 
     session = open_session(task, data, denoiser, limit, seed, generate, task_options, None)
-    console = Console()
+    console = wide_console()
     with ProgressBar(Console(stderr=True)) as progress:
         found = measure(session.denoiser, session.task, session.instances, steps, seed=seed, progress=progress)
     for table in rich_tables(found.report):
@@ -233,7 +233,6 @@ def sample(
 @app.command("list")
 def list_all() -> None:
     """Denoisers, orders, tasks, recipes, count rules."""
-    from rich.console import Console
     from rich.table import Table
 
     from anyorder.decoding.counts import COUNT_RULES
@@ -256,7 +255,7 @@ def list_all() -> None:
         table.add_row("recipe", name, load_recipe(name).description)
     for name, rule in COUNT_RULES.items():
         table.add_row("count rule", name, (rule.__doc__ or "").splitlines()[0])
-    Console().print(table)
+    wide_console().print(table)
 
 
 @app.command()
@@ -290,6 +289,14 @@ def _steps(text: str, longest: int) -> list[int]:
     if min(budgets) < 1:
         raise BadInput(f"--steps {text!r}: at least one forward is needed")
     return budgets
+
+
+def wide_console() -> Any:
+    """A console for tables: as wide as the terminal, or as they need where there is none."""
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=160)
 
 
 class ProgressBar:

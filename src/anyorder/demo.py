@@ -7,7 +7,7 @@ from rich.columns import Columns
 from rich.console import Console
 from rich.panel import Panel
 
-from anyorder.cli import ProgressBar
+from anyorder.cli import ProgressBar, wide_console
 from anyorder.decoding.loop import decode
 from anyorder.denoisers.base import Denoiser
 from anyorder.evaluation.evaluate import Report, evaluate
@@ -23,19 +23,20 @@ from anyorder.zoo import load_denoiser, load_order
 
 _ORDERS = ["random", "confidence", "margin", "log_margin", "entropy", "policy", "policy+undo", "oracle"]
 _STEPS = [5, 10, 20]
+_FIT_STEPS = 350
 
 
 def run_demo(folder: Path, instances: int, seed: int) -> None:
     """Show one puzzle being solved, fit a policy, compare all orders on the same puzzles, draw the picture."""
-    console = Console()
+    console = wide_console()
     began = time.monotonic()
     task = Sudoku(box=3)
     denoiser = load_denoiser("sudoku9")
     console.print("Making puzzles: minimal ones, no clue can go ...")
     puzzles = task.generate(instances, 2_000_000 + seed, givens=0)
 
-    console.print("\n[bold]1. Fit an order policy[/bold] to the frozen denoiser (the shipped recipe, sudoku9-order)")
-    recipe = load_recipe("sudoku9-order")
+    console.print("\n[bold]1. Fit an order policy[/bold] to the frozen denoiser (the shipped recipe, sudoku9-order, cut short)")
+    recipe = load_recipe("sudoku9-order", [f"run.steps={_FIT_STEPS}"])
     assert isinstance(recipe, OrderRecipe)
     run_recipe(recipe, folder / "order", Console(stderr=True))
     order = load_order(folder / "order", denoiser)

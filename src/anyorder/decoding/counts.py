@@ -134,6 +134,20 @@ class PredictedError:
         return (chosen & (scores > -torch.inf)) | top(scores, pace)
 
 
+@dataclass(frozen=True)
+class SecondLook:
+    """One rule until a sequence is complete, another once it has been opened again: be quick, and careful where it failed."""
+
+    first: CountRule = EntropyBound(0.1)
+    again: CountRule = Threshold(0.99)
+
+    def __call__(self, scores: Tensor, state: State, undone: Tensor) -> Tensor:
+        chosen = self.first(scores, state, undone)
+        if state.undone is None or not (state.undone > 0).any():
+            return chosen
+        return torch.where((state.undone > 0)[:, None], self.again(scores, state, undone), chosen)
+
+
 def _probability(scores: Tensor, state: State, by: str) -> Tensor:
     """Probability of being right (B, L), -inf where nothing can be unmasked."""
     value = torch.sigmoid(scores) if by == "score" else state.scatter(state.summary.top_log_probs[:, 0].exp())
@@ -148,4 +162,5 @@ COUNT_RULES: dict[str, Callable[..., CountRule]] = {
     "factor": Factor,
     "entropy_bound": EntropyBound,
     "predicted_error": PredictedError,
+    "second_look": SecondLook,
 }

@@ -96,7 +96,8 @@ def decode(
         state = State(
             tokens[rows], masked[rows], generated[rows], predicted, logits, hidden, step, steps, seeds[rows],
             mask_of_rows, None if x0 is None else x0[rows],
-            None if first_look is None else first_look[rows], out.commit_step[rows], out.token_log_probs[rows],
+            None if first_look is None else first_look[rows], out.commit_step[rows],
+            out.token_log_probs[rows], out.undone[rows],
         )  # fmt: skip
         if step == 0 and keep_first_look:
             first_look = torch.zeros((*tokens.shape, logits.shape[-1]), device=device)

@@ -77,7 +77,7 @@ class QualityUndo:
     """
 
     judge: Quality
-    level: float = 0.5
+    level: float = 0.3
     doubt: float = 0.9
     remembers: bool = True
     reviews: bool = True

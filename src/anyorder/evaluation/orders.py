@@ -1,9 +1,9 @@
-"""From names to decoders: `confidence`, `policy`, `policy+undo`, `confidence+repredict`."""
+"""From names to decoders: `confidence`, `policy+undo`, `confidence+repredict`, `confidence@threshold:0.99`."""
 
 from collections.abc import Callable
 from pathlib import Path
 
-from anyorder.decoding.counts import COUNT_RULES, CountRule, Linear, PredictedError
+from anyorder.decoding.counts import COUNT_RULES, CountRule, Linear, SecondLook
 from anyorder.decoding.loop import Decoder
 from anyorder.decoding.remaskers import Absorbing, QualityUndo, Remasker, RePredict
 from anyorder.errors import BadInput
@@ -11,14 +11,14 @@ from anyorder.orders.base import Order
 from anyorder.orders.heuristics import HEURISTICS, ORACLES
 from anyorder.orders.policies import LearnedOrder
 
-UNDO_COUNT = PredictedError(bound=0.3, reserve=0.3)
-"""With undo, the policy's own predicted error sets the pace, and three tenths of the steps are left for a second look."""
+UNDO_COUNT = SecondLook()
+"""With undo, the first completion is quick, which leaves forwards for a second look."""
 
 PolicyLoader = Callable[[str], LearnedOrder]
 
 
 def make_decoder(spec: str, steps: int, noise: float, load_policy: PolicyLoader, count: CountRule | None = None) -> Decoder:
-    """A decoder from `ORDER[+repredict|+undo]`.
+    """A decoder from `ORDER[+repredict|+undo][@COUNT]`.
 
     Args:
         spec: ORDER is a heuristic, an oracle, `policy` (the denoiser's own), or the folder of a policy. `X+undo` orders by X
@@ -26,9 +26,12 @@ def make_decoder(spec: str, steps: int, noise: float, load_policy: PolicyLoader,
         steps: budget of forwards.
         noise: scale of Gumbel noise on the scores.
         load_policy: gives the policy of a name or folder.
-        count: the count rule; linear when not given.
+        count: the count rule where the spec names none; when not given, linear, or `UNDO_COUNT` with undo.
     """
-    name, *modes = spec.split("+")
+    where, at, how_many = spec.partition("@")
+    if at:
+        count = parse_count_rule(how_many)
+    name, *modes = where.split("+")
     if len(modes) > 1 or (modes and modes[0] not in ("repredict", "undo")):
         raise BadInput(f"order {spec!r}: after the order's name comes nothing, '+repredict' or '+undo'")
     order: Order
@@ -67,9 +70,9 @@ def parse_count_rule(text: str) -> CountRule:
 
 def is_oracle(spec: str) -> bool:
     """Does this order look at the truth?"""
-    return spec.split("+")[0] in ORACLES
+    return spec.partition("@")[0].split("+")[0] in ORACLES
 
 
 def is_heuristic(spec: str) -> bool:
-    """Is this an absorbing order that needs no training?"""
-    return spec in HEURISTICS
+    """Is this an absorbing order that needs no training, under whatever count rule?"""
+    return spec.partition("@")[0] in HEURISTICS

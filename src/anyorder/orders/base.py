@@ -42,6 +42,7 @@ class State:
         x0: int64 (B, L), the truth: for oracles and training only.
         first_look: float (B, L, V), the probabilities that the first forward gave to the generated positions, before anything
             was committed; 0 elsewhere. None at the first forward itself, and where nobody kept it.
+        undone: int64 (B,), commitments taken back so far; None where nobody counted.
         commit_step: int64 (B, L), the step in which each committed position was committed, -1 elsewhere; None where nobody
             kept it.
         committed_log_probs: float (B, L), log-probability that each committed token had then, 0 elsewhere; None likewise.
@@ -61,6 +62,7 @@ class State:
     first_look: Tensor | None = None
     commit_step: Tensor | None = None
     committed_log_probs: Tensor | None = None
+    undone: Tensor | None = None
     memo: dict[object, Tensor] = field(default_factory=dict)
 
     @cached_property
