@@ -101,7 +101,7 @@ def evaluate(
     task: TaskOption = "sudoku",
     data: DataOption = None,
     denoiser: DenoiserOption = None,
-    orders: Annotated[str, typer.Option(help="comma-separated; +undo or +repredict for another mode, @COUNT for its own count rule")] = (
+    orders: Annotated[str, typer.Option(help="comma-separated; X+undo, X+repredict: other modes, X@COUNT: its count rule")] = (
         "random,confidence,margin,log_margin,entropy,policy,policy+undo,oracle"
     ),
     steps: Annotated[str, typer.Option(help="comma-separated budgets of forwards; 'all': one position per step")] = "5,10,20",
@@ -177,7 +177,7 @@ def headroom(
     from rich.console import Console
 
     from anyorder.evaluation.headroom import measure, verdict
-    from anyorder.evaluation.tables import calibration_table, rich_tables
+    from anyorder.evaluation.tables import calibration_summary, calibration_table, rich_tables
     from anyorder.session import open_session
 
     session = open_session(task, data, denoiser, limit, seed, generate, task_options, None)
@@ -186,8 +186,12 @@ def headroom(
         found = measure(session.denoiser, session.task, session.instances, steps, seed=seed, progress=progress)
     for table in rich_tables(found.report):
         console.print(table)
-    console.print(calibration_table("All predictions on the confidence path", found.every_prediction))
-    console.print(calibration_table("The most confident prediction of each state", found.most_confident))
+    for title, part in (
+        ("All predictions on the confidence path", found.every_prediction),
+        ("The most confident prediction of each state", found.most_confident),
+    ):
+        console.print(calibration_summary(title, part))
+        console.print(calibration_table(part))
     console.print(verdict(found), style="bold")
 
 

@@ -100,12 +100,17 @@ def markdown(report: Report) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def calibration_table(title: str, calibration: Calibration) -> Table:
-    """A reliability table."""
-    table = Table(
-        title=f"{title}: expected calibration error {calibration.error:.3f}, overconfidence {calibration.overconfidence:+.3f}",
-        title_justify="left",
+def calibration_summary(title: str, calibration: Calibration) -> str:
+    """Expected calibration error and overconfidence in one line."""
+    return (
+        f"{title}: expected calibration error {calibration.error:.3f}, overconfidence {calibration.overconfidence:+.3f} "
+        f"({calibration.count} predictions)"
     )
+
+
+def calibration_table(calibration: Calibration) -> Table:
+    """A reliability table."""
+    table = Table()
     for name in ("confidence", "predictions", "mean confidence", "share right"):
         table.add_column(name, justify="right")
     for b in calibration.bins:
