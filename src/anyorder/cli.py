@@ -265,7 +265,7 @@ def list_all() -> None:
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option("--out", help="folder of the picture, the report and the fitted policy")] = Path("demo"),
-    instances: Annotated[int, typer.Option(min=10, help="puzzles to solve under every order")] = 300,
+    instances: Annotated[int, typer.Option(min=10, help="puzzles to solve under every order")] = 200,
     seed: SeedOption = 0,
 ) -> None:
     """Solve real Sudokus under every order, fit a policy, and see what the learned order gains."""
