@@ -105,6 +105,8 @@ def test_headroom_says_which_case_this_is() -> None:
         (["evaluate", "--data", "missing.csv"], "no such file"),
         (["evaluate", "--set", "givens=99", "--limit", "2"], "givens 99 must lie between"),
         (["evaluate", "--set", "colour=red", "--limit", "2"], "does not take colour"),
+        (["evaluate", "--noise=-1", "--limit", "2"], "a scale cannot be negative"),
+        (["evaluate", "--set", "givens=abc", "--limit", "2"], "must be a number, or a range"),
         (["evaluate", "--orders", ",", "--limit", "2"], "name at least one order"),
         (["evaluate", "--count", "some", "--limit", "2"], "count rule 'some' is unknown"),
         (["evaluate", "--against", "margin", "--orders", "confidence", "--limit", "2"], "not among the orders"),

@@ -143,6 +143,9 @@ def test_count_rules_by_name() -> None:
     assert parse_count_rule("threshold:0.8") == type(parse_count_rule("threshold"))(0.8)
     with pytest.raises(BadInput, match="use one of linear"):
         parse_count_rule("all-at-once")
+    for text, message in (("linear:3", "takes no number"), ("fixed:0", "at least one position")):
+        with pytest.raises(BadInput, match=message):
+            parse_count_rule(text)
     with pytest.raises(BadInput, match="is not a number"):
         parse_count_rule("threshold:high")
 

@@ -20,7 +20,7 @@ from anyorder.orders.heuristics import confidence
 from anyorder.tasks.sudoku import Sudoku
 from anyorder.training.checkpoint import list_checkpoints, load_latest
 from anyorder.training.denoiser import DenoiserJob
-from anyorder.training.fit import fit_order
+from anyorder.training.fit import fit_order, run_recipe
 from anyorder.training.loop import Shard, train
 from anyorder.training.optimizer import learning_rate
 from anyorder.training.order import OrderJob, make_policy, observe
@@ -315,6 +315,21 @@ def test_fit_order_gives_a_usable_order(tmp_path: Path) -> None:
     assert torch.isfinite(order(state)).equal(state.masked)
 
 
+def test_a_fit_to_another_denoiser_does_not_go_on_from_this_one(tmp_path: Path) -> None:
+    task = Sudoku(2)
+    problems = task.generate(30, 0, givens=5)
+    small = {"steps": 3, "batch_size": 8, "policy": PolicySettings(architecture="mlp")}
+    first = small_denoiser()
+    fit_order(first, task, problems, tmp_path, **small)  # type: ignore[arg-type]
+    second = small_denoiser()
+    with torch.no_grad():
+        next(second.parameters()).add_(0.1)
+    with pytest.raises(BadInput, match="denoiser_fingerprint"):
+        fit_order(second, task, problems, tmp_path, **small)  # type: ignore[arg-type]
+    with pytest.raises(BadInput, match="problems"):
+        fit_order(first, task, task.generate(30, 9, givens=5), tmp_path, **small)  # type: ignore[arg-type]
+
+
 def test_a_policy_without_quality_says_it_does_not_judge() -> None:
     policy = make_policy(small_denoiser(), Sudoku(2), PolicySettings(architecture="mlp"), judges=False)
     assert not policy.judges
@@ -348,6 +363,22 @@ def test_shipped_recipes_are_valid(name: str) -> None:
 def test_bad_recipes_name_the_key(override: str, message: str) -> None:
     with pytest.raises(BadInput, match=message):
         load_recipe("sudoku4-denoiser", [override])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("objective.rollout_steps=[0,4]", "rollout_steps"),
+        ("data.options.givns=3", "givns"),
+        ("policy.width=97", "not a multiple"),
+        ("denoiser=sudoku9", "is not for the task"),
+        ("masking.focal_gamma=1.0", "only schedule, levels and time_weight"),
+    ],
+)
+def test_a_recipe_that_cannot_be_carried_out_is_bad_input(tmp_path: Path, override: str, message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        run_recipe(load_recipe("sudoku4-order", ["data.size=10", override]), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_missing_recipes_and_broken_toml_are_named(tmp_path: Path) -> None:

@@ -131,6 +131,8 @@ def evaluate(
 
     rule = parse_count_rule(count) if count else None
     scales = _numbers(noise, float, "--noise")
+    if min(scales) < 0:
+        raise BadInput(f"--noise {noise!r}: a scale cannot be negative")
     session = open_session(task, data, denoiser, limit, seed, generate, task_options, policy, strict=not any_denoiser)
     budgets = _steps(steps, int(session.instances.maskable.sum(dim=1).max()))
     console = Console(stderr=True)
@@ -148,7 +150,7 @@ def evaluate(
             seed=seed,
             batch_size=batch_size,
             progress=progress,
-            meta={**session.meta, "count": count or "linear"},
+            meta={**session.meta, "count": count or "linear; second_look with undo"},
         )
     for table in rich_tables(report):
         wide_console().print(table)

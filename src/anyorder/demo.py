@@ -53,7 +53,7 @@ def run_demo(folder: Path, instances: int, seed: int) -> None:
         report = evaluate(
             denoiser, task, puzzles, [*_HEURISTICS, fitted, "policy", "policy+undo", "oracle"], _STEPS,
             load_policy=orders.__getitem__, seed=seed, progress=progress,
-            meta={"task": "sudoku", "data": "generated, 27 clues, search", "denoiser": "sudoku9", "count": "linear"},
+            meta={"task": "sudoku", "data": "generated, 27 clues, search", "denoiser": "sudoku9"},
         )  # fmt: skip
     for table in rich_tables(report):
         console.print(table)

@@ -58,6 +58,10 @@ class Fixed:
 
     k: int = 1
 
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise ValueError(f"k is {self.k}; at least one position per step is needed")
+
     def __call__(self, scores: Tensor, state: State, undone: Tensor) -> Tensor:
         return top(scores, torch.full_like(undone, self.k))
 

@@ -143,7 +143,7 @@ def evaluate(
         raise BadInput(f"cannot compare with {against!r}: it is not among the orders {', '.join(orders)}")
     results = []
     quiet: dict[tuple[str, int], Tensor] = {}  # commit steps without noise
-    for scale in noise or [0.0]:
+    for scale in sorted(noise or [0.0]):
         for budget in steps:
             for order in orders:
                 decoder = make_decoder(order, budget, scale, load_policy, count)

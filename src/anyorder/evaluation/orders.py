@@ -56,7 +56,8 @@ def make_decoder(spec: str, steps: int, noise: float, load_policy: PolicyLoader,
 
 
 def parse_count_rule(text: str) -> CountRule:
-    """`linear`, `cosine`, `fixed:2`, `threshold:0.9`, `factor:1`, `entropy_bound:0.1`, `predicted_error:0.1`."""
+    """`linear`, `cosine`, `fixed:2`, `threshold:0.9`, `factor:1`, `entropy_bound:0.1`, `predicted_error:0.1`,
+    `second_look`."""
     name, _, value = text.partition(":")
     if name not in COUNT_RULES:
         raise BadInput(f"count rule {name!r} is unknown: use one of {', '.join(COUNT_RULES)}")
@@ -64,7 +65,12 @@ def parse_count_rule(text: str) -> CountRule:
         number = [int(value) if name == "fixed" else float(value)] if value else []
     except ValueError as error:
         raise BadInput(f"count rule {text!r}: {value!r} is not a number") from error
-    rule: CountRule = COUNT_RULES[name](*number)
+    if number and name in ("linear", "cosine", "second_look"):
+        raise BadInput(f"count rule {text!r}: {name} takes no number")
+    try:
+        rule: CountRule = COUNT_RULES[name](*number)
+    except ValueError as error:
+        raise BadInput(f"count rule {text!r}: {error}") from error
     return rule
 
 

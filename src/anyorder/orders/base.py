@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from anyorder import noise
+from anyorder.errors import BadInput
 
 
 class Summary(NamedTuple):
@@ -108,7 +109,7 @@ class State:
     def truth_log_probs(self) -> Tensor:
         """log p_i(x0_i) at the predicted positions (K,)."""
         if self.x0 is None:
-            raise ValueError("an oracle needs the truth: give x0 to decode")
+            raise BadInput("an oracle needs the truth: problems with known solutions (x0)")
         return torch.log_softmax(self.logits.float(), dim=-1).gather(1, self.x0[self.predicted][:, None])[:, 0]
 
 

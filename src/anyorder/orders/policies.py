@@ -64,6 +64,8 @@ class Policy(nn.Module, PyTorchModelHubMixin, library_name="anyorder"):
         self.first_look = first_look and architecture == "lookahead"
         self.denoiser_fingerprint = denoiser_fingerprint
         heads = heads or [EVERYTHING] * 4
+        if architecture != "mlp" and width % len(heads):
+            raise ValueError(f"policy width {width} is not a multiple of the {len(heads)} heads")
         self.scale = nn.Parameter(torch.ones(()))
         self.shift = nn.Parameter(torch.zeros(()))
         self.committed_shift = nn.Parameter(torch.full((), 2.0))

@@ -96,6 +96,8 @@ class Sudoku:
 
         if difficulty is not None and difficulty not in TECHNIQUES:
             raise BadInput(f"difficulty {difficulty!r} is unknown: use one of {', '.join(TECHNIQUES)}")
+        if not isinstance(givens, int) and not (isinstance(givens, tuple | list) and len(givens) == 2):
+            raise BadInput(f"givens {givens!r} must be a number, or a range LOW-HIGH")
         low, high = (givens, givens) if isinstance(givens, int) else givens
         if not 0 <= low <= high <= self.cells:
             raise BadInput(f"givens {givens} must lie between 0 and {self.cells}, low end first")

@@ -1,10 +1,13 @@
 """Running a recipe: what `anyorder train` and `anyorder.fit_order` do."""
 
+import hashlib
 from pathlib import Path
 
 from rich.console import Console
 from torch import nn
 
+from anyorder.denoisers.base import fingerprint
+from anyorder.errors import AnyorderError, BadInput
 from anyorder.files import write_json
 from anyorder.orders.policies import LearnedOrder
 from anyorder.tasks import make_task
@@ -27,14 +30,17 @@ from anyorder.zoo import load_denoiser, load_order
 
 def run_recipe(recipe: DenoiserRecipe | OrderRecipe, folder: Path, console: Console | None = None) -> TrainingResult:
     """Train what a recipe describes into a folder; resume if the folder holds an unfinished run of it."""
-    if isinstance(recipe, OrderRecipe):
-        task = make_task(recipe.task.name, **recipe.task.options)
-        job: OrderJob | DenoiserJob = OrderJob(recipe, load_denoiser(recipe.denoiser), task)
-    else:
-        job = DenoiserJob(recipe)
-    result = train(
-        job, recipe.run, recipe.optimizer, folder, seed=recipe.seed, recipe=recipe.model_dump(mode="json"), console=console
-    )
+    identity = recipe.model_dump(mode="json")
+    try:
+        if isinstance(recipe, OrderRecipe):
+            denoiser = load_denoiser(recipe.denoiser)
+            identity["denoiser_fingerprint"] = fingerprint(denoiser)
+            job: OrderJob | DenoiserJob = OrderJob(recipe, denoiser, make_task(recipe.task.name, **recipe.task.options))
+        else:
+            job = DenoiserJob(recipe)
+    except (TypeError, ValueError) as error:
+        raise error if isinstance(error, AnyorderError) else BadInput(f"this recipe cannot be used: {error}") from error
+    result = train(job, recipe.run, recipe.optimizer, folder, seed=recipe.seed, recipe=identity, console=console)
     if result.finished and isinstance(recipe, DenoiserRecipe):
         write_json(folder / "task.json", recipe.task.model_dump())
     return result
@@ -65,11 +71,16 @@ def fit_order(
 
     Returns:
         The fitted order, ready for `decode`.
+
+    Raises:
+        BadInput: the folder holds a fit to another denoiser or to other problems.
+        KeyboardInterrupt: Ctrl-C; a checkpoint is written first, and the same call goes on from it.
     """
+    options = {name: getattr(task, name) for name in ("box", "variables", "clauses", "layout") if hasattr(task, name)}
     recipe = OrderRecipe(
         kind="order",
         seed=seed,
-        task=TaskSettings(name=task.name),
+        task=TaskSettings(name=task.name, options=options),
         data=DEFAULT_ORDER_DATA,
         denoiser="given",
         policy=policy or PolicySettings(),
@@ -77,9 +88,22 @@ def fit_order(
         optimizer=DEFAULT_ORDER_OPTIMIZER,
         run=RunSettings(steps=steps, batch_size=batch_size),
     )
+    identity = {
+        **recipe.model_dump(mode="json"),
+        "denoiser_fingerprint": fingerprint(denoiser),
+        "problems": hashlib.sha256(instances.tokens.numpy().tobytes()).hexdigest()[:16],
+    }
+    device = next(denoiser.parameters()).device
     job = OrderJob(recipe, denoiser, task, instances)
-    train(job, recipe.run, recipe.optimizer, Path(folder), seed=seed, recipe=recipe.model_dump(mode="json"), console=console)
-    return load_order(folder, denoiser)
+    try:
+        result = train(job, recipe.run, recipe.optimizer, Path(folder), seed=seed, recipe=identity, console=console)
+    finally:
+        denoiser.to(device)
+    if not result.finished:
+        raise KeyboardInterrupt
+    order = load_order(folder, denoiser)
+    order.policy.to(device)
+    return order
 
 
 _SHIPPED = load_recipe("sudoku9-order")

@@ -137,7 +137,7 @@ def train(
     step = start
     with _stop_on_interrupt() as stop, TrainingProgress(run.steps, start, console, enabled=main) as progress:
         model.train()
-        while step < run.steps and not stop.is_set():
+        while step < run.steps and not _anyone(accelerator, stop.is_set()):
             torch.manual_seed((seed * 1_000_003 + step) * 64 + shard.index)  # dropout
             rate = learning_rate(step, run.steps, optimizer_settings)
             for optimizer in optimizers:
@@ -156,9 +156,11 @@ def train(
                 log.write({"step": step, "loss": loss.item(), "lr": rate, "gradient_norm": float(norm), **numbers})
             due_minutes = run.checkpoint_steps is None and time.monotonic() - last_saved > 60 * run.checkpoint_minutes
             due_steps = run.checkpoint_steps is not None and step % run.checkpoint_steps == 0
-            if step < run.steps and _everyone_agrees(accelerator, due_minutes or due_steps):
+            if step < run.steps and _anyone(accelerator, main and (due_minutes or due_steps)):
                 save(step)
                 last_saved = time.monotonic()
+    if log is not None and log.writer is not None:
+        log.writer.close()
     finished = step >= run.steps
     save(step)
     seconds = seconds_before + time.monotonic() - began
@@ -191,11 +193,11 @@ def _differences(a: Any, b: Any, where: str = "") -> Iterator[str]:
         yield where
 
 
-def _everyone_agrees(accelerator: Accelerator, wish: bool) -> bool:
-    """The main process's wish, known to all."""
+def _anyone(accelerator: Accelerator, wish: bool) -> bool:
+    """Does any process wish it? All get the same answer, so that none waits for another in vain."""
     if accelerator.num_processes == 1:
         return wish
-    flag = torch.tensor([float(wish and accelerator.is_main_process)], device=accelerator.device)
+    flag = torch.tensor([float(wish)], device=accelerator.device)
     return bool(accelerator.reduce(flag, reduction="sum").item() > 0)
 
 
@@ -246,7 +248,7 @@ class _MetricsLog:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError as error:
                 raise BadInput("run.tensorboard needs the package: pip install 'anyorder[tensorboard]'") from error
-            self.writer = SummaryWriter(str(folder / "tensorboard"))
+            self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
 
     def write(self, numbers: dict[str, float]) -> None:
         with open(self.path, "a", encoding="utf-8") as file:

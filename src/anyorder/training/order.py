@@ -22,6 +22,7 @@ from anyorder.decoding.loop import forbid
 from anyorder.decoding.remaskers import QualityUndo
 from anyorder.denoisers.base import Denoiser, fingerprint
 from anyorder.diffusion import mask_tokens, stratified
+from anyorder.errors import BadInput
 from anyorder.losses import correctness_loss, loss_regression, order_loss, rank_loss
 from anyorder.orders.base import State
 from anyorder.orders.policies import LearnedOrder, Policy
@@ -75,6 +76,9 @@ class OrderJob:
     def __init__(self, recipe: OrderRecipe, denoiser: nn.Module, task: Task, instances: Instances | None = None) -> None:
         self.recipe, self.task = recipe, task
         self.objective: ObjectiveSettings = recipe.objective
+        size = getattr(denoiser, "max_length", task.length)
+        if (denoiser.vocab_size, denoiser.mask_token_id) != (task.vocab_size, task.mask_token_id) or size < task.length:
+            raise BadInput(f"the denoiser {recipe.denoiser} is not for the task {task.name} {recipe.task.options}")
         self.denoiser = denoiser.eval().requires_grad_(False)
         if instances is None:
             instances = task.generate(recipe.data.size, recipe.data.seed, **recipe.data.options)

@@ -5,7 +5,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from anyorder.errors import BadInput
 
@@ -70,7 +70,7 @@ class ObjectiveSettings(_Section):
     states: Literal["uniform", "teacher", "model"] = "model"
     quality: bool = True
     rank_temperature: float = Field(1.0, gt=0)
-    rollout_steps: tuple[int, int] = (5, 40)
+    rollout_steps: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]] = (5, 40)
     lost_weight: float = Field(0.3, ge=0, description="weight of states that already hold a wrong token, for correctness")
     complete_weight: float = Field(5.0, ge=0, description="weight of complete states, for quality")
     undo_rounds: int = Field(1, ge=0, description="how often a problem may be opened again")
@@ -130,6 +130,15 @@ class OrderRecipe(_Section):
     masking: MaskingSettings = MaskingSettings()
     optimizer: OptimizerSettings
     run: RunSettings
+
+    @model_validator(mode="after")
+    def _masking_is_used(self) -> "OrderRecipe":
+        """Nothing is silently ignored."""
+        if self.masking.model_fields_set & {"scope", "focal_gamma", "normalise"}:
+            raise ValueError("the masking of an order recipe has only schedule, levels and time_weight")
+        if self.masking.model_fields_set and self.objective.states != "uniform":
+            raise ValueError('masking has a meaning only with objective.states = "uniform"')
+        return self
 
 
 Recipe = Annotated[DenoiserRecipe | OrderRecipe, Field(discriminator="kind")]
@@ -196,7 +205,6 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
 
 
 def _explain(problem: Any) -> str:
-    where = ".".join(str(part) for part in problem["loc"][1:] if part not in ("denoiser", "order") or len(problem["loc"]) < 3)
     keys = [str(part) for part in problem["loc"][2:]]
     where = ".".join(keys) or "kind"
     if problem["type"] == "extra_forbidden":
