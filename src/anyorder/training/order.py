@@ -25,7 +25,7 @@ from anyorder.diffusion import mask_tokens, stratified
 from anyorder.errors import BadInput
 from anyorder.losses import correctness_loss, loss_regression, order_loss, rank_loss
 from anyorder.orders.base import State
-from anyorder.orders.policies import LearnedOrder, Policy
+from anyorder.orders.policies import Policy
 from anyorder.tasks.base import Instances, Task
 from anyorder.training.denoiser import draw_clean, make_schedule, step_generator
 from anyorder.training.loop import Shard
@@ -239,6 +239,3 @@ def observe(
     return replace(
         state, logits=logits, first_look=now, commit_step=pool.commit_step, committed_log_probs=pool.log_probs, memo={}
     )
-
-
-__all__ = ["LearnedOrder", "OrderJob", "make_policy", "observe"]
