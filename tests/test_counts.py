@@ -97,13 +97,12 @@ def test_predicted_error_counts_expected_mistakes(make_state: Callable[..., Stat
     assert chosen == [[False, True, False], [False, True, True], [True, True, True]]
 
 
-def test_predicted_error_keeps_an_even_pace_and_a_reserve(make_state: Callable[..., State]) -> None:
-    def count(step: int, reserve: float) -> int:
+def test_predicted_error_keeps_an_even_pace(make_state: Callable[..., State]) -> None:
+    def count(step: int) -> int:
         state = binary(make_state, [0.5] * 12, step=step, steps=8)
-        return int(PredictedError(0.0, reserve)(confidence(state), state, NONE).sum())
+        return int(PredictedError(0.0)(confidence(state), state, NONE).sum())
 
-    assert [count(0, 0.0), count(4, 0.0), count(7, 0.0)] == [2, 3, 12]
-    assert [count(0, 0.5), count(2, 0.5), count(3, 0.5), count(4, 0.5), count(6, 0.5)] == [3, 6, 12, 3, 6]
+    assert [count(0), count(4), count(7)] == [2, 3, 12]
 
 
 def test_second_look_changes_its_rule_once_something_was_undone(make_state: Callable[..., State]) -> None:

@@ -21,7 +21,7 @@ from conftest import HashDenoiser
 
 VOCAB = 5
 COUNTS: list[CountRule] = [
-    Linear(), Cosine(), PredictedError(0.3, reserve=0.5), Fixed(1), Fixed(3),
+    Linear(), Cosine(), PredictedError(0.3), Fixed(1), Fixed(3),
     Threshold(0.6), Factor(1.0), EntropyBound(0.5), PredictedError(0.3),
 ]  # fmt: skip
 TOKENS: list[TokenRule] = [Argmax(), Sample(), Sample(temperature=0.5, top_p=0.7)]

@@ -11,8 +11,10 @@ from anyorder.losses import (
     loss_regression,
     mdm_loss,
     order_loss,
+    policy_aware_weight,
     policy_log_probabilities,
     rank_loss,
+    selection_loss,
     token_cross_entropy,
 )
 
@@ -113,3 +115,72 @@ def test_rank_loss_by_hand() -> None:
     assert rank_loss(torch.zeros(1, 2), gains, everywhere).item() == pytest.approx(math.log(2))
     best = rank_loss(gains, gains, everywhere).item()
     assert best == pytest.approx(-(0.25 * math.log(0.25) + 0.75 * math.log(0.75)))
+
+
+def test_selection_loss_for_one_of_two_by_hand() -> None:
+    # one of two: pi = sigmoid(+-(s1 - s2) / 2T), since the level lies in the middle
+    scores = torch.tensor([[1.0, 0.0, 7.0]], requires_grad=True)
+    masked = torch.tensor([[True, True, False]])
+    wrong = torch.tensor([[True, False, True]])
+    loss = selection_loss(scores, wrong, masked, torch.tensor([1]), temperature=0.5)
+    expected = 1 / (1 + math.exp(-1.0))
+    assert loss.item() == pytest.approx(expected, abs=1e-5)
+    loss.backward()
+    assert scores.grad is not None  # d/ds1 of sigmoid((s1 - s2) / 2T) with 2T = 1
+    slope = expected * (1 - expected)
+    assert scores.grad[0].tolist() == pytest.approx([slope, -slope, 0.0], abs=1e-5)
+
+
+def test_selection_loss_has_the_gradient_of_its_value() -> None:
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(4, 6, generator=generator, dtype=torch.float64, requires_grad=True)
+    masked = torch.rand(4, 6, generator=generator) < 0.8
+    wrong = torch.rand(4, 6, generator=generator) < 0.5
+    weight = torch.tensor([1.0, 0.0, 2.0, 0.5], dtype=torch.float64)
+
+    def value(scores: torch.Tensor) -> torch.Tensor:
+        return selection_loss(scores, wrong, masked, torch.tensor([2, 2, 3, 1]), 0.7, weight)
+
+    assert torch.autograd.gradcheck(value, (scores,), eps=1e-5, atol=1e-5)
+
+
+def test_selection_loss_counts_nothing_where_there_is_no_choice() -> None:
+    scores = torch.randn(2, 3, requires_grad=True)
+    masked = torch.tensor([[True, True, False], [False, False, False]])
+    loss = selection_loss(scores, masked, masked, torch.tensor([2, 1]), 0.5)
+    loss.backward()
+    assert loss.item() == 0.0
+    assert scores.grad is not None
+    assert torch.equal(scores.grad, torch.zeros_like(scores))
+
+
+def test_policy_aware_weights_by_hand() -> None:
+    scores = torch.tensor([[0.0, math.log(3.0), 5.0], [1.0, 0.0, 0.0]], requires_grad=True)
+    weight = policy_aware_weight(scores, MASKED)
+    assert weight.tolist() == [pytest.approx([1.25, 1.75, 0.0]), pytest.approx([2.0, 0.0, 0.0])]
+    assert not weight.requires_grad
+    without = policy_aware_weight(scores, MASKED, alpha=2.0, plus_one=False)
+    assert without.tolist() == [pytest.approx([0.5, 1.5, 0.0]), pytest.approx([2.0, 0.0, 0.0])]
+    assert mdm_loss(LOSSES, MASKED, token_weight=weight).item() == pytest.approx((1.25 + 2 * 1.75 + 2 * 3) / 2)
+    papl = policy_aware_weight(-LOSSES / 1.0, MASKED, alpha=1.0)
+    by_hand = ((1 + 1 / (1 + math.exp(-1))) * 1 + (1 + 1 / (1 + math.exp(1))) * 2) / 2 / 2 + (2 * 3) / 2
+    assert mdm_loss(LOSSES, MASKED, token_weight=papl, normalise="rows").item() == pytest.approx(by_hand)
+
+
+def test_a_uniform_policy_recovers_the_plain_loss() -> None:
+    token_losses = torch.rand(3, 4)
+    everywhere = torch.ones(3, 4, dtype=torch.bool)
+    weight = policy_aware_weight(torch.zeros(3, 4), everywhere)
+    plain = mdm_loss(token_losses, everywhere)
+    assert mdm_loss(token_losses, everywhere, token_weight=weight).item() == pytest.approx(1.25 * plain.item())
+    assert order_loss(torch.zeros(3, 4), token_losses, everywhere).item() == pytest.approx(plain.item() / 4)
+
+
+def test_no_gradient_reaches_the_policy_through_the_weights() -> None:
+    token_losses = torch.rand(2, 3, requires_grad=True)
+    scores = torch.randn(2, 3, requires_grad=True)
+    everywhere = torch.ones(2, 3, dtype=torch.bool)
+    weight = policy_aware_weight(scores, everywhere)
+    mdm_loss(token_losses, everywhere, token_weight=weight).backward()
+    assert scores.grad is None
+    torch.testing.assert_close(token_losses.grad, weight / 2)

@@ -23,6 +23,7 @@ def mdm_loss(
     token_losses: Tensor,
     masked: Tensor,
     time_weight: Tensor | None = None,
+    token_weight: Tensor | None = None,
     *,
     focal_gamma: float | None = None,
     focal_alpha: float = 0.25,
@@ -34,6 +35,7 @@ def mdm_loss(
         token_losses: l_i (B, L), 0 where not masked.
         masked: bool (B, L).
         time_weight: w_t (B,), 1 when not given.
+        token_weight: (B, L), 1 when not given; never differentiated. With 1 + q this is L_PA-MDM (eq. 4).
         focal_gamma: when given, every l_i is multiplied by `focal_weight`.
         focal_alpha: scale of that weight.
         normalise: "sequences" divides by B as eq. 2 does; "tokens" by the number of masked tokens, as Ye et al. do; "rows"
@@ -44,6 +46,8 @@ def mdm_loss(
         losses = losses * focal_weight(token_losses, focal_gamma, focal_alpha)
     if time_weight is not None:
         losses = losses * time_weight[:, None]
+    if token_weight is not None:
+        losses = losses * token_weight.detach()
     if normalise == "sequences":
         return losses.sum() / losses.shape[0]
     if normalise == "tokens":
@@ -62,6 +66,16 @@ def policy_log_probabilities(scores: Tensor, masked: Tensor) -> Tensor:
     empty = ~masked.any(dim=1, keepdim=True)
     log_q = torch.log_softmax(scores.masked_fill(empty, 0.0), dim=1)
     return log_q.masked_fill(~masked, -torch.inf)
+
+
+def policy_aware_weight(scores: Tensor, masked: Tensor, *, alpha: float = 1.0, plus_one: bool = True) -> Tensor:
+    """1 + alpha * q_i of L_PA-MDM (eq. 4) at masked positions and 0 elsewhere, (B, L), with q the softmax of the scores over M.
+
+    The scores of a policy give eq. 4; log c_i or the margin the heuristic-aware controls; log p_i(x0_i) / tau the weights of
+    PAPL (arXiv 2509.23405), together with `normalise="rows"`. Not differentiable: no gradient reaches the scores.
+    """
+    q = policy_log_probabilities(scores.detach(), masked).exp()
+    return (float(plus_one) + alpha * q) * masked
 
 
 def order_loss(scores: Tensor, token_losses: Tensor, masked: Tensor, time_weight: Tensor | None = None) -> Tensor:
@@ -91,12 +105,50 @@ def loss_regression(scores: Tensor, token_losses: Tensor, masked: Tensor) -> Ten
     return _mean_of_rows(error.square(), masked)
 
 
+def selection_loss(
+    scores: Tensor, wrong: Tensor, masked: Tensor, count: Tensor, temperature: float, row_weight: Tensor | None = None
+) -> Tensor:
+    """Expected number of wrong tokens among the `count` that are unmasked now: eq. 3 for several positions at a time.
+
+    Position i is selected when its score plus logistic noise exceeds the row's level, with probability
+    pi_i = sigmoid((s_i - level) / temperature); the level is such that the pi_i add up to `count`. The gradient
+    pi_j (1 - pi_j) (w_j - mean of w under pi (1 - pi)) / temperature is that of eq. 3 with pi in place of q: it acts at
+    the boundary, where the choice is made, and it rewards scores that stand out from the noise.
+
+    Args:
+        scores: float (B, L).
+        wrong: bool (B, L), or any loss of unmasking a position; not differentiated.
+        masked: bool (B, L).
+        count: (B,), how many are selected; rows with no more than that masked have no choice and count nothing.
+        temperature: scale of the noise.
+        row_weight: float (B,).
+    """
+    available = masked.sum(dim=1)
+    choice = available > count
+    with torch.no_grad():
+        inside = scores.masked_fill(~masked, torch.nan).nan_to_num(0.0)
+        low, high = inside.amin(dim=1) - 40 * temperature, inside.amax(dim=1) + 40 * temperature
+        for _ in range(50):
+            level = (low + high) / 2
+            expected = (torch.sigmoid((scores - level[:, None]) / temperature) * masked).sum(dim=1)
+            low, high = torch.where(expected > count, level, low), torch.where(expected > count, high, level)
+        level = (low + high) / 2
+    chance = torch.sigmoid((scores - level[:, None]) / temperature) * masked
+    slope = (chance * (1 - chance)).sum(dim=1).detach().clamp(min=1e-6)
+    level = level + (chance.sum(dim=1) - count) * temperature / slope  # 0, but with the gradient of the level
+    chance = torch.sigmoid((scores - level[:, None]) / temperature) * masked
+    per_row = (chance * wrong.to(scores.dtype)).sum(dim=1) * choice
+    return (per_row if row_weight is None else per_row * row_weight).mean()
+
+
 def _mean_of_rows(values: Tensor, where: Tensor) -> Tensor:
     """Mean over the True positions of each row, 0 for a row with none, then over all rows."""
     return (torch.where(where, values, 0.0).sum(dim=1) / where.sum(dim=1).clamp(min=1)).mean()
 
 
-def rank_loss(scores: Tensor, gains: Tensor, masked: Tensor, temperature: float = 1.0) -> Tensor:
+def rank_loss(
+    scores: Tensor, gains: Tensor, masked: Tensor, temperature: float = 1.0, row_weight: Tensor | None = None
+) -> Tensor:
     """Listwise imitation of an oracle: cross-entropy from softmax_M(gain / temperature) to the policy q.
 
     Args:
@@ -104,7 +156,9 @@ def rank_loss(scores: Tensor, gains: Tensor, masked: Tensor, temperature: float 
         gains: the oracle's scores (B, L), for instance log p_i(x0_i) or the ground-truth margin (arXiv 2602.09501).
         masked: bool (B, L).
         temperature: of the oracle's softmax; towards 0 only its best position counts.
+        row_weight: float (B,).
     """
     target = policy_log_probabilities(gains.detach() / temperature, masked).exp()
     log_q = policy_log_probabilities(scores, masked).masked_fill(~masked, 0.0)
-    return -(target * log_q).sum(dim=1).mean()
+    per_row = -(target * log_q).sum(dim=1)
+    return (per_row if row_weight is None else per_row * row_weight).mean()

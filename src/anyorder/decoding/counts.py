@@ -122,19 +122,15 @@ class PredictedError:
 
     Args:
         bound: expected number of wrong tokens per step.
-        reserve: share of the steps that the first completion leaves over, for a second look.
     """
 
     bound: float = 0.3
-    reserve: float = 0.0
 
     def __call__(self, scores: Tensor, state: State, undone: Tensor) -> Tensor:
         ranked, ranking = scores.sort(dim=1, descending=True, stable=True)
         fits = (1 - torch.sigmoid(ranked)).cumsum(dim=1) <= self.bound
         chosen = torch.zeros_like(state.masked).scatter(1, ranking, fits)
-        until = math.ceil((1 - self.reserve) * state.steps)
-        left = (until if state.step < until else state.steps) - state.step
-        pace = ((scores > -torch.inf).sum(dim=1) / left).ceil().long()
+        pace = ((scores > -torch.inf).sum(dim=1) / (state.steps - state.step)).ceil().long()
         return (chosen & (scores > -torch.inf)) | top(scores, pace)
 
 

@@ -71,9 +71,25 @@ class ObjectiveSettings(_Section):
     quality: bool = True
     rank_temperature: float = Field(1.0, gt=0)
     rollout_steps: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]] = (5, 40)
-    lost_weight: float = Field(0.3, ge=0, description="weight of states that already hold a wrong token, for correctness")
+    lost_weight: float = Field(0.3, ge=0, description="weight of states that already hold a wrong token")
+    keep_lost: float = Field(1.0, ge=0, le=1, description="share of the problems that go on once they hold a wrong token")
+    selection_weight: float = Field(0.0, ge=0, description="of the expected number of wrong tokens selected, `selection_loss`")
+    selection_temperature: float = Field(0.5, gt=0)
     complete_weight: float = Field(5.0, ge=0, description="weight of complete states, for quality")
     undo_rounds: int = Field(1, ge=0, description="how often a problem may be opened again")
+
+
+class JointSettings(_Section):
+    """How the denoiser is trained along with its policy: which weights its tokens get in L_MDM, and how fast it learns."""
+
+    weights: Literal["policy", "confidence", "margin", "papl", "uniform"] = "policy"
+    plus_one: bool = Field(True, description="1 + alpha * w (eq. 4), or alpha * w alone")
+    alpha: float = Field(1.0, gt=0)
+    temperature: float = Field(1.0, gt=0, description="tau of the softmax of confidence, margin and papl")
+    lr_scale: float = Field(1.0, gt=0, description="the denoiser's learning rate over the policy's")
+    decode_every: int = Field(100, ge=0, description="steps between decodings of a fixed batch of problems; 0 = never")
+    decode_problems: int = Field(64, gt=1)
+    decode_steps: int = Field(10, gt=0)
 
 
 class OptimizerSettings(_Section):
@@ -117,7 +133,7 @@ class DenoiserRecipe(_Section):
 
 
 class OrderRecipe(_Section):
-    """Fit an order policy to a frozen denoiser (a zoo name or a folder)."""
+    """Fit an order policy to a denoiser (a zoo name or a folder), frozen or trained along with it (Algorithm 1)."""
 
     kind: Literal["order"]
     description: str = ""
@@ -127,15 +143,26 @@ class OrderRecipe(_Section):
     denoiser: str
     policy: PolicySettings = PolicySettings()
     objective: ObjectiveSettings = ObjectiveSettings()
+    train_denoiser: bool = False
+    joint: JointSettings = JointSettings()
     masking: MaskingSettings = MaskingSettings()
     optimizer: OptimizerSettings
     run: RunSettings
 
     @model_validator(mode="after")
-    def _masking_is_used(self) -> "OrderRecipe":
-        """Nothing is silently ignored."""
+    def _nothing_is_silently_ignored(self) -> "OrderRecipe":
+        if self.train_denoiser:
+            if self.objective.states == "model":
+                raise ValueError(
+                    'with train_denoiser, objective.states must be "uniform" or "teacher": a denoiser learns from true tokens'
+                )
+            if self.objective.quality:
+                raise ValueError("with train_denoiser, objective.quality must be false: no wrong token is ever visible")
+            return self
+        if self.joint.model_fields_set:
+            raise ValueError("[joint] has a meaning only with train_denoiser = true")
         if self.masking.model_fields_set & {"scope", "focal_gamma", "normalise"}:
-            raise ValueError("the masking of an order recipe has only schedule, levels and time_weight")
+            raise ValueError("without train_denoiser, the masking of an order recipe has only schedule, levels and time_weight")
         if self.masking.model_fields_set and self.objective.states != "uniform":
             raise ValueError('masking has a meaning only with objective.states = "uniform"')
         return self
@@ -161,7 +188,7 @@ def load_recipe(source: str | Path, overrides: list[str] | None = None) -> Denoi
         BadInput: no such recipe, a syntax error, an unknown key, a wrong type.
     """
     path = Path(source)
-    if path.suffix == ".toml" or path.exists():
+    if path.suffix == ".toml" or path.is_file():
         try:
             text = path.read_text(encoding="utf-8")
         except OSError as error:
