@@ -92,6 +92,12 @@ class Policy(nn.Module, PyTorchModelHubMixin, library_name="anyorder"):
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
+    def refer_to(self, denoiser_fingerprint: str) -> None:
+        """Remember another denoiser, when it was trained along with the policy."""
+        self.denoiser_fingerprint = denoiser_fingerprint
+        config: Any = self._hub_mixin_config
+        config["denoiser_fingerprint"] = denoiser_fingerprint
+
     def set_relations(self, relations: dict[str, Relation]) -> None:
         """Give restricted heads the relations of a task."""
         if self.relations is not None:

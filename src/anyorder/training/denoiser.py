@@ -62,6 +62,7 @@ class DenoiserJob:
         torch.manual_seed(recipe.seed)
         self.denoiser = make_denoiser(self.task, recipe.denoiser)
         self.model: nn.Module = self.denoiser
+        self.rate_scales: dict[str, float] = {}
         self.device = torch.device("cpu")
 
     def to(self, device: torch.device) -> None:

@@ -13,6 +13,7 @@ from anyorder.orders.policies import LearnedOrder
 from anyorder.tasks import make_task
 from anyorder.tasks.base import Instances, Task
 from anyorder.training.denoiser import DenoiserJob
+from anyorder.training.joint import JointJob
 from anyorder.training.loop import TrainingResult, train
 from anyorder.training.order import OrderJob
 from anyorder.training.settings import (
@@ -35,13 +36,14 @@ def run_recipe(recipe: DenoiserRecipe | OrderRecipe, folder: Path, console: Cons
         if isinstance(recipe, OrderRecipe):
             denoiser = load_denoiser(recipe.denoiser)
             identity["denoiser_fingerprint"] = fingerprint(denoiser)
-            job: OrderJob | DenoiserJob = OrderJob(recipe, denoiser, make_task(recipe.task.name, **recipe.task.options))
+            kind = JointJob if recipe.train_denoiser else OrderJob
+            job: OrderJob | DenoiserJob = kind(recipe, denoiser, make_task(recipe.task.name, **recipe.task.options))
         else:
             job = DenoiserJob(recipe)
     except (TypeError, ValueError) as error:
         raise error if isinstance(error, AnyorderError) else BadInput(f"this recipe cannot be used: {error}") from error
     result = train(job, recipe.run, recipe.optimizer, folder, seed=recipe.seed, recipe=identity, console=console)
-    if result.finished and isinstance(recipe, DenoiserRecipe):
+    if result.finished and (isinstance(recipe, DenoiserRecipe) or recipe.train_denoiser):
         write_json(folder / "task.json", recipe.task.model_dump())
     return result
 

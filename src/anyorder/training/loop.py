@@ -53,6 +53,7 @@ class Job(Protocol):
     """What is trained."""
 
     model: nn.Module
+    rate_scales: dict[str, float]  # learning rate of the weights whose names begin so, over the common one
 
     def to(self, device: torch.device) -> None:
         """Move everything that is not `model` (a frozen denoiser, data) to the device."""
@@ -105,7 +106,7 @@ def train(
         _claim_folder(folder, recipe)
     accelerator.wait_for_everyone()
 
-    optimizers = make_optimizers(job.model, optimizer_settings)
+    optimizers = make_optimizers(job.model, optimizer_settings, job.rate_scales)
     job.to(accelerator.device)
     prepared = accelerator.prepare(job.model, *optimizers)
     model, optimizers = prepared[0], list(prepared[1:])
@@ -142,7 +143,7 @@ def train(
             rate = learning_rate(step, run.steps, optimizer_settings)
             for optimizer in optimizers:
                 for group in optimizer.param_groups:
-                    group["lr"] = rate
+                    group["lr"] = rate * group["scale"]
                 optimizer.zero_grad()
             loss, numbers = job.loss(model, step, shard)
             accelerator.backward(loss)

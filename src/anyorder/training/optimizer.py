@@ -1,6 +1,7 @@
 """Optimisers and the learning-rate curve."""
 
 import math
+from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import AdamW, Muon, Optimizer
@@ -8,20 +9,30 @@ from torch.optim import AdamW, Muon, Optimizer
 from anyorder.training.settings import OptimizerSettings
 
 
-def make_optimizers(model: nn.Module, settings: OptimizerSettings) -> list[Optimizer]:
-    """AdamW for every trained weight, or Muon for the matrices of blocks and AdamW for the rest."""
+def make_optimizers(model: nn.Module, settings: OptimizerSettings, scales: dict[str, float] | None = None) -> list[Optimizer]:
+    """AdamW for every trained weight, or Muon for the matrices of blocks and AdamW for the rest.
+
+    Args:
+        scales: learning rate, over the common one, of the weights whose names begin so; each group keeps it as "scale".
+    """
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    if settings.name == "adamw":
-        parameters = [p for _, p in trained]
-        return [AdamW(parameters, lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay)]
-    matrices = [p for name, p in trained if p.ndim == 2 and "blocks." in name]
-    chosen = {id(p) for p in matrices}
-    others: list[Tensor] = [p for _, p in trained if id(p) not in chosen]
-    adamw = AdamW(others, lr=settings.lr, betas=settings.betas, weight_decay=0.0)
-    if not matrices:
-        return [adamw]
-    muon = Muon(matrices, lr=settings.lr, weight_decay=settings.weight_decay, adjust_lr_fn="match_rms_adamw")
-    return [muon, adamw]
+    matrices = {name for name, p in trained if settings.name == "muon" and p.ndim == 2 and "blocks." in name}
+
+    def groups(names: set[str]) -> list[dict[str, Any]]:
+        found: dict[float, list[Tensor]] = {}
+        for name, parameter in trained:
+            if name in names:
+                scale = next((s for prefix, s in (scales or {}).items() if name.startswith(prefix)), 1.0)
+                found.setdefault(scale, []).append(parameter)
+        return [{"params": parameters, "scale": scale} for scale, parameters in found.items()]
+
+    others = {name for name, _ in trained} - matrices
+    decay = 0.0 if settings.name == "muon" else settings.weight_decay
+    optimizers: list[Optimizer] = [AdamW(groups(others), lr=settings.lr, betas=settings.betas, weight_decay=decay)]
+    if matrices:
+        decay, adjust = settings.weight_decay, "match_rms_adamw"
+        optimizers.insert(0, Muon(groups(matrices), lr=settings.lr, weight_decay=decay, adjust_lr_fn=adjust))
+    return optimizers
 
 
 def learning_rate(step: int, steps: int, settings: OptimizerSettings) -> float:

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from anyorder.decoding.counts import top
 from anyorder.decoding.loop import forbid
 from anyorder.decoding.remaskers import QualityUndo
-from anyorder.denoisers.base import Denoiser, fingerprint
+from anyorder.denoisers.base import fingerprint
 from anyorder.diffusion import mask_tokens, stratified
 from anyorder.errors import BadInput
-from anyorder.losses import correctness_loss, loss_regression, order_loss, rank_loss
+from anyorder.losses import correctness_loss, loss_regression, order_loss, rank_loss, selection_loss
 from anyorder.orders.base import State
 from anyorder.orders.policies import Policy
 from anyorder.tasks.base import Instances, Task
@@ -35,7 +35,8 @@ from anyorder.training.settings import ObjectiveSettings, OrderRecipe, PolicySet
 @dataclass
 class Pool:
     """Half-decoded problems: tokens, truth, generated positions, step and log-probability of commitments, tokens ruled out
-    (B, L); what the first forward predicted (B, L, V); age in steps, tokens per step, reviews left (B,)."""
+    (B, L); what the first forward predicted (B, L, V); age in steps, tokens per step, reviews left, whether the problem is
+    kept once it holds a wrong token (B,)."""
 
     tokens: Tensor
     x0: Tensor
@@ -47,6 +48,7 @@ class Pool:
     age: Tensor
     per_step: Tensor
     reviews: Tensor
+    keeps: Tensor
 
 
 def make_policy(
@@ -92,6 +94,7 @@ class OrderJob:
         }
         self.policy = make_policy(denoiser, task, recipe.policy, judges=recipe.objective.quality, about=about)
         self.model: nn.Module = self.policy
+        self.rate_scales: dict[str, float] = {}
         self.device = torch.device("cpu")
         self.pool: Pool | None = None
 
@@ -108,42 +111,51 @@ class OrderJob:
 
     def loss(self, model: nn.Module, step: int, shard: Shard) -> tuple[Tensor, dict[str, float]]:
         """1. states; 2. the frozen denoiser's view of them; 3. the policy's scores; 4. the objective; 5. one step along."""
+        batch = self._draw(step, shard)
+        with torch.no_grad():
+            logits, hidden = self.denoiser(batch.tokens, None, batch.masked)
+        state = batch.state(logits, hidden)
+        scores = model(state)
+        loss, logged = self._objective(scores, state, batch)
+        if batch.pool is not None:
+            self._advance(batch.pool, state, scores.detach())
+        return loss, logged
+
+    def _draw(self, step: int, shard: Shard) -> "Batch":
+        """This process's part of the states of a training step."""
         size, rows = self.recipe.run.batch_size, shard.slice(self.recipe.run.batch_size)
         rng = step_generator(self.recipe.seed, step)
         x0, tokens, generated = (v[rows].to(self.device) for v in draw_clean(self.task, self.instances, size, rng))
-        luck = torch.from_numpy(rng.random(size))[rows].to(self.device)
-        time_weight = pool = None
-        if self.objective.states == "uniform":
-            t = self.schedule.sample_times(stratified(torch.from_numpy(rng.random(size))))[rows].to(self.device)
-            chance = torch.from_numpy(rng.random((size, x0.shape[1])))[rows].to(self.device)
-            x_t, _ = mask_tokens(x0, generated, 1 - self.schedule.alpha(t), self.task.mask_token_id, chance)
-            if self.recipe.masking.time_weight:
-                time_weight = self.schedule.weight(t).float()
-        else:
-            pool = self._refill(x0, tokens, generated, luck)
-            x0, x_t, generated = pool.x0, pool.tokens, pool.generated
+        luck, fate = (torch.from_numpy(rng.random(size))[rows].to(self.device) for _ in range(2))
+        if self.objective.states != "uniform":
+            pool = self._refill(x0, tokens, generated, luck, fate)
+            return Batch(pool.tokens, pool.tokens == self.task.mask_token_id, pool.generated, pool.x0, pool=pool)
+        if self.recipe.masking.scope == "everything":
+            generated = torch.ones_like(generated)
+        t = self.schedule.sample_times(stratified(torch.from_numpy(rng.random(size))))[rows].to(self.device)
+        chance = torch.from_numpy(rng.random((size, x0.shape[1])))[rows].to(self.device)
+        x_t, masked = mask_tokens(x0, generated, 1 - self.schedule.alpha(t), self.task.mask_token_id, chance)
+        return Batch(x_t, masked, generated, x0, self.schedule.weight(t).float() if self.recipe.masking.time_weight else None)
 
-        state = observe(self.denoiser, x_t, generated, x0, pool)
-        scores = model(state)
-        loss, logged = self._objective(scores, state, time_weight)
-        if pool is not None:
-            self._advance(pool, state, scores.detach())
-        return loss, logged
-
-    def _objective(self, scores: Tensor, state: State, time_weight: Tensor | None) -> tuple[Tensor, dict[str, float]]:
+    def _objective(self, scores: Tensor, state: State, batch: "Batch") -> tuple[Tensor, dict[str, float]]:
         assert state.x0 is not None
+        time_weight, pool = batch.time_weight, batch.pool
         masked, name = state.masked, self.objective.name
         token_losses = state.scatter(-state.truth_log_probs().clamp(min=-30), 0.0)
         right = state.tokens.masked_scatter(masked, state.summary.top_tokens[:, 0]) == state.x0
+        lost = (~right & state.generated & ~masked).any(dim=1)
+        weight = torch.where(lost, self.objective.lost_weight, 1.0)
         if name == "order":
-            loss = order_loss(scores, token_losses, masked, time_weight)
+            loss = order_loss(scores, token_losses, masked, weight if time_weight is None else time_weight * weight)
         elif name == "correctness":
-            lost = (~right & state.generated & ~masked).any(dim=1)
-            loss = correctness_loss(scores, right, masked, torch.where(lost, self.objective.lost_weight, 1.0))
+            loss = correctness_loss(scores, right, masked, weight)
         elif name == "loss":
             loss = loss_regression(scores, token_losses, masked)
         else:
-            loss = rank_loss(scores, -token_losses, masked, self.objective.rank_temperature)
+            loss = rank_loss(scores, -token_losses, masked, self.objective.rank_temperature, weight)
+        if self.objective.selection_weight and pool is not None:
+            selected = selection_loss(scores, ~right, masked, pool.per_step, self.objective.selection_temperature, weight)
+            loss = loss + self.objective.selection_weight * selected
         committed = state.generated & ~masked
         logged = {
             "candidates_right": float((right & masked).sum() / masked.sum().clamp(min=1)),
@@ -157,7 +169,7 @@ class OrderJob:
             loss = loss + correctness_loss(scores, right, committed, complete)
         return loss, logged
 
-    def _refill(self, x0: Tensor, tokens: Tensor, generated: Tensor, luck: Tensor) -> Pool:
+    def _refill(self, x0: Tensor, tokens: Tensor, generated: Tensor, luck: Tensor, fate: Tensor) -> Pool:
         """The pool, with problems that are done replaced by fresh ones."""
         low, high = self.objective.rollout_steps
         budget = low * (high / low) ** luck  # log-uniform
@@ -175,12 +187,15 @@ class OrderJob:
             age=torch.zeros_like(reviews),
             per_step=(generated.sum(dim=1) / budget).ceil().long(),
             reviews=reviews,
+            keeps=fate < self.objective.keep_lost,
         )
         if self.pool is None:
             self.pool = fresh
             return fresh
         pool = self.pool
         done = ~(pool.tokens == self.task.mask_token_id).any(dim=1) & (pool.reviews <= 0)
+        wrong = pool.generated & (pool.tokens != self.task.mask_token_id) & (pool.tokens != pool.x0)
+        done |= wrong.any(dim=1) & ~pool.keeps
         for name, old in vars(pool).items():
             setattr(pool, name, torch.where(done.view(-1, *[1] * (old.ndim - 1)), getattr(fresh, name), old))
         return pool
@@ -223,19 +238,37 @@ class _Given:
         return self.scores
 
 
+@dataclass(frozen=True)
+class Batch:
+    """States of one training step: tokens, masked and generated positions, truth (B, L); time weights (B,); the pool that
+    they are from."""
+
+    tokens: Tensor
+    masked: Tensor
+    generated: Tensor
+    x0: Tensor
+    time_weight: Tensor | None = None
+    pool: Pool | None = None
+
+    def state(self, logits: Tensor, hidden: Tensor) -> State:
+        """What the policy sees (step 0 of 1, seeds 0), from logits (K, V) of the masked positions."""
+        seeds = torch.zeros(self.tokens.shape[0], dtype=torch.int64, device=self.tokens.device)
+        state = State(
+            self.tokens, self.masked, self.generated, self.masked, logits, hidden, 0, 1, seeds, x0=self.x0
+        )  # fmt: skip
+        pool = self.pool
+        if pool is None:
+            return state
+        now = torch.where((pool.age == 0)[:, None, None], state.probabilities(), pool.first_look)
+        logits = forbid(logits, pool.rejected[self.masked])
+        return replace(
+            state, logits=logits, first_look=now, commit_step=pool.commit_step, committed_log_probs=pool.log_probs, memo={}
+        )
+
+
 @torch.no_grad()
-def observe(
-    denoiser: Denoiser | nn.Module, tokens: Tensor, generated: Tensor, x0: Tensor | None = None, pool: Pool | None = None
-) -> State:
-    """One forward of a frozen denoiser as a `State` (step 0 of 1, seeds 0), for training and diagnostics."""
+def observe(denoiser: nn.Module, tokens: Tensor, generated: Tensor) -> State:
+    """One forward of a denoiser as a `State` without the truth, for diagnostics."""
     masked = generated & (tokens == denoiser.mask_token_id)
     logits, hidden = denoiser(tokens, None, masked)
-    seeds = torch.zeros(tokens.shape[0], dtype=torch.int64, device=tokens.device)
-    state = State(tokens, masked, generated, masked, logits, hidden, 0, 1, seeds, x0=x0)
-    if pool is None:
-        return state
-    now = torch.where((pool.age == 0)[:, None, None], state.probabilities(), pool.first_look)
-    logits = forbid(logits, pool.rejected[masked])
-    return replace(
-        state, logits=logits, first_look=now, commit_step=pool.commit_step, committed_log_probs=pool.log_probs, memo={}
-    )
+    return replace(Batch(tokens, masked, generated, tokens).state(logits, hidden), x0=None)

@@ -1,0 +1,201 @@
+"""How likely is a sequence under an order? Exact log-likelihood and the bounds of arXiv 2606.00295, appendix C.
+
+The process unmasks one position per step: at x_S (the tokens of x0 at the revealed set S, masks elsewhere) it draws a proposal
+z of all masked tokens from the denoiser, then a position i from the policy q(i | z, x_S), and commits z_i. So
+
+    P(x_S -> x_{S + i}) = p_i(x0_i | x_S) F(i, x_S),    F(i, x_S) = E_z[ q(i | z with z_i := x0_i, x_S) ]   (eq. 14)
+
+and log p(x0) is a sum over all orders, here by dynamic programming over the 2^n subsets. For a path drawn from
+r(i | x_S) = q(i | x0, x_S), Jensen's inequality gives log p(x0) >= E1 + E2 (eqs. 11-13) with
+
+    E1 = sum over steps of E_r[ log p_i(x0_i | x_S) ],    E2 = -sum over steps of E_r[ log r(i | x_S) / F(i, x_S) ].
+
+(With CE = -log p, E1 is minus the sum that eq. 12 prints; that the bound holds fixes the sign. The paper integrates over a time
+t with a weight c(alpha_t); each of the n steps counts once here, which is the same sum.) A policy that does not look at z has
+r = F, so E2 = 0 and E1 alone is a bound; the objective L_ORDER (eq. 3) is -E1 with x_S drawn from the forward process instead
+of the policy's own path. For a uniform policy the two agree, and E1 is the bound that L_MDM estimates.
+"""
+
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from anyorder.denoisers.base import Denoiser
+from anyorder.errors import BadInput
+from anyorder.losses import policy_log_probabilities
+from anyorder.orders.base import Order, State
+
+ENUMERABLE = 14
+"""Most positions whose subsets are enumerated."""
+
+ProposalOrder = Callable[[State, Tensor], Tensor]
+"""Scores (B, L) from a state and a proposal z (B, L) of all tokens; the policy is their softmax over the masked positions."""
+
+
+class Bound(NamedTuple):
+    """E1, E2 and their sum, in nats; for estimates, the standard error of the sum."""
+
+    e1: float
+    e2: float
+    total: float
+    standard_error: float = 0.0
+
+
+@dataclass(frozen=True)
+class Process:
+    """One position at a time: tokens from the denoiser, positions from softmax(scores / temperature).
+
+    Args:
+        denoiser: the model.
+        order: an `Order`, or a `ProposalOrder` when `looks_at_proposal`.
+        temperature: of the softmax of the scores; `Decoder(noise=temperature)` draws from it.
+        looks_at_proposal: whether the order's scores depend on the proposed tokens.
+        proposals: draws of z for F when proposals are too many to enumerate; None to enumerate.
+    """
+
+    denoiser: Denoiser
+    order: Order | ProposalOrder
+    temperature: float = 1.0
+    looks_at_proposal: bool = False
+    proposals: int | None = None
+
+    def transitions(self, tokens: Tensor, x0: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, ...]:
+        """log p_i(x0_i), log r_i = log q(i | x0, x_S) and log F_i for states (B, L) on the way to x0 (B, L), -inf elsewhere."""
+        masked = tokens == self.denoiser.mask_token_id
+        logits, hidden = self.denoiser(tokens, None, masked)
+        seeds = torch.zeros(len(tokens), dtype=torch.int64)
+        state = State(tokens, masked, masked, masked, logits, hidden, 0, 1, seeds, x0=x0)
+        log_p = state.scatter(state.truth_log_probs()).double()
+        if not self.looks_at_proposal:
+            log_q = self._log_q(self.order(state), masked)  # type: ignore[call-arg]
+            return log_p, log_q, log_q
+        log_r = self._log_q(self.order(state, x0), masked)  # type: ignore[call-arg]
+        chance = torch.zeros_like(log_r)
+        for weights, z in self._proposals(state, generator):
+            for i in masked.any(dim=0).nonzero()[:, 0].tolist():
+                with_truth = z.clone()
+                with_truth[:, i] = x0[:, i]
+                chance[:, i] += weights * self._log_q(self.order(state, with_truth), masked)[:, i].exp()  # type: ignore[call-arg]
+        return log_p, log_r, chance.log().masked_fill(~masked, -torch.inf)
+
+    def _log_q(self, scores: Tensor, masked: Tensor) -> Tensor:
+        return policy_log_probabilities(scores.double() / self.temperature, masked)
+
+    def _proposals(self, state: State, generator: torch.Generator | None) -> list[tuple[Tensor, Tensor]]:
+        """Proposals z (B, L) with their weights (B,): all of them, or random draws."""
+        probabilities = state.probabilities().double()
+        masked, batch = state.masked, len(state.tokens)
+        if self.proposals is not None:
+            safe = torch.where(masked[..., None], probabilities, torch.ones_like(probabilities)).flatten(0, 1)
+            draws = torch.multinomial(safe, self.proposals, replacement=True, generator=generator)
+            drawn = draws.view(*masked.shape, self.proposals)
+            weight = torch.full((batch,), 1 / self.proposals, dtype=torch.float64)
+            return [(weight, torch.where(masked, drawn[..., k], state.tokens)) for k in range(self.proposals)]
+        where = masked.any(dim=0).nonzero()[:, 0].tolist()
+        if state.logits.shape[-1] ** len(where) > 2**16:
+            raise BadInput(
+                f"{len(where)} masked positions have too many proposals to enumerate: set proposals to a number of draws"
+            )
+        found = []
+        for words in itertools.product(range(state.logits.shape[-1]), repeat=len(where)):
+            z, weight = state.tokens.clone(), torch.ones(batch, dtype=torch.float64)
+            for i, word in zip(where, words, strict=True):
+                weight = weight * torch.where(masked[:, i], probabilities[:, i, word], float(word == 0))
+                z[:, i] = torch.where(masked[:, i], word, z[:, i])
+            if bool((weight > 0).any()):
+                found.append((weight, z))
+        return found
+
+
+@torch.no_grad()
+def log_likelihood(process: Process, tokens: Tensor, x0: Tensor) -> float:
+    """log p(x0) exactly, summed over all orders: the probability that decoding `tokens` (L,) ends in x0 (L,)."""
+    log_p, _, log_f, masked = _all_subsets(process, tokens, x0)
+    value = torch.zeros(len(log_p), dtype=torch.float64)  # log-probability of reaching x0 from each subset
+    for revealed in range(len(log_p) - 2, -1, -1):
+        steps = [log_p[revealed, j] + log_f[revealed, j] + value[revealed | 1 << k] for k, j in _missing(revealed, masked)]
+        value[revealed] = torch.logsumexp(torch.stack(steps), dim=0)
+    return float(value[0])
+
+
+@torch.no_grad()
+def exact_bound(process: Process, tokens: Tensor, x0: Tensor) -> Bound:
+    """E1 and E2 exactly, over all paths of the policy's own, r(i | x_S) = q(i | x0, x_S)."""
+    log_p, log_r, log_f, masked = _all_subsets(process, tokens, x0)
+    e1, e2 = (torch.zeros(len(log_p), dtype=torch.float64) for _ in range(2))
+    for revealed in range(len(log_p) - 2, -1, -1):
+        for k, j in _missing(revealed, masked):
+            r, after = log_r[revealed, j].exp(), revealed | 1 << k
+            if r > 0:
+                e1[revealed] += r * (log_p[revealed, j] + e1[after])
+                e2[revealed] += r * (log_f[revealed, j] - log_r[revealed, j] + e2[after])
+    return Bound(float(e1[0]), float(e2[0]), float(e1[0] + e2[0]))
+
+
+@torch.no_grad()
+def estimate_bound(process: Process, tokens: Tensor, x0: Tensor, samples: int, *, states: str = "path", seed: int = 0) -> Bound:
+    """E1 and E2 by Monte Carlo, for any length.
+
+    Args:
+        process, tokens (L,), x0 (L,): what is decoded, and the sequence that is asked for.
+        samples: number of paths, or of states.
+        states: "path" draws whole paths from the policy: unbiased. "forward" draws x_S from the forward process (a uniform
+            number of masks at uniform places), as L_ORDER and L_PA-MDM do: biased unless the policy is uniform.
+        seed: of the draws.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    masked = tokens == process.denoiser.mask_token_id
+    count = int(masked.sum())
+    rows = tokens.expand(samples, -1).clone()
+    truth = x0.expand(samples, -1)
+    e1, e2 = (torch.zeros(samples, dtype=torch.float64) for _ in range(2))
+
+    def step(rows: Tensor, weight: float) -> Tensor:
+        log_p, log_r, log_f = process.transitions(rows, truth, generator)
+        if states == "forward":  # the sum over positions, as in eq. 3
+            r = log_r.exp()
+            e1.add_(weight * (r * log_p.masked_fill(r == 0, 0.0)).sum(dim=1))
+            e2.add_(weight * (r * (log_f - log_r).masked_fill(r == 0, 0.0)).sum(dim=1))
+            return rows
+        drawn = torch.multinomial(log_r.exp(), 1, generator=generator)
+        e1.add_(log_p.gather(1, drawn)[:, 0])
+        e2.add_((log_f - log_r).gather(1, drawn)[:, 0])
+        return rows.scatter(1, drawn, truth.gather(1, drawn))
+
+    if states == "forward":
+        hidden = torch.randint(1, count + 1, (samples, 1), generator=generator)
+        rank = torch.rand(rows.shape, generator=generator).masked_fill(~masked, 2.0).argsort(dim=1).argsort(dim=1)
+        step(torch.where(masked & (rank >= hidden), truth, rows), float(count))
+    elif states == "path":
+        for _ in range(count):
+            rows = step(rows, 1.0)
+    else:
+        raise BadInput(f"states is {states!r}; it must be 'path' or 'forward'")
+    total = e1 + e2
+    error = float(total.std() / math.sqrt(samples)) if samples > 1 else math.inf
+    return Bound(float(e1.mean()), float(e2.mean()), float(total.mean()), error)
+
+
+def _missing(revealed: int, masked: Tensor) -> list[tuple[int, int]]:
+    """(bit, position) of the positions that the subset does not reveal."""
+    return [(k, j) for k, j in enumerate(masked.nonzero()[:, 0].tolist()) if not revealed >> k & 1]
+
+
+def _all_subsets(process: Process, tokens: Tensor, x0: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The transitions from all 2^n subsets of revealed positions, (2^n, L) each, and which positions are masked (L,)."""
+    masked = tokens == process.denoiser.mask_token_id
+    places = masked.nonzero()[:, 0]
+    if len(places) > ENUMERABLE:
+        raise BadInput(
+            f"{len(places)} masked positions have too many orders to enumerate (at most {ENUMERABLE}): use estimate_bound"
+        )
+    bits = torch.arange(2 ** len(places))[:, None] >> torch.arange(len(places)) & 1
+    states = tokens.expand(len(bits), -1).clone()
+    states[:, places] = torch.where(bits.bool(), x0[places], tokens[places])
+    log_p, log_r, log_f = process.transitions(states, x0.expand(len(bits), -1))
+    return log_p, log_r, log_f, masked

@@ -1,0 +1,122 @@
+"""Training a denoiser and its order policy together: Algorithm 1 of arXiv 2606.00295, its controls, and PAPL.
+
+One optimiser step lowers L_PA-MDM (eq. 4) plus the policy's objective, L_ORDER (eq. 3) in the paper. No gradient reaches the
+denoiser through the policy, and none reaches the policy through the token losses: the policy sees detached logits and hidden
+states, and the weights of the tokens are detached.
+"""
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from anyorder.denoisers.base import fingerprint
+from anyorder.losses import mdm_loss, policy_aware_weight
+from anyorder.orders.base import State
+from anyorder.tasks.base import Instances, Task
+from anyorder.training.diagnostics import decoded_numbers, level_numbers, policy_numbers
+from anyorder.training.loop import Shard
+from anyorder.training.order import OrderJob
+from anyorder.training.settings import OrderRecipe
+
+COLLAPSED = 0.1
+"""Share of the positions that a uniform policy would reach, below which a policy is called collapsed."""
+
+
+class CollapseWarning(UserWarning):
+    """The policy gives nearly all its probability to a few positions, whatever the problem."""
+
+
+class Pair(nn.Module):
+    """A denoiser and its policy as one module, so that several processes keep both alike."""
+
+    def __init__(self, denoiser: nn.Module, policy: nn.Module) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+        self.policy = policy
+
+    def forward(
+        self, tokens: Tensor, masked: Tensor, as_state: Callable[[Tensor, Tensor], State]
+    ) -> tuple[Tensor, State, Tensor]:
+        """Logits (K, V) of the masked positions, the state that the policy sees (detached), its scores (B, L)."""
+        logits, hidden = self.denoiser(tokens, None, masked)
+        state = as_state(logits.detach(), hidden.detach())
+        return logits, state, self.policy(state)
+
+
+class JointJob(OrderJob):
+    """A `Job`: the denoiser and the policy of a recipe, together."""
+
+    def __init__(self, recipe: OrderRecipe, denoiser: nn.Module, task: Task, instances: Instances | None = None) -> None:
+        super().__init__(recipe, denoiser, task, instances)
+        self.joint = recipe.joint
+        denoiser.requires_grad_(True)
+        self.pair = Pair(denoiser, self.policy)
+        self.model = self.pair
+        self.rate_scales = {"denoiser.": recipe.joint.lr_scale}
+        if "normalise" not in recipe.masking.model_fields_set:
+            self.normalise = "rows" if recipe.joint.weights == "papl" else "sequences"
+        else:
+            self.normalise = recipe.masking.normalise
+        self.problems = task.generate(recipe.joint.decode_problems, recipe.data.seed + 1_000_000, **recipe.data.options)
+        self.warned = False
+
+    def to(self, device: torch.device) -> None:
+        self.device = device
+
+    def loss(self, model: nn.Module, step: int, shard: Shard) -> tuple[Tensor, dict[str, float]]:
+        """1. states; 2. denoiser and policy look at them; 3. the denoiser's loss, weighted; 4. the policy's objective."""
+        batch = self._draw(step, shard)
+        logits, state, scores = model(batch.tokens, batch.masked, batch.state)
+        token_losses = torch.nn.functional.cross_entropy(logits.float(), batch.x0[batch.masked], reduction="none")
+        losses = torch.zeros(batch.masked.shape, device=token_losses.device).masked_scatter(batch.masked, token_losses)
+        masking = self.recipe.masking
+        denoiser_loss = mdm_loss(
+            losses, batch.masked, batch.time_weight, self._token_weight(state, scores),
+            focal_gamma=masking.focal_gamma, normalise=self.normalise,
+        )  # fmt: skip
+        order_loss, logged = self._objective(scores, state, batch)
+        logged |= {"denoiser_loss": float(denoiser_loss.detach()), "order_loss": float(order_loss.detach())}
+        if (step + 1) % self.recipe.run.log_steps == 0 or step + 1 == self.recipe.run.steps:
+            right = state.scatter(state.summary.top_tokens[:, 0], -1) == batch.x0
+            logged |= level_numbers(losses.detach(), right, batch.masked, batch.generated)
+            logged |= policy_numbers(scores.detach(), batch.masked)
+            self._warn_of_collapse(logged["policy_reach"], step + 1)
+        every = self.joint.decode_every
+        if every and ((step + 1) % every == 0 or step == 0):
+            logged |= decoded_numbers(self.pair.denoiser, self.policy, self.task, self.problems, self.joint.decode_steps)
+        if batch.pool is not None:
+            self._advance(batch.pool, state, scores.detach())
+        return denoiser_loss + order_loss, logged
+
+    def _token_weight(self, state: State, scores: Tensor) -> Tensor | None:
+        """The weights of the tokens in L_MDM (B, L), None for all alike."""
+        joint, log_p = self.joint, state.summary.top_log_probs
+        if joint.weights == "uniform":
+            return None
+        if joint.weights == "confidence":
+            scores = state.scatter(log_p[:, 0] / joint.temperature)
+        elif joint.weights == "margin":
+            scores = state.scatter((log_p[:, 0].exp() - log_p[:, 1].exp()) / joint.temperature)
+        elif joint.weights == "papl":
+            scores = state.scatter(state.truth_log_probs() / joint.temperature)
+        return policy_aware_weight(scores, state.masked, alpha=joint.alpha, plus_one=joint.plus_one)
+
+    def _warn_of_collapse(self, reach: float, step: int) -> None:
+        if reach < COLLAPSED and not self.warned:
+            self.warned = True
+            remedy = "" if self.joint.plus_one else ", and with joint.plus_one = false the denoiser learns at no others"
+            warnings.warn(
+                f"step {step}: the policy has collapsed: over a batch it reaches only {100 * reach:.0f} % of the positions "
+                f"that a uniform policy would{remedy}",
+                CollapseWarning,
+                stacklevel=2,
+            )
+
+    def save(self, folder: Path) -> None:
+        """The denoiser, and in `order/` the policy with its fingerprint, as the zoo keeps them."""
+        self.pair.denoiser.save_pretrained(folder)  # type: ignore[operator]
+        self.policy.refer_to(fingerprint(self.pair.denoiser))
+        self.policy.save_pretrained(folder / "order")

@@ -1,0 +1,185 @@
+"""The bounds of appendix C against enumeration, against simulation, and where theory says that they are tight."""
+
+import itertools
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from anyorder.decoding.counts import Fixed
+from anyorder.decoding.loop import Decoder, decode
+from anyorder.decoding.tokens import Sample
+from anyorder.denoisers.base import DenoiserOutput, forbid_mask
+from anyorder.errors import BadInput
+from anyorder.evaluation.likelihood import Process, estimate_bound, exact_bound, log_likelihood
+from anyorder.losses import mdm_loss, token_cross_entropy
+from anyorder.orders.base import State
+from anyorder.orders.heuristics import HEURISTICS, confidence
+
+LENGTH, WORDS, MASK = 3, 2, 2
+EMPTY = torch.full((LENGTH,), MASK)
+ALL = [torch.tensor(words) for words in itertools.product(range(WORDS), repeat=LENGTH)]
+
+
+class Table(nn.Module):
+    """A denoiser that looks its logits up: one table entry per state, none consistent with another."""
+
+    mask_token_id, vocab_size, hidden_size = MASK, WORDS + 1, 1
+
+    def __init__(self, logits: Tensor) -> None:
+        super().__init__()
+        self.logits = logits  # (3^L, L, V)
+
+    def forward(self, tokens: Tensor, attention_mask: Tensor | None = None, positions: Tensor | None = None) -> DenoiserOutput:
+        index = (tokens * 3 ** torch.arange(LENGTH)).sum(dim=1)
+        logits = forbid_mask(self.logits[index], MASK)
+        return DenoiserOutput(logits if positions is None else logits[positions], torch.zeros(*tokens.shape, 1))
+
+
+def arbitrary_denoiser(seed: int = 0) -> Table:
+    return Table(2 * torch.randn(3**LENGTH, LENGTH, WORDS + 1, generator=torch.Generator().manual_seed(seed)))
+
+
+def perfect_denoiser() -> tuple[Table, Tensor]:
+    """The conditionals of one joint distribution over the eight sequences, and its log-probabilities."""
+    log_joint = torch.log_softmax(torch.randn(len(ALL), generator=torch.Generator().manual_seed(1)).double(), dim=0)
+    logits = torch.zeros(3**LENGTH, LENGTH, WORDS + 1, dtype=torch.float64)
+    for state in itertools.product(range(WORDS + 1), repeat=LENGTH):
+        fits = torch.tensor([all(s in (MASK, int(w)) for s, w in zip(state, words, strict=True)) for words in ALL])
+        index = sum(s * 3**i for i, s in enumerate(state))
+        for i, word in itertools.product(range(LENGTH), range(WORDS)):
+            here = fits & torch.tensor([int(words[i]) == word for words in ALL])
+            logits[index, i, word] = torch.logsumexp(log_joint[here], dim=0) if here.any() else -torch.inf
+    return Table(logits), log_joint
+
+
+def proposal_confidence(state: State, z: Tensor) -> Tensor:
+    """log-probability of the proposed token: the order of algorithms that rank their samples."""
+    log_probs = torch.log_softmax(state.logits.float(), dim=-1)
+    return state.scatter(log_probs.gather(1, z[state.masked][:, None])[:, 0])
+
+
+def leftmost(state: State) -> Tensor:
+    return (-1000.0 * state.index).float().masked_fill(~state.masked, -torch.inf)
+
+
+PROCESSES: dict[str, Callable[[], Process]] = {
+    "confidence": lambda: Process(arbitrary_denoiser(), confidence, 0.5),
+    "entropy": lambda: Process(arbitrary_denoiser(1), HEURISTICS["entropy"], 0.2),
+    "sampled confidence": lambda: Process(arbitrary_denoiser(2), proposal_confidence, 0.7, looks_at_proposal=True),
+}
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_likelihoods_of_all_sequences_sum_to_one_and_bounds_lie_below(name: str) -> None:
+    process = PROCESSES[name]()
+    total = 0.0
+    for x0 in ALL:
+        exact, bound = log_likelihood(process, EMPTY, x0), exact_bound(process, EMPTY, x0)
+        total += math.exp(exact)
+        assert bound.total == pytest.approx(bound.e1 + bound.e2)
+        assert bound.total < exact, "these conditionals contradict one another, so the bound is strict"
+        if not process.looks_at_proposal:
+            assert bound.e2 == 0.0
+    assert total == pytest.approx(1.0, abs=1e-6)
+
+
+def test_the_second_term_may_not_be_left_out_for_orders_that_look_at_their_samples() -> None:
+    process = PROCESSES["sampled confidence"]()
+    pairs = [(exact_bound(process, EMPTY, x0), log_likelihood(process, EMPTY, x0)) for x0 in ALL]
+    assert all(bound.e2 != 0 for bound, _ in pairs)
+    assert any(bound.e1 > exact for bound, exact in pairs), "E1 alone is no bound for such an order"
+
+
+def test_the_exact_likelihood_by_hand_over_all_orders() -> None:
+    process = PROCESSES["confidence"]()
+    x0 = ALL[5]
+    total = 0.0
+    for path in itertools.permutations(range(LENGTH)):
+        tokens, chance = EMPTY.clone(), 1.0
+        for i in path:
+            logits = process.denoiser(tokens[None]).logits[0, :, :WORDS]
+            p = torch.softmax(logits, dim=-1)
+            open_ = tokens == MASK
+            q = torch.softmax(p.max(dim=-1).values.log().masked_fill(~open_, -torch.inf) / 0.5, dim=0)  # score: log c
+            chance *= float(q[i] * p[i, x0[i]])
+            tokens[i] = x0[i]
+        total += chance
+    assert log_likelihood(process, EMPTY, x0) == pytest.approx(math.log(total), abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["confidence", "random weights"])
+def test_a_perfect_denoiser_makes_the_bound_tight_whatever_the_order(name: str) -> None:
+    denoiser, log_joint = perfect_denoiser()
+    order = confidence if name == "confidence" else (lambda state: state.scatter(state.logits[:, 0].float()))
+    process = Process(denoiser, order, 0.3)
+    for x0, expected in zip(ALL, log_joint.tolist(), strict=True):
+        assert exact_bound(process, EMPTY, x0).total == pytest.approx(expected, abs=1e-5)
+        assert log_likelihood(process, EMPTY, x0) == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_deterministic_order_makes_the_bound_tight_whatever_the_denoiser() -> None:
+    process = Process(arbitrary_denoiser(3), leftmost)
+    for x0 in ALL:
+        bound = exact_bound(process, EMPTY, x0)
+        assert bound.total == pytest.approx(log_likelihood(process, EMPTY, x0), abs=1e-9)
+
+
+def test_decoding_draws_sequences_with_the_exact_probabilities() -> None:
+    process = PROCESSES["confidence"]()
+    draws = 4000
+    decoder = Decoder(confidence, Fixed(1), Sample(temperature=1.0), noise=0.5)
+    decoded = decode(process.denoiser, EMPTY.expand(draws, -1), decoder, seeds=7)
+    for x0 in ALL:
+        share = float((decoded.tokens == x0).all(dim=1).double().mean())
+        expected = math.exp(log_likelihood(process, EMPTY, x0))
+        assert abs(share - expected) < 4.5 * math.sqrt(expected * (1 - expected) / draws) + 1e-9
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_the_path_estimate_is_unbiased(name: str) -> None:
+    process = PROCESSES[name]()
+    exact = exact_bound(process, EMPTY, ALL[3])
+    estimate = estimate_bound(process, EMPTY, ALL[3], 3000, seed=1)
+    assert abs(estimate.total - exact.total) < 4 * estimate.standard_error
+    assert estimate.standard_error < 0.1
+
+
+def test_drawn_proposals_approach_the_enumerated_ones() -> None:
+    exact = PROCESSES["sampled confidence"]()
+    drawn = Process(exact.denoiser, proposal_confidence, 0.7, looks_at_proposal=True, proposals=400)
+    assert exact_bound(drawn, EMPTY, ALL[2]).total == pytest.approx(exact_bound(exact, EMPTY, ALL[2]).total, abs=0.1)
+
+
+def test_forward_states_are_biased_unless_the_policy_is_uniform() -> None:
+    denoiser = arbitrary_denoiser()
+    uniform = Process(denoiser, lambda state: state.scatter(torch.zeros(len(state.logits))))
+    estimate = estimate_bound(uniform, EMPTY, ALL[1], 4000, states="forward", seed=2)
+    assert abs(estimate.total - exact_bound(uniform, EMPTY, ALL[1]).total) < 4 * estimate.standard_error
+    sharp = Process(denoiser, confidence, 0.05)
+    biased = estimate_bound(sharp, EMPTY, ALL[1], 4000, states="forward", seed=2)
+    assert abs(biased.total - exact_bound(sharp, EMPTY, ALL[1]).total) > 6 * biased.standard_error
+
+
+def test_the_uniform_bound_is_minus_l_mdm() -> None:
+    """L_MDM with the linear schedule's 1/t over all t, integrated by hand over the number of masks: the same number."""
+    denoiser, x0 = arbitrary_denoiser(), ALL[6]
+    uniform = Process(denoiser, lambda state: state.scatter(torch.zeros(len(state.logits))))
+    total = 0.0
+    for hidden in range(1, LENGTH + 1):
+        subsets = list(itertools.combinations(range(LENGTH), hidden))
+        for subset in subsets:
+            masked = torch.zeros(1, LENGTH, dtype=torch.bool)
+            masked[0, list(subset)] = True
+            losses = token_cross_entropy(denoiser(torch.where(masked, MASK, x0[None])).logits, x0[None], masked)
+            total += mdm_loss(losses, masked, normalise="rows").item() / len(subsets)
+    assert exact_bound(uniform, EMPTY, x0).total == pytest.approx(-total, abs=1e-5)
+
+
+def test_too_many_orders_or_proposals_are_refused() -> None:
+    with pytest.raises(BadInput, match="too many orders"):
+        log_likelihood(PROCESSES["confidence"](), torch.full((15,), MASK), torch.zeros(15, dtype=torch.int64))
+    with pytest.raises(BadInput, match="'path' or 'forward'"):
+        estimate_bound(PROCESSES["confidence"](), EMPTY, ALL[0], 3, states="sideways")
