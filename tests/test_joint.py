@@ -187,7 +187,6 @@ def test_settings_that_contradict_one_another_are_refused() -> None:
     for changes, message in [
         ({"objective": {"states": "model", "quality": False}}, "uniform.*teacher"),
         ({"objective": {"states": "teacher", "quality": True}}, "quality must be false"),
-        ({"train_denoiser": False}, "only with train_denoiser"),
         ({"joint": {"weights": "nonsense"}}, "weights"),
     ]:
         with pytest.raises(BadInput, match=message):

@@ -23,6 +23,7 @@ HEIGHT = {
             ["training"],
             ["evaluation"],
             ["report"],
+            ["reproduce"],
             ["session"],
             ["cli", "demo"],
         ]

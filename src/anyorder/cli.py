@@ -1,9 +1,10 @@
-"""The command line: `anyorder demo | train | evaluate | sample | headroom | list`.
+"""The command line: `anyorder demo | train | evaluate | sample | headroom | reproduce | list`.
 
 Exit codes: 0 done; 1 done, but some sample breaks the rules; 2 bad input or a file that cannot be used; 130 interrupted (a
 training run has written its checkpoint).
 """
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -93,6 +94,11 @@ def train(
     if not result.finished:
         print(f"stopped at step {result.step} of {checked.run.steps}; the same command goes on from there", file=sys.stderr)
         raise typer.Exit(130)
+    if getattr(checked, "train_denoiser", False):
+        from anyorder.report.plots import training_curves
+
+        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        print(f"plot: {training_curves([json.loads(line) for line in lines], folder / 'training.png')}")
     print(f"{folder}: {result.step} steps in {result.seconds:.0f} s")
 
 
@@ -234,6 +240,31 @@ def sample(
     print(f"{int(right.sum())} of {len(right)} keep the rules; {forwards:.1f} forwards each", file=sys.stderr)
     if not bool(right.all()):
         raise typer.Exit(1)
+
+
+@app.command()
+def reproduce(
+    target: Annotated[str, typer.Argument(help="table1, table3, table4, figure2 or figure3 of arXiv 2606.00295; or 'all'")],
+    scale: Annotated[str, typer.Option(help="small: two cores, within the hour; paper: the 6M GPT-2, one GPU")] = "small",
+    out: Annotated[
+        Path | None, typer.Option("--out", help="folder shared by all targets; runs/reproduce/SCALE by default")
+    ] = None,
+    seeds: Annotated[str, typer.Option(help="comma-separated seeds of the fits")] = "0,1,2",
+    problems: Annotated[int | None, typer.Option(min=1, help="test problems per task")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="processes")] = 2,
+) -> None:
+    """Reproduce a table or figure of a paper. Interrupted, the same command goes on; targets share models and decodings."""
+    from anyorder.reproduce import TARGETS
+    from anyorder.reproduce import reproduce as run
+
+    folder = out or Path("runs") / "reproduce" / scale
+    for name in TARGETS if target == "all" else (target,):
+        outcome = run(
+            name, scale, folder, seeds=_numbers(seeds, int, "--seeds"), workers=workers, problems=problems,
+            say=lambda line: print(line, file=sys.stderr),
+        )  # fmt: skip
+        print(f"# {outcome.title}\n\n{outcome.markdown}")
+        print(f"{folder / name}.md, .json" + (", .png" if outcome.lines else ""), file=sys.stderr)
 
 
 @app.command("list")

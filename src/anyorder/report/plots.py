@@ -1,6 +1,7 @@
 """Plots of evaluations, as PNG or SVG."""
 
 from pathlib import Path
+from typing import Any
 
 from anyorder.errors import BadInput
 from anyorder.evaluation.evaluate import Report
@@ -24,13 +25,7 @@ def accuracy_against_steps(report: Report, path: Path, title: str = "") -> Path:
 
     With several scales of noise there is one panel for each.
     """
-    if path.suffix not in (".png", ".svg"):
-        raise BadInput(f"a plot is a .png or .svg file, not {path.name!r}")
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
+    plt = _pyplot(path)
     noises = list(dict.fromkeys(r.noise for r in report.results))
     figure, axes = plt.subplots(1, len(noises), figsize=(1.5 + 5.0 * len(noises), 4.2), sharey=True, squeeze=False)
     for axis, noise in zip(axes[0], noises, strict=True):
@@ -51,7 +46,63 @@ def accuracy_against_steps(report: Report, path: Path, title: str = "") -> Path:
     axes[0][0].set_ylabel("instance accuracy, %")
     axes[0][-1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     figure.tight_layout()
+    return _save(figure, path)
+
+
+def panels(lines: dict[str, dict[str, list[tuple[float, float, float, float]]]], path: Path, x_label: str) -> Path:
+    """One panel per name, one line per label through points (x, y, low, high) in percent."""
+    plt = _pyplot(path)
+    figure, axes = plt.subplots(1, len(lines), figsize=(1.5 + 4.2 * len(lines), 4.0), squeeze=False)
+    for axis, (title, curves) in zip(axes[0], lines.items(), strict=True):
+        for label, points in curves.items():
+            x, y, low, high = zip(*sorted(points), strict=True)
+            colour, line = _STYLE.get(label, (None, "-"))
+            error = [[b - a for a, b in zip(low, y, strict=True)], [b - a for a, b in zip(y, high, strict=True)]]
+            axis.errorbar(x, y, yerr=error, label=label, color=colour, linestyle=line, marker="o", markersize=4, capsize=2)
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel(x_label)
+        axis.grid(alpha=0.25)
+    axes[0][0].set_ylabel("instance accuracy, %")
+    axes[0][-1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    return _save(figure, path)
+
+
+def training_curves(metrics: list[dict[str, float]], path: Path) -> Path:
+    """What happened in a joint run, from its `metrics.jsonl`: denoiser by masking level, policy, decoded samples."""
+    plt = _pyplot(path)
+    figure, axes = plt.subplots(1, 4, figsize=(17, 3.6))
+    groups = {
+        "loss of masked tokens, by share masked": [f"loss_level_{k}" for k in range(5)],
+        "accuracy of masked tokens, by share masked": [f"accuracy_level_{k}" for k in range(5)],
+        "policy": ["policy_entropy", "policy_reach", "policy_starved"],
+        "decoded samples": ["decoded_accuracy", "decoded_diversity", "truth_diversity"],
+    }
+    for axis, (title, names) in zip(axes, groups.items(), strict=True):
+        for name in names:
+            points = [(row["step"], row[name]) for row in metrics if name in row]
+            if points:
+                axis.plot(*zip(*points, strict=True), label=name.replace("_", " "), linewidth=1.3)
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel("step")
+        axis.grid(alpha=0.25)
+        axis.legend(fontsize=7)
+    figure.tight_layout()
+    return _save(figure, path)
+
+
+def _pyplot(path: Path) -> Any:
+    if path.suffix not in (".png", ".svg"):
+        raise BadInput(f"a plot is a .png or .svg file, not {path.name!r}")
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot
+
+
+def _save(figure: Any, path: Path) -> Path:
     file_format = path.suffix[1:]
     write_atomically(path, lambda temporary: figure.savefig(temporary, format=file_format, dpi=130, bbox_inches="tight"))
-    plt.close(figure)
+    _pyplot(path).close(figure)
     return path

@@ -159,8 +159,8 @@ class OrderRecipe(_Section):
             if self.objective.quality:
                 raise ValueError("with train_denoiser, objective.quality must be false: no wrong token is ever visible")
             return self
-        if self.joint.model_fields_set:
-            raise ValueError("[joint] has a meaning only with train_denoiser = true")
+        if "joint" in self.model_fields_set:  # a recipe for both: the switch alone turns the denoiser's training off
+            return self
         if self.masking.model_fields_set & {"scope", "focal_gamma", "normalise"}:
             raise ValueError("without train_denoiser, the masking of an order recipe has only schedule, levels and time_weight")
         if self.masking.model_fields_set and self.objective.states != "uniform":

@@ -1,0 +1,113 @@
+"""Reproducing the papers: one target per table or figure, at two scales, each with one command."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from anyorder.errors import BadInput
+from anyorder.evaluation.evaluate import environment
+from anyorder.files import write_json, write_text
+from anyorder.report.plots import panels
+from anyorder.reproduce.adaptive import TARGETS, Outcome
+from anyorder.reproduce.study import Setting, Study
+
+PROTEINS = ("table2", "figure1")
+"""Targets of the paper that need the protein denoisers."""
+
+SCALES: dict[str, list[Setting]] = {
+    "small": [
+        Setting(
+            task="sudoku",
+            options={"box": 3},
+            frozen="sudoku9",
+            base="sudoku9-denoiser",
+            base_changes=("run.steps=600", "optimizer.ema=0.98"),
+            adaptive="sudoku9-adaptive",
+            policy_changes=("run.steps=200",),
+            joint_changes=("run.steps=250",),
+            problems=300,
+            generate={"givens": 0},
+            figure_steps=(5, 10, 20, 40),
+        ),
+        Setting(
+            task="sat",
+            options={"variables": 9},
+            frozen="sat9",
+            base="sat9-denoiser",
+            base_changes=("run.steps=400", "optimizer.ema=0.98"),
+            adaptive="sat9-adaptive",
+            policy_changes=("run.steps=100", "run.batch_size=32"),
+            joint_changes=("run.steps=200", "run.batch_size=32"),
+            problems=300,
+            steps=9,
+            figure_steps=(1, 3, 5, 9),
+        ),
+    ],
+    "paper": [
+        Setting(
+            task="sudoku",
+            options={"box": 3, "layout": "prefix"},
+            frozen="sudoku9-paper-denoiser",
+            base="sudoku9-paper-denoiser",
+            adaptive="sudoku9-paper-adaptive",
+            problems=1000,
+            generate={"givens": (31, 36)},
+            figure_steps=(5, 10, 20, 50, 100),
+        ),
+        Setting(
+            task="sat",
+            options={"variables": 9, "layout": "prefix"},
+            frozen="sat9-paper-denoiser",
+            base="sat9-paper-denoiser",
+            adaptive="sat9-paper-adaptive",
+            problems=1000,
+            figure_steps=(5, 10, 20, 50, 100),
+        ),
+    ],
+}
+
+
+def reproduce(
+    target: str,
+    scale: str,
+    folder: Path,
+    *,
+    seeds: list[int],
+    workers: int,
+    problems: int | None = None,
+    say: Callable[[str], None] = print,
+) -> Outcome:
+    """Train and decode whatever a target needs and is not in the folder yet, and write TARGET.md, .json and .png there.
+
+    Args:
+        target: a table or figure, see `TARGETS`.
+        scale: "small" (two cores, within the hour) or "paper" (one GPU).
+        folder: of all targets of this scale; they share models and decodings.
+        seeds: of the fits.
+        workers: processes.
+        problems: test problems per task, instead of the scale's own number.
+        say: told about progress.
+
+    Raises:
+        BadInput: an unknown target or scale, or a target whose models are not here yet.
+    """
+    if target in PROTEINS:
+        raise BadInput(f"{target} is about proteins, whose denoisers are not in this version; here are {', '.join(TARGETS)}")
+    if target not in TARGETS or scale not in SCALES:
+        raise BadInput(f"{target} at scale {scale} is unknown: use one of {', '.join(TARGETS)}, and {' or '.join(SCALES)}")
+    settings = [replace(s, problems=problems or s.problems) for s in SCALES[scale]]
+    needs = TARGETS[target].needs(settings, seeds)
+    solved = Study(folder).decode_all(needs, workers, say)
+    outcome = TARGETS[target].layout(settings, seeds, solved)
+    about = (
+        f"Scale {scale}; seeds {', '.join(map(str, seeds))}; {settings[0].problems} fresh test problems per task (the same for "
+        "every model), checked by the rules. Percent, 95 % Wilson interval over all puzzles and seeds, sd over seeds.\n"
+    )
+    write_text(folder / f"{target}.md", f"# {outcome.title}\n\n{about}\n{outcome.markdown}")
+    write_json(
+        folder / f"{target}.json",
+        {"target": target, "scale": scale, "seeds": seeds, "values": outcome.values, "meta": environment()},
+    )
+    if outcome.lines:
+        panels(outcome.lines, folder / f"{target}.png", outcome.x_label)
+    return outcome

@@ -1,0 +1,310 @@
+"""The tables and figures of "Adaptive Order Policies for Masked Diffusion" (arXiv 2606.00295) on Sudoku and 3-SAT.
+
+Every target says what it needs (`Decoding`s), and lays out what comes back. Margin stands for two orders here: of
+probabilities, and of log-probabilities; under noise they are worlds apart, and the published margin behaves like the latter.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from anyorder.evaluation.statistics import mcnemar, wilson
+from anyorder.reproduce import published
+from anyorder.reproduce.study import Decoding, Setting
+from anyorder.zoo import zoo_names
+
+WEIGHTS = ("uniform", "confidence", "margin", "papl", "policy")
+"""What the tokens of the denoiser's loss are weighted by: plain L_MDM, the heuristic-aware controls, PAPL, and eq. 4."""
+
+OWN_ORDER = {
+    "uniform": "confidence",
+    "confidence": "confidence",
+    "margin": "log_margin",
+    "papl": "confidence",
+    "policy": "policy",
+}
+"""The order with which table 1 decodes each of these denoisers."""
+
+ARCHITECTURES = ("mlp", "score_transformer", "score_hidden_transformer", "lookahead")
+HEURISTIC_ROWS = ("confidence", "margin", "log_margin", "oracle")
+NAMES = {
+    "uniform": "baseline, L_MDM",
+    "confidence": "high confidence",
+    "margin": "margin",
+    "papl": "PAPL (tau 1, alpha 1)",
+    "policy": "policy (eq. 4)",
+}
+TASK_NAMES = {"sudoku": "Sudoku", "sat": "3-SAT"}
+
+Solved = dict[Decoding, dict[str, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished target: Markdown, plain values, and lines to plot: panel -> label -> (x, y, low, high) in percent."""
+
+    title: str
+    markdown: str
+    values: Mapping[str, object]
+    lines: dict[str, dict[str, list[tuple[float, float, float, float]]]]
+    x_label: str = ""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A table or figure: what it needs, and how it is laid out."""
+
+    needs: Callable[[list[Setting], list[int]], list[Decoding]]
+    layout: Callable[[list[Setting], list[int], Solved], Outcome]
+
+
+class _Cells:
+    """Accuracies looked up in what was decoded, pooled over seeds."""
+
+    def __init__(self, solved: Solved, seeds: list[int]) -> None:
+        self.solved = solved
+        self.seeds = seeds
+
+    def of(self, setting: Setting, model: str, order: str, noise: float = 0.0, steps: int | None = None) -> np.ndarray:
+        """Solved or not, bool (seeds, N); one row for a model without seeds."""
+        models = [model.format(seed=s) for s in self.seeds] if "{seed}" in model else [model]
+        steps = setting.steps if steps is None else steps
+        wanted = (setting.task, steps, noise)
+        return np.stack(
+            [
+                next(
+                    found[order]
+                    for d, found in self.solved.items()
+                    if (d.setting.task, d.steps, d.noise) == wanted and d.model == name and order in found
+                )
+                for name in models
+            ]
+        )
+
+
+def percent(solved: np.ndarray) -> str:
+    """Mean over seeds, with the 95 % Wilson interval over all puzzles, and the spread over seeds where there are several."""
+    low, high = wilson(int(solved.sum()), solved.size)
+    spread = f", sd {100 * solved.mean(axis=1).std(ddof=1):.1f}" if len(solved) > 1 else ""
+    return f"{100 * solved.mean():.1f} ({100 * low:.1f}-{100 * high:.1f}{spread})"
+
+
+def difference(a: np.ndarray, b: np.ndarray) -> str:
+    """Paired difference of two (seeds, N): mean, that of each seed, exact McNemar test over all pairs."""
+    b = np.broadcast_to(b, a.shape) if len(b) == 1 else b
+    seeds = " ".join(f"{100 * d:+.1f}" for d in a.mean(axis=1) - b.mean(axis=1))
+    return f"{100 * (a.mean() - b.mean()):+.1f} (by seed {seeds}; p = {mcnemar(a.ravel(), b.ravel()):.2g})"
+
+
+def _table(header: list[str], rows: list[list[str]]) -> str:
+    lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows]) + "\n"
+
+
+# ---- table 1: deterministic decoding, policy-only and joint, in both decoding modes -------------------------------------
+
+
+def _table1_needs(settings: list[Setting], seeds: list[int], noise: bool = False) -> list[Decoding]:
+    needs = []
+    for s in settings:
+        scales = (0.0, s.noise) if noise else (0.0,)
+        modes = ("",) if noise else ("", "+repredict")
+        for scale in scales:
+            rows = tuple(order + mode for mode in modes for order in HEURISTIC_ROWS)
+            needs.append(Decoding(s, "frozen", rows, s.steps, scale))
+            for seed in seeds:
+                policies = tuple("policy" + mode for mode in modes)
+                needs.append(Decoding(s, f"policy/mlp/{seed}", policies, s.steps, scale))
+                for weights in WEIGHTS:
+                    orders = tuple(OWN_ORDER[weights] + mode for mode in modes)
+                    needs.append(Decoding(s, f"joint/{weights}/{seed}", orders, s.steps, scale))
+                needs.append(Decoding(s, f"joint/uniform/{seed}", ("policy",), s.steps, scale))
+    return needs
+
+
+def _table1(settings: list[Setting], seeds: list[int], solved: Solved) -> Outcome:
+    cells, values, parts = _Cells(solved, seeds), {}, []
+    header = ["order", *(f"{TASK_NAMES[s.task]}{mode}" for s in settings for mode in (", absorbing", ", re-predict"))]
+    header += [f"published {TASK_NAMES[s.task]}" for s in settings]
+    rows = []
+    for order in (*HEURISTIC_ROWS, "policy"):
+        model = "policy/mlp/{seed}" if order == "policy" else "frozen"
+        found = [cells.of(s, model, order + mode) for s in settings for mode in ("", "+repredict")]
+        paper = published.TABLE1_POLICY_ONLY.get(order.replace("log_", ""), {})
+        rows.append([order, *map(percent, found), *(f"{paper.get(s.task, '')}" for s in settings)])
+        values[f"policy-only {order}"] = [float(f.mean()) for f in found]
+    parts.append("**Policy-only: a frozen denoiser**\n\n" + _table(header, rows))
+    rows = []
+    for weights in WEIGHTS:
+        order = OWN_ORDER[weights]
+        found = [cells.of(s, f"joint/{weights}/{{seed}}", order + mode) for s in settings for mode in ("", "+repredict")]
+        paper = published.TABLE1_JOINT.get(weights, {})
+        name = f"{NAMES[weights]}, decoded by {order}"
+        rows.append([name, *map(percent, found), *(f"{paper.get(s.task, '')}" for s in settings)])
+        values[f"joint {weights}"] = [float(f.mean()) for f in found]
+    header[0] = "training objective"
+    parts.append("**Joint training from one common start, the same number of updates each**\n\n" + _table(header, rows))
+    rows = []
+    for weights, order in [(w, OWN_ORDER[w]) for w in WEIGHTS if w != "policy"] + [("uniform", "policy")]:
+        row = [f"{NAMES[weights]}, decoded by {order}"]
+        for s in settings:
+            ours = cells.of(s, "joint/policy/{seed}", "policy")
+            row.append(difference(ours, cells.of(s, f"joint/{weights}/{{seed}}", order)))
+        rows.append(row)
+    header = ["joint + policy minus", *(TASK_NAMES[s.task] for s in settings)]
+    parts.append("**Differences, paired on the same puzzles and seeds (absorbing)**\n\n" + _table(header, rows))
+    return Outcome("Table 1: instance accuracy, deterministic decoding", "\n".join(parts), values, {})
+
+
+# ---- table 3: deterministic against stochastic --------------------------------------------------------------------------
+
+
+def _table3(settings: list[Setting], seeds: list[int], solved: Solved) -> Outcome:
+    cells, values, parts = _Cells(solved, seeds), {}, []
+    header = ["order", *(f"{TASK_NAMES[s.task]}, {kind}" for s in settings for kind in ("deterministic", "stochastic"))]
+    header += [f"published {TASK_NAMES[s.task]}" for s in settings]
+
+    def row(name: str, model: str, order: str, paper: dict[str, tuple[float, float]]) -> list[str]:
+        found = [cells.of(s, model, order, noise) for s in settings for noise in (0.0, s.noise)]
+        values[name] = [float(f.mean()) for f in found]
+        shown = [" / ".join(map(str, paper[s.task])) if s.task in paper else "" for s in settings]
+        return [name, *map(percent, found), *shown]
+
+    rows = []
+    for order in (*HEURISTIC_ROWS, "policy"):
+        model = "policy/mlp/{seed}" if order == "policy" else "frozen"
+        paper = {} if order == "log_margin" else published.TABLE3_POLICY_ONLY.get(order, {})
+        rows.append(row(order, model, order, paper))
+    parts.append("**Policy-only: a frozen denoiser**\n\n" + _table(header, rows))
+    header[0] = "training objective"
+    rows = [
+        row(f"{NAMES[w]}, decoded by {OWN_ORDER[w]}", f"joint/{w}/{{seed}}", OWN_ORDER[w], published.TABLE3_JOINT.get(w, {}))
+        for w in WEIGHTS
+    ]
+    parts.append("**Joint training**\n\n" + _table(header, rows))
+    return Outcome("Table 3: deterministic and stochastic decoding (Gumbel noise .5)", "\n".join(parts), values, {})
+
+
+# ---- table 4: policy architectures --------------------------------------------------------------------------------------
+
+
+def _table4_needs(settings: list[Setting], seeds: list[int]) -> list[Decoding]:
+    sudoku = [s for s in settings if s.task == "sudoku"]
+    needs = [Decoding(s, "frozen", ("confidence", "oracle"), s.steps) for s in sudoku]
+    return needs + [
+        Decoding(s, f"policy/{kind}/{seed}", ("policy",), s.steps) for s in sudoku for kind in ARCHITECTURES for seed in seeds
+    ]
+
+
+def _table4(settings: list[Setting], seeds: list[int], solved: Solved) -> Outcome:
+    cells, rows, values = _Cells(solved, seeds), [], {}
+    s = next(s for s in settings if s.task == "sudoku")
+    reference = cells.of(s, "frozen", "confidence")
+    for kind in ARCHITECTURES:
+        found = cells.of(s, f"policy/{kind}/{{seed}}", "policy")
+        values[kind] = float(found.mean())
+        rows.append([kind, percent(found), difference(found, reference), str(published.TABLE4.get(kind, ""))])
+    for order in ("confidence", "oracle"):
+        rows.append([f"({order})", percent(cells.of(s, "frozen", order)), "", ""])
+    markdown = _table(["policy, by L_ORDER", "Sudoku", "minus confidence", "published"], rows)
+    return Outcome(f"Table 4: policy architectures on Sudoku, T = {s.steps}", markdown, values, {})
+
+
+# ---- figure 2: does a policy-aware denoiser decode better by heuristics too? ---------------------------------------------
+
+_TRANSFER = (("confidence", "confidence"), ("margin", "log_margin"))
+
+
+def _figure2_needs(settings: list[Setting], seeds: list[int]) -> list[Decoding]:
+    return [
+        Decoding(s, f"joint/{weights}/{seed}", (order,), s.steps, noise)
+        for s in settings
+        for noise in (0.0, s.noise)
+        for control, order in _TRANSFER
+        for weights in (control, "policy", "uniform")
+        for seed in seeds
+    ]
+
+
+def _figure2(settings: list[Setting], seeds: list[int], solved: Solved) -> Outcome:
+    cells, rows, values, lines = _Cells(solved, seeds), [], {}, {}
+    for s in settings:
+        for noise in (0.0, s.noise):
+            panel: dict[str, list[tuple[float, float, float, float]]] = {}
+            for x, (control, order) in enumerate(_TRANSFER):
+                ours = cells.of(s, "joint/policy/{seed}", order, noise)
+                row = [TASK_NAMES[s.task], "stochastic" if noise else "deterministic", order]
+                for weights, label in (
+                    (control, "trained for this heuristic"),
+                    ("uniform", "plain L_MDM"),
+                    ("policy", "policy-aware"),
+                ):
+                    found = cells.of(s, f"joint/{weights}/{{seed}}", order, noise)
+                    low, high = wilson(int(found.sum()), found.size)
+                    panel.setdefault(label, []).append((float(x), 100 * float(found.mean()), 100 * low, 100 * high))
+                    row.append(percent(found))
+                row.append(difference(ours, cells.of(s, f"joint/{control}/{{seed}}", order, noise)))
+                rows.append(row)
+                values[" ".join(row[:3])] = float(ours.mean())
+            lines[f"{TASK_NAMES[s.task]}, {'stochastic' if noise else 'deterministic'}"] = panel
+    header = [
+        "task",
+        "decoding",
+        "order",
+        "trained for this heuristic",
+        "plain L_MDM",
+        "policy-aware",
+        "policy-aware minus heuristic",
+    ]
+    axis = "decoded by: 0 = confidence, 1 = log-margin"
+    return Outcome(
+        "Figure 2: heuristic decoding of denoisers trained for different orders", _table(header, rows), values, lines, axis
+    )
+
+
+# ---- figure 3: accuracy against the number of steps ----------------------------------------------------------------------
+
+
+def _curves(setting: Setting) -> list[tuple[str, str, str]]:
+    """(label, model, order) of each curve; the shipped policy where the denoiser is a shipped one."""
+    curves = [(order, "frozen", order) for order in ("confidence", "log_margin", "oracle")]
+    curves.append(("MLP policy, L_ORDER", "policy/mlp/{seed}", "policy"))
+    return curves + ([("shipped policy", "frozen", "policy")] if setting.frozen in zoo_names() else [])
+
+
+def _figure3_needs(settings: list[Setting], seeds: list[int]) -> list[Decoding]:
+    return [
+        Decoding(s, name, (order,), steps)
+        for s in settings
+        for steps in s.figure_steps
+        for _, model, order in _curves(s)
+        for name in dict.fromkeys(model.format(seed=seed) for seed in seeds)
+    ]
+
+
+def _figure3(settings: list[Setting], seeds: list[int], solved: Solved) -> Outcome:
+    cells, values, lines, parts = _Cells(solved, seeds), {}, {}, []
+    for s in settings:
+        panel, rows = {}, []
+        for label, model, order in _curves(s):
+            found = [cells.of(s, model, order, steps=steps) for steps in s.figure_steps]
+            rows.append([label, *map(percent, found)])
+            values[f"{s.task} {label}"] = [float(f.mean()) for f in found]
+            bounds = [wilson(int(f.sum()), f.size) for f in found]
+            panel[label] = [
+                (float(steps), 100 * float(f.mean()), 100 * low, 100 * high)
+                for steps, f, (low, high) in zip(s.figure_steps, found, bounds, strict=True)
+            ]
+        lines[TASK_NAMES[s.task]] = panel
+        parts.append(f"**{TASK_NAMES[s.task]}**\n\n" + _table(["order", *(f"T = {t}" for t in s.figure_steps)], rows))
+    return Outcome("Figure 3: accuracy against the number of steps", "\n".join(parts), values, lines, "steps T")
+
+
+TARGETS = {
+    "table1": Target(_table1_needs, _table1),
+    "table3": Target(lambda settings, seeds: _table1_needs(settings, seeds, noise=True), _table3),
+    "table4": Target(_table4_needs, _table4),
+    "figure2": Target(_figure2_needs, _figure2),
+    "figure3": Target(_figure3_needs, _figure3),
+}

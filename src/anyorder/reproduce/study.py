@@ -1,0 +1,197 @@
+"""The machinery of a reproduction: models that are trained once and kept, cells that are decoded once and kept.
+
+Everything lives in one folder. Whatever is there already is not done again, so a command that was interrupted goes on, and
+targets that need the same models share them.
+"""
+
+import hashlib
+import json
+import multiprocessing
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from anyorder.denoisers.base import fingerprint
+from anyorder.errors import AnyorderError
+from anyorder.evaluation.evaluate import evaluate
+from anyorder.files import write_json
+from anyorder.orders.policies import LearnedOrder
+from anyorder.tasks import make_task
+from anyorder.tasks.base import Instances, Task
+from anyorder.training.fit import run_recipe
+from anyorder.training.settings import load_recipe
+from anyorder.zoo import load_denoiser, load_order, zoo_names
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One task of a study.
+
+    Args:
+        task, options: of `make_task`.
+        frozen: the denoiser of the policy-only half: a shipped name, or a recipe that trains it.
+        base: the recipe that trains the denoiser from which joint training starts.
+        adaptive: the recipe of Algorithm 1; its `train_denoiser` is the switch between the halves.
+        base_changes, policy_changes, joint_changes: overrides of these recipes.
+        problems: how many test problems, drawn with `generate` options.
+        steps: budget of forwards of the tables. figure_steps: of figure 3.
+        noise: scale of Gumbel noise on the scores in stochastic decoding.
+    """
+
+    task: str
+    options: dict[str, object] = field(hash=False)
+    frozen: str
+    base: str
+    adaptive: str
+    base_changes: tuple[str, ...] = ()
+    policy_changes: tuple[str, ...] = ()
+    joint_changes: tuple[str, ...] = ()
+    problems: int = 300
+    generate: dict[str, object] = field(default_factory=dict, hash=False)
+    steps: int = 20
+    figure_steps: tuple[int, ...] = (5, 10, 20)
+    noise: float = 0.5
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """What is decoded with one model: orders, at these steps, with this noise."""
+
+    setting: Setting
+    model: str
+    orders: tuple[str, ...]
+    steps: int
+    noise: float = 0.0
+
+
+TEST_SEED = 8_000_000
+
+
+@dataclass(frozen=True)
+class Study:
+    """A folder of models and cells.
+
+    Names of models: `frozen`; `base`; `policy/ARCHITECTURE/SEED`, a policy on `frozen`; `joint/WEIGHTS/SEED`, from `base`;
+    `joint-without-one/WEIGHTS/SEED`, the same without the "+1" of eq. 4.
+    """
+
+    folder: Path
+
+    def model_folder(self, setting: Setting, model: str) -> Path:
+        """Where a model lives."""
+        if model == "frozen" and setting.frozen in zoo_names():
+            return Path(setting.frozen)
+        return self.folder / setting.task / model
+
+    def ensure(self, setting: Setting, model: str) -> Path:
+        """Train a model if it is not there, and what it starts from."""
+        folder = self.model_folder(setting, model)
+        if str(folder) in zoo_names() or (folder / "model.safetensors").exists():
+            return folder
+        kind, _, rest = model.partition("/")
+        if kind == "frozen":
+            recipe = load_recipe(setting.frozen)
+        elif kind == "base":
+            recipe = load_recipe(setting.base, list(setting.base_changes))
+        else:
+            what, seed = rest.split("/")
+            start = self.ensure(setting, "frozen" if kind == "policy" else "base")
+            changes = [f"denoiser={start}", f"seed={seed}"]
+            if kind == "policy":
+                changes += [*setting.policy_changes, f"policy.architecture={what}"]
+            else:
+                changes += [*setting.joint_changes, "train_denoiser=true", f"joint.weights={what}"]
+                changes += ["joint.plus_one=false"] if kind == "joint-without-one" else []
+            recipe = load_recipe(setting.adaptive, changes)
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(folder / "log.txt", "a", encoding="utf-8") as log:
+            result = run_recipe(recipe, folder, Console(file=log))
+        if not result.finished:
+            raise KeyboardInterrupt
+        return folder
+
+    def problems(self, setting: Setting) -> tuple[Task, Instances]:
+        """The test problems of a task, the same for every model."""
+        task = make_task(setting.task, **setting.options)
+        return task, task.generate(setting.problems, TEST_SEED, **setting.generate)
+
+    def _cell_path(self, decoding: Decoding, order: str, mark: str) -> Path:
+        identity = [decoding.setting.task, decoding.setting.problems, decoding.setting.generate, order, mark]
+        key = hashlib.sha256(json.dumps([*identity, decoding.steps, decoding.noise], sort_keys=True).encode()).hexdigest()
+        return self.folder / decoding.setting.task / "cells" / f"{key[:24]}.json"
+
+    def decode(self, decoding: Decoding) -> dict[str, np.ndarray]:
+        """Which test problems each order solves, bool (N,); decoded now, or read from the cells that are kept."""
+        folder = self.ensure(decoding.setting, decoding.model)
+        denoiser_folder = self.model_folder(decoding.setting, "frozen") if decoding.model.startswith("policy/") else folder
+        denoiser = load_denoiser(denoiser_folder)
+
+        def load_policy(_name: str) -> LearnedOrder:
+            return load_order(folder, denoiser)
+
+        mark = fingerprint(denoiser)
+        solved = {}
+        for order in decoding.orders:
+            policy_mark = fingerprint(load_policy("").policy) if order.startswith("policy") else ""
+            path = self._cell_path(decoding, order, mark + policy_mark)
+            if not path.exists():
+                task, problems = self.problems(decoding.setting)
+                report = evaluate(
+                    denoiser, task, problems, [order], [decoding.steps], noise=[decoding.noise], load_policy=load_policy
+                )
+                result = report.results[0]
+                write_json(
+                    path,
+                    {
+                        "order": order, "model": decoding.model, "steps": decoding.steps, "noise": decoding.noise,
+                        "problems": decoding.setting.problems, "forwards": result.forwards,
+                        "solved": "".join("1" if right else "0" for right in result.correct),
+                    },
+                )  # fmt: skip
+            text = json.loads(path.read_text(encoding="utf-8"))["solved"]
+            solved[order] = np.array([mark == "1" for mark in text])
+        return solved
+
+    def decode_all(self, decodings: Iterable[Decoding], workers: int, say: Callable[[str], None]) -> dict[Decoding, dict]:
+        """All decodings, model by model, on several processes of one thread each. What they start from comes first."""
+        wanted = list(dict.fromkeys(decodings))
+        for setting, model in dict.fromkeys((d.setting.task, m) for d in wanted for m in _before(d.model)):
+            say(f"{setting}: {model}")
+            self.ensure(next(d.setting for d in wanted if d.setting.task == setting), model)
+        groups: dict[tuple[str, str], list[Decoding]] = {}
+        for decoding in wanted:
+            groups.setdefault((decoding.setting.task, decoding.model), []).append(decoding)
+        found: dict[Decoding, dict] = {}
+        if workers == 1:
+            for (task, model), group in groups.items():
+                found |= _decode_group(self.folder, group)
+                say(f"{task}: {model} ({len(found)} of {len(wanted)} decodings done)")
+            return found
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(workers, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            futures = {pool.submit(_decode_group, self.folder, group): key for key, group in groups.items()}
+            for future in as_completed(futures):
+                found |= future.result()
+                task, model = futures[future]
+                say(f"{task}: {model} ({len(found)} of {len(wanted)} decodings done)")
+        return found
+
+
+def _before(model: str) -> tuple[str, ...]:
+    """What must be trained before a model can be."""
+    if model.startswith("joint"):
+        return ("base",)
+    return ("frozen",) if model.startswith("policy/") else ()
+
+
+def _decode_group(folder: Path, group: list[Decoding]) -> dict[Decoding, dict]:
+    study = Study(folder)
+    try:
+        return {decoding: study.decode(decoding) for decoding in group}
+    except KeyboardInterrupt as error:
+        raise AnyorderError("interrupted; the same command goes on from the last checkpoints") from error

@@ -1,0 +1,87 @@
+"""The reproduction targets, end to end on models of a few hundred weights: they train, decode, keep, lay out, and go on."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from anyorder import reproduce as package
+from anyorder.errors import BadInput
+from anyorder.reproduce import SCALES, reproduce
+from anyorder.reproduce.adaptive import TARGETS, difference, percent
+from anyorder.reproduce.study import Decoding, Setting, Study
+from anyorder.training.settings import load_recipe
+
+TINY = (
+    'task.options={box=2}', "data.size=40", "data.options={givens=6}", "run.batch_size=8", "run.steps=3",
+    "run.log_steps=1", "optimizer.ema=0.0",
+)  # fmt: skip
+
+
+def tiny_setting() -> Setting:
+    order = (*TINY, "policy.width=16", 'policy.heads=["everything"]')
+    return Setting(
+        task="sudoku", options={"box": 2}, frozen="sudoku4", base="sudoku9-denoiser", adaptive="sudoku9-adaptive",
+        base_changes=(*TINY, "denoiser.width=16", "denoiser.layers=1"),
+        policy_changes=order, joint_changes=(*order, "joint.decode_problems=4"), problems=6, generate={"givens": 6},
+        steps=4, figure_steps=(2, 4),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.setitem(package.SCALES, "small", [tiny_setting()])
+    return tmp_path
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_target_runs_and_is_not_done_twice(target: str, tiny: Path) -> None:
+    said: list[str] = []
+    outcome = reproduce(target, "small", tiny, seeds=[0, 1], workers=1, say=said.append)
+    assert said
+    written = (tiny / f"{target}.md").read_text()
+    assert outcome.markdown in written
+    assert "nan" not in written
+    assert json.loads((tiny / f"{target}.json").read_text())["seeds"] == [0, 1]
+    assert (tiny / f"{target}.png").exists() == target.startswith("figure")
+    kept = {
+        path: path.stat().st_mtime_ns for path in tiny.rglob("*") if path.suffix in (".safetensors",) or "cells" in path.parts
+    }
+    assert kept
+    reproduce(target, "small", tiny, seeds=[0, 1], workers=1, say=said.append)
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+
+
+def test_workers_and_one_process_find_the_same(tiny: Path) -> None:
+    decodings = [Decoding(tiny_setting(), model, ("confidence", "policy"), 4) for model in ("frozen", "joint/uniform/0")]
+    one = Study(tiny / "one").decode_all(decodings, 1, lambda _: None)
+    two = Study(tiny / "two").decode_all(decodings, 2, lambda _: None)
+    for decoding in decodings:
+        assert {k: v.tolist() for k, v in one[decoding].items()} == {k: v.tolist() for k, v in two[decoding].items()}
+
+
+def test_numbers_by_hand() -> None:
+    a = np.array([[True, True, False, True], [True, False, False, True]])
+    b = np.array([[True, False, False, False], [True, False, False, True]])
+    assert percent(a).startswith("62.5 (")
+    assert percent(a).endswith("sd 17.7)")
+    assert difference(a, b) == "+25.0 (by seed +50.0 +0.0; p = 0.5)"
+    assert difference(a, b[:1]).startswith("+37.5 (by seed +50.0 +25.0;")
+
+
+def test_the_recipes_of_both_scales_can_be_loaded() -> None:
+    for settings in SCALES.values():
+        for s in settings:
+            load_recipe(s.base, list(s.base_changes))
+            load_recipe(s.adaptive, list(s.policy_changes))
+            joint = load_recipe(s.adaptive, [*s.joint_changes, "train_denoiser=true", "joint.weights=papl"])
+            assert joint.kind == "order"
+
+
+def test_unknown_targets_say_what_there_is(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="proteins"):
+        reproduce("table2", "small", tmp_path, seeds=[0], workers=1)
+    with pytest.raises(BadInput, match="table1, table3"):
+        reproduce("table9", "small", tmp_path, seeds=[0], workers=1)
+    assert not list(tmp_path.iterdir())
