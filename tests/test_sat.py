@@ -3,6 +3,7 @@
 import json
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anyorder.errors import BadInput
+from anyorder.evaluation.evaluate import evaluate
+from anyorder.evaluation.tables import markdown
 from anyorder.tasks.base import Instances
 from anyorder.tasks.sat import Sat, ye_clauses
 from anyorder.tasks.sat_rules import count_models, random_formula
@@ -157,3 +160,24 @@ def test_unknown_layouts_and_sizes_are_refused() -> None:
     with pytest.raises(BadInput, match="at least 3"):
         Sat(2)
     assert torch.equal(Sat(7).generate(2, 3).tokens, Sat(7).generate(5, 3).tokens[:2])
+
+
+def test_models_of_a_file_are_counted_and_cap_the_exact_match(tmp_path: Path) -> None:
+    task = Sat(3, clauses=1)
+    path = tmp_path / "one.jsonl"
+    path.write_text('{"input": "1,2,3", "output": "1,2,3"}\n')  # one clause of three variables: seven models
+    problems = task.load(path)
+    assert problems.labels["models"].tolist() == [7]
+
+    class Always(torch.nn.Module):
+        mask_token_id, vocab_size, hidden_size = task.mask_token_id, task.vocab_size, 1
+
+        def forward(self, tokens: Any, attention_mask: Any = None, positions: Any = None) -> Any:
+            logits = torch.zeros(*tokens.shape, task.vocab_size)
+            logits[:, 3, 1], logits[:, 4, 5], logits[:, 5, 3] = 9.0, 9.0, 9.0  # 1, not 2, 3: right, and not as stored
+            return logits[positions], torch.zeros(*tokens.shape, 1)
+
+    report = evaluate(Always(), task, problems, ["confidence"], [3], load_policy=lambda _: None)  # type: ignore[arg-type,return-value]
+    assert (report.results[0].instance_accuracy, report.results[0].exact_match) == (1.0, 0.0)
+    assert report.meta["exact_match_ceiling"] == pytest.approx(1 / 7)
+    assert "exact match (ceiling 14.3 %)" in markdown(report)

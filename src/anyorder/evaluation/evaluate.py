@@ -30,6 +30,8 @@ Progress = Callable[[str, int, int], None]
 class Result:
     """One cell: an order at a number of steps and a scale of noise.
 
+    exact_match: share of the sequences that equal the stored solution, as others report it; below instance accuracy where
+        problems have several solutions. None where no solution is known.
     order_diversity: 1 minus the mean correlation of the commit steps with those of the same order without noise (None unless
         that cell is in the evaluation too): noise of the same scale moves one order more than another.
     by_difficulty: (instances, instance accuracy) for each difficulty label, where the task has them.
@@ -41,6 +43,7 @@ class Result:
     instances: int
     instance_accuracy: float
     cell_accuracy: float
+    exact_match: float | None
     ci95: tuple[float, float]
     forwards: float
     undone: float
@@ -158,7 +161,10 @@ def evaluate(
                 diversity = order_diversity(decoded.commit_step, quiet[order, budget]) if (order, budget) in quiet else None
                 results.append(_judge(task, instances, decoded, order, budget, scale, seconds, diversity))
     comparisons = [c for result in results if (c := _compare(result, results, against)) is not None]
-    return Report(results, comparisons, {**environment(), **(meta or {}), "seed": seed, "against": against})
+    facts = {**environment(), **(meta or {}), "seed": seed, "against": against}
+    if "models" in instances.labels:  # the stored solution is one of so many
+        facts["exact_match_ceiling"] = float((1 / instances.labels["models"].clip(min=1)).mean())
+    return Report(results, comparisons, facts)
 
 
 def _judge(
@@ -174,6 +180,7 @@ def _judge(
     verdict = task.check(instances, decoded.tokens)
     correct = verdict.instance_correct.numpy()
     labels = instances.labels.get("difficulty", np.array([]))
+    same = None if instances.x0 is None else ((decoded.tokens == instances.x0) | ~instances.maskable).all(dim=1)
     return Result(
         order=order,
         steps=steps,
@@ -181,6 +188,7 @@ def _judge(
         instances=len(correct),
         instance_accuracy=float(correct.mean()),
         cell_accuracy=float(verdict.cell_accuracy.double().mean()),
+        exact_match=None if same is None else float(same.double().mean()),
         ci95=wilson(int(correct.sum()), len(correct)),
         forwards=float(decoded.forwards.double().mean()),
         undone=float(decoded.undone.double().mean()),

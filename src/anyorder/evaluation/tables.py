@@ -64,13 +64,20 @@ def _grids(report: Report) -> list[tuple[str, list[str], list[list[str]]]]:
     """Title, header and rows of every table of a report."""
     instances = report.results[0].instances
     grids = []
+    several = any(r.exact_match is not None and r.exact_match < r.instance_accuracy for r in report.results)
     for steps, noise in cells_of(report):
         title = title_of(steps, noise, instances)
         table = [list(row) for row in rows_of(report, steps, noise)]
-        diversity = [r.order_diversity for r in report.results if (r.steps, r.noise) == (steps, noise)]
+        cell = [r for r in report.results if (r.steps, r.noise) == (steps, noise)]
+        diversity = [r.order_diversity for r in cell]
         extra = [_DIVERSITY] if noise and None not in diversity else []
         for row, value in zip(table, diversity, strict=True):
             row += [f"{value:.3f}"] if extra else []
+        if several:
+            ceiling = report.meta.get("exact_match_ceiling")
+            extra.append("exact match" + ("" if ceiling is None else f" (ceiling {100 * ceiling:.1f} %)"))
+            for row, result in zip(table, cell, strict=True):
+                row.append("" if result.exact_match is None else f"{100 * result.exact_match:.1f} %")
         grids.append((title, [*_HEADERS, *extra], table))
         header, rows = difficulty_rows(report, steps, noise)
         if rows:

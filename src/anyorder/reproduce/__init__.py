@@ -8,8 +8,11 @@ from anyorder.errors import BadInput
 from anyorder.evaluation.evaluate import environment
 from anyorder.files import write_json, write_text
 from anyorder.report.plots import panels
-from anyorder.reproduce.adaptive import TARGETS, Outcome
+from anyorder.reproduce import adaptive, stability
+from anyorder.reproduce.outcome import Outcome
 from anyorder.reproduce.study import Setting, Study
+
+TARGETS = adaptive.TARGETS | stability.TARGETS
 
 PROTEINS = ("table2", "figure1")
 """Targets of the paper that need the protein denoisers."""
@@ -98,7 +101,7 @@ def reproduce(
     settings = [replace(s, problems=problems or s.problems) for s in SCALES[scale]]
     needs = TARGETS[target].needs(settings, seeds)
     solved = Study(folder).decode_all(needs, workers, say)
-    outcome = TARGETS[target].layout(settings, seeds, solved)
+    outcome = TARGETS[target].layout(settings, seeds, solved, folder)
     about = (
         f"Scale {scale}; seeds {', '.join(map(str, seeds))}; {settings[0].problems} fresh test problems per task (the same for "
         "every model), checked by the rules. Percent, 95 % Wilson interval over all puzzles and seeds, sd over seeds.\n"

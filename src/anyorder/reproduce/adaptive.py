@@ -4,13 +4,11 @@ Every target says what it needs (`Decoding`s), and lays out what comes back. Mar
 probabilities, and of log-probabilities; under noise they are worlds apart, and the published margin behaves like the latter.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from pathlib import Path
 
-import numpy as np
-
-from anyorder.evaluation.statistics import mcnemar, wilson
+from anyorder.evaluation.statistics import wilson
 from anyorder.reproduce import published
+from anyorder.reproduce.outcome import TASK_NAMES, Cells, Outcome, Solved, Target, difference, percent, table
 from anyorder.reproduce.study import Decoding, Setting
 from anyorder.zoo import zoo_names
 
@@ -35,71 +33,6 @@ NAMES = {
     "papl": "PAPL (tau 1, alpha 1)",
     "policy": "policy (eq. 4)",
 }
-TASK_NAMES = {"sudoku": "Sudoku", "sat": "3-SAT"}
-
-Solved = dict[Decoding, dict[str, np.ndarray]]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """A finished target: Markdown, plain values, and lines to plot: panel -> label -> (x, y, low, high) in percent."""
-
-    title: str
-    markdown: str
-    values: Mapping[str, object]
-    lines: dict[str, dict[str, list[tuple[float, float, float, float]]]]
-    x_label: str = ""
-
-
-@dataclass(frozen=True)
-class Target:
-    """A table or figure: what it needs, and how it is laid out."""
-
-    needs: Callable[[list[Setting], list[int]], list[Decoding]]
-    layout: Callable[[list[Setting], list[int], Solved], Outcome]
-
-
-class _Cells:
-    """Accuracies looked up in what was decoded, pooled over seeds."""
-
-    def __init__(self, solved: Solved, seeds: list[int]) -> None:
-        self.solved = solved
-        self.seeds = seeds
-
-    def of(self, setting: Setting, model: str, order: str, noise: float = 0.0, steps: int | None = None) -> np.ndarray:
-        """Solved or not, bool (seeds, N); one row for a model without seeds."""
-        models = [model.format(seed=s) for s in self.seeds] if "{seed}" in model else [model]
-        steps = setting.steps if steps is None else steps
-        wanted = (setting.task, steps, noise)
-        return np.stack(
-            [
-                next(
-                    found[order]
-                    for d, found in self.solved.items()
-                    if (d.setting.task, d.steps, d.noise) == wanted and d.model == name and order in found
-                )
-                for name in models
-            ]
-        )
-
-
-def percent(solved: np.ndarray) -> str:
-    """Mean over seeds, with the 95 % Wilson interval over all puzzles, and the spread over seeds where there are several."""
-    low, high = wilson(int(solved.sum()), solved.size)
-    spread = f", sd {100 * solved.mean(axis=1).std(ddof=1):.1f}" if len(solved) > 1 else ""
-    return f"{100 * solved.mean():.1f} ({100 * low:.1f}-{100 * high:.1f}{spread})"
-
-
-def difference(a: np.ndarray, b: np.ndarray) -> str:
-    """Paired difference of two (seeds, N): mean, that of each seed, exact McNemar test over all pairs."""
-    b = np.broadcast_to(b, a.shape) if len(b) == 1 else b
-    seeds = " ".join(f"{100 * d:+.1f}" for d in a.mean(axis=1) - b.mean(axis=1))
-    return f"{100 * (a.mean() - b.mean()):+.1f} (by seed {seeds}; p = {mcnemar(a.ravel(), b.ravel()):.2g})"
-
-
-def _table(header: list[str], rows: list[list[str]]) -> str:
-    lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
-    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows]) + "\n"
 
 
 # ---- table 1: deterministic decoding, policy-only and joint, in both decoding modes -------------------------------------
@@ -123,8 +56,8 @@ def _table1_needs(settings: list[Setting], seeds: list[int], noise: bool = False
     return needs
 
 
-def _table1(settings: list[Setting], seeds: list[int], solved: Solved) -> Outcome:
-    cells, values, parts = _Cells(solved, seeds), {}, []
+def _table1(settings: list[Setting], seeds: list[int], solved: Solved, folder: Path) -> Outcome:
+    cells, values, parts = Cells(solved, seeds), {}, []
     header = ["order", *(f"{TASK_NAMES[s.task]}{mode}" for s in settings for mode in (", absorbing", ", re-predict"))]
     header += [f"published {TASK_NAMES[s.task]}" for s in settings]
     rows = []
@@ -134,7 +67,7 @@ def _table1(settings: list[Setting], seeds: list[int], solved: Solved) -> Outcom
         paper = published.TABLE1_POLICY_ONLY.get(order.replace("log_", ""), {})
         rows.append([order, *map(percent, found), *(f"{paper.get(s.task, '')}" for s in settings)])
         values[f"policy-only {order}"] = [float(f.mean()) for f in found]
-    parts.append("**Policy-only: a frozen denoiser**\n\n" + _table(header, rows))
+    parts.append("**Policy-only: a frozen denoiser**\n\n" + table(header, rows))
     rows = []
     for weights in WEIGHTS:
         order = OWN_ORDER[weights]
@@ -144,7 +77,7 @@ def _table1(settings: list[Setting], seeds: list[int], solved: Solved) -> Outcom
         rows.append([name, *map(percent, found), *(f"{paper.get(s.task, '')}" for s in settings)])
         values[f"joint {weights}"] = [float(f.mean()) for f in found]
     header[0] = "training objective"
-    parts.append("**Joint training from one common start, the same number of updates each**\n\n" + _table(header, rows))
+    parts.append("**Joint training from one common start, the same number of updates each**\n\n" + table(header, rows))
     rows = []
     for weights, order in [(w, OWN_ORDER[w]) for w in WEIGHTS if w != "policy"] + [("uniform", "policy")]:
         row = [f"{NAMES[weights]}, decoded by {order}"]
@@ -153,15 +86,15 @@ def _table1(settings: list[Setting], seeds: list[int], solved: Solved) -> Outcom
             row.append(difference(ours, cells.of(s, f"joint/{weights}/{{seed}}", order)))
         rows.append(row)
     header = ["joint + policy minus", *(TASK_NAMES[s.task] for s in settings)]
-    parts.append("**Differences, paired on the same puzzles and seeds (absorbing)**\n\n" + _table(header, rows))
+    parts.append("**Differences, paired on the same puzzles and seeds (absorbing)**\n\n" + table(header, rows))
     return Outcome("Table 1: instance accuracy, deterministic decoding", "\n".join(parts), values, {})
 
 
 # ---- table 3: deterministic against stochastic --------------------------------------------------------------------------
 
 
-def _table3(settings: list[Setting], seeds: list[int], solved: Solved) -> Outcome:
-    cells, values, parts = _Cells(solved, seeds), {}, []
+def _table3(settings: list[Setting], seeds: list[int], solved: Solved, folder: Path) -> Outcome:
+    cells, values, parts = Cells(solved, seeds), {}, []
     header = ["order", *(f"{TASK_NAMES[s.task]}, {kind}" for s in settings for kind in ("deterministic", "stochastic"))]
     header += [f"published {TASK_NAMES[s.task]}" for s in settings]
 
@@ -176,13 +109,13 @@ def _table3(settings: list[Setting], seeds: list[int], solved: Solved) -> Outcom
         model = "policy/mlp/{seed}" if order == "policy" else "frozen"
         paper = {} if order == "log_margin" else published.TABLE3_POLICY_ONLY.get(order, {})
         rows.append(row(order, model, order, paper))
-    parts.append("**Policy-only: a frozen denoiser**\n\n" + _table(header, rows))
+    parts.append("**Policy-only: a frozen denoiser**\n\n" + table(header, rows))
     header[0] = "training objective"
     rows = [
         row(f"{NAMES[w]}, decoded by {OWN_ORDER[w]}", f"joint/{w}/{{seed}}", OWN_ORDER[w], published.TABLE3_JOINT.get(w, {}))
         for w in WEIGHTS
     ]
-    parts.append("**Joint training**\n\n" + _table(header, rows))
+    parts.append("**Joint training**\n\n" + table(header, rows))
     return Outcome("Table 3: deterministic and stochastic decoding (Gumbel noise .5)", "\n".join(parts), values, {})
 
 
@@ -197,8 +130,8 @@ def _table4_needs(settings: list[Setting], seeds: list[int]) -> list[Decoding]:
     ]
 
 
-def _table4(settings: list[Setting], seeds: list[int], solved: Solved) -> Outcome:
-    cells, rows, values = _Cells(solved, seeds), [], {}
+def _table4(settings: list[Setting], seeds: list[int], solved: Solved, folder: Path) -> Outcome:
+    cells, rows, values = Cells(solved, seeds), [], {}
     s = next(s for s in settings if s.task == "sudoku")
     reference = cells.of(s, "frozen", "confidence")
     for kind in ARCHITECTURES:
@@ -207,7 +140,7 @@ def _table4(settings: list[Setting], seeds: list[int], solved: Solved) -> Outcom
         rows.append([kind, percent(found), difference(found, reference), str(published.TABLE4.get(kind, ""))])
     for order in ("confidence", "oracle"):
         rows.append([f"({order})", percent(cells.of(s, "frozen", order)), "", ""])
-    markdown = _table(["policy, by L_ORDER", "Sudoku", "minus confidence", "published"], rows)
+    markdown = table(["policy, by L_ORDER", "Sudoku", "minus confidence", "published"], rows)
     return Outcome(f"Table 4: policy architectures on Sudoku, T = {s.steps}", markdown, values, {})
 
 
@@ -227,8 +160,8 @@ def _figure2_needs(settings: list[Setting], seeds: list[int]) -> list[Decoding]:
     ]
 
 
-def _figure2(settings: list[Setting], seeds: list[int], solved: Solved) -> Outcome:
-    cells, rows, values, lines = _Cells(solved, seeds), [], {}, {}
+def _figure2(settings: list[Setting], seeds: list[int], solved: Solved, folder: Path) -> Outcome:
+    cells, rows, values, lines = Cells(solved, seeds), [], {}, {}
     for s in settings:
         for noise in (0.0, s.noise):
             panel: dict[str, list[tuple[float, float, float, float]]] = {}
@@ -259,7 +192,7 @@ def _figure2(settings: list[Setting], seeds: list[int], solved: Solved) -> Outco
     ]
     axis = "decoded by: 0 = confidence, 1 = log-margin"
     return Outcome(
-        "Figure 2: heuristic decoding of denoisers trained for different orders", _table(header, rows), values, lines, axis
+        "Figure 2: heuristic decoding of denoisers trained for different orders", table(header, rows), values, lines, axis
     )
 
 
@@ -283,8 +216,8 @@ def _figure3_needs(settings: list[Setting], seeds: list[int]) -> list[Decoding]:
     ]
 
 
-def _figure3(settings: list[Setting], seeds: list[int], solved: Solved) -> Outcome:
-    cells, values, lines, parts = _Cells(solved, seeds), {}, {}, []
+def _figure3(settings: list[Setting], seeds: list[int], solved: Solved, folder: Path) -> Outcome:
+    cells, values, lines, parts = Cells(solved, seeds), {}, {}, []
     for s in settings:
         panel, rows = {}, []
         for label, model, order in _curves(s):
@@ -297,7 +230,7 @@ def _figure3(settings: list[Setting], seeds: list[int], solved: Solved) -> Outco
                 for steps, f, (low, high) in zip(s.figure_steps, found, bounds, strict=True)
             ]
         lines[TASK_NAMES[s.task]] = panel
-        parts.append(f"**{TASK_NAMES[s.task]}**\n\n" + _table(["order", *(f"T = {t}" for t in s.figure_steps)], rows))
+        parts.append(f"**{TASK_NAMES[s.task]}**\n\n" + table(["order", *(f"T = {t}" for t in s.figure_steps)], rows))
     return Outcome("Figure 3: accuracy against the number of steps", "\n".join(parts), values, lines, "steps T")
 
 

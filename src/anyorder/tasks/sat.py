@@ -22,6 +22,7 @@ from anyorder.tasks.base import Instances, Verdict, cell_accuracy, per_instance_
 from anyorder.tasks.vocabulary import EOS, MASK, SEP, YE_VOCABULARY
 
 _ENUMERABLE = 20
+_COUNTABLE = 12  # variables up to which the models of a file's formulas are counted
 _COMMA, _SLASH = YE_VOCABULARY.index(","), YE_VOCABULARY.index("/")
 
 
@@ -210,7 +211,12 @@ class Sat:
                     raise BadInput(f"{path}, line {number}: {error}") from error
         if not formulas:
             raise BadInput(f"{path} holds no formulas")
-        return self.encode(np.stack(formulas), np.stack(answers) if len(answers) == len(formulas) else None)
+        from anyorder.tasks.sat_rules import count_models
+
+        known = np.stack(answers) if len(answers) == len(formulas) else None
+        countable = self.variables <= _COUNTABLE
+        labels = {"models": np.array([count_models(f, self.variables) for f in formulas])} if countable else {}
+        return self.encode(np.stack(formulas), known, labels)
 
     def parse(self, text: str) -> Instances:
         """One formula as `1,-4,5/2,3,-5/...`, or in Ye's letters for n = 5, 7, 9."""

@@ -1,0 +1,77 @@
+"""What a reproduction target is, and the pieces of its tables."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from anyorder.evaluation.statistics import mcnemar, wilson
+from anyorder.reproduce.study import Decoding, Setting
+
+TASK_NAMES = {"sudoku": "Sudoku", "sat": "3-SAT"}
+
+Solved = dict[Decoding, dict[str, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished target: Markdown, plain values, and lines to plot: panel -> label -> (x, y, low, high) in percent."""
+
+    title: str
+    markdown: str
+    values: Mapping[str, object]
+    lines: dict[str, dict[str, list[tuple[float, float, float, float]]]]
+    x_label: str = ""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A table or figure: what it needs, and how it is laid out."""
+
+    needs: Callable[[list[Setting], list[int]], list[Decoding]]
+    layout: Callable[[list[Setting], list[int], Solved, Path], Outcome]
+
+
+class Cells:
+    """Accuracies looked up in what was decoded, pooled over seeds."""
+
+    def __init__(self, solved: Solved, seeds: list[int]) -> None:
+        self.solved = solved
+        self.seeds = seeds
+
+    def of(self, setting: Setting, model: str, order: str, noise: float = 0.0, steps: int | None = None) -> np.ndarray:
+        """Solved or not, bool (seeds, N); one row for a model without seeds."""
+        models = [model.format(seed=s) for s in self.seeds] if "{seed}" in model else [model]
+        steps = setting.steps if steps is None else steps
+        wanted = (setting.task, steps, noise)
+        return np.stack(
+            [
+                next(
+                    found[order]
+                    for d, found in self.solved.items()
+                    if (d.setting.task, d.steps, d.noise) == wanted and d.model == name and order in found
+                )
+                for name in models
+            ]
+        )
+
+
+def percent(solved: np.ndarray) -> str:
+    """Mean over seeds, with the 95 % Wilson interval over all puzzles, and the spread over seeds where there are several."""
+    low, high = wilson(int(solved.sum()), solved.size)
+    spread = f", sd {100 * solved.mean(axis=1).std(ddof=1):.1f}" if len(solved) > 1 else ""
+    return f"{100 * solved.mean():.1f} ({100 * low:.1f}-{100 * high:.1f}{spread})"
+
+
+def difference(a: np.ndarray, b: np.ndarray) -> str:
+    """Paired difference of two (seeds, N): mean, that of each seed, exact McNemar test over all pairs."""
+    b = np.broadcast_to(b, a.shape) if len(b) == 1 else b
+    seeds = " ".join(f"{100 * d:+.1f}" for d in a.mean(axis=1) - b.mean(axis=1))
+    return f"{100 * (a.mean() - b.mean()):+.1f} (by seed {seeds}; p = {mcnemar(a.ravel(), b.ravel()):.2g})"
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows]) + "\n"
