@@ -1,4 +1,4 @@
-"""Tasks: puzzles, formulas and numbers. A new task is one new file here and one line in `TASKS`."""
+"""Tasks: puzzles, formulas and sorting. A new task is one new file here and one line in `TASKS`."""
 
 from typing import Any
 
@@ -6,11 +6,12 @@ from anyorder.errors import BadInput
 from anyorder.tasks.base import Instances, Task, Verdict
 from anyorder.tasks.countdown import Countdown
 from anyorder.tasks.sat import Sat
+from anyorder.tasks.sorting import Sorting
 from anyorder.tasks.sudoku import Sudoku
 
-TASKS = {task.name: task for task in (Sudoku, Sat, Countdown)}
+TASKS = {task.name: task for task in (Sudoku, Sat, Countdown, Sorting)}
 
-__all__ = ["TASKS", "Countdown", "Instances", "Sat", "Sudoku", "Task", "Verdict", "make_task"]
+__all__ = ["TASKS", "Countdown", "Instances", "Sat", "Sorting", "Sudoku", "Task", "Verdict", "make_task"]
 
 
 def make_task(name: str, **options: Any) -> Task:
