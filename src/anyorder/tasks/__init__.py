@@ -1,4 +1,4 @@
-"""Tasks: puzzles, formulas and sorting. A new task is one new file here and one line in `TASKS`."""
+"""Tasks: puzzles, formulas, sorting and tours. A new task is one new file here and one line in `TASKS`."""
 
 from typing import Any
 
@@ -8,10 +8,11 @@ from anyorder.tasks.countdown import Countdown
 from anyorder.tasks.sat import Sat
 from anyorder.tasks.sorting import Sorting
 from anyorder.tasks.sudoku import Sudoku
+from anyorder.tasks.tsp import Tsp
 
-TASKS = {task.name: task for task in (Sudoku, Sat, Countdown, Sorting)}
+TASKS = {task.name: task for task in (Sudoku, Sat, Countdown, Sorting, Tsp)}
 
-__all__ = ["TASKS", "Countdown", "Instances", "Sat", "Sorting", "Sudoku", "Task", "Verdict", "make_task"]
+__all__ = ["TASKS", "Countdown", "Instances", "Sat", "Sorting", "Sudoku", "Task", "Tsp", "Verdict", "make_task"]
 
 
 def make_task(name: str, **options: Any) -> Task:
