@@ -160,6 +160,12 @@ def test_a_solution_that_breaks_a_rule_is_wrong(answer: str) -> None:
     assert not says(answer)
 
 
+def test_every_number_must_be_used() -> None:
+    assert not is_solution([48, 2, 5], 96, "48*2=96")
+    assert not is_solution([48, 2, 5, 5], 96, "5-5=0,48*2=96")
+    assert is_solution([48, 2, 5, 5], 96, "5-5=0,48*2=96,0+96=96")
+
+
 def test_division_must_be_exact_and_not_by_zero() -> None:
     assert is_solution([7, 2, 4], 7, "4/2=2,7+2=9") is False
     assert is_solution([7, 2, 2], 4, "2/2=1,7/1=7") is False
