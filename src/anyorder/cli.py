@@ -18,7 +18,7 @@ app = typer.Typer(
     help="Learned unmasking orders for masked diffusion models.", no_args_is_help=True, pretty_exceptions_enable=False
 )
 
-TaskOption = Annotated[str, typer.Option("--task", help="sudoku or sat")]
+TaskOption = Annotated[str, typer.Option("--task", help="sudoku, sat, countdown, sorting or tsp")]
 DataOption = Annotated[Path | None, typer.Option("--data", help="problems in a published format; fresh ones when not given")]
 DenoiserOption = Annotated[str | None, typer.Option("--denoiser", help="a shipped name or a folder; the task's own by default")]
 LimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="use only the first N problems")]

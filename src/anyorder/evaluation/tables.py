@@ -54,7 +54,7 @@ def title_of(steps: int, noise: float, instances: int) -> str:
 def difficulty_rows(report: Report, steps: int, noise: float) -> tuple[list[str], list[list[str]]]:
     """Header and rows of instance accuracy by difficulty; no rows when the instances have no such labels."""
     cell = [r for r in report.results if (r.steps, r.noise) == (steps, noise)]
-    labels = [name for name in TECHNIQUES if name in cell[0].by_difficulty]
+    labels = sorted(cell[0].by_difficulty, key=lambda name: TECHNIQUES.index(name) if name in TECHNIQUES else -1)
     header = ["order", *(f"{name} ({cell[0].by_difficulty[name][0]})" for name in labels)]
     rows = [[r.order, *(f"{100 * r.by_difficulty[name][1]:.1f} %" for name in labels)] for r in cell] if labels else []
     return header, rows

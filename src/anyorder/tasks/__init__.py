@@ -1,15 +1,18 @@
-"""Tasks: puzzles and formulas. A new task is one new file here and one line in `TASKS`."""
+"""Tasks: puzzles, formulas, sorting and tours. A new task is one new file here and one line in `TASKS`."""
 
 from typing import Any
 
 from anyorder.errors import BadInput
 from anyorder.tasks.base import Instances, Task, Verdict
+from anyorder.tasks.countdown import Countdown
 from anyorder.tasks.sat import Sat
+from anyorder.tasks.sorting import Sorting
 from anyorder.tasks.sudoku import Sudoku
+from anyorder.tasks.tsp import Tsp
 
-TASKS = {task.name: task for task in (Sudoku, Sat)}
+TASKS = {task.name: task for task in (Sudoku, Sat, Countdown, Sorting, Tsp)}
 
-__all__ = ["TASKS", "Instances", "Sat", "Sudoku", "Task", "Verdict", "make_task"]
+__all__ = ["TASKS", "Countdown", "Instances", "Sat", "Sorting", "Sudoku", "Task", "Tsp", "Verdict", "make_task"]
 
 
 def make_task(name: str, **options: Any) -> Task:

@@ -1,6 +1,7 @@
 """Running a recipe: what `anyorder train` and `anyorder.fit_order` do."""
 
 import hashlib
+import inspect
 from pathlib import Path
 
 from rich.console import Console
@@ -78,7 +79,8 @@ def fit_order(
         BadInput: the folder holds a fit to another denoiser or to other problems.
         KeyboardInterrupt: Ctrl-C; a checkpoint is written first, and the same call goes on from it.
     """
-    options = {name: getattr(task, name) for name in ("box", "variables", "clauses", "layout") if hasattr(task, name)}
+    arguments = {name: getattr(task, name, None) for name in inspect.signature(type(task)).parameters}
+    options = {name: value for name, value in arguments.items() if isinstance(value, int | float | str)}
     recipe = OrderRecipe(
         kind="order",
         seed=seed,

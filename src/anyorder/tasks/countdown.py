@@ -1,0 +1,261 @@
+"""Countdown: make a target of n numbers, each used once. Generator, encoding, file formats, checker.
+
+Layout, as Ye et al. 2024: the problem as text, its last number the target, [SEP], the solution `86+28=114,31-13=18,114-18=96`,
+[EOS], and [PAD] to the end; vocabulary 31. Everything after [SEP] is generated, [EOS] and [PAD] too, and [SEP] stands where
+the problem ends. L = 44, 52, 72 for n = 3, 4, 5: the longest text that numbers to 99 (100 for n = 3) and targets to 100 need.
+
+The generator is that of Stream of Search (Gandhi et al. 2024), from which Ye's files come: a target drawn uniformly, numbers
+drawn uniformly from 1 to 99 until they make it, and the solution that a depth-first search finds first. Held against Ye's
+1,000 problems each for n = 3, 4, 5, given their targets: every published solution is the first of this search, and the
+quantiles of the numbers and of intermediate results and the shares of + - * / agree (`tests/test_countdown.py`). Each file
+has nine targets only (of 10 to 100), which suggests that these were never trained on: leave them out with `exclude`.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from anyorder.errors import BadInput
+from anyorder.relations import Relation
+from anyorder.tasks.base import Instances, Verdict, cell_accuracy, per_instance_seeds
+from anyorder.tasks.vocabulary import EOS, MASK, PAD, SEP, YE_VOCABULARY
+
+_LENGTHS = {3: 44, 4: 52, 5: 72}
+_LARGEST_NUMBER, _LARGEST_TARGET = 99, 100
+_NEAR = 4
+_SPECIAL = 5
+_TOKEN = {character: token for token, character in enumerate(YE_VOCABULARY)}
+
+
+class Countdown:
+    """Countdown: equations that make a target of all given numbers.
+
+    Args:
+        numbers: n, how many are given: 3, 4 or 5.
+    """
+
+    name: ClassVar[str] = "countdown"
+
+    def __init__(self, numbers: int = 4) -> None:
+        if numbers not in _LENGTHS:
+            raise BadInput(f"Countdown with {numbers} numbers is not supported: use 3, 4 or 5")
+        self.numbers = numbers
+        self.vocab_size = len(YE_VOCABULARY)
+        self.mask_token_id = MASK
+        self.length = _LENGTHS[numbers]
+
+    @staticmethod
+    def options_of(first_lines: Callable[[], str] | None, text: str | None) -> dict[str, Any]:
+        """How many numbers a file (its first line is read) or a problem typed as text has; {} if unclear."""
+        count = (text or "").count(",")
+        if first_lines is not None:
+            try:
+                row = json.loads(first_lines())
+                count = row["input"].count(",") + ("=" not in row["output"])
+            except (ValueError, KeyError, TypeError, AttributeError):
+                return {}
+        return {"numbers": count} if count in _LENGTHS else {}
+
+    def relations(self) -> Mapping[str, Relation]:
+        """near: at most 4 positions apart. character: the same digit, operation or separator, wherever it stands."""
+        place = torch.arange(self.length)
+        always = torch.ones(self.length, self.length, dtype=torch.bool)
+        character = torch.arange(self.vocab_size)
+        character[:_SPECIAL] = -1
+        return {
+            "near": Relation((place[:, None] - place[None, :]).abs() <= _NEAR),
+            "character": Relation(always, torch.full((self.length,), -1), character),
+        }
+
+    # ---- encoding -------------------------------------------------------------------------------------------------
+
+    def encode(
+        self, problems: Sequence[Sequence[int]], solutions: Sequence[str] | None, labels: dict[str, Any] | None = None
+    ) -> Instances:
+        """Instances from problems, n numbers and the target each, and solutions as text.
+
+        Raises:
+            BadInput: a text does not fit into the length of the task.
+        """
+        tokens = np.full((len(problems), self.length), MASK, dtype=np.int64)
+        x0 = np.full_like(tokens, PAD)
+        for row, problem in enumerate(problems):
+            given = [*_spell(",".join(map(str, problem))), SEP]
+            answer = [] if solutions is None else [*_spell(solutions[row]), EOS]
+            if len(given) + len(answer) > self.length:
+                raise BadInput(
+                    f"problem {','.join(map(str, problem))} needs {len(given) + len(answer)} tokens with its solution; "
+                    f"with {self.numbers} numbers there is room for {self.length}"
+                )
+            tokens[row, : len(given)] = x0[row, : len(given)] = given
+            x0[row, len(given) : len(given) + len(answer)] = answer
+        at = torch.from_numpy(tokens)
+        return Instances(at, at == MASK, None if solutions is None else torch.from_numpy(x0), labels or {})
+
+    @staticmethod
+    def _problem(tokens: Tensor) -> list[int]:
+        """n numbers and the target, from the tokens (L,) of a problem."""
+        row = tokens.tolist()
+        return [int(part) for part in "".join(YE_VOCABULARY[token] for token in row[: row.index(SEP)]).split(",")]
+
+    def _solve(self, problem: Sequence[int]) -> str | None:
+        """The solution that the search finds first; None if there is none."""
+        from anyorder.tasks.countdown_rules import equations, solve
+
+        first = np.zeros((self.numbers - 1, 4), np.int64)
+        found = solve(np.array(problem[:-1], dtype=np.int64), problem[-1], 1, first)
+        return equations(first) if found else None
+
+    # ---- generation -----------------------------------------------------------------------------------------------
+
+    def generate(
+        self,
+        count: int,
+        seed: int,
+        targets: int | tuple[int, int] = (10, 100),
+        exclude: Sequence[int] = (),
+    ) -> Instances:
+        """Fresh problems that can be solved. The label `solutions` is in how many ways the search finds one.
+
+        Args:
+            count: how many.
+            seed: problem i depends on seed and i only.
+            targets: one target, or a range (low, high) drawn from uniformly.
+            exclude: a list of targets that are never drawn.
+        """
+        from anyorder.tasks.countdown_rules import equations, generate_many
+
+        if not isinstance(targets, int) and not (isinstance(targets, tuple | list) and len(targets) == 2):
+            raise BadInput(f"targets {targets!r} must be a number, or a range LOW-HIGH")
+        if not isinstance(exclude, list) and exclude != ():
+            raise BadInput(f"exclude {exclude!r} must be a list of targets")
+        low, high = (targets, targets) if isinstance(targets, int) else targets
+        if not 1 <= low <= high <= _LARGEST_TARGET:
+            raise BadInput(f"targets {targets} must lie between 1 and {_LARGEST_TARGET}, low end first")
+        allowed = np.array([target for target in range(low, high + 1) if target not in exclude], dtype=np.int64)
+        if not allowed.size:
+            raise BadInput(f"exclude leaves no target of {targets}")
+        seeds = per_instance_seeds(seed, count)
+        numbers, wanted, first, ways = generate_many(self.numbers, _LARGEST_NUMBER, allowed, seeds)
+        problems = np.concatenate([numbers, wanted[:, None]], axis=1).tolist()
+        return self.encode(problems, [equations(steps) for steps in first], {"solutions": ways})
+
+    def augment(self, x0: Tensor, tokens: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Permute the given numbers, per row.
+
+        The solution becomes the one that the search finds first in the new order, as in the published files; a solution
+        with swapped operands would be right as well, but is not among them.
+        """
+        order = rng.random((x0.shape[0], self.numbers)).argsort(axis=1)
+        problems, solutions = [], []
+        for row, places in zip(tokens, order, strict=True):
+            *numbers, target = self._problem(row)
+            problems.append([*(numbers[place] for place in places), target])
+            solution = self._solve(problems[-1])
+            assert solution is not None
+            solutions.append(solution)
+        out = self.encode(problems, solutions)
+        assert out.x0 is not None
+        return out.x0, out.tokens
+
+    # ---- reading and writing --------------------------------------------------------------------------------------
+
+    def load(self, path: Path, limit: int | None = None) -> Instances:
+        """JSON lines: Ye's {"input": "86,28,13,31,96", "output": "86+28=114,..."}, or d1's {"input": "30,100,93",
+        "output": "23"}, whose output is the target. Problems without a solution in the file are solved here; x0 is None if
+        one of them has none."""
+        problems: list[list[int]] = []
+        solutions: list[str | None] = []
+        with open(path, encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                if limit is not None and len(problems) >= limit:
+                    break
+                if not line.strip():
+                    continue
+                try:
+                    problem, solution = self._row(json.loads(line))
+                    self.encode([problem], None if solution is None else [solution])
+                except ValueError as error:
+                    raise BadInput(f"{path}, line {number}: {error}") from error
+                problems.append(problem)
+                solutions.append(solution)
+        if not problems:
+            raise BadInput(f"{path} holds no problems")
+        known = [solution for solution in solutions if solution is not None]
+        return self.encode(problems, known if len(known) == len(problems) else None)
+
+    def parse(self, text: str) -> Instances:
+        """One problem as `86,28,13,31,96`, the target last. It must have a solution."""
+        problem = self._numbers(text)
+        solution = self._solve(problem)
+        if solution is None:
+            raise BadInput(f"{','.join(map(str, problem[:-1]))} cannot make {problem[-1]}: it has no solution")
+        return self.encode([problem], [solution])
+
+    def _row(self, row: Any) -> tuple[list[int], str | None]:
+        from anyorder.tasks.countdown_rules import is_solution
+
+        if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("input", "output")):
+            raise BadInput('expected an object with the texts "input" and "output"')
+        if "=" not in row["output"]:
+            problem = self._numbers(f"{row['input']},{row['output']}")
+            return problem, self._solve(problem)
+        problem = self._numbers(row["input"])
+        if not is_solution(problem[:-1], problem[-1], row["output"]):
+            raise BadInput(f"the output {row['output']!r} does not solve {row['input']!r}")
+        return problem, row["output"]
+
+    def _numbers(self, text: str) -> list[int]:
+        """n numbers and the target."""
+        parts = [part.strip() for part in text.split(",")]
+        for part in parts:
+            if not (part.isascii() and part.isdigit() and part[0] != "0" and len(part) <= 3):
+                raise BadInput(f"{part!r} is no number from 1 to 999")
+        if len(parts) != self.numbers + 1:
+            raise BadInput(
+                f"this problem has {len(parts)} numbers with its target; the task is set up for {self.numbers} and a target"
+            )
+        return [int(part) for part in parts]
+
+    def format(self, tokens: Tensor) -> str:
+        """The solution up to [EOS]; '.' for what is still masked and '?' for what is no character."""
+        row = tokens.tolist()
+        answer = row[row.index(SEP) + 1 :]
+        return _text(answer[: answer.index(EOS)] if EOS in answer else answer)
+
+    # ---- checking -------------------------------------------------------------------------------------------------
+
+    def check(self, instances: Instances, tokens: Tensor) -> Verdict:
+        """By the rules: the problem is unchanged, and the text up to [EOS] solves it, with nothing but [PAD] after it.
+
+        Cell accuracy is the share of generated positions equal to the stored solution, though there may be others; where
+        none is known it is 1 for a right instance and 0 for a wrong one.
+        """
+        kept = ((instances.tokens == tokens) | instances.maskable).all(dim=1)
+        solved = [self._solved(*rows) for rows in zip(instances.tokens, tokens, strict=True)]
+        correct = kept & torch.tensor(solved, dtype=torch.bool)
+        right = correct[:, None].expand_as(tokens) if instances.x0 is None else tokens == instances.x0
+        return Verdict(correct, cell_accuracy(instances, right))
+
+    def _solved(self, given: Tensor, tokens: Tensor) -> bool:
+        from anyorder.tasks.countdown_rules import is_solution
+
+        *numbers, target = self._problem(given)
+        answer = tokens.tolist()[given.tolist().index(SEP) + 1 :]
+        if EOS not in answer:
+            return False
+        end = answer.index(EOS)
+        return set(answer[end + 1 :]) <= {PAD} and is_solution(numbers, target, _text(answer[:end]))
+
+
+def _spell(text: str) -> list[int]:
+    return [_TOKEN[character] for character in text]
+
+
+def _text(tokens: Sequence[int]) -> str:
+    return "".join(YE_VOCABULARY[t] if t >= _SPECIAL else "." if t == MASK else "?" for t in tokens)
