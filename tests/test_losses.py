@@ -117,6 +117,53 @@ def test_rank_loss_by_hand() -> None:
     assert best == pytest.approx(-(0.25 * math.log(0.25) + 0.75 * math.log(0.75)))
 
 
+def step_on_free_scores(scores: torch.Tensor, expected_losses: torch.Tensor, rate: float = 1e-3) -> torch.Tensor:
+    """q after one small step of gradient descent on L_ORDER with free scores, minus q before, over the rate."""
+    scores = scores[None].double().requires_grad_()
+    everywhere = torch.ones_like(scores, dtype=torch.bool)
+    order_loss(scores, expected_losses[None].double(), everywhere).backward()
+    assert scores.grad is not None
+    q = torch.softmax(scores.detach(), dim=1)
+    return ((torch.softmax(scores.detach() - rate * scores.grad, dim=1) - q) / rate)[0]
+
+
+def test_the_change_of_the_right_positions_is_minus_a_covariance() -> None:
+    generator = torch.Generator().manual_seed(3)
+    scores, losses = torch.randn(7, generator=generator).double(), torch.rand(7, generator=generator).double() * 3
+    right = torch.tensor([True, False, True, True, False, False, True])
+    q = torch.softmax(scores, dim=0)
+    advantage = q * (losses - (q * losses).sum())
+    covariance = (q * right * advantage).sum() - (q * right).sum() * (q * advantage).sum()
+    assert step_on_free_scores(scores, losses, 1e-6)[right].sum().item() == pytest.approx(-covariance.item(), abs=1e-6)
+
+
+def test_a_step_favours_right_positions_when_every_one_is_better_than_average() -> None:
+    losses = torch.tensor([0.1, 0.3, 2.0, 4.0])
+    for scores in (torch.zeros(4), torch.tensor([0.5, -1.0, 2.0, 0.0])):
+        change = step_on_free_scores(scores, losses)
+        q = torch.softmax(scores, dim=0)
+        assert ((losses < (q * losses).sum()) == torch.tensor([True, True, False, False])).all()
+        assert change[:2].sum() > 0
+
+
+def test_a_step_can_move_probability_away_from_right_positions() -> None:
+    """The right token at position 1 is unsure (l = 1.2), the wrong one at 0 hardly wrong (l = 0.8), and q is nearly all there."""
+    right = torch.tensor([False, True, False])
+    losses = torch.tensor([0.8, 1.2, 0.7])  # right: the likeliest of many at p = .30; wrong: p = .45 and .50 against .46, .5+
+    change = step_on_free_scores(torch.tensor([0.0, 1.0, 0.0]), losses)
+    assert change[right].sum() < 0
+
+
+def test_in_expectation_it_ranks_by_cross_entropy_not_by_correctness() -> None:
+    """Two calibrated posteriors: (.6, .4), and .65 with the rest on seven tokens. The second is more often right."""
+    first, second = torch.tensor([0.6, 0.4]), torch.tensor([0.65, *[0.05] * 7])
+    entropy = torch.stack([-(p * p.log()).sum() for p in (first, second)])
+    assert second.max() > first.max()
+    assert step_on_free_scores(torch.zeros(2), entropy)[0] > 0, "L_ORDER prefers the position that is less often right"
+    wrong = torch.stack([1 - first.max(), 1 - second.max()])
+    assert step_on_free_scores(torch.zeros(2), wrong)[1] > 0, "the same loss on correctness does not"
+
+
 def test_selection_loss_for_one_of_two_by_hand() -> None:
     # one of two: pi = sigmoid(+-(s1 - s2) / 2T), since the level lies in the middle
     scores = torch.tensor([[1.0, 0.0, 7.0]], requires_grad=True)

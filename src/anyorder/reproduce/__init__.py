@@ -8,16 +8,18 @@ from anyorder.errors import BadInput
 from anyorder.evaluation.evaluate import environment
 from anyorder.files import write_json, write_text
 from anyorder.report.plots import panels
-from anyorder.reproduce import adaptive, stability
+from anyorder.reproduce import adaptive, falsification, stability
 from anyorder.reproduce.outcome import Outcome
 from anyorder.reproduce.study import Setting, Study
 
-TARGETS = adaptive.TARGETS | stability.TARGETS
+TARGETS = adaptive.TARGETS | stability.TARGETS | falsification.TARGETS
 
 PROTEINS = ("table2", "figure1")
 """Targets of the paper that need the protein denoisers."""
 
-SCALES: dict[str, list[Setting]] = {
+_SORTING = ("task.name=sorting", "task.options={items=16}", "data.options={}", "run.log_steps=10")
+_TSP = ("task.name=tsp", "task.options={cities=6, grid=8}", "data.options={}", "run.log_steps=10")
+_SETTINGS: dict[str, list[Setting]] = {
     "small": [
         Setting(
             task="sudoku",
@@ -45,6 +47,32 @@ SCALES: dict[str, list[Setting]] = {
             steps=9,
             figure_steps=(1, 3, 5, 9),
         ),
+        Setting(
+            task="sorting",
+            options={"items": 16},
+            frozen="sorting-denoiser",
+            frozen_changes=("run.steps=200", "optimizer.ema=0.95"),
+            base="sorting-denoiser",
+            base_changes=("run.steps=100", "optimizer.ema=0.95"),
+            adaptive="sudoku9-adaptive",
+            policy_changes=(*_SORTING, "run.steps=100"),
+            joint_changes=(*_SORTING, "run.steps=100"),
+            problems=1000,
+            figure_steps=(1, 2, 4, 8, 16),
+        ),
+        Setting(
+            task="tsp",
+            options={"cities": 6, "grid": 8},
+            frozen="tsp-denoiser",
+            frozen_changes=("task.options={cities=6, grid=8}", "run.steps=800", "optimizer.ema=0.99"),
+            base="tsp-denoiser",
+            base_changes=("task.options={cities=6, grid=8}", "run.steps=600", "optimizer.ema=0.99"),
+            adaptive="sudoku9-adaptive",
+            policy_changes=(*_TSP, "run.steps=200"),
+            joint_changes=(*_TSP, "run.steps=200"),
+            problems=1000,
+            figure_steps=(1, 2, 3, 5),
+        ),
     ],
     "paper": [
         Setting(
@@ -68,6 +96,7 @@ SCALES: dict[str, list[Setting]] = {
         ),
     ],
 }
+SCALES = {scale: {s.task: s for s in settings} for scale, settings in _SETTINGS.items()}
 
 
 def reproduce(
@@ -98,7 +127,13 @@ def reproduce(
         raise BadInput(f"{target} is about proteins, whose denoisers are not in this version; here are {', '.join(TARGETS)}")
     if target not in TARGETS or scale not in SCALES:
         raise BadInput(f"{target} at scale {scale} is unknown: use one of {', '.join(TARGETS)}, and {' or '.join(SCALES)}")
-    settings = [replace(s, problems=problems or s.problems) for s in SCALES[scale]]
+    known, tasks = SCALES[scale], TARGETS[target].tasks
+    missing = [task for task in tasks if task not in known]
+    if missing:
+        raise BadInput(f"{target} has no {scale} scale: {', '.join(missing)} are run small")
+    settings = [
+        replace(SCALES[scale][task], problems=problems or SCALES[scale][task].problems) for task in TARGETS[target].tasks
+    ]
     needs = TARGETS[target].needs(settings, seeds)
     solved = Study(folder).decode_all(needs, workers, say)
     outcome = TARGETS[target].layout(settings, seeds, solved, folder)

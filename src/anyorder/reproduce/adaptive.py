@@ -8,7 +8,7 @@ from pathlib import Path
 
 from anyorder.evaluation.statistics import wilson
 from anyorder.reproduce import published
-from anyorder.reproduce.outcome import TASK_NAMES, Cells, Outcome, Solved, Target, difference, percent, table
+from anyorder.reproduce.outcome import TASK_NAMES, Cells, Outcome, Solved, Target, difference, percent, points, table
 from anyorder.reproduce.study import Decoding, Setting
 from anyorder.zoo import zoo_names
 
@@ -123,16 +123,14 @@ def _table3(settings: list[Setting], seeds: list[int], solved: Solved, folder: P
 
 
 def _table4_needs(settings: list[Setting], seeds: list[int]) -> list[Decoding]:
-    sudoku = [s for s in settings if s.task == "sudoku"]
-    needs = [Decoding(s, "frozen", ("confidence", "oracle"), s.steps) for s in sudoku]
-    return needs + [
-        Decoding(s, f"policy/{kind}/{seed}", ("policy",), s.steps) for s in sudoku for kind in ARCHITECTURES for seed in seeds
-    ]
+    (s,) = settings
+    needs = [Decoding(s, "frozen", ("confidence", "oracle"), s.steps)]
+    return needs + [Decoding(s, f"policy/{kind}/{seed}", ("policy",), s.steps) for kind in ARCHITECTURES for seed in seeds]
 
 
 def _table4(settings: list[Setting], seeds: list[int], solved: Solved, folder: Path) -> Outcome:
     cells, rows, values = Cells(solved, seeds), [], {}
-    s = next(s for s in settings if s.task == "sudoku")
+    (s,) = settings
     reference = cells.of(s, "frozen", "confidence")
     for kind in ARCHITECTURES:
         found = cells.of(s, f"policy/{kind}/{{seed}}", "policy")
@@ -224,20 +222,17 @@ def _figure3(settings: list[Setting], seeds: list[int], solved: Solved, folder: 
             found = [cells.of(s, model, order, steps=steps) for steps in s.figure_steps]
             rows.append([label, *map(percent, found)])
             values[f"{s.task} {label}"] = [float(f.mean()) for f in found]
-            bounds = [wilson(int(f.sum()), f.size) for f in found]
-            panel[label] = [
-                (float(steps), 100 * float(f.mean()), 100 * low, 100 * high)
-                for steps, f, (low, high) in zip(s.figure_steps, found, bounds, strict=True)
-            ]
+            panel[label] = points(s.figure_steps, found)
         lines[TASK_NAMES[s.task]] = panel
         parts.append(f"**{TASK_NAMES[s.task]}**\n\n" + table(["order", *(f"T = {t}" for t in s.figure_steps)], rows))
     return Outcome("Figure 3: accuracy against the number of steps", "\n".join(parts), values, lines, "steps T")
 
 
+_BOTH = ("sudoku", "sat")
 TARGETS = {
-    "table1": Target(_table1_needs, _table1),
-    "table3": Target(lambda settings, seeds: _table1_needs(settings, seeds, noise=True), _table3),
-    "table4": Target(_table4_needs, _table4),
-    "figure2": Target(_figure2_needs, _figure2),
-    "figure3": Target(_figure3_needs, _figure3),
+    "table1": Target(_BOTH, _table1_needs, _table1),
+    "table3": Target(_BOTH, lambda settings, seeds: _table1_needs(settings, seeds, noise=True), _table3),
+    "table4": Target(("sudoku",), _table4_needs, _table4),
+    "figure2": Target(_BOTH, _figure2_needs, _figure2),
+    "figure3": Target(_BOTH, _figure3_needs, _figure3),
 }

@@ -9,7 +9,7 @@ import numpy as np
 from anyorder.evaluation.statistics import mcnemar, wilson
 from anyorder.reproduce.study import Decoding, Setting
 
-TASK_NAMES = {"sudoku": "Sudoku", "sat": "3-SAT"}
+TASK_NAMES = {"sudoku": "Sudoku", "sat": "3-SAT", "sorting": "sorting", "tsp": "travelling salesman"}
 
 Solved = dict[Decoding, dict[str, np.ndarray]]
 
@@ -27,8 +27,9 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Target:
-    """A table or figure: what it needs, and how it is laid out."""
+    """A table or figure: the tasks it is about, what it needs, and how it is laid out."""
 
+    tasks: tuple[str, ...]
     needs: Callable[[list[Setting], list[int]], list[Decoding]]
     layout: Callable[[list[Setting], list[int], Solved, Path], Outcome]
 
@@ -69,6 +70,15 @@ def difference(a: np.ndarray, b: np.ndarray) -> str:
     b = np.broadcast_to(b, a.shape) if len(b) == 1 else b
     seeds = " ".join(f"{100 * d:+.1f}" for d in a.mean(axis=1) - b.mean(axis=1))
     return f"{100 * (a.mean() - b.mean()):+.1f} (by seed {seeds}; p = {mcnemar(a.ravel(), b.ravel()):.2g})"
+
+
+def points(steps: tuple[int, ...], solved: list[np.ndarray]) -> list[tuple[float, float, float, float]]:
+    """(steps, percent, low, high) of each budget, for a plot."""
+    bounds = [wilson(int(s.sum()), s.size) for s in solved]
+    return [
+        (float(t), 100 * float(s.mean()), 100 * low, 100 * high)
+        for t, s, (low, high) in zip(steps, solved, bounds, strict=True)
+    ]
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:

@@ -46,13 +46,13 @@ def _layout(settings: list[Setting], seeds: list[int], solved: Solved, folder: P
                 name: [row[key] for run in runs for row in run if key in row and row["step"] > run[-1]["step"] - _LAST]
                 for name, key in LOGGED.items()
             }
-            means = {name: sum(numbers) / len(numbers) if numbers else float("nan") for name, numbers in found.items()}
+            means = {name: sum(numbers) / len(numbers) if numbers else None for name, numbers in found.items()}
             by_policy = cells.of(s, f"{model}/{{seed}}", "policy")
             plain = cells.of(s, "joint/uniform/{seed}", "policy")
             rows.append(
                 [
                     label,
-                    *("" if number != number else f"{number:.3f}" for number in means.values()),
+                    *("" if number is None else f"{number:.3f}" for number in means.values()),
                     percent(cells.of(s, f"{model}/{{seed}}", "confidence")),
                     percent(by_policy),
                     "" if label == "plain L_MDM" else difference(by_policy, plain),
@@ -60,10 +60,7 @@ def _layout(settings: list[Setting], seeds: list[int], solved: Solved, folder: P
             )
             values[f"{s.task} {label}"] = means
             steps = sorted({row["step"] for run in runs for row in run if "policy_reach" in row})
-            reach = [
-                [row["policy_reach"] for run in runs for row in run if row["step"] == t and "policy_reach" in row]
-                for t in steps
-            ]
+            at = {t: [row["policy_reach"] for run in runs for row in run if row["step"] == t] for t in steps}
             panel[label] = [(float(t), 100 * sum(r) / len(r), 100 * min(r), 100 * max(r)) for t, r in at.items()]
         header = ["denoiser's objective", *LOGGED, "solved by confidence", "solved by policy", "by policy, minus plain L_MDM"]
         parts.append(f"**{TASK_NAMES[s.task]}**\n\n" + table(header, rows))
@@ -72,4 +69,4 @@ def _layout(settings: list[Setting], seeds: list[int], solved: Solved, folder: P
     return Outcome(title, "\n".join(parts), values, lines, "step")
 
 
-TARGETS = {"stability": Target(_needs, _layout)}
+TARGETS = {"stability": Target(("sudoku", "sat"), _needs, _layout)}

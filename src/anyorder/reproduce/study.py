@@ -37,7 +37,7 @@ class Setting:
         frozen: the denoiser of the policy-only half: a shipped name, or a recipe that trains it.
         base: the recipe that trains the denoiser from which joint training starts.
         adaptive: the recipe of Algorithm 1; its `train_denoiser` is the switch between the halves.
-        base_changes, policy_changes, joint_changes: overrides of these recipes.
+        frozen_changes, base_changes, policy_changes, joint_changes: overrides of these recipes.
         problems: how many test problems, drawn with `generate` options.
         steps: budget of forwards of the tables. figure_steps: of figure 3.
         noise: scale of Gumbel noise on the scores in stochastic decoding.
@@ -48,6 +48,7 @@ class Setting:
     frozen: str
     base: str
     adaptive: str
+    frozen_changes: tuple[str, ...] = ()
     base_changes: tuple[str, ...] = ()
     policy_changes: tuple[str, ...] = ()
     joint_changes: tuple[str, ...] = ()
@@ -95,7 +96,7 @@ class Study:
             return folder
         kind, _, rest = model.partition("/")
         if kind == "frozen":
-            recipe = load_recipe(setting.frozen)
+            recipe = load_recipe(setting.frozen, list(setting.frozen_changes))
         elif kind == "base":
             recipe = load_recipe(setting.base, list(setting.base_changes))
         else:
