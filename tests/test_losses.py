@@ -147,9 +147,10 @@ def test_a_step_favours_right_positions_when_every_one_is_better_than_average() 
 
 
 def test_a_step_can_move_probability_away_from_right_positions() -> None:
-    """The right token at position 1 is unsure (l = 1.2), the wrong one at 0 hardly wrong (l = 0.8), and q is nearly all there."""
+    """Position 1 is right but unsure, the largest of many at p = .30; the others are wrong by a hair (.45 against .55, .497
+    against .503), so their losses are lower."""
     right = torch.tensor([False, True, False])
-    losses = torch.tensor([0.8, 1.2, 0.7])  # right: the likeliest of many at p = .30; wrong: p = .45 and .50 against .46, .5+
+    losses = -torch.tensor([0.45, 0.30, 0.497]).log()
     change = step_on_free_scores(torch.tensor([0.0, 1.0, 0.0]), losses)
     assert change[right].sum() < 0
 
