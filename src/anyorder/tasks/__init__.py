@@ -6,10 +6,11 @@ from anyorder.errors import BadInput
 from anyorder.tasks.base import Instances, Task, Verdict
 from anyorder.tasks.sat import Sat
 from anyorder.tasks.sudoku import Sudoku
+from anyorder.tasks.zebra import Zebra
 
-TASKS = {task.name: task for task in (Sudoku, Sat)}
+TASKS = {task.name: task for task in (Sudoku, Sat, Zebra)}
 
-__all__ = ["TASKS", "Instances", "Sat", "Sudoku", "Task", "Verdict", "make_task"]
+__all__ = ["TASKS", "Instances", "Sat", "Sudoku", "Task", "Verdict", "Zebra", "make_task"]
 
 
 def make_task(name: str, **options: Any) -> Task:

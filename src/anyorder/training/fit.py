@@ -27,6 +27,8 @@ from anyorder.training.settings import (
 )
 from anyorder.zoo import load_denoiser, load_order
 
+_TASK_OPTIONS = ("box", "variables", "clauses", "houses", "attributes", "slots", "layout")
+
 
 def run_recipe(recipe: DenoiserRecipe | OrderRecipe, folder: Path, console: Console | None = None) -> TrainingResult:
     """Train what a recipe describes into a folder; resume if the folder holds an unfinished run of it."""
@@ -76,7 +78,7 @@ def fit_order(
         BadInput: the folder holds a fit to another denoiser or to other problems.
         KeyboardInterrupt: Ctrl-C; a checkpoint is written first, and the same call goes on from it.
     """
-    options = {name: getattr(task, name) for name in ("box", "variables", "clauses", "layout") if hasattr(task, name)}
+    options = {name: getattr(task, name) for name in _TASK_OPTIONS if hasattr(task, name)}
     recipe = OrderRecipe(
         kind="order",
         seed=seed,
