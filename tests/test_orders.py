@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from anyorder.denoisers.transformer import paper_transformer
 from anyorder.orders import heuristics as h
 from anyorder.orders.base import State
 from anyorder.orders.policies import ARCHITECTURES, LearnedOrder, Policy
+from anyorder.zoo import load_order
 
 PROBABILITIES = [[0.7, 0.2, 0.1], [0.4, 0.35, 0.25], [0.05, 0.05, 0.9]]
 
@@ -81,3 +84,25 @@ def test_undo_needs_a_policy_that_was_trained_to_judge(make_state: Callable[...,
     order = LearnedOrder(Policy("mlp", hidden_size=4, vocab_size=3, judges=False))
     with pytest.raises(ValueError, match="without a quality score"):
         order.quality(make_state(PROBABILITIES))
+
+
+def test_a_judge_beside_the_policy_judges_and_does_not_order(make_state: Callable[..., State], tmp_path: Path) -> None:
+    def policy(shift: float, **changes: Any) -> Policy:
+        made = Policy("mlp", hidden_size=4, vocab_size=3, denoiser_fingerprint="same", **changes)
+        torch.nn.init.constant_(made.shift, shift)
+        torch.nn.init.constant_(made.committed_shift, 10 * shift)
+        return made
+
+    where, judge = policy(1.0), policy(2.0, judges=True)
+    order = LearnedOrder(where, judge)
+    state = make_state([[0.2, 0.3, 0.5], [0.1, 0.1, 0.8]], masked=torch.tensor([[True, False]]),
+                       predicted=torch.tensor([[True, False]]), logits=torch.tensor([[0.2, 0.3, 0.5]]).log())  # fmt: skip
+    assert order(state)[0, 0].item() == pytest.approx(where(state)[0, 0].item())
+    assert order.quality(state)[0, 1].item() == pytest.approx(20.0)
+    assert not LearnedOrder(where).judges
+
+    where.save_pretrained(tmp_path)
+    judge.save_pretrained(tmp_path / "judge")
+    loaded = load_order(tmp_path)
+    assert loaded.quality(state)[0, 1].item() == pytest.approx(20.0)
+    assert loaded(state)[0, 0].item() == pytest.approx(order(state)[0, 0].item())

@@ -18,7 +18,7 @@ app = typer.Typer(
     help="Learned unmasking orders for masked diffusion models.", no_args_is_help=True, pretty_exceptions_enable=False
 )
 
-TaskOption = Annotated[str, typer.Option("--task", help="sudoku, sat, countdown, sorting or tsp")]
+TaskOption = Annotated[str, typer.Option("--task", help="sudoku, sat, countdown, zebra, sorting or tsp")]
 DataOption = Annotated[Path | None, typer.Option("--data", help="problems in a published format; fresh ones when not given")]
 DenoiserOption = Annotated[str | None, typer.Option("--denoiser", help="a shipped name or a folder; the task's own by default")]
 LimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="use only the first N problems")]
@@ -29,7 +29,7 @@ GenerateOption = Annotated[
 ]
 TaskOptionsOption = Annotated[
     list[str] | None,
-    typer.Option("--task-option", help="option of the task, e.g. box=2 or variables=9; read off the data if not given"),
+    typer.Option("--task-option", help="option of the task, e.g. box=2, variables=9, houses=5; read off the data if not given"),
 ]
 AnyDenoiserOption = Annotated[
     bool, typer.Option("--any-denoiser", help="use a policy even if it was fitted to another denoiser (a warning is printed)")

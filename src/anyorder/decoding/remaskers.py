@@ -91,11 +91,16 @@ class QualityUndo:
         return masked
 
     def undo(self, state: State) -> Tensor:
+        complete = ~state.masked.any(dim=1)
+        if not complete.any():
+            return torch.zeros_like(state.masked)
         right = self._probability(state)
-        mistaken = (right < self.level).any(dim=1) & ~state.masked.any(dim=1)
+        mistaken = (right < self.level).any(dim=1) & complete
         return (right < self.doubt) & mistaken[:, None]
 
     def reject(self, state: State, undone: Tensor) -> Tensor:
+        if not undone.any():
+            return undone
         return undone & (self._probability(state) < self.level) & self.remembers
 
     def _probability(self, state: State) -> Tensor:

@@ -48,7 +48,7 @@ def make_decoder(spec: str, steps: int, noise: float, load_policy: PolicyLoader,
         remasker = RePredict()
     elif modes == ["undo"]:
         judge = order if isinstance(order, LearnedOrder) else load_policy("policy")
-        if not judge.policy.judges:
+        if not judge.judges:
             raise BadInput(f"order {spec!r}: this policy was fitted without a quality score, so it cannot undo")
         remasker = QualityUndo(judge)
         rule = count or UNDO_COUNT

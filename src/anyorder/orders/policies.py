@@ -156,28 +156,45 @@ class Policy(nn.Module, PyTorchModelHubMixin, library_name="anyorder"):
 
 
 class LearnedOrder:
-    """A policy as an `Order`, and, where it judges commitments, as the `Quality` that undoes them. Scores are computed once
-    per state, for both."""
+    """A policy as an `Order`, and, where it or a judge beside it was trained for that, as the `Quality` that undoes
+    commitments. Scores are computed once per state, for both.
 
-    def __init__(self, policy: Policy) -> None:
+    Args:
+        policy: where.
+        judge: whose scores of committed positions say what to undo; the policy itself when not given. An order is best
+            trained on states that can still be won, a judge on complete ones as decoding leaves them.
+    """
+
+    def __init__(self, policy: Policy, judge: Policy | None = None) -> None:
         self.policy = policy
+        self.judge = judge or policy
+
+    @property
+    def judges(self) -> bool:
+        """Whether commitments can be undone by it."""
+        return self.judge.judges
 
     @property
     def keep_first_look(self) -> bool:
-        """Whether decoding should keep the first forward's prediction for this policy."""
-        return self.policy.first_look
+        """Whether decoding should keep the first forward's prediction for this policy, or its judge."""
+        return self.policy.first_look or (self.judges and self.judge.first_look)
 
-    def _scores(self, state: State) -> Tensor:
-        if self not in state.memo:
-            scores: Tensor = self.policy(state)
-            state.memo[self] = scores
-        return state.memo[self]
+    def to(self, device: torch.device | str) -> "LearnedOrder":
+        """Move policy and judge."""
+        self.policy.to(device), self.judge.to(device)
+        return self
+
+    def _scores(self, policy: Policy, state: State) -> Tensor:
+        if policy not in state.memo:
+            scores: Tensor = policy(state)
+            state.memo[policy] = scores
+        return state.memo[policy]
 
     def __call__(self, state: State) -> Tensor:
-        return self._scores(state).masked_fill(~state.predicted, -torch.inf)
+        return self._scores(self.policy, state).masked_fill(~state.predicted, -torch.inf)
 
     def quality(self, state: State) -> Tensor:
         """Log-odds that a committed token is right (B, L)."""
-        if not self.policy.judges:
+        if not self.judges:
             raise ValueError("this policy was fitted without a quality score: it cannot undo. Fit with quality = true")
-        return self._scores(state)
+        return self._scores(self.judge, state)

@@ -9,10 +9,11 @@ from anyorder.tasks.sat import Sat
 from anyorder.tasks.sorting import Sorting
 from anyorder.tasks.sudoku import Sudoku
 from anyorder.tasks.tsp import Tsp
+from anyorder.tasks.zebra import Zebra
 
-TASKS = {task.name: task for task in (Sudoku, Sat, Countdown, Sorting, Tsp)}
+TASKS = {task.name: task for task in (Sudoku, Sat, Countdown, Zebra, Sorting, Tsp)}
 
-__all__ = ["TASKS", "Countdown", "Instances", "Sat", "Sorting", "Sudoku", "Task", "Tsp", "Verdict", "make_task"]
+__all__ = ["TASKS", "Countdown", "Instances", "Sat", "Sorting", "Sudoku", "Task", "Tsp", "Verdict", "Zebra", "make_task"]
 
 
 def make_task(name: str, **options: Any) -> Task:

@@ -105,9 +105,7 @@ def fit_order(
         denoiser.to(device)
     if not result.finished:
         raise KeyboardInterrupt
-    order = load_order(folder, denoiser)
-    order.policy.to(device)
-    return order
+    return load_order(folder, denoiser).to(device)
 
 
 _SHIPPED = load_recipe("sudoku9-order")

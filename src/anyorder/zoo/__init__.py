@@ -1,7 +1,7 @@
 """Denoisers and their orders, by name (shipped with the package) or by folder.
 
-A denoiser's folder holds `config.json`, `model.safetensors`, `task.json`, a card `README.md`, and in `order/` the policy that
-was fitted to it.
+A denoiser's folder holds `config.json`, `model.safetensors`, `task.json`, a card `README.md`, in `order/` the policy that was
+fitted to it, and where undoing has a judge of its own, that in `order/judge/`.
 """
 
 import json
@@ -96,13 +96,15 @@ def load_order(folder: str | Path, denoiser: nn.Module | None = None, *, strict:
         path = folder_of(folder) / "order"
     if not (path / "config.json").is_file():
         raise BadInput(f"{path} holds no order policy (no config.json): fit one with `anyorder train`")
-    policy = _load(Policy, path, "policy")
-    if denoiser is not None and fingerprint(denoiser) != policy.denoiser_fingerprint:
-        message = (
-            f"the policy in {path} was fitted to the denoiser {policy.denoiser_fingerprint}, and this one is "
-            f"{fingerprint(denoiser)}: fit a policy to this denoiser, or load it with strict=False (--any-denoiser)"
-        )
-        if strict:
-            raise WrongDenoiser(message)
-        warnings.warn(message, stacklevel=2)
-    return LearnedOrder(policy)
+    parts = [path, path / "judge"] if (path / "judge" / "config.json").is_file() else [path]
+    policies = [_load(Policy, part, "policy") for part in parts]
+    for part, policy in zip(parts, policies, strict=True):
+        if denoiser is not None and fingerprint(denoiser) != policy.denoiser_fingerprint:
+            message = (
+                f"the policy in {part} was fitted to the denoiser {policy.denoiser_fingerprint}, and this one is "
+                f"{fingerprint(denoiser)}: fit a policy to this denoiser, or load it with strict=False (--any-denoiser)"
+            )
+            if strict:
+                raise WrongDenoiser(message)
+            warnings.warn(message, stacklevel=2)
+    return LearnedOrder(*policies)
