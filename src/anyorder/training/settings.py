@@ -72,7 +72,7 @@ class ObjectiveSettings(_Section):
     rank_temperature: float = Field(1.0, gt=0)
     rollout_steps: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]] = (5, 40)
     lost_weight: float = Field(0.1, ge=0, description="weight of states that already hold a wrong token")
-    keep_lost: float = Field(0.4, ge=0, le=1, description="share of the problems that go on once they hold a wrong token")
+    keep_lost: float = Field(1.0, ge=0, le=1, description="share of the problems that go on once they hold a wrong token")
     selection_weight: float = Field(0.0, ge=0, description="of the expected number of wrong tokens selected, `selection_loss`")
     selection_temperature: float = Field(0.5, gt=0)
     complete_weight: float = Field(5.0, ge=0, description="weight of complete states, for quality")
