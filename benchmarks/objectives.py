@@ -28,8 +28,10 @@ VARIANTS = {
     "order-uniform": {"objective.name": "order", "objective.states": "uniform"},
     "correctness-uniform": {"objective.states": "uniform"},
     "correctness-model": {},
-    "rank-model": {"objective.name": "rank"},
+    "rank-model": {"objective.name": "rank", "objective.lost_weight": 1.0},
     "loss-model": {"objective.name": "loss"},
+    "correctness-winnable": {"objective.lost_weight": 0.1, "objective.keep_lost": 0.4},
+    "selection-winnable": {"objective.lost_weight": 0.1, "objective.keep_lost": 0.4, "objective.selection_weight": 1.0},
 }
 
 
@@ -43,7 +45,13 @@ def main() -> None:
 
     for name, changes in VARIANTS.items():
         overrides = [f"{key}={value}" for key, value in changes.items()]
-        recipe = load_recipe("sudoku9-order", [f"run.steps={arguments.steps}", "objective.quality=false", *overrides])
+        common = [
+            f"run.steps={arguments.steps}",
+            "objective.quality=false",
+            "objective.lost_weight=0.3",
+            "objective.keep_lost=1.0",
+        ]
+        recipe = load_recipe("sudoku9-order", [*common, *overrides])
         run_recipe(recipe, arguments.out / name, Console(stderr=True))
 
     denoiser = load_denoiser("sudoku9")
