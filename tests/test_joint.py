@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -191,3 +193,23 @@ def test_settings_that_contradict_one_another_are_refused() -> None:
     ]:
         with pytest.raises(BadInput, match=message):
             validate_recipe({**good, **changes})
+
+
+def test_two_processes_end_with_the_weights_of_one(tmp_path: Path) -> None:
+    source = tmp_path / "joint.toml"
+    source.write_text(
+        'kind = "order"\ndenoiser = "sudoku4"\n[task]\nname = "sudoku"\noptions = { box = 2 }\n'
+        "[data]\nsize = 50\noptions = { givens = 6 }\n"
+        '[policy]\narchitecture = "mlp"\nwidth = 8\n[objective]\nname = "order"\nstates = "uniform"\nquality = false\n'
+        "[joint]\ndecode_every = 0\n[optimizer]\nlr = 1e-3\n[run]\nsteps = 4\nbatch_size = 8\nlog_steps = 1\n"
+    )
+    arguments = ["-m", "anyorder.cli", "train", str(source), "--set", "train_denoiser=true"]
+    one, two = tmp_path / "one", tmp_path / "two"
+    subprocess.run([sys.executable, *arguments, "--out", str(one)], check=True, capture_output=True)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29617"]
+    subprocess.run([*launcher, *arguments, "--out", str(two)], check=True, capture_output=True)
+    rows = [json.loads((folder / "metrics.jsonl").read_text().splitlines()[0]) for folder in (one, two)]
+    assert rows[0]["loss"] != rows[1]["loss"], "the first of two processes saw half of the batch"
+    for name in ("model.safetensors", "order/model.safetensors"):
+        a, b = (safetensors.torch.load_file(folder / name) for folder in (one, two))
+        assert all(torch.allclose(a[key].float(), b[key].float(), atol=1e-4) for key in a), name

@@ -244,7 +244,13 @@ def sample(
 
 @app.command()
 def reproduce(
-    target: Annotated[str, typer.Argument(help="table1, table3, table4, figure2 or figure3 of arXiv 2606.00295; or 'all'")],
+    target: Annotated[
+        str,
+        typer.Argument(
+            help="table1, table3, table4, figure2 or figure3 of arXiv 2606.00295; "
+            "stability, falsification (its review); or 'all' of the scale"
+        ),
+    ],
     scale: Annotated[str, typer.Option(help="small: two cores, within the hour; paper: the 6M GPT-2, one GPU")] = "small",
     out: Annotated[
         Path | None, typer.Option("--out", help="folder shared by all targets; runs/reproduce/SCALE by default")
@@ -254,11 +260,12 @@ def reproduce(
     workers: Annotated[int, typer.Option(min=1, help="processes")] = 2,
 ) -> None:
     """Reproduce a table or figure of a paper. Interrupted, the same command goes on; targets share models and decodings."""
-    from anyorder.reproduce import TARGETS
+    from anyorder.reproduce import SCALES, TARGETS
     from anyorder.reproduce import reproduce as run
 
     folder = out or Path("runs") / "reproduce" / scale
-    for name in TARGETS if target == "all" else (target,):
+    every = [name for name, t in TARGETS.items() if set(t.tasks) <= SCALES.get(scale, {}).keys()]
+    for name in every if target == "all" and every else (target,):
         outcome = run(
             name, scale, folder, seeds=_numbers(seeds, int, "--seeds"), workers=workers, problems=problems,
             say=lambda line: print(line, file=sys.stderr),

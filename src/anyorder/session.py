@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from anyorder.denoisers.base import fingerprint
 from anyorder.denoisers.transformer import Transformer
 from anyorder.errors import BadInput
@@ -82,13 +84,14 @@ def open_session(
         except TypeError as error:
             raise BadInput(f"the generator of {task_name} does not take {', '.join(chosen)}") from error
         source = f"generated {task_name}" + "".join(f", {key} {value}" for key, value in chosen.items())
-    denoiser = load_denoiser(denoiser_name)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    denoiser = load_denoiser(denoiser_name).to(device)
     loaded: dict[str, LearnedOrder] = {}
 
     def load_policy(name: str) -> LearnedOrder:
         if name not in loaded:
             folder = (policy or folder_of(str(denoiser_name)) / "order") if name == "policy" else Path(name)
-            loaded[name] = load_order(folder, denoiser, strict=strict)
+            loaded[name] = load_order(folder, denoiser, strict=strict).to(device)
         return loaded[name]
 
     meta = {"task": task_name, "data": source, "denoiser": str(denoiser_name), "denoiser_fingerprint": fingerprint(denoiser)}

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -67,6 +68,11 @@ class Decoded:
         """Batches put together; histories are dropped."""
         names = ("tokens", "commit_step", "forwards", "undone", "token_log_probs", "order_log_probs")
         return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
+
+    def cpu(self) -> "Decoded":
+        """The same in main memory."""
+        values: dict[str, Any] = {name: None if value is None else value.cpu() for name, value in vars(self).items()}
+        return Decoded(**values)
 
     def save(self, path: Path) -> None:
         """Write as safetensors, atomically."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from anyorder.decoding.counts import CountRule
 from anyorder.decoding.loop import decode
@@ -96,12 +96,14 @@ class Report:
 def decode_in_batches(
     denoiser: Denoiser, instances: Instances, decoder: Any, *, seed: int, batch_size: int, progress: Progress | None, name: str
 ) -> Decoded:
-    """Decode all instances; instance i has the seed `seed * 2^32 + i` whatever the batch size."""
+    """Decode all instances on the denoiser's device; instance i has the seed `seed * 2^32 + i` whatever the batch size."""
     parts = []
+    device = next((p.device for p in denoiser.parameters()), None) if isinstance(denoiser, nn.Module) else None
     for start in range(0, len(instances), batch_size):
         batch = instances[slice(start, start + batch_size)]
-        seeds = torch.arange(start, start + len(batch)) + seed * 2**32
-        parts.append(decode(denoiser, batch.tokens, decoder, seeds=seeds, x0=batch.x0))
+        seeds = (torch.arange(start, start + len(batch)) + seed * 2**32).to(device)
+        x0 = None if batch.x0 is None else batch.x0.to(device)
+        parts.append(decode(denoiser, batch.tokens.to(device), decoder, seeds=seeds, x0=x0).cpu())
         if progress is not None:
             progress(name, start + len(batch), len(instances))
     return Decoded.join(parts)

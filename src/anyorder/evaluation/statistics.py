@@ -14,7 +14,7 @@ class Interval(NamedTuple):
     high: float
 
 
-def wilson(successes: int, trials: int) -> Interval:
+def wilson(successes: float, trials: int) -> Interval:
     """95 % Wilson score interval of a share (E. B. Wilson 1927)."""
     if trials == 0:
         return Interval(0.0, 1.0)
@@ -35,6 +35,19 @@ def mcnemar(a: np.ndarray, b: np.ndarray) -> float:
     if only_a + only_b == 0:
         return 1.0
     return float(binomtest(only_a, only_a + only_b, 0.5).pvalue)
+
+
+def sign_flip(differences: np.ndarray, draws: int = 20_000, seed: int = 0) -> float:
+    """Two-sided sign-flip test that paired differences (N,) are symmetric about zero, by random signs.
+
+    With outcomes averaged over seeds first, it asks whether the difference would carry over to other puzzles.
+    """
+    differences = differences[np.abs(differences) > 1e-12]
+    if not differences.size:
+        return 1.0
+    signs = np.random.default_rng(seed).integers(0, 2, (draws, differences.size), dtype=np.int8) * 2 - 1
+    extreme = np.abs(signs @ differences) >= abs(differences.sum()) - 1e-9
+    return float((1 + extreme.sum()) / (1 + draws))
 
 
 def paired_interval(a: np.ndarray, b: np.ndarray) -> Interval:

@@ -49,7 +49,9 @@ def accuracy_against_steps(report: Report, path: Path, title: str = "") -> Path:
     return _save(figure, path)
 
 
-def panels(lines: dict[str, dict[str, list[tuple[float, float, float, float]]]], path: Path, x_label: str) -> Path:
+def panels(
+    lines: dict[str, dict[str, list[tuple[float, float, float, float]]]], path: Path, x_label: str, y_label: str
+) -> Path:
     """One panel per name, one line per label through points (x, y, low, high) in percent."""
     plt = _pyplot(path)
     figure, axes = plt.subplots(1, len(lines), figsize=(1.5 + 4.2 * len(lines), 4.0), squeeze=False)
@@ -57,12 +59,12 @@ def panels(lines: dict[str, dict[str, list[tuple[float, float, float, float]]]],
         for label, points in curves.items():
             x, y, low, high = zip(*sorted(points), strict=True)
             colour, line = _STYLE.get(label, (None, "-"))
-            error = [[b - a for a, b in zip(low, y, strict=True)], [b - a for a, b in zip(y, high, strict=True)]]
+            error = [[max(0.0, b - a) for a, b in zip(*pair, strict=True)] for pair in ((low, y), (y, high))]
             axis.errorbar(x, y, yerr=error, label=label, color=colour, linestyle=line, marker="o", markersize=4, capsize=2)
         axis.set_title(title, fontsize=10)
         axis.set_xlabel(x_label)
         axis.grid(alpha=0.25)
-    axes[0][0].set_ylabel("instance accuracy, %")
+    axes[0][0].set_ylabel(y_label)
     axes[0][-1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     return _save(figure, path)
 

@@ -1,7 +1,7 @@
 """Reproducing the papers: one target per table or figure, at two scales, each with one command."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from anyorder.errors import BadInput
@@ -29,7 +29,7 @@ _SETTINGS: dict[str, list[Setting]] = {
             base_changes=("run.steps=600", "optimizer.ema=0.98"),
             adaptive="sudoku9-adaptive",
             policy_changes=("run.steps=150",),
-            joint_changes=("run.steps=160",),
+            joint_changes=("run.steps=120",),
             problems=200,
             generate={"givens": 0},
             figure_steps=(5, 10, 20),
@@ -42,7 +42,7 @@ _SETTINGS: dict[str, list[Setting]] = {
             base_changes=("run.steps=400", "optimizer.ema=0.98"),
             adaptive="sat9-adaptive",
             policy_changes=("run.steps=80", "run.batch_size=32"),
-            joint_changes=("run.steps=100", "run.batch_size=32"),
+            joint_changes=("run.steps=80", "run.batch_size=32"),
             problems=200,
             steps=9,
             figure_steps=(1, 3, 5, 9),
@@ -57,20 +57,20 @@ _SETTINGS: dict[str, list[Setting]] = {
             adaptive="sudoku9-adaptive",
             policy_changes=(*_SORTING, "run.steps=100"),
             joint_changes=(*_SORTING, "run.steps=100"),
-            problems=1000,
+            problems=500,
             figure_steps=(1, 2, 4, 8, 16),
         ),
         Setting(
             task="tsp",
             options={"cities": 6, "grid": 8},
             frozen="tsp-denoiser",
-            frozen_changes=("task.options={cities=6, grid=8}", "run.steps=800", "optimizer.ema=0.99"),
+            frozen_changes=("task.options={cities=6, grid=8}", "run.steps=600", "optimizer.ema=0.99"),
             base="tsp-denoiser",
-            base_changes=("task.options={cities=6, grid=8}", "run.steps=600", "optimizer.ema=0.99"),
+            base_changes=("task.options={cities=6, grid=8}", "run.steps=400", "optimizer.ema=0.99"),
             adaptive="sudoku9-adaptive",
-            policy_changes=(*_TSP, "run.steps=200"),
-            joint_changes=(*_TSP, "run.steps=200"),
-            problems=1000,
+            policy_changes=(*_TSP, "run.steps=150"),
+            joint_changes=(*_TSP, "run.steps=150"),
+            problems=500,
             figure_steps=(1, 2, 3, 5),
         ),
     ],
@@ -127,6 +127,8 @@ def reproduce(
         raise BadInput(f"{target} is about proteins, whose denoisers are not in this version; here are {', '.join(TARGETS)}")
     if target not in TARGETS or scale not in SCALES:
         raise BadInput(f"{target} at scale {scale} is unknown: use one of {', '.join(TARGETS)}, and {' or '.join(SCALES)}")
+    if len(set(seeds)) < len(seeds):
+        raise BadInput(f"seeds {', '.join(map(str, seeds))}: each may be named once")
     known, tasks = SCALES[scale], TARGETS[target].tasks
     missing = [task for task in tasks if task not in known]
     if missing:
@@ -137,15 +139,43 @@ def reproduce(
     needs = TARGETS[target].needs(settings, seeds)
     solved = Study(folder).decode_all(needs, workers, say)
     outcome = TARGETS[target].layout(settings, seeds, solved, folder)
-    about = (
-        f"Scale {scale}; seeds {', '.join(map(str, seeds))}; {settings[0].problems} fresh test problems per task (the same for "
-        "every model), checked by the rules. Percent, 95 % Wilson interval over all puzzles and seeds, sd over seeds.\n"
-    )
+    about = _about(settings, seeds, scale)
     write_text(folder / f"{target}.md", f"# {outcome.title}\n\n{about}\n{outcome.markdown}")
     write_json(
         folder / f"{target}.json",
-        {"target": target, "scale": scale, "seeds": seeds, "values": outcome.values, "meta": environment()},
-    )
+        {
+            "target": target, "scale": scale, "seeds": seeds, "values": outcome.values,
+            "settings": [asdict(s) for s in settings], "meta": environment(),
+        },
+    )  # fmt: skip
     if outcome.lines:
-        panels(outcome.lines, folder / f"{target}.png", outcome.x_label)
-    return outcome
+        panels(outcome.lines, folder / f"{target}.png", outcome.x_label, outcome.y_label)
+    return replace(outcome, markdown=f"{about}\n{outcome.markdown}")
+
+
+def _about(settings: list[Setting], seeds: list[int], scale: str) -> str:
+    """What every table must say about itself."""
+    lines = [
+        f"Scale {scale}; seeds {', '.join(map(str, seeds))}. Percent of instances solved, by the rules: mean over seeds, 95 % "
+        "Wilson interval over the puzzles (seeds do not count as more puzzles), sd over seeds. Differences are paired, p by a "
+        "sign-flip test over the puzzles. Absorbing decoding with argmax tokens and a linear schedule where nothing else is "
+        "said; policies start at the confidence order."
+    ]
+    for s in settings:
+        generated = ", ".join(f"{key} {value}" for key, value in s.generate.items())
+        changes = [f"{name} {' '.join(values)}" for name, values in _changes(s) if values]
+        lines.append(
+            f"- {s.task} {s.options}: {s.problems} generated problems{f' ({generated})' if generated else ''}, the same for "
+            f"every model; T = {s.steps}; frozen denoiser `{s.frozen}`, joint training from `{s.base}` by `{s.adaptive}`"
+            f"{' with ' + '; '.join(changes) if changes else ''}."
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _changes(s: Setting) -> list[tuple[str, tuple[str, ...]]]:
+    return [
+        ("frozen:", s.frozen_changes),
+        ("base:", s.base_changes),
+        ("policy:", s.policy_changes),
+        ("joint:", s.joint_changes),
+    ]

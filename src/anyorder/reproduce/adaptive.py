@@ -6,9 +6,8 @@ probabilities, and of log-probabilities; under noise they are worlds apart, and 
 
 from pathlib import Path
 
-from anyorder.evaluation.statistics import wilson
 from anyorder.reproduce import published
-from anyorder.reproduce.outcome import TASK_NAMES, Cells, Outcome, Solved, Target, difference, percent, points, table
+from anyorder.reproduce.outcome import TASK_NAMES, Cells, Outcome, Solved, Target, difference, interval, percent, points, table
 from anyorder.reproduce.study import Decoding, Setting
 from anyorder.zoo import zoo_names
 
@@ -33,6 +32,11 @@ NAMES = {
     "papl": "PAPL (tau 1, alpha 1)",
     "policy": "policy (eq. 4)",
 }
+
+
+def _published(order: str) -> str:
+    """Whose published figures stand beside an order: the published margin behaves like that of log-probabilities."""
+    return {"log_margin": "margin", "margin": ""}.get(order, order)
 
 
 # ---- table 1: deterministic decoding, policy-only and joint, in both decoding modes -------------------------------------
@@ -64,7 +68,7 @@ def _table1(settings: list[Setting], seeds: list[int], solved: Solved, folder: P
     for order in (*HEURISTIC_ROWS, "policy"):
         model = "policy/mlp/{seed}" if order == "policy" else "frozen"
         found = [cells.of(s, model, order + mode) for s in settings for mode in ("", "+repredict")]
-        paper = published.TABLE1_POLICY_ONLY.get(order.replace("log_", ""), {})
+        paper = published.TABLE1_POLICY_ONLY.get(_published(order), {})
         rows.append([order, *map(percent, found), *(f"{paper.get(s.task, '')}" for s in settings)])
         values[f"policy-only {order}"] = [float(f.mean()) for f in found]
     parts.append("**Policy-only: a frozen denoiser**\n\n" + table(header, rows))
@@ -107,7 +111,7 @@ def _table3(settings: list[Setting], seeds: list[int], solved: Solved, folder: P
     rows = []
     for order in (*HEURISTIC_ROWS, "policy"):
         model = "policy/mlp/{seed}" if order == "policy" else "frozen"
-        paper = {} if order == "log_margin" else published.TABLE3_POLICY_ONLY.get(order, {})
+        paper = published.TABLE3_POLICY_ONLY.get(_published(order), {})
         rows.append(row(order, model, order, paper))
     parts.append("**Policy-only: a frozen denoiser**\n\n" + table(header, rows))
     header[0] = "training objective"
@@ -172,7 +176,7 @@ def _figure2(settings: list[Setting], seeds: list[int], solved: Solved, folder: 
                     ("policy", "policy-aware"),
                 ):
                     found = cells.of(s, f"joint/{weights}/{{seed}}", order, noise)
-                    low, high = wilson(int(found.sum()), found.size)
+                    low, high = interval(found)
                     panel.setdefault(label, []).append((float(x), 100 * float(found.mean()), 100 * low, 100 * high))
                     row.append(percent(found))
                 row.append(difference(ours, cells.of(s, f"joint/{control}/{{seed}}", order, noise)))

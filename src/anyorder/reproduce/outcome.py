@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from anyorder.evaluation.statistics import mcnemar, wilson
+from anyorder.evaluation.statistics import Interval, sign_flip, wilson
 from anyorder.reproduce.study import Decoding, Setting
 
 TASK_NAMES = {"sudoku": "Sudoku", "sat": "3-SAT", "sorting": "sorting", "tsp": "travelling salesman"}
@@ -23,6 +23,7 @@ class Outcome:
     values: Mapping[str, object]
     lines: dict[str, dict[str, list[tuple[float, float, float, float]]]]
     x_label: str = ""
+    y_label: str = "instance accuracy, %"
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Target:
 
 
 class Cells:
-    """Accuracies looked up in what was decoded, pooled over seeds."""
+    """Outcomes looked up in what was decoded."""
 
     def __init__(self, solved: Solved, seeds: list[int]) -> None:
         self.solved = solved
@@ -59,22 +60,31 @@ class Cells:
 
 
 def percent(solved: np.ndarray) -> str:
-    """Mean over seeds, with the 95 % Wilson interval over all puzzles, and the spread over seeds where there are several."""
-    low, high = wilson(int(solved.sum()), solved.size)
+    """Mean of (seeds, N), with the 95 % Wilson interval over the N puzzles, and the sd over seeds where there are several.
+
+    The same puzzles under several seeds are not more puzzles: the interval has N trials, however many seeds there are.
+    """
+    low, high = interval(solved)
     spread = f", sd {100 * solved.mean(axis=1).std(ddof=1):.1f}" if len(solved) > 1 else ""
     return f"{100 * solved.mean():.1f} ({100 * low:.1f}-{100 * high:.1f}{spread})"
 
 
+def interval(solved: np.ndarray) -> Interval:
+    """95 % Wilson interval of the mean of (seeds, N) over the N puzzles."""
+    puzzles = solved.shape[1]
+    return wilson(float(solved.mean()) * puzzles, puzzles)
+
+
 def difference(a: np.ndarray, b: np.ndarray) -> str:
-    """Paired difference of two (seeds, N): mean, that of each seed, exact McNemar test over all pairs."""
+    """Paired difference of two (seeds, N): mean, that of each seed, and a sign-flip test over the puzzles."""
     b = np.broadcast_to(b, a.shape) if len(b) == 1 else b
     seeds = " ".join(f"{100 * d:+.1f}" for d in a.mean(axis=1) - b.mean(axis=1))
-    return f"{100 * (a.mean() - b.mean()):+.1f} (by seed {seeds}; p = {mcnemar(a.ravel(), b.ravel()):.2g})"
+    return f"{100 * (a.mean() - b.mean()):+.1f} (by seed {seeds}; p = {sign_flip(a.mean(axis=0) - b.mean(axis=0)):.2g})"
 
 
 def points(steps: tuple[int, ...], solved: list[np.ndarray]) -> list[tuple[float, float, float, float]]:
     """(steps, percent, low, high) of each budget, for a plot."""
-    bounds = [wilson(int(s.sum()), s.size) for s in solved]
+    bounds = [interval(s) for s in solved]
     return [
         (float(t), 100 * float(s.mean()), 100 * low, 100 * high)
         for t, s, (low, high) in zip(steps, solved, bounds, strict=True)

@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from rich.console import Console
 
+from anyorder import __version__
 from anyorder.denoisers.base import fingerprint
-from anyorder.errors import AnyorderError
+from anyorder.errors import AnyorderError, BadInput
 from anyorder.evaluation.evaluate import evaluate
 from anyorder.files import write_json
 from anyorder.orders.policies import LearnedOrder
@@ -92,9 +93,10 @@ class Study:
     def ensure(self, setting: Setting, model: str) -> Path:
         """Train a model if it is not there, and what it starts from."""
         folder = self.model_folder(setting, model)
-        if str(folder) in zoo_names() or (folder / "model.safetensors").exists():
+        if str(folder) in zoo_names():
             return folder
         kind, _, rest = model.partition("/")
+        start = None
         if kind == "frozen":
             recipe = load_recipe(setting.frozen, list(setting.frozen_changes))
         elif kind == "base":
@@ -109,11 +111,18 @@ class Study:
                 changes += [*setting.joint_changes, "train_denoiser=true", f"joint.weights={what}"]
                 changes += ["joint.plus_one=false"] if kind == "joint-without-one" else []
             recipe = load_recipe(setting.adaptive, changes)
+        identity = {"recipe": recipe.model_dump(mode="json"), "start": start and fingerprint(load_denoiser(start))}
+        finished = folder / "finished.json"
+        if finished.exists():
+            if json.loads(finished.read_text(encoding="utf-8")) != identity:
+                raise BadInput(f"{folder} holds a model of other settings: give another --out, or remove it")
+            return folder
         folder.mkdir(parents=True, exist_ok=True)
         with open(folder / "log.txt", "a", encoding="utf-8") as log:
             result = run_recipe(recipe, folder, Console(file=log))
         if not result.finished:
             raise KeyboardInterrupt
+        write_json(finished, identity)  # the last act: what has it is whole
         return folder
 
     def problems(self, setting: Setting) -> tuple[Task, Instances]:
@@ -122,7 +131,8 @@ class Study:
         return task, task.generate(setting.problems, TEST_SEED, **setting.generate)
 
     def _cell_path(self, decoding: Decoding, order: str, mark: str) -> Path:
-        identity = [decoding.setting.task, decoding.setting.problems, decoding.setting.generate, order, mark]
+        setting = decoding.setting
+        identity = [__version__, setting.task, setting.options, setting.problems, setting.generate, order, mark]
         key = hashlib.sha256(json.dumps([*identity, decoding.steps, decoding.noise], sort_keys=True).encode()).hexdigest()
         return self.folder / decoding.setting.task / "cells" / f"{key[:24]}.json"
 
@@ -130,10 +140,11 @@ class Study:
         """Which test problems each order solves, bool (N,); decoded now, or read from the cells that are kept."""
         folder = self.ensure(decoding.setting, decoding.model)
         denoiser_folder = self.model_folder(decoding.setting, "frozen") if decoding.model.startswith("policy/") else folder
-        denoiser = load_denoiser(denoiser_folder)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        denoiser = load_denoiser(denoiser_folder).to(device)
 
         def load_policy(_name: str) -> LearnedOrder:
-            return load_order(folder, denoiser)
+            return load_order(folder, denoiser).to(device)
 
         mark = fingerprint(denoiser)
         solved = {}
@@ -176,10 +187,14 @@ class Study:
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(workers, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             futures = {pool.submit(_decode_group, self.folder, group): key for key, group in groups.items()}
-            for future in as_completed(futures):
-                found |= future.result()
-                task, model = futures[future]
-                say(f"{task}: {model} ({len(found)} of {len(wanted)} decodings done)")
+            try:
+                for future in as_completed(futures):
+                    found |= future.result()
+                    task, model = futures[future]
+                    say(f"{task}: {model} ({len(found)} of {len(wanted)} decodings done)")
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
         return found
 
 

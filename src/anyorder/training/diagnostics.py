@@ -45,7 +45,8 @@ def policy_numbers(scores: Tensor, masked: Tensor) -> dict[str, float]:
     Returns:
         policy_entropy: mean over rows of H(q) / log |M|, 1 for a uniform policy, 0 for a deterministic one.
         policy_positions: effective number of positions, the perplexity of the batch-average q.
-        policy_reach: that number over the one of a uniform policy on the same masks.
+        policy_reach: that number over the most that these rows could show: the one of a uniform policy on the same masks, or
+            the number of rows where that is less.
         policy_starved: share of the positions that get less than a tenth of what a uniform policy would give them.
     """
     rows = masked.sum(dim=1) > 1
@@ -61,7 +62,7 @@ def policy_numbers(scores: Tensor, masked: Tensor) -> dict[str, float]:
     return {
         "policy_entropy": float(entropy.mean()),
         "policy_positions": _perplexity(average),
-        "policy_reach": _perplexity(average) / _perplexity(reference),
+        "policy_reach": _perplexity(average) / min(_perplexity(reference), len(q)),
         "policy_starved": float((average < STARVED * reference)[used].double().mean()),
     }
 

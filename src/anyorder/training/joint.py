@@ -77,15 +77,18 @@ class JointJob(OrderJob):
             losses, batch.masked, batch.time_weight, self._token_weight(state, scores),
             focal_gamma=masking.focal_gamma, normalise=self.normalise,
         )  # fmt: skip
+        if self.normalise == "tokens":  # processes average their losses: weigh by this one's share of the tokens
+            denoiser_loss = denoiser_loss * batch.masked.sum() * shard.count / shard.total(batch.masked.sum()).clamp(min=1)
         order_loss, logged = self._objective(scores, state, batch)
         logged |= {"denoiser_loss": float(denoiser_loss.detach()), "order_loss": float(order_loss.detach())}
-        if (step + 1) % self.recipe.run.log_steps == 0 or step + 1 == self.recipe.run.steps:
+        last = step + 1 == self.recipe.run.steps
+        if (step + 1) % self.recipe.run.log_steps == 0 or last:
             right = state.scatter(state.summary.top_tokens[:, 0], -1) == batch.x0
             logged |= level_numbers(losses.detach(), right, batch.masked, batch.generated)
             logged |= policy_numbers(scores.detach(), batch.masked)
             self._warn_of_collapse(logged["policy_reach"], step + 1)
         every = self.joint.decode_every
-        if every and ((step + 1) % every == 0 or step == 0):
+        if every and ((step + 1) % every == 0 or step == 0 or last):
             logged |= decoded_numbers(self.pair.denoiser, self.policy, self.task, self.problems, self.joint.decode_steps)
         if batch.pool is not None:
             self._advance(batch.pool, state, scores.detach())

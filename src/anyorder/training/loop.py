@@ -48,6 +48,13 @@ class Shard:
         per_process = batch_size // self.count
         return slice(self.index * per_process, (self.index + 1) * per_process)
 
+    def total(self, value: Tensor) -> Tensor:
+        """The sum of a number over all processes."""
+        if self.count > 1:
+            value = value.clone()
+            torch.distributed.all_reduce(value)
+        return value
+
 
 class Job(Protocol):
     """What is trained."""
@@ -97,7 +104,7 @@ def train(
         BadCheckpoint: checkpoints exist and none can be read.
         AnyorderError: a file cannot be written; the last checkpoint stays as it is.
     """
-    accelerator = Accelerator()
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available())  # else several CPU processes do not find one another
     shard = Shard(accelerator.process_index, accelerator.num_processes)
     if run.batch_size % shard.count:
         raise BadInput(f"batch_size {run.batch_size} does not divide among {shard.count} processes")
@@ -153,7 +160,8 @@ def train(
             average.update(job.model)
             step += 1
             progress.update(step, loss)
-            if log is not None and (step % run.log_steps == 0 or step == run.steps):
+            telling = step % run.log_steps == 0 or step == run.steps or "decoded_accuracy" in numbers
+            if log is not None and telling:
                 log.write({"step": step, "loss": loss.item(), "lr": rate, "gradient_norm": float(norm), **numbers})
             due_minutes = run.checkpoint_steps is None and time.monotonic() - last_saved > 60 * run.checkpoint_minutes
             due_steps = run.checkpoint_steps is not None and step % run.checkpoint_steps == 0

@@ -151,20 +151,23 @@ class OrderRecipe(_Section):
 
     @model_validator(mode="after")
     def _nothing_is_silently_ignored(self) -> "OrderRecipe":
+        """`[joint]` may stand in a recipe for both halves, which one switch turns to policy-only; all else must have a use."""
+        masking, states = self.masking.model_fields_set, self.objective.states
+        if masking & {"schedule", "levels", "time_weight", "scope"} and states != "uniform":
+            raise ValueError(
+                'masking.schedule, levels, time_weight and scope have a meaning only with objective.states = "uniform"'
+            )
         if self.train_denoiser:
-            if self.objective.states == "model":
+            if states == "model":
                 raise ValueError(
                     'with train_denoiser, objective.states must be "uniform" or "teacher": a denoiser learns from true tokens'
                 )
             if self.objective.quality:
                 raise ValueError("with train_denoiser, objective.quality must be false: no wrong token is ever visible")
-            return self
-        if "joint" in self.model_fields_set:  # a recipe for both: the switch alone turns the denoiser's training off
-            return self
-        if self.masking.model_fields_set & {"scope", "focal_gamma", "normalise"}:
+        elif "joint" not in self.model_fields_set and masking & {"scope", "focal_gamma", "normalise"}:
             raise ValueError("without train_denoiser, the masking of an order recipe has only schedule, levels and time_weight")
-        if self.masking.model_fields_set and self.objective.states != "uniform":
-            raise ValueError('masking has a meaning only with objective.states = "uniform"')
+        elif self.joint.weights != "policy":
+            raise ValueError(f"joint.weights = {self.joint.weights!r} has a meaning only with train_denoiser = true")
         return self
 
 
