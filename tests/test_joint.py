@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -152,12 +153,12 @@ def test_level_numbers_by_hand() -> None:
 
 
 def test_policy_numbers_of_uniform_and_collapsed_policies() -> None:
-    masked = torch.ones(3, 8, dtype=torch.bool)
-    uniform = policy_numbers(torch.zeros(3, 8), masked)
+    masked = torch.ones(10, 8, dtype=torch.bool)
+    uniform = policy_numbers(torch.zeros(10, 8), masked)
     assert uniform == pytest.approx(
         {"policy_entropy": 1, "policy_positions": 8, "policy_reach": 1, "policy_starved": 0}, abs=1e-5
     )
-    one = torch.zeros(3, 8)
+    one = torch.zeros(10, 8)
     one[:, 0] = 1000.0
     collapsed = policy_numbers(one, masked)
     assert collapsed == pytest.approx(
@@ -175,7 +176,23 @@ def test_a_collapse_is_reported_once() -> None:
     job = JointJob(recipe(plus_one=False), small_denoiser(), Sudoku(2))
     with pytest.warns(CollapseWarning, match="only 5 % of the positions.*plus_one = false"):
         job._warn_of_collapse(0.05, 10)
-    job._warn_of_collapse(0.05, 11)  # pytest makes a second warning an error
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        job._warn_of_collapse(0.05, 11)
+
+
+def test_a_small_batch_of_sharp_and_various_rows_is_no_collapse() -> None:
+    masked = torch.ones(4, 64, dtype=torch.bool)
+    assert policy_numbers(1000.0 * torch.eye(64)[:4], masked)["policy_reach"] == pytest.approx(1)
+
+
+def test_settings_without_a_use_are_refused() -> None:
+    for changes, message in [
+        ({"train_denoiser": False, "joint": {"weights": "papl"}}, "only with train_denoiser"),
+        ({"objective": {"states": "teacher", "quality": False}, "masking": {"schedule": "cosine"}}, "uniform"),
+    ]:
+        with pytest.raises(BadInput, match=message):
+            validate_recipe({**recipe().model_dump(exclude_unset=True), **changes})
 
 
 def test_pairwise_diversity_by_hand() -> None:

@@ -147,10 +147,31 @@ def test_the_path_estimate_is_unbiased(name: str) -> None:
     assert estimate.standard_error < 0.1
 
 
-def test_drawn_proposals_approach_the_enumerated_ones() -> None:
+def test_drawn_proposals_approach_the_enumerated_ones_from_below() -> None:
     exact = PROCESSES["sampled confidence"]()
-    drawn = Process(exact.denoiser, proposal_confidence, 0.7, looks_at_proposal=True, proposals=400)
-    assert exact_bound(drawn, EMPTY, ALL[2]).total == pytest.approx(exact_bound(exact, EMPTY, ALL[2]).total, abs=0.1)
+
+    def drawn(draws: int) -> Process:
+        return Process(exact.denoiser, proposal_confidence, 0.7, looks_at_proposal=True, proposals=draws)
+
+    bound = exact_bound(exact, EMPTY, ALL[2]).total
+    many, few = (estimate_bound(drawn(draws), EMPTY, ALL[2], samples) for draws, samples in ((100, 2000), (1, 15_000)))
+    assert abs(many.total - bound) < 4 * many.standard_error + 0.02
+    assert few.total < bound - 4 * few.standard_error, "the logarithm of one draw is far too low on average"
+    with pytest.raises(BadInput, match="no exact likelihood"):
+        log_likelihood(drawn(5), EMPTY, ALL[2])
+
+
+def test_for_orders_that_look_at_samples_no_bound_is_tight() -> None:
+    denoiser, log_joint = perfect_denoiser()
+    process = Process(denoiser, proposal_confidence, 0.3, looks_at_proposal=True)
+    exact = [log_likelihood(process, EMPTY, x0) for x0 in ALL]
+    assert all(exact_bound(process, EMPTY, x0).total < value - 1e-4 for x0, value in zip(ALL, exact, strict=True))
+    assert max(abs(a - b) for a, b in zip(exact, log_joint.tolist(), strict=True)) > 0.01, "nor does it draw the joint"
+
+
+def test_nothing_to_decode_is_certain() -> None:
+    assert estimate_bound(PROCESSES["confidence"](), ALL[0], ALL[0], 3, states="forward").total == 0.0
+    assert log_likelihood(PROCESSES["confidence"](), ALL[0], ALL[0]) == 0.0
 
 
 def test_forward_states_are_biased_unless_the_policy_is_uniform() -> None:

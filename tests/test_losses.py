@@ -155,6 +155,11 @@ def test_a_step_can_move_probability_away_from_right_positions() -> None:
     assert change[right].sum() < 0
 
 
+def test_being_right_at_more_than_one_half_is_not_enough() -> None:
+    scores, losses = torch.tensor([0.30, 0.65, 0.05]).log(), torch.tensor([0.01, 0.65, 0.75])  # right, right, wrong
+    assert step_on_free_scores(scores, losses)[:2].sum() < 0
+
+
 def test_in_expectation_it_ranks_by_cross_entropy_not_by_correctness() -> None:
     """Two calibrated posteriors: (.6, .4), and .65 with the rest on seven tokens. The second is more often right."""
     first, second = torch.tensor([0.6, 0.4]), torch.tensor([0.65, *[0.05] * 7])

@@ -12,8 +12,9 @@ r(i | x_S) = q(i | x0, x_S), Jensen's inequality gives log p(x0) >= E1 + E2 (eqs
 
 (With CE = -log p, E1 is minus the sum that eq. 12 prints; that the bound holds fixes the sign. The paper integrates over a time
 t with a weight c(alpha_t); each of the n steps counts once here, which is the same sum.) A policy that does not look at z has
-r = F, so E2 = 0 and E1 alone is a bound; the objective L_ORDER (eq. 3) is -E1 with x_S drawn from the forward process instead
-of the policy's own path. For a uniform policy the two agree, and E1 is the bound that L_MDM estimates.
+r = F, so E2 = 0 and E1 alone is a bound; the objective L_ORDER (eq. 3) is -E1, up to the weight of each state, with x_S drawn
+from the forward process instead of the policy's own path. For a uniform policy the two draw the same states, and E1 is the
+bound that L_MDM estimates.
 """
 
 import itertools
@@ -55,7 +56,8 @@ class Process:
         order: an `Order`, or a `ProposalOrder` when `looks_at_proposal`.
         temperature: of the softmax of the scores; `Decoder(noise=temperature)` draws from it.
         looks_at_proposal: whether the order's scores depend on the proposed tokens.
-        proposals: draws of z for F when proposals are too many to enumerate; None to enumerate.
+        proposals: draws of z for F when proposals are too many to enumerate, for `estimate_bound` only; None to enumerate. The
+            logarithm of a mean of few draws is too low on average, so the bound stays a bound, and gets looser.
     """
 
     denoiser: Denoiser
@@ -68,7 +70,7 @@ class Process:
         """log p_i(x0_i), log r_i = log q(i | x0, x_S) and log F_i for states (B, L) on the way to x0 (B, L), -inf elsewhere."""
         masked = tokens == self.denoiser.mask_token_id
         logits, hidden = self.denoiser(tokens, None, masked)
-        seeds = torch.zeros(len(tokens), dtype=torch.int64)
+        seeds = torch.zeros(len(tokens), dtype=torch.int64, device=tokens.device)
         state = State(tokens, masked, masked, masked, logits, hidden, 0, 1, seeds, x0=x0)
         log_p = state.scatter(state.truth_log_probs()).double()
         if not self.looks_at_proposal:
@@ -94,7 +96,7 @@ class Process:
             safe = torch.where(masked[..., None], probabilities, torch.ones_like(probabilities)).flatten(0, 1)
             draws = torch.multinomial(safe, self.proposals, replacement=True, generator=generator)
             drawn = draws.view(*masked.shape, self.proposals)
-            weight = torch.full((batch,), 1 / self.proposals, dtype=torch.float64)
+            weight = probabilities.new_full((batch,), 1 / self.proposals)
             return [(weight, torch.where(masked, drawn[..., k], state.tokens)) for k in range(self.proposals)]
         where = masked.any(dim=0).nonzero()[:, 0].tolist()
         if state.logits.shape[-1] ** len(where) > 2**16:
@@ -103,7 +105,7 @@ class Process:
             )
         found = []
         for words in itertools.product(range(state.logits.shape[-1]), repeat=len(where)):
-            z, weight = state.tokens.clone(), torch.ones(batch, dtype=torch.float64)
+            z, weight = state.tokens.clone(), probabilities.new_ones(batch)
             for i, word in zip(where, words, strict=True):
                 weight = weight * torch.where(masked[:, i], probabilities[:, i, word], float(word == 0))
                 z[:, i] = torch.where(masked[:, i], word, z[:, i])
@@ -114,7 +116,11 @@ class Process:
 
 @torch.no_grad()
 def log_likelihood(process: Process, tokens: Tensor, x0: Tensor) -> float:
-    """log p(x0) exactly, summed over all orders: the probability that decoding `tokens` (L,) ends in x0 (L,)."""
+    """log p(x0) exactly, summed over all orders: the probability that decoding `tokens` (L,) ends in x0 (L,).
+
+    Raises:
+        BadInput: too many positions or proposals to enumerate, or `process.proposals` draws them.
+    """
     log_p, _, log_f, masked = _all_subsets(process, tokens, x0)
     value = torch.zeros(len(log_p), dtype=torch.float64)  # log-probability of reaching x0 from each subset
     for revealed in range(len(log_p) - 2, -1, -1):
@@ -125,7 +131,7 @@ def log_likelihood(process: Process, tokens: Tensor, x0: Tensor) -> float:
 
 @torch.no_grad()
 def exact_bound(process: Process, tokens: Tensor, x0: Tensor) -> Bound:
-    """E1 and E2 exactly, over all paths of the policy's own, r(i | x_S) = q(i | x0, x_S)."""
+    """E1 and E2 exactly, over all paths of the policy's own, r(i | x_S) = q(i | x0, x_S). Raises as `log_likelihood`."""
     log_p, log_r, log_f, masked = _all_subsets(process, tokens, x0)
     e1, e2 = (torch.zeros(len(log_p), dtype=torch.float64) for _ in range(2))
     for revealed in range(len(log_p) - 2, -1, -1):
@@ -148,12 +154,14 @@ def estimate_bound(process: Process, tokens: Tensor, x0: Tensor, samples: int, *
             number of masks at uniform places), as L_ORDER and L_PA-MDM do: biased unless the policy is uniform.
         seed: of the draws.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(tokens.device).manual_seed(seed)
     masked = tokens == process.denoiser.mask_token_id
     count = int(masked.sum())
+    if count == 0:
+        return Bound(0.0, 0.0, 0.0)
     rows = tokens.expand(samples, -1).clone()
     truth = x0.expand(samples, -1)
-    e1, e2 = (torch.zeros(samples, dtype=torch.float64) for _ in range(2))
+    e1, e2 = (torch.zeros(samples, dtype=torch.float64, device=tokens.device) for _ in range(2))
 
     def step(rows: Tensor, weight: float) -> Tensor:
         log_p, log_r, log_f = process.transitions(rows, truth, generator)
@@ -168,8 +176,13 @@ def estimate_bound(process: Process, tokens: Tensor, x0: Tensor, samples: int, *
         return rows.scatter(1, drawn, truth.gather(1, drawn))
 
     if states == "forward":
-        hidden = torch.randint(1, count + 1, (samples, 1), generator=generator)
-        rank = torch.rand(rows.shape, generator=generator).masked_fill(~masked, 2.0).argsort(dim=1).argsort(dim=1)
+        hidden = torch.randint(1, count + 1, (samples, 1), generator=generator, device=tokens.device)
+        rank = (
+            torch.rand(rows.shape, generator=generator, device=tokens.device)
+            .masked_fill(~masked, 2.0)
+            .argsort(dim=1)
+            .argsort(dim=1)
+        )
         step(torch.where(masked & (rank >= hidden), truth, rows), float(count))
     elif states == "path":
         for _ in range(count):
@@ -188,14 +201,17 @@ def _missing(revealed: int, masked: Tensor) -> list[tuple[int, int]]:
 
 def _all_subsets(process: Process, tokens: Tensor, x0: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The transitions from all 2^n subsets of revealed positions, (2^n, L) each, and which positions are masked (L,)."""
+    if process.proposals is not None:
+        raise BadInput("drawn proposals give no exact likelihood: leave `proposals` out, or use estimate_bound")
     masked = tokens == process.denoiser.mask_token_id
     places = masked.nonzero()[:, 0]
     if len(places) > ENUMERABLE:
         raise BadInput(
             f"{len(places)} masked positions have too many orders to enumerate (at most {ENUMERABLE}): use estimate_bound"
         )
-    bits = torch.arange(2 ** len(places))[:, None] >> torch.arange(len(places)) & 1
+    subsets = torch.arange(2 ** len(places), device=tokens.device)
+    bits = subsets[:, None] >> torch.arange(len(places), device=tokens.device) & 1
     states = tokens.expand(len(bits), -1).clone()
     states[:, places] = torch.where(bits.bool(), x0[places], tokens[places])
-    log_p, log_r, log_f = process.transitions(states, x0.expand(len(bits), -1))
-    return log_p, log_r, log_f, masked
+    log_p, log_r, log_f = (part.cpu() for part in process.transitions(states, x0.expand(len(bits), -1)))
+    return log_p, log_r, log_f, masked.cpu()

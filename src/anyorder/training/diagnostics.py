@@ -62,7 +62,7 @@ def policy_numbers(scores: Tensor, masked: Tensor) -> dict[str, float]:
     return {
         "policy_entropy": float(entropy.mean()),
         "policy_positions": _perplexity(average),
-        "policy_reach": _perplexity(average) / min(_perplexity(reference), len(q)),
+        "policy_reach": min(1.0, _perplexity(average) / min(_perplexity(reference), len(q))),
         "policy_starved": float((average < STARVED * reference)[used].double().mean()),
     }
 

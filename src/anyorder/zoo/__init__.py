@@ -96,6 +96,8 @@ def load_order(folder: str | Path, denoiser: nn.Module | None = None, *, strict:
         path = folder_of(folder) / "order"
     if not (path / "config.json").is_file():
         raise BadInput(f"{path} holds no order policy (no config.json): fit one with `anyorder train`")
+    if "architecture" not in json.loads((path / "config.json").read_text(encoding="utf-8")):
+        raise BadInput(f"{path} holds a denoiser and no order: fit one with `anyorder train`, or name the policy's own folder")
     parts = [path, path / "judge"] if (path / "judge" / "config.json").is_file() else [path]
     policies = [_load(Policy, part, "policy") for part in parts]
     for part, policy in zip(parts, policies, strict=True):
