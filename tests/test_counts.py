@@ -106,10 +106,16 @@ def test_predicted_error_keeps_an_even_pace(make_state: Callable[..., State]) ->
 
 
 def test_second_look_changes_its_rule_once_something_was_undone(make_state: Callable[..., State]) -> None:
-    rule = SecondLook(first=Fixed(1), again=Fixed(2))
+    rule = SecondLook(first=Fixed(1), again=Fixed(2), generous=Fixed(1))
     assert select(rule, binary(make_state, [0.6, 0.9, 0.8])) == [1]
     assert select(rule, binary(make_state, [0.6, 0.9, 0.8], undone=torch.tensor([0]))) == [1]
     assert select(rule, binary(make_state, [0.6, 0.9, 0.8], undone=torch.tensor([4]))) == [1, 2]
+
+
+def test_second_look_is_quick_only_where_the_budget_is_small(make_state: Callable[..., State]) -> None:
+    rule = SecondLook(first=Fixed(5), again=Fixed(2), generous=Fixed(1))
+    counts = [len(select(rule, binary(make_state, [0.6] * 9, steps=steps))) for steps in (2, 3)]
+    assert counts == [5, 1], "nine positions: three steps are one for every four or more, two are not"
 
 
 @pytest.mark.parametrize("name", COUNT_RULES)

@@ -136,13 +136,20 @@ class PredictedError:
 
 @dataclass(frozen=True)
 class SecondLook:
-    """One rule until a sequence is complete, another once it has been opened again: be quick, and careful where it failed."""
+    """One rule until a sequence is complete, another once it has been opened again: be quick, and careful where it failed.
+
+    Where the budget is generous, at least one step for every four positions, the first completion need not be quick either.
+    """
 
     first: CountRule = EntropyBound(0.1)
     again: CountRule = Threshold(0.99)
+    generous: CountRule = EntropyBound(0.01)
 
     def __call__(self, scores: Tensor, state: State, undone: Tensor) -> Tensor:
+        slow = 4 * state.steps >= state.generated.sum(dim=1)
         chosen = self.first(scores, state, undone)
+        if slow.any():
+            chosen = torch.where(slow[:, None], self.generous(scores, state, undone), chosen)
         if state.undone is None or not (state.undone > 0).any():
             return chosen
         return torch.where((state.undone > 0)[:, None], self.again(scores, state, undone), chosen)
