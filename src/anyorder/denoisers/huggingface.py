@@ -35,10 +35,11 @@ class HuggingFaceDenoiser(nn.Module):
         self, model: nn.Module, mask_token_id: int, forbidden: Iterable[int] = (), *, shift: bool = False, tokenizer: Any = None
     ) -> None:
         super().__init__()
-        self.model: Any = model
-        config = self.model.config
+        self.model = model
+        loaded: Any = model  # of the many classes of the hub
+        config: Any = loaded.config
         self.vocab_size: int = config.vocab_size
-        head = self.model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+        head = loaded.get_output_embeddings() if hasattr(loaded, "get_output_embeddings") else None
         self._head = [head] if isinstance(head, nn.Module) else []  # in a list, so that its weights are not listed twice
         if self._head and isinstance(self._head[0], nn.Linear):
             self.vocab_size = self._head[0].out_features
@@ -138,7 +139,7 @@ class HuggingFaceDenoiser(nn.Module):
             if last is not None:
                 caught["body"] = last
 
-        body = getattr(self.model, "base_model", self.model)
+        body: Any = getattr(self.model, "base_model", self.model)
         hooks = [head.register_forward_pre_hook(cut) for head in self._head]
         hooks += [body.register_forward_hook(keep)] if body is not self.model else []
         try:
