@@ -18,7 +18,7 @@ HEIGHT = {
             ["orders"],
             ["tasks"],
             ["decoding"],
-            ["losses"],
+            ["losses", "interfaces"],
             ["zoo"],
             ["training"],
             ["evaluation"],

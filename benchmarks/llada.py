@@ -1,0 +1,122 @@
+"""LLaDA's generate over our loop, against a plain transcription of it, on the same weights with LLaDA's vocabulary.
+
+The transcription computes all logits, a float64 softmax over all of them, and a top-k per row, as published. Ours asks the head
+for masked positions only and reads confidence off in float32. Tokens must be the same. Peak memory is that of a process of its
+own for each.
+
+    python benchmarks/llada.py [--width 256] [--layers 4] [--batch 4] [--prompt 32] [--generate 64] [--steps 16] [--repeats 3]
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from anyorder.denoisers.transformer import Block
+from anyorder.interfaces.llada import generate
+
+VOCABULARY, MASK = 126464, 126336
+
+
+class Model(nn.Module):
+    """A random bidirectional transformer with LLaDA's interface."""
+
+    def __init__(self, width: int, layers: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.config = SimpleNamespace(vocab_size=VOCABULARY, d_model=width)
+        self.wte = nn.Embedding(VOCABULARY, width)
+        self.blocks = nn.ModuleList(Block(width, 8) for _ in range(layers))
+        self.ff_out = nn.Linear(width, VOCABULARY, bias=False)
+
+    def get_output_embeddings(self) -> nn.Linear:
+        return self.ff_out
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Any:
+        hidden = self.wte(input_ids)
+        for block in self.blocks:
+            hidden = block(hidden, None)
+        return SimpleNamespace(logits=self.ff_out(hidden))
+
+
+@torch.no_grad()
+def transcription(model: nn.Module, prompt: Tensor, steps: int, gen_length: int) -> Tensor:
+    """The published algorithm with one block: argmax tokens, low-confidence remasking."""
+    x = torch.cat([prompt, prompt.new_full((len(prompt), gen_length), MASK)], dim=1)
+    counts = [gen_length // steps + (i < gen_length % steps) for i in range(steps)]
+    for count in counts:
+        masked = x == MASK
+        logits = model(x).logits
+        logits[..., MASK] = -torch.inf
+        proposal = logits.argmax(dim=-1)
+        probability = torch.softmax(logits.double(), dim=-1).gather(-1, proposal[..., None])[..., 0]
+        sure = torch.where(masked, probability, -torch.inf)
+        for row in range(len(x)):
+            chosen = sure[row].topk(count).indices
+            x[row, chosen] = proposal[row, chosen]
+    return x
+
+
+def peak_memory(*, reset: bool = False) -> int:
+    """The most memory that this process ever held, in KiB (Linux); with `reset`, from now on."""
+    if reset:
+        Path("/proc/self/clear_refs").write_text("5")
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for name, default in {
+        "width": 256,
+        "layers": 4,
+        "batch": 4,
+        "prompt": 32,
+        "generate": 64,
+        "steps": 16,
+        "repeats": 3,
+    }.items():
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--only", choices=["ours", "transcription"], help="run one of them once and print its peak memory")
+    arguments = parser.parse_args()
+    model = Model(arguments.width, arguments.layers).eval()
+    prompt = torch.randint(0, MASK, (arguments.batch, arguments.prompt), generator=torch.Generator().manual_seed(1))
+    work = {
+        "transcription": lambda: transcription(model, prompt, arguments.steps, arguments.generate),
+        "ours": lambda: generate(
+            model, prompt, None, arguments.steps, arguments.generate, arguments.generate, mask_id=MASK
+        ),
+    }  # fmt: skip
+    if arguments.only:
+        before = peak_memory(reset=True)
+        work[arguments.only]()
+        print(peak_memory() - before)
+        return
+    tokens = {name: run() for name, run in work.items()}  # also the warm-up
+    same = float((tokens["ours"] == tokens["transcription"]).double().mean())
+    times: dict[str, list[float]] = {name: [] for name in work}
+    for _ in range(arguments.repeats):
+        for name, run in work.items():
+            began = time.perf_counter()
+            run()
+            times[name].append(time.perf_counter() - began)
+    passed_on = [part for part in sys.argv[1:] if part]
+    peak = {
+        name: int(subprocess.check_output([sys.executable, __file__, *passed_on, "--only", name]).decode()) / 1024
+        for name in work
+    }
+    for name in work:
+        print(f"{name:14} {statistics.median(times[name]):7.2f} s   {peak[name]:8.0f} MiB above the loaded model")
+    ratio = statistics.median(times["transcription"]) / statistics.median(times["ours"])
+    print(f"speed-up {ratio:.2f}, memory {peak['ours'] / peak['transcription']:.2f}, tokens equal {100 * same:.2f} %")
+
+
+if __name__ == "__main__":
+    main()

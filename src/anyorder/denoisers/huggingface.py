@@ -1,0 +1,192 @@
+"""Any masked-token model of the Hugging Face hub as a denoiser: `*ForMaskedLM` (BERT, ALBERT, ModernBERT, ESM, DPLM), and
+masked diffusion models that come with their own code (LLaDA, Dream).
+
+The head of a large vocabulary is the cost of a forward, and only masked positions need it. So the input of the model's output
+embedding is cut down to the chosen positions before the head sees it; this works for every model whose head is a module.
+"""
+
+import inspect
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from anyorder.denoisers.base import DenoiserOutput
+from anyorder.errors import BadInput
+
+_SHIFTED = {"dream"}
+"""Model types whose logits at position i predict token i + 1, as in the causal models that they were adapted from."""
+
+
+class HuggingFaceDenoiser(nn.Module):
+    """A loaded Hugging Face model as a `Denoiser`.
+
+    Args:
+        model: maps `input_ids`, `attention_mask` to an output with `logits` (B, L, V).
+        mask_token_id: the mask.
+        forbidden: tokens that are never produced, besides the mask: padding, separators and the like.
+        shift: the logits at position i predict token i + 1 (Dream).
+        tokenizer: kept for encoding and decoding text, not used here.
+    """
+
+    def __init__(
+        self, model: nn.Module, mask_token_id: int, forbidden: Iterable[int] = (), *, shift: bool = False, tokenizer: Any = None
+    ) -> None:
+        super().__init__()
+        self.model = model
+        loaded: Any = model  # of the many classes of the hub
+        config: Any = loaded.config
+        self.vocab_size: int = config.vocab_size
+        head = loaded.get_output_embeddings() if hasattr(loaded, "get_output_embeddings") else None
+        self._head = [head] if isinstance(head, nn.Module) else []  # in a list, so that its weights are not listed twice
+        if self._head and isinstance(self._head[0], nn.Linear):
+            self.vocab_size = self._head[0].out_features
+        self.hidden_size: int = config.hidden_size if hasattr(config, "hidden_size") else config.d_model
+        if not 0 <= mask_token_id < self.vocab_size:
+            raise BadInput(f"the mask token {mask_token_id} is not in the model's vocabulary of {self.vocab_size}")
+        self.mask_token_id = mask_token_id
+        self.shift = shift
+        self.tokenizer = tokenizer
+        self.forbidden = sorted({mask_token_id, *(token for token in forbidden if 0 <= token < self.vocab_size)})
+        self._takes_positions = "position_ids" in inspect.signature(model.forward).parameters
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        *,
+        mask_token_id: int | None = None,
+        allow: Iterable[int] = (),
+        shift: bool | None = None,
+        trust_remote_code: bool = False,
+        device: str | torch.device | None = None,
+        **options: Any,
+    ) -> "HuggingFaceDenoiser":
+        """Load a model and its tokenizer from a hub id or a folder.
+
+        Args:
+            name: hub id or folder.
+            mask_token_id: the mask, where neither tokenizer nor configuration names it.
+            allow: special tokens that may be produced all the same, such as the end of the text.
+            shift: see the class; by default true for models that are known to need it.
+            trust_remote_code: run the code that comes with the model. Never without the user's word.
+            device: where the model goes.
+            options: passed to `from_pretrained`: dtype, quantization_config, revision, attn_implementation, ...
+
+        Raises:
+            BadInput: no such model, remote code that was not allowed, no mask token, or a tokenizer that does not fit.
+        """
+        transformers = _transformers()
+        try:
+            config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+            model = _auto_class(transformers, config).from_pretrained(name, trust_remote_code=trust_remote_code, **options)
+        except (OSError, ValueError, ImportError) as error:
+            if "trust_remote_code" in str(error):
+                raise BadInput(
+                    f"{name} comes with code of its own: read it, then allow it with trust_remote_code=True"
+                ) from error
+            raise BadInput(f"{name} cannot be loaded as a masked-token model: {_first_line(error)}") from error
+        try:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
+        except (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError):
+            tokenizer = None  # token ids are enough
+        if tokenizer is not None and len(tokenizer) <= len(tokenizer.all_special_ids):
+            tokenizer = None  # made up where the folder has no vocabulary
+        if mask_token_id is None:
+            mask_token_id = getattr(tokenizer, "mask_token_id", None)
+        if mask_token_id is None:
+            mask_token_id = getattr(config, "mask_token_id", None)
+        if mask_token_id is None:
+            raise BadInput(f"{name} names no mask token: give mask_token_id")
+        special = set(getattr(tokenizer, "all_special_ids", []))
+        if shift is None:
+            shift = str(getattr(config, "model_type", "")).lower() in _SHIFTED
+        denoiser = cls(model, mask_token_id, special - set(allow), shift=shift, tokenizer=tokenizer)
+        if tokenizer is not None and len(tokenizer) > denoiser.vocab_size:
+            raise BadInput(
+                f"tokenizer and model of {name} disagree: {len(tokenizer)} tokens against {denoiser.vocab_size} outputs"
+            )
+        return denoiser.eval().to(device) if device is not None else denoiser.eval()
+
+    def maskable(self, tokens: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Positions bool (B, L) that may be masked: no special tokens, no padding."""
+        special = torch.tensor([t for t in self.forbidden if t != self.mask_token_id], device=tokens.device)
+        fit = ~torch.isin(tokens, special)
+        return fit if attention_mask is None else fit & attention_mask.bool()
+
+    def forward(self, tokens: Tensor, attention_mask: Tensor | None = None, positions: Tensor | None = None) -> DenoiserOutput:
+        """See `Denoiser`. Padding may stand on either side. Hidden states are those that the model's head reads, or of its
+        last layer where the model's body gives them."""
+        if attention_mask is None:
+            attention_mask = torch.ones_like(tokens)
+        inputs: dict[str, Any] = {"input_ids": tokens, "attention_mask": attention_mask.long()}
+        if self._takes_positions:
+            inputs["position_ids"] = (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
+        wanted = None if positions is None else self._source(positions)
+        caught: dict[str, Tensor] = {}
+
+        def cut(_module: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            caught["head"] = arguments[0]
+            if wanted is None or arguments[0].shape[:2] != tokens.shape:
+                return arguments
+            caught["cut"] = arguments[0]
+            return (arguments[0][wanted], *arguments[1:])
+
+        def keep(_module: nn.Module, _arguments: Any, output: Any) -> None:
+            last = getattr(output, "last_hidden_state", None)
+            if last is not None:
+                caught["body"] = last
+
+        body: Any = getattr(self.model, "base_model", self.model)
+        hooks = [head.register_forward_pre_hook(cut) for head in self._head]
+        hooks += [body.register_forward_hook(keep)] if body is not self.model else []
+        try:
+            output = self.model(**inputs)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        logits = output.logits if hasattr(output, "logits") else output[0]
+        if "cut" not in caught:  # the head is no module of its own: it has seen every position
+            logits = self._shifted(logits) if positions is None else logits[self._source(positions)]
+        hidden = caught.get("body", caught.get("head"))
+        if hidden is None:
+            raise BadInput("this model shows no hidden states: wrap it with WrappedDenoiser")
+        ban = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device)
+        ban[self.forbidden] = True
+        return DenoiserOutput(logits.masked_fill(ban, -torch.inf), self._shifted(hidden))
+
+    def _source(self, positions: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Where the predictions for these positions are made."""
+        if not self.shift:
+            return positions
+        rows, columns = positions.nonzero(as_tuple=True)
+        return rows, (columns - 1).clamp(min=0)
+
+    def _shifted(self, values: Tensor) -> Tensor:
+        """Values (B, L, D) moved to the positions that they speak of; the first stands for itself, as in Dream."""
+        return torch.cat([values[:, :1], values[:, :-1]], dim=1) if self.shift else values
+
+
+def _auto_class(transformers: Any, config: Any) -> Any:
+    """The auto class that gives a model with a head over tokens."""
+    remote = getattr(config, "auto_map", None) or {}
+    architecture = (getattr(config, "architectures", None) or [""])[0]
+    if architecture.endswith("ForMaskedLM") or "AutoModelForMaskedLM" in remote:
+        return transformers.AutoModelForMaskedLM
+    if remote:
+        return transformers.AutoModel if "AutoModel" in remote else transformers.AutoModelForCausalLM
+    return transformers.AutoModelForMaskedLM
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _transformers() -> Any:
+    try:
+        import transformers
+    except ImportError as error:
+        raise BadInput("Hugging Face models need: pip install 'anyorder[hf]'") from error
+    return transformers
