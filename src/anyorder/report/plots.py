@@ -17,6 +17,9 @@ _STYLE = {
     "entropy": ("#9467bd", "-"),
     "policy": ("#d62728", "-"),
     "policy+undo": ("#8c1010", "--"),
+    "MLP policy, L_ORDER": ("#ff7f0e", "-"),
+    "policy, L_ORDER, MLP": ("#ff7f0e", "-"),
+    "shipped policy": ("#d62728", "-"),
 }
 
 
