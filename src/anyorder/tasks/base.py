@@ -7,13 +7,16 @@ rules of the problem, never by comparison with one stored solution alone.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from anyorder.errors import BadInput
 from anyorder.relations import Relation
+
+Row = TypeVar("Row")
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,28 @@ class Task(Protocol):
 
     def check(self, instances: Instances, tokens: Tensor) -> Verdict:
         """Judge completed sequences (N, L) by the rules."""
+
+
+def read_lines(path: Path, limit: int | None, parse: Callable[[str], Row], what: str) -> list[Row]:
+    """What `parse` makes of each line that is not blank, the first `limit` of them; `what` names the problems in the error.
+
+    Raises:
+        BadInput: a line cannot be parsed (the error says which), or there are none.
+    """
+    found: list[Row] = []
+    with open(path, encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            if limit is not None and len(found) >= limit:
+                break
+            if not line.strip():
+                continue
+            try:
+                found.append(parse(line))
+            except (ValueError, RecursionError) as error:
+                raise BadInput(f"{path}, line {number}: {error}") from error
+    if not found:
+        raise BadInput(f"{path} holds no {what}")
+    return found
 
 
 def per_instance_seeds(seed: int, count: int, start: int = 0) -> np.ndarray:

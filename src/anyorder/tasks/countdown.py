@@ -22,7 +22,7 @@ from torch import Tensor
 
 from anyorder.errors import BadInput
 from anyorder.relations import Relation
-from anyorder.tasks.base import Instances, Verdict, cell_accuracy, per_instance_seeds
+from anyorder.tasks.base import Instances, Verdict, cell_accuracy, per_instance_seeds, read_lines
 from anyorder.tasks.vocabulary import EOS, MASK, PAD, SEP, YE_VOCABULARY
 
 _LENGTHS = {3: 44, 4: 52, 5: 72}
@@ -169,23 +169,14 @@ class Countdown:
         """JSON lines: Ye's {"input": "86,28,13,31,96", "output": "86+28=114,..."}, or d1's {"input": "30,100,93",
         "output": "23"}, whose output is the target. Problems without a solution in the file are solved here; x0 is None if
         one of them has none."""
-        problems: list[list[int]] = []
-        solutions: list[str | None] = []
-        with open(path, encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                if limit is not None and len(problems) >= limit:
-                    break
-                if not line.strip():
-                    continue
-                try:
-                    problem, solution = self._row(json.loads(line))
-                    self.encode([problem], None if solution is None else [solution])
-                except ValueError as error:
-                    raise BadInput(f"{path}, line {number}: {error}") from error
-                problems.append(problem)
-                solutions.append(solution)
-        if not problems:
-            raise BadInput(f"{path} holds no problems")
+
+        def row_of(line: str) -> tuple[list[int], str | None]:
+            problem, solution = self._row(json.loads(line))
+            self.encode([problem], None if solution is None else [solution])
+            return problem, solution
+
+        rows = read_lines(path, limit, row_of, "problems")
+        problems, solutions = [problem for problem, _ in rows], [solution for _, solution in rows]
         known = [solution for solution in solutions if solution is not None]
         return self.encode(problems, known if len(known) == len(problems) else None)
 

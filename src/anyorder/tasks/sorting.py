@@ -15,7 +15,7 @@ from torch import Tensor
 
 from anyorder.errors import BadInput
 from anyorder.relations import Relation
-from anyorder.tasks.base import Instances, Verdict, cell_accuracy, per_instance_seeds
+from anyorder.tasks.base import Instances, Verdict, cell_accuracy, per_instance_seeds, read_lines
 
 
 class Sorting:
@@ -95,20 +95,7 @@ class Sorting:
 
     def load(self, path: Path, limit: int | None = None) -> Instances:
         """One sequence per line, numbers separated by commas or spaces."""
-        rows: list[list[int]] = []
-        with open(path, encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                if limit is not None and len(rows) >= limit:
-                    break
-                if not line.strip():
-                    continue
-                try:
-                    rows.append(self._numbers(line))
-                except BadInput as error:
-                    raise BadInput(f"{path}, line {number}: {error}") from error
-        if not rows:
-            raise BadInput(f"{path} holds no sequences")
-        return self.encode(np.array(rows))
+        return self.encode(np.array(read_lines(path, limit, self._numbers, "sequences")))
 
     def parse(self, text: str) -> Instances:
         """One sequence, e.g. `5,3,9,3`."""

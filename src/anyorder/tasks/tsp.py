@@ -15,7 +15,7 @@ from torch import Tensor
 
 from anyorder.errors import BadInput
 from anyorder.relations import Relation, same
-from anyorder.tasks.base import Instances, Verdict, cell_accuracy, per_instance_seeds
+from anyorder.tasks.base import Instances, Verdict, cell_accuracy, per_instance_seeds, read_lines
 
 
 class Tsp:
@@ -120,20 +120,7 @@ class Tsp:
 
     def load(self, path: Path, limit: int | None = None) -> Instances:
         """One problem per line, `x,y` of each city, separated by spaces; tours are computed here."""
-        problems: list[np.ndarray] = []
-        with open(path, encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                if limit is not None and len(problems) >= limit:
-                    break
-                if not line.strip():
-                    continue
-                try:
-                    problems.append(self._cities(line))
-                except BadInput as error:
-                    raise BadInput(f"{path}, line {number}: {error}") from error
-        if not problems:
-            raise BadInput(f"{path} holds no problems")
-        return self.encode(np.stack(problems))
+        return self.encode(np.stack(read_lines(path, limit, self._cities, "problems")))
 
     def parse(self, text: str) -> Instances:
         """One problem, e.g. `0,0 3,12 15,4 7,7` for four cities."""
