@@ -133,9 +133,7 @@ def reproduce(
     missing = [task for task in tasks if task not in known]
     if missing:
         raise BadInput(f"{target} has no {scale} scale: {', '.join(missing)} are run small")
-    settings = [
-        replace(SCALES[scale][task], problems=problems or SCALES[scale][task].problems) for task in TARGETS[target].tasks
-    ]
+    settings = [replace(known[task], problems=problems or known[task].problems) for task in tasks]
     needs = TARGETS[target].needs(settings, seeds)
     solved = Study(folder).decode_all(needs, workers, say)
     outcome = TARGETS[target].layout(settings, seeds, solved, folder)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from anyorder.errors import BadInput
 from anyorder.relations import Relation, same
-from anyorder.tasks.base import Instances, Verdict, cell_accuracy, per_instance_seeds
+from anyorder.tasks.base import Instances, Verdict, cell_accuracy, per_instance_seeds, read_lines
 from anyorder.tasks.vocabulary import EOS, MASK, SEP, YE_VOCABULARY
 
 _ENUMERABLE = 20
@@ -192,25 +192,18 @@ class Sat:
 
     def load(self, path: Path, limit: int | None = None) -> Instances:
         """JSON lines: Ye's {"input": "1,4,5/...", "output": "1,2,d,..."}, or {"n", "clauses": [[1, -2, 3], ...]}."""
-        formulas: list[np.ndarray] = []
         answers: list[np.ndarray] = []
-        with open(path, encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                if limit is not None and len(formulas) >= limit:
-                    break
-                if not line.strip():
-                    continue
-                try:
-                    row = json.loads(line)
-                    if not isinstance(row, dict) or not ("input" in row or "clauses" in row):
-                        raise BadInput('expected an object with "input", or with "clauses"')
-                    formulas.append(self._formula(row["input"] if "input" in row else row["clauses"]))
-                    if "output" in row:
-                        answers.append(self._assignment(row["output"]))
-                except ValueError as error:
-                    raise BadInput(f"{path}, line {number}: {error}") from error
-        if not formulas:
-            raise BadInput(f"{path} holds no formulas")
+
+        def formula_of(line: str) -> np.ndarray:
+            row = json.loads(line)
+            if not isinstance(row, dict) or not ("input" in row or "clauses" in row):
+                raise BadInput('expected an object with "input", or with "clauses"')
+            formula = self._formula(row["input"] if "input" in row else row["clauses"])
+            if "output" in row:
+                answers.append(self._assignment(row["output"]))
+            return formula
+
+        formulas = read_lines(path, limit, formula_of, "formulas")
         from anyorder.tasks.sat_rules import count_models
 
         known = np.stack(answers) if len(answers) == len(formulas) else None

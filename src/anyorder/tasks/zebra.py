@@ -25,7 +25,7 @@ from torch import Tensor
 from anyorder.errors import BadInput
 from anyorder.files import write_text
 from anyorder.relations import Relation, same
-from anyorder.tasks.base import Instances, Verdict, cell_accuracy, per_instance_seeds
+from anyorder.tasks.base import Instances, Verdict, cell_accuracy, per_instance_seeds, read_lines
 from anyorder.tasks.zebra_text import (
     BETWEEN,
     EQUALITY,
@@ -194,24 +194,17 @@ class Zebra:
 
     def load(self, path: Path, limit: int | None = None) -> Instances:
         """JSON lines (see the module). Every puzzle must have one solution, and the one stored, if any, must be it."""
-        puzzles: list[Instances] = []
-        with open(path, encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                if limit is not None and len(puzzles) >= limit:
-                    break
-                if not line.strip():
-                    continue
-                try:
-                    row = json.loads(line)
-                    if not isinstance(row, dict) or not _is_texts(row.get("clues")):
-                        raise BadInput('expected an object with "clues", a list of texts')
-                    puzzles.append(self._puzzle(row["clues"]))
-                    if "solution" in row:
-                        self._compare(row["solution"], puzzles[-1])
-                except (ValueError, RecursionError) as error:
-                    raise BadInput(f"{path}, line {number}: {error}") from error
-        if not puzzles:
-            raise BadInput(f"{path} holds no puzzles")
+
+        def puzzle_of(line: str) -> Instances:
+            row = json.loads(line)
+            if not isinstance(row, dict) or not _is_texts(row.get("clues")):
+                raise BadInput('expected an object with "clues", a list of texts')
+            puzzle = self._puzzle(row["clues"])
+            if "solution" in row:
+                self._compare(row["solution"], puzzle)
+            return puzzle
+
+        puzzles = read_lines(path, limit, puzzle_of, "puzzles")
         return Instances(
             torch.cat([puzzle.tokens for puzzle in puzzles]),
             torch.cat([puzzle.maskable for puzzle in puzzles]),
