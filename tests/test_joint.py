@@ -17,7 +17,7 @@ from anyorder.denoisers.transformer import Transformer
 from anyorder.errors import BadInput
 from anyorder.losses import mdm_loss, order_loss, token_cross_entropy
 from anyorder.tasks.sudoku import Sudoku
-from anyorder.training.diagnostics import level_numbers, pairwise_diversity, policy_numbers
+from anyorder.training.diagnostics import attention_to_mistakes, level_numbers, pairwise_diversity, policy_numbers
 from anyorder.training.fit import run_recipe
 from anyorder.training.joint import CollapseWarning, JointJob
 from anyorder.training.loop import Shard
@@ -75,7 +75,7 @@ def test_no_gradient_crosses_between_denoiser_and_policy() -> None:
     job = JointJob(recipe(), small_denoiser(), Sudoku(2))
     torch.nn.init.normal_(job.policy.out.weight)
     batch = job._draw(0, Shard(0, 1))
-    logits, state, scores = job.pair(batch.tokens, batch.masked, batch.state)
+    logits, state, scores = job.pair(batch.tokens, None, batch.masked, batch.state)
     losses = torch.zeros(batch.masked.shape).masked_scatter(
         batch.masked, torch.nn.functional.cross_entropy(logits, batch.x0[batch.masked], reduction="none")
     )
@@ -92,7 +92,7 @@ def test_no_gradient_crosses_between_denoiser_and_policy() -> None:
 def test_every_control_trains_both_and_its_weights_add_up(weights: str) -> None:
     job = JointJob(recipe(weights=weights, alpha=3.0), small_denoiser(), Sudoku(2))
     batch = job._draw(0, Shard(0, 1))
-    _, state, scores = job.pair(batch.tokens, batch.masked, batch.state)
+    _, state, scores = job.pair(batch.tokens, None, batch.masked, batch.state)
     weight = job._token_weight(state, scores)
     if weights == "uniform":
         assert weight is None
@@ -172,13 +172,25 @@ def test_policy_numbers_of_uniform_and_collapsed_policies() -> None:
     assert policy_numbers(two, torch.ones(1, 2, dtype=torch.bool))["policy_entropy"] == pytest.approx(by_hand)
 
 
-def test_a_collapse_is_reported_once() -> None:
+def test_collapse_and_starvation_are_reported_once_each() -> None:
     job = JointJob(recipe(plus_one=False), small_denoiser(), Sudoku(2))
     with pytest.warns(CollapseWarning, match="only 5 % of the positions.*plus_one = false"):
-        job._warn_of_collapse(0.05, 10)
+        job._warn_of_collapse({"policy_reach": 0.05}, 10)
+    with pytest.warns(CollapseWarning, match="starving.*only 3 % of the weight"):
+        job._warn_of_collapse({"policy_reach": 0.05, "weight_on_wrong": 0.03}, 11)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        job._warn_of_collapse(0.05, 11)
+        job._warn_of_collapse({"policy_reach": 0.05, "weight_on_wrong": 0.03}, 12)
+
+
+def test_weight_on_wrong_tokens_by_hand() -> None:
+    masked = torch.tensor([[True, True, True, True, False]])
+    right = torch.tensor([[True, True, True, False, False]])
+    weight = torch.tensor([[3.0, 3.0, 3.0, 1.0, 99.0]])
+    assert attention_to_mistakes(weight, right, masked)["weight_on_wrong"] == pytest.approx((1 / 10) / (1 / 4))
+    assert attention_to_mistakes(None, right, masked) == {"weight_on_wrong": 1.0}
+    assert attention_to_mistakes(weight, ~right, masked)["weight_on_wrong"] == pytest.approx((9 / 10) / (3 / 4))
+    assert attention_to_mistakes(weight, masked, masked) == {}
 
 
 def test_a_small_batch_of_sharp_and_various_rows_is_no_collapse() -> None:

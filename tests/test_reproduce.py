@@ -23,8 +23,8 @@ TINY = (
 def tiny_setting() -> Setting:
     order = (*TINY, "policy.width=16", 'policy.heads=["everything"]')
     return Setting(
-        task="sudoku", options={"box": 2}, frozen="sudoku4", base="sudoku9-denoiser", adaptive="sudoku9-adaptive",
-        base_changes=(*TINY, "denoiser.width=16", "denoiser.layers=1"),
+        task="sudoku", options={"box": 2}, denoiser="sudoku9-denoiser", adaptive="sudoku9-adaptive",
+        denoiser_changes=(*TINY, "denoiser.width=16", "denoiser.layers=1"),
         policy_changes=order, joint_changes=(*order, "joint.decode_problems=4"), problems=6, generate={"givens": 6},
         steps=4, figure_steps=(2, 4),
     )  # fmt: skip
@@ -55,7 +55,8 @@ def test_every_target_runs_and_is_not_done_twice(target: str, tiny: Path) -> Non
 
 
 def test_workers_and_one_process_find_the_same(tiny: Path) -> None:
-    decodings = [Decoding(tiny_setting(), model, ("confidence", "policy"), 4) for model in ("frozen", "joint/uniform/0")]
+    decodings = [Decoding(tiny_setting(), "frozen", ("confidence",), 4)]
+    decodings += [Decoding(tiny_setting(), model, ("confidence", "policy"), 4) for model in ("policy/mlp/0", "joint/uniform/0")]
     one = Study(tiny / "one").decode_all(decodings, 1, lambda _: None)
     two = Study(tiny / "two").decode_all(decodings, 2, lambda _: None)
     for decoding in decodings:
@@ -74,8 +75,7 @@ def test_numbers_by_hand() -> None:
 def test_the_recipes_of_both_scales_can_be_loaded() -> None:
     for settings in SCALES.values():
         for s in settings.values():
-            load_recipe(s.base, list(s.base_changes))
-            load_recipe(s.frozen, list(s.frozen_changes)) if s.frozen not in zoo_names() else None
+            load_recipe(s.denoiser, list(s.denoiser_changes)) if s.denoiser not in zoo_names() else None
             load_recipe(s.adaptive, list(s.policy_changes))
             joint = load_recipe(s.adaptive, [*s.joint_changes, "train_denoiser=true", "joint.weights=papl"])
             assert joint.kind == "order"

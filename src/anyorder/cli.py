@@ -271,7 +271,7 @@ def reproduce(
             say=lambda line: print(line, file=sys.stderr),
         )  # fmt: skip
         print(f"# {outcome.title}\n\n{outcome.markdown}")
-        print(f"{folder / name}.md, .json" + (", .png" if outcome.lines else ""), file=sys.stderr)
+        print(f"{folder / name}.md, .json" + (", .png" if outcome.lines or outcome.bars else ""), file=sys.stderr)
 
 
 @app.command("list")

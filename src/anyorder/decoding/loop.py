@@ -10,7 +10,7 @@ from anyorder.decoding.counts import CountRule, Linear
 from anyorder.decoding.remaskers import Absorbing, Remasker
 from anyorder.decoding.tokens import Argmax, TokenRule
 from anyorder.decoding.trajectory import Decoded
-from anyorder.denoisers.base import Denoiser
+from anyorder.denoisers.base import Denoiser, attention_of
 from anyorder.orders.base import Order, State
 
 _ORDER_NOISE = 3
@@ -63,7 +63,7 @@ def decode(
         tokens: int64 (B, L); positions that hold `denoiser.mask_token_id` are generated, all others never change.
         decoder: where, how many, what, undo.
         seeds: one int64 per sequence (B,), or one number from which row i takes seed number + i.
-        attention_mask: bool (B, L), False at padding.
+        attention_mask: bool (B, L), False at padding; derived from the denoiser's `pad_token_id` where it has one.
         x0: the truth (B, L), for oracle orders.
         history: keep the tokens after every step, for playback.
 
@@ -74,6 +74,7 @@ def decode(
     batch, device = tokens.shape[0], tokens.device
     seeds = seeds + torch.arange(batch, device=device) if isinstance(seeds, int) else seeds
     masked = tokens == denoiser.mask_token_id
+    attention_mask = attention_of(denoiser, tokens) if attention_mask is None else attention_mask
     if attention_mask is not None:
         masked &= attention_mask.bool()
     generated = masked.clone()

@@ -21,6 +21,8 @@ class Denoiser(Protocol):
     `forward(tokens, attention_mask, positions)` takes tokens int64 (B, L), an optional attention mask bool (B, L) that is
     False at padding, and optionally the positions bool (B, L) whose logits are wanted: then logits are (K, V), K being
     the number of True entries. The head of a large vocabulary is the cost of a forward, and only masked positions need it.
+
+    A denoiser with an attribute `pad_token_id` is never asked about padding: `decode` and training derive the attention mask.
     """
 
     mask_token_id: int
@@ -63,6 +65,15 @@ class WrappedDenoiser(nn.Module):
                 f"{(*tokens.shape, self.vocab_size)}"
             )
         return DenoiserOutput(forbid_mask(logits if positions is None else logits[positions], self.mask_token_id), hidden)
+
+
+def attention_of(denoiser: object, tokens: Tensor) -> Tensor | None:
+    """The attention mask (B, L) that a batch needs: False at the denoiser's `pad_token_id`; None where nothing is padded."""
+    pad = getattr(denoiser, "pad_token_id", None)
+    if pad is None:
+        return None
+    real = tokens != pad
+    return None if bool(real.all()) else real
 
 
 def forbid_mask(logits: Tensor, mask_token_id: int) -> Tensor:

@@ -26,7 +26,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from anyorder.denoisers.base import Denoiser
+from anyorder.denoisers.base import Denoiser, attention_of
 from anyorder.errors import BadInput
 from anyorder.losses import policy_log_probabilities
 from anyorder.orders.base import Order, State
@@ -69,7 +69,7 @@ class Process:
     def transitions(self, tokens: Tensor, x0: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, ...]:
         """log p_i(x0_i), log r_i = log q(i | x0, x_S) and log F_i for states (B, L) on the way to x0 (B, L), -inf elsewhere."""
         masked = tokens == self.denoiser.mask_token_id
-        logits, hidden = self.denoiser(tokens, None, masked)
+        logits, hidden = self.denoiser(tokens, attention_of(self.denoiser, tokens), masked)
         seeds = torch.zeros(len(tokens), dtype=torch.int64, device=tokens.device)
         state = State(tokens, masked, masked, masked, logits, hidden, 0, 1, seeds, x0=x0)
         log_p = state.scatter(state.truth_log_probs()).double()

@@ -72,6 +72,26 @@ def panels(
     return _save(figure, path)
 
 
+def bars(groups: dict[str, dict[str, dict[str, tuple[float, float, float]]]], path: Path, y_label: str) -> Path:
+    """One panel per name, a group of bars per second name, a bar per label: (y, low, high) in percent."""
+    plt = _pyplot(path)
+    figure, axes = plt.subplots(1, len(groups), figsize=(1.5 + 3.2 * len(groups), 3.8), squeeze=False)
+    for axis, (title, panel) in zip(axes[0], groups.items(), strict=True):
+        labels = list(dict.fromkeys(label for group in panel.values() for label in group))
+        width = 0.8 / len(labels)
+        for number, label in enumerate(labels):
+            places = [x + (number - (len(labels) - 1) / 2) * width for x in range(len(panel))]
+            y, low, high = zip(*(group[label] for group in panel.values()), strict=True)
+            error = [[max(0.0, b - a) for a, b in zip(*pair, strict=True)] for pair in ((low, y), (y, high))]
+            axis.bar(places, y, width, yerr=error, label=label, capsize=2)
+        axis.set_xticks(range(len(panel)), panel)
+        axis.set_title(title, fontsize=10)
+        axis.grid(alpha=0.25, axis="y")
+    axes[0][0].set_ylabel(y_label)
+    axes[0][-1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    return _save(figure, path)
+
+
 def training_curves(metrics: list[dict[str, float]], path: Path) -> Path:
     """What happened in a joint run, from its `metrics.jsonl`: denoiser by masking level, policy, decoded samples."""
     plt = _pyplot(path)
@@ -79,7 +99,7 @@ def training_curves(metrics: list[dict[str, float]], path: Path) -> Path:
     groups = {
         "loss of masked tokens, by share masked": [f"loss_level_{k}" for k in range(5)],
         "accuracy of masked tokens, by share masked": [f"accuracy_level_{k}" for k in range(5)],
-        "policy": ["policy_entropy", "policy_reach", "policy_starved"],
+        "policy": ["policy_entropy", "policy_reach", "policy_starved", "weight_on_wrong"],
         "decoded samples": ["decoded_accuracy", "decoded_diversity", "truth_diversity"],
     }
     for axis, (title, names) in zip(axes, groups.items(), strict=True):
@@ -90,7 +110,8 @@ def training_curves(metrics: list[dict[str, float]], path: Path) -> Path:
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("step")
         axis.grid(alpha=0.25)
-        axis.legend(fontsize=7)
+        if axis.lines:
+            axis.legend(fontsize=7)
     figure.tight_layout()
     return _save(figure, path)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from anyorder.errors import BadInput
 from anyorder.evaluation.evaluate import environment
 from anyorder.files import write_json, write_text
-from anyorder.report.plots import panels
+from anyorder.report.plots import bars, panels
 from anyorder.reproduce import adaptive, falsification, stability
 from anyorder.reproduce.outcome import Outcome
 from anyorder.reproduce.study import Setting, Study
@@ -24,36 +24,30 @@ _SETTINGS: dict[str, list[Setting]] = {
         Setting(
             task="sudoku",
             options={"box": 3},
-            frozen="sudoku9",
-            base="sudoku9-denoiser",
-            base_changes=("run.steps=600", "optimizer.ema=0.98"),
+            denoiser="sudoku9",
             adaptive="sudoku9-adaptive",
             policy_changes=("run.steps=150",),
-            joint_changes=("run.steps=120",),
-            problems=200,
+            joint_changes=("run.steps=150", "joint.lr_scale=0.3"),
+            problems=300,
             generate={"givens": 0},
             figure_steps=(5, 10, 20),
         ),
         Setting(
             task="sat",
             options={"variables": 9},
-            frozen="sat9",
-            base="sat9-denoiser",
-            base_changes=("run.steps=400", "optimizer.ema=0.98"),
+            denoiser="sat9",
             adaptive="sat9-adaptive",
             policy_changes=("run.steps=80", "run.batch_size=32"),
-            joint_changes=("run.steps=80", "run.batch_size=32"),
-            problems=200,
+            joint_changes=("run.steps=100", "joint.lr_scale=0.3"),
+            problems=500,
             steps=9,
             figure_steps=(1, 3, 5, 9),
         ),
         Setting(
             task="sorting",
             options={"items": 16},
-            frozen="sorting-denoiser",
-            frozen_changes=("run.steps=200", "optimizer.ema=0.95"),
-            base="sorting-denoiser",
-            base_changes=("run.steps=100", "optimizer.ema=0.95"),
+            denoiser="sorting-denoiser",
+            denoiser_changes=("run.steps=200", "optimizer.ema=0.95"),
             adaptive="sudoku9-adaptive",
             policy_changes=(*_SORTING, "run.steps=100"),
             joint_changes=(*_SORTING, "run.steps=100"),
@@ -63,10 +57,8 @@ _SETTINGS: dict[str, list[Setting]] = {
         Setting(
             task="tsp",
             options={"cities": 6, "grid": 8},
-            frozen="tsp-denoiser",
-            frozen_changes=("task.options={cities=6, grid=8}", "run.steps=600", "optimizer.ema=0.99"),
-            base="tsp-denoiser",
-            base_changes=("task.options={cities=6, grid=8}", "run.steps=400", "optimizer.ema=0.99"),
+            denoiser="tsp-denoiser",
+            denoiser_changes=("task.options={cities=6, grid=8}", "run.steps=600", "optimizer.ema=0.99"),
             adaptive="sudoku9-adaptive",
             policy_changes=(*_TSP, "run.steps=150"),
             joint_changes=(*_TSP, "run.steps=150"),
@@ -78,8 +70,7 @@ _SETTINGS: dict[str, list[Setting]] = {
         Setting(
             task="sudoku",
             options={"box": 3, "layout": "prefix"},
-            frozen="sudoku9-paper-denoiser",
-            base="sudoku9-paper-denoiser",
+            denoiser="sudoku9-paper-denoiser",
             adaptive="sudoku9-paper-adaptive",
             problems=1000,
             generate={"givens": (31, 36)},
@@ -88,8 +79,7 @@ _SETTINGS: dict[str, list[Setting]] = {
         Setting(
             task="sat",
             options={"variables": 9, "layout": "prefix"},
-            frozen="sat9-paper-denoiser",
-            base="sat9-paper-denoiser",
+            denoiser="sat9-paper-denoiser",
             adaptive="sat9-paper-adaptive",
             problems=1000,
             figure_steps=(5, 10, 20, 50, 100),
@@ -148,6 +138,8 @@ def reproduce(
     )  # fmt: skip
     if outcome.lines:
         panels(outcome.lines, folder / f"{target}.png", outcome.x_label, outcome.y_label)
+    elif outcome.bars:
+        bars(outcome.bars, folder / f"{target}.png", outcome.y_label)
     return replace(outcome, markdown=f"{about}\n{outcome.markdown}")
 
 
@@ -164,7 +156,7 @@ def _about(settings: list[Setting], seeds: list[int], scale: str) -> str:
         changes = [f"{name} {' '.join(values)}" for name, values in _changes(s) if values]
         lines.append(
             f"- {s.task} {s.options}: {s.problems} generated problems{f' ({generated})' if generated else ''}, the same for "
-            f"every model; T = {s.steps}; frozen denoiser `{s.frozen}`, joint training from `{s.base}` by `{s.adaptive}`"
+            f"every model; T = {s.steps}; denoiser `{s.denoiser}`, from which joint training goes on; `{s.adaptive}`"
             f"{' with ' + '; '.join(changes) if changes else ''}."
         )
     return "\n".join(lines) + "\n"
@@ -172,8 +164,7 @@ def _about(settings: list[Setting], seeds: list[int], scale: str) -> str:
 
 def _changes(s: Setting) -> list[tuple[str, tuple[str, ...]]]:
     return [
-        ("frozen:", s.frozen_changes),
-        ("base:", s.base_changes),
+        ("denoiser:", s.denoiser_changes),
         ("policy:", s.policy_changes),
         ("joint:", s.joint_changes),
     ]

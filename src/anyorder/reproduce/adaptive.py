@@ -11,8 +11,15 @@ from anyorder.reproduce.outcome import TASK_NAMES, Cells, Outcome, Solved, Targe
 from anyorder.reproduce.study import Decoding, Setting
 from anyorder.zoo import zoo_names
 
-WEIGHTS = ("uniform", "confidence", "margin", "papl", "policy")
-"""What the tokens of the denoiser's loss are weighted by: plain L_MDM, the heuristic-aware controls, PAPL, and eq. 4."""
+JOINT = {
+    "uniform": "joint/uniform",
+    "confidence": "joint/confidence",
+    "margin": "joint/margin",
+    "papl": "joint/papl",
+    "policy": "joint/policy",
+    "path": "joint-on-path/policy",
+}
+"""The model of each joint objective: plain L_MDM, the heuristic-aware controls, PAPL, eq. 4, and eq. 4 on the policy's path."""
 
 OWN_ORDER = {
     "uniform": "confidence",
@@ -20,6 +27,7 @@ OWN_ORDER = {
     "margin": "log_margin",
     "papl": "confidence",
     "policy": "policy",
+    "path": "policy",
 }
 """The order with which table 1 decodes each of these denoisers."""
 
@@ -31,6 +39,7 @@ NAMES = {
     "margin": "margin",
     "papl": "PAPL (tau 1, alpha 1)",
     "policy": "policy (eq. 4)",
+    "path": "policy (eq. 4), on states of its own path",
 }
 
 
@@ -53,9 +62,9 @@ def _table1_needs(settings: list[Setting], seeds: list[int], noise: bool = False
             for seed in seeds:
                 policies = tuple("policy" + mode for mode in modes)
                 needs.append(Decoding(s, f"policy/mlp/{seed}", policies, s.steps, scale))
-                for weights in WEIGHTS:
-                    orders = tuple(OWN_ORDER[weights] + mode for mode in modes)
-                    needs.append(Decoding(s, f"joint/{weights}/{seed}", orders, s.steps, scale))
+                for name, joint in JOINT.items():
+                    orders = tuple(OWN_ORDER[name] + mode for mode in modes)
+                    needs.append(Decoding(s, f"{joint}/{seed}", orders, s.steps, scale))
                 needs.append(Decoding(s, f"joint/uniform/{seed}", ("policy",), s.steps, scale))
     return needs
 
@@ -73,25 +82,25 @@ def _table1(settings: list[Setting], seeds: list[int], solved: Solved, folder: P
         values[f"policy-only {order}"] = [float(f.mean()) for f in found]
     parts.append("**Policy-only: a frozen denoiser**\n\n" + table(header, rows))
     rows = []
-    for weights in WEIGHTS:
-        order = OWN_ORDER[weights]
-        found = [cells.of(s, f"joint/{weights}/{{seed}}", order + mode) for s in settings for mode in ("", "+repredict")]
-        paper = published.TABLE1_JOINT.get(weights, {})
-        name = f"{NAMES[weights]}, decoded by {order}"
-        rows.append([name, *map(percent, found), *(f"{paper.get(s.task, '')}" for s in settings)])
-        values[f"joint {weights}"] = [float(f.mean()) for f in found]
+    for name, joint in JOINT.items():
+        order = OWN_ORDER[name]
+        found = [cells.of(s, f"{joint}/{{seed}}", order + mode) for s in settings for mode in ("", "+repredict")]
+        paper = published.TABLE1_JOINT.get(name, {})
+        label = f"{NAMES[name]}, decoded by {order}"
+        rows.append([label, *map(percent, found), *(f"{paper.get(s.task, '')}" for s in settings)])
+        values[f"joint {name}"] = [float(f.mean()) for f in found]
     header[0] = "training objective"
     parts.append("**Joint training from one common start, the same number of updates each**\n\n" + table(header, rows))
     rows = []
-    for weights, order in [(w, OWN_ORDER[w]) for w in WEIGHTS if w != "policy"] + [("uniform", "policy")]:
-        row = [f"{NAMES[weights]}, decoded by {order}"]
+    for name, order in [(n, OWN_ORDER[n]) for n in JOINT if n != "policy"] + [("uniform", "policy")]:
+        row = [f"{NAMES[name]}, decoded by {order}"]
         for s in settings:
             ours = cells.of(s, "joint/policy/{seed}", "policy")
-            row.append(difference(ours, cells.of(s, f"joint/{weights}/{{seed}}", order)))
+            row.append(difference(ours, cells.of(s, f"{JOINT[name]}/{{seed}}", order)))
         rows.append(row)
     header = ["joint + policy minus", *(TASK_NAMES[s.task] for s in settings)]
     parts.append("**Differences, paired on the same puzzles and seeds (absorbing)**\n\n" + table(header, rows))
-    return Outcome("Table 1: instance accuracy, deterministic decoding", "\n".join(parts), values, {})
+    return Outcome("Table 1: instance accuracy, deterministic decoding", "\n".join(parts), values)
 
 
 # ---- table 3: deterministic against stochastic --------------------------------------------------------------------------
@@ -116,11 +125,11 @@ def _table3(settings: list[Setting], seeds: list[int], solved: Solved, folder: P
     parts.append("**Policy-only: a frozen denoiser**\n\n" + table(header, rows))
     header[0] = "training objective"
     rows = [
-        row(f"{NAMES[w]}, decoded by {OWN_ORDER[w]}", f"joint/{w}/{{seed}}", OWN_ORDER[w], published.TABLE3_JOINT.get(w, {}))
-        for w in WEIGHTS
+        row(f"{NAMES[n]}, decoded by {OWN_ORDER[n]}", f"{joint}/{{seed}}", OWN_ORDER[n], published.TABLE3_JOINT.get(n, {}))
+        for n, joint in JOINT.items()
     ]
     parts.append("**Joint training**\n\n" + table(header, rows))
-    return Outcome("Table 3: deterministic and stochastic decoding (Gumbel noise .5)", "\n".join(parts), values, {})
+    return Outcome("Table 3: deterministic and stochastic decoding (Gumbel noise .5)", "\n".join(parts), values)
 
 
 # ---- table 4: policy architectures --------------------------------------------------------------------------------------
@@ -143,7 +152,7 @@ def _table4(settings: list[Setting], seeds: list[int], solved: Solved, folder: P
     for order in ("confidence", "oracle"):
         rows.append([f"({order})", percent(cells.of(s, "frozen", order)), "", ""])
     markdown = table(["policy, by L_ORDER", "Sudoku", "minus confidence", "published"], rows)
-    return Outcome(f"Table 4: policy architectures on Sudoku, T = {s.steps}", markdown, values, {})
+    return Outcome(f"Table 4: policy architectures on Sudoku, T = {s.steps}", markdown, values)
 
 
 # ---- figure 2: does a policy-aware denoiser decode better by heuristics too? ---------------------------------------------
@@ -163,39 +172,24 @@ def _figure2_needs(settings: list[Setting], seeds: list[int]) -> list[Decoding]:
 
 
 def _figure2(settings: list[Setting], seeds: list[int], solved: Solved, folder: Path) -> Outcome:
-    cells, rows, values, lines = Cells(solved, seeds), [], {}, {}
+    cells, rows, values, bars = Cells(solved, seeds), [], {}, {}
     for s in settings:
         for noise in (0.0, s.noise):
-            panel: dict[str, list[tuple[float, float, float, float]]] = {}
-            for x, (control, order) in enumerate(_TRANSFER):
-                ours = cells.of(s, "joint/policy/{seed}", order, noise)
-                row = [TASK_NAMES[s.task], "stochastic" if noise else "deterministic", order]
-                for weights, label in (
-                    (control, "trained for this heuristic"),
-                    ("uniform", "plain L_MDM"),
-                    ("policy", "policy-aware"),
-                ):
-                    found = cells.of(s, f"joint/{weights}/{{seed}}", order, noise)
-                    low, high = interval(found)
-                    panel.setdefault(label, []).append((float(x), 100 * float(found.mean()), 100 * low, 100 * high))
-                    row.append(percent(found))
-                row.append(difference(ours, cells.of(s, f"joint/{control}/{{seed}}", order, noise)))
-                rows.append(row)
-                values[" ".join(row[:3])] = float(ours.mean())
-            lines[f"{TASK_NAMES[s.task]}, {'stochastic' if noise else 'deterministic'}"] = panel
-    header = [
-        "task",
-        "decoding",
-        "order",
-        "trained for this heuristic",
-        "plain L_MDM",
-        "policy-aware",
-        "policy-aware minus heuristic",
-    ]
-    axis = "decoded by: 0 = confidence, 1 = log-margin"
-    return Outcome(
-        "Figure 2: heuristic decoding of denoisers trained for different orders", table(header, rows), values, lines, axis
-    )
+            kind = "stochastic" if noise else "deterministic"
+            panel: dict[str, dict[str, tuple[float, float, float]]] = {}
+            for control, order in _TRANSFER:
+                trained = {"trained for this heuristic": control, "plain L_MDM": "uniform", "policy-aware": "policy"}
+                found = {label: cells.of(s, f"joint/{w}/{{seed}}", order, noise) for label, w in trained.items()}
+                for label, cell in found.items():
+                    low, high = interval(cell)
+                    panel.setdefault(order, {})[label] = (100 * float(cell.mean()), 100 * low, 100 * high)
+                ours, against = found["policy-aware"], found["trained for this heuristic"]
+                rows.append([TASK_NAMES[s.task], kind, order, *map(percent, found.values()), difference(ours, against)])
+                values[f"{TASK_NAMES[s.task]} {kind} {order}"] = float(ours.mean())
+            bars[f"{TASK_NAMES[s.task]}, {kind}"] = panel
+    header = ["task", "decoding", "order", "trained for this heuristic", "plain L_MDM", "policy-aware"]
+    markdown = table([*header, "policy-aware minus heuristic"], rows)
+    return Outcome("Figure 2: heuristic decoding of denoisers trained for different orders", markdown, values, bars=bars)
 
 
 # ---- figure 3: accuracy against the number of steps ----------------------------------------------------------------------
@@ -205,7 +199,7 @@ def _curves(setting: Setting) -> list[tuple[str, str, str]]:
     """(label, model, order) of each curve; the shipped policy where the denoiser is a shipped one."""
     curves = [(order, "frozen", order) for order in ("confidence", "log_margin", "oracle")]
     curves.append(("MLP policy, L_ORDER", "policy/mlp/{seed}", "policy"))
-    return curves + ([("shipped policy", "frozen", "policy")] if setting.frozen in zoo_names() else [])
+    return curves + ([("shipped policy", "frozen", "policy")] if setting.denoiser in zoo_names() else [])
 
 
 def _figure3_needs(settings: list[Setting], seeds: list[int]) -> list[Decoding]:

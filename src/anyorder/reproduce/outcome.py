@@ -1,7 +1,7 @@
 """What a reproduction target is, and the pieces of its tables."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +16,16 @@ Solved = dict[Decoding, dict[str, np.ndarray]]
 
 @dataclass(frozen=True)
 class Outcome:
-    """A finished target: Markdown, plain values, and lines to plot: panel -> label -> (x, y, low, high) in percent."""
+    """A finished target: Markdown, plain values, and what to plot, in percent: lines, panel -> label -> (x, y, low, high), or
+    bars, panel -> group -> label -> (y, low, high)."""
 
     title: str
     markdown: str
     values: Mapping[str, object]
-    lines: dict[str, dict[str, list[tuple[float, float, float, float]]]]
+    lines: dict[str, dict[str, list[tuple[float, float, float, float]]]] = field(default_factory=dict)
     x_label: str = ""
     y_label: str = "instance accuracy, %"
+    bars: dict[str, dict[str, dict[str, tuple[float, float, float]]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ LOGGED = {
     "denoiser accuracy, many masks": "accuracy_level_4",
     "policy entropy": "policy_entropy",
     "policy reach": "policy_reach",
+    "weight on wrong tokens": "weight_on_wrong",
     "starved positions": "policy_starved",
     "sample diversity": "decoded_diversity",
     "diversity of the truth": "truth_diversity",

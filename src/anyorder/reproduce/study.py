@@ -35,10 +35,10 @@ class Setting:
 
     Args:
         task, options: of `make_task`.
-        frozen: the denoiser of the policy-only half: a shipped name, or a recipe that trains it.
-        base: the recipe that trains the denoiser from which joint training starts.
+        denoiser: frozen in the policy-only half, and the common start of joint training: a shipped name, or a recipe that
+            trains it.
         adaptive: the recipe of Algorithm 1; its `train_denoiser` is the switch between the halves.
-        frozen_changes, base_changes, policy_changes, joint_changes: overrides of these recipes.
+        denoiser_changes, policy_changes, joint_changes: overrides of these recipes.
         problems: how many test problems, drawn with `generate` options.
         steps: budget of forwards of the tables. figure_steps: of figure 3.
         noise: scale of Gumbel noise on the scores in stochastic decoding.
@@ -46,11 +46,9 @@ class Setting:
 
     task: str
     options: dict[str, object] = field(hash=False)
-    frozen: str
-    base: str
+    denoiser: str
     adaptive: str
-    frozen_changes: tuple[str, ...] = ()
-    base_changes: tuple[str, ...] = ()
+    denoiser_changes: tuple[str, ...] = ()
     policy_changes: tuple[str, ...] = ()
     joint_changes: tuple[str, ...] = ()
     problems: int = 300
@@ -78,16 +76,17 @@ TEST_SEED = 8_000_000
 class Study:
     """A folder of models and cells.
 
-    Names of models: `frozen`; `base`; `policy/ARCHITECTURE/SEED`, a policy on `frozen`; `joint/WEIGHTS/SEED`, from `base`;
-    `joint-without-one/WEIGHTS/SEED`, the same without the "+1" of eq. 4.
+    Names of models: `frozen`, the denoiser; `policy/ARCHITECTURE/SEED`, a policy on it; `joint/WEIGHTS/SEED`, trained on from
+    it; `joint-without-one/WEIGHTS/SEED`, the same without the "+1" of eq. 4; `joint-on-path/WEIGHTS/SEED`, on states of the
+    policy's own path with true tokens in place of uniformly masked ones.
     """
 
     folder: Path
 
     def model_folder(self, setting: Setting, model: str) -> Path:
         """Where a model lives."""
-        if model == "frozen" and setting.frozen in zoo_names():
-            return Path(setting.frozen)
+        if model == "frozen" and setting.denoiser in zoo_names():
+            return Path(setting.denoiser)
         return self.folder / setting.task / model
 
     def ensure(self, setting: Setting, model: str) -> Path:
@@ -98,18 +97,17 @@ class Study:
         kind, _, rest = model.partition("/")
         start = None
         if kind == "frozen":
-            recipe = load_recipe(setting.frozen, list(setting.frozen_changes))
-        elif kind == "base":
-            recipe = load_recipe(setting.base, list(setting.base_changes))
+            recipe = load_recipe(setting.denoiser, list(setting.denoiser_changes))
         else:
             what, seed = rest.split("/")
-            start = self.ensure(setting, "frozen" if kind == "policy" else "base")
+            start = self.ensure(setting, "frozen")
             changes = [f"denoiser={start}", f"seed={seed}"]
             if kind == "policy":
                 changes += [*setting.policy_changes, f"policy.architecture={what}"]
             else:
                 changes += [*setting.joint_changes, "train_denoiser=true", f"joint.weights={what}"]
                 changes += ["joint.plus_one=false"] if kind == "joint-without-one" else []
+                changes += ["objective.states=teacher"] if kind == "joint-on-path" else []
             recipe = load_recipe(setting.adaptive, changes)
         identity = {"recipe": recipe.model_dump(mode="json"), "start": start and fingerprint(load_denoiser(start))}
         finished = folder / "finished.json"
@@ -200,9 +198,7 @@ class Study:
 
 def _before(model: str) -> tuple[str, ...]:
     """What must be trained before a model can be."""
-    if model.startswith("joint"):
-        return ("base",)
-    return ("frozen",) if model.startswith("policy/") else ()
+    return () if model == "frozen" else ("frozen",)
 
 
 def _decode_group(folder: Path, group: list[Decoding]) -> dict[Decoding, dict]:

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from anyorder.denoisers.base import attention_of
 from anyorder.denoisers.transformer import Transformer, paper_transformer
 from anyorder.diffusion import CosineSchedule, DiscreteSchedule, LinearSchedule, mask_tokens, stratified
 from anyorder.errors import BadInput
@@ -88,7 +89,7 @@ class DenoiserJob:
         everywhere = int(masked.sum())
         rows = shard.slice(size)
         x0, x_t, masked, t = (v[rows].to(self.device) for v in (x0, x_t, masked, t))
-        logits, _ = model(x_t)
+        logits, _ = model(x_t, attention_of(self.denoiser, x_t))
         losses = token_cross_entropy(logits, x0, masked)
         weight = self.schedule.weight(t).to(losses.dtype) if masking.time_weight else None
         loss = mdm_loss(losses, masked, weight, focal_gamma=masking.focal_gamma, normalise=masking.normalise)

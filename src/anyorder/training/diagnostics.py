@@ -67,6 +67,20 @@ def policy_numbers(scores: Tensor, masked: Tensor) -> dict[str, float]:
     }
 
 
+def attention_to_mistakes(weight: Tensor | None, right: Tensor, masked: Tensor) -> dict[str, float]:
+    """What the weights of the denoiser's loss (B, L; None for all alike) do to the tokens that it does not know yet.
+
+    Returns:
+        weight_on_wrong: the share of all weight that lies on wrongly predicted masked tokens, over the share that equal
+            weights would put there. 1 for L_MDM; near 0 the denoiser is taught what it knows. Absent where all is right.
+    """
+    wrong = masked & ~right
+    if weight is None or not wrong.any():
+        return {"weight_on_wrong": 1.0} if wrong.any() else {}
+    share = float(weight[wrong].sum() / weight[masked].sum().clamp(min=1e-30))
+    return {"weight_on_wrong": share / float(wrong.sum() / masked.sum())}
+
+
 def _perplexity(probabilities: Tensor) -> float:
     return math.exp(-float(torch.special.xlogy(probabilities, probabilities).sum()))
 

@@ -16,7 +16,7 @@ from anyorder.denoisers.base import fingerprint
 from anyorder.losses import mdm_loss, policy_aware_weight
 from anyorder.orders.base import State
 from anyorder.tasks.base import Instances, Task
-from anyorder.training.diagnostics import decoded_numbers, level_numbers, policy_numbers
+from anyorder.training.diagnostics import attention_to_mistakes, decoded_numbers, level_numbers, policy_numbers
 from anyorder.training.loop import Shard
 from anyorder.training.order import OrderJob
 from anyorder.training.settings import OrderRecipe
@@ -24,9 +24,12 @@ from anyorder.training.settings import OrderRecipe
 COLLAPSED = 0.1
 """Share of the positions that a uniform policy would reach, below which a policy is called collapsed."""
 
+STARVING = 0.1
+"""Share of their equal weight that wrong tokens get in the denoiser's loss, below which the denoiser is called starving."""
+
 
 class CollapseWarning(UserWarning):
-    """The policy gives nearly all its probability to a few positions, whatever the problem."""
+    """The policy gives nearly all its probability to a few positions whatever the problem, or only to tokens already known."""
 
 
 class Pair(nn.Module):
@@ -38,10 +41,10 @@ class Pair(nn.Module):
         self.policy = policy
 
     def forward(
-        self, tokens: Tensor, masked: Tensor, as_state: Callable[[Tensor, Tensor], State]
+        self, tokens: Tensor, attention_mask: Tensor | None, masked: Tensor, as_state: Callable[[Tensor, Tensor], State]
     ) -> tuple[Tensor, State, Tensor]:
         """Logits (K, V) of the masked positions, the state that the policy sees (detached), its scores (B, L)."""
-        logits, hidden = self.denoiser(tokens, None, masked)
+        logits, hidden = self.denoiser(tokens, attention_mask, masked)
         state = as_state(logits.detach(), hidden.detach())
         return logits, state, self.policy(state)
 
@@ -61,7 +64,7 @@ class JointJob(OrderJob):
         else:
             self.normalise = recipe.masking.normalise
         self.problems = task.generate(recipe.joint.decode_problems, recipe.data.seed + 1_000_000, **recipe.data.options)
-        self.warned = False
+        self.warned: set[str] = set()
 
     def to(self, device: torch.device) -> None:
         self.device = device
@@ -69,12 +72,12 @@ class JointJob(OrderJob):
     def loss(self, model: nn.Module, step: int, shard: Shard) -> tuple[Tensor, dict[str, float]]:
         """1. states; 2. denoiser and policy look at them; 3. the denoiser's loss, weighted; 4. the policy's objective."""
         batch = self._draw(step, shard)
-        logits, state, scores = model(batch.tokens, batch.masked, batch.state)
+        logits, state, scores = model(batch.tokens, batch.attention_mask, batch.masked, batch.state)
         token_losses = torch.nn.functional.cross_entropy(logits.float(), batch.x0[batch.masked], reduction="none")
         losses = torch.zeros(batch.masked.shape, device=token_losses.device).masked_scatter(batch.masked, token_losses)
-        masking = self.recipe.masking
+        masking, token_weight = self.recipe.masking, self._token_weight(state, scores)
         denoiser_loss = mdm_loss(
-            losses, batch.masked, batch.time_weight, self._token_weight(state, scores),
+            losses, batch.masked, batch.time_weight, token_weight,
             focal_gamma=masking.focal_gamma, normalise=self.normalise,
         )  # fmt: skip
         if self.normalise == "tokens":  # processes average their losses: weigh by this one's share of the tokens
@@ -86,7 +89,8 @@ class JointJob(OrderJob):
             right = state.scatter(state.summary.top_tokens[:, 0], -1) == batch.x0
             logged |= level_numbers(losses.detach(), right, batch.masked, batch.generated)
             logged |= policy_numbers(scores.detach(), batch.masked)
-            self._warn_of_collapse(logged["policy_reach"], step + 1)
+            logged |= attention_to_mistakes(token_weight, right, batch.masked)
+            self._warn_of_collapse(logged, step + 1)
         every = self.joint.decode_every
         if every and ((step + 1) % every == 0 or step == 0 or last):
             logged |= decoded_numbers(self.pair.denoiser, self.policy, self.task, self.problems, self.joint.decode_steps)
@@ -107,16 +111,25 @@ class JointJob(OrderJob):
             scores = state.scatter(state.truth_log_probs() / joint.temperature)
         return policy_aware_weight(scores, state.masked, alpha=joint.alpha, plus_one=joint.plus_one)
 
-    def _warn_of_collapse(self, reach: float, step: int) -> None:
-        if reach < COLLAPSED and not self.warned:
-            self.warned = True
-            remedy = "" if self.joint.plus_one else ", and with joint.plus_one = false the denoiser learns at no others"
-            warnings.warn(
-                f"step {step}: the policy has collapsed: over a batch it reaches only {100 * reach:.0f} % of the positions "
-                f"that a uniform policy would{remedy}",
-                CollapseWarning,
-                stacklevel=2,
+    def _warn_of_collapse(self, logged: dict[str, float], step: int) -> None:
+        without_one = "; with joint.plus_one = false the denoiser learns nowhere else" * (not self.joint.plus_one)
+        if logged["policy_reach"] < COLLAPSED:
+            self._warn(
+                f"step {step}: the policy has collapsed: over a batch it reaches only {100 * logged['policy_reach']:.0f} % of "
+                f"the positions that a uniform policy would{without_one}"
             )
+        if logged.get("weight_on_wrong", 1.0) < STARVING:
+            self._warn(
+                f"step {step}: the denoiser is starving: the tokens that it gets wrong have only "
+                f"{100 * logged['weight_on_wrong']:.0f} % of the weight that equal weights would give them{without_one}"
+            )
+
+    def _warn(self, message: str) -> None:
+        """Once in a run for each kind of trouble."""
+        kind = message.split(":")[1]
+        if kind not in self.warned:
+            self.warned.add(kind)
+            warnings.warn(message, CollapseWarning, stacklevel=3)
 
     def save(self, folder: Path) -> None:
         """The denoiser, and in `order/` the policy with its fingerprint, as the zoo keeps them."""

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from anyorder.decoding.counts import top
 from anyorder.decoding.loop import forbid
 from anyorder.decoding.remaskers import QualityUndo
-from anyorder.denoisers.base import fingerprint
+from anyorder.denoisers.base import attention_of, fingerprint
 from anyorder.diffusion import mask_tokens, stratified
 from anyorder.errors import BadInput
 from anyorder.losses import correctness_loss, loss_regression, order_loss, rank_loss, selection_loss
@@ -35,8 +35,8 @@ from anyorder.training.settings import ObjectiveSettings, OrderRecipe, PolicySet
 @dataclass
 class Pool:
     """Half-decoded problems: tokens, truth, generated positions, step and log-probability of commitments, tokens ruled out
-    (B, L); what the first forward predicted (B, L, V); age in steps, tokens per step, reviews left, whether the problem is
-    kept once it holds a wrong token (B,)."""
+    (B, L); what the first forward predicted (B, L, V; V = 0 where nobody asks); age in steps, tokens per step, reviews left,
+    whether the problem is kept once it holds a wrong token (B,)."""
 
     tokens: Tensor
     x0: Tensor
@@ -113,7 +113,7 @@ class OrderJob:
         """1. states; 2. the frozen denoiser's view of them; 3. the policy's scores; 4. the objective; 5. one step along."""
         batch = self._draw(step, shard)
         with torch.no_grad():
-            logits, hidden = self.denoiser(batch.tokens, None, batch.masked)
+            logits, hidden = self.denoiser(batch.tokens, batch.attention_mask, batch.masked)
         state = batch.state(logits, hidden)
         scores = model(state)
         loss, logged = self._objective(scores, state, batch)
@@ -129,13 +129,16 @@ class OrderJob:
         luck, fate = (torch.from_numpy(rng.random(size))[rows].to(self.device) for _ in range(2))
         if self.objective.states != "uniform":
             pool = self._refill(x0, tokens, generated, luck, fate)
-            return Batch(pool.tokens, pool.tokens == self.task.mask_token_id, pool.generated, pool.x0, pool=pool)
+            masked = pool.tokens == self.task.mask_token_id
+            attention_mask = attention_of(self.denoiser, pool.tokens)
+            return Batch(pool.tokens, masked, pool.generated, pool.x0, attention_mask, pool=pool)
         if self.recipe.masking.scope == "everything":
             generated = torch.ones_like(generated)
         t = self.schedule.sample_times(stratified(torch.from_numpy(rng.random(size))))[rows].to(self.device)
         chance = torch.from_numpy(rng.random((size, x0.shape[1])))[rows].to(self.device)
         x_t, masked = mask_tokens(x0, generated, 1 - self.schedule.alpha(t), self.task.mask_token_id, chance)
-        return Batch(x_t, masked, generated, x0, self.schedule.weight(t).float() if self.recipe.masking.time_weight else None)
+        time_weight = self.schedule.weight(t).float() if self.recipe.masking.time_weight else None
+        return Batch(x_t, masked, generated, x0, attention_of(self.denoiser, x_t), time_weight)
 
     def _objective(self, scores: Tensor, state: State, batch: "Batch") -> tuple[Tensor, dict[str, float]]:
         assert state.x0 is not None
@@ -183,7 +186,7 @@ class OrderJob:
             commit_step=none,
             log_probs=torch.zeros(tokens.shape, device=tokens.device),
             rejected=none,
-            first_look=torch.zeros((*tokens.shape, self.task.vocab_size), device=tokens.device),
+            first_look=torch.zeros((*tokens.shape, self.task.vocab_size * self.policy.first_look), device=tokens.device),
             age=torch.zeros_like(reviews),
             per_step=(generated.sum(dim=1) / budget).ceil().long(),
             reviews=reviews,
@@ -216,7 +219,8 @@ class OrderJob:
         proposed = state.tokens.masked_scatter(state.masked, state.summary.top_tokens[:, 0])
         source = state.x0 if self.objective.states == "teacher" else proposed
         sure = state.scatter(state.summary.top_log_probs[:, 0], 0.0)
-        pool.first_look = torch.where((pool.age == 0)[:, None, None], state.probabilities(), pool.first_look)
+        if self.policy.first_look:
+            pool.first_look = torch.where((pool.age == 0)[:, None, None], state.probabilities(), pool.first_look)
         pool.log_probs = torch.where(chosen, sure, pool.log_probs).masked_fill(undone, 0.0)
         pool.commit_step = torch.where(chosen, pool.age[:, None], pool.commit_step).masked_fill(undone, -1)
         pool.rejected = torch.where(ruled_out, state.tokens, pool.rejected.masked_fill(chosen, -1))
@@ -240,13 +244,14 @@ class _Given:
 
 @dataclass(frozen=True)
 class Batch:
-    """States of one training step: tokens, masked and generated positions, truth (B, L); time weights (B,); the pool that
-    they are from."""
+    """States of one training step: tokens, masked and generated positions, truth (B, L); attention mask (B, L), None without
+    padding; time weights (B,); the pool that they are from."""
 
     tokens: Tensor
     masked: Tensor
     generated: Tensor
     x0: Tensor
+    attention_mask: Tensor | None = None
     time_weight: Tensor | None = None
     pool: Pool | None = None
 
@@ -254,12 +259,14 @@ class Batch:
         """What the policy sees (step 0 of 1, seeds 0), from logits (K, V) of the masked positions."""
         seeds = torch.zeros(self.tokens.shape[0], dtype=torch.int64, device=self.tokens.device)
         state = State(
-            self.tokens, self.masked, self.generated, self.masked, logits, hidden, 0, 1, seeds, x0=self.x0
+            self.tokens, self.masked, self.generated, self.masked, logits, hidden, 0, 1, seeds, self.attention_mask, self.x0
         )  # fmt: skip
         pool = self.pool
         if pool is None:
             return state
-        now = torch.where((pool.age == 0)[:, None, None], state.probabilities(), pool.first_look)
+        now = None
+        if pool.first_look.shape[-1]:
+            now = torch.where((pool.age == 0)[:, None, None], state.probabilities(), pool.first_look)
         logits = forbid(logits, pool.rejected[self.masked])
         return replace(
             state, logits=logits, first_look=now, commit_step=pool.commit_step, committed_log_probs=pool.log_probs, memo={}
@@ -270,5 +277,6 @@ class Batch:
 def observe(denoiser: nn.Module, tokens: Tensor, generated: Tensor) -> State:
     """One forward of a denoiser as a `State` without the truth, for diagnostics."""
     masked = generated & (tokens == denoiser.mask_token_id)
-    logits, hidden = denoiser(tokens, None, masked)
-    return replace(Batch(tokens, masked, generated, tokens).state(logits, hidden), x0=None)
+    attention_mask = attention_of(denoiser, tokens)
+    logits, hidden = denoiser(tokens, attention_mask, masked)
+    return replace(Batch(tokens, masked, generated, tokens, attention_mask).state(logits, hidden), x0=None)

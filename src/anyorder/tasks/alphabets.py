@@ -1,0 +1,261 @@
+"""How text becomes tokens: fixed alphabets of one symbol per token, and the tokenizers of Hugging Face models.
+
+In text that a person types, `_` is an unknown symbol and `_{12}` twelve of them; the name of the mask token itself is
+understood too.
+"""
+
+import json
+import re
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+from anyorder.errors import BadInput
+
+_UNKNOWN = re.compile(r"_(?:\{(\d{1,6})\})?")
+
+
+class Alphabet(Protocol):
+    """Tokens of a sequence model.
+
+    vocab_size, mask_token_id, pad_token_id: as the model has them.
+    start, end: tokens that frame every sequence.
+    symbols: tokens that a sequence may hold between its frame.
+    """
+
+    vocab_size: int
+    mask_token_id: int
+    pad_token_id: int
+    start: tuple[int, ...]
+    end: tuple[int, ...]
+
+    @property
+    def symbols(self) -> frozenset[int]: ...
+
+    def encode(self, text: str) -> list[int]:
+        """Tokens of a text, without the frame, the mask at unknown places."""
+
+    def decode(self, tokens: list[int]) -> str:
+        """Text of tokens, `_` where they are masked, without padding and frame."""
+
+
+@dataclass(frozen=True)
+class Symbols:
+    """An alphabet of fixed symbols.
+
+    Args:
+        tokens: the symbol of each token id.
+        mask, pad: of `tokens`. start, end: of `tokens`, or none.
+        special: symbols that no sequence holds.
+        pattern: how text is cut into symbols; single characters when not given.
+        what: the name of a symbol in errors.
+    """
+
+    tokens: tuple[str, ...]
+    mask: str
+    pad: str
+    start_symbol: str | None = None
+    end_symbol: str | None = None
+    special: frozenset[str] = frozenset()
+    pattern: str = r"."
+    what: str = "symbol"
+
+    @cached_property
+    def _ids(self) -> dict[str, int]:
+        return {token: number for number, token in enumerate(self.tokens)}
+
+    @cached_property
+    def _cut(self) -> re.Pattern[str]:
+        return re.compile(rf"(?P<mask>{re.escape(self.mask)}|{_UNKNOWN.pattern})|(?P<symbol>{self.pattern})", re.DOTALL)
+
+    @property
+    def vocab_size(self) -> int:
+        """V."""
+        return len(self.tokens)
+
+    @property
+    def mask_token_id(self) -> int:
+        """The mask."""
+        return self._ids[self.mask]
+
+    @property
+    def pad_token_id(self) -> int:
+        """Padding."""
+        return self._ids[self.pad]
+
+    @property
+    def start(self) -> tuple[int, ...]:
+        """What stands before every sequence."""
+        return () if self.start_symbol is None else (self._ids[self.start_symbol],)
+
+    @property
+    def end(self) -> tuple[int, ...]:
+        """What stands after every sequence."""
+        return () if self.end_symbol is None else (self._ids[self.end_symbol],)
+
+    @cached_property
+    def symbols(self) -> frozenset[int]:
+        """All tokens but the special ones."""
+        special = self.special | {self.mask, self.pad, self.start_symbol, self.end_symbol}
+        return frozenset(number for number, token in enumerate(self.tokens) if token not in special)
+
+    def encode(self, text: str) -> list[int]:
+        """See `Alphabet`.
+
+        Raises:
+            BadInput: a symbol that is not of this alphabet; the error says where.
+        """
+        tokens: list[int] = []
+        for match in self._cut.finditer(text):
+            if match["mask"] is not None:
+                tokens += [self.mask_token_id] * int(match[2] or 1)
+                continue
+            token = self._ids.get(match["symbol"], -1)
+            if token not in self.symbols:
+                raise BadInput(f"{match['symbol']!r} at position {match.start() + 1} is no {self.what} of this model")
+            tokens.append(token)
+        return tokens
+
+    def decode(self, tokens: list[int]) -> str:
+        """See `Alphabet`."""
+        mask = self.mask_token_id
+        return "".join("_" if t == mask else self.tokens[t] if t in self.symbols else "" for t in tokens)
+
+
+@dataclass(frozen=True)
+class TokenizerAlphabet:
+    """The tokenizer of a Hugging Face model as an `Alphabet`.
+
+    Args:
+        tokenizer: a fast or slow tokenizer with a mask token.
+        vocab_size: of the model, whose output may have more entries than the tokenizer.
+    """
+
+    tokenizer: Any
+    vocab_size: int
+    mask_token_id: int
+    pad_token_id: int = field(init=False)
+    start: tuple[int, ...] = field(init=False)
+    end: tuple[int, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        pad = self.tokenizer.pad_token_id
+        probe = list(self.tokenizer("", add_special_tokens=True)["input_ids"])
+        first = {self.tokenizer.cls_token_id, self.tokenizer.bos_token_id} - {None}
+        leading = next((n for n, token in enumerate(probe) if token not in first), len(probe))
+        for name, value in (
+            ("pad_token_id", pad if pad is not None else (self.tokenizer.eos_token_id or 0)),
+            ("start", tuple(probe[:leading])),
+            ("end", tuple(probe[leading:])),
+        ):
+            object.__setattr__(self, name, value)
+
+    @cached_property
+    def symbols(self) -> frozenset[int]:
+        """All tokens but the special ones."""
+        return frozenset(range(self.vocab_size)) - {self.mask_token_id, *self.tokenizer.all_special_ids}
+
+    def encode(self, text: str) -> list[int]:
+        """See `Alphabet`. Unknown places are written as `_{n}` or as the tokenizer's own mask token; a bare `_` is text."""
+        mask = re.escape(self.tokenizer.mask_token or "<mask>")
+        tokens: list[int] = []
+        at = 0
+        for match in re.finditer(rf"\s?_\{{(\d{{1,6}})\}}|\s?{mask}", text):
+            tokens += self._plain(text[at : match.start()])
+            tokens += [self.mask_token_id] * int(match[1] or 1)
+            at = match.end()
+        tokens += self._plain(text[at:])
+        unknown = self.tokenizer.unk_token_id
+        if unknown is not None and unknown in tokens:
+            raise BadInput(f"{text[:40]!r} holds something that the model's tokenizer does not know")
+        return tokens
+
+    def _plain(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
+
+    def decode(self, tokens: list[int]) -> str:
+        """See `Alphabet`."""
+        parts: list[str] = []
+        run: list[int] = []
+        for token in [*tokens, None]:
+            if token in self.symbols:
+                run.append(token)  # type: ignore[arg-type]
+                continue
+            if run:
+                parts.append(self.tokenizer.decode(run))
+                run = []
+            if token == self.mask_token_id:
+                parts.append("_")
+        return "".join(parts)
+
+
+AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWY"
+SMILES_PATTERN = r"\[[^\]]*\]|Br|Cl|%\d\d|."
+
+ANTIBERTY = Symbols(
+    ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *AMINO_ACIDS),
+    "[MASK]", "[PAD]", "[CLS]", "[SEP]", frozenset({"[UNK]"}), what="amino acid",
+)  # fmt: skip
+"""Of AntiBERTy: the twenty amino acids."""
+
+ESM = Symbols(
+    ("<cls>", "<pad>", "<eos>", "<unk>", *"LAGVSERTIDPNKQFYMHWCXBUZO.-", "<null_1>", "<mask>"),
+    "<mask>", "<pad>", "<cls>", "<eos>", frozenset({"<unk>", "<null_1>", *"XBUZO.-"}), what="amino acid",
+)  # fmt: skip
+"""Of ESM-2 and DPLM. Only the twenty amino acids are produced."""
+
+SMILES = Symbols(
+    ("[PAD]", "[MASK]", "[CLS]", "[SEP]", *"CcNnOoSsF()=#123456-", "Cl", "Br", "[nH]", "[H]"),
+    "[MASK]", "[PAD]", "[CLS]", "[SEP]", pattern=SMILES_PATTERN, what="SMILES symbol",
+)  # fmt: skip
+"""Of the molecules of MOSES (arXiv 1811.12823)."""
+
+_PRINTABLE = tuple(chr(code) for code in range(32, 127) if chr(code) != "_")
+CHARACTERS = Symbols(("[PAD]", "[MASK]", "[CLS]", "[SEP]", "\n", *_PRINTABLE), "[MASK]", "[PAD]", "[CLS]", "[SEP]")
+"""Printable ASCII, one character a token."""
+
+ALPHABETS = {"antiberty": ANTIBERTY, "esm": ESM, "smiles": SMILES, "characters": CHARACTERS}
+
+
+def alphabet_of(name: str) -> Alphabet:
+    """An alphabet by name, or from a folder that holds a model's tokenizer or vocabulary.
+
+    Raises:
+        BadInput: no such alphabet, or a folder without a tokenizer.
+    """
+    if name in ALPHABETS:
+        return ALPHABETS[name]
+    folder = Path(name)
+    if (folder / "vocab.txt").is_file() and not (folder / "tokenizer.json").is_file():
+        return _from_vocabulary(folder / "vocab.txt")
+    try:
+        import transformers
+    except ImportError as error:
+        raise BadInput("a model's own tokenizer needs: pip install 'anyorder[hf]'") from error
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(name)
+        vocab_size = _vocab_size(folder, len(tokenizer))
+    except (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError) as error:
+        raise BadInput(f"{name!r} is neither an alphabet ({', '.join(ALPHABETS)}) nor has it a tokenizer: {error}") from error
+    if tokenizer.mask_token_id is None:
+        raise BadInput(f"the tokenizer of {name} has no mask token")
+    return TokenizerAlphabet(tokenizer, vocab_size, tokenizer.mask_token_id)
+
+
+def _vocab_size(folder: Path, fallback: int) -> int:
+    try:
+        return int(json.loads((folder / "config.json").read_text(encoding="utf-8"))["vocab_size"])
+    except (OSError, ValueError, KeyError):
+        return fallback
+
+
+def _from_vocabulary(path: Path) -> Symbols:
+    """A BERT-like list of symbols, one per line; brackets around a word of capitals or `unused` make it special."""
+    tokens = tuple(path.read_text(encoding="utf-8").splitlines())
+    special = frozenset(token for token in tokens if re.fullmatch(r"\[(UNK|unused\d*)\]", token))
+    missing = [token for token in ("[PAD]", "[MASK]", "[CLS]", "[SEP]") if token not in tokens]
+    if missing:
+        raise BadInput(f"{path} does not hold {', '.join(missing)}")
+    words = sorted((t for t in tokens if len(t) > 1 and not re.fullmatch(r"\[(PAD|MASK|CLS|SEP)\]", t)), key=len, reverse=True)
+    return Symbols(tokens, "[MASK]", "[PAD]", "[CLS]", "[SEP]", special, "|".join([*map(re.escape, words), "."]))

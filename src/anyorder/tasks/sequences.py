@@ -1,0 +1,306 @@
+"""Sequences of any length: text, proteins, molecules. What they share: files, encoding, framing and padding, in-filling, and
+measures of a set of samples.
+
+Layout: start, the sequence, end, padding up to the longest of the batch. A problem is a sequence with unknown symbols: all of
+them (unconditional generation at a given length), those that the user masks, or a share that the task hides.
+"""
+
+import csv
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from anyorder.errors import BadInput
+from anyorder.relations import Relation
+from anyorder.tasks.alphabets import alphabet_of
+from anyorder.tasks.base import Instances, Verdict, per_instance_seeds
+
+_COLUMNS = ("sequence", "smiles", "text", "SMILES")
+_TOO_LONG_TO_SHOW = 60
+
+
+class Sequences:
+    """Text, or any sequences over an alphabet. Valid is what is complete and keeps the given symbols.
+
+    Args:
+        alphabet: name of an alphabet, or a folder with a model's tokenizer (`alphabet_of`).
+        length: most symbols that a sequence may have, without its frame.
+        hide: share of the symbols that is unknown in problems made from complete sequences: 1 for unconditional generation.
+        free_length: the end is generated as well, anywhere in the `length` places; what follows the first end is cut off.
+    """
+
+    name: ClassVar[str] = "text"
+    valid_means: ClassVar[str] = "complete"
+    default_alphabet: ClassVar[str] = "characters"
+    default_length: ClassVar[int] = 128
+
+    def __init__(self, alphabet: str = "", length: int = 0, hide: float = 1.0, free_length: bool = False) -> None:
+        self.alphabet = alphabet or self.default_alphabet
+        self.symbols = alphabet_of(self.alphabet)
+        self.most = length or self.default_length
+        if self.most < 1:
+            raise BadInput(f"length {length} must be at least 1")
+        if not 0 < hide <= 1:
+            raise BadInput(f"hide {hide} must be a share above 0 and at most 1")
+        if free_length and not self.symbols.end:
+            raise BadInput(f"the alphabet {self.alphabet} has no end symbol: free_length has no meaning")
+        self.hide, self.free_length = hide, bool(free_length)
+        self.vocab_size = self.symbols.vocab_size
+        self.mask_token_id = self.symbols.mask_token_id
+        self.pad_token_id = self.symbols.pad_token_id
+        self.length = self.most + len(self.symbols.start) + len(self.symbols.end)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The arguments that make this task again."""
+        return {"alphabet": self.alphabet, "length": self.most, "hide": self.hide, "free_length": self.free_length}
+
+    @staticmethod
+    def options_of(first_lines: Callable[[], str] | None, text: str | None) -> dict[str, Any]:
+        """Sequences give nothing away about the model they are for."""
+        return {}
+
+    def relations(self) -> Mapping[str, Relation]:
+        """None."""
+        return {}
+
+    # ---- encoding -----------------------------------------------------------------------------------------------------
+
+    def encode(self, texts: list[str], names: list[str] | None = None) -> Instances:
+        """Problems from texts. Symbols marked as unknown are generated; in a text without any, a share `hide` of them.
+
+        Which symbols of a complete text are hidden depends on its place in the list only.
+
+        Raises:
+            BadInput: an empty text, one that is too long, or a symbol that the alphabet does not have.
+        """
+        rows, x0_rows = [], []
+        seeds = per_instance_seeds(7, len(texts))
+        for number, text in enumerate(texts):
+            where = f"sequence {number + 1}" if names is None else names[number]
+            try:
+                tokens = self.symbols.encode(text.strip())
+            except BadInput as error:
+                raise BadInput(f"{where}: {error}") from error
+            if not tokens:
+                raise BadInput(f"{where} is empty")
+            if len(tokens) > self.most:
+                raise BadInput(f"{where} has {len(tokens)} symbols; this task takes {self.most} at most (option length)")
+            known = self.mask_token_id not in tokens
+            hidden = list(tokens)
+            if known:
+                count = max(1, round(self.hide * len(tokens)))
+                for place in np.random.default_rng(seeds[number]).permutation(len(tokens))[:count]:
+                    hidden[place] = self.mask_token_id
+            rows.append(hidden)
+            x0_rows.append(tokens if known else None)
+        x0 = None if None in x0_rows else self._frame([row for row in x0_rows if row is not None])
+        return self._instances(self._frame(rows), x0)
+
+    def _instances(self, tokens: Tensor, x0: Tensor | None) -> Instances:
+        if self.free_length:
+            after = torch.arange(tokens.shape[1]) >= len(self.symbols.start)
+            unknown = (tokens == self.mask_token_id).any(dim=1, keepdim=True)
+            x0 = x0 if x0 is None else torch.where(after & (x0 == self.pad_token_id), self.symbols.end[0], x0)
+            tokens = torch.where(after & unknown, self.mask_token_id, tokens)
+        lengths = (tokens != self.pad_token_id).sum(dim=1).numpy()
+        return Instances(tokens, tokens == self.mask_token_id, x0, {"length": lengths})
+
+    def _frame(self, rows: list[list[int]]) -> Tensor:
+        """Start, symbols, end, padding: int64 (N, L)."""
+        start, end = list(self.symbols.start), list(self.symbols.end)
+        longest = self.most if self.free_length else max(map(len, rows))
+        out = torch.full((len(rows), longest + len(start) + len(end)), self.pad_token_id, dtype=torch.long)
+        for row, tokens in zip(out, rows, strict=True):
+            framed = [*start, *tokens, *end]
+            row[: len(framed)] = torch.tensor(framed)
+        return out
+
+    def texts(self, tokens: Tensor) -> list[str]:
+        """Sequences (N, L) as text: up to the first end, without frame and padding; `_` where masked."""
+        found = []
+        for row in tokens.tolist():
+            inner = row[len(self.symbols.start) :]
+            ends = [n for n, token in enumerate(inner) if token in self.symbols.end]
+            found.append(self.symbols.decode(inner[: ends[0]] if ends else inner))
+        return found
+
+    # ---- problems -----------------------------------------------------------------------------------------------------
+
+    def generate(self, count: int, seed: int, length: int | tuple[int, int] = 0) -> Instances:
+        """Empty sequences of a length, or of lengths drawn uniformly from a range (low, high); `length` of the task if 0.
+
+        They have no truth (x0 is None): what is made of them is judged by its validity and by measures of the set.
+        """
+        low, high = length if isinstance(length, tuple) else (length or self.most, length or self.most)
+        if not 1 <= low <= high <= self.most:
+            raise BadInput(f"length {length} must lie in 1..{self.most}")
+        seeds = per_instance_seeds(seed, count)
+        lengths = low + np.array([int(s % (high - low + 1)) for s in seeds], dtype=np.int64)
+        return self._instances(self._frame([[self.mask_token_id] * n for n in lengths]), None)
+
+    def augment(self, x0: Tensor, tokens: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Nothing is equivalent to a sequence but itself."""
+        return x0, tokens
+
+    def load(self, path: Path, limit: int | None = None) -> Instances:
+        """Sequences from .fasta, .smi, .txt (one per line), .jsonl or .csv (a column sequence, smiles or text).
+
+        Raises:
+            BadInput: an unreadable file, an empty one, or a sequence that cannot be encoded; the error says where.
+        """
+        texts, names = [], []
+        for where, text in read_sequences(path):
+            if limit is not None and len(texts) >= limit:
+                break
+            texts.append(text)
+            names.append(f"{path}, {where}")
+        if not texts:
+            raise BadInput(f"{path} holds no sequences")
+        return self.encode(texts, names)
+
+    def parse(self, text: str) -> Instances:
+        """One sequence with its unknown symbols as `_`, or `_{n}` for n of them; a number alone is that many unknown."""
+        text = text.strip()
+        return self.encode([f"_{{{text}}}" if text.isdigit() and len(text) < 6 else text], ["this sequence"])
+
+    def format(self, tokens: Tensor) -> str:
+        """The sequence as text, `_` for what is still masked."""
+        return self.texts(tokens[None])[0]
+
+    # ---- judgement ----------------------------------------------------------------------------------------------------
+
+    def valid(self, texts: list[str]) -> np.ndarray:
+        """Which texts are valid, bool (N,). Any text is; proteins and molecules have more to say."""
+        return np.ones(len(texts), dtype=bool)
+
+    def check(self, instances: Instances, tokens: Tensor) -> Verdict:
+        """Complete, given symbols kept, only symbols of the alphabet where generated, and `valid`.
+
+        Cell accuracy is the share of generated symbols that equal the hidden ones, nan where these are unknown.
+        """
+        allowed = torch.tensor(sorted(self.symbols.symbols | (set(self.symbols.end) if self.free_length else set())))
+        kept = ((tokens == instances.tokens) | instances.maskable).all(dim=1)
+        whole = (torch.isin(tokens, allowed) | ~instances.maskable).all(dim=1) & kept
+        good = np.zeros(len(tokens), dtype=bool)
+        if bool(whole.any()):
+            good[whole.numpy()] = self.valid(self.texts(tokens[whole]))
+        if instances.x0 is None:
+            accuracy = torch.full((len(tokens),), torch.nan)
+        else:
+            hit = (tokens == instances.x0) & instances.maskable
+            accuracy = hit.sum(dim=1) / instances.maskable.sum(dim=1).clamp(min=1)
+        return Verdict(torch.from_numpy(good), accuracy)
+
+    def measure(self, instances: Instances, tokens: Tensor) -> dict[str, np.ndarray]:
+        """Numbers per sample float (N,), nan where one has none; their means describe the set."""
+        texts = self.texts(tokens)
+        return {
+            "token entropy": np.array([token_entropy(row) for row in self._generated(instances, tokens)]),
+            "unique": first_occurrence(texts),
+            "diversity": 1 - mean_identity(self._generated(instances, tokens)),
+        }
+
+    def _generated(self, instances: Instances, tokens: Tensor) -> list[np.ndarray]:
+        """The generated tokens of each sequence."""
+        return [row[where].numpy() for row, where in zip(tokens, instances.maskable, strict=True)]
+
+
+def read_sequences(path: Path) -> Iterator[tuple[str, str]]:
+    """(place in the file, sequence) of each sequence of a .fasta, .smi, .txt, .jsonl or .csv file."""
+    suffix = path.suffix.lower()
+    with open(path, encoding="utf-8", newline="" if suffix == ".csv" else None) as file:
+        if suffix in (".fasta", ".fa", ".faa"):
+            yield from _read_fasta(file)
+        elif suffix == ".csv":
+            reader = csv.DictReader(file)
+            column = next((c for c in _COLUMNS if c in (reader.fieldnames or [])), None)
+            if column is None:
+                raise BadInput(f"{path} has no column {', '.join(_COLUMNS[:3])}: {', '.join(reader.fieldnames or ['nothing'])}")
+            for row in reader:
+                yield f"line {reader.line_num}", row[column] or ""
+        elif suffix == ".jsonl":
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield f"line {number}", _from_json(line, f"{path}, line {number}")
+        elif suffix in (".txt", ".smi", ".smiles"):
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield f"line {number}", line.split()[0] if suffix != ".txt" else line.rstrip("\n")
+        else:
+            raise BadInput(f"{path}: sequences are read from .fasta, .smi, .txt, .jsonl or .csv, not {suffix or 'this'}")
+
+
+def _read_fasta(lines: Any) -> Iterator[tuple[str, str]]:
+    name, parts, number = "", [], 0
+    for number, line in enumerate(lines, start=1):
+        text = line.strip()
+        if text.startswith(">"):
+            if name:
+                yield name, "".join(parts)
+            name, parts = f"{text[1:_TOO_LONG_TO_SHOW].split()[0] if text[1:].strip() else 'record'} (line {number})", []
+        elif text:
+            if not name:
+                raise BadInput(f"line {number}: a FASTA file starts with a line '>name'")
+            parts.append(text)
+    if name:
+        yield name, "".join(parts)
+
+
+def _from_json(line: str, where: str) -> str:
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"{where}: no JSON: {error}") from error
+    if isinstance(value, dict):
+        value = next((value[c] for c in _COLUMNS if c in value), None)
+    if not isinstance(value, str):
+        raise BadInput(f"{where}: a string, or an object with one of {', '.join(_COLUMNS[:3])} is wanted")
+    return value
+
+
+# ---- measures of samples ----------------------------------------------------------------------------------------------
+
+
+def token_entropy(tokens: np.ndarray) -> float:
+    """Entropy in nats of the tokens (n,) within one sequence (arXiv 2606.00295, eq. 8); low where it repeats itself."""
+    if len(tokens) == 0:
+        return float("nan")
+    share = np.unique(tokens, return_counts=True)[1] / len(tokens)
+    return float(-(share * np.log(share)).sum())
+
+
+def mean_identity(sequences: list[np.ndarray]) -> np.ndarray:
+    """Mean identity of each sequence to all others, place by place over the shorter of the two, float (N,) (eqs. 9 and 10)."""
+    count = len(sequences)
+    if count < 2:
+        return np.full(count, np.nan)
+    same = identities(sequences)
+    np.fill_diagonal(same, 0.0)
+    mean: np.ndarray = same.sum(axis=1) / (count - 1)
+    return mean
+
+
+def identities(sequences: list[np.ndarray]) -> np.ndarray:
+    """Share of equal tokens of all pairs, place by place over the shorter of the two, float (N, N)."""
+    count, longest = len(sequences), max(map(len, sequences))
+    padded = np.full((count, longest), -1, dtype=np.int64)
+    for row, sequence in zip(padded, sequences, strict=True):
+        row[: len(sequence)] = sequence
+    lengths = np.array([len(s) for s in sequences])
+    same = np.zeros((count, count))
+    for number, row in enumerate(padded):
+        same[number] = ((padded == row) & (row >= 0)).sum(axis=1)
+    out: np.ndarray = same / np.maximum(1, np.minimum(lengths[:, None], lengths[None]))
+    return out
+
+
+def first_occurrence(texts: list[str]) -> np.ndarray:
+    """1 for the first of equal texts, 0 for those that repeat it, float (N,): its mean is the share of unique samples."""
+    seen: set[str] = set()
+    return np.array([0.0 if text in seen else (seen.add(text) or 1.0) for text in texts])
