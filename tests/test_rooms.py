@@ -25,6 +25,7 @@ HEIGHT = {
             ["report"],
             ["reproduce"],
             ["session"],
+            ["fitting"],
             ["cli", "demo"],
         ]
     )

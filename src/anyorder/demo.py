@@ -7,7 +7,7 @@ from rich.columns import Columns
 from rich.console import Console
 from rich.panel import Panel
 
-from anyorder.cli import ProgressBar, wide_console
+from anyorder.cli.options import ProgressBar, wide_console
 from anyorder.decoding.loop import decode
 from anyorder.denoisers.base import Denoiser
 from anyorder.evaluation.evaluate import Report, evaluate

@@ -10,6 +10,24 @@ from typing import Any
 from anyorder.errors import AnyorderError
 
 
+def cache_folder() -> Path:
+    """Where fetched weights and data go: ANYORDER_CACHE, or `anyorder` in the user's cache folder."""
+    own = os.environ.get("ANYORDER_CACHE")
+    return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "anyorder"
+
+
+def find_file(name: str | Path) -> Path:
+    """A file as given, or, where there is none, of that name in the cache folder.
+
+    Raises:
+        FileNotFoundError: neither is there.
+    """
+    for path in (Path(name), cache_folder() / name):
+        if path.is_file():
+            return path
+    raise FileNotFoundError(2, "no such file, here or among what was fetched", str(name))
+
+
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """Let `write` make a temporary file beside `path`, flush it to disk, then put it in place in one step.
 

@@ -8,12 +8,14 @@ from typing import Any
 import torch
 
 from anyorder.denoisers.base import fingerprint
+from anyorder.denoisers.huggingface import HuggingFaceDenoiser
 from anyorder.denoisers.transformer import Transformer
 from anyorder.errors import BadInput
 from anyorder.orders.policies import LearnedOrder
 from anyorder.tasks import TASKS, make_task
 from anyorder.tasks.base import Instances, Task
-from anyorder.zoo import default_denoiser, folder_of, load_denoiser, load_order, task_of
+from anyorder.tasks.sequences import Sequences
+from anyorder.zoo import default_denoiser, folder_of, load_denoiser, load_order, order_folder, task_of
 
 _FRESH = 500
 
@@ -24,9 +26,17 @@ class Session:
 
     task: Task
     instances: Instances
-    denoiser: Transformer
+    denoiser: Transformer | HuggingFaceDenoiser
     load_policy: Callable[[str], LearnedOrder]
     meta: dict[str, Any]
+
+    def best_order(self) -> str:
+        """The denoiser's own policy, with undo where it can judge; confidence where there is none."""
+        try:
+            order = self.load_policy("policy")
+        except BadInput:
+            return "confidence"
+        return "policy+undo" if order.judges else "policy"
 
 
 def open_session(
@@ -41,6 +51,7 @@ def open_session(
     *,
     strict: bool = True,
     problem: str | None = None,
+    trust_remote_code: bool = False,
 ) -> Session:
     """Load everything, or say what does not fit.
 
@@ -55,6 +66,7 @@ def open_session(
         policy: folder that the order `policy` means; the denoiser's own when not given.
         strict: a policy of another denoiser is an error, else a warning.
         problem: a problem as text or the path of a file, in place of `data`.
+        trust_remote_code: run the code that comes with a model of Hugging Face.
     """
     if task_name not in TASKS:
         raise BadInput(f"task {task_name!r} is unknown: use one of {', '.join(TASKS)}")
@@ -68,11 +80,9 @@ def open_session(
         options = TASKS[task_name].options_of(path.open(encoding="utf-8").readline if path else None, problem)
     if denoiser_name is None:
         denoiser_name = default_denoiser(task_name, options)
-    task = task_of(folder_of(denoiser_name))
-    if task.name != task_name or (options and vars(make_task(task_name, **options)) != vars(task)):
-        raise BadInput(
-            f"the denoiser {denoiser_name} is for {task.name} of another kind than {task_name} {options or ''}".rstrip()
-        )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    denoiser = load_denoiser(denoiser_name, trust_remote_code=trust_remote_code).to(device)
+    task = task_for(task_name, denoiser_name, denoiser, options)
     if path is not None:
         instances, source = task.load(path, limit), path.name
     elif problem is not None:
@@ -84,18 +94,52 @@ def open_session(
         except TypeError as error:
             raise BadInput(f"the generator of {task_name} does not take {', '.join(chosen)}") from error
         source = f"generated {task_name}" + "".join(f", {key} {value}" for key, value in chosen.items())
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    denoiser = load_denoiser(denoiser_name).to(device)
     loaded: dict[str, LearnedOrder] = {}
 
     def load_policy(name: str) -> LearnedOrder:
         if name not in loaded:
-            folder = (policy or folder_of(str(denoiser_name)) / "order") if name == "policy" else Path(name)
+            folder = (policy or order_folder(str(denoiser_name))) if name == "policy" else Path(name)
             loaded[name] = load_order(folder, denoiser, strict=strict).to(device)
         return loaded[name]
 
     meta = {"task": task_name, "data": source, "denoiser": str(denoiser_name), "denoiser_fingerprint": fingerprint(denoiser)}
     return Session(task, instances, denoiser, load_policy, meta)
+
+
+def task_for(task_name: str, denoiser_name: str, denoiser: Transformer | HuggingFaceDenoiser, options: dict[str, Any]) -> Task:
+    """The task that a denoiser is used for: the one it was trained for, or sequences in the alphabet of the model.
+
+    Raises:
+        BadInput: task and denoiser do not fit one another.
+    """
+    sequences = issubclass(TASKS[task_name], Sequences)
+    if not isinstance(denoiser, HuggingFaceDenoiser):
+        task = task_of(folder_of(denoiser_name))
+        if sequences and task.name == task_name:  # the same model serves many problems
+            return make_task(task_name, **{**task.options, **options})  # type: ignore[attr-defined]
+        if task.name != task_name or (options and vars(make_task(task_name, **options)) != vars(task)):
+            raise BadInput(
+                f"the denoiser {denoiser_name} is for {task.name} of another kind than {task_name} {options or ''}".rstrip()
+            )
+        return task
+    if not sequences:
+        names = ", ".join(name for name, cls in TASKS.items() if issubclass(cls, Sequences))
+        raise BadInput(f"{denoiser_name} is a model of sequences, not of {task_name}: use --task {names}")
+
+    def fits(task: Task) -> bool:
+        return (task.vocab_size, task.mask_token_id) == (denoiser.vocab_size, denoiser.mask_token_id)
+
+    task = make_task(task_name, **options)
+    if "alphabet" not in options and not fits(task):
+        task = make_task(task_name, **options, alphabet=denoiser_name)
+    if not fits(task):
+        raise BadInput(
+            f"the alphabet {options.get('alphabet', denoiser_name)} has {task.vocab_size} tokens with mask "
+            f"{task.mask_token_id}, the model {denoiser_name} {denoiser.vocab_size} with mask {denoiser.mask_token_id}"
+        )
+    if task.free_length:  # type: ignore[attr-defined]
+        denoiser.allow(task.symbols.end)  # type: ignore[attr-defined]
+    return task
 
 
 def key_values(pairs: list[str] | None, option: str) -> dict[str, Any]:

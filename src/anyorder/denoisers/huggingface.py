@@ -6,7 +6,8 @@ embedding is cut down to the chosen positions before the head sees it; this work
 """
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,19 @@ class HuggingFaceDenoiser(nn.Module):
         mask_token_id: the mask.
         forbidden: tokens that are never produced, besides the mask: padding, separators and the like.
         shift: the logits at position i predict token i + 1 (Dream).
+        pad_token_id: padding, which is never looked at; None where the caller gives attention masks.
         tokenizer: kept for encoding and decoding text, not used here.
     """
 
     def __init__(
-        self, model: nn.Module, mask_token_id: int, forbidden: Iterable[int] = (), *, shift: bool = False, tokenizer: Any = None
+        self,
+        model: nn.Module,
+        mask_token_id: int,
+        forbidden: Iterable[int] = (),
+        *,
+        shift: bool = False,
+        pad_token_id: int | None = None,
+        tokenizer: Any = None,
     ) -> None:
         super().__init__()
         self.model = model
@@ -48,6 +57,7 @@ class HuggingFaceDenoiser(nn.Module):
             raise BadInput(f"the mask token {mask_token_id} is not in the model's vocabulary of {self.vocab_size}")
         self.mask_token_id = mask_token_id
         self.shift = shift
+        self.pad_token_id = pad_token_id
         self.tokenizer = tokenizer
         self.forbidden = sorted({mask_token_id, *(token for token in forbidden if 0 <= token < self.vocab_size)})
         self._takes_positions = "position_ids" in inspect.signature(model.forward).parameters
@@ -59,6 +69,7 @@ class HuggingFaceDenoiser(nn.Module):
         *,
         mask_token_id: int | None = None,
         allow: Iterable[int] = (),
+        forbid: Iterable[int] = (),
         shift: bool | None = None,
         trust_remote_code: bool = False,
         device: str | torch.device | None = None,
@@ -70,6 +81,7 @@ class HuggingFaceDenoiser(nn.Module):
             name: hub id or folder.
             mask_token_id: the mask, where neither tokenizer nor configuration names it.
             allow: special tokens that may be produced all the same, such as the end of the text.
+            forbid: tokens that may not, besides the special ones of the tokenizer.
             shift: see the class; by default true for models that are known to need it.
             trust_remote_code: run the code that comes with the model. Never without the user's word.
             device: where the model goes.
@@ -81,13 +93,19 @@ class HuggingFaceDenoiser(nn.Module):
         transformers = _transformers()
         try:
             config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
-            model = _auto_class(transformers, config).from_pretrained(name, trust_remote_code=trust_remote_code, **options)
+            with _quietly(transformers):
+                model, report = _auto_class(transformers, config).from_pretrained(
+                    name, trust_remote_code=trust_remote_code, output_loading_info=True, **options
+                )
         except (OSError, ValueError, ImportError) as error:
             if "trust_remote_code" in str(error):
                 raise BadInput(
                     f"{name} comes with code of its own: read it, then allow it with trust_remote_code=True"
                 ) from error
             raise BadInput(f"{name} cannot be loaded as a masked-token model: {_first_line(error)}") from error
+        if report["missing_keys"]:  # a head that was never trained gives no error later, only nonsense
+            missing = ", ".join(sorted(report["missing_keys"])[:3])
+            raise BadInput(f"{name} has no weights for {missing}...: it is no trained masked-token model")
         try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
         except (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError):
@@ -103,12 +121,29 @@ class HuggingFaceDenoiser(nn.Module):
         special = set(getattr(tokenizer, "all_special_ids", []))
         if shift is None:
             shift = str(getattr(config, "model_type", "")).lower() in _SHIFTED
-        denoiser = cls(model, mask_token_id, special - set(allow), shift=shift, tokenizer=tokenizer)
+        pad = getattr(tokenizer, "pad_token_id", None)
+        pad = getattr(config, "pad_token_id", None) if pad is None else pad
+        ends = {getattr(tokenizer, "eos_token_id", None), getattr(config, "eos_token_id", None)}
+        forbidden = (special | set(forbid)) - set(allow)
+        denoiser = cls(
+            model, mask_token_id, forbidden, shift=shift, pad_token_id=None if pad in ends else pad, tokenizer=tokenizer
+        )
         if tokenizer is not None and len(tokenizer) > denoiser.vocab_size:
             raise BadInput(
                 f"tokenizer and model of {name} disagree: {len(tokenizer)} tokens against {denoiser.vocab_size} outputs"
             )
         return denoiser.eval().to(device) if device is not None else denoiser.eval()
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Model and tokenizer, as `from_pretrained` reads them."""
+        model: Any = self.model
+        model.save_pretrained(folder)
+        if self.tokenizer is not None:
+            self.tokenizer.save_pretrained(folder)
+
+    def allow(self, tokens: Iterable[int]) -> None:
+        """Let these special tokens be produced, such as the end of a sequence whose length is free."""
+        self.forbidden = sorted(set(self.forbidden) - set(tokens))
 
     def maskable(self, tokens: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Positions bool (B, L) that may be masked: no special tokens, no padding."""
@@ -178,6 +213,20 @@ def _auto_class(transformers: Any, config: Any) -> Any:
     if remote:
         return transformers.AutoModel if "AutoModel" in remote else transformers.AutoModelForCausalLM
     return transformers.AutoModelForMaskedLM
+
+
+@contextmanager
+def _quietly(transformers: Any) -> Iterator[None]:
+    """Without transformers' progress bars and remarks about weights that are left over."""
+    log = transformers.utils.logging
+    bars, level = log.is_progress_bar_enabled(), log.get_verbosity()
+    log.disable_progress_bar(), log.set_verbosity_error()
+    try:
+        yield
+    finally:
+        log.set_verbosity(level)
+        if bars:
+            log.enable_progress_bar()
 
 
 def _first_line(error: Exception) -> str:

@@ -110,6 +110,7 @@ class Transformer(nn.Module, PyTorchModelHubMixin, library_name="anyorder"):
         heads: one relation name per head, e.g. ["row", "column", "box", "everything"]; "everything" is plain attention.
         loops: how many times the stack of blocks is passed through, with the same weights.
         positions: add learned position embeddings.
+        pad_token_id: padding, which is never looked at; None where there is none.
 
     Relations are set with `set_relations` once; they are saved with the weights.
     """
@@ -126,12 +127,14 @@ class Transformer(nn.Module, PyTorchModelHubMixin, library_name="anyorder"):
         dropout: float = 0.0,
         loops: int = 1,
         positions: bool = True,
+        pad_token_id: int | None = None,
     ) -> None:
         super().__init__()
         if width % len(heads):
             raise ValueError(f"width {width} is not a multiple of the {len(heads)} heads")
         self.vocab_size = vocab_size
         self.mask_token_id = mask_token_id
+        self.pad_token_id = pad_token_id
         self.hidden_size = width
         self.max_length = max_length
         self.loops = loops

@@ -1,8 +1,9 @@
 """Orders x steps x noise on the same instances, with intervals, paired tests and the share of the oracle gap closed."""
 
+import math
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -14,13 +15,17 @@ from torch import Tensor, nn
 
 from anyorder.decoding.counts import CountRule
 from anyorder.decoding.loop import decode
+from anyorder.decoding.tokens import TokenRule
 from anyorder.decoding.trajectory import Decoded
 from anyorder.denoisers.base import Denoiser
 from anyorder.errors import BadInput
 from anyorder.evaluation.orders import PolicyLoader, is_heuristic, is_oracle, make_decoder
-from anyorder.evaluation.statistics import mcnemar, oracle_gap_closed, paired_interval, wilson
+from anyorder.evaluation.statistics import mcnemar, mean_interval, oracle_gap_closed, paired_interval, wilson
 from anyorder.files import write_atomically, write_json
 from anyorder.tasks.base import Instances, Task
+
+Judge = Callable[[Task, Instances, Tensor], np.ndarray]
+"""A number for each completed sequence (N, L), float (N,), nan where it has none."""
 
 Progress = Callable[[str, int, int], None]
 """Called with the name of the cell in progress, the instances done in it, and their number."""
@@ -30,11 +35,13 @@ Progress = Callable[[str, int, int], None]
 class Result:
     """One cell: an order at a number of steps and a scale of noise.
 
+    cell_accuracy: None where no solution is known and none can be told from the rules.
     exact_match: share of the sequences that equal the stored solution, as others report it; below instance accuracy where
         problems have several solutions. None where no solution is known.
     order_diversity: 1 minus the mean correlation of the commit steps with those of the same order without noise (None unless
         that cell is in the evaluation too): noise of the same scale moves one order more than another.
     by_difficulty: (instances, instance accuracy) for each difficulty label, where the task has them.
+    measures: of the set of samples, where the task has them: mean over the samples, and its 95 % interval.
     """
 
     order: str
@@ -42,7 +49,7 @@ class Result:
     noise: float
     instances: int
     instance_accuracy: float
-    cell_accuracy: float
+    cell_accuracy: float | None
     exact_match: float | None
     ci95: tuple[float, float]
     forwards: float
@@ -50,7 +57,9 @@ class Result:
     seconds: float
     order_diversity: float | None
     by_difficulty: dict[str, tuple[int, float]]
+    measures: dict[str, tuple[float, float, float]]
     correct: np.ndarray = field(repr=False)
+    cells: np.ndarray = field(repr=False)
 
 
 @dataclass
@@ -77,7 +86,7 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; the per-instance outcomes are left out."""
-        results = [{k: v for k, v in asdict(result).items() if k != "correct"} for result in self.results]
+        results = [{k: v for k, v in asdict(result).items() if k not in ("correct", "cells")} for result in self.results]
         return {"results": results, "comparisons": [asdict(c) for c in self.comparisons], "meta": self.meta}
 
     def save(self, path: Path) -> None:
@@ -120,6 +129,8 @@ def evaluate(
     load_policy: PolicyLoader,
     against: str = "best",
     count: CountRule | None = None,
+    token: TokenRule | None = None,
+    judges: Mapping[str, Judge] | None = None,
     seed: int = 0,
     batch_size: int = 256,
     progress: Progress | None = None,
@@ -135,7 +146,8 @@ def evaluate(
         load_policy: gives the policy of a name or folder.
         against: the order that all others are compared with, at the same steps and noise; "best" for the most accurate
             heuristic there (picked on these very instances, which favours the heuristics).
-        count, seed, batch_size: as in `decode`; results do not depend on the batch size.
+        count, token, seed, batch_size: as in `decode`; results do not depend on the batch size.
+        judges: further measures of the samples, such as a model's likelihood.
         progress: called as the work goes on.
         meta: facts to keep with the report.
 
@@ -151,7 +163,7 @@ def evaluate(
     for scale in sorted(noise or [0.0]):
         for budget in steps:
             for order in orders:
-                decoder = make_decoder(order, budget, scale, load_policy, count)
+                decoder = make_decoder(order, budget, scale, load_policy, count, token)
                 name = f"{order}, {budget} steps" + (f", noise {scale:g}" if scale else "")
                 began = time.perf_counter()
                 decoded = decode_in_batches(
@@ -161,9 +173,10 @@ def evaluate(
                 if not scale:
                     quiet[order, budget] = decoded.commit_step
                 diversity = order_diversity(decoded.commit_step, quiet[order, budget]) if (order, budget) in quiet else None
-                results.append(_judge(task, instances, decoded, order, budget, scale, seconds, diversity))
+                results.append(_judge(task, instances, decoded, order, budget, scale, seconds, diversity, judges or {}))
     comparisons = [c for result in results if (c := _compare(result, results, against)) is not None]
     facts = {**environment(), **(meta or {}), "seed": seed, "against": against}
+    facts["correct_means"] = getattr(task, "valid_means", "instance accuracy")
     if "models" in instances.labels:  # the stored solution is one of so many
         facts["exact_match_ceiling"] = float((1 / instances.labels["models"].clip(min=1)).mean())
     return Report(results, comparisons, facts)
@@ -178,10 +191,14 @@ def _judge(
     noise: float,
     seconds: float,
     diversity: float | None,
+    judges: Mapping[str, Judge],
 ) -> Result:
     verdict = task.check(instances, decoded.tokens)
     correct = verdict.instance_correct.numpy()
     labels = instances.labels.get("difficulty", np.array([]))
+    per_sample = task.measure(instances, decoded.tokens) if hasattr(task, "measure") else {}
+    per_sample |= {name: judge(task, instances, decoded.tokens) for name, judge in judges.items()}
+    cells = float(verdict.cell_accuracy.double().mean())
     same = None if instances.x0 is None else ((decoded.tokens == instances.x0) | ~instances.maskable).all(dim=1)
     return Result(
         order=order,
@@ -189,7 +206,7 @@ def _judge(
         noise=noise,
         instances=len(correct),
         instance_accuracy=float(correct.mean()),
-        cell_accuracy=float(verdict.cell_accuracy.double().mean()),
+        cell_accuracy=None if math.isnan(cells) else cells,
         exact_match=None if same is None else float(same.double().mean()),
         ci95=wilson(int(correct.sum()), len(correct)),
         forwards=float(decoded.forwards.double().mean()),
@@ -199,7 +216,9 @@ def _judge(
         by_difficulty={
             str(label): (int((labels == label).sum()), float(correct[labels == label].mean())) for label in np.unique(labels)
         },
+        measures={name: mean_interval(values) for name, values in per_sample.items()},
         correct=correct,
+        cells=verdict.cell_accuracy.double().numpy(),
     )
 
 

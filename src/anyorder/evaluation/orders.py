@@ -6,6 +6,7 @@ from pathlib import Path
 from anyorder.decoding.counts import COUNT_RULES, CountRule, Linear, SecondLook
 from anyorder.decoding.loop import Decoder
 from anyorder.decoding.remaskers import Absorbing, QualityUndo, Remasker, RePredict
+from anyorder.decoding.tokens import Argmax, TokenRule
 from anyorder.errors import BadInput
 from anyorder.orders.base import Order
 from anyorder.orders.heuristics import HEURISTICS, ORACLES
@@ -17,7 +18,14 @@ UNDO_COUNT = SecondLook()
 PolicyLoader = Callable[[str], LearnedOrder]
 
 
-def make_decoder(spec: str, steps: int, noise: float, load_policy: PolicyLoader, count: CountRule | None = None) -> Decoder:
+def make_decoder(
+    spec: str,
+    steps: int,
+    noise: float,
+    load_policy: PolicyLoader,
+    count: CountRule | None = None,
+    token: TokenRule | None = None,
+) -> Decoder:
     """A decoder from `ORDER[+repredict|+undo][@COUNT]`.
 
     Args:
@@ -27,6 +35,7 @@ def make_decoder(spec: str, steps: int, noise: float, load_policy: PolicyLoader,
         noise: scale of Gumbel noise on the scores.
         load_policy: gives the policy of a name or folder.
         count: the count rule where the spec names none; when not given, linear, or `UNDO_COUNT` with undo.
+        token: what token to put; the likeliest when not given.
     """
     where, at, how_many = spec.partition("@")
     if at:
@@ -52,7 +61,7 @@ def make_decoder(spec: str, steps: int, noise: float, load_policy: PolicyLoader,
             raise BadInput(f"order {spec!r}: this policy was fitted without a quality score, so it cannot undo")
         remasker = QualityUndo(judge)
         rule = count or UNDO_COUNT
-    return Decoder(order, rule, remasker=remasker, steps=steps, noise=noise)
+    return Decoder(order, rule, token or Argmax(), remasker, steps, noise)
 
 
 def parse_count_rule(text: str) -> CountRule:

@@ -26,6 +26,16 @@ def wilson(successes: float, trials: int) -> Interval:
     return Interval(low, 1.0 if successes == trials else centre + half)
 
 
+def mean_interval(values: np.ndarray) -> tuple[float, float, float]:
+    """Mean of values (N,) and its 95 % interval by the normal approximation; nan entries do not count, nan if none is left."""
+    values = values[~np.isnan(values)]
+    if not len(values):
+        return math.nan, math.nan, math.nan
+    mean = float(values.mean())
+    half = 1.96 * float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.inf
+    return mean, mean - half, mean + half
+
+
 def mcnemar(a: np.ndarray, b: np.ndarray) -> float:
     """Two-sided exact McNemar test that two methods are right equally often on the same instances, bool (N,) each.
 

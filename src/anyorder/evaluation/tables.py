@@ -23,7 +23,7 @@ def _row(result: Result, comparison: Comparison | None) -> tuple[str, ...]:
         result.order,
         f"{100 * result.instance_accuracy:.1f} %",
         f"{100 * result.ci95[0]:.1f} - {100 * result.ci95[1]:.1f}",
-        f"{100 * result.cell_accuracy:.1f} %",
+        "" if result.cell_accuracy is None else f"{100 * result.cell_accuracy:.1f} %",
         f"{result.forwards:.1f}",
     )
     if comparison is None:
@@ -63,6 +63,16 @@ def difficulty_rows(report: Report, steps: int, noise: float) -> tuple[list[str]
     return header, rows
 
 
+def measure_rows(cell: list[Result]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the measures of the samples."""
+    names = list(dict.fromkeys(name for r in cell for name in r.measures))
+    rows = []
+    for result in cell:
+        found = [result.measures.get(name, (float("nan"),) * 3) for name in names]
+        rows.append([result.order, *("" if m != m else f"{m:.3g} ({low:.3g} - {high:.3g})" for m, low, high in found)])
+    return ["order", *names], rows
+
+
 def _grids(report: Report) -> list[tuple[str, list[str], list[list[str]]]]:
     """Title, header and rows of every table of a report."""
     instances = report.results[0].instances
@@ -81,7 +91,11 @@ def _grids(report: Report) -> list[tuple[str, list[str], list[list[str]]]]:
             extra.append("exact match" + ("" if ceiling is None else f" (ceiling {100 * ceiling:.1f} %)"))
             for row, result in zip(table, cell, strict=True):
                 row.append("" if result.exact_match is None else f"{100 * result.exact_match:.1f} %")
-        grids.append((title, [*_HEADERS, *extra], table))
+        headers = [report.meta.get("correct_means", name) if name == "instance accuracy" else name for name in _HEADERS]
+        grids.append((title, [*headers, *extra], table))
+        if any(r.measures for r in cell):
+            header, rows = measure_rows(cell)
+            grids.append((f"{title}: means over the samples, 95 % intervals", header, rows))
         header, rows = difficulty_rows(report, steps, noise)
         if rows:
             grids.append((f"{title}: instance accuracy by difficulty", header, rows))

@@ -1,19 +1,26 @@
-"""Tasks: puzzles, formulas, sorting and tours. A new task is one new file here and one line in `TASKS`."""
+"""Tasks: puzzles, formulas, sorting and tours; text, proteins, antibodies, molecules. A new task is one new file here and one
+line in `TASKS`."""
 
 from typing import Any
 
 from anyorder.errors import BadInput
+from anyorder.tasks.antibody import Antibody
 from anyorder.tasks.base import Instances, Task, Verdict
 from anyorder.tasks.countdown import Countdown
+from anyorder.tasks.molecules import Molecules
+from anyorder.tasks.protein import Protein
 from anyorder.tasks.sat import Sat
+from anyorder.tasks.sequences import Sequences
 from anyorder.tasks.sorting import Sorting
 from anyorder.tasks.sudoku import Sudoku
 from anyorder.tasks.tsp import Tsp
 from anyorder.tasks.zebra import Zebra
 
-TASKS = {task.name: task for task in (Sudoku, Sat, Countdown, Zebra, Sorting, Tsp)}
+TASKS: dict[str, Any] = {
+    task.name: task for task in (Sudoku, Sat, Countdown, Zebra, Sorting, Tsp, Sequences, Protein, Antibody, Molecules)
+}
 
-__all__ = ["TASKS", "Countdown", "Instances", "Sat", "Sorting", "Sudoku", "Task", "Tsp", "Verdict", "Zebra", "make_task"]
+__all__ = ["TASKS", "Instances", "Task", "Verdict", "make_task"]
 
 
 def make_task(name: str, **options: Any) -> Task:
@@ -21,6 +28,7 @@ def make_task(name: str, **options: Any) -> Task:
     if name not in TASKS:
         raise BadInput(f"task {name!r} is unknown: use one of {', '.join(TASKS)}")
     try:
-        return TASKS[name](**options)
+        task: Task = TASKS[name](**options)
+        return task
     except TypeError as error:
         raise BadInput(f"task {name!r} cannot be made from {options}: {error}") from error

@@ -4,6 +4,7 @@ In text that a person types, `_` is an unknown symbol and `_{12}` twelve of them
 understood too.
 """
 
+import itertools
 import json
 import re
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from anyorder.errors import BadInput
+from anyorder.files import cache_folder
 
 _UNKNOWN = re.compile(r"_(?:\{(\d{1,6})\})?")
 
@@ -24,11 +26,20 @@ class Alphabet(Protocol):
     symbols: tokens that a sequence may hold between its frame.
     """
 
-    vocab_size: int
-    mask_token_id: int
-    pad_token_id: int
-    start: tuple[int, ...]
-    end: tuple[int, ...]
+    @property
+    def vocab_size(self) -> int: ...
+
+    @property
+    def mask_token_id(self) -> int: ...
+
+    @property
+    def pad_token_id(self) -> int: ...
+
+    @property
+    def start(self) -> tuple[int, ...]: ...
+
+    @property
+    def end(self) -> tuple[int, ...]: ...
 
     @property
     def symbols(self) -> frozenset[int]: ...
@@ -177,16 +188,11 @@ class TokenizerAlphabet:
     def decode(self, tokens: list[int]) -> str:
         """See `Alphabet`."""
         parts: list[str] = []
-        run: list[int] = []
-        for token in [*tokens, None]:
-            if token in self.symbols:
-                run.append(token)  # type: ignore[arg-type]
-                continue
-            if run:
-                parts.append(self.tokenizer.decode(run))
-                run = []
-            if token == self.mask_token_id:
-                parts.append("_")
+        for kept, run in itertools.groupby(tokens, key=lambda t: t if t == self.mask_token_id else t in self.symbols):
+            if kept is True:
+                parts.append(self.tokenizer.decode(list(run)))
+            elif kept == self.mask_token_id:
+                parts.append("_" * len(list(run)))
         return "".join(parts)
 
 
@@ -219,14 +225,14 @@ ALPHABETS = {"antiberty": ANTIBERTY, "esm": ESM, "smiles": SMILES, "characters":
 
 
 def alphabet_of(name: str) -> Alphabet:
-    """An alphabet by name, or from a folder that holds a model's tokenizer or vocabulary.
+    """An alphabet by name, or of a model with a tokenizer or a vocabulary: its folder, hub id, or the name of a fetched one.
 
     Raises:
         BadInput: no such alphabet, or a folder without a tokenizer.
     """
     if name in ALPHABETS:
         return ALPHABETS[name]
-    folder = Path(name)
+    folder = Path(name) if Path(name).is_dir() else cache_folder() / name
     if (folder / "vocab.txt").is_file() and not (folder / "tokenizer.json").is_file():
         return _from_vocabulary(folder / "vocab.txt")
     try:
@@ -234,7 +240,7 @@ def alphabet_of(name: str) -> Alphabet:
     except ImportError as error:
         raise BadInput("a model's own tokenizer needs: pip install 'anyorder[hf]'") from error
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(name)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder if folder.is_dir() else name)
         vocab_size = _vocab_size(folder, len(tokenizer))
     except (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError) as error:
         raise BadInput(f"{name!r} is neither an alphabet ({', '.join(ALPHABETS)}) nor has it a tokenizer: {error}") from error

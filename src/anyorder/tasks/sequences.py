@@ -154,7 +154,8 @@ class Sequences:
         Raises:
             BadInput: an unreadable file, an empty one, or a sequence that cannot be encoded; the error says where.
         """
-        texts, names = [], []
+        texts: list[str] = []
+        names: list[str] = []
         for where, text in read_sequences(path):
             if limit is not None and len(texts) >= limit:
                 break
@@ -203,7 +204,7 @@ class Sequences:
         return {
             "token entropy": np.array([token_entropy(row) for row in self._generated(instances, tokens)]),
             "unique": first_occurrence(texts),
-            "diversity": 1 - mean_identity(self._generated(instances, tokens)),
+            "diversity": over_pairs(1 - mean_identity(self._generated(instances, tokens))),
         }
 
     def _generated(self, instances: Instances, tokens: Tensor) -> list[np.ndarray]:
@@ -237,7 +238,8 @@ def read_sequences(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def _read_fasta(lines: Any) -> Iterator[tuple[str, str]]:
-    name, parts, number = "", [], 0
+    name = ""
+    parts: list[str] = []
     for number, line in enumerate(lines, start=1):
         text = line.strip()
         if text.startswith(">"):
@@ -268,11 +270,11 @@ def _from_json(line: str, where: str) -> str:
 
 
 def token_entropy(tokens: np.ndarray) -> float:
-    """Entropy in nats of the tokens (n,) within one sequence (arXiv 2606.00295, eq. 8); low where it repeats itself."""
+    """Entropy in bits of the tokens (n,) within one sequence (arXiv 2606.00295, eq. 8); low where it repeats itself."""
     if len(tokens) == 0:
         return float("nan")
     share = np.unique(tokens, return_counts=True)[1] / len(tokens)
-    return float(-(share * np.log(share)).sum())
+    return float(-(share * np.log2(share)).sum())
 
 
 def mean_identity(sequences: list[np.ndarray]) -> np.ndarray:
@@ -300,7 +302,21 @@ def identities(sequences: list[np.ndarray]) -> np.ndarray:
     return out
 
 
+def over_pairs(values: np.ndarray) -> np.ndarray:
+    """Values (N,), each a mean over the pairs of one sample, spread so that their sd is right for the mean over all pairs.
+
+    The mean stays. A sample takes part in its own pairs and in those of others, so it moves the mean of a statistic of pairs
+    twice as far as one of single samples (Hoeffding's projection of a U-statistic).
+    """
+    spread: np.ndarray = np.nanmean(values) + 2 * (values - np.nanmean(values)) if len(values) > 1 else values
+    return spread
+
+
 def first_occurrence(texts: list[str]) -> np.ndarray:
     """1 for the first of equal texts, 0 for those that repeat it, float (N,): its mean is the share of unique samples."""
     seen: set[str] = set()
-    return np.array([0.0 if text in seen else (seen.add(text) or 1.0) for text in texts])
+    first = []
+    for text in texts:
+        first.append(float(text not in seen))
+        seen.add(text)
+    return np.array(first)

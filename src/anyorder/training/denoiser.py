@@ -10,11 +10,12 @@ from anyorder.denoisers.base import attention_of
 from anyorder.denoisers.transformer import Transformer, paper_transformer
 from anyorder.diffusion import CosineSchedule, DiscreteSchedule, LinearSchedule, mask_tokens, stratified
 from anyorder.errors import BadInput
+from anyorder.files import find_file
 from anyorder.losses import mdm_loss, token_cross_entropy
 from anyorder.tasks import make_task
 from anyorder.tasks.base import Instances, Task
 from anyorder.training.loop import Shard
-from anyorder.training.settings import DenoiserRecipe, DenoiserSettings, MaskingSettings
+from anyorder.training.settings import DataSettings, DenoiserRecipe, DenoiserSettings, MaskingSettings
 
 
 def make_schedule(settings: MaskingSettings) -> LinearSchedule | CosineSchedule | DiscreteSchedule:
@@ -27,6 +28,13 @@ def make_schedule(settings: MaskingSettings) -> LinearSchedule | CosineSchedule 
 def step_generator(seed: int, step: int) -> np.random.Generator:
     """The randomness of one training step: a pure function of (seed, step), the same on every process."""
     return np.random.Generator(np.random.Philox(key=[seed, step]))
+
+
+def training_problems(task: Task, data: DataSettings) -> Instances:
+    """The problems that a recipe trains on."""
+    if data.file is None:
+        return task.generate(data.size, data.seed, **data.options)
+    return task.load(find_file(data.file), data.size)
 
 
 def draw_clean(task: Task, instances: Instances, batch_size: int, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
@@ -46,6 +54,7 @@ def make_denoiser(task: Task, settings: DenoiserSettings) -> Transformer:
         vocab_size=task.vocab_size,
         mask_token_id=task.mask_token_id,
         max_length=task.length,
+        pad_token_id=getattr(task, "pad_token_id", None),
         **settings.model_dump(exclude={"form"}),
     )
     model.set_relations(task.relations())
@@ -59,7 +68,7 @@ class DenoiserJob:
         self.recipe = recipe
         self.task = make_task(recipe.task.name, **recipe.task.options)
         self.schedule = make_schedule(recipe.masking)
-        self.instances = self.task.generate(recipe.data.size, recipe.data.seed, **recipe.data.options)
+        self.instances = training_problems(self.task, recipe.data)
         torch.manual_seed(recipe.seed)
         self.denoiser = make_denoiser(self.task, recipe.denoiser)
         self.model: nn.Module = self.denoiser

@@ -80,7 +80,7 @@ def fit_order(
         KeyboardInterrupt: Ctrl-C; a checkpoint is written first, and the same call goes on from it.
     """
     arguments = {name: getattr(task, name, None) for name in inspect.signature(type(task)).parameters}
-    options = {name: value for name, value in arguments.items() if isinstance(value, int | float | str)}
+    options = getattr(task, "options", {n: v for n, v in arguments.items() if isinstance(v, int | float | str)})
     recipe = OrderRecipe(
         kind="order",
         seed=seed,

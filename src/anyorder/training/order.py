@@ -27,7 +27,7 @@ from anyorder.losses import correctness_loss, loss_regression, order_loss, rank_
 from anyorder.orders.base import State
 from anyorder.orders.policies import Policy
 from anyorder.tasks.base import Instances, Task
-from anyorder.training.denoiser import draw_clean, make_schedule, step_generator
+from anyorder.training.denoiser import draw_clean, make_schedule, step_generator, training_problems
 from anyorder.training.loop import Shard
 from anyorder.training.settings import ObjectiveSettings, OrderRecipe, PolicySettings
 
@@ -83,7 +83,7 @@ class OrderJob:
             raise BadInput(f"the denoiser {recipe.denoiser} is not for the task {task.name} {recipe.task.options}")
         self.denoiser = denoiser.eval().requires_grad_(False)
         if instances is None:
-            instances = task.generate(recipe.data.size, recipe.data.seed, **recipe.data.options)
+            instances = training_problems(task, recipe.data)
         self.instances = instances
         self.schedule = make_schedule(recipe.masking)
         torch.manual_seed(recipe.seed)

@@ -22,11 +22,19 @@ class TaskSettings(_Section):
 
 
 class DataSettings(_Section):
-    """Training problems: `size` of them, drawn once from the task's generator, then augmented afresh in every batch."""
+    """Training problems: `size` of them, drawn once from the task's generator or read from a file (here, or among what was
+    fetched, such as moses/train.smi), then augmented afresh in every batch."""
 
     size: int = Field(gt=0)
     seed: int = 1
     options: dict[str, Any] = {}
+    file: str | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "DataSettings":
+        if self.file is not None and self.options:
+            raise ValueError("options are of the generator; they have no meaning together with a file")
+        return self
 
 
 class MaskingSettings(_Section):

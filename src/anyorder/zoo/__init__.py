@@ -1,7 +1,8 @@
 """Denoisers and their orders, by name (shipped with the package) or by folder.
 
 A denoiser's folder holds `config.json`, `model.safetensors`, `task.json`, a card `README.md`, in `order/` the policy that was
-fitted to it, and where undoing has a judge of its own, that in `order/judge/`.
+fitted to it, and where undoing has a judge of its own, that in `order/judge/`. Models of Hugging Face go by hub id, by folder,
+or by the name under which `anyorder fetch` obtained them; orders fitted to the latter are shipped as those of our own are.
 """
 
 import json
@@ -15,13 +16,23 @@ import safetensors.torch
 from torch import nn
 
 from anyorder.denoisers.base import fingerprint
+from anyorder.denoisers.huggingface import HuggingFaceDenoiser
 from anyorder.denoisers.transformer import Transformer
 from anyorder.errors import BadCheckpoint, BadInput, WrongDenoiser
 from anyorder.orders.policies import LearnedOrder, Policy
 from anyorder.tasks import make_task
+from anyorder.tasks.alphabets import alphabet_of
 from anyorder.tasks.base import Task
+from anyorder.tasks.sequences import Sequences
+from anyorder.zoo.fetch import PACKAGES, fetched
 
 M = TypeVar("M", bound=nn.Module)
+
+MODELS = tuple(name for name in PACKAGES if name != "moses")
+"""Denoisers that `anyorder fetch` obtains."""
+
+SERVES = {"antiberty": "antibody"}
+"""The task that a fetched denoiser is used for when nobody says otherwise."""
 
 
 def zoo_names() -> list[str]:
@@ -41,12 +52,26 @@ def folder_of(name: str | Path) -> Path:
         return shipped
     if (Path(name) / "config.json").is_file():
         return Path(name)
-    raise BadInput(f"no denoiser called {str(name)!r}: give a folder that holds one, or one of {', '.join(zoo_names())}")
+    if str(name) in MODELS:
+        return fetched(str(name))
+    known = ", ".join([*zoo_names(), *MODELS])
+    raise BadInput(f"no denoiser called {str(name)!r}: give a folder that holds one, a hub id owner/name, or one of {known}")
+
+
+def order_folder(name: str | Path) -> Path:
+    """Where the order that was fitted to a denoiser is, if there is one."""
+    shipped = Path(str(resources.files("anyorder.zoo"))) / str(name) / "order"
+    return shipped if str(name) in [*zoo_names(), *MODELS] else Path(name) / "order"
 
 
 def default_denoiser(task_name: str, options: dict[str, Any]) -> str:
     """The shipped denoiser for a task with these options."""
     wanted = make_task(task_name, **options)
+    if isinstance(wanted, Sequences):  # many tasks fit one model of sequences
+        for name, served in {**{n: task_of(folder_of(n)).name for n in zoo_names()}, **SERVES}.items():
+            if served == task_name:
+                return name
+        raise BadInput(f"no denoiser is shipped for {task_name}: give one with --denoiser, a folder or a hub id")
     for name in zoo_names():
         task = task_of(folder_of(name))
         if vars(task) == vars(wanted) and type(task) is type(wanted):
@@ -64,9 +89,39 @@ def task_of(folder: Path) -> Task:
         raise BadInput(f"{path} does not say what task this denoiser is for: {error}") from error
 
 
-def load_denoiser(name: str | Path) -> Transformer:
-    """A denoiser in eval mode, by shipped name or folder."""
-    return _load(Transformer, folder_of(name), "denoiser")
+def load_denoiser(name: str | Path, *, trust_remote_code: bool = False, **options: Any) -> Transformer | HuggingFaceDenoiser:
+    """A denoiser in eval mode, by shipped or fetched name, folder, or hub id.
+
+    Args:
+        name: where it is.
+        trust_remote_code, options: of Hugging Face models, see `HuggingFaceDenoiser.from_pretrained`.
+
+    Raises:
+        BadInput: no such denoiser, or one that cannot be used. BadCheckpoint: weights that cannot be read.
+    """
+    if _is_hub_id(name):
+        return HuggingFaceDenoiser.from_pretrained(str(name), trust_remote_code=trust_remote_code, **options)
+    folder = folder_of(name)
+    if not is_hugging_face(folder):
+        return _load(Transformer, folder, "denoiser")
+    if (folder / "vocab.txt").is_file() and not (folder / "tokenizer.json").is_file():  # a plain vocabulary says what is what
+        symbols = alphabet_of(str(folder))
+        special = set(range(symbols.vocab_size)) - symbols.symbols
+        options = {"mask_token_id": symbols.mask_token_id, "forbid": special, **options}
+    return HuggingFaceDenoiser.from_pretrained(folder, trust_remote_code=trust_remote_code, **options)
+
+
+def is_hugging_face(folder: Path) -> bool:
+    """Whether a folder holds a model of Hugging Face rather than one of ours."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadCheckpoint(f"{folder} holds no readable denoiser: {error}") from error
+    return isinstance(config, dict) and bool({"model_type", "auto_map"} & config.keys())
+
+
+def _is_hub_id(name: str | Path) -> bool:
+    return isinstance(name, str) and name.count("/") == 1 and not name.startswith((".", "/")) and not Path(name).exists()
 
 
 def _load(cls: type[M], folder: Path, what: str) -> M:
@@ -91,9 +146,7 @@ def load_order(folder: str | Path, denoiser: nn.Module | None = None, *, strict:
     Raises:
         WrongDenoiser: the policy was fitted to another denoiser.
     """
-    path = Path(folder)
-    if str(folder) in zoo_names() or (path / "order" / "config.json").is_file():
-        path = folder_of(folder) / "order"
+    path = order_folder(folder) if (order_folder(folder) / "config.json").is_file() else Path(folder)
     if not (path / "config.json").is_file():
         raise BadInput(f"{path} holds no order policy (no config.json): fit one with `anyorder train`")
     if "architecture" not in json.loads((path / "config.json").read_text(encoding="utf-8")):

