@@ -1,0 +1,104 @@
+"""`anyorder fit`, end to end on a tiny BERT over amino acids: comparison, fit, card; and what is refused."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from anyorder.errors import BadInput
+from anyorder.fitting import Wishes, fit_and_compare
+from anyorder.tasks.alphabets import AMINO_ACIDS
+from anyorder.zoo import load_denoiser, load_order
+
+transformers = pytest.importorskip("transformers")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random BERT with AntiBERTy's vocabulary, as a folder of the hub."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=25, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+        max_position_embeddings=40, pad_token_id=0,
+    )  # fmt: skip
+    transformers.BertForMaskedLM(config).save_pretrained(folder)
+    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *AMINO_ACIDS]) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rng = np.random.default_rng(0)
+    path = tmp_path_factory.mktemp("data") / "some.fasta"
+    path.write_text("".join(f">s{n}\n{''.join(rng.choice(list(AMINO_ACIDS), rng.integers(6, 12)))}\n" for n in range(30)))
+    return path
+
+
+def wishes(model: Path, data: Path, **changes: object) -> Wishes:
+    return Wishes(**{"model": str(model), "data": data, "steps": 3, "fit_steps": 3, "batch_size": 4, "samples": 4} | changes)  # type: ignore[arg-type]
+
+
+def test_the_whole_story_leaves_a_policy_a_report_and_a_card(model: Path, data: Path, tmp_path: Path) -> None:
+    console = Console(record=True, width=200, file=open("/dev/null", "w"))  # noqa: SIM115
+    fit_and_compare(wishes(model, data), tmp_path / "out", console)
+    said = console.export_text()
+    for part in ("What is there to gain?", "Fit an order", "oracle's lead", "The policy recovers", "From nothing"):
+        assert part in said
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert {r["order"] for r in report["in-filling"]["results"]} >= {"policy", "oracle", "left_to_right"}
+    assert all("unique" in r["measures"] for r in report["unconditional"]["results"])
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name:")
+    assert "27 sequences" in card
+    assert "nan" not in card
+    order = load_order(tmp_path / "out", load_denoiser(model))
+    assert order.policy.architecture == "mlp"
+
+
+def test_the_task_follows_from_the_data(model: Path, data: Path, tmp_path: Path) -> None:
+    fit_and_compare(wishes(model, data, samples=0), tmp_path / "out", Console(quiet=True))
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["about"]["task"]["name"] == "protein"
+
+
+@pytest.mark.parametrize(
+    ("text", "changes", "message"),
+    [
+        (">a\nACD\n>b\nACE\n", {}, "holds 2 different sequences; a fit needs 10"),
+        ("".join(f">s{n}\nACD{'ACDEFGHIKL'[n]}X\n" for n in range(10)), {}, "sequence 1 .*'X' at position 5"),
+        ("".join(f">s{n}\nACD{'ACDEFGHIKL'[n]}_\n" for n in range(10)), {}, "unknown symbols"),
+        ("".join(f">s{n}\n{'ACD' * 20}{'ACDEFGHIKL'[n]}\n" for n in range(10)), {}, "61 symbols; this model takes 38"),
+        ("", {"task": "sudoku"}, "none of sequences"),
+        ("", {"architecture": "huge"}, "'huge' is unknown"),
+    ],
+)
+def test_what_cannot_be_fitted_is_refused(
+    model: Path, tmp_path: Path, text: str, changes: dict[str, str], message: str
+) -> None:
+    (tmp_path / "a.fasta").write_text(text)
+    with pytest.raises(BadInput, match=message):
+        fit_and_compare(wishes(model, tmp_path / "a.fasta", **changes), tmp_path / "out", Console(quiet=True))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_that_does_not_fit_the_alphabet_is_refused(model: Path, data: Path, tmp_path: Path) -> None:
+    from anyorder.session import task_for
+
+    denoiser = load_denoiser(model)
+    with pytest.raises(BadInput, match=r"33 tokens with mask 32, the model .* 25 with mask 4"):
+        task_for("protein", str(model), denoiser, {"alphabet": "esm"})
+    with pytest.raises(BadInput, match="model of sequences, not of sudoku"):
+        task_for("sudoku", str(model), denoiser, {})
+
+
+def test_a_head_that_was_never_trained_is_refused(tmp_path: Path) -> None:
+    config = transformers.BertConfig(
+        vocab_size=25, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+    )
+    transformers.BertModel(config).save_pretrained(tmp_path)
+    (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *AMINO_ACIDS]) + "\n")
+    with pytest.raises(BadInput, match="has no weights for cls"):
+        load_denoiser(tmp_path)

@@ -1,0 +1,255 @@
+"""Sequences: alphabets, files, framing, in-filling, validity, and measures of a set of samples."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from anyorder.errors import BadInput
+from anyorder.tasks import make_task
+from anyorder.tasks.alphabets import ALPHABETS, AMINO_ACIDS, ANTIBERTY, CHARACTERS, ESM, SMILES, Symbols, alphabet_of
+from anyorder.tasks.sequences import (
+    Sequences,
+    first_occurrence,
+    identities,
+    mean_identity,
+    over_pairs,
+    read_sequences,
+    token_entropy,
+)
+
+PROTEIN = make_task("protein")
+assert isinstance(PROTEIN, Sequences)
+
+
+@given(st.text(AMINO_ACIDS + "_", max_size=40))
+def test_proteins_come_back_as_they_were(text: str) -> None:
+    for alphabet in (ANTIBERTY, ESM):
+        tokens = alphabet.encode(text)
+        assert len(tokens) == len(text)
+        assert alphabet.decode(tokens) == text
+
+
+@given(st.lists(st.sampled_from(["c1ccccc1", "Cl", "Br", "[nH]", "C(=O)", "_", "#N"]), max_size=8))
+def test_smiles_are_cut_into_atoms_and_come_back(parts: list[str]) -> None:
+    assert SMILES.decode(SMILES.encode("".join(parts))) == "".join(parts)
+    assert len(SMILES.encode("ClBr[nH]")) == 3
+
+
+def test_unknown_symbols_are_written_as_underscores_numbers_or_the_mask() -> None:
+    mask = ESM.mask_token_id
+    assert ESM.encode("_A_{3}<mask>") == [mask, *ESM.encode("A"), mask, mask, mask, mask]
+    assert CHARACTERS.encode("a_b")[1] == CHARACTERS.mask_token_id
+
+
+@pytest.mark.parametrize("text", ["AXA", "A A", "ABA", "A<cls>A", "A*", "a"])
+def test_what_is_no_amino_acid_is_refused_and_its_place_named(text: str) -> None:
+    with pytest.raises(BadInput, match=r"at position [12] is no amino acid"):
+        ESM.encode(text)
+
+
+def test_the_alphabets_are_those_of_the_models() -> None:
+    assert (ESM.vocab_size, ESM.mask_token_id, ESM.pad_token_id, ESM.start, ESM.end) == (33, 32, 1, (0,), (2,))
+    assert (ANTIBERTY.vocab_size, ANTIBERTY.mask_token_id, ANTIBERTY.encode("ACY")) == (25, 4, [5, 6, 24])
+    assert len(ESM.symbols) == len(ANTIBERTY.symbols) == 20
+
+
+def test_a_vocabulary_file_is_an_alphabet(tmp_path: Path) -> None:
+    (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[unused1]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "C", "Cl", ">>"]))
+    alphabet = alphabet_of(str(tmp_path))
+    assert isinstance(alphabet, Symbols)
+    assert alphabet.encode("CCl>>C_") == [6, 7, 8, 6, 5]
+    assert alphabet.symbols == {6, 7, 8}
+    (tmp_path / "vocab.txt").write_text("C\n[PAD]\n")
+    with pytest.raises(BadInput, match=r"\[MASK\]"):
+        alphabet_of(str(tmp_path))
+    with pytest.raises(BadInput, match="neither an alphabet"):
+        alphabet_of(str(tmp_path / "nothing"))
+
+
+def test_sequences_are_framed_padded_and_all_unknown() -> None:
+    found = PROTEIN.encode(["AC", "ACDE"])
+    assert found.tokens.tolist() == [[0, 32, 32, 2, 1, 1], [0, 32, 32, 32, 32, 2]]
+    assert found.x0 is not None
+    assert PROTEIN.texts(found.x0) == ["AC", "ACDE"]
+    assert found.maskable.sum(dim=1).tolist() == [2, 4]
+
+
+def test_a_share_is_hidden_alike_whatever_stands_beside_it() -> None:
+    half = Sequences("esm", hide=0.5)
+    many, few = half.encode(["ACDEFGHI", "KLMN"]), half.encode(["ACDEFGHI"])
+    assert many.maskable.sum(dim=1).tolist() == [4, 2]
+    assert torch.equal(many.maskable[:1, :10], few.maskable)
+
+
+def test_marked_symbols_alone_are_generated_and_given_ones_must_stay() -> None:
+    problem = PROTEIN.parse("AC_{2}F")
+    assert problem.x0 is None
+    filled = problem.tokens.clone()
+    filled[problem.maskable] = torch.tensor(ESM.encode("DE"))
+    assert PROTEIN.format(filled[0]) == "ACDEF"
+    changed, unfinished, special = filled.clone(), filled.clone(), filled.clone()
+    changed[0, 1] = ESM.encode("W")[0]
+    unfinished[0, 3] = ESM.mask_token_id
+    special[0, 3] = ESM.end[0]
+    for tokens, right in ((filled, True), (changed, False), (unfinished, False), (special, False)):
+        assert bool(PROTEIN.check(problem, tokens).instance_correct[0]) is right
+    assert torch.isnan(PROTEIN.check(problem, filled).cell_accuracy).all()
+
+
+def test_recovery_is_counted_where_the_truth_is_known() -> None:
+    problem = PROTEIN.encode(["ACDE"])
+    assert problem.x0 is not None
+    tokens = problem.x0.clone()
+    tokens[0, 1] = ESM.encode("W")[0]
+    assert PROTEIN.check(problem, tokens).cell_accuracy.tolist() == [0.75]
+
+
+def test_a_free_length_is_generated_with_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = make_task("antibody", length=6, free_length=True)
+    assert isinstance(task, Sequences)
+    problem = task.generate(2, seed=0)
+    assert problem.tokens.tolist() == [[2, *[4] * 7]] * 2
+    tokens = torch.tensor([[2, *ANTIBERTY.encode("ACD"), 3, *ANTIBERTY.encode("EF"), 3]])
+    assert task.texts(tokens) == ["ACD"], "what follows the first end is cut off"
+    endless = Symbols(("[PAD]", "[MASK]", "A"), "[MASK]", "[PAD]")
+    monkeypatch.setitem(ALPHABETS, "endless", endless)
+    with pytest.raises(BadInput, match="no end symbol"):
+        Sequences("endless", free_length=True)
+
+
+def test_lengths_are_drawn_from_the_range_asked_for() -> None:
+    found = PROTEIN.generate(200, seed=3, length=(5, 9))
+    assert set(found.maskable.sum(dim=1).tolist()) == {5, 6, 7, 8, 9}
+    assert torch.equal(PROTEIN.generate(2, seed=3, length=(5, 9)).maskable.sum(dim=1), found.maskable.sum(dim=1)[:2])
+    with pytest.raises(BadInput, match=r"1\.\.1022"):
+        PROTEIN.generate(1, seed=0, length=2000)
+
+
+FILES = {
+    "a.fasta": ">one first\nAC\nDE\n\n>two\nFG\n",
+    "a.csv": "id,sequence\n1,ACDE\n2,FG\n",
+    "a.jsonl": '{"sequence": "ACDE"}\n"FG"\n',
+    "a.txt": "ACDE\n\nFG\n",
+    "a.smi": "ACDE name\nFG\n",
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_format_gives_the_same_sequences(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(FILES[name])
+    assert [text for _, text in read_sequences(tmp_path / name)] == ["ACDE", "FG"]
+    assert PROTEIN.load(tmp_path / name, 1).maskable.sum().item() == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.fasta", ">one\nACX\n", r"one \(line 1\): 'X' at position 3"),
+        ("a.fasta", "ACD\n", "starts with a line '>name'"),
+        ("a.fasta", ">one\n>two\nAC\n", r"one \(line 1\) is empty"),
+        ("a.txt", "", "holds no sequences"),
+        ("a.txt", "A" * 1100, "line 1 has 1100 symbols; this task takes 1022"),
+        ("a.jsonl", '{"id": 3}\n', "line 1: a string, or an object"),
+        ("a.jsonl", "{\n", "line 1: no JSON"),
+        ("a.csv", "id,name\n1,2\n", "no column sequence"),
+        ("a.pdf", "AC", "not .pdf"),
+    ],
+)
+def test_bad_files_get_one_clear_error(name: str, text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(BadInput, match=message):
+        PROTEIN.load(tmp_path / name)
+
+
+def test_measures_by_hand() -> None:
+    assert token_entropy(np.array([1, 1, 2, 2])) == 1.0
+    assert token_entropy(np.array([7, 7, 7])) == 0.0
+    rows = [np.array([1, 2, 3, 4]), np.array([1, 2, 9, 9]), np.array([1, 2])]
+    assert identities(rows).tolist() == [[1, 0.5, 1], [0.5, 1, 1], [1, 1, 1]]
+    assert mean_identity(rows).tolist() == [0.75, 0.75, 1.0]
+    assert first_occurrence(["a", "b", "a"]).tolist() == [1, 1, 0]
+    assert over_pairs(np.array([1.0, 2.0, 3.0])).tolist() == [0, 2, 4]
+
+
+def test_intervals_of_pair_measures_cover_as_often_as_they_say() -> None:
+    """Diversity of random sequences: the spread of its mean over many sets is what one set's interval claims."""
+    rng = np.random.default_rng(0)
+    means, halves = [], []
+    for _ in range(300):
+        rate = rng.random(30)  # sequences differ in how many of their symbols are the common one
+        rows = [np.where(rng.random(20) < r, 0, rng.integers(1, 9, 20)) for r in rate]
+        values = over_pairs(1 - mean_identity(rows))
+        means.append(values.mean())
+        halves.append(values.std(ddof=1) / np.sqrt(len(values)))
+    assert 0.8 < np.mean(halves) / np.std(means) < 1.25
+
+
+def test_molecules_are_valid_when_rdkit_reads_them(tmp_path: Path) -> None:
+    pytest.importorskip("rdkit")
+    (tmp_path / "known.smi").write_text("CCO\nc1ccccc1C\n")
+    task = make_task("molecules", known=str(tmp_path / "known.smi"))
+    assert isinstance(task, Sequences)
+    assert task.valid(["CCO", "C1CC", "c1ccccc1", "CC(", "_", ""]).tolist() == [True, False, True, False, False, False]
+    texts = ["OCC", "CCO", "C1CC", "c1ccccc1CC", "N"]
+    empty = task.generate(len(texts), seed=0, length=12)
+    framed = task.encode(texts).x0
+    assert framed is not None
+    found = task.measure(task.encode(texts), framed)
+    assert found["unique"].tolist()[:2] == [1, 0], "two spellings of one molecule"
+    assert np.isnan(found["unique"][2])
+    assert found["novel"].tolist()[0] == 0 and found["novel"][3] == 1
+    assert found["novel scaffold"][3] == 0, "a benzene ring is known"
+    assert len(empty) == 5
+
+
+TRASTUZUMAB = (
+    "EVQLVESGGGLVQPGGSLRLSCAASGFNIKDTYIHWVRQAPGKGLEWVARIYPTNGYTRYADSVKGRFTISADTSKNTAYLQMNSLRAEDTAVYYCSRWGGDGFYAMDYWGQGTLVTVSS"
+)
+
+
+def test_antibodies_are_valid_when_they_are_one_domain() -> None:
+    pytest.importorskip("immunum")
+    pytest.importorskip("anarcism")
+    from anyorder.tasks.antibody import cdr_masked
+
+    task = make_task("antibody", length=300)
+    assert isinstance(task, Sequences)
+    texts = [TRASTUZUMAB, "".join(sorted(TRASTUZUMAB)), TRASTUZUMAB + TRASTUZUMAB, TRASTUZUMAB + "A" * 30]
+    assert task.valid(texts).tolist() == [True, False, False, False]
+    problems = task.encode(texts)
+    assert problems.x0 is not None
+    found = task.measure(problems, problems.x0)
+    assert found["chimera"].tolist() == [0, 0, 1, 1]
+    assert found["bit score"][0] > 150 > found["bit score"][1]
+    assert found["near-duplicate"].tolist() == [1, 0, 1, 1]
+    assert cdr_masked(TRASTUZUMAB) == TRASTUZUMAB.replace("SRWGGDGFYAMDY", "_{13}")
+    with pytest.raises(BadInput, match="cdr3"):
+        cdr_masked(TRASTUZUMAB, "cdr9")
+    with pytest.raises(BadInput, match="cannot be numbered"):
+        cdr_masked("A" * 100)
+
+
+def test_a_tokenizer_is_an_alphabet(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    words = {w: n for n, w in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "sat"])}
+    raw = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    raw.pre_tokenizer = pre_tokenizers.Whitespace()
+    raw.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=raw, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]"
+    )
+    tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"vocab_size": 12, "model_type": "bert"}))
+    alphabet = alphabet_of(str(tmp_path))
+    assert (alphabet.vocab_size, alphabet.start, alphabet.end, alphabet.pad_token_id) == (12, (2,), (3,), 0)
+    assert alphabet.encode("the [MASK] sat _{2}") == [5, 4, 7, 4, 4]
+    assert alphabet.decode([2, 5, 6, 4, 4, 7, 3, 0]) == "the cat__sat"
+    with pytest.raises(BadInput, match="does not know"):
+        alphabet.encode("the dog")
