@@ -53,6 +53,7 @@ def evaluate(
     task_options: TaskOptionsOption = None,
     temperature: TemperatureOption = 0.0,
     top_p: TopPOption = 1.0,
+    judge: Annotated[list[str] | None, typer.Option(help="of samples: pseudo_likelihood[:FOLDS], perplexity:MODEL")] = None,
     any_denoiser: AnyDenoiserOption = False,
     trust_remote_code: RemoteCodeOption = False,
 ) -> None:  # fmt: skip
@@ -60,6 +61,7 @@ def evaluate(
     from rich.console import Console
 
     from anyorder.evaluation.evaluate import evaluate as run
+    from anyorder.evaluation.judges import make_judges
     from anyorder.evaluation.orders import parse_count_rule
     from anyorder.evaluation.tables import markdown, rich_tables
     from anyorder.files import write_text
@@ -88,6 +90,7 @@ def evaluate(
             against=against,
             count=rule,
             token=token,
+            judges=make_judges(judge or [], session.denoiser),
             seed=seed,
             batch_size=batch_size,
             progress=progress,

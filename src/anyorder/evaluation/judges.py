@@ -1,0 +1,113 @@
+"""Judges of samples that take a model: the pseudo-likelihood of a masked model, the perplexity of a causal one.
+
+A judge is a function of a task, instances and completed sequences (N, L) that gives a number per sample, see `evaluate`.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from anyorder.denoisers.base import Denoiser, attention_of
+from anyorder.errors import BadInput
+from anyorder.evaluation.evaluate import Judge
+from anyorder.tasks.base import Instances, Task
+from anyorder.tasks.sequences import Sequences
+
+
+@dataclass(frozen=True)
+class PseudoLikelihood:
+    """Mean log p(x_i | the rest) in nats per generated symbol, float (N,); larger is more natural to the model.
+
+    Exact pseudo-likelihood hides one position at a time and costs L forwards. With `folds` = k, every k-th generated position
+    is hidden at once, which costs k forwards; the answer is a little lower, the more so the smaller k.
+
+    Args:
+        denoiser: the masked model that judges; judging the samples of a model by the model itself rewards what it likes.
+        folds: forwards per sequence.
+        batch_size: sequences at a time.
+    """
+
+    denoiser: Denoiser
+    folds: int = 10
+    batch_size: int = 32
+
+    @torch.no_grad()
+    def __call__(self, task: Task, instances: Instances, tokens: Tensor) -> np.ndarray:
+        found = []
+        for start in range(0, len(tokens), self.batch_size):
+            rows = slice(start, start + self.batch_size)
+            found.append(self._batch(tokens[rows], instances.maskable[rows]))
+        return np.concatenate(found)
+
+    def _batch(self, tokens: Tensor, generated: Tensor) -> np.ndarray:
+        device = next(self.denoiser.parameters()).device if isinstance(self.denoiser, nn.Module) else tokens.device
+        tokens, generated = tokens.to(device), generated.to(device)
+        fold = torch.where(generated, (generated.long().cumsum(dim=1) - 1) % self.folds, -1)
+        total = torch.zeros(len(tokens), device=device)
+        for number in range(self.folds):
+            hidden = fold == number
+            if not hidden.any():
+                continue
+            states = tokens.masked_fill(hidden, self.denoiser.mask_token_id)
+            logits, _ = self.denoiser(states, attention_of(self.denoiser, states), hidden)
+            log_p = torch.log_softmax(logits.float(), dim=-1).gather(1, tokens[hidden][:, None])[:, 0]
+            total += torch.zeros(tokens.shape, device=device).masked_scatter(hidden, log_p).sum(dim=1)
+        mean: np.ndarray = (total / generated.sum(dim=1).clamp(min=1)).cpu().numpy()
+        return mean
+
+
+class CausalPerplexity:
+    """Negative log-likelihood of the text under a causal model of Hugging Face, in nats per token, float (N,).
+
+    `exp` of its mean is the generative perplexity. Low alone is no praise: text that repeats itself has it too, so token
+    entropy stands beside it.
+
+    Args:
+        name: hub id or folder. `FOLDER#FILE.gguf` names a file of quantised weights in a folder.
+        device: where the judge runs.
+    """
+
+    def __init__(self, name: str, device: str = "cpu") -> None:
+        try:
+            import transformers
+        except ImportError as error:
+            raise BadInput("a causal judge needs: pip install 'anyorder[hf]'") from error
+        source, _, file = name.partition("#")
+        options: dict[str, Any] = {"gguf_file": file} if file else {}
+        try:
+            self.tokenizer: Any = transformers.AutoTokenizer.from_pretrained(source, **options)
+            model: Any = transformers.AutoModelForCausalLM.from_pretrained(source, **options)
+        except (OSError, ValueError, ImportError) as error:
+            raise BadInput(f"{name} cannot be loaded as a causal model: {str(error).splitlines()[0]}") from error
+        self.model = model.to(device).eval()
+
+    @torch.no_grad()
+    def __call__(self, task: Task, instances: Instances, tokens: Tensor) -> np.ndarray:
+        if not isinstance(task, Sequences):
+            raise BadInput(f"a causal judge reads text; {task.name} is none")
+        return np.array([self._nats(text) for text in task.texts(tokens)])
+
+    def _nats(self, text: str) -> float:
+        start = self.tokenizer.bos_token_id
+        ids = ([] if start is None else [start]) + list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        if len(ids) < 2:
+            return float("nan")
+        batch = torch.tensor([ids], device=self.model.device)
+        return float(self.model(input_ids=batch, labels=batch).loss)
+
+
+def make_judges(specs: list[str], denoiser: Denoiser) -> dict[str, Judge]:
+    """Judges from `pseudo_likelihood[:FOLDS]` and `perplexity:MODEL`, by the name that their column gets."""
+    judges: dict[str, Judge] = {}
+    for spec in specs:
+        kind, _, value = spec.partition(":")
+        if kind == "pseudo_likelihood" and (not value or (value.isdigit() and int(value) > 0)):
+            judges["pseudo-likelihood"] = PseudoLikelihood(denoiser, int(value or 10))
+        elif kind == "perplexity" and value:
+            judges["nats per token"] = CausalPerplexity(value)
+        else:
+            raise BadInput(f"judge {spec!r} is unknown: use pseudo_likelihood[:FOLDS] or perplexity:MODEL")
+    return judges

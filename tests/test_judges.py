@@ -1,0 +1,78 @@
+"""Judges of samples: pseudo-likelihood against one position at a time, perplexity against the model's own loss."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from anyorder.denoisers.transformer import Transformer
+from anyorder.errors import BadInput
+from anyorder.evaluation.judges import PseudoLikelihood, make_judges
+from anyorder.tasks import make_task
+from anyorder.tasks.sequences import Sequences
+
+
+@pytest.fixture
+def task() -> Sequences:
+    task = make_task("protein", length=12)
+    assert isinstance(task, Sequences)
+    return task
+
+
+@pytest.fixture
+def denoiser(task: Sequences) -> Transformer:
+    torch.manual_seed(0)
+    return Transformer(33, 32, task.length, 16, 1, ["everything"] * 2, pad_token_id=1).eval()
+
+
+def test_with_a_fold_per_position_it_is_the_exact_pseudo_likelihood(task: Sequences, denoiser: Transformer) -> None:
+    denoiser.requires_grad_(False)
+    problems = task.encode(["ACDEF", "GHIKLMNP"])
+    assert problems.x0 is not None
+    found = PseudoLikelihood(denoiser, folds=12)(task, problems, problems.x0)
+    for row, length in enumerate((5, 8)):
+        by_hand = []
+        for place in range(1, length + 1):
+            state = problems.x0[row : row + 1, : length + 2].clone()
+            truth = int(state[0, place])
+            state[0, place] = 32
+            by_hand.append(float(torch.log_softmax(denoiser(state).logits[0, place], dim=-1)[truth]))
+        assert found[row] == pytest.approx(np.mean(by_hand), abs=1e-5)
+
+
+def test_given_symbols_do_not_count(task: Sequences, denoiser: Transformer) -> None:
+    problem = task.parse("AC__F")
+    tokens = problem.tokens.masked_scatter(problem.maskable, torch.tensor(task.symbols.encode("DE")))
+    one = PseudoLikelihood(denoiser, folds=1)(task, problem, tokens)[0]
+    log_p = torch.log_softmax(denoiser(problem.tokens).logits[0], dim=-1)
+    by_hand = (log_p[3, tokens[0, 3]] + log_p[4, tokens[0, 4]]) / 2
+    assert one == pytest.approx(float(by_hand), abs=1e-5)
+
+
+def test_perplexity_is_the_causal_model_s_own(task: Sequences, denoiser: Transformer, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    raw = Tokenizer(models.WordLevel({"<s>": 0, "?": 1, **{c: n + 2 for n, c in enumerate("ACDEF")}}, unk_token="?"))
+    raw.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    transformers.PreTrainedTokenizerFast(tokenizer_object=raw, unk_token="?", bos_token="<s>").save_pretrained(tmp_path)
+    config = transformers.GPT2Config(vocab_size=7, n_positions=16, n_embd=8, n_layer=1, n_head=1, bos_token_id=0)
+    model = transformers.GPT2LMHeadModel(config).eval()
+    with torch.no_grad():
+        model.lm_head.weight.zero_()
+    model.save_pretrained(tmp_path)
+    problems = task.encode(["ACD", "F"])
+    assert problems.x0 is not None
+    (name, judge), *_ = make_judges([f"perplexity:{tmp_path}"], denoiser).items()
+    assert name == "nats per token"
+    assert judge(task, problems, problems.x0).tolist() == pytest.approx([math.log(7)] * 2), "a model that knows nothing"
+
+
+def test_unknown_judges_are_refused(task: Sequences, denoiser: Transformer) -> None:
+    for spec in ("beauty", "pseudo_likelihood:0", "pseudo_likelihood:x", "perplexity"):
+        with pytest.raises(BadInput, match="pseudo_likelihood"):
+            make_judges([spec], denoiser)
+    with pytest.raises(BadInput, match="cannot be loaded"):
+        make_judges(["perplexity:no/such-model-here"], denoiser)
