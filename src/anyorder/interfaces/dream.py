@@ -134,11 +134,12 @@ class _Algorithm:
     drawn: bool
 
     def __call__(self, state: State) -> Tensor:
+        if self.alg == "maskgit_plus" and isinstance(self.token, Sample):
+            return self._probability(state, self.token(state)[1])
         shaped = replace(state, logits=cut(state.logits, *self.shape), memo={})
-        if self.alg == "topk_margin":
-            return margin(shaped)
-        if self.alg == "entropy":
-            return entropy(shaped)
-        sampled = isinstance(self.token, Sample)
-        log_probs = self.token(state)[1] if sampled else shaped.summary.top_log_probs[:, 0]
+        if self.alg == "maskgit_plus":
+            return self._probability(state, shaped.summary.top_log_probs[:, 0])
+        return margin(shaped) if self.alg == "topk_margin" else entropy(shaped)
+
+    def _probability(self, state: State, log_probs: Tensor) -> Tensor:
         return state.scatter(log_probs.exp() if self.drawn else log_probs)
