@@ -156,6 +156,29 @@ def test_in_the_pipeline_a_learned_order_sees_what_it_sees_in_decode(architectur
     assert torch.equal(text, decode(denoiser, tokens, Decoder(order, steps=4)).tokens[:, 8:])
 
 
+def test_in_the_pipeline_an_order_sees_all_that_the_denoiser_saw() -> None:
+    states: list[State] = []
+
+    def watcher(state: State) -> Tensor:
+        states.append(state)
+        return state.scatter(state.summary.log_odds)
+
+    scheduler, denoiser = OrderScheduler(order=watcher), HuggingFaceDenoiser(MODEL, MASK)
+    run(scheduler, scheduler.watch(denoiser), gen_length=7)  # after a prompt of 5: the rest of a block of 4, and another
+    first, last = states[0], states[-1]
+    assert [state.tokens.shape[1] for state in states] == [8] * 3 + [12] * 3
+    assert torch.equal(first.tokens, torch.cat([PROMPTS, torch.full((3, 3), MASK)], dim=1))
+    assert first.masked[0].tolist() == first.generated[0].tolist() == [False] * 5 + [True] * 3
+    assert last.generated[0].tolist() == [False] * 8 + [True] * 4, "of the block, what was committed too"
+    assert (last.masked.sum(dim=1) == 1).all() and not last.masked[:, :8].any()
+    assert (last.step, last.steps) == (2, 3)
+    with torch.no_grad():
+        for state in states:
+            logits, hidden = denoiser(state.tokens, state.attention_mask, state.masked)
+            torch.testing.assert_close(state.hidden, hidden)
+            torch.testing.assert_close(state.logits, logits)
+
+
 def test_hidden_states_may_be_given_to_a_step() -> None:
     order = fitted("mlp")
     scheduler = OrderScheduler(order=order)
@@ -173,7 +196,7 @@ def test_hidden_states_may_be_given_to_a_step() -> None:
     assert torch.equal(whole.prev_sample, first[1][:, -6:])
     with pytest.raises(BadInput, match="Where they speak of more than the block, give input_ids too"):
         scheduler.step(logits[:, -6:], 0, sample, mask_token_id=MASK, hidden_states=hidden)
-    with pytest.raises(BadInput, match="do not end in the block"):
+    with pytest.raises(BadInput, match="does not end in this block"):
         scheduler.step(logits[:, -6:], 0, sample, mask_token_id=MASK, input_ids=window[:, :-1], hidden_states=hidden[:, :-1])
 
 

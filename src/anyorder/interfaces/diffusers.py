@@ -144,7 +144,9 @@ class OrderScheduler(BlockRefinementScheduler):
         tokens = sample if tokens is None else tokens
         hidden = torch.zeros((*tokens.shape, 0), device=sample.device) if hidden is None else hidden
         if not torch.equal(tokens[:, -sample.shape[1] :], sample):
-            raise BadInput("input_ids do not end in the block: they must be what the denoiser saw in the forward of this step")
+            raise BadInput(
+                "what the denoiser saw (input_ids, or as watched) does not end in this block: it must be the input of this step"
+            )
         if hidden.shape[:2] != tokens.shape:
             raise BadInput(
                 f"hidden_states have shape {tuple(hidden.shape)}; for tokens {tuple(tokens.shape)} they must be "
@@ -188,7 +190,7 @@ class WatchedModel(nn.Module):
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, position_ids: Tensor | None = None) -> Any:
         """Logits (B, S, V) as `.logits`. Positions are the denoiser's own: they count real tokens."""
         logits, hidden = self.denoiser(input_ids, attention_mask)
-        self.seen = Seen(input_ids, hidden, attention_mask)
+        self.seen = Seen(input_ids.clone(), hidden, attention_mask)  # the pipeline writes into its tokens
         return SimpleNamespace(logits=logits)
 
 
