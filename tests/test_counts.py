@@ -2,21 +2,25 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 
 from anyorder.decoding.counts import (
     COUNT_RULES,
+    Ancestral,
     Cosine,
     CountRule,
     EntropyBound,
     Factor,
     Fixed,
+    InTime,
     Linear,
     PredictedError,
     SecondLook,
     Threshold,
+    Timesteps,
     top,
 )
 from anyorder.orders.base import State
@@ -131,3 +135,37 @@ def test_every_rule_selects_at_least_one_and_only_open_positions(make_state: Cal
 def test_threshold_by_something_else_is_an_error() -> None:
     with pytest.raises(ValueError, match="'confidence' or 'score'"):
         Threshold(0.9, by="luck")
+
+
+@pytest.mark.parametrize(("step", "count"), [(0, 2), (1, 3), (2, 4), (3, 9)])
+def test_timesteps_round_down(make_state: Callable[..., State], step: int, count: int) -> None:
+    """On t = 1, 3/4, 1/2, 1/4 and almost 0, of ten positions: 10/4, 10/3, a little less than 10/2, a little less than 10."""
+    state = binary(make_state, [0.5 + 0.04 * i for i in range(10)], step=step)
+    assert select(Timesteps(1e-4), state) == list(range(10 - count, 10))
+
+
+def test_timesteps_may_select_none(make_state: Callable[..., State]) -> None:
+    assert select(Timesteps(), binary(make_state, [0.6, 0.9], steps=10)) == []
+
+
+def test_ancestral_selects_each_with_the_same_probability_whatever_its_score(make_state: Callable[..., State]) -> None:
+    state = binary(make_state, [0.5, 0.6, 0.7, 0.8, 0.9], step=1, steps=5)
+    rule, rows = Ancestral(1e-3), 4000
+    counts = torch.zeros(5)
+    for seed in range(rows):
+        counts[select(rule, replace(state, seeds=torch.tensor([seed]), memo={}))] += 1
+    expected = 1 - (1 - 2 * 0.999 / 5) / (1 - 0.999 / 5)
+    assert ((counts / rows - expected).abs() < 4 * math.sqrt(expected * (1 - expected) / rows)).all()
+
+
+def test_in_time_takes_what_is_sure_and_at_least_what_the_schedule_says(make_state: Callable[..., State]) -> None:
+    rule = InTime(Threshold(0.8), Fixed(3))
+    assert select(rule, binary(make_state, [0.9, 0.6, 0.95, 0.85, 0.99])) == [0, 2, 3, 4]
+    assert select(rule, binary(make_state, [0.9, 0.6, 0.7, 0.5, 0.99])) == [0, 2, 4]
+    assert select(rule, binary(make_state, [0.6, 0.7])) == [0, 1]
+
+
+def test_in_time_ranks_the_rest_by_the_order_and_not_by_confidence(make_state: Callable[..., State]) -> None:
+    state = binary(make_state, [0.5, 0.6, 0.7, 0.9])
+    chosen = InTime(Threshold(0.8), Fixed(2))(torch.tensor([[9.0, 1.0, 2.0, 0.0]]), state, NONE)
+    assert chosen.tolist() == [[True, False, False, True]]

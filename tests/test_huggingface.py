@@ -228,3 +228,24 @@ def test_dreams_logits_are_shifted_by_one(tmp_path: Path) -> None:
     torch.testing.assert_close(whole[..., keep], expected[..., keep])
     torch.testing.assert_close(part, whole[tokens == MASK])
     assert hidden.shape == (3, 9, 16)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_between_does_not_shift_dreams_logits(tmp_path: Path, side: str) -> None:
+    folder = remote(tmp_path / "dream", "Dream", "Dream", "self.hidden_size = d_model")
+    source = (folder / "modeling_Dream.py").read_text()
+    as_is = source.replace(
+        "padding = None if attention_mask is None else ~attention_mask.bool()",
+        "padding = None if attention_mask is None else ~attention_mask[:, 0, 0]  # Dream's attention takes bool (B, 1, 1, L)",
+    )
+    assert as_is != source
+    (folder / "modeling_Dream.py").write_text(as_is)
+    denoiser = HuggingFaceDenoiser.from_pretrained(folder, trust_remote_code=True)
+    tokens = tokens_of()
+    pad = torch.zeros(len(tokens), 3, dtype=torch.int64)
+    padded = torch.cat([pad, tokens] if side == "left" else [tokens[:, :4], pad, tokens[:, 4:]], dim=1)
+    with torch.no_grad():
+        alone, hidden = denoiser(tokens, None, tokens == MASK)
+        among, moved = denoiser(padded, padded != 0, padded == MASK)
+    torch.testing.assert_close(among, alone)
+    torch.testing.assert_close(moved[padded != 0], hidden.flatten(0, 1))

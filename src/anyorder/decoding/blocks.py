@@ -51,15 +51,17 @@ class EvenBlocks:
 
     Args:
         length: generated positions per block.
-        steps: per block.
+        steps: per block; None to divide the budget by the number of blocks that each sequence has.
     """
 
     length: int
-    steps: int
+    steps: int | None = None
 
     def __call__(self, scores: Tensor, state: State, undone: Tensor) -> Tensor:
         block = block_of(state.generated, self.length)
-        number, step = divmod(state.step, self.steps)
-        size = (block == number).sum(dim=1)
-        count = size // self.steps + (step < size % self.steps).long()
+        blocks = block.amax(dim=1) + 1
+        steps = (state.steps // blocks.clamp(min=1)).clamp(min=1) if self.steps is None else torch.full_like(blocks, self.steps)
+        number, step = state.step // steps, state.step % steps
+        size = (block == number[:, None]).sum(dim=1)
+        count = size // steps + (step < size % steps).long()
         return top(scores, count)

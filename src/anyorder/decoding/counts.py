@@ -1,8 +1,9 @@
 """How many positions to unmask now: rules that turn scores into a selection.
 
 A rule is called with the scores (B, L), -inf where nothing can be unmasked, the state, and how many committed positions are
-being undone in this very step (B,); it returns the selection bool (B, L). Every rule selects at least one position of a row
-that has any. The loop itself unmasks all that is left in the last step of the budget.
+being undone in this very step (B,); it returns the selection bool (B, L). Every rule with a name in `COUNT_RULES` selects at
+least one position of a row that has any; `Timesteps` and `Ancestral` may select none, as the samplers that they belong to. The
+loop itself unmasks all that is left in the last step of the budget.
 """
 
 import math
@@ -14,6 +15,8 @@ import torch
 from torch import Tensor
 
 from anyorder.orders.base import State
+
+_TRANSFER = 4
 
 
 class CountRule(Protocol):
@@ -153,6 +156,62 @@ class SecondLook:
         if state.undone is None or not (state.undone > 0).any():
             return chosen
         return torch.where((state.undone > 0)[:, None], self.again(scores, state, undone), chosen)
+
+
+@dataclass(frozen=True)
+class InTime:
+    """What a rule selects, and then the best-scored of the rest until a schedule's number is reached: a threshold that is done
+    in time (as diffusers' BlockRefinementScheduler does it).
+
+    Args:
+        rule: what is selected at any rate.
+        schedule: whose number is the least.
+    """
+
+    rule: CountRule
+    schedule: CountRule
+
+    def __call__(self, scores: Tensor, state: State, undone: Tensor) -> Tensor:
+        chosen = self.rule(scores, state, undone)
+        count = torch.maximum(chosen.sum(dim=1), self.schedule(scores, state, undone).sum(dim=1))
+        return top(scores.masked_fill(chosen, torch.inf), count)
+
+
+@dataclass(frozen=True)
+class Timesteps:
+    """floor(n * (1 - s / t)) of the n masked positions, on timesteps that fall evenly from t = 1 to eps (Dream,
+    arXiv 2508.15487). In float32 as published, which decides some roundings. A step in which that is 0 unmasks nothing.
+
+    Args:
+        eps: the last timestep.
+    """
+
+    eps: float = 1e-3
+
+    def __call__(self, scores: Tensor, state: State, undone: Tensor) -> Tensor:
+        masked = (scores > -torch.inf).sum(dim=1)
+        return top(scores, (masked.float() * _transferred(state, self.eps)).long())
+
+
+@dataclass(frozen=True)
+class Ancestral:
+    """Each masked position with probability 1 - s / t, whatever its score: the reverse process itself (arXiv 2406.07524;
+    `alg="origin"` of Dream), on the timesteps of `Timesteps`.
+
+    Args:
+        eps: the last timestep.
+    """
+
+    eps: float = 1e-3
+
+    def __call__(self, scores: Tensor, state: State, undone: Tensor) -> Tensor:
+        return (state.uniform(_TRANSFER) < _transferred(state, self.eps)) & (scores > -torch.inf)
+
+
+def _transferred(state: State, eps: float) -> float:
+    """1 - s / t of this step, in float32."""
+    timesteps = torch.linspace(1, eps, state.steps + 1)
+    return float(1 - timesteps[state.step + 1] / timesteps[state.step])
 
 
 def _probability(scores: Tensor, state: State, by: str) -> Tensor:

@@ -20,6 +20,9 @@ from anyorder.errors import BadInput
 _SHIFTED = {"dream"}
 """Model types whose logits at position i predict token i + 1, as in the causal models that they were adapted from."""
 
+_MASK_AS_IS = {"dream"}
+"""Model types that hand the attention mask to scaled_dot_product_attention as it is: it must be bool (B, 1, 1, L)."""
+
 
 class HuggingFaceDenoiser(nn.Module):
     """A loaded Hugging Face model as a `Denoiser`.
@@ -61,6 +64,7 @@ class HuggingFaceDenoiser(nn.Module):
         self.tokenizer = tokenizer
         self.forbidden = sorted({mask_token_id, *(token for token in forbidden if 0 <= token < self.vocab_size)})
         self._takes_positions = "position_ids" in inspect.signature(model.forward).parameters
+        self._mask_as_is = _model_type(config) in _MASK_AS_IS
 
     @classmethod
     def from_pretrained(
@@ -120,7 +124,7 @@ class HuggingFaceDenoiser(nn.Module):
             raise BadInput(f"{name} names no mask token: give mask_token_id")
         special = set(getattr(tokenizer, "all_special_ids", []))
         if shift is None:
-            shift = str(getattr(config, "model_type", "")).lower() in _SHIFTED
+            shift = is_shifted(config)
         pad = getattr(tokenizer, "pad_token_id", None)
         pad = getattr(config, "pad_token_id", None) if pad is None else pad
         ends = {getattr(tokenizer, "eos_token_id", None), getattr(config, "eos_token_id", None)}
@@ -154,12 +158,14 @@ class HuggingFaceDenoiser(nn.Module):
     def forward(self, tokens: Tensor, attention_mask: Tensor | None = None, positions: Tensor | None = None) -> DenoiserOutput:
         """See `Denoiser`. Padding may stand on either side. Hidden states are those that the model's head reads, or of its
         last layer where the model's body gives them."""
-        if attention_mask is None:
-            attention_mask = torch.ones_like(tokens)
-        inputs: dict[str, Any] = {"input_ids": tokens, "attention_mask": attention_mask.long()}
+        real = torch.ones_like(tokens) if attention_mask is None else attention_mask.long()
+        inputs: dict[str, Any] = {"input_ids": tokens, "attention_mask": real}
+        if self._mask_as_is:
+            inputs["attention_mask"] = None if bool(real.all()) else real.bool()[:, None, None, :]
         if self._takes_positions:
-            inputs["position_ids"] = (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
-        wanted = None if positions is None else self._source(positions)
+            inputs["position_ids"] = (real.cumsum(dim=1) - 1).clamp(min=0)
+        source = _source(real) if self.shift else None
+        wanted = positions if positions is None or source is None else _at(positions, source)
         caught: dict[str, Tensor] = {}
 
         def cut(_module: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -184,24 +190,42 @@ class HuggingFaceDenoiser(nn.Module):
                 hook.remove()
         logits = output.logits if hasattr(output, "logits") else output[0]
         if "cut" not in caught:  # the head is no module of its own: it has seen every position
-            logits = self._shifted(logits) if positions is None else logits[self._source(positions)]
+            logits = _moved(logits, source) if wanted is None else logits[wanted]
         hidden = caught.get("body", caught.get("head"))
         if hidden is None:
             raise BadInput("this model shows no hidden states: wrap it with WrappedDenoiser")
         ban = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device)
         ban[self.forbidden] = True
-        return DenoiserOutput(logits.masked_fill(ban, -torch.inf), self._shifted(hidden))
+        return DenoiserOutput(logits.masked_fill(ban, -torch.inf), _moved(hidden, source))
 
-    def _source(self, positions: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """Where the predictions for these positions are made."""
-        if not self.shift:
-            return positions
-        rows, columns = positions.nonzero(as_tuple=True)
-        return rows, (columns - 1).clamp(min=0)
 
-    def _shifted(self, values: Tensor) -> Tensor:
-        """Values (B, L, D) moved to the positions that they speak of; the first stands for itself, as in Dream."""
-        return torch.cat([values[:, :1], values[:, :-1]], dim=1) if self.shift else values
+def is_shifted(config: Any) -> bool:
+    """Do the logits of models with this configuration predict the next position, as Dream's do?"""
+    return _model_type(config) in _SHIFTED
+
+
+def _model_type(config: Any) -> str:
+    return str(getattr(config, "model_type", "")).lower()
+
+
+def _source(real: Tensor) -> Tensor:
+    """Where a shifted model predicts each position, int64 (B, L): at the one before it, padding left out; the first real
+    position stands for itself, as in Dream."""
+    places = torch.arange(real.shape[1], device=real.device).expand_as(real)
+    latest = torch.where(real.bool(), places, -1).cummax(dim=1).values
+    before = torch.nn.functional.pad(latest[:, :-1], (1, 0), value=-1)
+    return torch.where(before < 0, places, before)
+
+
+def _at(positions: Tensor, source: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows and columns at which the chosen positions bool (B, L) are predicted."""
+    rows, columns = positions.nonzero(as_tuple=True)
+    return rows, source[rows, columns]
+
+
+def _moved(values: Tensor, source: Tensor | None) -> Tensor:
+    """Values (B, L, D) moved to the positions that they speak of."""
+    return values if source is None else values[torch.arange(len(values), device=values.device)[:, None], source]
 
 
 def _auto_class(transformers: Any, config: Any) -> Any:

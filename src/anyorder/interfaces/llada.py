@@ -1,5 +1,7 @@
 """LLaDA's `generate(...)` (arXiv 2502.09992): the same arguments and, with its own remasking, the same tokens."""
 
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 
@@ -8,6 +10,7 @@ from anyorder.decoding.loop import Decoder, decode
 from anyorder.decoding.tokens import Argmax, Sample, TokenRule
 from anyorder.denoisers.huggingface import HuggingFaceDenoiser
 from anyorder.errors import BadInput
+from anyorder.interfaces.arguments import find_order, with_new_tokens
 from anyorder.orders.base import Order, State
 from anyorder.orders.heuristics import HEURISTICS
 
@@ -27,7 +30,7 @@ def generate(
     remasking: str = "low_confidence",
     mask_id: int = MASK_ID,
     *,
-    order: Order | None = None,
+    order: Order | str | Path | None = None,
     seed: int = 0,
 ) -> Tensor:
     """Continue prompts with `gen_length` tokens.
@@ -38,7 +41,8 @@ def generate(
         attention_mask: bool or int (B, P), 0 at padding.
         steps, gen_length, block_length, temperature, remasking, mask_id: as in LLaDA's `generate`. Steps and tokens are split
             evenly among the blocks.
-        order: an order in place of the remasking, such as a `LearnedOrder`.
+        order: an order in place of the remasking: an `Order` such as a `LearnedOrder`, a heuristic's name, or the folder of a
+            policy.
         seed: of sampling and random orders; row i takes seed + i.
 
     Returns:
@@ -55,14 +59,15 @@ def generate(
     if order is None and remasking not in _REMASKING:
         raise BadInput(f"remasking {remasking!r} is unknown: use one of {', '.join(_REMASKING)}, or give an order")
     denoiser = model if isinstance(model, HuggingFaceDenoiser) else HuggingFaceDenoiser(model, mask_id)
-    tokens = torch.cat([prompt, prompt.new_full((len(prompt), gen_length), denoiser.mask_token_id)], dim=1)
-    if attention_mask is not None:
-        attention_mask = torch.cat([attention_mask.bool(), attention_mask.new_ones(len(prompt), gen_length).bool()], dim=1)
+    tokens, attention_mask = with_new_tokens(prompt, attention_mask, gen_length, denoiser.mask_token_id)
     sampled = temperature > 0
     token: TokenRule = Sample(temperature) if sampled else Argmax()
-    where = order or (
-        _SampledConfidence(token) if sampled and remasking == "low_confidence" else HEURISTICS[_REMASKING[remasking]]
-    )
+    if order is not None:
+        where = find_order(order, denoiser)
+    elif sampled and remasking == "low_confidence":
+        where = _SampledConfidence(token)
+    else:
+        where = HEURISTICS[_REMASKING[remasking]]
     decoder = Decoder(InBlocks(where, block_length), EvenBlocks(block_length, steps // blocks), token, steps=steps)
     return decode(denoiser, tokens, decoder, seeds=seed, attention_mask=attention_mask).tokens
 

@@ -179,6 +179,11 @@ class LearnedOrder:
         """Whether decoding should keep the first forward's prediction for this policy, or its judge."""
         return self.policy.first_look or (self.judges and self.judge.first_look)
 
+    @property
+    def reads_hidden(self) -> bool:
+        """Whether scores depend on the denoiser's hidden states."""
+        return self.policy.architecture != "score_transformer"
+
     def to(self, device: torch.device | str) -> "LearnedOrder":
         """Move policy and judge."""
         self.policy.to(device), self.judge.to(device)

@@ -1,0 +1,101 @@
+"""What the calls have in common: from a user's arguments to our parts, with one clear error each."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from anyorder.decoding.tokens import Argmax, Sample, TokenRule
+from anyorder.denoisers.base import Denoiser
+from anyorder.denoisers.huggingface import HuggingFaceDenoiser, is_shifted
+from anyorder.errors import BadInput
+from anyorder.orders.base import Order
+from anyorder.orders.heuristics import HEURISTICS
+from anyorder.zoo import load_order
+
+
+def as_denoiser(
+    model: Any, mask_token_id: int | None = None, suppress_tokens: Sequence[int] = (), *, shift: bool | None = None
+) -> Denoiser:
+    """The denoiser that a model is, or becomes.
+
+    Args:
+        model: a Hugging Face model, or any `Denoiser`.
+        mask_token_id: the mask; by default the one that the model's generation configuration or configuration names.
+        suppress_tokens: tokens that are never produced, besides the mask.
+        shift: the logits at position i predict token i + 1; by default where the model is known to need it (Dream).
+
+    Raises:
+        BadInput: no model, no mask token, or arguments that a denoiser has settled already and otherwise.
+    """
+    if isinstance(model, Denoiser):
+        if mask_token_id not in (None, model.mask_token_id):
+            raise BadInput(f"mask_token_id is {mask_token_id}, and this denoiser's mask is {model.mask_token_id}: leave it out")
+        if suppress_tokens:
+            raise BadInput("suppress_tokens are a denoiser's own: give them as HuggingFaceDenoiser(..., forbidden=...)")
+        return model
+    if not isinstance(model, nn.Module) or not hasattr(model, "config"):
+        raise BadInput(
+            f"{type(model).__name__} is neither a model with a configuration nor a denoiser: wrap it with WrappedDenoiser"
+        )
+    config: Any = model.config
+    for place in (getattr(model, "generation_config", None), config):
+        mask_token_id = getattr(place, "mask_token_id", None) if mask_token_id is None else mask_token_id
+    if mask_token_id is None:
+        raise BadInput(f"the configuration of {type(model).__name__} names no mask token: give mask_token_id")
+    return HuggingFaceDenoiser(model, mask_token_id, suppress_tokens, shift=is_shifted(config) if shift is None else shift)
+
+
+def with_new_tokens(
+    tokens: Tensor, attention_mask: Tensor | None, count: int, mask_token_id: int
+) -> tuple[Tensor, Tensor | None]:
+    """Tokens int64 (B, L + count) that end in masks, and the attention mask bool (B, L + count) that lets them be seen.
+
+    Raises:
+        BadInput: tokens or attention mask of another shape or type, or a negative count.
+    """
+    if tokens.dim() != 2 or tokens.dtype != torch.int64:
+        raise BadInput(f"the tokens are {tokens.dtype} of shape {tuple(tokens.shape)}; they must be int64 (batch, length)")
+    if attention_mask is not None and attention_mask.shape != tokens.shape:
+        raise BadInput(
+            f"attention_mask has shape {tuple(attention_mask.shape)}; it must have that of the tokens, {tuple(tokens.shape)}"
+        )
+    if count < 0:
+        raise BadInput(f"{count} new tokens are asked for; there must be 0 or more")
+    masks = tokens.new_full((len(tokens), count), mask_token_id)
+    if attention_mask is not None:
+        attention_mask = torch.cat([attention_mask.bool(), torch.ones_like(masks, dtype=torch.bool)], dim=1)
+    return torch.cat([tokens, masks], dim=1), attention_mask
+
+
+def token_rule(temperature: float, top_p: float | None = None, top_k: int | None = None) -> TokenRule:
+    """Argmax at temperature 0, sampling above.
+
+    Raises:
+        BadInput: a temperature below 0, top_p outside (0, 1], top_k below 1.
+    """
+    if temperature < 0:
+        raise BadInput(f"temperature is {temperature}; it must be 0 (the likeliest token) or above")
+    try:
+        sample = Sample(temperature or 1.0, 1.0 if top_p is None else top_p, top_k)
+    except ValueError as error:
+        raise BadInput(str(error)) from error
+    return sample if temperature else Argmax()
+
+
+def find_order(order: Order | str | Path, denoiser: Denoiser) -> Order:
+    """An order by the name of a heuristic, by the folder of a policy that was fitted to this denoiser, or itself.
+
+    Raises:
+        BadInput: neither of the three.
+        WrongDenoiser: the policy was fitted to another denoiser.
+    """
+    if not isinstance(order, str | Path):
+        return order
+    if str(order) in HEURISTICS:
+        return HEURISTICS[str(order)]
+    if Path(order).is_dir():
+        return load_order(order, denoiser if isinstance(denoiser, nn.Module) else None)
+    raise BadInput(f"order {str(order)!r} is unknown: use one of {', '.join(HEURISTICS)}, an Order, or the folder of a policy")

@@ -1,0 +1,207 @@
+"""diffusers' scheduler for masked text: `BlockRefinementScheduler` with any order.
+
+The original answers how many tokens are committed in a step (its schedule and its threshold), which tokens they are, and what
+is edited afterwards. Only its answer to *where* is replaced.
+"""
+
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from anyorder.decoding.counts import top
+from anyorder.denoisers.base import Denoiser
+from anyorder.errors import BadInput
+from anyorder.orders.base import Order, State
+from anyorder.orders.heuristics import HEURISTICS
+
+try:
+    from diffusers.schedulers.scheduling_block_refinement import BlockRefinementScheduler, BlockRefinementSchedulerOutput
+except ImportError as error:
+    raise BadInput("the scheduler needs: pip install 'anyorder[diffusers]'") from error
+
+
+class Seen(NamedTuple):
+    """What a denoiser saw and thought in its last forward.
+
+    tokens int64 (B, S); hidden float (B, S, D), of no width where nobody gave it; attention_mask (B, S), 0 at padding, or None.
+    """
+
+    tokens: Tensor
+    hidden: Tensor
+    attention_mask: Tensor | None
+
+
+class OrderScheduler(BlockRefinementScheduler):
+    """`BlockRefinementScheduler` that commits where an order says. Made, configured, saved and used as the original, in
+    `LLaDA2Pipeline` too: `pipe.scheduler = OrderScheduler.from_config(pipe.scheduler.config, order="margin")`.
+
+    Args:
+        block_length, num_inference_steps, threshold, editing_threshold, minimal_topk: as in the original, where the last one
+            bounds the pipeline's steps and nothing else.
+        order: an `Order` or a heuristic's name; None for the original's, by the probability of the sampled token. It is no
+            part of the configuration that is saved.
+
+    A learned order reads the denoiser's hidden states, which diffusers' pipelines do not pass on. Give them to `step`, or let
+    `watch(denoiser)` be the pipeline's model, so that it also sees the whole sequence and not the block alone. What a scheduler
+    cannot tell it is which tokens were generated, when, and with what probability (the lookahead policy looks at that).
+    """
+
+    def __init__(
+        self,
+        block_length: int = 32,
+        num_inference_steps: int = 32,
+        threshold: float = 0.95,
+        editing_threshold: float | None = None,
+        minimal_topk: int = 1,
+        order: Order | str | None = None,
+    ) -> None:
+        super().__init__(block_length, num_inference_steps, threshold, editing_threshold, minimal_topk)
+        self.unmasking_order = _find(order)  # `order` is diffusers' name for that of a solver
+        self._watched: WatchedModel | None = None
+
+    def watch(self, denoiser: Denoiser) -> "WatchedModel":
+        """The denoiser in the shape of `LLaDA2Pipeline`'s model. This scheduler sees what it sees."""
+        self._watched = WatchedModel(denoiser)
+        return self._watched
+
+    @torch.no_grad()
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: int | Tensor,
+        sample: Tensor,
+        *,
+        mask_token_id: int | None = None,
+        temperature: float = 0.0,
+        top_p: float | None = None,
+        top_k: int | None = None,
+        sampling_method: str = "auto",
+        threshold: float | None = None,
+        editing_threshold: float | None = None,
+        minimal_topk: int | None = None,
+        prompt_mask: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        return_dict: bool = True,
+        order: Order | str | None = None,
+        input_ids: Tensor | None = None,
+        hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+    ) -> BlockRefinementSchedulerOutput | tuple[Tensor, ...]:
+        """One step of the original, with as many commitments per row, made where the order says. Tokens above the threshold go
+        first, as in the original; the order ranks all others.
+
+        Args:
+            model_output: float (B, L, V), logits of the block.
+            timestep: number of the step within the block, from 0.
+            sample: int64 (B, L), the block.
+            mask_token_id: the mask; None is the original's mode without masks, in which nothing can be ordered.
+            temperature, top_p, top_k, sampling_method, threshold, editing_threshold, minimal_topk, prompt_mask, generator,
+                return_dict: as in the original. The generator also seeds random orders.
+            order: for this step, in place of the scheduler's.
+            input_ids: int64 (B, S), what the denoiser saw, the block at its end; the block alone when not given.
+            hidden_states: float (B, S, D), the denoiser's last hidden states of them.
+            attention_mask: bool or int (B, S), 0 at padding.
+
+        Returns:
+            The original's output: prev_sample, transfer_index, editing_transfer_index, sampled_tokens, sampled_probs, all
+            (B, L), and pred_logits (B, L, V).
+
+        Raises:
+            BadInput: an order without masks, a learned order without hidden states, shapes that do not fit.
+        """
+        where = self.unmasking_order if order is None else _find(order)
+        options: dict[str, Any] = {
+            "mask_token_id": mask_token_id, "temperature": temperature, "top_p": top_p, "top_k": top_k,
+            "sampling_method": sampling_method, "threshold": threshold, "editing_threshold": editing_threshold,
+            "minimal_topk": minimal_topk, "prompt_mask": prompt_mask, "generator": generator,
+        }  # fmt: skip
+        if where is None:
+            return super().step(model_output, timestep, sample, return_dict=return_dict, **options)
+        if mask_token_id is None:
+            raise BadInput("an order ranks masked positions: give mask_token_id, or no order")
+        seen = self._seen(sample, input_ids, hidden_states, attention_mask)
+        if getattr(where, "reads_hidden", False) and seen.hidden.shape[2] == 0:
+            raise BadInput(
+                "this order reads the denoiser's hidden states: give hidden_states to step(), or build the pipeline with "
+                "model=scheduler.watch(denoiser)"
+            )
+        out = super().step(model_output, timestep, sample, **options)
+        masked = sample == mask_token_id
+        editable = torch.ones_like(masked) if prompt_mask is None else ~prompt_mask.expand_as(masked)
+        scores = where(self._state(model_output, int(timestep), masked, editable, seen, generator))[:, -sample.shape[1] :]
+        sure = masked & (out.sampled_probs > (self.config.threshold if threshold is None else threshold))
+        out.transfer_index = top(scores.masked_fill(sure, torch.inf), out.transfer_index.sum(dim=1))
+        out.prev_sample = torch.where(out.transfer_index | out.editing_transfer_index, out.sampled_tokens, sample)
+        return out if return_dict else out.to_tuple()
+
+    def _seen(self, sample: Tensor, tokens: Tensor | None, hidden: Tensor | None, attention_mask: Tensor | None) -> Seen:
+        """What the denoiser saw: as given, else as watched, else the block alone."""
+        watched = None if self._watched is None else self._watched.seen
+        if tokens is None and hidden is None and watched is not None:
+            tokens, hidden, attention_mask = watched
+        tokens = sample if tokens is None else tokens
+        hidden = torch.zeros((*tokens.shape, 0), device=sample.device) if hidden is None else hidden
+        if not torch.equal(tokens[:, -sample.shape[1] :], sample):
+            raise BadInput(
+                "what the denoiser saw (input_ids, or as watched) does not end in this block: it must be the input of this step"
+            )
+        if hidden.shape[:2] != tokens.shape:
+            raise BadInput(
+                f"hidden_states have shape {tuple(hidden.shape)}; for tokens {tuple(tokens.shape)} they must be "
+                f"{(*tokens.shape, 'D')}. Where they speak of more than the block, give input_ids too"
+            )
+        return Seen(tokens, hidden, attention_mask)
+
+    def _state(
+        self, logits: Tensor, step: int, masked: Tensor, editable: Tensor, seen: Seen, generator: torch.Generator | None
+    ) -> State:
+        """The block as an order sees it: at the end of all that the denoiser saw, only its masks to be ranked."""
+        before = seen.tokens.shape[1] - masked.shape[1]
+        everywhere = nn.functional.pad(masked, (before, 0))
+        return State(
+            tokens=seen.tokens,
+            masked=everywhere,
+            generated=nn.functional.pad(editable | masked, (before, 0)),
+            predicted=everywhere,
+            logits=logits[masked],
+            hidden=seen.hidden,
+            step=step,
+            steps=self.num_inference_steps,
+            seeds=torch.randint(2**62, (len(masked),), generator=generator, device=masked.device),
+            attention_mask=None if seen.attention_mask is None else seen.attention_mask.bool(),
+        )
+
+
+class WatchedModel(nn.Module):
+    """A denoiser in the shape of `LLaDA2Pipeline`'s model; made by `OrderScheduler.watch`. `seen` is its last forward."""
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+        self.seen: Seen | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Of the denoiser's weights."""
+        return next((p.device for p in self.parameters()), torch.device("cpu"))
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, position_ids: Tensor | None = None) -> Any:
+        """Logits (B, S, V) as `.logits`. Positions are the denoiser's own: they count real tokens."""
+        logits, hidden = self.denoiser(input_ids, attention_mask)
+        self.seen = Seen(input_ids.clone(), hidden, attention_mask)  # the pipeline writes into its tokens
+        return SimpleNamespace(logits=logits)
+
+
+def _find(order: Order | str | None) -> Order | None:
+    """An order by name, or itself, if a scheduler can use it."""
+    if getattr(order, "keep_first_look", False):
+        raise BadInput("this policy compares with the first forward, which a scheduler does not keep: use anyorder.decode")
+    if not isinstance(order, str):
+        return order
+    if order not in HEURISTICS:
+        raise BadInput(
+            f"order {order!r} is unknown: use one of {', '.join(HEURISTICS)}, or an Order, such as load_order(folder, denoiser)"
+        )
+    return HEURISTICS[order]
