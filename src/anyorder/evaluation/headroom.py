@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from anyorder.denoisers.base import Denoiser
+from anyorder.errors import BadInput
 from anyorder.evaluation.calibration import Calibration, path_calibration
 from anyorder.evaluation.evaluate import Progress, Report, evaluate
 from anyorder.orders.heuristics import HEURISTICS, ORACLES
@@ -22,7 +23,13 @@ class Headroom:
 def measure(
     denoiser: Denoiser, task: Task, instances: Instances, steps: int, *, seed: int = 0, progress: Progress | None = None
 ) -> Headroom:
-    """Every heuristic, both oracles, and calibration along the confidence path. Needs known solutions."""
+    """Every heuristic, both oracles, and calibration along the confidence path.
+
+    Raises:
+        BadInput: no solutions are known.
+    """
+    if instances.x0 is None:
+        raise BadInput("headroom needs problems whose solutions are known: give a file of complete ones with --data")
     orders = [*HEURISTICS, *ORACLES]
     report = evaluate(denoiser, task, instances, orders, [steps], load_policy=_none, seed=seed, progress=progress)
     every, first = path_calibration(denoiser, instances, steps)
@@ -30,8 +37,9 @@ def measure(
 
 
 def verdict(found: Headroom) -> str:
-    """What the numbers say, in two sentences."""
-    accuracy = {r.order: r.instance_accuracy for r in found.report.results}
+    """What the numbers say, in two sentences: of puzzles by instance accuracy, of sequences by the share recovered."""
+    puzzles = found.report.meta["correct_means"] == "instance accuracy"  # of sequences, what counts is the share recovered
+    accuracy = {r.order: r.instance_accuracy if puzzles else r.cell_accuracy or 0.0 for r in found.report.results}
     best = max(HEURISTICS, key=lambda name: accuracy[name])
     room = max(accuracy[name] for name in ORACLES) - accuracy[best]
     first = (

@@ -1,8 +1,9 @@
 """The travelling salesman on a grid of integers: generator, exact tours, encoding, file format, checker.
 
-Layout: x and y of city 0, of city 1, ..., then the n cities in the order of the tour, which starts at city 0 (given). Token
-1 + v is the coordinate v, 1 + grid + c is city c, 0 is the mask. L = 3n, V = 1 + grid + n. The stored tour goes round in the
-direction in which the second city is less than the last.
+Layout: the place of city 0, of city 1, ..., then the n cities in the order of the tour, which starts at city 0 (given). Token
+1 + grid * x + y is the place (x, y), 1 + grid^2 + c is city c, 0 is the mask. L = 2n, V = 1 + grid^2 + n. One token per place
+lets attention learn distances at once; with x and y apart a small denoiser learned next to nothing. The stored tour goes round
+in the direction in which the second city is less than the last.
 """
 
 from collections.abc import Callable, Mapping
@@ -31,13 +32,13 @@ class Tsp:
     def __init__(self, cities: int = 8, grid: int = 16) -> None:
         if not isinstance(cities, int) or not 4 <= cities <= 12:
             raise BadInput(f"a tour of {cities!r} cities is not supported: use 4 to 12")
-        if not isinstance(grid, int) or not 4 <= grid <= 1000:
-            raise BadInput(f"a grid of side {grid!r} is not supported: use 4 to 1000")
+        if not isinstance(grid, int) or not 4 <= grid <= 64:
+            raise BadInput(f"a grid of side {grid!r} is not supported: use 4 to 64")
         self.cities = cities
         self.grid = grid
-        self.vocab_size = 1 + grid + cities
+        self.vocab_size = 1 + grid**2 + cities
         self.mask_token_id = 0
-        self.length = 3 * cities
+        self.length = 2 * cities
 
     @staticmethod
     def options_of(first_lines: Callable[[], str] | None, text: str | None) -> dict[str, Any]:
@@ -46,18 +47,18 @@ class Tsp:
         return {"cities": cities} if 4 <= cities <= 12 else {}
 
     def relations(self) -> Mapping[str, Relation]:
-        """city: the coordinates of a city, and the place of the tour that holds it. axis: all x, all y, all places of the
-        tour. next: neighbouring places of the tour, which is closed."""
+        """city: where a city is, and its position in the tour. part: all cities, all positions of the tour. next: neighbouring
+        positions of the tour, which is closed."""
         n = self.cities
-        place = torch.arange(self.length)
-        is_tour = place >= 2 * n
-        apart = (place[:, None] - place[None, :]).abs()
+        at = torch.arange(self.length)
+        is_tour = at >= n
+        apart = (at[:, None] - at[None, :]).abs()
         city_of_token = torch.full((self.vocab_size,), -1)
-        city_of_token[1 + self.grid :] = torch.arange(n)
+        city_of_token[1 + self.grid**2 :] = torch.arange(n)
         always = torch.ones(self.length, self.length, dtype=torch.bool)
         return {
-            "city": Relation(always, torch.where(is_tour, -1, place // 2), city_of_token),
-            "axis": same(torch.where(is_tour, 2, place % 2)),
+            "city": Relation(always, torch.where(is_tour, -1, at), city_of_token),
+            "part": same(is_tour.long()),
             "next": Relation(is_tour[:, None] & is_tour[None, :] & ((apart == 1) | (apart == n - 1))),
         }
 
@@ -75,17 +76,19 @@ class Tsp:
         return Instances(out.tokens, out.maskable, out.x0, {"difficulty": np.where(greedy, "greedy", "search")})
 
     def _encode(self, points: Tensor, tours: Tensor) -> Instances:
-        x0 = torch.cat([points.flatten(1) + 1, tours + 1 + self.grid], dim=1)
-        maskable = (torch.arange(self.length) > 2 * self.cities).expand_as(x0).clone()
+        places = 1 + self.grid * points[..., 0] + points[..., 1]
+        x0 = torch.cat([places, tours + 1 + self.grid**2], dim=1)
+        maskable = (torch.arange(self.length) > self.cities).expand_as(x0).clone()
         return Instances(torch.where(maskable, self.mask_token_id, x0), maskable, x0)
 
     def _points(self, tokens: Tensor) -> Tensor:
         """Coordinates (N, n, 2)."""
-        return tokens[:, : 2 * self.cities].reshape(-1, self.cities, 2) - 1
+        places = tokens[:, : self.cities] - 1
+        return torch.stack([places // self.grid, places % self.grid], dim=-1)
 
     def _tours(self, tokens: Tensor) -> Tensor:
         """Cities (N, n) in the order of the tour; less than 0 for what is no city."""
-        return tokens[:, 2 * self.cities :] - 1 - self.grid
+        return tokens[:, self.cities :] - 1 - self.grid**2
 
     # ---- generation -----------------------------------------------------------------------------------------------
 
@@ -140,7 +143,7 @@ class Tsp:
 
     def format(self, tokens: Tensor) -> str:
         """The tour as `0,3,1,2`; '.' for what is still masked and '?' for what is no city."""
-        masked = (tokens[2 * self.cities :] == self.mask_token_id).tolist()
+        masked = (tokens[self.cities :] == self.mask_token_id).tolist()
         tour = self._tours(tokens[None])[0].tolist()
         return ",".join(str(c) if c >= 0 else "." if hidden else "?" for c, hidden in zip(tour, masked, strict=True))
 
@@ -172,8 +175,8 @@ class Tsp:
         correct = self.tour_gap(instances, tokens) == 0
         if instances.x0 is None:
             return Verdict(correct, cell_accuracy(instances, correct[:, None].expand_as(tokens)))
-        tours = tokens[:, 2 * self.cities :]
-        back = torch.cat([tokens[:, : 2 * self.cities], _reversed(tours)], dim=1)
+        tours = tokens[:, self.cities :]
+        back = torch.cat([tokens[:, : self.cities], _reversed(tours)], dim=1)
         forth, turned = (cell_accuracy(instances, way == instances.x0) for way in (tokens, back))
         return Verdict(correct, torch.maximum(forth, turned))
 
