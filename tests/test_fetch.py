@@ -24,8 +24,9 @@ from anyorder.zoo.fetch import PACKAGES, Package, fetch, fetched
 FILE = "thing-1.0-py3-none-any.whl"
 
 
-def unpack(wheel: zipfile.ZipFile, folder: Path) -> None:
-    (folder / "thing.txt").write_bytes(wheel.read("thing.txt"))
+def unpack(archive: Path, folder: Path) -> None:
+    with zipfile.ZipFile(archive) as wheel:
+        wheel.extract("thing.txt", folder)
 
 
 class Index(BaseHTTPRequestHandler):

