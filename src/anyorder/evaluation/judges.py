@@ -3,6 +3,7 @@
 A judge is a function of a task, instances and completed sequences (N, L) that gives a number per sample, see `evaluate`.
 """
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +14,10 @@ from torch import Tensor, nn
 from anyorder.denoisers.base import Denoiser, attention_of
 from anyorder.errors import BadInput
 from anyorder.evaluation.evaluate import Judge
+from anyorder.tasks.antibody import Antibody, chain_of
 from anyorder.tasks.base import Instances, Task
 from anyorder.tasks.sequences import Sequences
+from anyorder.zoo.fetch import fetched
 
 
 @dataclass(frozen=True)
@@ -99,8 +102,40 @@ class CausalPerplexity:
         return float(self.model(input_ids=batch, labels=batch).loss)
 
 
+class PredictedError:
+    """Error of the structure that IgFold (arXiv 2204.06035) predicts, by its own estimate: mean over residues in Angstrom,
+    float (N,), nan for what is no antibody domain; small is good. About 11 s per sequence and four models on one core.
+
+    IgFold is free for non-commercial use only: the extra `igfold-noncommercial`, never a dependency.
+
+    Args:
+        models: how many of its four models.
+    """
+
+    def __init__(self, models: int = 4) -> None:
+        os.environ.setdefault("ANTIBERTY_WEIGHTS_DIR", str(fetched("antiberty")))
+        try:
+            from igfold import IgFoldRunner
+        except ImportError as error:
+            raise BadInput(
+                "this judge needs IgFold, free for non-commercial use only: pip install 'anyorder[igfold-noncommercial]'"
+            ) from error
+        self.runner: Any = IgFoldRunner(num_models=models, verbose=False)
+
+    def __call__(self, task: Task, instances: Instances, tokens: Tensor) -> np.ndarray:
+        if not isinstance(task, Antibody):
+            raise BadInput(f"IgFold folds antibodies; {task.name} is none")
+        return np.array([self._angstrom(text) for text in task.texts(tokens)])
+
+    def _angstrom(self, text: str) -> float:
+        chain = chain_of(text)
+        if chain is None:
+            return float("nan")
+        return float(self.runner.predict([{chain: text}])[0].prmsd.mean())
+
+
 def make_judges(specs: list[str], denoiser: Denoiser) -> dict[str, Judge]:
-    """Judges from `pseudo_likelihood[:FOLDS]` and `perplexity:MODEL`, by the name that their column gets."""
+    """Judges from `pseudo_likelihood[:FOLDS]`, `perplexity:MODEL` and `igfold[:MODELS]`, by the name of their column."""
     judges: dict[str, Judge] = {}
     for spec in specs:
         kind, _, value = spec.partition(":")
@@ -108,6 +143,8 @@ def make_judges(specs: list[str], denoiser: Denoiser) -> dict[str, Judge]:
             judges["pseudo-likelihood"] = PseudoLikelihood(denoiser, int(value or 10))
         elif kind == "perplexity" and value:
             judges["nats per token"] = CausalPerplexity(value)
+        elif kind == "igfold" and value in ("", "1", "2", "3", "4"):
+            judges["structure error"] = PredictedError(int(value or 4))
         else:
-            raise BadInput(f"judge {spec!r} is unknown: use pseudo_likelihood[:FOLDS] or perplexity:MODEL")
+            raise BadInput(f"judge {spec!r} is unknown: use pseudo_likelihood[:FOLDS], perplexity:MODEL or igfold[:MODELS]")
     return judges

@@ -65,6 +65,12 @@ def cdr_masked(sequence: str, region: str = "cdr3") -> str:
     return "".join(f"_{{{len(text)}}}" if name == region else text for name, text in parts.items())
 
 
+def chain_of(text: str) -> str | None:
+    """ "H" or "L" for a heavy or light chain's domain, None for what cannot be numbered."""
+    found = _annotator().number(text)
+    return None if found.error is not None else ("H" if found.chain == "H" else "L")
+
+
 _REGIONS = ("fr1", "cdr1", "fr2", "cdr2", "fr3", "cdr3", "fr4")
 
 

