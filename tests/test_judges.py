@@ -43,6 +43,7 @@ def test_with_a_fold_per_position_it_is_the_exact_pseudo_likelihood(task: Sequen
 
 
 def test_given_symbols_do_not_count(task: Sequences, denoiser: Transformer) -> None:
+    denoiser.requires_grad_(False)
     problem = task.parse("AC__F")
     tokens = problem.tokens.masked_scatter(problem.maskable, torch.tensor(task.symbols.encode("DE")))
     one = PseudoLikelihood(denoiser, folds=1)(task, problem, tokens)[0]

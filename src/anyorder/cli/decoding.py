@@ -160,6 +160,9 @@ def sample(
     out: Annotated[
         Path | None, typer.Option("--out", help="write tokens, commit steps and log-probabilities (safetensors)")
     ] = None,
+    fasta: Annotated[
+        Path | None, typer.Option("--fasta", help="write the sequences as FASTA, named by order, steps, seed and length")
+    ] = None,
     task_options: TaskOptionsOption = None,
     temperature: TemperatureOption = 0.0,
     top_p: TopPOption = 1.0,
@@ -172,21 +175,26 @@ def sample(
     from anyorder.evaluation.evaluate import decode_in_batches
     from anyorder.evaluation.orders import make_decoder
     from anyorder.session import open_session
+    from anyorder.tasks.sequences import Sequences, design_names, write_fasta
 
     session = open_session(
         task, None, denoiser, limit, seed, None, task_options, policy, strict=not any_denoiser, problem=problem,
         trust_remote_code=trust_remote_code,
     )  # fmt: skip
+    if fasta and not isinstance(session.task, Sequences):
+        raise BadInput(f"--fasta is for sequences, not for {task}: use --out")
     instances = session.instances
     instances = instances[torch.arange(len(instances)).repeat_interleave(number)]
     budget = read_budgets(steps, int(instances.maskable.sum(dim=1).max()))[0]
-    decoder = make_decoder(
-        order or session.best_order(), budget, noise, session.load_policy, token=token_rule(temperature, top_p)
-    )
+    order = order or session.best_order()
+    decoder = make_decoder(order, budget, noise, session.load_policy, token=token_rule(temperature, top_p))
     decoded = decode_in_batches(session.denoiser, instances, decoder, seed=seed, batch_size=256, progress=None, name="sample")
     right = session.task.check(instances, decoded.tokens).instance_correct
-    for tokens in decoded.tokens[right] if only_valid else decoded.tokens:
-        print(session.task.format(tokens))
+    shown = [session.task.format(tokens) for tokens in (decoded.tokens[right] if only_valid else decoded.tokens)]
+    for text in shown:
+        print(text)
+    if fasta:
+        write_fasta(fasta, list(zip(design_names(shown, order, budget, seed), shown, strict=True)))
     if out:
         decoded.save(out)
     forwards = float(decoded.forwards.double().mean())

@@ -43,16 +43,18 @@ def reproduce(
     target: Annotated[
         str,
         typer.Argument(
-            help="table1, table3, table4, figure2 or figure3 of arXiv 2606.00295; "
-            "stability, falsification (its review); or 'all' of the scale"
+            help="table1, table3, table4, figure2 or figure3 of arXiv 2606.00295, for its proteins table1-proteins, table2, "
+            "figure1; stability, falsification (its review); or 'all' of the scale"
         ),
     ],
-    scale: Annotated[str, typer.Option(help="small: two cores, within the hour; paper: the 6M GPT-2, one GPU")] = "small",
+    scale: Annotated[
+        str, typer.Option(help="small: two cores, within the hour; paper: the 6M GPT-2 or DPLM, one GPU")
+    ] = "small",
     out: Annotated[
         Path | None, typer.Option("--out", help="folder shared by all targets; runs/reproduce/SCALE by default")
     ] = None,
     seeds: Annotated[str, typer.Option(help="comma-separated seeds of the fits")] = "0,1,2",
-    problems: Annotated[int | None, typer.Option(min=1, help="test problems per task")] = None,
+    problems: Annotated[int | None, typer.Option(min=1, help="test problems per task; proteins of each length")] = None,
     workers: Annotated[int, typer.Option(min=1, help="processes")] = 2,
 ) -> None:
     """Reproduce a table or figure of a paper. Interrupted, the same command goes on; targets share models and decodings."""

@@ -20,6 +20,8 @@ _STYLE = {
     "MLP policy, L_ORDER": ("#ff7f0e", "-"),
     "policy, L_ORDER, MLP": ("#ff7f0e", "-"),
     "shipped policy": ("#d62728", "-"),
+    "released denoiser": ("#9aa0a6", "--"),
+    "plain L_MDM": ("#8c564b", "-"),
 }
 
 

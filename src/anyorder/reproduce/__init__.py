@@ -8,14 +8,11 @@ from anyorder.errors import BadInput
 from anyorder.evaluation.evaluate import environment
 from anyorder.files import write_json, write_text
 from anyorder.report.plots import bars, panels
-from anyorder.reproduce import adaptive, falsification, stability
+from anyorder.reproduce import adaptive, falsification, proteins, stability
 from anyorder.reproduce.outcome import Outcome
-from anyorder.reproduce.study import Setting, Study
+from anyorder.reproduce.study import Setting
 
-TARGETS = adaptive.TARGETS | stability.TARGETS | falsification.TARGETS
-
-PROTEINS = ("table2", "figure1")
-"""Targets of the paper that need the protein denoisers."""
+TARGETS = adaptive.TARGETS | stability.TARGETS | falsification.TARGETS | proteins.TARGETS
 
 _SORTING = ("task.name=sorting", "task.options={items=16}", "data.options={}", "run.log_steps=10")
 _TSP = ("task.name=tsp", "task.options={cities=6, grid=8}", "data.options={}", "run.log_steps=10")
@@ -84,6 +81,7 @@ _SETTINGS: dict[str, list[Setting]] = {
             problems=1000,
             figure_steps=(5, 10, 20, 50, 100),
         ),
+        proteins.PAPER,
     ],
 }
 SCALES = {scale: {s.task: s for s in settings} for scale, settings in _SETTINGS.items()}
@@ -111,10 +109,8 @@ def reproduce(
         say: told about progress.
 
     Raises:
-        BadInput: an unknown target or scale, or a target whose models are not here yet.
+        BadInput: an unknown target or scale, or a target whose models cannot be reached.
     """
-    if target in PROTEINS:
-        raise BadInput(f"{target} is about proteins, whose denoisers are not in this version; here are {', '.join(TARGETS)}")
     if target not in TARGETS or scale not in SCALES:
         raise BadInput(f"{target} at scale {scale} is unknown: use one of {', '.join(TARGETS)}, and {' or '.join(SCALES)}")
     if len(set(seeds)) < len(seeds):
@@ -122,12 +118,13 @@ def reproduce(
     known, tasks = SCALES[scale], TARGETS[target].tasks
     missing = [task for task in tasks if task not in known]
     if missing:
-        raise BadInput(f"{target} has no {scale} scale: {', '.join(missing)} are run small")
+        elsewhere = " or ".join(name for name, found in SCALES.items() if set(tasks) <= found.keys())
+        raise BadInput(f"{target} has no {scale} scale: {', '.join(missing)} run at --scale {elsewhere}")
     settings = [replace(known[task], problems=problems or known[task].problems) for task in tasks]
     needs = TARGETS[target].needs(settings, seeds)
-    solved = Study(folder).decode_all(needs, workers, say)
+    solved = TARGETS[target].study(folder).decode_all(needs, workers, say)
     outcome = TARGETS[target].layout(settings, seeds, solved, folder)
-    about = _about(settings, seeds, scale)
+    about = (TARGETS[target].about or _about)(settings, seeds, scale)
     write_text(folder / f"{target}.md", f"# {outcome.title}\n\n{about}\n{outcome.markdown}")
     write_json(
         folder / f"{target}.json",

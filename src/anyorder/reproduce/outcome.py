@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from anyorder.evaluation.statistics import Interval, sign_flip, wilson
-from anyorder.reproduce.study import Decoding, Setting
+from anyorder.reproduce.study import Decoding, Setting, Study
 
 TASK_NAMES = {"sudoku": "Sudoku", "sat": "3-SAT", "sorting": "sorting", "tsp": "travelling salesman"}
 
@@ -30,11 +30,17 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Target:
-    """A table or figure: the tasks it is about, what it needs, and how it is laid out."""
+    """A table or figure: the tasks it is about, what it needs, and how it is laid out.
+
+    study: who trains and decodes; puzzles are solved or not, and what is otherwise scored has a study of its own.
+    about: what the table must say about itself (settings, seeds, scale), where that is not what is said of puzzles.
+    """
 
     tasks: tuple[str, ...]
     needs: Callable[[list[Setting], list[int]], list[Decoding]]
     layout: Callable[[list[Setting], list[int], Solved, Path], Outcome]
+    study: type[Study] = Study
+    about: Callable[[list[Setting], list[int], str], str] | None = None
 
 
 class Cells:

@@ -18,15 +18,17 @@ from rich.console import Console
 
 from anyorder import __version__
 from anyorder.denoisers.base import fingerprint
+from anyorder.denoisers.huggingface import HuggingFaceDenoiser
+from anyorder.denoisers.transformer import Transformer
 from anyorder.errors import AnyorderError, BadInput
 from anyorder.evaluation.evaluate import evaluate
+from anyorder.evaluation.orders import PolicyLoader
 from anyorder.files import write_json
-from anyorder.orders.policies import LearnedOrder
 from anyorder.tasks import make_task
 from anyorder.tasks.base import Instances, Task
 from anyorder.training.fit import run_recipe
-from anyorder.training.settings import load_recipe
-from anyorder.zoo import load_denoiser, load_order, zoo_names
+from anyorder.training.settings import load_recipe, recipe_names
+from anyorder.zoo import load_denoiser, load_order
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,8 @@ class Setting:
 
     Args:
         task, options: of `make_task`.
-        denoiser: frozen in the policy-only half, and the common start of joint training: a shipped name, or a recipe that
-            trains it.
+        denoiser: frozen in the policy-only half, and the common start of joint training: a shipped name, a folder or a hub
+            id, or a recipe that trains it.
         adaptive: the recipe of Algorithm 1; its `train_denoiser` is the switch between the halves.
         denoiser_changes, policy_changes, joint_changes: overrides of these recipes.
         problems: how many test problems, drawn with `generate` options.
@@ -85,14 +87,12 @@ class Study:
 
     def model_folder(self, setting: Setting, model: str) -> Path:
         """Where a model lives."""
-        if model == "frozen" and setting.denoiser in zoo_names():
-            return Path(setting.denoiser)
-        return self.folder / setting.task / model
+        return Path(setting.denoiser) if _is_given(setting, model) else self.folder / setting.task / model
 
     def ensure(self, setting: Setting, model: str) -> Path:
         """Train a model if it is not there, and what it starts from."""
         folder = self.model_folder(setting, model)
-        if str(folder) in zoo_names():
+        if _is_given(setting, model):
             return folder
         kind, _, rest = model.partition("/")
         start = None
@@ -109,7 +109,7 @@ class Study:
                 changes += ["joint.plus_one=false"] if kind == "joint-without-one" else []
                 changes += ["objective.states=teacher"] if kind == "joint-on-path" else []
             recipe = load_recipe(setting.adaptive, changes)
-        identity = {"recipe": recipe.model_dump(mode="json"), "start": start and fingerprint(load_denoiser(start))}
+        identity = {"recipe": recipe.model_dump(mode="json"), "start": start and fingerprint(load_denoiser(str(start)))}
         finished = folder / "finished.json"
         if finished.exists():
             if json.loads(finished.read_text(encoding="utf-8")) != identity:
@@ -128,6 +128,14 @@ class Study:
         task = make_task(setting.task, **setting.options)
         return task, task.generate(setting.problems, TEST_SEED, **setting.generate)
 
+    def load(self, decoding: Decoding) -> tuple[Transformer | HuggingFaceDenoiser, PolicyLoader]:
+        """The denoiser that a decoding is of, and what loads its policy."""
+        folder = self.ensure(decoding.setting, decoding.model)
+        denoiser_folder = self.model_folder(decoding.setting, "frozen") if decoding.model.startswith("policy/") else folder
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        denoiser = load_denoiser(str(denoiser_folder)).to(device)
+        return denoiser, lambda _name: load_order(folder, denoiser).to(device)
+
     def _cell_path(self, decoding: Decoding, order: str, mark: str) -> Path:
         setting = decoding.setting
         identity = [__version__, setting.task, setting.options, setting.problems, setting.generate, order, mark]
@@ -136,14 +144,7 @@ class Study:
 
     def decode(self, decoding: Decoding) -> dict[str, np.ndarray]:
         """Which test problems each order solves, bool (N,); decoded now, or read from the cells that are kept."""
-        folder = self.ensure(decoding.setting, decoding.model)
-        denoiser_folder = self.model_folder(decoding.setting, "frozen") if decoding.model.startswith("policy/") else folder
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        denoiser = load_denoiser(denoiser_folder).to(device)
-
-        def load_policy(_name: str) -> LearnedOrder:
-            return load_order(folder, denoiser).to(device)
-
+        denoiser, load_policy = self.load(decoding)
         mark = fingerprint(denoiser)
         solved = {}
         for order in decoding.orders:
@@ -179,12 +180,12 @@ class Study:
         found: dict[Decoding, dict] = {}
         if workers == 1:
             for (task, model), group in groups.items():
-                found |= _decode_group(self.folder, group)
+                found |= _decode_group(self, group)
                 say(f"{task}: {model} ({len(found)} of {len(wanted)} decodings done)")
             return found
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(workers, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            futures = {pool.submit(_decode_group, self.folder, group): key for key, group in groups.items()}
+            futures = {pool.submit(_decode_group, self, group): key for key, group in groups.items()}
             try:
                 for future in as_completed(futures):
                     found |= future.result()
@@ -201,8 +202,12 @@ def _before(model: str) -> tuple[str, ...]:
     return () if model == "frozen" else ("frozen",)
 
 
-def _decode_group(folder: Path, group: list[Decoding]) -> dict[Decoding, dict]:
-    study = Study(folder)
+def _is_given(setting: Setting, model: str) -> bool:
+    """Whether a model is there from the start: a denoiser that no recipe trains."""
+    return model == "frozen" and setting.denoiser not in recipe_names() and not setting.denoiser.endswith(".toml")
+
+
+def _decode_group(study: Study, group: list[Decoding]) -> dict[Decoding, dict]:
     try:
         return {decoding: study.decode(decoding) for decoding in group}
     except KeyboardInterrupt as error:

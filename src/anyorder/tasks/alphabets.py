@@ -257,8 +257,11 @@ def _vocab_size(folder: Path, fallback: int) -> int:
 
 
 def _from_vocabulary(path: Path) -> Symbols:
-    """A BERT-like list of symbols, one per line; brackets around a word of capitals or `unused` make it special."""
-    tokens = tuple(path.read_text(encoding="utf-8").splitlines())
+    """A list of symbols, one per line: that of ESM, or one like BERT's, where brackets around a word of capitals or `unused`
+    make it special."""
+    tokens = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines())
+    if tokens == ESM.tokens:
+        return ESM
     special = frozenset(token for token in tokens if re.fullmatch(r"\[(UNK|unused\d*)\]", token))
     missing = [token for token in ("[PAD]", "[MASK]", "[CLS]", "[SEP]") if token not in tokens]
     if missing:

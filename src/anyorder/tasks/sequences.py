@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from anyorder.errors import BadInput
+from anyorder.files import write_text
 from anyorder.relations import Relation
 from anyorder.tasks.alphabets import alphabet_of
 from anyorder.tasks.base import Instances, Verdict, per_instance_seeds
@@ -264,6 +265,20 @@ def _from_json(line: str, where: str) -> str:
     if not isinstance(value, str):
         raise BadInput(f"{where}: a string, or an object with one of {', '.join(_COLUMNS[:3])} is wanted")
     return value
+
+
+def design_names(texts: list[str], order: str, steps: int, seed: int) -> list[str]:
+    """Names of generated sequences in a FASTA file: how they were made, a number, and how long they are."""
+    made = f"{order.replace('/', '_').replace(' ', '_')}_T{steps}_seed{seed}"
+    return [f"{made}_{number} length={len(text)}" for number, text in enumerate(texts, start=1)]
+
+
+def write_fasta(path: Path, sequences: list[tuple[str, str]]) -> None:
+    """Write (name, sequence) pairs as FASTA, 60 symbols a line, atomically."""
+    lines = []
+    for name, text in sequences:
+        lines += [f">{name}", *(text[start : start + 60] for start in range(0, len(text), 60))]
+    write_text(path, "".join(f"{line}\n" for line in lines))
 
 
 # ---- measures of samples ----------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from anyorder.denoisers.transformer import Transformer
 from anyorder.errors import BadCheckpoint, BadInput, WrongDenoiser
 from anyorder.orders.policies import LearnedOrder, Policy
 from anyorder.tasks import make_task
-from anyorder.tasks.alphabets import alphabet_of
+from anyorder.tasks.alphabets import ESM, alphabet_of
 from anyorder.tasks.base import Task
 from anyorder.tasks.sequences import Sequences
 from anyorder.zoo.fetch import fetched
@@ -100,7 +100,8 @@ def load_denoiser(name: str | Path, *, trust_remote_code: bool = False, **option
         BadInput: no such denoiser, or one that cannot be used. BadCheckpoint: weights that cannot be read.
     """
     if _is_hub_id(name):
-        return HuggingFaceDenoiser.from_pretrained(str(name), trust_remote_code=trust_remote_code, **options)
+        found = HuggingFaceDenoiser.from_pretrained(str(name), trust_remote_code=trust_remote_code, **options)
+        return _only_amino_acids(found, options)
     folder = folder_of(name)
     if not is_hugging_face(folder):
         return _load(Transformer, folder, "denoiser")
@@ -108,7 +109,16 @@ def load_denoiser(name: str | Path, *, trust_remote_code: bool = False, **option
         symbols = alphabet_of(str(folder))
         special = set(range(symbols.vocab_size)) - symbols.symbols
         options = {"mask_token_id": symbols.mask_token_id, "forbid": special, **options}
-    return HuggingFaceDenoiser.from_pretrained(folder, trust_remote_code=trust_remote_code, **options)
+    found = HuggingFaceDenoiser.from_pretrained(folder, trust_remote_code=trust_remote_code, **options)
+    return _only_amino_acids(found, options)
+
+
+def _only_amino_acids(denoiser: HuggingFaceDenoiser, options: dict[str, Any]) -> HuggingFaceDenoiser:
+    """ESM and DPLM know letters that are no amino acids (X, B, gaps); to their tokenizer these are no special tokens."""
+    kind = getattr(denoiser.model.config, "model_type", None)
+    if (kind, denoiser.vocab_size, denoiser.mask_token_id) == ("esm", ESM.vocab_size, ESM.mask_token_id):
+        denoiser.forbidden = sorted(set(range(ESM.vocab_size)) - ESM.symbols - set(options.get("allow", ())))
+    return denoiser
 
 
 def is_hugging_face(folder: Path) -> bool:

@@ -1,0 +1,64 @@
+"""The command that folds: structure scores of the sequences of a file."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from anyorder.cli.app import app
+from anyorder.cli.options import LimitOption, ProgressBar, wide_console
+from anyorder.errors import BadInput
+
+
+@app.command()
+def fold(
+    file: Annotated[Path, typer.Argument(help="protein sequences: .fasta, .txt, .jsonl or .csv")],
+    model: Annotated[str, typer.Option("--model", help="hub id or folder of an ESMFold")] = "facebook/esmfold_v1",
+    json_out: Annotated[Path | None, typer.Option("--json", help="write the scores of every sequence")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; the GPU where there is one")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="of the weights: float32, bfloat16; as its authors run it by default")
+    ] = None,
+    chunk_size: Annotated[int | None, typer.Option(min=1, help="smaller: less memory for long sequences, more time")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="sequences of equal length folded together")] = 1,
+    inner_tm: Annotated[
+        bool, typer.Option("--inner-tm", help="mean TM-score of all pairs as well: pip install 'anyorder[tm]' (GPLv3)")
+    ] = False,
+    limit: LimitOption = None,
+) -> None:
+    """Predict the structures of proteins by ESMFold: pLDDT, pTM, pAE, foldability. Interrupted, the same command goes on."""
+    import itertools
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from anyorder.evaluation.structure import ESMFold, mean_tm, structure_summary, tm_align
+    from anyorder.files import write_json
+    from anyorder.tasks.sequences import read_sequences
+
+    if not file.is_file():
+        raise BadInput(f"no such file: {file}")
+    if inner_tm:
+        tm_align()  # say now that it is missing, not after hours of folding
+    read = list(itertools.islice(read_sequences(file), limit))
+    if not read:
+        raise BadInput(f"{file} holds no sequences")
+    predictor = ESMFold(model, device=device, dtype=dtype, chunk_size=chunk_size, batch_size=batch_size)
+    with ProgressBar(Console(stderr=True)) as bar:
+        structures = predictor.fold([text.strip() for _, text in read], lambda done, total: bar("folding", done, total))
+    table = Table("sequence", "length", "pLDDT", "pTM", "pAE, Å", "foldable")
+    for (name, _), s in zip(read, structures, strict=True):
+        numbers = (str(len(s.sequence)), f"{s.plddt:.1f}", f"{s.ptm:.2f}", f"{s.pae:.1f}", "yes" if s.foldable else "no")
+        table.add_row(name, *numbers)
+    wide_console().print(table)
+    summary = structure_summary(structures)
+    if inner_tm:
+        summary["inner_tm"] = float(mean_tm(structures).mean())
+    print(", ".join(f"{name} {value:.3g}" for name, value in summary.items()))
+    if json_out:
+        rows = [
+            {"name": name, "length": len(s.sequence), "sequence": s.sequence, "plddt": s.plddt, "plddt_ca": s.plddt_ca,
+             "ptm": s.ptm, "pae": s.pae, "foldable": s.foldable}
+            for (name, _), s in zip(read, structures, strict=True)
+        ]  # fmt: skip
+        write_json(json_out, {"model": model, "file": file.name, "summary": summary, "sequences": rows})
