@@ -8,7 +8,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from anyorder.errors import BadInput
+from anyorder.errors import BadCheckpoint, BadInput
 from anyorder.fitting import Wishes, fit_and_compare
 from anyorder.tasks.alphabets import AMINO_ACIDS
 from anyorder.zoo import load_denoiser, load_order
@@ -92,6 +92,39 @@ def test_a_model_that_does_not_fit_the_alphabet_is_refused(model: Path, data: Pa
         task_for("protein", str(model), denoiser, {"alphabet": "esm"})
     with pytest.raises(BadInput, match="model of sequences, not of sudoku"):
         task_for("sudoku", str(model), denoiser, {})
+
+
+def test_sequences_are_no_longer_than_the_model(model: Path) -> None:
+    from anyorder.session import task_for
+
+    denoiser = load_denoiser(model)
+    task = task_for("protein", str(model), denoiser, {})
+    assert task.length == 40
+    with pytest.raises(BadInput, match="takes 38 symbols at most, not 50"):
+        task_for("protein", str(model), denoiser, {"length": 50})
+    with pytest.raises(BadInput, match="has 39 symbols; this task takes 38"):
+        task.parse("_{39}")
+
+
+def test_positions_of_esm_begin_after_its_padding() -> None:
+    from anyorder.denoisers.huggingface import HuggingFaceDenoiser
+
+    config = transformers.EsmConfig(
+        vocab_size=33, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8,
+        max_position_embeddings=1026, pad_token_id=1, mask_token_id=32, position_embedding_type="absolute",
+    )  # fmt: skip
+    denoiser = HuggingFaceDenoiser(transformers.EsmForMaskedLM(config), 32, [0, 1, 2], pad_token_id=1).eval()
+    assert denoiser.max_length == 1024
+    tokens = torch.full((1, 1024), 32)
+    assert denoiser(tokens, None, tokens == 32).logits.shape == (1024, 33)
+
+
+def test_weights_that_are_cut_off_are_named(model: Path, tmp_path: Path) -> None:
+    for path in model.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "model.safetensors").write_bytes((model / "model.safetensors").read_bytes()[:500])
+    with pytest.raises(BadCheckpoint, match="no readable weights"):
+        load_denoiser(tmp_path)
 
 
 def test_a_head_that_was_never_trained_is_refused(tmp_path: Path) -> None:

@@ -145,14 +145,14 @@ def _prepare(wishes: Wishes) -> _Bench:
 
 def _longest(name: str, model: str, denoiser: nn.Module, texts: list[str]) -> int:
     """Symbols of the longest sequence."""
-    task: Any = task_for(name, model, denoiser, {"length": 100_000})  # type: ignore[arg-type]
+    task: Any = task_for(name, model, denoiser, {})  # type: ignore[arg-type]
     longest = 1
     for number, text in enumerate(texts):
         try:
             longest = max(longest, len(task.symbols.encode(text)))
         except BadInput as error:
             raise BadInput(f"sequence {number + 1} ({text[:20]}...): {error}") from error
-    most = getattr(getattr(getattr(denoiser, "model", None), "config", None), "max_position_embeddings", None)
+    most = getattr(denoiser, "max_length", None)
     frame = len(task.symbols.start) + len(task.symbols.end)
     if most is not None and longest + frame > most:
         raise BadInput(f"the longest sequence has {longest} symbols; this model takes {most - frame} at most")

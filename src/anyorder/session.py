@@ -131,12 +131,18 @@ def task_for(task_name: str, denoiser_name: str, denoiser: Transformer | Hugging
 
     task = make_task(task_name, **options)
     if "alphabet" not in options and not fits(task):
-        task = make_task(task_name, **options, alphabet=denoiser_name)
+        options = {**options, "alphabet": denoiser_name}
+        task = make_task(task_name, **options)
     if not fits(task):
         raise BadInput(
             f"the alphabet {options.get('alphabet', denoiser_name)} has {task.vocab_size} tokens with mask "
             f"{task.mask_token_id}, the model {denoiser_name} {denoiser.vocab_size} with mask {denoiser.mask_token_id}"
         )
+    if denoiser.max_length is not None and task.length > denoiser.max_length:
+        most = denoiser.max_length - (task.length - task.most)  # type: ignore[attr-defined]
+        if "length" in options:
+            raise BadInput(f"{denoiser_name} takes {most} symbols at most, not {options['length']}")
+        task = make_task(task_name, **options, length=most)
     if task.free_length:  # type: ignore[attr-defined]
         denoiser.allow(task.symbols.end)  # type: ignore[attr-defined]
     return task

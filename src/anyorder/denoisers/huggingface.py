@@ -12,16 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from anyorder.denoisers.base import DenoiserOutput
-from anyorder.errors import BadInput
+from anyorder.errors import BadCheckpoint, BadInput
 
 _SHIFTED = {"dream"}
 """Model types whose logits at position i predict token i + 1, as in the causal models that they were adapted from."""
 
 _MASK_AS_IS = {"dream"}
 """Model types that hand the attention mask to scaled_dot_product_attention as it is: it must be bool (B, 1, 1, L)."""
+
+
+_POSITIONS_AFTER_PADDING = {"esm", "roberta", "xlm-roberta", "camembert"}
+"""Model types whose positions count from the padding token's id + 1, so that fewer are left for tokens."""
 
 
 class HuggingFaceDenoiser(nn.Module):
@@ -63,6 +68,7 @@ class HuggingFaceDenoiser(nn.Module):
         self.pad_token_id = pad_token_id
         self.tokenizer = tokenizer
         self.forbidden = sorted({mask_token_id, *(token for token in forbidden if 0 <= token < self.vocab_size)})
+        self.max_length = _max_length(config)
         self._takes_positions = "position_ids" in inspect.signature(model.forward).parameters
         self._mask_as_is = _model_type(config) in _MASK_AS_IS
 
@@ -107,6 +113,8 @@ class HuggingFaceDenoiser(nn.Module):
                     f"{name} comes with code of its own: read it, then allow it with trust_remote_code=True"
                 ) from error
             raise BadInput(f"{name} cannot be loaded as a masked-token model: {_first_line(error)}") from error
+        except SafetensorError as error:
+            raise BadCheckpoint(f"{name} holds no readable weights: {error}") from error
         if report["missing_keys"]:  # a head that was never trained gives no error later, only nonsense
             missing = ", ".join(sorted(report["missing_keys"])[:3])
             raise BadInput(f"{name} has no weights for {missing}...: it is no trained masked-token model")
@@ -202,6 +210,14 @@ class HuggingFaceDenoiser(nn.Module):
 def is_shifted(config: Any) -> bool:
     """Do the logits of models with this configuration predict the next position, as Dream's do?"""
     return _model_type(config) in _SHIFTED
+
+
+def _max_length(config: Any) -> int | None:
+    """Most tokens of a sequence, special ones included; None where the configuration does not say."""
+    most = getattr(config, "max_position_embeddings", None)
+    if most is not None and _model_type(config) in _POSITIONS_AFTER_PADDING:
+        most -= (config.pad_token_id or 0) + 1
+    return most
 
 
 def _model_type(config: Any) -> str:

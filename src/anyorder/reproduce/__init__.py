@@ -15,7 +15,7 @@ from anyorder.reproduce.study import Setting
 TARGETS = adaptive.TARGETS | stability.TARGETS | falsification.TARGETS | proteins.TARGETS
 
 _SORTING = ("task.name=sorting", "task.options={items=16}", "data.options={}", "run.log_steps=10")
-_TSP = ("task.name=tsp", "task.options={cities=6, grid=8}", "data.options={}", "run.log_steps=10")
+_TSP = ("task.name=tsp", "task.options={cities=5, grid=5}", "data.options={}", "run.log_steps=10")
 _SETTINGS: dict[str, list[Setting]] = {
     "small": [
         Setting(
@@ -53,14 +53,19 @@ _SETTINGS: dict[str, list[Setting]] = {
         ),
         Setting(
             task="tsp",
-            options={"cities": 6, "grid": 8},
+            options={"cities": 5, "grid": 5},
             denoiser="tsp-denoiser",
-            denoiser_changes=("task.options={cities=6, grid=8}", "run.steps=600", "optimizer.ema=0.99"),
+            denoiser_changes=(
+                "task.options={cities=5, grid=5}",
+                "run.steps=600",
+                "optimizer.ema=0.99",
+                "masking.normalise=rows",
+            ),
             adaptive="sudoku9-adaptive",
-            policy_changes=(*_TSP, "run.steps=150"),
-            joint_changes=(*_TSP, "run.steps=150"),
+            policy_changes=(*_TSP, "run.steps=100"),
+            joint_changes=(*_TSP, "run.steps=100"),
             problems=500,
-            figure_steps=(1, 2, 3, 5),
+            figure_steps=(1, 2, 4),
         ),
     ],
     "paper": [

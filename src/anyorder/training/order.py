@@ -78,7 +78,7 @@ class OrderJob:
     def __init__(self, recipe: OrderRecipe, denoiser: nn.Module, task: Task, instances: Instances | None = None) -> None:
         self.recipe, self.task = recipe, task
         self.objective: ObjectiveSettings = recipe.objective
-        size = getattr(denoiser, "max_length", task.length)
+        size = getattr(denoiser, "max_length", None) or task.length
         if (denoiser.vocab_size, denoiser.mask_token_id) != (task.vocab_size, task.mask_token_id) or size < task.length:
             raise BadInput(f"the denoiser {recipe.denoiser} is not for the task {task.name} {recipe.task.options}")
         self.denoiser = denoiser.eval().requires_grad_(False)
