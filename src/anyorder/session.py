@@ -28,15 +28,25 @@ class Session:
     instances: Instances
     denoiser: Transformer | HuggingFaceDenoiser
     load_policy: Callable[[str], LearnedOrder]
+    has_policy: bool
     meta: dict[str, Any]
+
+    def learned_orders(self) -> list[str]:
+        """The denoiser's own policy, if there is one, and with undo, if it can judge."""
+        if not self.has_policy:
+            return []
+        return ["policy", "policy+undo"] if self.load_policy("policy").judges else ["policy"]
 
     def best_order(self) -> str:
         """The denoiser's own policy, with undo where it can judge; confidence where there is none."""
-        try:
-            order = self.load_policy("policy")
-        except BadInput:
-            return "confidence"
-        return "policy+undo" if order.judges else "policy"
+        return ["confidence", *self.learned_orders()][-1]
+
+    def all_orders(self) -> list[str]:
+        """Every heuristic, what was learned for this denoiser, and the oracle where solutions are known."""
+        heuristics = ["random", "confidence", "margin", "log_margin", "entropy"]
+        if isinstance(self.task, Sequences):
+            heuristics.insert(1, "left_to_right")
+        return [*heuristics, *self.learned_orders(), *(["oracle"] if self.instances.x0 is not None else [])]
 
 
 def open_session(
@@ -103,7 +113,8 @@ def open_session(
         return loaded[name]
 
     meta = {"task": task_name, "data": source, "denoiser": str(denoiser_name), "denoiser_fingerprint": fingerprint(denoiser)}
-    return Session(task, instances, denoiser, load_policy, meta)
+    has_policy = policy is not None or (order_folder(denoiser_name) / "config.json").is_file()
+    return Session(task, instances, denoiser, load_policy, has_policy, meta)
 
 
 def task_for(task_name: str, denoiser_name: str, denoiser: Transformer | HuggingFaceDenoiser, options: dict[str, Any]) -> Task:

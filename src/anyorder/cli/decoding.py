@@ -34,9 +34,8 @@ def evaluate(
     task: TaskOption = "sudoku",
     data: DataOption = None,
     denoiser: DenoiserOption = None,
-    orders: Annotated[str, typer.Option(help="comma-separated; X+undo, X+repredict: other modes, X@COUNT: its count rule")] = (
-        "random,confidence,margin,log_margin,entropy,policy,policy+undo,oracle"
-    ),
+    orders: Annotated[str | None, typer.Option(help="comma-separated; X+undo, X+repredict: other modes, X@COUNT: its count "
+                                               "rule. All that can be had if not given")] = None,
     steps: Annotated[str, typer.Option(help="comma-separated budgets of forwards; 'all': one position per step")] = "5,10,20",
     noise: Annotated[str, typer.Option(help="comma-separated scales of Gumbel noise on the scores")] = "0",
     limit: LimitOption = None,
@@ -83,7 +82,7 @@ def evaluate(
             session.denoiser,
             session.task,
             session.instances,
-            names(orders),
+            names(orders) if orders is not None else session.all_orders(),
             budgets,
             noise=scales,
             load_policy=session.load_policy,

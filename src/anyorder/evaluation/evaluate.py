@@ -98,7 +98,7 @@ class Report:
             import pyarrow  # noqa: F401
         except ImportError as error:
             raise BadInput("Parquet needs: pip install 'anyorder[parquet]'; or name the file .json") from error
-        frame = pd.DataFrame(self.to_json()["results"])
+        frame = pd.json_normalize(self.to_json()["results"])
         write_atomically(path, lambda temporary: frame.to_parquet(temporary))
 
 

@@ -69,7 +69,7 @@ def measure_rows(cell: list[Result]) -> tuple[list[str], list[list[str]]]:
     rows = []
     for result in cell:
         found = [result.measures.get(name, (float("nan"),) * 3) for name in names]
-        rows.append([result.order, *("" if m != m else f"{m:.3g} ({low:.3g} - {high:.3g})" for m, low, high in found)])
+        rows.append([result.order, *("" if m != m else f"{m:.3g} ({low:.3g} to {high:.3g})" for m, low, high in found)])
     return ["order", *names], rows
 
 

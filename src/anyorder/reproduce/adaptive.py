@@ -129,6 +129,18 @@ def _table3(settings: list[Setting], seeds: list[int], solved: Solved, folder: P
         for n, joint in JOINT.items()
     ]
     parts.append("**Joint training**\n\n" + table(header, rows))
+    header = ["joint + policy minus", *(f"{TASK_NAMES[s.task]}, stochastic" for s in settings)]
+    rows = []
+    for name in (n for n in JOINT if n != "policy"):
+        pairs = [
+            (
+                cells.of(s, "joint/policy/{seed}", "policy", s.noise),
+                cells.of(s, f"{JOINT[name]}/{{seed}}", OWN_ORDER[name], s.noise),
+            )
+            for s in settings
+        ]
+        rows.append([f"{NAMES[name]}, decoded by {OWN_ORDER[name]}", *(difference(a, b) for a, b in pairs)])
+    parts.append("**Differences under noise, paired on the same puzzles and seeds**\n\n" + table(header, rows))
     return Outcome("Table 3: deterministic and stochastic decoding (Gumbel noise .5)", "\n".join(parts), values)
 
 
