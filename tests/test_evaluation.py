@@ -7,15 +7,20 @@ import numpy as np
 import pytest
 import torch
 
+from anyorder.decoding.loop import Decoder, decode
+from anyorder.decoding.tokens import Sample
+from anyorder.denoisers.transformer import Transformer
 from anyorder.errors import BadInput
 from anyorder.evaluation.calibration import calibration, path_calibration
-from anyorder.evaluation.evaluate import Report, evaluate, order_diversity
+from anyorder.evaluation.evaluate import Report, decode_in_batches, evaluate, order_diversity
 from anyorder.evaluation.headroom import measure, verdict
 from anyorder.evaluation.orders import make_decoder, parse_count_rule
 from anyorder.evaluation.statistics import mcnemar, oracle_gap_closed, paired_interval, wilson
 from anyorder.evaluation.tables import markdown, rich_tables
+from anyorder.orders.heuristics import confidence
 from anyorder.orders.policies import LearnedOrder, Policy
 from anyorder.report.plots import accuracy_against_steps
+from anyorder.tasks import make_task
 from anyorder.tasks.sudoku import Sudoku
 from conftest import HashDenoiser
 
@@ -173,3 +178,17 @@ def test_headroom_measures_all_orders_and_says_what_it_means() -> None:
     assert "best heuristic" in verdict(found)
     every, first = path_calibration(HashDenoiser(5), task.generate(10, 0, givens=12), 3)
     assert every.count >= first.count > 0
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5])
+def test_sequences_of_any_length_come_back_in_their_places(batch_size: int) -> None:
+    task = make_task("protein", length=20)
+    torch.manual_seed(0)
+    denoiser = Transformer(33, 32, task.length, 16, 1, ["everything"] * 2, pad_token_id=1).eval()
+    problems = task.encode(["AC_D_", "MKTAYIAK_", "____", "G__________W", "A_"])  # type: ignore[attr-defined]
+    decoder = Decoder(confidence, token=Sample(1.0), steps=4)
+    whole = decode(denoiser, problems.tokens, decoder, seeds=torch.arange(5) + 7 * 2**32)
+    found = decode_in_batches(denoiser, problems, decoder, seed=7, batch_size=batch_size, progress=None, name="")
+    for name in ("tokens", "commit_step", "forwards", "undone"):
+        assert torch.equal(getattr(found, name), getattr(whole, name)), name
+    assert torch.allclose(found.token_log_probs, whole.token_log_probs, atol=1e-5)

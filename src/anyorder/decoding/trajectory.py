@@ -63,6 +63,17 @@ class Decoded:
         self.history = torch.stack(snapshots) if snapshots else None
         return self
 
+    def widen(self, length: int, pad: int) -> "Decoded":
+        """The same with padding behind, up to `length` columns; the history is dropped."""
+        more = (0, length - self.tokens.shape[1])
+        fill = {"tokens": pad, "commit_step": -1, "token_log_probs": 0, "order_log_probs": 0}
+        wide = {name: torch.nn.functional.pad(getattr(self, name), more, value=value) for name, value in fill.items()}
+        return Decoded(**wide, forwards=self.forwards, undone=self.undone)
+
+    def __getitem__(self, index: Tensor) -> "Decoded":
+        """The sequences of an index, in its order; the history is dropped."""
+        return Decoded(**{name: value[index] for name, value in vars(self).items() if name != "history"})
+
     @classmethod
     def join(cls, parts: list["Decoded"]) -> "Decoded":
         """Batches put together; histories are dropped."""

@@ -105,17 +105,26 @@ class Report:
 def decode_in_batches(
     denoiser: Denoiser, instances: Instances, decoder: Any, *, seed: int, batch_size: int, progress: Progress | None, name: str
 ) -> Decoded:
-    """Decode all instances on the denoiser's device; instance i has the seed `seed * 2^32 + i` whatever the batch size."""
+    """Decode all instances on the denoiser's device; instance i has the seed `seed * 2^32 + i` whatever the batch size.
+
+    Sequences of like length are decoded together, without the padding that none of them needs.
+    """
     parts = []
     device = next((p.device for p in denoiser.parameters()), None) if isinstance(denoiser, nn.Module) else None
-    for start in range(0, len(instances), batch_size):
-        batch = instances[slice(start, start + batch_size)]
-        seeds = (torch.arange(start, start + len(batch)) + seed * 2**32).to(device)
-        x0 = None if batch.x0 is None else batch.x0.to(device)
-        parts.append(decode(denoiser, batch.tokens.to(device), decoder, seeds=seeds, x0=x0).cpu())
+    known = getattr(denoiser, "pad_token_id", None)
+    pad = -1 if known is None else int(known)
+    columns = torch.arange(1, instances.tokens.shape[1] + 1)
+    ends = torch.where(instances.tokens != pad, columns, 0).amax(dim=1)
+    order = ends.argsort(descending=True, stable=True)
+    for index in order.split(batch_size):
+        batch, width = instances[index], max(1, int(ends[index].max()))
+        seeds = (index + seed * 2**32).to(device)
+        x0 = None if batch.x0 is None else batch.x0[:, :width].to(device)
+        decoded = decode(denoiser, batch.tokens[:, :width].to(device), decoder, seeds=seeds, x0=x0).cpu()
+        parts.append(decoded if width == len(columns) else decoded.widen(len(columns), pad))
         if progress is not None:
-            progress(name, start + len(batch), len(instances))
-    return Decoded.join(parts)
+            progress(name, sum(len(part.tokens) for part in parts), len(instances))
+    return Decoded.join(parts)[order.argsort()]
 
 
 def evaluate(
