@@ -225,6 +225,7 @@ def test_antibodies_are_valid_when_they_are_one_domain() -> None:
     assert problems.x0 is not None
     found = task.measure(problems, problems.x0)
     assert found["chimera"].tolist() == [0, 0, 1, 1]
+    assert found["heavy chain"][0] == 1 and np.isnan(found["heavy chain"][1])
     assert found["bit score"][0] > 150 > found["bit score"][1]
     assert found["near-duplicate"].tolist() == [1, 0, 1, 1]
     assert cdr_masked(TRASTUZUMAB) == TRASTUZUMAB.replace("SRWGGDGFYAMDY", "_{13}")

@@ -1,5 +1,6 @@
 """What every command needs before it can start: a task, problems, a denoiser, and its policy."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,7 +161,7 @@ def task_for(task_name: str, denoiser_name: str, denoiser: Transformer | Hugging
 
 
 def key_values(pairs: list[str] | None, option: str) -> dict[str, Any]:
-    """`["a=1", "b=x", "c=20-30"]` as {"a": 1, "b": "x", "c": (20, 30)}."""
+    """`["a=1", "b=x", "c=20-30", "d=.5"]` as {"a": 1, "b": "x", "c": (20, 30), "d": 0.5}."""
     values: dict[str, Any] = {}
     for pair in pairs or []:
         key, equals, text = pair.partition("=")
@@ -169,6 +170,8 @@ def key_values(pairs: list[str] | None, option: str) -> dict[str, Any]:
         low, dash, high = text.partition("-")
         if text.isdigit():
             values[key] = int(text)
+        elif re.fullmatch(r"\d*\.\d+", text):
+            values[key] = float(text)
         elif dash and low.isdigit() and high.isdigit():
             values[key] = (int(low), int(high))
         else:

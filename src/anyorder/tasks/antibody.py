@@ -37,14 +37,16 @@ class Antibody(Sequences):
         return np.array([_domains(text) == 1 for text in texts])
 
     def measure(self, instances: Instances, tokens: Tensor) -> dict[str, np.ndarray]:
-        """Besides the measures of all sequences: bit score of the best germline profile, share of chimeras (two domains, or a
-        domain with a long tail), and share with a near-duplicate (identity above .9) among the samples."""
+        """Besides the measures of all sequences: bit score of the best germline profile, share of heavy chains among those that
+        can be numbered, share of chimeras (two domains, or a domain with a long tail), and share with a near-duplicate
+        (identity above .9) among the samples."""
         texts = self.texts(tokens)
         same = identities(self._generated(instances, tokens))
         np.fill_diagonal(same, 0.0)
         return {
             **super().measure(instances, tokens),
             "bit score": bit_scores(texts),
+            "heavy chain": np.array([np.nan if (c := chain_of(text)) is None else float(c == "H") for text in texts]),
             "chimera": np.array([float(_domains(text) > 1) for text in texts]),
             "near-duplicate": (same.max(axis=1) > NEAR_DUPLICATE).astype(float),
         }
