@@ -13,5 +13,10 @@ class BadCheckpoint(AnyorderError):
     """A checkpoint or weight file that cannot be read."""
 
 
+def first_line(error: Exception) -> str:
+    """What another library's error says first, or its kind where it says nothing."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
 class WrongDenoiser(AnyorderError):
     """A policy met a denoiser that it was not fitted to."""

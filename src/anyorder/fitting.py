@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from rich.console import Console
 from torch import nn
 
 from anyorder.decoding.tokens import Sample
-from anyorder.denoisers.base import fingerprint
+from anyorder.denoisers.base import default_device, fingerprint
 from anyorder.denoisers.huggingface import HuggingFaceDenoiser
 from anyorder.denoisers.transformer import Transformer
 from anyorder.errors import BadInput
@@ -125,7 +124,7 @@ def _prepare(wishes: Wishes) -> _Bench:
     if wishes.architecture not in ARCHITECTURES:
         raise BadInput(f"architecture {wishes.architecture!r} is unknown: use one of {', '.join(ARCHITECTURES)}")
     denoiser = load_denoiser(wishes.model, trust_remote_code=wishes.trust_remote_code)
-    denoiser.to("cuda" if torch.cuda.is_available() else "cpu")
+    denoiser.to(default_device())
     texts = list(dict.fromkeys(text.strip() for _, text in read_sequences(wishes.data)))
     name = wishes.task or SERVES.get(wishes.model) or TASK_OF_SUFFIX.get(wishes.data.suffix.lower(), "text")
     if name not in TASKS or not issubclass(TASKS[name], Sequences):
@@ -134,13 +133,14 @@ def _prepare(wishes: Wishes) -> _Bench:
         raise BadInput(f"{wishes.data} holds {len(texts)} different sequences; a fit needs {_FEWEST} or more")
     task = task_for(name, wishes.model, denoiser, {"length": _longest(name, wishes.model, denoiser, texts)})
     assert isinstance(task, Sequences)
-    if task.load(wishes.data).x0 is None:
-        raise BadInput(f"{wishes.data} holds sequences with unknown symbols; a fit needs complete ones")
     shuffled = [texts[i] for i in np.random.default_rng(wishes.seed).permutation(len(texts))]
     held = max(2, min(_TEST_MOST, int(_TEST_SHARE * len(texts))))
     test_task = make_task(name, **{**task.options, "hide": wishes.hide})
     assert isinstance(test_task, Sequences)
-    return _Bench(denoiser, task, task.encode(shuffled[held:]), test_task.encode(shuffled[:held]))
+    train, test = task.encode(shuffled[held:]), test_task.encode(shuffled[:held])
+    if train.x0 is None or test.x0 is None:
+        raise BadInput(f"{wishes.data} holds sequences with unknown symbols; a fit needs complete ones")
+    return _Bench(denoiser, task, train, test)
 
 
 def _longest(name: str, model: str, denoiser: nn.Module, texts: list[str]) -> int:

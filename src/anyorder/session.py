@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from anyorder.denoisers.base import fingerprint
+from anyorder.denoisers.base import default_device, fingerprint
 from anyorder.denoisers.huggingface import HuggingFaceDenoiser
 from anyorder.denoisers.transformer import Transformer
 from anyorder.errors import BadInput
@@ -91,7 +89,7 @@ def open_session(
         options = TASKS[task_name].options_of(path.open(encoding="utf-8").readline if path else None, problem)
     if denoiser_name is None:
         denoiser_name = default_denoiser(task_name, options)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = default_device()
     denoiser = load_denoiser(denoiser_name, trust_remote_code=trust_remote_code).to(device)
     task = task_for(task_name, denoiser_name, denoiser, options)
     if path is not None:

@@ -67,6 +67,11 @@ class WrappedDenoiser(nn.Module):
         return DenoiserOutput(forbid_mask(logits if positions is None else logits[positions], self.mask_token_id), hidden)
 
 
+def default_device() -> str:
+    """The GPU where there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def attention_of(denoiser: object, tokens: Tensor) -> Tensor | None:
     """The attention mask (B, L) that a batch needs: False at the denoiser's `pad_token_id`; None where nothing is padded."""
     pad = getattr(denoiser, "pad_token_id", None)

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from anyorder.denoisers.base import DenoiserOutput
-from anyorder.errors import BadCheckpoint, BadInput
+from anyorder.errors import BadCheckpoint, BadInput, first_line
 
 _SHIFTED = {"dream"}
 """Model types whose logits at position i predict token i + 1, as in the causal models that they were adapted from."""
@@ -100,7 +100,7 @@ class HuggingFaceDenoiser(nn.Module):
         Raises:
             BadInput: no such model, remote code that was not allowed, no mask token, or a tokenizer that does not fit.
         """
-        transformers = _transformers()
+        transformers = load_transformers("Hugging Face models need")
         try:
             config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
             with _quietly(transformers):
@@ -112,7 +112,7 @@ class HuggingFaceDenoiser(nn.Module):
                 raise BadInput(
                     f"{name} comes with code of its own: read it, then allow it with trust_remote_code=True"
                 ) from error
-            raise BadInput(f"{name} cannot be loaded as a masked-token model: {_first_line(error)}") from error
+            raise BadInput(f"{name} cannot be loaded as a masked-token model: {first_line(error)}") from error
         except SafetensorError as error:
             raise BadCheckpoint(f"{name} holds no readable weights: {error}") from error
         if report["missing_keys"]:  # a head that was never trained gives no error later, only nonsense
@@ -269,13 +269,14 @@ def _quietly(transformers: Any) -> Iterator[None]:
             log.enable_progress_bar()
 
 
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+def load_transformers(what: str) -> Any:
+    """The package transformers, which `what` needs.
 
-
-def _transformers() -> Any:
+    Raises:
+        BadInput: it is not installed.
+    """
     try:
         import transformers
     except ImportError as error:
-        raise BadInput("Hugging Face models need: pip install 'anyorder[hf]'") from error
+        raise BadInput(f"{what}: pip install 'anyorder[hf]'") from error
     return transformers

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from anyorder.denoisers.base import Denoiser, attention_of
-from anyorder.errors import BadInput
+from anyorder.denoisers.huggingface import load_transformers
+from anyorder.errors import BadInput, first_line
 from anyorder.evaluation.evaluate import Judge
 from anyorder.tasks.antibody import Antibody, chain_of
 from anyorder.tasks.base import Instances, Task
@@ -74,17 +75,14 @@ class CausalPerplexity:
     """
 
     def __init__(self, name: str, device: str = "cpu") -> None:
-        try:
-            import transformers
-        except ImportError as error:
-            raise BadInput("a causal judge needs: pip install 'anyorder[hf]'") from error
+        transformers = load_transformers("a causal judge needs")
         source, _, file = name.partition("#")
         options: dict[str, Any] = {"gguf_file": file} if file else {}
         try:
             self.tokenizer: Any = transformers.AutoTokenizer.from_pretrained(source, **options)
             model: Any = transformers.AutoModelForCausalLM.from_pretrained(source, **options)
         except (OSError, ValueError, ImportError) as error:
-            raise BadInput(f"{name} cannot be loaded as a causal model: {str(error).splitlines()[0]}") from error
+            raise BadInput(f"{name} cannot be loaded as a causal model: {first_line(error)}") from error
         self.model = model.to(device).eval()
 
     @torch.no_grad()

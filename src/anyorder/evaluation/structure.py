@@ -17,7 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from anyorder.errors import AnyorderError, BadInput
+from anyorder.denoisers.base import default_device
+from anyorder.denoisers.huggingface import load_transformers
+from anyorder.errors import AnyorderError, BadInput, first_line
 from anyorder.evaluation.evaluate import Judge
 from anyorder.files import cache_folder, write_text
 from anyorder.tasks.alphabets import AMINO_ACIDS
@@ -98,11 +100,11 @@ class ESMFold:
             if value is not None and value < 1:
                 raise BadInput(f"{name} is {value}; it must be at least 1")
         self.name = str(model)
-        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = device or default_device()
         try:
             torch.empty(0, device=self.device)
         except (RuntimeError, AssertionError) as error:
-            raise BadInput(f"device {self.device!r} cannot be used here: {_first_line(error)}") from error
+            raise BadInput(f"device {self.device!r} cannot be used here: {first_line(error)}") from error
         self.dtype, self.chunk_size, self.batch_size = dtype, chunk_size, batch_size
         self.folder = cache_folder() / "structures" / _hash(_identity(self.name), dtype or "")[:16]
         self._model: Any = None
@@ -114,7 +116,7 @@ class ESMFold:
         Raises:
             BadInput: transformers is not installed, or there is no such model.
         """
-        transformers = _transformers()
+        transformers = load_transformers("folding proteins needs")
         try:
             config = transformers.AutoConfig.from_pretrained(self.name)
         except (OSError, ValueError) as error:
@@ -174,7 +176,7 @@ class ESMFold:
 
     def _load(self) -> Any:
         self.check()
-        transformers = _transformers()
+        transformers = load_transformers("folding proteins needs")
         options = {} if self.dtype is None else {"dtype": getattr(torch, self.dtype)}
         try:
             model, report = transformers.EsmForProteinFolding.from_pretrained(self.name, output_loading_info=True, **options)
@@ -192,7 +194,7 @@ class ESMFold:
     def _unreachable(self, error: Exception) -> str:
         return (
             f"the structure predictor {self.name} cannot be loaded (give a folder or a hub id that can be reached): "
-            f"{_first_line(error)}"
+            f"{first_line(error)}"
         )
 
 
@@ -319,17 +321,5 @@ def _identity(name: str) -> str:
     return json.dumps([(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files])
 
 
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-
-
 def _hash(*parts: str) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-
-def _transformers() -> Any:
-    try:
-        import transformers
-    except ImportError as error:
-        raise BadInput("folding proteins needs: pip install 'anyorder[hf]'") from error
-    return transformers

@@ -117,11 +117,13 @@ def rich_tables(report: Report) -> list[Table]:
 
 def markdown(report: Report) -> str:
     """The same as Markdown."""
-    parts = []
-    for title, header, rows in _grids(report):
-        lines = [f"**{title}**", "", "| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
-        parts.append("\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows]))
-    return "\n\n".join(parts) + "\n"
+    return "\n".join(f"**{title}**\n\n{markdown_table(header, rows)}" for title, header, rows in _grids(report))
+
+
+def markdown_table(header: list[str], rows: list[list[str]]) -> str:
+    """One table as Markdown, with a line feed at its end."""
+    lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows]) + "\n"
 
 
 def calibration_summary(title: str, calibration: Calibration) -> str:

@@ -6,8 +6,9 @@ probabilities, and of log-probabilities; under noise they are worlds apart, and 
 
 from pathlib import Path
 
+from anyorder.evaluation.tables import markdown_table
 from anyorder.reproduce import published
-from anyorder.reproduce.outcome import TASK_NAMES, Cells, Outcome, Solved, Target, difference, interval, percent, points, table
+from anyorder.reproduce.outcome import TASK_NAMES, Cells, Outcome, Solved, Target, difference, interval, percent, points
 from anyorder.reproduce.study import Decoding, Setting
 from anyorder.zoo import zoo_names
 
@@ -80,7 +81,7 @@ def _table1(settings: list[Setting], seeds: list[int], solved: Solved, folder: P
         paper = published.TABLE1_POLICY_ONLY.get(_published(order), {})
         rows.append([order, *map(percent, found), *(f"{paper.get(s.task, '')}" for s in settings)])
         values[f"policy-only {order}"] = [float(f.mean()) for f in found]
-    parts.append("**Policy-only: a frozen denoiser**\n\n" + table(header, rows))
+    parts.append("**Policy-only: a frozen denoiser**\n\n" + markdown_table(header, rows))
     rows = []
     for name, joint in JOINT.items():
         order = OWN_ORDER[name]
@@ -90,7 +91,7 @@ def _table1(settings: list[Setting], seeds: list[int], solved: Solved, folder: P
         rows.append([label, *map(percent, found), *(f"{paper.get(s.task, '')}" for s in settings)])
         values[f"joint {name}"] = [float(f.mean()) for f in found]
     header[0] = "training objective"
-    parts.append("**Joint training from one common start, the same number of updates each**\n\n" + table(header, rows))
+    parts.append("**Joint training from one common start, the same number of updates each**\n\n" + markdown_table(header, rows))
     rows = []
     for name, order in [(n, OWN_ORDER[n]) for n in JOINT if n != "policy"] + [("uniform", "policy")]:
         row = [f"{NAMES[name]}, decoded by {order}"]
@@ -99,7 +100,7 @@ def _table1(settings: list[Setting], seeds: list[int], solved: Solved, folder: P
             row.append(difference(ours, cells.of(s, f"{JOINT[name]}/{{seed}}", order)))
         rows.append(row)
     header = ["joint + policy minus", *(TASK_NAMES[s.task] for s in settings)]
-    parts.append("**Differences, paired on the same puzzles and seeds (absorbing)**\n\n" + table(header, rows))
+    parts.append("**Differences, paired on the same puzzles and seeds (absorbing)**\n\n" + markdown_table(header, rows))
     return Outcome("Table 1: instance accuracy, deterministic decoding", "\n".join(parts), values)
 
 
@@ -122,13 +123,13 @@ def _table3(settings: list[Setting], seeds: list[int], solved: Solved, folder: P
         model = "policy/mlp/{seed}" if order == "policy" else "frozen"
         paper = published.TABLE3_POLICY_ONLY.get(_published(order), {})
         rows.append(row(order, model, order, paper))
-    parts.append("**Policy-only: a frozen denoiser**\n\n" + table(header, rows))
+    parts.append("**Policy-only: a frozen denoiser**\n\n" + markdown_table(header, rows))
     header[0] = "training objective"
     rows = [
         row(f"{NAMES[n]}, decoded by {OWN_ORDER[n]}", f"{joint}/{{seed}}", OWN_ORDER[n], published.TABLE3_JOINT.get(n, {}))
         for n, joint in JOINT.items()
     ]
-    parts.append("**Joint training**\n\n" + table(header, rows))
+    parts.append("**Joint training**\n\n" + markdown_table(header, rows))
     header = ["joint + policy minus", *(f"{TASK_NAMES[s.task]}, stochastic" for s in settings)]
     rows = []
     for name in (n for n in JOINT if n != "policy"):
@@ -140,7 +141,7 @@ def _table3(settings: list[Setting], seeds: list[int], solved: Solved, folder: P
             for s in settings
         ]
         rows.append([f"{NAMES[name]}, decoded by {OWN_ORDER[name]}", *(difference(a, b) for a, b in pairs)])
-    parts.append("**Differences under noise, paired on the same puzzles and seeds**\n\n" + table(header, rows))
+    parts.append("**Differences under noise, paired on the same puzzles and seeds**\n\n" + markdown_table(header, rows))
     return Outcome("Table 3: deterministic and stochastic decoding (Gumbel noise .5)", "\n".join(parts), values)
 
 
@@ -163,7 +164,7 @@ def _table4(settings: list[Setting], seeds: list[int], solved: Solved, folder: P
         rows.append([kind, percent(found), difference(found, reference), str(published.TABLE4.get(kind, ""))])
     for order in ("confidence", "oracle"):
         rows.append([f"({order})", percent(cells.of(s, "frozen", order)), "", ""])
-    markdown = table(["policy, by L_ORDER", "Sudoku", "minus confidence", "published"], rows)
+    markdown = markdown_table(["policy, by L_ORDER", "Sudoku", "minus confidence", "published"], rows)
     return Outcome(f"Table 4: policy architectures on Sudoku, T = {s.steps}", markdown, values)
 
 
@@ -200,7 +201,7 @@ def _figure2(settings: list[Setting], seeds: list[int], solved: Solved, folder: 
                 values[f"{TASK_NAMES[s.task]} {kind} {order}"] = float(ours.mean())
             bars[f"{TASK_NAMES[s.task]}, {kind}"] = panel
     header = ["task", "decoding", "order", "trained for this heuristic", "plain L_MDM", "policy-aware"]
-    markdown = table([*header, "policy-aware minus heuristic"], rows)
+    markdown = markdown_table([*header, "policy-aware minus heuristic"], rows)
     return Outcome("Figure 2: heuristic decoding of denoisers trained for different orders", markdown, values, bars=bars)
 
 
@@ -234,7 +235,7 @@ def _figure3(settings: list[Setting], seeds: list[int], solved: Solved, folder: 
             values[f"{s.task} {label}"] = [float(f.mean()) for f in found]
             panel[label] = points(s.figure_steps, found)
         lines[TASK_NAMES[s.task]] = panel
-        parts.append(f"**{TASK_NAMES[s.task]}**\n\n" + table(["order", *(f"T = {t}" for t in s.figure_steps)], rows))
+        parts.append(f"**{TASK_NAMES[s.task]}**\n\n" + markdown_table(["order", *(f"T = {t}" for t in s.figure_steps)], rows))
     return Outcome("Figure 3: accuracy against the number of steps", "\n".join(parts), values, lines, "steps T")
 
 

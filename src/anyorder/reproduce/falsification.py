@@ -3,7 +3,8 @@ travelling salesman problem at the same compute, the claim falls there."""
 
 from pathlib import Path
 
-from anyorder.reproduce.outcome import TASK_NAMES, Cells, Outcome, Solved, Target, difference, percent, points, table
+from anyorder.evaluation.tables import markdown_table
+from anyorder.reproduce.outcome import TASK_NAMES, Cells, Outcome, Solved, Target, difference, percent, points
 from anyorder.reproduce.study import Decoding, Setting
 
 _CURVES = {
@@ -47,7 +48,12 @@ def _layout(settings: list[Setting], seeds: list[int], solved: Solved, folder: P
         tests = []
         for ours, other in _PAIRS:
             tests.append([f"{ours} - {other}", *(difference(a, b) for a, b in zip(found[ours], found[other], strict=True))])
-        parts.append(f"**{TASK_NAMES[s.task]}**\n\n" + table(["order", *budgets], rows) + "\n" + table(["", *budgets], tests))
+        parts.append(
+            f"**{TASK_NAMES[s.task]}**\n\n"
+            + markdown_table(["order", *budgets], rows)
+            + "\n"
+            + markdown_table(["", *budgets], tests)
+        )
         values |= {f"{s.task} {label}": [float(f.mean()) for f in row] for label, row in found.items()}
         lines[TASK_NAMES[s.task]] = {label: points(s.figure_steps, row) for label, row in found.items()}
     return Outcome("Falsification test: learned against random order", "\n".join(parts), values, lines, "steps T")

@@ -97,9 +97,3 @@ def points(steps: tuple[int, ...], solved: list[np.ndarray]) -> list[tuple[float
         (float(t), 100 * float(s.mean()), 100 * low, 100 * high)
         for t, s, (low, high) in zip(steps, solved, bounds, strict=True)
     ]
-
-
-def table(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
-    lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
-    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows]) + "\n"

@@ -21,9 +21,10 @@ from anyorder.evaluation.evaluate import decode_in_batches
 from anyorder.evaluation.orders import make_decoder
 from anyorder.evaluation.statistics import wilson
 from anyorder.evaluation.structure import ESMFOLD, ESMFold, Structure, mean_tm, tm_align
+from anyorder.evaluation.tables import markdown_table
 from anyorder.files import cache_folder, find_file, write_json
 from anyorder.reproduce import published
-from anyorder.reproduce.outcome import Outcome, Solved, Target, table
+from anyorder.reproduce.outcome import Outcome, Solved, Target
 from anyorder.reproduce.study import Decoding, Setting, Study
 from anyorder.tasks import make_task
 from anyorder.tasks.sequences import (
@@ -284,7 +285,7 @@ def _table1(settings: list[Setting], seeds: list[int], solved: Solved, folder: P
             against = "" if key == "confidence" else _difference(found[key], found["confidence"])
             lines.append([row.label, _shown(found[key]), against, theirs])
             values[f"{title.split(':')[0].lower()} {key}"] = float(found[key].mean())
-        parts.append(f"**{title}**\n\n" + table(header, lines))
+        parts.append(f"**{title}**\n\n" + markdown_table(header, lines))
     return Outcome("Table 1: DPLM-150M, pLDDT over lengths and seeds", "\n".join(parts), values)
 
 
@@ -306,7 +307,7 @@ def _table2(settings: list[Setting], seeds: list[int], solved: Solved, folder: P
         "and of one sequence; the published ones (4.12 for the joint policy, 2.5 to 3.2 for most others) may not all be of the "
         "same kind.\n"
     )
-    return Outcome("Table 2: protein sequence generation", table(header, lines) + note, values)
+    return Outcome("Table 2: protein sequence generation", markdown_table(header, lines) + note, values)
 
 
 _CURVES = {"baseline": "released denoiser", "uniform": "plain L_MDM"}
@@ -329,7 +330,7 @@ def _figure1(settings: list[Setting], seeds: list[int], solved: Solved, folder: 
             if measure == "pLDDT":
                 theirs = [f"{published.DPLM_150M_PLDDT[n]:g}" if n in published.DPLM_150M_PLDDT else "" for n in s.lengths]
                 body.append(["published by DPLM's authors: released denoiser", *theirs])
-            parts.append(f"**{title}: {measure}**\n\n" + table(header, body))
+            parts.append(f"**{title}: {measure}**\n\n" + markdown_table(header, body))
             values |= {f"{title} {measure} {key}": [float(v.mean()) for v in row] for key, row in by_length.items()}
             lines[f"{title}: {measure}"] = {
                 _CURVES.get(key, key): [_point(length, v) for length, v in zip(s.lengths, row, strict=True)]

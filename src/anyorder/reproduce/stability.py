@@ -4,7 +4,8 @@ another, with and without the "+1" of eq. 4."""
 import json
 from pathlib import Path
 
-from anyorder.reproduce.outcome import TASK_NAMES, Cells, Outcome, Solved, Target, difference, percent, table
+from anyorder.evaluation.tables import markdown_table
+from anyorder.reproduce.outcome import TASK_NAMES, Cells, Outcome, Solved, Target, difference, percent
 from anyorder.reproduce.study import Decoding, Setting, Study
 
 RUNS = {"plain L_MDM": "joint/uniform", "eq. 4": "joint/policy", "eq. 4 without the 1": "joint-without-one/policy"}
@@ -64,7 +65,7 @@ def _layout(settings: list[Setting], seeds: list[int], solved: Solved, folder: P
             at = {t: [row["policy_reach"] for run in runs for row in run if row["step"] == t] for t in steps}
             panel[label] = [(float(t), 100 * sum(r) / len(r), 100 * min(r), 100 * max(r)) for t, r in at.items()]
         header = ["denoiser's objective", *LOGGED, "solved by confidence", "solved by policy", "by policy, minus plain L_MDM"]
-        parts.append(f"**{TASK_NAMES[s.task]}**\n\n" + table(header, rows))
+        parts.append(f"**{TASK_NAMES[s.task]}**\n\n" + markdown_table(header, rows))
         lines[f"{TASK_NAMES[s.task]}: policy reach"] = panel
     title = f"Stability of joint training (means over the last {_LAST} steps and all seeds)"
     return Outcome(title, "\n".join(parts), values, lines, "step", "effective positions over those of a uniform policy, %")

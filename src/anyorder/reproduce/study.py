@@ -17,7 +17,7 @@ import torch
 from rich.console import Console
 
 from anyorder import __version__
-from anyorder.denoisers.base import fingerprint
+from anyorder.denoisers.base import default_device, fingerprint
 from anyorder.denoisers.huggingface import HuggingFaceDenoiser
 from anyorder.denoisers.transformer import Transformer
 from anyorder.errors import AnyorderError, BadInput
@@ -132,7 +132,7 @@ class Study:
         """The denoiser that a decoding is of, and what loads its policy."""
         folder = self.ensure(decoding.setting, decoding.model)
         denoiser_folder = self.model_folder(decoding.setting, "frozen") if decoding.model.startswith("policy/") else folder
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = default_device()
         denoiser = load_denoiser(str(denoiser_folder)).to(device)
         return denoiser, lambda _name: load_order(folder, denoiser).to(device)
 

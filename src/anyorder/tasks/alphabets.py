@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
+from anyorder.denoisers.huggingface import load_transformers
 from anyorder.errors import BadInput
 from anyorder.files import cache_folder
 
@@ -235,10 +236,7 @@ def alphabet_of(name: str) -> Alphabet:
     folder = Path(name) if Path(name).is_dir() else cache_folder() / name
     if (folder / "vocab.txt").is_file() and not (folder / "tokenizer.json").is_file():
         return _from_vocabulary(folder / "vocab.txt")
-    try:
-        import transformers
-    except ImportError as error:
-        raise BadInput("a model's own tokenizer needs: pip install 'anyorder[hf]'") from error
+    transformers = load_transformers("a model's own tokenizer needs")
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder if folder.is_dir() else name)
         vocab_size = _vocab_size(folder, len(tokenizer))
