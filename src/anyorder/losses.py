@@ -162,3 +162,46 @@ def rank_loss(
     log_q = policy_log_probabilities(scores, masked).masked_fill(~masked, 0.0)
     per_row = -(target * log_q).sum(dim=1)
     return (per_row if row_weight is None else per_row * row_weight).mean()
+
+
+# ---- by reward ----------------------------------------------------------------------------------------------------------
+
+
+def group_advantages(returns: Tensor, group: Tensor, *, standardise: bool, epsilon: float = 1e-4) -> Tensor:
+    """What each trajectory is better than its group: r - mean, over (std + epsilon) when `standardise` (GRPO,
+    arXiv 2402.03300; without the std arXiv 2512.09106). Exactly 0 in a group whose returns are all alike.
+
+    Args:
+        returns: float (N,).
+        group: int64 (N,), the number of each trajectory's group, from 0.
+        standardise: divide by the group's standard deviation (of the population).
+        epsilon: added to it.
+    """
+    count = int(group.max()) + 1
+    size = torch.zeros(count, device=returns.device).index_add(0, group, torch.ones_like(returns))
+    mean = torch.zeros_like(size).index_add(0, group, returns) / size.clamp(min=1)
+    centred = returns - mean[group]
+    std = (torch.zeros_like(size).index_add(0, group, centred.square()) / size.clamp(min=1)).sqrt()
+    advantages = centred / (std[group] + epsilon) if standardise else centred
+    highest = torch.full_like(size, -torch.inf).scatter_reduce(0, group, returns, "amax")
+    lowest = torch.full_like(size, torch.inf).scatter_reduce(0, group, returns, "amin")
+    return advantages.masked_fill((highest == lowest)[group], 0.0)
+
+
+def clipped_surrogate(log_prob: Tensor, old_log_prob: Tensor, advantages: Tensor, clip: float) -> Tensor:
+    """min(rho A, clip(rho, 1 - clip, 1 + clip) A) with rho = exp(log_prob - old_log_prob), float (B,), to be maximised
+    (arXiv 2510.05725, eq. 19)."""
+    ratio = (log_prob - old_log_prob).exp()
+    return torch.minimum(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages)
+
+
+def trajectory_kl_weight(log_prob: Tensor, old_log_prob: Tensor, reference_log_prob: Tensor) -> Tensor:
+    """What sum_n log g(a_n | x_n) is multiplied with so that its gradient, averaged over trajectories of the old policy, is
+    that of the KL divergence of trajectories (arXiv 2510.05725, eq. 24 and Proposition 3): float (N,), not differentiable.
+
+    Args:
+        log_prob, old_log_prob, reference_log_prob: float (N,), sums over the trajectory under the policy as it is, as it was
+            when the trajectory was drawn, and under the reference.
+    """
+    ratio = (log_prob - old_log_prob).clamp(max=20.0).exp()
+    return (ratio * (1 + log_prob - reference_log_prob)).detach()

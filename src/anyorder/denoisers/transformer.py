@@ -32,14 +32,23 @@ class Block(nn.Module):
 
     def forward(self, hidden: Tensor, bias: Tensor | None) -> Tensor:
         """hidden (B, L, D); bias broadcastable to (B, H, L, L), -inf where a head may not look."""
+        after: Tensor = hidden + self.dropout(self.attend(self.attention_norm(hidden), bias))
+        changed: Tensor = after + self.dropout(self.mlp(self.mlp_norm(after)))
+        return changed
+
+    def attend(self, hidden: Tensor, bias: Tensor | None) -> Tensor:
+        """Attention alone, (B, L, D)."""
         batch, length, width = hidden.shape
-        qkv = self.qkv(self.attention_norm(hidden)).view(batch, length, 3, self.heads, width // self.heads)
+        qkv = self.qkv(hidden).view(batch, length, 3, self.heads, width // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
-        attended = attended.transpose(1, 2).reshape(batch, length, width)
-        after: Tensor = hidden + self.dropout(self.attention_out(attended))
-        changed: Tensor = after + self.dropout(self.mlp_out(F.gelu(self.mlp_in(self.mlp_norm(after)))))
-        return changed
+        out: Tensor = self.attention_out(attended.transpose(1, 2).reshape(batch, length, width))
+        return out
+
+    def mlp(self, hidden: Tensor) -> Tensor:
+        """The MLP alone, (B, L, D)."""
+        out: Tensor = self.mlp_out(F.gelu(self.mlp_in(hidden)))
+        return out
 
 
 class RelationHeads(nn.Module):

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from anyorder.denoisers.base import Denoiser, attention_of
-from anyorder.denoisers.huggingface import load_transformers
-from anyorder.errors import BadInput, first_line
+from anyorder.denoisers.causal import CausalModel
+from anyorder.errors import BadInput
 from anyorder.evaluation.evaluate import Judge
 from anyorder.tasks.antibody import Antibody, chain_of
 from anyorder.tasks.base import Instances, Task
@@ -70,34 +70,16 @@ class CausalPerplexity:
     entropy stands beside it.
 
     Args:
-        name: hub id or folder. `FOLDER#FILE.gguf` names a file of quantised weights in a folder.
-        device: where the judge runs.
+        name, device: see `CausalModel`.
     """
 
     def __init__(self, name: str, device: str = "cpu") -> None:
-        transformers = load_transformers("a causal judge needs")
-        source, _, file = name.partition("#")
-        options: dict[str, Any] = {"gguf_file": file} if file else {}
-        try:
-            self.tokenizer: Any = transformers.AutoTokenizer.from_pretrained(source, **options)
-            model: Any = transformers.AutoModelForCausalLM.from_pretrained(source, **options)
-        except (OSError, ValueError, ImportError) as error:
-            raise BadInput(f"{name} cannot be loaded as a causal model: {first_line(error)}") from error
-        self.model = model.to(device).eval()
+        self.judge = CausalModel(name, device)
 
-    @torch.no_grad()
     def __call__(self, task: Task, instances: Instances, tokens: Tensor) -> np.ndarray:
         if not isinstance(task, Sequences):
             raise BadInput(f"a causal judge reads text; {task.name} is none")
-        return np.array([self._nats(text) for text in task.texts(tokens)])
-
-    def _nats(self, text: str) -> float:
-        start = self.tokenizer.bos_token_id
-        ids = ([] if start is None else [start]) + list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-        if len(ids) < 2:
-            return float("nan")
-        batch = torch.tensor([ids], device=self.model.device)
-        return float(self.model(input_ids=batch, labels=batch).loss)
+        return np.array([self.judge.nats(text) for text in task.texts(tokens)])
 
 
 class PredictedError:

@@ -1,6 +1,6 @@
 """What an order sees, and what it gives back."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple, Protocol
 
@@ -64,7 +64,7 @@ class State:
     commit_step: Tensor | None = None
     committed_log_probs: Tensor | None = None
     undone: Tensor | None = None
-    memo: dict[object, Tensor] = field(default_factory=dict)
+    memo: dict[object, Tensor] = field(default_factory=dict)  # what has been computed from this state
 
     @cached_property
     def summary(self) -> Summary:
@@ -105,6 +105,30 @@ class State:
         probabilities = torch.softmax(self.logits.float(), dim=-1)
         out = torch.zeros((*self.tokens.shape, self.logits.shape[-1]), device=self.logits.device)
         return out.masked_scatter(self.predicted[..., None], probabilities)
+
+    def top_probabilities(self, count: int) -> Tensor:
+        """The `count` largest probabilities of each predicted position, falling, 0 elsewhere, float32 (B, L, count)."""
+        if ("top", count) not in self.memo:
+            logits = self.logits.float()
+            top = (logits.topk(count, dim=-1).values - logits.logsumexp(dim=-1, keepdim=True)).exp()
+            out = torch.zeros((*self.tokens.shape, count), device=top.device)
+            self.memo["top", count] = out.masked_scatter(self.predicted[..., None], top)
+        return self.memo["top", count]
+
+    @property
+    def attention_bias(self) -> Tensor | None:
+        """Additive bias (B, 1, 1, L) that keeps attention off the padding; None where there is none."""
+        if self.attention_mask is None:
+            return None
+        bias = torch.zeros(self.tokens.shape, device=self.tokens.device)
+        return bias.masked_fill(~self.attention_mask.bool(), torch.finfo(bias.dtype).min)[:, None, None, :]
+
+    def compact(self) -> "State":
+        """The same without logits: what has been read off them so far is kept, so that a policy which reads no more than that
+        can be asked again when the denoiser is long gone."""
+        small = replace(self, logits=self.logits[:, :0])
+        small.__dict__["summary"] = self.summary  # where cached_property looks
+        return small
 
     def truth_log_probs(self) -> Tensor:
         """log p_i(x0_i) at the predicted positions (K,)."""

@@ -1,6 +1,6 @@
 """Learned orders: small networks on top of a denoiser's scores and hidden states.
 
-Every policy starts AT a heuristic: its score is `scale * log-odds(c) + shift + correction`, with scale 1, shift 0 and a
+Every `Policy` starts AT a heuristic: its score is `scale * log-odds(c) + shift + correction`, with scale 1, shift 0 and a
 correction whose last layer is zero, so before any training it is the confidence order and a short fit does not lose.
 
 The score of an objective such as correctness is the log-odds that the position's token is right: of the denoiser's likeliest
@@ -21,8 +21,35 @@ ARCHITECTURES = ("mlp", "score_transformer", "score_hidden_transformer", "lookah
 _MASKED, _COMMITTED, _GIVEN = 0, 1, 2
 
 
-class Policy(nn.Module, PyTorchModelHubMixin, library_name="anyorder"):
-    """An order policy, saved apart from its denoiser as `config.json` + `model.safetensors`.
+class PolicyNetwork(nn.Module, PyTorchModelHubMixin, library_name="anyorder"):
+    """What every order policy is: a network that scores the positions of a state. Saved apart from its denoiser, as
+    `config.json` + `model.safetensors`.
+
+    judges: whether the scores of committed positions were trained, so that commitments can be undone.
+    first_look: whether it sees what the first forward predicted, before anything was committed.
+    reads_hidden: whether it sees the denoiser's hidden states.
+    reads_logits: whether it sees more of the logits than `State.summary` and `State.top_probabilities`.
+    """
+
+    architecture: str
+    denoiser_fingerprint: str
+    judges = False
+    first_look = False
+    reads_hidden = True
+    reads_logits = False
+
+    def refer_to(self, denoiser_fingerprint: str) -> None:
+        """Remember another denoiser, when it was trained along with the policy."""
+        self.denoiser_fingerprint = denoiser_fingerprint
+        config: Any = self._hub_mixin_config
+        config["denoiser_fingerprint"] = denoiser_fingerprint
+
+    def set_relations(self, relations: dict[str, Relation]) -> None:
+        """Give restricted heads the relations of a task; nothing to do where there are none."""
+
+
+class Policy(PolicyNetwork):
+    """A policy that is trained by supervision; it starts at the confidence order.
 
     Args:
         architecture: one of
@@ -62,6 +89,8 @@ class Policy(nn.Module, PyTorchModelHubMixin, library_name="anyorder"):
         self.architecture = architecture
         self.judges = judges
         self.first_look = first_look and architecture == "lookahead"
+        self.reads_hidden = architecture != "score_transformer"
+        self.reads_logits = architecture == "lookahead"
         self.denoiser_fingerprint = denoiser_fingerprint
         heads = heads or [EVERYTHING] * 4
         if architecture != "mlp" and width % len(heads):
@@ -92,12 +121,6 @@ class Policy(nn.Module, PyTorchModelHubMixin, library_name="anyorder"):
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
-    def refer_to(self, denoiser_fingerprint: str) -> None:
-        """Remember another denoiser, when it was trained along with the policy."""
-        self.denoiser_fingerprint = denoiser_fingerprint
-        config: Any = self._hub_mixin_config
-        config["denoiser_fingerprint"] = denoiser_fingerprint
-
     def set_relations(self, relations: dict[str, Relation]) -> None:
         """Give restricted heads the relations of a task."""
         if self.relations is not None:
@@ -120,10 +143,7 @@ class Policy(nn.Module, PyTorchModelHubMixin, library_name="anyorder"):
     def _transform(self, state: State) -> Tensor:
         summary = state.summary
         hidden: Tensor
-        bias = None
-        if state.attention_mask is not None:
-            bias = torch.zeros(state.tokens.shape, device=state.tokens.device)
-            bias = bias.masked_fill(~state.attention_mask.bool(), torch.finfo(bias.dtype).min)[:, None, None, :]
+        bias = state.attention_bias
         if self.architecture == "lookahead":
             log_probs = summary.top_log_probs
             scores = torch.stack(
@@ -165,7 +185,7 @@ class LearnedOrder:
             trained on states that can still be won, a judge on complete ones as decoding leaves them.
     """
 
-    def __init__(self, policy: Policy, judge: Policy | None = None) -> None:
+    def __init__(self, policy: PolicyNetwork, judge: PolicyNetwork | None = None) -> None:
         self.policy = policy
         self.judge = judge or policy
 
@@ -182,14 +202,14 @@ class LearnedOrder:
     @property
     def reads_hidden(self) -> bool:
         """Whether scores depend on the denoiser's hidden states."""
-        return self.policy.architecture != "score_transformer"
+        return self.policy.reads_hidden
 
     def to(self, device: torch.device | str) -> "LearnedOrder":
         """Move policy and judge."""
         self.policy.to(device), self.judge.to(device)
         return self
 
-    def _scores(self, policy: Policy, state: State) -> Tensor:
+    def _scores(self, policy: PolicyNetwork, state: State) -> Tensor:
         if policy not in state.memo:
             scores: Tensor = policy(state)
             state.memo[policy] = scores

@@ -73,6 +73,7 @@ class DenoiserJob:
         self.denoiser = make_denoiser(self.task, recipe.denoiser)
         self.model: nn.Module = self.denoiser
         self.rate_scales: dict[str, float] = {}
+        self.cycle = 1
         self.device = torch.device("cpu")
 
     def to(self, device: torch.device) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from anyorder.decoding.loop import Decoder, decode
 from anyorder.losses import policy_log_probabilities
-from anyorder.orders.policies import LearnedOrder, Policy
+from anyorder.orders.policies import LearnedOrder, PolicyNetwork
 from anyorder.tasks.base import Instances, Task
 
 LEVELS = 5
@@ -86,7 +86,9 @@ def _perplexity(probabilities: Tensor) -> float:
 
 
 @torch.no_grad()
-def decoded_numbers(denoiser: nn.Module, policy: Policy, task: Task, problems: Instances, steps: int) -> dict[str, float]:
+def decoded_numbers(
+    denoiser: nn.Module, policy: PolicyNetwork, task: Task, problems: Instances, steps: int
+) -> dict[str, float]:
     """Decode a fixed batch of problems as they are now: accuracy, and how different the samples are from one another.
 
     Returns:

@@ -17,12 +17,15 @@ from anyorder.training.denoiser import DenoiserJob
 from anyorder.training.joint import JointJob
 from anyorder.training.loop import TrainingResult, train
 from anyorder.training.order import OrderJob
+from anyorder.training.reward import RewardJob
 from anyorder.training.settings import (
+    AnyRecipe,
     DenoiserRecipe,
     ObjectiveSettings,
     OptimizerSettings,
     OrderRecipe,
     PolicySettings,
+    RewardRecipe,
     RunSettings,
     TaskSettings,
     load_recipe,
@@ -30,21 +33,25 @@ from anyorder.training.settings import (
 from anyorder.zoo import load_denoiser, load_order
 
 
-def run_recipe(recipe: DenoiserRecipe | OrderRecipe, folder: Path, console: Console | None = None) -> TrainingResult:
+def run_recipe(recipe: AnyRecipe, folder: Path, console: Console | None = None) -> TrainingResult:
     """Train what a recipe describes into a folder; resume if the folder holds an unfinished run of it."""
     identity = recipe.model_dump(mode="json")
     try:
-        if isinstance(recipe, OrderRecipe):
-            denoiser = load_denoiser(recipe.denoiser)
-            identity["denoiser_fingerprint"] = fingerprint(denoiser)
-            kind = JointJob if recipe.train_denoiser else OrderJob
-            job: OrderJob | DenoiserJob = kind(recipe, denoiser, make_task(recipe.task.name, **recipe.task.options))
-        else:
+        job: DenoiserJob | OrderJob | RewardJob
+        if isinstance(recipe, DenoiserRecipe):
             job = DenoiserJob(recipe)
+        else:
+            denoiser, task = load_denoiser(recipe.denoiser), make_task(recipe.task.name, **recipe.task.options)
+            identity["denoiser_fingerprint"] = fingerprint(denoiser)
+            if isinstance(recipe, RewardRecipe):
+                job = RewardJob(recipe, denoiser, task)
+            else:
+                job = (JointJob if recipe.train_denoiser else OrderJob)(recipe, denoiser, task)
     except (TypeError, ValueError) as error:
         raise error if isinstance(error, AnyorderError) else BadInput(f"this recipe cannot be used: {error}") from error
     result = train(job, recipe.run, recipe.optimizer, folder, seed=recipe.seed, recipe=identity, console=console)
-    if result.finished and (isinstance(recipe, DenoiserRecipe) or recipe.train_denoiser):
+    trained = isinstance(job, DenoiserJob | JointJob) or (isinstance(recipe, RewardRecipe) and recipe.update.train_denoiser)
+    if result.finished and trained:
         write_json(folder / "task.json", recipe.task.model_dump())
     return result
 

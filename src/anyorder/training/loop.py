@@ -61,6 +61,7 @@ class Job(Protocol):
 
     model: nn.Module
     rate_scales: dict[str, float]  # learning rate of the weights whose names begin so, over the common one
+    cycle: int  # steps that belong together: a run stops, and is checkpointed, only between cycles
 
     def to(self, device: torch.device) -> None:
         """Move everything that is not `model` (a frozen denoiser, data) to the device."""
@@ -142,10 +143,10 @@ def train(
         accelerator.wait_for_everyone()
 
     log = _MetricsLog(folder, start, run.tensorboard) if main else None
-    step = start
+    step = saved_step = start
     with _stop_on_interrupt() as stop, TrainingProgress(run.steps, start, console, enabled=main) as progress:
         model.train()
-        while step < run.steps and not _anyone(accelerator, stop.is_set()):
+        while step < run.steps and not _anyone(accelerator, stop.is_set() and step % job.cycle == 0):
             torch.manual_seed((seed * 1_000_003 + step) * 64 + shard.index)  # dropout
             rate = learning_rate(step, run.steps, optimizer_settings)
             for optimizer in optimizers:
@@ -164,10 +165,11 @@ def train(
             if log is not None and telling:
                 log.write({"step": step, "loss": loss.item(), "lr": rate, "gradient_norm": float(norm), **numbers})
             due_minutes = run.checkpoint_steps is None and time.monotonic() - last_saved > 60 * run.checkpoint_minutes
-            due_steps = run.checkpoint_steps is not None and step % run.checkpoint_steps == 0
-            if step < run.steps and _anyone(accelerator, main and (due_minutes or due_steps)):
+            due_steps = run.checkpoint_steps is not None and step // run.checkpoint_steps > saved_step // run.checkpoint_steps
+            whole = step % job.cycle == 0 and step < run.steps
+            if _anyone(accelerator, main and whole and (due_minutes or due_steps)):
                 save(step)
-                last_saved = time.monotonic()
+                last_saved, saved_step = time.monotonic(), step
     if log is not None and log.writer is not None:
         log.writer.close()
     finished = step >= run.steps

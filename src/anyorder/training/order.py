@@ -13,6 +13,7 @@ and wrong as they come out, and those it finds a mistake in are opened again as 
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,8 @@ from anyorder.diffusion import mask_tokens, stratified
 from anyorder.errors import BadInput
 from anyorder.losses import correctness_loss, loss_regression, order_loss, rank_loss, selection_loss
 from anyorder.orders.base import State
-from anyorder.orders.policies import Policy
+from anyorder.orders.policies import Policy, PolicyNetwork
+from anyorder.orders.reward_policies import REWARD_POLICIES
 from anyorder.tasks.base import Instances, Task
 from anyorder.training.denoiser import draw_clean, make_schedule, step_generator, training_problems
 from anyorder.training.loop import Shard
@@ -51,22 +53,35 @@ class Pool:
     keeps: Tensor
 
 
+def check_fits(name: str, denoiser: nn.Module, task: Task, options: dict[str, Any]) -> None:
+    """A denoiser that is not of a task's vocabulary or length is an error."""
+    size = getattr(denoiser, "max_length", None) or task.length
+    if (denoiser.vocab_size, denoiser.mask_token_id) != (task.vocab_size, task.mask_token_id) or size < task.length:
+        raise BadInput(f"the denoiser {name} is not for the task {task.name} {options}")
+
+
 def make_policy(
     denoiser: nn.Module, task: Task, settings: PolicySettings, *, judges: bool, about: dict | None = None
-) -> Policy:
-    """A fresh policy for a denoiser; it starts at the confidence order."""
+) -> PolicyNetwork:
+    """A fresh policy for a denoiser; those trained by supervision start at the confidence order."""
+    common: dict[str, Any] = {
+        "architecture": settings.architecture,
+        "hidden_size": denoiser.hidden_size,
+        "vocab_size": denoiser.vocab_size,
+        "width": settings.width,
+        "denoiser_fingerprint": fingerprint(denoiser),
+        "about": about,
+    }
+    if settings.architecture in REWARD_POLICIES:
+        common |= {"heads": len(settings.heads), "top_positions": settings.top_positions}
+        return REWARD_POLICIES[settings.architecture](**common)
     policy = Policy(
-        architecture=settings.architecture,
-        hidden_size=denoiser.hidden_size,  # type: ignore[arg-type]
-        vocab_size=denoiser.vocab_size,  # type: ignore[arg-type]
+        **common,
         max_length=task.length,
-        width=settings.width,
         layers=settings.layers,
         heads=settings.heads,
         first_look=settings.first_look,
         judges=judges,
-        denoiser_fingerprint=fingerprint(denoiser),
-        about=about,
     )
     policy.set_relations(dict(task.relations()))
     return policy
@@ -78,9 +93,7 @@ class OrderJob:
     def __init__(self, recipe: OrderRecipe, denoiser: nn.Module, task: Task, instances: Instances | None = None) -> None:
         self.recipe, self.task = recipe, task
         self.objective: ObjectiveSettings = recipe.objective
-        size = getattr(denoiser, "max_length", None) or task.length
-        if (denoiser.vocab_size, denoiser.mask_token_id) != (task.vocab_size, task.mask_token_id) or size < task.length:
-            raise BadInput(f"the denoiser {recipe.denoiser} is not for the task {task.name} {recipe.task.options}")
+        check_fits(recipe.denoiser, denoiser, task, recipe.task.options)
         self.denoiser = denoiser.eval().requires_grad_(False)
         if instances is None:
             instances = training_problems(task, recipe.data)
@@ -95,6 +108,7 @@ class OrderJob:
         self.policy = make_policy(denoiser, task, recipe.policy, judges=recipe.objective.quality, about=about)
         self.model: nn.Module = self.policy
         self.rate_scales: dict[str, float] = {}
+        self.cycle = 1
         self.device = torch.device("cpu")
         self.pool: Pool | None = None
 

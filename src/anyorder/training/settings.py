@@ -64,11 +64,14 @@ class DenoiserSettings(_Section):
 class PolicySettings(_Section):
     """The order policy: see `anyorder.orders.policies`."""
 
-    architecture: Literal["mlp", "score_transformer", "score_hidden_transformer", "lookahead"] = "lookahead"
+    architecture: Literal[
+        "mlp", "score_transformer", "score_hidden_transformer", "lookahead", "upo", "confidence_transformer"
+    ] = "lookahead"
     width: int = Field(128, gt=0)
     layers: int = Field(2, gt=0)
     heads: list[str] = ["everything"]
     first_look: bool = True
+    top_positions: int = Field(0, ge=0, description="K most confident positions among which upo and the like choose; 0 = all")
 
 
 class ObjectiveSettings(_Section):
@@ -98,6 +101,58 @@ class JointSettings(_Section):
     decode_every: int = Field(100, ge=0, description="steps between decodings of a fixed batch of problems; 0 = never")
     decode_problems: int = Field(64, gt=1)
     decode_steps: int = Field(10, gt=0)
+
+
+class RolloutSettings(_Section):
+    """How the trajectories are drawn that a policy is trained on by reward."""
+
+    group: int = Field(6, gt=1, description="trajectories of one problem")
+    actions: Literal["plackett_luce", "bernoulli", "dynamic_plackett_luce"] = "plackett_luce"
+    temperature: float = Field(1.0, gt=0, description="of the scores")
+    per_step: int = Field(1, gt=0, description="positions per step, for plackett_luce")
+    steps: int | None = Field(None, gt=0, description="budget of forwards; none = one for each position")
+    block: int | None = Field(None, gt=0, description="positions per block, for decoding block by block")
+    token_temperature: float = Field(0.0, ge=0, description="0 = the likeliest token")
+    experts: int = Field(0, ge=0, description="trajectories of an expert beside each group")
+    expert_level: float = Field(0.9, gt=0, le=1, description="of the expert, which unmasks what is more confident than this")
+
+
+class RewardSettings(_Section):
+    """What a trajectory is worth: see `anyorder.training.rewards`."""
+
+    name: Literal["solved", "cells", "rules", "likelihood", "judge"] = "cells"
+    speed: float | None = Field(None, ge=0, description="exponent of the factor that rewards few forwards")
+    likelihood_bonus: float = Field(0.0, ge=0, description="for the likeliest path of a group, down to 0 for the least")
+    judge: str | None = Field(None, description="causal language model: folder or hub id")
+
+    @model_validator(mode="after")
+    def _a_judge_has_a_model(self) -> "RewardSettings":
+        if (self.name == "judge") != (self.judge is not None):
+            raise ValueError('reward.judge is the model of the reward "judge": give both or none')
+        return self
+
+
+class UpdateSettings(_Section):
+    """Group-relative policy optimisation."""
+
+    inner: int = Field(8, gt=0, description="updates on the same trajectories")
+    minibatches: int = Field(1, gt=0, description="parts into which the steps of the trajectories are cut, an update for each")
+    clip: float = Field(0.2, gt=0)
+    standardise: bool = Field(True, description="divide advantages by the group's standard deviation")
+    reference: Literal["none", "confidence", "softmax", "top_k"] = "none"
+    beta: float = Field(0.0, ge=0, description="weight of the divergence from the reference")
+    reference_temperature: float = Field(0.05, gt=0, description="of the softmax reference")
+    imitation: int = Field(0, ge=0, description="rounds, first of all, in which the policy imitates `imitate`")
+    imitate: str = Field("confidence", description="order to imitate; oracle and gt_margin need solutions")
+    imitate_level: float | None = Field(None, gt=0, le=1, description="imitate all that is more confident than this")
+    train_denoiser: bool = False
+    lr_scale: float = Field(0.01, gt=0, description="the denoiser's learning rate over the policy's")
+
+    @model_validator(mode="after")
+    def _a_reference_has_a_weight(self) -> "UpdateSettings":
+        if (self.beta > 0) != (self.reference != "none"):
+            raise ValueError("update.beta > 0 and update.reference go together")
+        return self
 
 
 class OptimizerSettings(_Section):
@@ -179,10 +234,44 @@ class OrderRecipe(_Section):
         return self
 
 
-Recipe = Annotated[DenoiserRecipe | OrderRecipe, Field(discriminator="kind")]
+class RewardRecipe(_Section):
+    """Train an order policy by reward on a frozen denoiser (a zoo name or a folder), or along with it."""
+
+    kind: Literal["reward"]
+    description: str = ""
+    seed: int = 0
+    task: TaskSettings
+    data: DataSettings
+    denoiser: str
+    policy: PolicySettings = PolicySettings(architecture="upo", heads=["everything"] * 4)
+    start: str | None = Field(None, description="folder of a policy to go on from, instead of a fresh one")
+    rollout: RolloutSettings = RolloutSettings()
+    reward: RewardSettings = RewardSettings()
+    update: UpdateSettings = UpdateSettings()
+    optimizer: OptimizerSettings
+    run: RunSettings
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> "RewardRecipe":
+        rollout, update = self.rollout, self.update
+        if rollout.actions != "plackett_luce" and rollout.per_step != 1:
+            raise ValueError(f"rollout.per_step is for plackett_luce; {rollout.actions} decides itself how many")
+        if update.reference != "none" and (rollout.actions, rollout.per_step) != ("plackett_luce", 1):
+            raise ValueError("references are orders of one position per step: rollout.actions plackett_luce, per_step 1")
+        if update.reference == "top_k" and not self.policy.top_positions:
+            raise ValueError("the reference top_k needs a policy that is held to the same K: set policy.top_positions")
+        if update.train_denoiser and not rollout.token_temperature:
+            raise ValueError("to train the denoiser its tokens must be drawn: rollout.token_temperature above 0")
+        if self.run.batch_size % rollout.group:
+            raise ValueError(f"run.batch_size {self.run.batch_size} is no multiple of the group {rollout.group}")
+        return self
 
 
-class _AnyRecipe(BaseModel):
+Recipe = Annotated[DenoiserRecipe | OrderRecipe | RewardRecipe, Field(discriminator="kind")]
+AnyRecipe = DenoiserRecipe | OrderRecipe | RewardRecipe
+
+
+class _Checked(BaseModel):
     recipe: Recipe
 
 
@@ -192,7 +281,7 @@ def recipe_names() -> list[str]:
     return sorted(item.name.removesuffix(".toml") for item in folder.iterdir() if item.name.endswith(".toml"))
 
 
-def load_recipe(source: str | Path, overrides: list[str] | None = None) -> DenoiserRecipe | OrderRecipe:
+def load_recipe(source: str | Path, overrides: list[str] | None = None) -> AnyRecipe:
     """A recipe from a TOML file or by the name of a shipped one, with `key.subkey=value` overrides (values are TOML).
 
     Raises:
@@ -217,10 +306,10 @@ def load_recipe(source: str | Path, overrides: list[str] | None = None) -> Denoi
     return validate_recipe(values, str(source))
 
 
-def validate_recipe(values: dict[str, Any], source: str = "recipe") -> DenoiserRecipe | OrderRecipe:
+def validate_recipe(values: dict[str, Any], source: str = "recipe") -> AnyRecipe:
     """A checked recipe from plain values."""
     try:
-        return _AnyRecipe.model_validate({"recipe": values}).recipe
+        return _Checked.model_validate({"recipe": values}).recipe
     except ValidationError as error:
         lines = [_explain(problem) for problem in error.errors()]
         raise BadInput(f"{source}: " + "; ".join(lines)) from error
@@ -250,6 +339,6 @@ def _explain(problem: Any) -> str:
     if problem["type"] == "missing":
         return f"{where!r} is missing"
     if problem["type"].startswith("union_tag"):
-        return "kind must be 'denoiser' or 'order'"
+        return "kind must be 'denoiser', 'order' or 'reward'"
     given = problem.get("input")
     return f"{where!r} is {given!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}"

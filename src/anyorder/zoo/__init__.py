@@ -19,7 +19,8 @@ from anyorder.denoisers.base import fingerprint
 from anyorder.denoisers.huggingface import HuggingFaceDenoiser
 from anyorder.denoisers.transformer import Transformer
 from anyorder.errors import BadCheckpoint, BadInput, WrongDenoiser
-from anyorder.orders.policies import LearnedOrder, Policy
+from anyorder.orders.policies import LearnedOrder, Policy, PolicyNetwork
+from anyorder.orders.reward_policies import REWARD_POLICIES
 from anyorder.tasks import make_task
 from anyorder.tasks.alphabets import ESM, alphabet_of
 from anyorder.tasks.base import Task
@@ -145,6 +146,15 @@ def _load(cls: type[M], folder: Path, what: str) -> M:
     return module.eval()
 
 
+def _load_policy(folder: Path) -> PolicyNetwork:
+    return _load(REWARD_POLICIES.get(_architecture(folder) or "", Policy), folder, "policy")
+
+
+def _architecture(folder: Path) -> str | None:
+    found = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("architecture")
+    return None if found is None else str(found)
+
+
 def load_order(folder: str | Path, denoiser: nn.Module | None = None, *, strict: bool = True) -> LearnedOrder:
     """A policy from its folder (or the shipped one of a zoo name), checked against the denoiser it is to be used with.
 
@@ -159,10 +169,10 @@ def load_order(folder: str | Path, denoiser: nn.Module | None = None, *, strict:
     path = order_folder(folder) if (order_folder(folder) / "config.json").is_file() else Path(folder)
     if not (path / "config.json").is_file():
         raise BadInput(f"{path} holds no order policy (no config.json): fit one with `anyorder train`")
-    if "architecture" not in json.loads((path / "config.json").read_text(encoding="utf-8")):
+    if _architecture(path) is None:
         raise BadInput(f"{path} holds a denoiser and no order: fit one with `anyorder train`, or name the policy's own folder")
     parts = [path, path / "judge"] if (path / "judge" / "config.json").is_file() else [path]
-    policies = [_load(Policy, part, "policy") for part in parts]
+    policies = [_load_policy(part) for part in parts]
     for part, policy in zip(parts, policies, strict=True):
         if denoiser is not None and fingerprint(denoiser) != policy.denoiser_fingerprint:
             message = (
