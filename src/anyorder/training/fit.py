@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from torch import nn
@@ -18,6 +19,7 @@ from anyorder.training.joint import JointJob
 from anyorder.training.loop import TrainingResult, train
 from anyorder.training.order import OrderJob
 from anyorder.training.reward import RewardJob
+from anyorder.training.rewards import Reward
 from anyorder.training.settings import (
     AnyRecipe,
     DenoiserRecipe,
@@ -26,8 +28,10 @@ from anyorder.training.settings import (
     OrderRecipe,
     PolicySettings,
     RewardRecipe,
+    RolloutSettings,
     RunSettings,
     TaskSettings,
+    UpdateSettings,
     load_recipe,
 )
 from anyorder.zoo import load_denoiser, load_order
@@ -86,12 +90,10 @@ def fit_order(
         BadInput: the folder holds a fit to another denoiser or to other problems.
         KeyboardInterrupt: Ctrl-C; a checkpoint is written first, and the same call goes on from it.
     """
-    arguments = {name: getattr(task, name, None) for name in inspect.signature(type(task)).parameters}
-    options = getattr(task, "options", {n: v for n, v in arguments.items() if isinstance(v, int | float | str)})
     recipe = OrderRecipe(
         kind="order",
         seed=seed,
-        task=TaskSettings(name=task.name, options=options),
+        task=TaskSettings(name=task.name, options=_options_of(task)),
         data=DEFAULT_ORDER_DATA,
         denoiser="given",
         policy=policy or PolicySettings(),
@@ -99,15 +101,82 @@ def fit_order(
         optimizer=DEFAULT_ORDER_OPTIMIZER,
         run=RunSettings(steps=steps, batch_size=batch_size),
     )
+    return _fit(OrderJob(recipe, denoiser, task, instances), recipe, denoiser, instances, Path(folder), console)
+
+
+def fit_order_by_reward(
+    denoiser: nn.Module,
+    task: Task,
+    instances: Instances,
+    folder: str | Path,
+    *,
+    reward: Reward | None = None,
+    steps: int = 1600,
+    batch_size: int = 96,
+    seed: int = 0,
+    policy: PolicySettings | None = None,
+    rollout: RolloutSettings | None = None,
+    update: UpdateSettings | None = None,
+    console: Console | None = None,
+) -> LearnedOrder:
+    """Train an order policy by a reward of your own on your own frozen denoiser: UPO and its kin, see
+    `anyorder.training.reward`.
+
+    Args:
+        denoiser, task, instances, folder, seed: as in `fit_order`; solutions need not be known.
+        reward: gives N decoded sequences a number each, see `anyorder.training.rewards`; 1 where the task's checker finds
+            nothing wrong when not given.
+        steps, batch_size: updates, and trajectories drawn in each round of them.
+        policy, rollout, update: the settings of UPO with its max-confidence reference when not given.
+
+    Returns:
+        The trained order, ready for `decode`.
+
+    Raises:
+        BadInput: the folder holds a run on another denoiser or other problems, or with other settings.
+        KeyboardInterrupt: Ctrl-C; a checkpoint is written first, and the same call goes on from it.
+    """
+    default = DEFAULT_REWARD_RECIPE
+    values = {
+        "kind": "reward",
+        "seed": seed,
+        "task": {"name": task.name, "options": _options_of(task)},
+        "data": {"size": len(instances)},
+        "denoiser": "given",
+        "reward": {"name": "solved"},
+        "optimizer": default.optimizer,
+        "run": {"steps": steps, "batch_size": batch_size},
+        "policy": policy or default.policy,
+        "rollout": rollout or default.rollout,
+        "update": update or default.update,
+    }
+    recipe = RewardRecipe.model_validate(values)
+    return _fit(RewardJob(recipe, denoiser, task, instances, reward), recipe, denoiser, instances, Path(folder), console)
+
+
+def _options_of(task: Task) -> dict[str, Any]:
+    """The arguments that make a task again, as far as they are plain."""
+    arguments = {name: getattr(task, name, None) for name in inspect.signature(type(task)).parameters}
+    return getattr(task, "options", {n: v for n, v in arguments.items() if isinstance(v, int | float | str)})
+
+
+def _fit(
+    job: OrderJob | RewardJob,
+    recipe: OrderRecipe | RewardRecipe,
+    denoiser: nn.Module,
+    instances: Instances,
+    folder: Path,
+    console: Console | None,
+) -> LearnedOrder:
+    """Run a job on a denoiser that was given, and load what it saved."""
     identity = {
         **recipe.model_dump(mode="json"),
         "denoiser_fingerprint": fingerprint(denoiser),
         "problems": hashlib.sha256(instances.tokens.numpy().tobytes()).hexdigest()[:16],
     }
     device = next(denoiser.parameters()).device
-    job = OrderJob(recipe, denoiser, task, instances)
     try:
-        result = train(job, recipe.run, recipe.optimizer, Path(folder), seed=seed, recipe=identity, console=console)
+        result = train(job, recipe.run, recipe.optimizer, folder, seed=recipe.seed, recipe=identity, console=console)
     finally:
         denoiser.to(device)
     if not result.finished:
@@ -115,7 +184,9 @@ def fit_order(
     return load_order(folder, denoiser).to(device)
 
 
-_SHIPPED = load_recipe("sudoku9-order")
+_SHIPPED, _UPO = load_recipe("sudoku9-order"), load_recipe("sudoku4-upo")
 assert isinstance(_SHIPPED, OrderRecipe)
+assert isinstance(_UPO, RewardRecipe)
 DEFAULT_ORDER_OPTIMIZER: OptimizerSettings = _SHIPPED.optimizer
 DEFAULT_ORDER_DATA = _SHIPPED.data
+DEFAULT_REWARD_RECIPE: RewardRecipe = _UPO

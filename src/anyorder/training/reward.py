@@ -218,11 +218,12 @@ class RewardJob:
         """What is logged of a round."""
         worth = rewards if rewards.ndim == 1 else rewards.sum(dim=1)
         table = [worth[groups == g] for g in range(int(groups.max()) + 1)]
+        alike = torch.stack([g.amax() == g.amin() for g in table])
         spread = torch.stack([g.std(unbiased=False) for g in table])
         return {
             "reward": float(worth.mean()),
             "reward_std": float(spread.mean()),
-            "groups_alike": float((spread == 0).float().mean()),
+            "groups_alike": float(alike.float().mean()),
             "solved": float(verdict.instance_correct.float().mean()),
             "forwards": float(self.decoded.forwards.float().mean()),
         }

@@ -1,0 +1,381 @@
+"""Training by reward: what a round does, whom it touches, and that it can be stopped at any moment."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from anyorder.decoding.actions import Bernoulli, PlackettLuce
+from anyorder.decoding.counts import Threshold
+from anyorder.decoding.tokens import Argmax
+from anyorder.denoisers.base import DenoiserOutput
+from anyorder.denoisers.transformer import Transformer
+from anyorder.errors import BadInput
+from anyorder.orders.heuristics import confidence
+from anyorder.orders.policies import LearnedOrder
+from anyorder.orders.reward_policies import ConfidencePolicy, UnmaskingPolicy, most_confident
+from anyorder.tasks.base import Instances
+from anyorder.tasks.sudoku import Sudoku
+from anyorder.training.fit import fit_order_by_reward, run_recipe
+from anyorder.training.loop import Shard, train
+from anyorder.training.reward import RewardJob
+from anyorder.training.rewards import Ending
+from anyorder.training.rollout import Expert, Recorder, rollout
+from anyorder.training.settings import RewardRecipe, RolloutSettings, UpdateSettings, validate_recipe
+from anyorder.zoo import load_denoiser, load_order
+
+TASK = Sudoku(box=2)
+HERE = Shard(0, 1)
+
+
+def recipe_of(**sections: dict[str, Any]) -> RewardRecipe:
+    values: dict[str, Any] = {
+        "kind": "reward",
+        "task": {"name": "sudoku", "options": {"box": 2}},
+        "data": {"size": 30, "options": {"givens": 8, "unique": False}},
+        "denoiser": "sudoku4-weak",
+        "policy": {"architecture": "upo", "width": 16, "heads": ["everything"] * 2},
+        "rollout": {"group": 4},
+        "update": {"inner": 3},
+        "optimizer": {"lr": 1e-3, "warmup_steps": 1},
+        "run": {"steps": 9, "batch_size": 16, "log_steps": 1},
+    }
+    for name, section in sections.items():
+        values[name] = {**values[name], **section} if isinstance(section, dict) and name in values else section
+    found = validate_recipe(values)
+    assert isinstance(found, RewardRecipe)
+    return found
+
+
+def job_of(**sections: Any) -> RewardJob:
+    return RewardJob(recipe_of(**sections), load_denoiser("sudoku4-weak"), TASK)
+
+
+class Counting(Transformer):
+    """A denoiser that counts how often it is asked."""
+
+    asked = 0
+
+    def forward(self, *arguments: Any) -> DenoiserOutput:
+        self.asked += 1
+        return super().forward(*arguments)
+
+
+def gradients(job: RewardJob, step: int) -> list[Tensor]:
+    job.model.zero_grad()
+    loss, _ = job.loss(job.model, step, HERE)
+    loss.backward()
+    return [p.grad.clone() for p in job.policy.parameters() if p.grad is not None]
+
+
+def test_updates_do_not_ask_the_denoiser_and_leave_it_as_it_is() -> None:
+    job = job_of()
+    before = {name: tensor.clone() for name, tensor in job.denoiser.state_dict().items()}
+    job.denoiser.__class__ = Counting
+    job.loss(job.model, 0, HERE)
+    asked = job.denoiser.asked
+    assert asked > 0
+    for step in (1, 2):
+        loss, _ = job.loss(job.model, step, HERE)
+        loss.backward()
+    assert job.denoiser.asked == asked
+    assert all(torch.equal(before[name], tensor) for name, tensor in job.denoiser.state_dict().items())
+    assert all(p.grad is None for p in job.denoiser.parameters())
+
+
+def test_stored_states_carry_no_logits_unless_the_policy_reads_them() -> None:
+    job = job_of()
+    job.loss(job.model, 0, HERE)
+    assert all(step.state.logits.numel() == 0 for step in job.steps)
+    job = job_of(policy={"architecture": "lookahead"})
+    job.loss(job.model, 0, HERE)
+    assert all(step.state.logits.numel() > 0 for step in job.steps)
+
+
+@pytest.mark.parametrize("architecture", ["upo", "confidence_transformer", "mlp", "score_hidden_transformer", "lookahead"])
+def test_the_kept_view_gives_the_probabilities_that_were_drawn_from(architecture: str) -> None:
+    """Before any update the ratio is 1; after one it is not."""
+    heads = ["row", "column"] if architecture == "lookahead" else ["everything"] * 2
+    job = job_of(policy={"architecture": architecture, "heads": heads})
+    job.loss(job.model, 0, HERE)
+
+    def ratios() -> Tensor:
+        found = []
+        for kept in job.steps:
+            scores, _, _ = job._look(job.model, kept)
+            found.append((job.actions.log_prob(scores, kept.drawn) - kept.log_prob).exp())
+        return torch.cat(found).detach()
+
+    assert torch.allclose(ratios(), torch.ones(()), atol=1e-5)
+    with torch.no_grad():
+        for parameter in job.policy.parameters():
+            parameter += 0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0))
+    assert float((ratios() - 1).abs().max()) > 1e-3
+
+
+def test_groups_whose_trajectories_earn_the_same_give_no_gradient() -> None:
+    recipe = recipe_of()
+    denoiser = load_denoiser("sudoku4-weak")
+    job = RewardJob(recipe, denoiser, TASK, reward=lambda end: torch.ones(len(end.decoded.tokens)))
+    assert all(float(g.abs().max()) == 0 for g in gradients(job, 0))
+    assert job.logged["groups_alike"] == 1
+
+
+def test_positions_that_are_rewarded_are_drawn_sooner() -> None:
+    """A reward of our own: fill the upper half first. Only the order can bring that about."""
+    problems = TASK.generate(20, 5, givens=8, unique=False)
+
+    def early(end: Ending) -> Tensor:
+        upper = end.instances.maskable & (torch.arange(16) < 8)
+        return -(end.decoded.commit_step * upper).sum(dim=1) / upper.sum(dim=1).clamp(min=1)
+
+    def mean_step(job: RewardJob) -> float:
+        job._draw_round(99, HERE, imitating=False)
+        return float(-job.logged["reward"])
+
+    job = RewardJob(recipe_of(run={"batch_size": 64}), load_denoiser("sudoku4-weak"), TASK, problems, early)
+    before = mean_step(job)
+    optimizer = torch.optim.Adam(job.policy.parameters(), lr=3e-3)
+    for step in range(90):
+        optimizer.zero_grad()
+        job.loss(job.model, step, HERE)[0].backward()
+        optimizer.step()
+    assert mean_step(job) < before - 1
+
+
+def test_imitation_learns_the_expert() -> None:
+    job = job_of(update={"inner": 1, "imitation": 40})
+    optimizer = torch.optim.Adam(job.policy.parameters(), lr=3e-3)
+    losses = []
+    for step in range(40):
+        optimizer.zero_grad()
+        loss, _ = job.loss(job.model, step, HERE)
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+
+
+def test_imitated_trajectories_are_the_experts_own() -> None:
+    job = job_of(update={"imitation": 1})
+    job.loss(job.model, 0, HERE)
+    for kept in job.steps:
+        best = confidence(kept.state).argmax(dim=1)
+        assert torch.equal(kept.drawn.argmax(dim=1), best)
+
+
+def test_oracles_can_be_imitated_where_solutions_are_known_only() -> None:
+    job = job_of(update={"imitation": 1, "imitate": "gt_margin"})
+    assert float(job.loss(job.model, 0, HERE)[0]) > 0
+    problems = replace(TASK.generate(10, 1, givens=8, unique=False), x0=None)
+    job = RewardJob(
+        recipe_of(update={"imitation": 1, "imitate": "gt_margin"}, reward={"name": "rules"}),
+        load_denoiser("sudoku4-weak"), TASK, problems,
+    )  # fmt: skip
+    with pytest.raises(BadInput, match="truth"):
+        job.loss(job.model, 0, HERE)
+
+
+def test_the_expert_shares_its_likelihood_with_the_policy() -> None:
+    """Expert steering: the likelihood of an action is that of the mixture, whoever took it."""
+    job = job_of(rollout={"group": 4, "experts": 1, "actions": "bernoulli"})
+    job.loss(job.model, 0, HERE)
+    assert job.count == 4 * 5
+    experts = Expert(confidence, Threshold(0.9))
+    for kept in job.steps:
+        scores, _, state = job._look(job.model, kept)
+        own = job.actions.log_prob(scores, kept.drawn).detach().exp()
+        advice = experts.draw(state, torch.zeros(len(kept.rows)))
+        same = ((advice >= 0) == (kept.drawn >= 0)).all(dim=1)
+        assert torch.allclose(kept.log_prob.exp(), 0.8 * own + 0.2 * same, atol=1e-5)
+        is_expert = kept.rows >= 16
+        assert bool(same[is_expert].all())
+
+
+@pytest.mark.parametrize(
+    "rollout_settings",
+    [
+        {"actions": "bernoulli"},
+        {"actions": "dynamic_plackett_luce"},
+        {"per_step": 3},
+        {"steps": 4, "per_step": 2},
+        {"block": 3},
+        {"token_temperature": 1.0},
+    ],
+)
+def test_every_way_to_draw_trains(rollout_settings: dict[str, Any]) -> None:
+    job = job_of(rollout={"group": 4, **rollout_settings})
+    found = gradients(job, 0)
+    assert sum(float(g.abs().sum()) for g in found) > 0
+    assert all(bool(g.isfinite().all()) for g in found)
+
+
+def test_in_blocks_only_the_open_block_is_drawn_from() -> None:
+    job = job_of(rollout={"group": 4, "block": 4})
+    job.loss(job.model, 0, HERE)
+    first = job.steps[0]
+    number = first.state.generated.long().cumsum(dim=1).gather(1, first.drawn.argmax(dim=1, keepdim=True))
+    assert int(number.max()) <= 4
+
+
+@pytest.mark.parametrize("reference", ["confidence", "softmax", "top_k"])
+def test_references_pull_the_policy(reference: str) -> None:
+    """With nothing to earn, the divergence alone is left, and following its gradient lowers it."""
+    settings = {"reference": reference, "beta": 1.0, "inner": 1}
+    policy = {"top_positions": 3 if reference == "top_k" else 0}
+    recipe = recipe_of(update=settings, policy=policy, rollout={"group": 8}, run={"batch_size": 64})
+    job = RewardJob(
+        recipe, load_denoiser("sudoku4-weak"), TASK, reward=lambda end: torch.zeros(len(end.decoded.tokens))
+    )  # fmt: skip
+
+    @torch.no_grad()
+    def divergence() -> float:
+        """KL from the policy to the reference, or cross-entropy where that is one position, in the states of one round."""
+        job._draw_round(1000, HERE, imitating=False)
+        total = []
+        for kept in job.steps:
+            log_q = torch.log_softmax(job._look(job.model, kept)[0], dim=1)
+            if reference == "confidence":
+                best = confidence(kept.state).argmax(dim=1, keepdim=True)
+                total.append(-log_q.gather(1, best)[:, 0])
+            else:
+                gap = (log_q - job._reference(kept.state)).masked_fill(log_q.exp() == 0, 0.0)
+                total.append((log_q.exp() * gap).sum(dim=1))
+        return float(torch.cat(total).mean())
+
+    with torch.no_grad():  # away from where it starts, which for top_k is the reference itself
+        job.policy.mlp[-1].weight += 5 * torch.randn(
+            job.policy.mlp[-1].weight.shape, generator=torch.Generator().manual_seed(1)
+        )
+    before = divergence()
+    optimizer = torch.optim.Adam(job.policy.parameters(), lr=3e-3)
+    for step in range(60):
+        optimizer.zero_grad()
+        job.loss(job.model, step, HERE)[0].backward()
+        optimizer.step()
+    assert divergence() < 0.8 * before
+
+
+def test_the_restricted_policy_never_leaves_its_top_positions() -> None:
+    job = job_of(policy={"top_positions": 2})
+    job.loss(job.model, 0, HERE)
+    for kept in job.steps:
+        assert bool((most_confident(kept.state, 2) | (kept.drawn < 0)).all())
+
+
+def test_the_denoiser_can_be_trained_along() -> None:
+    settings = {"train_denoiser": True, "lr_scale": 1.0}
+    job = job_of(update=settings, rollout={"group": 4, "per_step": 2, "token_temperature": 1.0})
+    loss, _ = job.loss(job.model, 0, HERE)
+    for kept in job.steps:  # where and what: the ratio of both is 1 before an update
+        scores, tokens, _ = job._look(job.model, kept)
+        ratio = (job.actions.log_prob(scores, kept.drawn) + tokens - kept.log_prob).exp()
+        assert torch.allclose(ratio, torch.ones(()), atol=1e-4)
+    loss.backward()
+    assert sum(float(p.grad.abs().sum()) for p in job.denoiser.parameters() if p.grad is not None) > 0
+
+
+def test_speed_is_learned_where_it_is_rewarded(tmp_path: Path) -> None:
+    recipe = recipe_of(
+        policy={"architecture": "confidence_transformer", "width": 32},
+        rollout={"group": 8, "actions": "bernoulli"},
+        reward={"name": "solved", "speed": 10.0},
+        update={"inner": 2, "standardise": False, "clip": 0.5},
+        optimizer={"lr": 1e-2},
+        run={"steps": 60, "batch_size": 64, "log_steps": 2},
+    )
+    job = RewardJob(recipe, load_denoiser("sudoku4"), TASK)
+    train(job, recipe.run, recipe.optimizer, tmp_path, seed=0, recipe={})
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["forwards"] < 0.7 * lines[0]["forwards"]
+
+
+def test_a_run_that_is_stopped_goes_on_to_the_same_weights(tmp_path: Path) -> None:
+    def run(folder: Path, stop_after: int | None) -> None:
+        job = job_of()
+        plain = job.loss
+
+        def failing(model: torch.nn.Module, step: int, shard: Shard) -> tuple[Tensor, dict[str, float]]:
+            if step == stop_after:
+                raise RuntimeError("power cut")
+            return plain(model, step, shard)
+
+        job.loss = failing  # type: ignore[method-assign]
+        recipe = recipe_of(run={"checkpoint_steps": 1})
+        train(job, recipe.run, recipe.optimizer, folder, seed=0, recipe=recipe.model_dump(mode="json"))
+
+    run(tmp_path / "whole", None)
+    with pytest.raises(RuntimeError, match="power cut"):
+        run(tmp_path / "cut", 7)
+    saved = {int(p.stem.split("-")[1]) for p in (tmp_path / "cut" / "checkpoints").glob("*.safetensors")}
+    assert saved == {3, 6}, "checkpoints lie between rounds only"
+    run(tmp_path / "cut", None)
+    whole, cut = (load_order(tmp_path / name).policy.state_dict() for name in ("whole", "cut"))
+    assert all(torch.equal(whole[name], cut[name]) for name in whole)
+
+
+def test_recipes_and_python_give_an_order_that_decodes(tmp_path: Path) -> None:
+    result = run_recipe(recipe_of(run={"steps": 3}), tmp_path / "recipe")
+    assert result.finished
+    denoiser = load_denoiser("sudoku4-weak")
+    assert isinstance(load_order(tmp_path / "recipe", denoiser).policy, UnmaskingPolicy)
+    problems = TASK.generate(12, 3, givens=8, unique=False)
+    order = fit_order_by_reward(
+        denoiser, TASK, replace(problems, x0=None), tmp_path / "python", steps=4, batch_size=8,
+        policy=recipe_of().policy.model_copy(update={"architecture": "confidence_transformer"}),
+        rollout=RolloutSettings(group=4), update=UpdateSettings(inner=2),
+    )  # fmt: skip
+    assert isinstance(order, LearnedOrder) and isinstance(order.policy, ConfidencePolicy)
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"update": {"reference": "confidence"}}, "beta"),
+        ({"update": {"reference": "top_k", "beta": 0.1}}, "top_positions"),
+        ({"update": {"train_denoiser": True}}, "token_temperature"),
+        ({"rollout": {"actions": "bernoulli", "per_step": 2}}, "per_step"),
+        ({"rollout": {"group": 5}}, "multiple"),
+        ({"reward": {"name": "judge"}}, "judge"),
+        ({"update": {"reference": "softmax", "beta": 0.1}, "rollout": {"group": 4, "actions": "bernoulli"}}, "one position"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(sections: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        recipe_of(**sections)
+
+
+def test_rewards_that_need_solutions_say_so() -> None:
+    problems = replace(TASK.generate(10, 1, givens=8, unique=False), x0=None)
+    job = RewardJob(recipe_of(), load_denoiser("sudoku4-weak"), TASK, problems)
+    with pytest.raises(BadInput, match="known solutions"):
+        job.loss(job.model, 0, HERE)
+
+
+def test_a_rollout_notes_every_choice_of_every_row() -> None:
+    """The log-probabilities of a row's steps belong to the positions that it committed, in this order."""
+    denoiser = load_denoiser("sudoku4-weak")
+    problems: Instances = TASK.generate(5, 2, givens=(6, 10), unique=False)
+    recorder = Recorder(confidence, PlackettLuce(0.5))
+    steps, decoded = rollout(denoiser, recorder, problems.tokens, first_seed=70, steps=None, token=Argmax(), x0=None)
+    for row in range(5):
+        mine = [(s, int((s.rows == row).nonzero()[0, 0])) for s in steps if bool((s.rows == row).any())]
+        for kept, at in mine:
+            place = int(kept.drawn[at].argmax())
+            assert int(decoded.commit_step[row, place]) == kept.state.step
+        blanks = int(problems.maskable[row].sum())
+        longest = int(problems.maskable.sum(dim=1).max())
+        assert len(mine) == (blanks if blanks < longest else blanks - 1)  # the last step of the budget is nobody's choice
+
+
+def test_bernoulli_rollouts_never_stall() -> None:
+    denoiser = load_denoiser("sudoku4-weak")
+    problems = TASK.generate(5, 2, givens=8, unique=False)
+    recorder = Recorder(lambda state: torch.full(state.tokens.shape, -20.0), Bernoulli())
+    steps, decoded = rollout(denoiser, recorder, problems.tokens, first_seed=1, steps=None, token=Argmax(), x0=None)
+    assert int(decoded.forwards.max()) == 8
+    assert all(bool((s.drawn < 0).all()) for s in steps)
