@@ -8,11 +8,11 @@ from anyorder.errors import BadInput
 from anyorder.evaluation.evaluate import environment
 from anyorder.files import write_json, write_text
 from anyorder.report.plots import bars, panels
-from anyorder.reproduce import adaptive, falsification, proteins, stability
+from anyorder.reproduce import adaptive, falsification, proteins, reward, stability
 from anyorder.reproduce.outcome import Outcome
 from anyorder.reproduce.study import Setting
 
-TARGETS = adaptive.TARGETS | stability.TARGETS | falsification.TARGETS | proteins.TARGETS
+TARGETS = adaptive.TARGETS | stability.TARGETS | falsification.TARGETS | proteins.TARGETS | reward.TARGETS
 
 _SORTING = ("task.name=sorting", "task.options={items=16}", "data.options={}", "run.log_steps=10")
 _TSP = ("task.name=tsp", "task.options={cities=5, grid=5}", "data.options={}", "run.log_steps=10")
@@ -67,6 +67,7 @@ _SETTINGS: dict[str, list[Setting]] = {
             problems=500,
             figure_steps=(1, 2, 4),
         ),
+        reward.SMALL,
     ],
     "paper": [
         Setting(
@@ -89,7 +90,7 @@ _SETTINGS: dict[str, list[Setting]] = {
         proteins.PAPER,
     ],
 }
-SCALES = {scale: {s.task: s for s in settings} for scale, settings in _SETTINGS.items()}
+SCALES = {scale: {s.name: s for s in settings} for scale, settings in _SETTINGS.items()}
 
 
 def reproduce(

@@ -54,13 +54,13 @@ class Cells:
         """Solved or not, bool (seeds, N); one row for a model without seeds."""
         models = [model.format(seed=s) for s in self.seeds] if "{seed}" in model else [model]
         steps = setting.steps if steps is None else steps
-        wanted = (setting.task, steps, noise)
+        wanted = (setting.name, steps, noise)
         return np.stack(
             [
                 next(
                     found[order]
                     for d, found in self.solved.items()
-                    if (d.setting.task, d.steps, d.noise) == wanted and d.model == name and order in found
+                    if (d.setting.name, d.steps, d.noise) == wanted and d.model == name and order in found
                 )
                 for name in models
             ]

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,13 +22,13 @@ from anyorder.denoisers.base import default_device, fingerprint
 from anyorder.denoisers.huggingface import HuggingFaceDenoiser
 from anyorder.denoisers.transformer import Transformer
 from anyorder.errors import AnyorderError, BadInput
-from anyorder.evaluation.evaluate import evaluate
+from anyorder.evaluation.evaluate import Result, evaluate
 from anyorder.evaluation.orders import PolicyLoader
 from anyorder.files import write_json
 from anyorder.tasks import make_task
 from anyorder.tasks.base import Instances, Task
 from anyorder.training.fit import run_recipe
-from anyorder.training.settings import load_recipe, recipe_names
+from anyorder.training.settings import AnyRecipe, load_recipe, recipe_names
 from anyorder.zoo import load_denoiser, load_order
 
 
@@ -59,6 +60,11 @@ class Setting:
     figure_steps: tuple[int, ...] = (5, 10, 20)
     noise: float = 0.5
 
+    @property
+    def name(self) -> str:
+        """By which targets know it, and its folder."""
+        return self.task
+
 
 @dataclass(frozen=True)
 class Decoding:
@@ -72,6 +78,7 @@ class Decoding:
 
 
 TEST_SEED = 8_000_000
+_POLICIES = ("policy/", "reward/")
 
 
 @dataclass(frozen=True)
@@ -87,28 +94,20 @@ class Study:
 
     def model_folder(self, setting: Setting, model: str) -> Path:
         """Where a model lives."""
-        return Path(setting.denoiser) if _is_given(setting, model) else self.folder / setting.task / model
+        return Path(setting.denoiser) if _is_given(setting, model) else self.folder / setting.name / model
 
     def ensure(self, setting: Setting, model: str) -> Path:
         """Train a model if it is not there, and what it starts from."""
         folder = self.model_folder(setting, model)
         if _is_given(setting, model):
             return folder
-        kind, _, rest = model.partition("/")
         start = None
-        if kind == "frozen":
+        if model == "frozen":
             recipe = load_recipe(setting.denoiser, list(setting.denoiser_changes))
         else:
-            what, seed = rest.split("/")
             start = self.ensure(setting, "frozen")
-            changes = [f"denoiser={start}", f"seed={seed}"]
-            if kind == "policy":
-                changes += [*setting.policy_changes, f"policy.architecture={what}"]
-            else:
-                changes += [*setting.joint_changes, "train_denoiser=true", f"joint.weights={what}"]
-                changes += ["joint.plus_one=false"] if kind == "joint-without-one" else []
-                changes += ["objective.states=teacher"] if kind == "joint-on-path" else []
-            recipe = load_recipe(setting.adaptive, changes)
+            kind, what, seed = model.split("/")
+            recipe = self.recipe(setting, kind, what, [f"denoiser={start}", f"seed={seed}"])
         identity = {"recipe": recipe.model_dump(mode="json"), "start": start and fingerprint(load_denoiser(str(start)))}
         finished = folder / "finished.json"
         if finished.exists():
@@ -123,6 +122,16 @@ class Study:
         write_json(finished, identity)  # the last act: what has it is whole
         return folder
 
+    def recipe(self, setting: Setting, kind: str, what: str, changes: list[str]) -> AnyRecipe:
+        """What trains a model `KIND/WHAT/SEED`, with the changes that say where it starts."""
+        if kind == "policy":
+            changes += [*setting.policy_changes, f"policy.architecture={what}"]
+        else:
+            changes += [*setting.joint_changes, "train_denoiser=true", f"joint.weights={what}"]
+            changes += ["joint.plus_one=false"] if kind == "joint-without-one" else []
+            changes += ["objective.states=teacher"] if kind == "joint-on-path" else []
+        return load_recipe(setting.adaptive, changes)
+
     def problems(self, setting: Setting) -> tuple[Task, Instances]:
         """The test problems of a task, the same for every model."""
         task = make_task(setting.task, **setting.options)
@@ -131,7 +140,7 @@ class Study:
     def load(self, decoding: Decoding) -> tuple[Transformer | HuggingFaceDenoiser, PolicyLoader]:
         """The denoiser that a decoding is of, and what loads its policy."""
         folder = self.ensure(decoding.setting, decoding.model)
-        denoiser_folder = self.model_folder(decoding.setting, "frozen") if decoding.model.startswith("policy/") else folder
+        denoiser_folder = self.model_folder(decoding.setting, "frozen") if decoding.model.startswith(_POLICIES) else folder
         device = default_device()
         denoiser = load_denoiser(str(denoiser_folder)).to(device)
         return denoiser, lambda _name: load_order(folder, denoiser).to(device)
@@ -140,7 +149,7 @@ class Study:
         setting = decoding.setting
         identity = [__version__, setting.task, setting.options, setting.problems, setting.generate, order, mark]
         key = hashlib.sha256(json.dumps([*identity, decoding.steps, decoding.noise], sort_keys=True).encode()).hexdigest()
-        return self.folder / decoding.setting.task / "cells" / f"{key[:24]}.json"
+        return self.folder / decoding.setting.name / "cells" / f"{key[:24]}.json"
 
     def decode(self, decoding: Decoding) -> dict[str, np.ndarray]:
         """Which test problems each order solves, bool (N,); decoded now, or read from the cells that are kept."""
@@ -161,22 +170,29 @@ class Study:
                     {
                         "order": order, "model": decoding.model, "steps": decoding.steps, "noise": decoding.noise,
                         "problems": decoding.setting.problems, "forwards": result.forwards,
-                        "solved": "".join("1" if right else "0" for right in result.correct),
+                        **self.keep(result),
                     },
                 )  # fmt: skip
-            text = json.loads(path.read_text(encoding="utf-8"))["solved"]
-            solved[order] = np.array([mark == "1" for mark in text])
+            solved[order] = self.kept(json.loads(path.read_text(encoding="utf-8")))
         return solved
+
+    def keep(self, result: Result) -> dict[str, Any]:
+        """What is written of a cell, per problem."""
+        return {"solved": "".join("1" if right else "0" for right in result.correct)}
+
+    def kept(self, values: dict[str, Any]) -> np.ndarray:
+        """The same read back: solved or not, bool (N,)."""
+        return np.array([mark == "1" for mark in values["solved"]])
 
     def decode_all(self, decodings: Iterable[Decoding], workers: int, say: Callable[[str], None]) -> dict[Decoding, dict]:
         """All decodings, model by model, on several processes of one thread each. What they start from comes first."""
         wanted = list(dict.fromkeys(decodings))
-        for setting, model in dict.fromkeys((d.setting.task, m) for d in wanted for m in _before(d.model)):
+        for setting, model in dict.fromkeys((d.setting.name, m) for d in wanted for m in _before(d.model)):
             say(f"{setting}: {model}")
-            self.ensure(next(d.setting for d in wanted if d.setting.task == setting), model)
+            self.ensure(next(d.setting for d in wanted if d.setting.name == setting), model)
         groups: dict[tuple[str, str], list[Decoding]] = {}
         for decoding in wanted:
-            groups.setdefault((decoding.setting.task, decoding.model), []).append(decoding)
+            groups.setdefault((decoding.setting.name, decoding.model), []).append(decoding)
         found: dict[Decoding, dict] = {}
         if workers == 1:
             for (task, model), group in groups.items():
