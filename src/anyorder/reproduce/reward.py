@@ -43,11 +43,12 @@ class RewardSetting(Setting):
 
     Args:
         key: its name.
-        reward: the recipe of UPO for it.
+        reward: the recipe of UPO for it. reward_changes: overrides of it.
     """
 
     key: str = field(kw_only=True)
     reward: str = field(kw_only=True)
+    reward_changes: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -64,7 +65,7 @@ class RewardStudy(Study):
         if kind != "reward":
             return super().recipe(setting, kind, what, changes)
         assert isinstance(setting, RewardSetting)
-        return load_recipe(setting.reward, [*changes, *VARIANTS[what]])
+        return load_recipe(setting.reward, [*changes, *setting.reward_changes, *VARIANTS[what]])
 
     def keep(self, result: Result) -> dict[str, Any]:
         """See `Study`."""
