@@ -170,7 +170,7 @@ def test_imitated_trajectories_are_the_experts_own() -> None:
 
 def test_oracles_can_be_imitated_where_solutions_are_known_only() -> None:
     job = job_of(update={"imitation": 1, "imitate": "gt_margin"})
-    assert float(job.loss(job.model, 0, HERE)[0]) > 0
+    assert float(job.loss(job.model, 0, HERE)[0].detach()) > 0
     problems = replace(TASK.generate(10, 1, givens=8, unique=False), x0=None)
     job = RewardJob(
         recipe_of(update={"imitation": 1, "imitate": "gt_margin"}, reward={"name": "rules"}),
@@ -379,3 +379,17 @@ def test_bernoulli_rollouts_never_stall() -> None:
     steps, decoded = rollout(denoiser, recorder, problems.tokens, first_seed=1, steps=None, token=Argmax(), x0=None)
     assert int(decoded.forwards.max()) == 8
     assert all(bool((s.drawn < 0).all()) for s in steps)
+
+
+def test_two_processes_draw_and_learn_what_one_does() -> None:
+    """Trajectory i has the same seed on whatever process, and the mean of the processes' gradients is that of one."""
+    whole = gradients(job_of(), 0)
+    halves = []
+    for index in range(2):
+        job = job_of()
+        job.loss(job.model, 0, Shard(index, 2))[0].backward()
+        halves.append([p.grad for p in job.policy.parameters() if p.grad is not None])
+    for one, first, second in zip(whole, *halves, strict=True):
+        assert torch.allclose(one, (first + second) / 2, atol=1e-6)
+    with pytest.raises(BadInput, match="processes"):
+        job_of().loss(job_of().model, 0, Shard(0, 3))

@@ -90,6 +90,7 @@ class RewardJob:
     def loss(self, model: nn.Module, step: int, shard: Shard) -> tuple[Tensor, dict[str, float]]:
         """1. at the start of a round, draw trajectories; 2. this update's part of their steps; 3. the policy's view of them as
         it is now; 4. surrogate and divergence from the reference, or imitation."""
+        self.denoiser.eval()  # no dropout between what was drawn and how it is judged
         number, inner = divmod(step, self.cycle)
         imitating = number < self.update.imitation
         if inner == 0:
@@ -143,13 +144,18 @@ class RewardJob:
     def _draw_round(self, number: int, shard: Shard, imitating: bool) -> None:
         """Trajectories, what they earned, and what each is better than its group."""
         rng = step_generator(self.recipe.seed, number)
-        problems = self._problems(rng, shard)
+        count = self.recipe.run.batch_size // self.settings.group
+        if count % shard.count:
+            raise BadInput(f"{count} problems a round do not divide among {shard.count} processes: change run.batch_size")
+        mine = shard.slice(count)
+        problems = self._problems(rng, count)[mine]
         group, experts = self.settings.group, 0 if imitating else self.settings.experts
         share = experts / (group + experts)
-        first_seed = int(rng.integers(0, 2**40)) * 2**20 + shard.index * 2**16
-        parts = [self._rollout(problems, group, first_seed, self._guide(imitating), imitating, share)]
+        first_seed = int(rng.integers(0, 2**40)) * 2**20  # trajectory i of a round has the i-th, on whatever process
+        guide = self._guide(imitating)
+        parts = [self._rollout(problems, group, first_seed + mine.start * group, guide, imitating, share)]
         if experts:
-            parts.append(self._rollout(problems, experts, first_seed + 2**15, self._guide(False), True, share))
+            parts.append(self._rollout(problems, experts, first_seed + 2**19 + mine.start * experts, guide, True, share))
         self.decoded = Decoded.join([decoded for _, decoded in parts])
         self.count = len(self.decoded.tokens)
         offset = group * len(problems)
@@ -171,16 +177,14 @@ class RewardJob:
             self.advantages.append(group_advantages(worth, groups, standardise=self.update.standardise)[step.rows])
         self.logged = self._numbers(rewards, groups, ending.verdict)
 
-    def _problems(self, rng: np.random.Generator, shard: Shard) -> Instances:
-        """This process's problems of a round, augmented where their solutions are known."""
-        count = self.recipe.run.batch_size // self.settings.group
-        rows = shard.slice(count)
+    def _problems(self, rng: np.random.Generator, count: int) -> Instances:
+        """The problems of a round, augmented where their solutions are known."""
         index = torch.from_numpy(rng.integers(0, len(self.instances), count))
         chosen = self.instances[index]
         if chosen.x0 is not None:
             x0, tokens = self.task.augment(chosen.x0, chosen.tokens, rng)
             chosen = replace(chosen, tokens=tokens, maskable=tokens == self.task.mask_token_id, x0=x0)
-        return chosen[rows]
+        return chosen
 
     def _rollout(
         self, problems: Instances, copies: int, seed: int, expert: Expert | None, follow: bool, share: float
@@ -234,7 +238,7 @@ class RewardJob:
         """log g_ref of every position (b, L), arXiv 2510.05725, eqs. 25 and 26; the softmax is of the largest probability
         alone, which at tau = .05 outweighs all others."""
         if self.update.reference == "top_k":
-            inside = most_confident(state, self.recipe.policy.top_positions)
+            inside = most_confident(state, getattr(self.policy, "top_positions", 0) or self.recipe.policy.top_positions)
             return torch.where(inside, -inside.sum(dim=1, keepdim=True).float().log(), -torch.inf)
         best = state.summary.top_log_probs[:, 0].exp() / self.update.reference_temperature
         return torch.log_softmax(self._within(state.scatter(best), state), dim=1)

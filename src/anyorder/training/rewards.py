@@ -59,10 +59,7 @@ def with_speed(reward: Reward, exponent: float) -> Reward:
 
     def speedy(end: Ending) -> Tensor:
         count = end.instances.maskable.sum(dim=1).clamp(min=1)
-        worth = reward(end)
-        if worth.ndim > 1:
-            raise BadInput("a reward for speed goes with a reward at the end, not with one of every step")
-        return worth * ((count - end.decoded.forwards + 1) / count).clamp(min=0) ** exponent
+        return reward(end) * ((count - end.decoded.forwards + 1) / count).clamp(min=0) ** exponent
 
     return speedy
 

@@ -129,6 +129,8 @@ class RewardSettings(_Section):
     def _a_judge_has_a_model(self) -> "RewardSettings":
         if (self.name == "judge") != (self.judge is not None):
             raise ValueError('reward.judge is the model of the reward "judge": give both or none')
+        if self.name == "likelihood" and (self.speed is not None or self.likelihood_bonus):
+            raise ValueError("the reward likelihood is earned step by step: it takes neither speed nor likelihood_bonus")
         return self
 
 
