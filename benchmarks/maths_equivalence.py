@@ -1,18 +1,19 @@
 """How answers of GSM8K and MATH-500 are judged: every reference against other ways to write it, and against wrong answers.
 
-    python benchmarks/maths_equivalence.py ../shared/data/math
+    python benchmarks/maths_equivalence.py ../shared/data/math [--library] [--limit 200]
 
-Prints, for each way, how many answers were judged right, and all that were misjudged.
+Prints, for each way, how many answers were judged right, and all that were misjudged. With --library answers are judged by
+math-verify alone, without what comes before it here.
 """
 
 import argparse
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
-from anyorder.tasks.maths_answers import equivalent, final_answer
+from anyorder.tasks.maths_answers import Judge, equivalent, final_answer
 from anyorder.tasks.maths_prompts import Problem, read_problems
 
 FRACTION = re.compile(r"(-?)\\d?frac(?:\{(-?\d+)\}|\s?(\d))(?:\{(\d+)\}|(\d))")
@@ -170,29 +171,33 @@ def others(problems: list[Problem], number: int, count: int) -> Iterator[tuple[s
             yield "another problem's", problem.answer
 
 
-def judge(problems: list[Problem], neighbours: int = 3) -> dict[tuple[bool, str], list[tuple[str, str, bool]]]:
+def judge(
+    problems: list[Problem], neighbours: int = 3, by: Callable[[str, str], bool] = equivalent
+) -> dict[tuple[bool, str], list[tuple[str, str, bool]]]:
     """(says the same, way) -> (reference, answer, judged right) of every answer."""
     found: dict[tuple[bool, str], list[tuple[str, str, bool]]] = defaultdict(list)
     for number, problem in enumerate(problems):
         reference = problem.answer
         for way, answer in same(reference):
-            found[True, way].append((reference, answer, equivalent(reference, answer)))
+            found[True, way].append((reference, answer, by(reference, answer)))
         for way, answer in [*wrong(reference), *others(problems, number, neighbours)]:
-            found[False, way].append((reference, answer, equivalent(reference, answer)))
+            found[False, way].append((reference, answer, by(reference, answer)))
         for way, phrase in PHRASES.items():
             read = final_answer(phrase % reference)
-            found[True, way].append((reference, phrase % reference, read is not None and equivalent(reference, read.text)))
+            found[True, way].append((reference, phrase % reference, read is not None and by(reference, read.text)))
         solved = final_answer(problem.solution)
-        found[True, "the solution itself"].append((reference, problem.solution, equivalent(reference, solved.text)))
+        found[True, "the solution itself"].append((reference, problem.solution, by(reference, solved.text)))
     return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="of gsm8k_test.jsonl and math500_test.json")
-    folder = parser.parse_args().folder
+    parser.add_argument("--library", action="store_true", help="math-verify alone")
+    parser.add_argument("--limit", type=int, help="first N problems of each file")
+    options = parser.parse_args()
     for name in ("gsm8k_test.jsonl", "math500_test.json"):
-        found = judge(read_problems(folder / name))
+        found = judge(read_problems(options.folder / name, options.limit), by=Judge() if options.library else equivalent)
         print(f"\n## {name}\n\n| says the same? | way | answers | judged right |\n|---|---|---|---|")
         for (right, way), rows in found.items():
             print(f"| {'yes' if right else 'no'} | {way} | {len(rows)} | {sum(row[2] for row in rows)} |")

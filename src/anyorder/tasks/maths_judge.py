@@ -31,7 +31,7 @@ def equivalence() -> Callable[[str, str], bool]:
 
     def same(reference: str, answer: str) -> bool:
         read = (parse(rf"\boxed{{{latex}}}", only_latex, parsing_timeout=None) for latex in (reference, answer))
-        return bool(verify(*read, timeout_seconds=None))
+        return bool(verify(*read, allow_set_relation_comp=True, timeout_seconds=None))
 
     return same
 
