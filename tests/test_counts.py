@@ -92,6 +92,8 @@ def test_entropy_bound(make_state: Callable[..., State]) -> None:
     assert select(EntropyBound(bound + 1e-6), state) == [1, 2, 3]
     assert select(EntropyBound(bound - 1e-6), state) == [1, 3]
     assert select(EntropyBound(0.0), state) == [3]
+    closed = torch.tensor([[0.0, 0.0, 0.0, -torch.inf]])  # as in blocks: masked, but not now
+    assert EntropyBound(0.0)(closed, state, torch.zeros(1, dtype=torch.int64))[0].tolist() == [False, True, False, False]
 
 
 def test_predicted_error_counts_expected_mistakes(make_state: Callable[..., State]) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from anyorder.decoding.blocks import EvenBlocks, InBlocks
 from anyorder.decoding.loop import Decoder, decode
 from anyorder.decoding.tokens import Sample
 from anyorder.denoisers.transformer import Transformer
@@ -142,6 +143,24 @@ def test_an_order_can_have_a_count_rule_of_its_own() -> None:
     assert decoder.count == parse_count_rule("threshold:0.8")
     assert make_decoder("confidence", 3, 0.0, no_policy).count == parse_count_rule("linear")
     assert make_decoder("policy+undo", 3, 0.0, toy_policy).count == parse_count_rule("second_look")
+
+
+def test_an_order_can_be_held_to_blocks() -> None:
+    decoder = make_decoder("confidence@blocks:4", 3, 0.0, no_policy)
+    assert decoder.order == InBlocks(confidence, 4)
+    assert decoder.count == EvenBlocks(4)
+    for spec in ("confidence@blocks:4@entropy_bound:0.2", "confidence@entropy_bound:0.2@blocks:4"):
+        assert make_decoder(spec, 3, 0.0, no_policy).count == parse_count_rule("entropy_bound:0.2")
+    for spec, message in {
+        "confidence@blocks": "blocks:32",
+        "confidence@blocks:0": "blocks:32",
+        "confidence@blocks:4@cosine": "linear, fixed, threshold",
+        "confidence+repredict@blocks:4": "nothing is undone in blocks",
+        "confidence@blocks:4@blocks:2": "once",
+        "confidence@fixed:1@fixed:2": "one count rule",
+    }.items():
+        with pytest.raises(BadInput, match=message):
+            make_decoder(spec, 3, 0.0, no_policy)
 
 
 def test_count_rules_by_name() -> None:

@@ -12,7 +12,9 @@ from anyorder.denoisers.transformer import Transformer
 from anyorder.errors import BadInput
 from anyorder.orders.policies import LearnedOrder
 from anyorder.tasks import TASKS, make_task
+from anyorder.tasks.alphabets import TokenizerAlphabet
 from anyorder.tasks.base import Instances, Task
+from anyorder.tasks.maths import Maths
 from anyorder.tasks.sequences import Sequences
 from anyorder.zoo import default_denoiser, folder_of, load_denoiser, load_order, order_folder, task_of
 
@@ -43,7 +45,7 @@ class Session:
     def all_orders(self) -> list[str]:
         """Every heuristic, what was learned for this denoiser, and the oracle where solutions are known."""
         heuristics = ["random", "confidence", "margin", "log_margin", "entropy"]
-        if isinstance(self.task, Sequences):
+        if isinstance(self.task, Sequences | Maths):
             heuristics.insert(1, "left_to_right")
         return [*heuristics, *self.learned_orders(), *(["oracle"] if self.instances.x0 is not None else [])]
 
@@ -132,8 +134,10 @@ def task_for(task_name: str, denoiser_name: str, denoiser: Transformer | Hugging
                 f"the denoiser {denoiser_name} is for {task.name} of another kind than {task_name} {options or ''}".rstrip()
             )
         return task
+    if issubclass(TASKS[task_name], Maths):
+        return _maths_for(denoiser_name, denoiser, options)
     if not sequences:
-        names = ", ".join(name for name, cls in TASKS.items() if issubclass(cls, Sequences))
+        names = ", ".join(name for name, cls in TASKS.items() if issubclass(cls, Sequences | Maths))
         raise BadInput(f"{denoiser_name} is a model of sequences, not of {task_name}: use --task {names}")
 
     def fits(task: Task) -> bool:
@@ -155,6 +159,19 @@ def task_for(task_name: str, denoiser_name: str, denoiser: Transformer | Hugging
         task = make_task(task_name, **options, length=most)
     if task.free_length:  # type: ignore[attr-defined]
         denoiser.allow(task.symbols.end)  # type: ignore[attr-defined]
+    return task
+
+
+def _maths_for(denoiser_name: str, denoiser: HuggingFaceDenoiser, options: dict[str, Any]) -> Task:
+    """Mathematics in the model's own tokens; the model may end its answers, and padding is what no answer holds."""
+    if denoiser.tokenizer is None:
+        raise BadInput(f"{denoiser_name} has no tokenizer, and maths needs one")
+    alphabet = TokenizerAlphabet(denoiser.tokenizer, denoiser.vocab_size, denoiser.mask_token_id)
+    room = {} if denoiser.max_length is None else {"longest": denoiser.max_length}
+    task = make_task("maths", **{"alphabet": alphabet, **room, **options})
+    assert isinstance(task, Maths)
+    denoiser.allow(task.ends)
+    denoiser.pad_with(task.pad_token_id)
     return task
 
 

@@ -35,7 +35,7 @@ def evaluate(
     data: DataOption = None,
     denoiser: DenoiserOption = None,
     orders: Annotated[str | None, typer.Option(help="comma-separated; X+undo, X+repredict: other modes, X@COUNT: its count "
-                                               "rule. All that can be had if not given")] = None,
+                                               "rule, X@blocks:32: in blocks. All that can be had if not given")] = None,
     steps: Annotated[str, typer.Option(help="comma-separated budgets of forwards; 'all': one position per step")] = "5,10,20",
     noise: Annotated[str, typer.Option(help="comma-separated scales of Gumbel noise on the scores")] = "0",
     limit: LimitOption = None,

@@ -8,7 +8,7 @@ import typer
 from anyorder.errors import BadInput
 
 TaskOption = Annotated[
-    str, typer.Option("--task", help="sudoku, sat, countdown, zebra, sorting, tsp, text, protein, antibody or molecules")
+    str, typer.Option("--task", help="sudoku, sat, countdown, zebra, sorting, tsp, text, protein, antibody, molecules or maths")
 ]
 DataOption = Annotated[Path | None, typer.Option("--data", help="problems in a published format; fresh ones when not given")]
 DenoiserOption = Annotated[str | None, typer.Option("--denoiser", help="a shipped name or a folder; the task's own by default")]

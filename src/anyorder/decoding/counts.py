@@ -109,7 +109,7 @@ class EntropyBound:
     bound: float = 0.1
 
     def __call__(self, scores: Tensor, state: State, undone: Tensor) -> Tensor:
-        entropy = state.scatter(state.summary.entropy, fill=torch.inf)
+        entropy = state.scatter(state.summary.entropy, fill=torch.inf).masked_fill(scores == -torch.inf, torch.inf)
         ranked, ranking = entropy.sort(dim=1, stable=True)
         fits = ranked.cumsum(dim=1) - ranked <= self.bound  # ascending, so the last of a prefix is its largest
         chosen = torch.zeros_like(state.masked).scatter(1, ranking, fits)

@@ -157,6 +157,11 @@ class HuggingFaceDenoiser(nn.Module):
         """Let these special tokens be produced, such as the end of a sequence whose length is free."""
         self.forbidden = sorted(set(self.forbidden) - set(tokens))
 
+    def pad_with(self, token: int) -> None:
+        """Take another token for padding: it is never looked at, and never produced."""
+        self.pad_token_id = token
+        self.forbidden = sorted({*self.forbidden, token})
+
     def maskable(self, tokens: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Positions bool (B, L) that may be masked: no special tokens, no padding."""
         special = torch.tensor([t for t in self.forbidden if t != self.mask_token_id], device=tokens.device)

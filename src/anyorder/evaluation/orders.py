@@ -1,9 +1,11 @@
-"""From names to decoders: `confidence`, `policy+undo`, `confidence+repredict`, `confidence@threshold:0.99`."""
+"""From names to decoders: `confidence`, `policy+undo`, `confidence+repredict`, `confidence@threshold:0.99`,
+`confidence@blocks:32`."""
 
 from collections.abc import Callable
 from pathlib import Path
 
-from anyorder.decoding.counts import COUNT_RULES, CountRule, Linear, SecondLook
+from anyorder.decoding.blocks import EvenBlocks, InBlocks
+from anyorder.decoding.counts import COUNT_RULES, CountRule, EntropyBound, Factor, Fixed, Linear, SecondLook, Threshold
 from anyorder.decoding.loop import Decoder
 from anyorder.decoding.remaskers import Absorbing, QualityUndo, Remasker, RePredict
 from anyorder.decoding.tokens import Argmax, TokenRule
@@ -26,20 +28,25 @@ def make_decoder(
     count: CountRule | None = None,
     token: TokenRule | None = None,
 ) -> Decoder:
-    """A decoder from `ORDER[+repredict|+undo][@COUNT]`.
+    """A decoder from `ORDER[+repredict|+undo][@blocks:LENGTH][@COUNT]`.
 
     Args:
         spec: ORDER is a heuristic, an oracle, `policy` (the denoiser's own), or the folder of a policy. `X+undo` orders by X
-            and lets the policy take commitments back.
+            and lets the policy take commitments back. In blocks of LENGTH generated positions, the leftmost unfinished one
+            alone is open, and the steps are divided evenly among them unless COUNT says otherwise.
         steps: budget of forwards.
         noise: scale of Gumbel noise on the scores.
         load_policy: gives the policy of a name or folder.
         count: the count rule where the spec names none; when not given, linear, or `UNDO_COUNT` with undo.
         token: what token to put; the likeliest when not given.
     """
-    where, at, how_many = spec.partition("@")
-    if at:
-        count = parse_count_rule(how_many)
+    where, *rules = spec.split("@")
+    blocks = [rule for rule in rules if rule.startswith("blocks")]
+    counts = [rule for rule in rules if rule not in blocks]
+    if len(blocks) > 1 or len(counts) > 1:
+        raise BadInput(f"order {spec!r}: after @ comes one count rule, and @blocks:LENGTH once")
+    if counts:
+        count = parse_count_rule(counts[0])
     name, *modes = where.split("+")
     if len(modes) > 1 or (modes and modes[0] not in ("repredict", "undo")):
         raise BadInput(f"order {spec!r}: after the order's name comes nothing, '+repredict' or '+undo'")
@@ -61,7 +68,21 @@ def make_decoder(
             raise BadInput(f"order {spec!r}: this policy was fitted without a quality score, so it cannot undo")
         remasker = QualityUndo(judge)
         rule = count or UNDO_COUNT
+    if blocks:
+        if modes:
+            raise BadInput(f"order {spec!r}: a finished block stays as it is, so nothing is undone in blocks")
+        order, rule = _in_blocks(order, rule, blocks[0])
     return Decoder(order, rule, token or Argmax(), remasker, steps, noise)
+
+
+def _in_blocks(order: Order, rule: CountRule, text: str) -> tuple[Order, CountRule]:
+    """An order and a count rule that are held to `blocks:LENGTH`."""
+    length = text.removeprefix("blocks:")
+    if not length.isdecimal() or int(length) < 1:
+        raise BadInput(f"{text!r}: blocks are written blocks:32, by the number of positions in each")
+    if not isinstance(rule, Linear | Fixed | Threshold | Factor | EntropyBound):
+        raise BadInput("in blocks the count rule is linear, fixed, threshold, factor or entropy_bound")
+    return InBlocks(order, int(length)), EvenBlocks(int(length)) if isinstance(rule, Linear) else rule
 
 
 def parse_count_rule(text: str) -> CountRule:

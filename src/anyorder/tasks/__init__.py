@@ -1,5 +1,5 @@
-"""Tasks: puzzles, formulas, sorting and tours; text, proteins, antibodies, molecules. A new task is one new file here and one
-line in `TASKS`."""
+"""Tasks: puzzles, formulas, sorting and tours; text, proteins, antibodies, molecules; mathematics in words. A new task is one
+new file here and one line in `TASKS`."""
 
 from typing import Any
 
@@ -7,6 +7,7 @@ from anyorder.errors import BadInput
 from anyorder.tasks.antibody import Antibody
 from anyorder.tasks.base import Instances, Task, Verdict
 from anyorder.tasks.countdown import Countdown
+from anyorder.tasks.maths import Maths
 from anyorder.tasks.molecules import Molecules
 from anyorder.tasks.protein import Protein
 from anyorder.tasks.sat import Sat
@@ -17,7 +18,7 @@ from anyorder.tasks.tsp import Tsp
 from anyorder.tasks.zebra import Zebra
 
 TASKS: dict[str, Any] = {
-    task.name: task for task in (Sudoku, Sat, Countdown, Zebra, Sorting, Tsp, Sequences, Protein, Antibody, Molecules)
+    task.name: task for task in (Sudoku, Sat, Countdown, Zebra, Sorting, Tsp, Sequences, Protein, Antibody, Molecules, Maths)
 }
 
 __all__ = ["TASKS", "Instances", "Task", "Verdict", "make_task"]

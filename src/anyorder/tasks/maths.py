@@ -1,0 +1,234 @@
+"""Mathematics in words, for language models: GSM8K and MATH-500 or any file like them, judged by the final answer.
+
+Layout: the prompt, `length` unknown tokens for the answer, padding up to the longest of the batch. An order decodes them all at
+once, or in blocks (`confidence@blocks:32`).
+"""
+
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from anyorder.errors import BadInput, first_line
+from anyorder.relations import Relation
+from anyorder.tasks.alphabets import TokenizerAlphabet, alphabet_of
+from anyorder.tasks.base import Instances, Verdict
+from anyorder.tasks.maths_answers import Answer, equivalent, final_answer, require_library
+from anyorder.tasks.maths_prompts import TEMPLATES, Problem, read_problems
+
+_LLADA_CONTEXT = 4096
+
+
+class Maths:
+    """Mathematics in words (GSM8K, MATH-500) for language models. Right is an answer equivalent to the reference.
+
+    Args:
+        alphabet: the tokenizer of a model, or the folder or hub id of one that has it.
+        prompt: name of a template, see `TEMPLATES`.
+        shots: how many solved examples come before the question.
+        examples: the file that they are the first of; never the one that is tested on.
+        chat: put the question through the tokenizer's chat template where it has one; not for base models.
+        length: tokens of the answer.
+        longest: most tokens of prompt and answer.
+
+    Raises:
+        BadInput: arguments that do not fit one another, no tokenizer, or math-verify is not installed.
+    """
+
+    name: ClassVar[str] = "maths"
+    valid_means: ClassVar[str] = "right"
+
+    def __init__(
+        self,
+        alphabet: str | TokenizerAlphabet = "",
+        prompt: str = "upo",
+        shots: int = 0,
+        examples: str = "",
+        chat: bool = True,
+        length: int = 128,
+        longest: int = _LLADA_CONTEXT,
+    ) -> None:
+        require_library()
+        if not alphabet:
+            raise BadInput("maths needs the tokenizer of a model: give the model (--denoiser), or its folder as alphabet")
+        symbols = alphabet_of(alphabet) if isinstance(alphabet, str) else alphabet
+        if not isinstance(symbols, TokenizerAlphabet):
+            raise BadInput(f"the alphabet {alphabet} is none of text: maths needs a model with a tokenizer")
+        if prompt not in TEMPLATES:
+            raise BadInput(f"prompt {prompt!r} is unknown: use one of {', '.join(TEMPLATES)}")
+        if shots < 0 or bool(shots) != bool(examples):
+            raise BadInput(f"shots is {shots} and examples is {examples!r}: give both, a number and a file, or neither")
+        if not 1 <= length <= longest:
+            raise BadInput(f"length {length} must lie in 1..{longest}")
+        self.symbols = symbols
+        self.template = TEMPLATES[prompt]
+        self.examples = read_problems(Path(examples), shots) if shots else []
+        if len(self.examples) < shots:
+            raise BadInput(f"{examples} holds {len(self.examples)} problems; {shots} are to be examples")
+        self.chat = bool(chat) and bool(getattr(symbols.tokenizer, "chat_template", None))
+        self.answer_length, self.length = length, longest
+        self.vocab_size, self.mask_token_id = symbols.vocab_size, symbols.mask_token_id
+
+    @staticmethod
+    def options_of(first_lines: Callable[[], str] | None, text: str | None) -> dict[str, Any]:
+        """Questions give nothing away about the model they are for."""
+        return {}
+
+    def relations(self) -> Mapping[str, Relation]:
+        """None."""
+        return {}
+
+    # ---- tokens that are no text --------------------------------------------------------------------------------------
+
+    @cached_property
+    def ends(self) -> frozenset[int]:
+        """Tokens that end an answer: the end of text, and the end of a turn in the chat template. A model must be let
+        produce them (`HuggingFaceDenoiser.allow`)."""
+        found = {self.symbols.tokenizer.eos_token_id} - {None}
+        if self.chat:
+            turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
+            after = self._tokens(self._render(turns, False).rpartition("!")[2])
+            found |= set(after[:1]) & self._special
+        return frozenset(found)
+
+    @cached_property
+    def pad_token_id(self) -> int:
+        """Padding: the tokenizer's own, unless it ends answers as well (LLaDA); then a special token of no other use here."""
+        tokenizer = self.symbols.tokenizer
+        used = self.ends | set(self._prompt(Problem("?", "", ""))) | {self.mask_token_id}
+        wishes = [tokenizer.pad_token_id, tokenizer.unk_token_id, *sorted(self._special)]
+        free = [token for token in wishes if token is not None and token not in used]
+        if not free:
+            raise BadInput("this tokenizer has no special token left to pad with: give it a pad token of its own")
+        return int(free[0])
+
+    @property
+    def _special(self) -> set[int]:
+        tokenizer = self.symbols.tokenizer
+        added = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+        return added | set(tokenizer.all_special_ids)
+
+    def _tokens(self, text: str) -> list[int]:
+        return list(self.symbols.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _render(self, turns: list[dict[str, str]], asks: bool) -> str:
+        try:
+            return str(self.symbols.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=asks))
+        except Exception as error:  # whatever the template's own code raises
+            raise BadInput(
+                f"the tokenizer's chat template cannot be used: {first_line(error)}; chat=0 leaves it out"
+            ) from error
+
+    # ---- encoding -----------------------------------------------------------------------------------------------------
+
+    def _prompt(self, problem: Problem) -> list[int]:
+        """The tokens before the answer."""
+        asked, start = self.template.ask(problem.question, self.examples), self.template.start
+        if self.chat:
+            return self._tokens(self._render([{"role": "user", "content": asked}], True) + start)
+        return [*self.symbols.start, *self._tokens(f"{asked}\n\n{start}" if start else asked)]
+
+    def encode(self, problems: list[Problem], names: list[str] | None = None) -> Instances:
+        """Instances from problems; labels: `answer`, the reference, and `difficulty` where a level is known.
+
+        Raises:
+            BadInput: a prompt that is too long or holds the mask, or a question that is among the examples.
+        """
+        rows = []
+        for number, problem in enumerate(problems):
+            where = f"problem {number + 1}" if names is None else names[number]
+            if any(problem.question == example.question for example in self.examples):
+                raise BadInput(f"{where} is among the examples of the prompt: take the examples from another file")
+            row = self._prompt(problem)
+            if len(row) + self.answer_length > self.length:
+                raise BadInput(
+                    f"{where} takes {len(row)} tokens and its answer {self.answer_length}, more than the {self.length} that "
+                    "there is room for: a smaller length or fewer shots would do"
+                )
+            if self.mask_token_id in row:
+                raise BadInput(f"{where} holds the mask token itself")
+            rows.append(row)
+        longest = max(map(len, rows)) + self.answer_length
+        tokens = torch.full((len(rows), longest), self.pad_token_id)
+        for out, row in zip(tokens, rows, strict=True):
+            out[: len(row)] = torch.tensor(row)
+            out[len(row) : len(row) + self.answer_length] = self.mask_token_id
+        labels = {"answer": np.array([problem.answer for problem in problems])}
+        if all(problem.level for problem in problems):
+            labels["difficulty"] = np.array([f"level {problem.level}" for problem in problems])
+        return Instances(tokens, tokens == self.mask_token_id, None, labels)
+
+    def generate(self, count: int, seed: int) -> Instances:
+        """Raises BadInput: nobody makes up problems in words here."""
+        raise BadInput("maths has no generator: give a file of problems with --data")
+
+    def augment(self, x0: Tensor, tokens: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Nothing is equivalent to a question but itself."""
+        return x0, tokens
+
+    def load(self, path: Path, limit: int | None = None) -> Instances:
+        """The published files of GSM8K and MATH-500, and all like them, see `read_problems`.
+
+        Raises:
+            BadInput: as `read_problems` and `encode` do.
+        """
+        problems = read_problems(path, limit)
+        return self.encode(problems, [f"{path}, problem {number}" for number in range(1, len(problems) + 1)])
+
+    def parse(self, text: str) -> Instances:
+        """One question, perhaps with its answer as `... #### 42`; without, whatever gives an answer is right."""
+        question, _, answer = text.partition("####")
+        if not question.strip():
+            raise BadInput("the question is empty")
+        return self.encode([Problem(question.strip(), answer.strip(), "")], ["this question"])
+
+    # ---- reading answers ----------------------------------------------------------------------------------------------
+
+    def _answers(self, instances: Instances, tokens: Tensor) -> list[list[int]]:
+        """The tokens of each answer, up to the first end."""
+        rows = []
+        for row, generated in zip(tokens, instances.maskable, strict=True):
+            answer = row[generated].tolist()
+            ends = [place for place, token in enumerate(answer) if token in self.ends]
+            rows.append(answer[: ends[0]] if ends else answer)
+        return rows
+
+    def texts(self, instances: Instances, tokens: Tensor) -> list[str]:
+        """The answers of completed sequences (N, L) as text, up to their end; `_` where masked."""
+        texts = [self.symbols.decode(answer) for answer in self._answers(instances, tokens)]
+        return [text.partition(self.template.stop)[0] if self.template.stop else text for text in texts]
+
+    def format(self, tokens: Tensor) -> str:
+        """Prompt and answer as text, `_` where masked, without special tokens."""
+        return self.symbols.decode([token for token in tokens.tolist() if token != self.pad_token_id])
+
+    # ---- judgement ----------------------------------------------------------------------------------------------------
+
+    def check(self, instances: Instances, tokens: Tensor) -> Verdict:
+        """By the final answer (`final_answer`, `equivalent`): it is complete, the prompt is unchanged, and it says the same as
+        the reference. Cell accuracy is nan: no answer is right token by token.
+        """
+        whole = ((tokens == instances.tokens) | instances.maskable).all(dim=1) & (tokens != self.mask_token_id).all(dim=1)
+        references = instances.labels["answer"]
+        right = [
+            found is not None and (not reference or equivalent(str(reference), found.text))
+            for found, reference in zip(self._final(instances, tokens), references, strict=True)
+        ]
+        return Verdict(whole & torch.tensor(right, dtype=torch.bool), torch.full((len(tokens),), torch.nan))
+
+    def measure(self, instances: Instances, tokens: Tensor) -> dict[str, np.ndarray]:
+        """Per answer float (N,): answered, there is one at all; marked, by more than being the last number; its tokens up to
+        the end."""
+        found = self._final(instances, tokens)
+        return {
+            "answered": np.array([float(answer is not None) for answer in found]),
+            "marked": np.array([float(answer is not None and answer.marked) for answer in found]),
+            "tokens": np.array([float(len(answer)) for answer in self._answers(instances, tokens)]),
+        }
+
+    def _final(self, instances: Instances, tokens: Tensor) -> list[Answer | None]:
+        return [final_answer(text) for text in self.texts(instances, tokens)]

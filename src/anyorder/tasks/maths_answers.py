@@ -1,0 +1,181 @@
+"""The final answer in a text, and whether it is equivalent to a reference.
+
+Numbers are compared here, exactly; everything else by math-verify (Apache-2.0), see `maths_judge`.
+"""
+
+import json
+import re
+import subprocess
+import sys
+import threading
+from fractions import Fraction
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+from anyorder.errors import BadInput
+
+_SECONDS = 5.0
+_LONGEST = 300
+_BRACE = re.compile(r"(?P<box>\\(?:boxed|fbox)\s*\{)|\\.|[{}]", re.DOTALL)
+_TAG = re.compile(r"<answer>(.*?)(?:</answer>|\Z)", re.DOTALL)
+_HASHES = re.compile(r"####[ \t]*(\S[^\n]*)")
+_SENTENCE = re.compile(r"\banswer is:?\s+(.+?)(?:\.?\s*I hope|\.(?=\s|\Z)|\n|\Z)", re.IGNORECASE)
+_NUMBER = re.compile(r"[-−]?\\?\$?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:/\d+)?(?:\s?\\?%)?")
+_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
+_NUMERAL = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+|(?=\.\d))(?:\.\d*)?")
+_STOP = re.compile(r"(?<!\\right)(?<!\\left)[.,;]+\Z")
+_UNITS = re.compile(r"(.*\d)\s+([A-Za-z]{2,}(?:\s+[A-Za-z]{2,})*)")
+_NO_UNITS = re.compile(
+    r"\b(dozen|hundred|thousand|[mbtr]+illion|percent|half|halves|thirds?|quarters?|fifths?|tenths?|pi|theta|sin|cos|tan|cot|sec|csc|"
+    r"log|ln|exp|sqrt|over|times|plus|minus|or|and|to)\b",
+    re.IGNORECASE,
+)
+_BASE = re.compile(r"_\{?(\d+)\}?\Z")
+
+
+class Answer(NamedTuple):
+    """What a text gives as its answer. marked: by a box, a tag or words that say so; else it is merely the last number."""
+
+    text: str
+    marked: bool
+
+
+def final_answer(text: str) -> Answer | None:
+    r"""The answer that a text ends in, None if it gives none. The first of these rules that finds something:
+
+    1. the last complete `\boxed{...}`, its braces balanced (or `\fbox`);
+    2. the last `<answer>...</answer>`, which may lack its end;
+    3. the rest of the line after the last `####` (GSM8K);
+    4. what follows the last "answer is", up to the end of the sentence;
+    5. the last number, with its fraction or percent sign.
+
+    Where rules 2 to 4 find a sentence (three words or more), its last number is meant.
+    """
+    box = last_box(text)
+    if box:
+        return Answer(_bare(box), True)
+    for rule in (_TAG, _HASHES, _SENTENCE):
+        found = [part for part in rule.findall(text) if part.strip()]
+        if found:
+            part = found[-1]
+            last = _last_number(part) if len(_WORD.findall(part)) > 2 else None
+            return Answer(_bare(part) if last is None else last, True)
+    last = _last_number(text)
+    return None if last is None else Answer(last, False)
+
+
+def last_box(text: str) -> str:
+    r"""What the last complete `\boxed{...}` that is not empty holds; "" if there is none."""
+    last, found = -1, ""
+    open_braces: list[int] = []  # where what a box holds begins; -1 for other braces
+    for match in _BRACE.finditer(text):
+        if match[0] == "}":
+            start = open_braces.pop() if open_braces else -1
+            if start > last and _bare(text[start : match.start()]):  # the box of a template holds dots only
+                last, found = start, text[start : match.start()].strip()
+        elif match[0] == "{" or match["box"]:
+            open_braces.append(match.end() if match["box"] else -1)
+    return found
+
+
+def _last_number(text: str) -> str | None:
+    found = _NUMBER.findall(text)
+    return _bare(found[-1]) if found else None
+
+
+def _bare(text: str) -> str:
+    """Without what stands around an answer: emphasis, dollars of formulas, a full stop, the unit of a plain number."""
+    text = text.replace("−", "-").strip().strip("*").strip()
+    for opening, closing in (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]")):
+        if text.startswith(opening) and text.endswith(closing) and len(text) > len(opening + closing):
+            text = text[len(opening) : -len(closing)].strip()
+    text = _STOP.sub("", text).strip("*").strip()
+    units = _UNITS.fullmatch(text)
+    if units and _numeral(units[1]) is not None and not _NO_UNITS.search(units[2]):
+        return units[1]
+    return text
+
+
+def _numeral(text: str) -> Fraction | None:
+    """The value of a plain decimal number, with or without separators of thousands and a currency sign."""
+    plain = re.sub(r"\\?\$|\\[!,; ]|\s", "", text.replace("{,}", ","))
+    if len(plain) > _LONGEST or not _NUMERAL.fullmatch(plain):
+        return None
+    return Fraction(plain.replace(",", ""))
+
+
+@lru_cache(maxsize=2**16)
+def equivalent(reference: str, answer: str) -> bool:
+    r"""Does an answer say the same as a reference? Both as they stand in a box: `\frac{3}{4}`, `1,000`, `x \in [-2,7]`.
+
+    Equal text and equal numbers are equivalent, different plain numbers are not, and for everything else math-verify is
+    asked, for 5 seconds of processor time at most. What it cannot read, or takes longer for, or what is longer than 300
+    characters, is not equivalent; nothing is raised for it. Any thread may ask.
+    """
+    reference, answer = _bare(reference), _bare(answer)
+    if not answer or len(answer) > _LONGEST:
+        return False
+    if answer == reference:
+        return True
+    numbers = _numeral(reference), _numeral(answer)
+    if None not in numbers:
+        return numbers[0] == numbers[1]
+    bases = _BASE.search(reference), _BASE.search(answer)
+    if bases[0] and bases[1] and bases[0][1] != bases[1][1]:  # math-verify drops the base of a numeral
+        return False
+    return _ask(reference, answer)
+
+
+class Judge:
+    """The process that judges, started when it is first asked, and again after an answer that ended it.
+
+    Args:
+        seconds: of processor time that it may take for one answer.
+    """
+
+    def __init__(self, seconds: float = _SECONDS) -> None:
+        self.seconds = seconds
+        self._process: subprocess.Popen[str] | None = None
+        self._lock = threading.Lock()
+
+    def __call__(self, reference: str, answer: str) -> bool:
+        """Whether an answer is equivalent to a reference; False where judging it takes too long or crashes."""
+        with self._lock:
+            process = self._running()
+            assert process.stdin is not None
+            assert process.stdout is not None
+            try:
+                process.stdin.write(json.dumps([reference, answer]) + "\n")
+                process.stdin.flush()
+                line = process.stdout.readline()
+            except OSError:
+                line = ""
+            except BaseException:  # ctrl-C: what it still says would be taken for the next verdict
+                process.kill()
+                raise
+            if not line:
+                process.wait()
+            return line.strip() == "true"
+
+    def _running(self) -> subprocess.Popen[str]:
+        if self._process is None or self._process.poll() is not None:
+            program = Path(__file__).with_name("maths_judge.py")
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", str(program), str(self.seconds)],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, encoding="utf-8",
+            )  # fmt: skip
+            assert self._process.stdout is not None
+            if self._process.stdout.readline().strip() != "ready":
+                raise BadInput(f"the judge of answers does not start: see `{sys.executable} -c 'import math_verify'`")
+        return self._process
+
+
+_ask = Judge()
+
+
+def require_library() -> None:
+    """Raises BadInput where math-verify is not installed."""
+    if find_spec("math_verify") is None:
+        raise BadInput("answers are judged by math-verify: pip install 'anyorder[maths]'")
