@@ -31,10 +31,14 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "softmax": ("update.reference=softmax", "update.beta=1e-4", "update.imitation=0"),
     "top_k": ("update.reference=top_k", "update.beta=1e-3", "update.imitation=0", "policy.top_positions=5"),
     "none": ("update.reference=none", "update.beta=0", "update.imitation=0"),
+    "lookahead": ("update.imitation=0",),
+    "from-supervised": ("update.reference=none", "update.beta=0", "update.imitation=0", "optimizer.lr=3e-4"),
     "confidence-without": ("update.reference=none", "update.beta=0"),
     "top_k-without": ("update.reference=none", "update.beta=0", "update.imitation=0", "policy.top_positions=5"),
 }
-"""Changes of the recipe of UPO: references of its table 1, rewards of its table 4, ablations of its figure 4."""
+"""Changes of the recipe of UPO: references of its table 1, another network and another start, rewards of its table 4, ablations
+of its figure 4. `lookahead` has the network of the task's supervised order, which starts at confidence; `from-supervised` goes
+on from that order."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,19 @@ class RewardStudy(Study):
         if kind != "reward":
             return super().recipe(setting, kind, what, changes)
         assert isinstance(setting, RewardSetting)
-        return load_recipe(setting.reward, [*changes, *setting.reward_changes, *VARIANTS[what]])
+        changes = [*changes, *setting.reward_changes, *VARIANTS[what]]
+        if what == "lookahead":
+            network = load_recipe(setting.adaptive, list(setting.policy_changes)).policy  # type: ignore[union-attr]
+            changes += [f"policy.{name}={json.dumps(value)}" for name, value in network.model_dump().items()]
+        if what == "from-supervised":
+            seed = next(c for c in changes if c.startswith("seed=")).removeprefix("seed=")
+            changes.append(f"start={self.ensure(setting, f'policy/lookahead/{seed}')}")
+        return load_recipe(setting.reward, changes)
+
+    def before(self, model: str) -> tuple[str, ...]:
+        """See `Study`."""
+        more = (f"policy/lookahead/{model.rpartition('/')[2]}",) if model.startswith("reward/from-supervised/") else ()
+        return (*super().before(model), *more)
 
     def keep(self, result: Result) -> dict[str, Any]:
         """See `Study`."""
@@ -98,14 +114,17 @@ def share(cells: np.ndarray) -> str:
 # ---- table 2: UPO against the heuristics; table 4: dense and binary rewards ----------------------------------------------
 
 
+_TABLE2 = ("confidence", "none", "lookahead", "from-supervised")
+
+
 def _table2_needs(settings: list[Setting], seeds: list[int]) -> list[Decoding]:
     return [
         need
         for s in settings
         for need in (
             Decoding(s, "frozen", (*HEURISTICS, "oracle"), s.steps),
-            *(Decoding(s, f"reward/{v}/{seed}", ("policy",), s.steps) for v in ("confidence", "none") for seed in seeds),
-            *(Decoding(s, f"policy/lookahead/{seed}", ("policy",), s.steps) for seed in seeds),
+            *(Decoding(s, f"reward/{v}/{seed}", ("policy",), s.steps) for v in _TABLE2 for seed in seeds),
+            *(Decoding(s, f"policy/{kind}/{seed}", ("policy",), s.steps) for kind in ("mlp", "lookahead") for seed in seeds),
         )
     ]
 
@@ -130,7 +149,10 @@ def _table2(settings: list[Setting], seeds: list[int], solved: Solved, folder: P
     rows = {name: ("frozen", name) for name in (*HEURISTICS, "oracle")} | {
         "UPO": ("reward/confidence/{seed}", "policy"),
         "no reference (as DCoLT)": ("reward/none/{seed}", "policy"),
-        "supervised order": ("policy/lookahead/{seed}", "policy"),
+        "UPO, lookahead network": ("reward/lookahead/{seed}", "policy"),
+        "supervised, MLP": ("policy/mlp/{seed}", "policy"),
+        "supervised, lookahead": ("policy/lookahead/{seed}", "policy"),
+        "supervised, then by reward": ("reward/from-supervised/{seed}", "policy"),
     }
     for s in settings:
         markdown, values[s.name] = _rows(both, s, rows, published.UPO_TABLE2.get(s.task, {}))

@@ -132,6 +132,10 @@ class Study:
             changes += ["objective.states=teacher"] if kind == "joint-on-path" else []
         return load_recipe(setting.adaptive, changes)
 
+    def before(self, model: str) -> tuple[str, ...]:
+        """What must be trained before a model can be."""
+        return () if model == "frozen" else ("frozen",)
+
     def problems(self, setting: Setting) -> tuple[Task, Instances]:
         """The test problems of a task, the same for every model."""
         task = make_task(setting.task, **setting.options)
@@ -187,7 +191,7 @@ class Study:
     def decode_all(self, decodings: Iterable[Decoding], workers: int, say: Callable[[str], None]) -> dict[Decoding, dict]:
         """All decodings, model by model, on several processes of one thread each. What they start from comes first."""
         wanted = list(dict.fromkeys(decodings))
-        for setting, model in dict.fromkeys((d.setting.name, m) for d in wanted for m in _before(d.model)):
+        for setting, model in dict.fromkeys((d.setting.name, m) for d in wanted for m in self.before(d.model)):
             say(f"{setting}: {model}")
             self.ensure(next(d.setting for d in wanted if d.setting.name == setting), model)
         groups: dict[tuple[str, str], list[Decoding]] = {}
@@ -211,11 +215,6 @@ class Study:
                 pool.shutdown(cancel_futures=True)
                 raise
         return found
-
-
-def _before(model: str) -> tuple[str, ...]:
-    """What must be trained before a model can be."""
-    return () if model == "frozen" else ("frozen",)
 
 
 def _is_given(setting: Setting, model: str) -> bool:
