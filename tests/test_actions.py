@@ -22,6 +22,7 @@ SCORES = {
     "three, one unavailable": [0.3, NEVER, -1.0],
     "four": [0.3, -1.0, 2.0, 0.0],
     "four, two unavailable": [NEVER, 0.5, NEVER, -2.0],
+    "very low beside unavailable ones": [NEVER, -1e4, NEVER, -1e4 + 1],
     "nothing available": [NEVER, NEVER],
 }
 KINDS: dict[str, Callable[[], Actions]] = {
@@ -81,7 +82,8 @@ def test_probabilities_of_all_actions_sum_to_one(kind: str, name: str, dtype: to
     scores = torch.tensor([SCORES[name]], dtype=dtype).expand(len(drawn), -1)
     log_prob = actions.log_prob(scores, drawn)
     assert log_prob.dtype == dtype
-    assert log_prob.exp().sum().item() == pytest.approx(1.0, abs=1e-6)
+    rounding = 1e-6 + 4 * torch.finfo(dtype).eps * abs(min((s for s in SCORES[name] if s > NEVER), default=0.0))
+    assert log_prob.exp().sum().item() == pytest.approx(1.0, abs=rounding)
 
 
 def test_probabilities_worked_out_by_hand() -> None:

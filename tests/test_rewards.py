@@ -11,6 +11,7 @@ from anyorder.errors import BadInput
 from anyorder.tasks.base import Instances
 from anyorder.tasks.sudoku import Sudoku
 from anyorder.training.rewards import REWARDS, Ending, Reward, likelihood_bonus, returns_at, with_speed
+from anyorder.training.settings import RewardSettings
 
 TASK = Sudoku(2)
 SOLUTION = "1234341221434321"
@@ -92,6 +93,13 @@ def test_more_forwards_than_positions_earn_nothing_and_nothing_below() -> None:
 def test_speed_does_not_go_with_a_reward_of_every_step() -> None:
     with pytest.raises(BadInput, match="at the end"):
         with_speed(REWARDS["likelihood"], 1.0)(ending([RIGHT], forwards=[1]))
+
+
+@pytest.mark.parametrize("more", [{"speed": 1.0}, {"likelihood_bonus": 0.1}])
+def test_settings_refuse_what_does_not_go_with_a_reward_of_every_step(more: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="earned step by step"):
+        RewardSettings(name="likelihood", **more)  # type: ignore[arg-type]
+    RewardSettings(name="cells", **more)  # type: ignore[arg-type]
 
 
 def test_the_likeliest_path_of_a_group_has_the_whole_bonus() -> None:

@@ -21,7 +21,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from anyorder.decoding.actions import PlackettLuce
 from anyorder.denoisers.base import Denoiser, DenoiserOutput, attention_of, forbid_mask
 from anyorder.errors import BadInput
 from anyorder.losses import policy_log_probabilities
@@ -54,13 +53,8 @@ class Paths:
 
     def choices(self, order: Order) -> Tensor:
         """log g(a_n | x_n) of every step of every path, (N, T), differentiable in the order."""
-        taken = []
-        for t, state in enumerate(self.states):
-            scores = order(state).double().masked_fill(~state.masked, -torch.inf)
-            place = self.places[:, t, None]
-            drawn = torch.full((len(place), scores.shape[1]), -1).scatter(1, place, 0)
-            taken.append(PlackettLuce().log_prob(scores[self.at[:, t]], drawn))
-        return torch.stack(taken, dim=1)
+        log_q = [policy_log_probabilities(order(state).double(), state.masked) for state in self.states]
+        return torch.stack([table[self.at[:, t], self.places[:, t]] for t, table in enumerate(log_q)], dim=1)
 
     def log_probs(self, order: Order) -> Tensor:
         """log p_g(x_{0:L}) of every path, (N,)."""
@@ -274,7 +268,7 @@ class Best(NamedTuple):
 
 
 def best_order(
-    paths: Paths, reference: Order, reward: Tensor, previous: float, beta: float, epsilon: float = 1e-4, tolerance: float = 1e-7
+    paths: Paths, reference: Order, reward: Tensor, previous: float, beta: float, epsilon: float = 1e-4, tolerance: float = 1e-5
 ) -> Best:
     """The maximum of eq. 10 over orders, by L-BFGS on the scores of every state.
 
