@@ -6,7 +6,7 @@ order of eq. 25 with temperature .05. Eq. 10 is maximised again and again, each 
 over all distributions of outputs (the closed form of eqs. 30-33), over all orders, and over all orders with the divergence of
 paths (eq. 24) in place of that of outputs.
 
-    python benchmarks/upo_theory.py [--denoisers 6] [--iterations 6] [--out runs/upo-theory]
+    python benchmarks/upo_theory.py [--denoisers 10] [--iterations 10] [--out runs/upo-theory]
 
 writes theory.png (the first denoiser) and theory.md.
 """
@@ -176,8 +176,8 @@ def plot(model: Model, found: dict[float, dict[str, Run]], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--denoisers", type=int, default=6)
-    parser.add_argument("--iterations", type=int, default=6)
+    parser.add_argument("--denoisers", type=int, default=10)
+    parser.add_argument("--iterations", type=int, default=10)
     parser.add_argument("--out", type=Path, default=Path("runs/upo-theory"))
     arguments = parser.parse_args()
     models = [model(seed) for seed in range(arguments.denoisers)]

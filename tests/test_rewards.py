@@ -90,11 +90,6 @@ def test_more_forwards_than_positions_earn_nothing_and_nothing_below() -> None:
     assert with_speed(REWARDS["solved"], 1.0)(ending([RIGHT, RIGHT], forwards=[9, 20])).tolist() == [0.0, 0.0]
 
 
-def test_speed_does_not_go_with_a_reward_of_every_step() -> None:
-    with pytest.raises(BadInput, match="at the end"):
-        with_speed(REWARDS["likelihood"], 1.0)(ending([RIGHT], forwards=[1]))
-
-
 @pytest.mark.parametrize("more", [{"speed": 1.0}, {"likelihood_bonus": 0.1}])
 def test_settings_refuse_what_does_not_go_with_a_reward_of_every_step(more: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="earned step by step"):
