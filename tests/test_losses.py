@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from anyorder.losses import (
+    clipped_surrogate,
     correctness_loss,
     focal_weight,
+    group_advantages,
     loss_regression,
     mdm_loss,
     order_loss,
@@ -16,6 +18,7 @@ from anyorder.losses import (
     rank_loss,
     selection_loss,
     token_cross_entropy,
+    trajectory_kl_weight,
 )
 
 LOSSES = torch.tensor([[1.0, 2.0, 0.0], [3.0, 0.0, 0.0]])
@@ -237,3 +240,48 @@ def test_no_gradient_reaches_the_policy_through_the_weights() -> None:
     mdm_loss(token_losses, everywhere, token_weight=weight).backward()
     assert scores.grad is None
     torch.testing.assert_close(token_losses.grad, weight / 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_group_advantages_by_hand(dtype: torch.dtype) -> None:
+    returns = torch.tensor([1.0, 5.0, 0.0, 5.0, 2.0, 5.0], dtype=dtype)
+    group = torch.tensor([0, 1, 0, 1, 0, 1])  # 1, 0, 2 with mean 1 and std sqrt(2/3); and three alike
+    centred = group_advantages(returns, group, standardise=False)
+    assert centred.dtype == dtype
+    assert centred.tolist() == pytest.approx([0.0, 0.0, -1.0, 0.0, 1.0, 0.0])
+    by_std = group_advantages(returns, group, standardise=True, epsilon=0.5)
+    unit = 1 / (math.sqrt(2 / 3) + 0.5)
+    assert by_std.tolist() == pytest.approx([0.0, 0.0, -unit, 0.0, unit, 0.0])
+
+
+def test_a_group_of_returns_alike_counts_nothing_even_where_their_mean_is_rounded() -> None:
+    returns = torch.full((7,), 0.1)
+    assert torch.zeros(1).index_add(0, torch.zeros(7, dtype=torch.int64), returns) / 7 != returns[0]
+    assert (group_advantages(returns, torch.zeros(7, dtype=torch.int64), standardise=True) == 0).all()
+
+
+def test_groups_with_numbers_missing_between_them() -> None:
+    returns = torch.tensor([1.0, 3.0, 2.0, 4.0])
+    assert group_advantages(returns, torch.tensor([0, 0, 3, 3]), standardise=False).tolist() == [-1.0, 1.0, -1.0, 1.0]
+
+
+def test_clipped_surrogate_by_hand() -> None:
+    """A gain is capped where the ratio has grown, a loss where it has shrunk; the other two sides are not."""
+    ratio = torch.tensor([1.0, 1.5, 0.5, 1.5, 0.5, 1.1])
+    advantages = torch.tensor([2.0, 2.0, 2.0, -2.0, -2.0, -2.0])
+    log_prob = ratio.log().requires_grad_()
+    value = clipped_surrogate(log_prob, torch.zeros(6), advantages, 0.2)
+    assert value.tolist() == pytest.approx([2.0, 2.4, 1.0, -3.0, -1.6, -2.2])
+    value.sum().backward()
+    assert log_prob.grad is not None  # d(rho A) = rho A, and 0 where clipped
+    assert log_prob.grad.tolist() == pytest.approx([2.0, 0.0, 1.0, -3.0, 0.0, -2.2])
+
+
+def test_trajectory_kl_weight_by_hand() -> None:
+    now = torch.tensor([math.log(0.5), math.log(0.5), 0.0], requires_grad=True)
+    old = torch.tensor([math.log(0.5), math.log(0.25), -100.0])
+    reference = torch.tensor([math.log(0.5), math.log(0.125), 0.0])
+    weight = trajectory_kl_weight(now, old, reference)
+    assert not weight.requires_grad
+    assert weight[:2].tolist() == pytest.approx([1.0, 2 * (1 + math.log(4))])
+    assert weight[2].item() == pytest.approx(math.exp(20), rel=1e-4), "a ratio that would overflow is held back"

@@ -178,7 +178,7 @@ def group_advantages(returns: Tensor, group: Tensor, *, standardise: bool, epsil
         epsilon: added to it.
     """
     count = int(group.max()) + 1
-    size = torch.zeros(count, device=returns.device).index_add(0, group, torch.ones_like(returns))
+    size = torch.zeros(count, dtype=returns.dtype, device=returns.device).index_add(0, group, torch.ones_like(returns))
     mean = torch.zeros_like(size).index_add(0, group, returns) / size.clamp(min=1)
     centred = returns - mean[group]
     std = (torch.zeros_like(size).index_add(0, group, centred.square()) / size.clamp(min=1)).sqrt()

@@ -130,7 +130,7 @@ class RewardJob:
         scores = self._within(scores, state)
         log_p = torch.log_softmax(logits.float() / self.settings.token_temperature, dim=-1)
         log_p = log_p.gather(1, self.decoded.tokens[kept.rows][state.predicted][:, None])[:, 0]
-        taken = self.actions.selection(scores.detach(), kept.drawn)
+        taken = self.decoded.commit_step[kept.rows] == kept.state.step
         return scores, (state.scatter(log_p, 0.0) * taken).sum(dim=1), state
 
     def _within(self, scores: Tensor, state: State) -> Tensor:
