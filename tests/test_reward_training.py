@@ -1,6 +1,8 @@
 """Training by reward: what a round does, whom it touches, and that it can be stopped at any moment."""
 
 import json
+import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from anyorder.decoding.tokens import Argmax
 from anyorder.denoisers.base import DenoiserOutput
 from anyorder.denoisers.transformer import Transformer
 from anyorder.errors import BadInput
+from anyorder.orders.base import State
 from anyorder.orders.heuristics import confidence
 from anyorder.orders.policies import LearnedOrder
 from anyorder.orders.reward_policies import ConfidencePolicy, UnmaskingPolicy, most_confident
@@ -393,3 +396,23 @@ def test_two_processes_draw_and_learn_what_one_does() -> None:
         assert torch.allclose(one, (first + second) / 2, atol=1e-6)
     with pytest.raises(BadInput, match="processes"):
         job_of().loss(job_of().model, 0, Shard(0, 3))
+
+
+def test_the_softmax_reference_sums_over_all_tokens(make_state: Callable[..., State]) -> None:
+    """Eq. 25 at tau .05: (.6, .4) against (.5, .5) is (e^12 + e^8) to 2 e^10."""
+    soft = make_state([[0.6, 0.4], [0.5, 0.5]]).soft_confidence(0.05)[0]
+    odds = (math.exp(12) + math.exp(8)) / (2 * math.exp(10))
+    assert float((soft[0] - soft[1]).exp()) == pytest.approx(odds, rel=1e-5)
+
+
+def test_what_cannot_be_judged_is_worth_no_more_than_the_worst() -> None:
+    def half_judged(end: Ending) -> Tensor:
+        worth = -torch.arange(1.0, len(end.decoded.tokens) + 1)
+        worth[::4] = torch.nan
+        return worth
+
+    job = RewardJob(recipe_of(), load_denoiser("sudoku4-weak"), TASK, reward=half_judged)
+    job.loss(job.model, 0, HERE)
+    first = job.advantages[0]
+    for group in range(4):
+        assert int(first[4 * group : 4 * group + 4].argmin()) == 0

@@ -115,6 +115,14 @@ class State:
             self.memo["top", count] = out.masked_scatter(self.predicted[..., None], top)
         return self.memo["top", count]
 
+    def soft_confidence(self, temperature: float) -> Tensor:
+        """log of the sum of exp(p / temperature) over all tokens, at each predicted position, -inf elsewhere, float32 (B, L):
+        the scores of the softmax reference of UPO (arXiv 2510.05725, eq. 25)."""
+        if ("soft", temperature) not in self.memo:
+            probabilities = torch.softmax(self.logits.float(), dim=-1)
+            self.memo["soft", temperature] = self.scatter((probabilities / temperature).logsumexp(dim=-1))
+        return self.memo["soft", temperature]
+
     @property
     def attention_bias(self) -> Tensor | None:
         """Additive bias (B, 1, 1, L) that keeps attention off the padding; None where there is none."""

@@ -23,7 +23,7 @@ from anyorder.denoisers.base import fingerprint
 from anyorder.denoisers.causal import CausalModel
 from anyorder.errors import BadInput
 from anyorder.losses import clipped_surrogate, group_advantages, trajectory_kl_weight
-from anyorder.orders.base import Order, State
+from anyorder.orders.base import State
 from anyorder.orders.heuristics import HEURISTICS, ORACLES, confidence
 from anyorder.orders.reward_policies import most_confident
 from anyorder.tasks.base import Instances, Task, Verdict
@@ -168,7 +168,9 @@ class RewardJob:
             self.lengths[step.rows] += 1
         ended = self.decoded.cpu()
         ending = Ending(self.task, problems_of, ended, self.task.check(problems_of, ended.tokens))
-        rewards = self.reward(ending).to(self.device).float().nan_to_num(0.0)
+        rewards = self.reward(ending).to(self.device).float()
+        known = rewards.isfinite()  # what cannot be judged is worth no more than the worst
+        rewards = torch.where(known, rewards, rewards[known].min() if known.any() else 0.0)
         if self.recipe.reward.likelihood_bonus:
             rewards = rewards + likelihood_bonus(self.decoded, groups, self.recipe.reward.likelihood_bonus)
         self.advantages = []
@@ -190,7 +192,12 @@ class RewardJob:
         self, problems: Instances, copies: int, seed: int, expert: Expert | None, follow: bool, share: float
     ) -> tuple[list[Step], Decoded]:
         index = torch.arange(len(problems)).repeat_interleave(copies)
-        order: Order = lambda state: self._within(self.policy(state), state)  # noqa: E731
+
+        def order(state: State) -> Tensor:
+            if self.update.reference == "softmax":
+                state.soft_confidence(self.update.reference_temperature)  # kept with the state; its logits are not
+            return self._within(self.policy(state), state)
+
         keep_logits = self.policy.reads_logits
         recorder = Recorder(order, self.actions, expert, follow, share, keep_logits, self.policy.first_look)
         token = Sample(self.settings.token_temperature) if self.settings.token_temperature else Argmax()
@@ -235,13 +242,12 @@ class RewardJob:
     # ---- divergence from a reference ----------------------------------------------------------------------------------
 
     def _reference(self, state: State) -> Tensor:
-        """log g_ref of every position (b, L), arXiv 2510.05725, eqs. 25 and 26; the softmax is of the largest probability
-        alone, which at tau = .05 outweighs all others."""
+        """log g_ref of every position (b, L), arXiv 2510.05725, eqs. 25 and 26."""
         if self.update.reference == "top_k":
             inside = most_confident(state, getattr(self.policy, "top_positions", 0) or self.recipe.policy.top_positions)
             return torch.where(inside, -inside.sum(dim=1, keepdim=True).float().log(), -torch.inf)
-        best = state.summary.top_log_probs[:, 0].exp() / self.update.reference_temperature
-        return torch.log_softmax(self._within(state.scatter(best), state), dim=1)
+        soft = state.soft_confidence(self.update.reference_temperature)
+        return torch.log_softmax(self._within(soft, state), dim=1)
 
     def _divergence(self, scores: Tensor, log_prob: Tensor, state: State, kept: Step) -> Tensor:
         """Of each choice of a step (b,): cross-entropy to the most confident position (eq. 29), or the surrogate of eq. 24."""
