@@ -167,14 +167,14 @@ def test_outcomes_are_kept_and_everything_is_shown(found: Fronts) -> None:
     assert list(lines_of(found)) == ["full diffusion", "blocks of 2"]
 
 
-def test_without_bounds_the_area_lies_where_every_curve_has_been_measured() -> None:
+def test_without_bounds_the_area_runs_from_one_forward_to_one_position_per_step() -> None:
     task = Sudoku(2)
-    curves = parse_curves(["random@linear:1/2", "confidence@linear:2/4"], no_policy, 4)
     problems = task.generate(10, 0, givens=12)
-    assert pareto(HashDenoiser(5), task, problems, curves, [None], load_policy=no_policy).bounds == (2.0, 4.0)
+    curves = parse_curves(["random@linear:1/2", "confidence@linear:2/4"], no_policy, 4)
+    found = pareto(HashDenoiser(5), task, problems, curves, [None], load_policy=no_policy)
+    assert found.bounds == (1.0, 4.0) and found.budgets == [1.0, 2.0, 4.0]
     with pytest.raises(BadInput, match="give --bounds"):
-        pareto(HashDenoiser(5), task, problems, curves[:1] * 1 + parse_curves(["entropy@linear:2"], no_policy, 4), [None],
-               load_policy=no_policy)  # fmt: skip
+        pareto(HashDenoiser(5), task, task.generate(2, 0, givens=15), curves, [None], load_policy=no_policy)
     with pytest.raises(BadInput, match="not among the curves"):
         pareto(HashDenoiser(5), task, problems, curves, [None], load_policy=no_policy, against="margin@linear")
 

@@ -43,7 +43,8 @@ def pareto(
                                                "and the learned order if not given")] = None,
     blocks: Annotated[str, typer.Option(help="comma-separated modes: 'full' diffusion, or positions per block")] = "full",
     against: Annotated[str, typer.Option(help="curve to compare with; 'best' is the best heuristic of each mode")] = "best",
-    bounds: Annotated[str | None, typer.Option(help="LOW,HIGH: forwards between which the area is taken")] = None,
+    bounds: Annotated[str | None, typer.Option(help="LOW,HIGH: forwards between which the area is taken; 1 to one position "
+                                               "per step if not given")] = None,
     limit: LimitOption = 100,
     policy: _PolicyOption = None,
     json_out: _JsonOption = None,

@@ -106,11 +106,10 @@ def pareto(
         load_policy, token, seed, batch_size, progress, meta: as in `evaluate`.
         against: name of the curve that all others are compared with; "best" for the heuristic with the largest area in each
             mode (picked on these very instances, which favours the heuristics).
-        bounds: forwards between which areas are taken; when not given, from the least that every curve has a point for to the
-            most that any has.
+        bounds: forwards between which areas are taken; when not given, from 1 to one position per step of the longest problem.
 
     Raises:
-        BadInput: an oracle without known solutions, `against` is no curve, or the curves have no range in common.
+        BadInput: an oracle without known solutions, `against` is no curve, or bounds that hold nothing.
     """
     if instances.x0 is None and any(is_oracle(point.spec) for curve in curves for point in curve.points):
         raise BadInput("an oracle needs the solutions, and these instances come without: leave the oracle out")
@@ -130,10 +129,10 @@ def pareto(
         mode = [p for p in points if p.block == block]
         for index in non_dominated(np.array([p.forwards for p in mode]), np.array([p.accuracy for p in mode])):
             mode[index].on_front = True
-    low, high = bounds or _common_range(points)
+    low, high = bounds or (1.0, float(longest))
     if not 0 < low < high:
         raise BadInput(f"the area would run from {low:g} to {high:g} forwards: give --bounds LOW,HIGH")
-    budgets = np.geomspace(low, high, 5)
+    budgets = np.unique(np.maximum(low, high / 2.0 ** np.arange(5)))
     summaries = [
         s for block in blocks for s in _summaries([p for p in points if p.block == block], against, low, high, budgets)
     ]
@@ -146,13 +145,6 @@ def _measured(curve: str, spec: str, steps: int, block: int | None, verdict: Ver
     correct, cells = verdict.instance_correct.numpy(), float(verdict.cell_accuracy.double().mean())
     accuracy, interval = float(correct.mean()), wilson(int(correct.sum()), len(correct))
     return Measured(curve, spec, steps, block, accuracy, interval, cells, float(forwards.mean()), correct, forwards)
-
-
-def _common_range(points: list[Measured]) -> tuple[float, float]:
-    cheapest: dict[tuple[str, int | None], float] = {}
-    for p in points:
-        cheapest[p.curve, p.block] = min(p.forwards, cheapest.get((p.curve, p.block), np.inf))
-    return max(cheapest.values()), max(p.forwards for p in points)
 
 
 def _summaries(points: list[Measured], against: str, low: float, high: float, budgets: np.ndarray) -> list[Summary]:
@@ -238,7 +230,8 @@ def _percent(value: float) -> str:
 
 
 def _range(interval: tuple[float, float], sign: str = "") -> str:
-    return f"{100 * interval[0]:{sign}.1f} to {100 * interval[1]:{sign}.1f}"
+    low, high = (round(100 * bound, 1) + 0.0 for bound in interval)  # no minus at zero
+    return f"{low:{sign}.1f} to {high:{sign}.1f}"
 
 
 def _difference(curve: Summary) -> list[str]:
