@@ -202,6 +202,11 @@ def test_rules_that_cannot_be_are_refused(text: str, message: str) -> None:
         parse_count_rule(text)
 
 
+def test_rules_that_draw_are_held_to_blocks() -> None:
+    assert make_decoder("policy@bernoulli:0.5@blocks:4", 3, 0.0, toy_policy).count == Bernoulli(0.5)
+    assert make_decoder("policy@plackett_luce:2@blocks:4", 3, 0.0, toy_policy).count == PlackettLuce(2.0, EvenBlocks(4))
+
+
 def test_temperature_zero_is_the_mode_and_a_threshold_on_the_score_at_one_half_the_same() -> None:
     """The knobs at test time of arXiv 2512.09106."""
     task = Sudoku(2)

@@ -191,7 +191,7 @@ def test_the_entropy_bound_in_blocks_looks_at_the_open_block_alone() -> None:
 def test_a_budget_spread_over_blocks_wastes_no_forward(length: int, budget: int) -> None:
     tokens = torch.zeros(3, 9, dtype=torch.int64)
     tokens[1, length:] = 1  # a shorter sequence beside longer ones
-    decoder = make_decoder("confidence", budget, 0.0, no_policy, block=3)
+    decoder = make_decoder("confidence@blocks:3", budget, 0.0, no_policy)
     assert isinstance(decoder.count, EvenBlocks) and isinstance(make_decoder("confidence", 3, 0.0, no_policy).count, Linear)
     out = decode(HashDenoiser(), tokens, decoder)
     for row, forwards in zip(out.commit_step.tolist(), out.forwards.tolist(), strict=True):
@@ -229,6 +229,6 @@ def test_bad_input_is_one_clear_error(arguments: list[str], message: str) -> Non
 
 def test_confidence_is_the_order_within_blocks() -> None:
     tokens = torch.zeros(4, 6, dtype=torch.int64)
-    out = decode(HashDenoiser(), tokens, make_decoder("confidence", 6, 0.0, no_policy, block=6))
+    out = decode(HashDenoiser(), tokens, make_decoder("confidence@blocks:6", 6, 0.0, no_policy))
     same = decode(HashDenoiser(), tokens, Decoder(confidence, steps=6))
     assert torch.equal(out.commit_step, same.commit_step)

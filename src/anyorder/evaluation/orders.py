@@ -1,5 +1,5 @@
-"""From text to decoders: `confidence`, `policy+undo`, `confidence@threshold:0.99`, `confidence@blocks:32`, `policy@bernoulli:0.5`,
-`policy~0.1`."""
+"""From text to decoders: `confidence`, `policy+undo`, `confidence@threshold:0.99`, `confidence@blocks:32`,
+`policy@bernoulli:0.5`, `policy~0.1`."""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -117,7 +117,7 @@ def pareto(
         raise BadInput(f"cannot compare with {against!r}: it is not among the curves {', '.join(c.name for c in curves)}")
     longest = max(1, int(instances.maskable.sum(dim=1).max()))
     wanted = [(curve.name, p.spec, p.steps or longest, block) for block in blocks for curve in curves for p in curve.points]
-    decoders = [make_decoder(spec, steps, 0.0, load_policy, token=token, block=block) for _, spec, steps, block in wanted]
+    decoders = [make_decoder(_held(spec, block), steps, 0.0, load_policy, token=token) for _, spec, steps, block in wanted]
     points = []
     for number, (what, decoder) in enumerate(zip(wanted, decoders, strict=True), start=1):
         label = f"{number} of {len(wanted)}: {what[1]}, {mode_name(what[3])}"
@@ -139,6 +139,10 @@ def pareto(
     facts = {**environment(), **(meta or {}), "seed": seed, "against": against, "instances": len(instances)}
     facts["correct_means"] = getattr(task, "valid_means", "instance accuracy")
     return Fronts(points, summaries, (low, high), budgets.tolist(), facts)
+
+
+def _held(spec: str, block: int | None) -> str:
+    return spec if block is None else f"{spec}@blocks:{block}"
 
 
 def _measured(curve: str, spec: str, steps: int, block: int | None, verdict: Verdict, forwards: np.ndarray) -> Measured:
