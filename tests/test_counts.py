@@ -9,6 +9,7 @@ import torch
 
 from anyorder.decoding.counts import (
     COUNT_RULES,
+    KLASS,
     Ancestral,
     Cosine,
     CountRule,
@@ -124,11 +125,48 @@ def test_second_look_is_quick_only_where_the_budget_is_small(make_state: Callabl
     assert counts == [5, 1], "nine positions: three steps are one for every four or more, two are not"
 
 
+def klass_state(make_state: Callable[..., State], confidences: list[float], drift: list[list[float]]) -> State:
+    return binary(make_state, confidences, drift=torch.tensor([drift]))
+
+
+def test_klass_unmasks_what_is_sure_and_at_rest(make_state: Callable[..., State]) -> None:
+    """Latest drift first. The first position is not sure, the second moved just now, the third a step before; the last has no
+    earlier prediction to compare with."""
+    drift = [[0.0, 0.0], [0.02, 0.0], [0.0, 0.02], [0.005, 0.009], [0.0, 0.0], [0.0, math.inf]]
+    state = klass_state(make_state, [0.7, 0.99, 0.99, 0.95, 0.91, 0.99], drift)
+    assert select(KLASS(0.9, 0.01, 2), state) == [3, 4]
+    assert select(KLASS(0.6, 0.01, 2), state) == [0, 3, 4]
+    assert select(KLASS(0.9, 0.01, 1), state) == [2, 3, 4, 5]
+    assert select(KLASS(0.9, 0.05, 2), state) == [1, 2, 3, 4]
+
+
+def test_klass_takes_the_best_scored_where_nothing_is_ready(make_state: Callable[..., State]) -> None:
+    state = klass_state(make_state, [0.6, 0.99, 0.98], [[math.inf, math.inf]] * 3)
+    assert select(KLASS(), state) == [1]
+    assert select(KLASS(k=2), state) == [1, 2]
+    chosen = KLASS()(torch.tensor([[3.0, 1.0, -torch.inf]]), state, NONE)
+    assert chosen.tolist() == [[True, False, False]], "by the order, and never where nothing is open"
+
+
+def test_klass_without_a_memory_says_so(make_state: Callable[..., State]) -> None:
+    with pytest.raises(ValueError, match="which only `decode` keeps"):
+        select(KLASS(), binary(make_state, [0.6]))
+    with pytest.raises(ValueError, match="at least 1"):
+        KLASS(history=0)
+
+
+def test_rules_made_of_others_remember_for_them() -> None:
+    assert InTime(KLASS(history=3), Linear()).keep_drift == 3
+    assert SecondLook(again=KLASS(history=4)).keep_drift == 4
+    assert SecondLook().keep_drift == 0
+
+
 @pytest.mark.parametrize("name", COUNT_RULES)
 def test_every_rule_selects_at_least_one_and_only_open_positions(make_state: Callable[..., State], name: str) -> None:
     predicted = torch.tensor([[False, True, True, False]])
     logits = torch.full((2, 3), 1 / 3).log()
-    state = make_state([[0.3, 0.3, 0.4]] * 4, predicted=predicted, masked=predicted, logits=logits)
+    drift = torch.zeros(1, 4, 2)
+    state = make_state([[0.3, 0.3, 0.4]] * 4, predicted=predicted, masked=predicted, logits=logits, drift=drift)
     chosen = COUNT_RULES[name]()(confidence(state), state, NONE)
     assert chosen.any()
     assert not (chosen & ~predicted).any()

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from anyorder.decoding.counts import Cosine, CountRule, EntropyBound, Factor, Fixed, Linear, PredictedError, Threshold
+from anyorder.decoding.counts import KLASS, Cosine, CountRule, EntropyBound, Factor, Fixed, Linear, PredictedError, Threshold
 from anyorder.decoding.loop import Decoder, decode
 from anyorder.decoding.remaskers import QualityUndo, RePredict
 from anyorder.decoding.tokens import Argmax, Sample, TokenRule
@@ -22,7 +22,7 @@ from conftest import HashDenoiser
 VOCAB = 5
 COUNTS: list[CountRule] = [
     Linear(), Cosine(), PredictedError(0.3), Fixed(1), Fixed(3),
-    Threshold(0.6), Factor(1.0), EntropyBound(0.5), PredictedError(0.3),
+    Threshold(0.6), Factor(1.0), EntropyBound(0.5), PredictedError(0.3), KLASS(0.4, 0.5), KLASS(0.3, 2.0, history=1),
 ]  # fmt: skip
 TOKENS: list[TokenRule] = [Argmax(), Sample(), Sample(temperature=0.5, top_p=0.7)]
 
@@ -161,6 +161,50 @@ def test_only_open_positions_get_logits() -> None:
     asked.clear()
     decode(Recording(VOCAB), tokens, Decoder(heuristics.confidence, Linear(), remasker=RePredict(), steps=3))
     assert asked == [3, 3, 3]
+
+
+def test_drift_is_the_divergence_from_the_prediction_one_step_before() -> None:
+    """Of every open position, the latest first; inf where there was no earlier prediction to compare with."""
+    seen: list[State] = []
+
+    class Watching:
+        keep_drift = 2
+
+        def __call__(self, scores: Tensor, state: State, undone: Tensor) -> Tensor:
+            seen.append(state)
+            return Fixed(1)(scores, state, undone)
+
+    decode(HashDenoiser(VOCAB), torch.tensor([[0, 0, 1, 0, 0], [0, 2, 0, 0, 0]]), Decoder(heuristics.confidence, Watching()))
+    before = torch.zeros(2, 5, VOCAB)
+    last = torch.full((2, 5), torch.inf)
+    for state in seen:
+        now = state.probabilities().double()
+        moved = (now[..., 1:] * (now[..., 1:] / before[..., 1:]).log()).sum(-1)
+        expected = torch.where(state.masked & (before.sum(-1) > 0), moved, torch.inf)
+        assert state.drift is not None
+        torch.testing.assert_close(state.drift[..., 0].double(), expected, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(state.drift[..., 1], last, rtol=1e-4, atol=1e-6)
+        before, last = now, state.drift[..., 0]
+    assert len(seen) == 3, "the last step of the budget unmasks what is left"
+
+
+def test_what_nobody_asks_for_is_not_kept() -> None:
+    def count(scores: Tensor, state: State, undone: Tensor) -> Tensor:
+        assert state.drift is None and state.first_look is None
+        return Fixed(1)(scores, state, undone)
+
+    decode(HashDenoiser(VOCAB), torch.zeros(1, 3, dtype=torch.int64), Decoder(heuristics.confidence, count))
+
+
+def test_klass_waits_until_a_prediction_has_been_seen_three_times() -> None:
+    class Certain(HashDenoiser):
+        def forward(self, tokens, attention_mask=None, positions=None):  # type: ignore[no-untyped-def]
+            out = super().forward(tokens, attention_mask, positions)
+            logits = torch.tensor([-torch.inf, 0.0, 9.0, 1.0, 0.0], dtype=torch.float64).expand_as(out.logits)
+            return out._replace(logits=logits)
+
+    out = decode(Certain(VOCAB), torch.zeros(1, 6, dtype=torch.int64), Decoder(heuristics.confidence, KLASS()))
+    assert out.commit_step.tolist() == [[0, 1, 2, 2, 2, 2]]
 
 
 def test_repredict_can_change_a_committed_token() -> None:

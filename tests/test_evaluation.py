@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from anyorder.decoding.actions import Bernoulli, DynamicPlackettLuce, PlackettLuce
 from anyorder.decoding.blocks import EvenBlocks, InBlocks
+from anyorder.decoding.counts import KLASS, Linear, Threshold
 from anyorder.decoding.loop import Decoder, decode
 from anyorder.decoding.tokens import Sample
 from anyorder.denoisers.transformer import Transformer
@@ -154,7 +156,7 @@ def test_an_order_can_be_held_to_blocks() -> None:
     for spec, message in {
         "confidence@blocks": "blocks:32",
         "confidence@blocks:0": "blocks:32",
-        "confidence@blocks:4@cosine": "linear, fixed, threshold",
+        "confidence@blocks:4@cosine": "use linear, fixed, threshold",
         "confidence+repredict@blocks:4": "nothing is undone in blocks",
         "confidence@blocks:4@blocks:2": "once",
         "confidence@fixed:1@fixed:2": "one count rule",
@@ -172,6 +174,48 @@ def test_count_rules_by_name() -> None:
             parse_count_rule(text)
     with pytest.raises(BadInput, match="is not a number"):
         parse_count_rule("threshold:high")
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ("klass", KLASS()), ("klass:0.6:0.015", KLASS(0.6, 0.015)), ("klass:0.6:0.015:3:2", KLASS(0.6, 0.015, 3, 2)),
+        ("score_threshold:0.7", Threshold(0.7, by="score")), ("bernoulli:0.5", Bernoulli(0.5)), ("bernoulli:0", Bernoulli(0.0)),
+        ("dynamic_plackett_luce", DynamicPlackettLuce()), ("plackett_luce:2", PlackettLuce(2.0, Linear())),
+    ],
+)  # fmt: skip
+def test_rules_with_several_numbers_and_rules_that_draw(text: str, rule: object) -> None:
+    assert make_decoder(f"policy@{text}", 3, 0.0, toy_policy).count == rule
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("klass:1:2:3:4:5", "klass takes 4 numbers at most"), ("threshold:0.5:0.6", "takes one number"),
+        ("bernoulli:-1", "cannot be negative"), ("dynamic_plackett_luce:0", "must be above 0"),
+        ("bernoulli:hot", "not a number"),
+        ("klass:0.9:0.01:0", "must be at least 1"), ("coin", "use one of linear.*bernoulli"),
+    ],
+)  # fmt: skip
+def test_rules_that_cannot_be_are_refused(text: str, message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        parse_count_rule(text)
+
+
+def test_rules_that_draw_are_held_to_blocks() -> None:
+    assert make_decoder("policy@bernoulli:0.5@blocks:4", 3, 0.0, toy_policy).count == Bernoulli(0.5)
+    assert make_decoder("policy@plackett_luce:2@blocks:4", 3, 0.0, toy_policy).count == PlackettLuce(2.0, EvenBlocks(4))
+
+
+def test_temperature_zero_is_the_mode_and_a_threshold_on_the_score_at_one_half_the_same() -> None:
+    """The knobs at test time of arXiv 2512.09106."""
+    task = Sudoku(2)
+    problems = task.generate(20, 0, givens=8)
+    mode, half = (
+        decode(HashDenoiser(5), problems.tokens, make_decoder(f"policy@{rule}", 16, 0.0, toy_policy))
+        for rule in ("bernoulli:0", "score_threshold:0.5")
+    )
+    assert torch.equal(mode.commit_step, half.commit_step)
 
 
 def test_order_diversity_by_hand() -> None:

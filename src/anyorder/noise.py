@@ -38,6 +38,12 @@ def gumbel(*keys: Tensor | int) -> Tensor:
     return -torch.log(-torch.log(uniform(*keys)))
 
 
+def normal(*keys: Tensor | int) -> Tensor:
+    """Standard normal numbers, float64: the inverse of the distribution function at `uniform`."""
+    drawn: Tensor = torch.special.ndtri(uniform(*keys))
+    return drawn
+
+
 def plackett_luce_log_probs(logits: Tensor, ranking: Tensor, chosen: Tensor) -> Tensor:
     """log-probability of each draw of a ranking without replacement.
 

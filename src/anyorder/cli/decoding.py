@@ -42,7 +42,8 @@ def evaluate(
     policy: Annotated[Path | None, typer.Option("--policy", help="folder of the policy that `policy` means")] = None,
     against: Annotated[str, typer.Option(help="order to compare with; 'best' is the best heuristic of each table")] = "best",
     count: Annotated[str, typer.Option(help="how many per step: linear, cosine, fixed:K, threshold:P, factor:F, "
-                                       "entropy_bound:G, predicted_error:E")] = "",
+                                       "entropy_bound:G, klass:P:KL, predicted_error:E, score_threshold:P, bernoulli:T, ...; "
+                                       "see `anyorder list`")] = "",
     json_out: Annotated[Path | None, typer.Option("--json", help="write the report (.json, or .parquet)")] = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="draw accuracy against forwards (.png or .svg)")] = None,
     markdown_out: Annotated[Path | None, typer.Option("--markdown", help="write the tables as Markdown")] = None,

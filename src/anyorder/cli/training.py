@@ -125,6 +125,7 @@ def list_all() -> None:
     """Denoisers, orders, tasks, recipes, count rules."""
     from rich.table import Table
 
+    from anyorder.decoding.actions import ACTIONS
     from anyorder.decoding.counts import COUNT_RULES
     from anyorder.orders.heuristics import HEURISTICS, ORACLES
     from anyorder.tasks import TASKS
@@ -139,6 +140,7 @@ def list_all() -> None:
         table.add_row("denoiser", name, f"{task.name}, {task.length} tokens{has_order}")
     for name, function in (HEURISTICS | ORACLES).items():
         table.add_row("order", name, (function.__doc__ or "").splitlines()[0])
+    table.add_row("order", "top_k:K", "Uniform among the K most confident positions. X~SIGMA perturbs the probabilities of X.")
     table.add_row("order", "policy", "The denoiser's learned order; a folder names any other. +undo takes commitments back.")
     for name, cls in TASKS.items():
         table.add_row("task", name, (cls.__doc__ or "").splitlines()[0])
@@ -146,6 +148,6 @@ def list_all() -> None:
         table.add_row("fetch", name, package.about)
     for name in recipe_names():
         table.add_row("recipe", name, load_recipe(name).description)
-    for name, rule in COUNT_RULES.items():
+    for name, rule in (COUNT_RULES | ACTIONS).items():
         table.add_row("count rule", name, (rule.__doc__ or "").splitlines()[0])
     wide_console().print(table)

@@ -51,7 +51,8 @@ class EvenBlocks:
 
     Args:
         length: generated positions per block.
-        steps: per block; None to divide the budget by the number of blocks that each sequence has.
+        steps: per block; None to divide the budget by the number of blocks that each sequence has, and no more than a block
+            has positions.
     """
 
     length: int
@@ -60,7 +61,11 @@ class EvenBlocks:
     def __call__(self, scores: Tensor, state: State, undone: Tensor) -> Tensor:
         block = block_of(state.generated, self.length)
         blocks = block.amax(dim=1) + 1
-        steps = (state.steps // blocks.clamp(min=1)).clamp(min=1) if self.steps is None else torch.full_like(blocks, self.steps)
+        steps = (
+            (state.steps // blocks.clamp(min=1)).clamp(1, self.length)
+            if self.steps is None
+            else torch.full_like(blocks, self.steps)
+        )
         number, step = state.step // steps, state.step % steps
         size = (block == number[:, None]).sum(dim=1)
         count = size // steps + (step < size % steps).long()

@@ -14,6 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from anyorder.decoding.memory import drift_kept
 from anyorder.orders.base import State
 
 _TRANSFER = 4
@@ -117,6 +118,43 @@ class EntropyBound:
 
 
 @dataclass(frozen=True)
+class KLASS:
+    """All positions whose prediction is sure and at rest, else the k best-scored ones (KLASS, arXiv 2511.05664, Algorithm 1).
+
+    Sure is a confidence above a level; at rest is KL(prediction now || one step before) below another in each of the last
+    `history` steps, so never before step `history`. The authors' code takes confidence .6 and KL .01 to .015 for LLaDA, .9 and
+    .005 for Dream, a history of 2, and where nothing is ready as many as a fixed schedule, one per step in their experiments.
+
+    Args:
+        confidence: a position is sure above this.
+        kl: and at rest below this, in nats.
+        history: steps that count.
+        k: positions unmasked where none is ready.
+    """
+
+    confidence: float = 0.9
+    kl: float = 0.01
+    history: int = 2
+    k: int = 1
+
+    def __post_init__(self) -> None:
+        if self.history < 1 or self.k < 1:
+            raise ValueError(f"history is {self.history} and k is {self.k}; both must be at least 1")
+
+    @property
+    def keep_drift(self) -> int:
+        """Asks `decode` for so many steps."""
+        return self.history
+
+    def __call__(self, scores: Tensor, state: State, undone: Tensor) -> Tensor:
+        if state.drift is None or state.drift.shape[-1] < self.history:
+            raise ValueError("KLASS compares predictions with those of earlier steps, which only `decode` keeps")
+        at_rest = (state.drift[..., : self.history] < self.kl).all(dim=-1)
+        ready = at_rest & (_probability(scores, state, "confidence") > self.confidence)
+        return ready | top(scores, torch.where(ready.any(dim=1), 0, self.k))
+
+
+@dataclass(frozen=True)
 class PredictedError:
     """The largest prefix, by score, whose expected number of wrong tokens sum(1 - sigmoid(s_i)) <= bound, at least one, and at
     least as many as must be unmasked now to be done in time at an even pace.
@@ -148,6 +186,11 @@ class SecondLook:
     again: CountRule = Threshold(0.99)
     generous: CountRule = EntropyBound(0.01)
 
+    @property
+    def keep_drift(self) -> int:
+        """As the rules within wish."""
+        return drift_kept(self.first, self.again, self.generous)
+
     def __call__(self, scores: Tensor, state: State, undone: Tensor) -> Tensor:
         slow = 4 * state.steps >= state.generated.sum(dim=1)
         chosen = self.first(scores, state, undone)
@@ -170,6 +213,11 @@ class InTime:
 
     rule: CountRule
     schedule: CountRule
+
+    @property
+    def keep_drift(self) -> int:
+        """As the rules within wish."""
+        return drift_kept(self.rule, self.schedule)
 
     def __call__(self, scores: Tensor, state: State, undone: Tensor) -> Tensor:
         chosen = self.rule(scores, state, undone)
@@ -220,13 +268,20 @@ def _probability(scores: Tensor, state: State, by: str) -> Tensor:
     return value.masked_fill(scores == -torch.inf, -torch.inf)
 
 
+def score_threshold(level: float = 0.5) -> Threshold:
+    """All positions whose score, read as log-odds, means a probability above the level, else the best-scored one."""
+    return Threshold(level, by="score")
+
+
 COUNT_RULES: dict[str, Callable[..., CountRule]] = {
     "linear": Linear,
     "cosine": Cosine,
     "fixed": Fixed,
     "threshold": Threshold,
+    "score_threshold": score_threshold,
     "factor": Factor,
     "entropy_bound": EntropyBound,
+    "klass": KLASS,
     "predicted_error": PredictedError,
     "second_look": SecondLook,
 }

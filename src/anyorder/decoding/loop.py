@@ -7,6 +7,7 @@ from torch import Tensor
 
 from anyorder import noise as random_numbers
 from anyorder.decoding.counts import CountRule, Linear
+from anyorder.decoding.memory import Memory
 from anyorder.decoding.remaskers import Absorbing, Remasker
 from anyorder.decoding.tokens import Argmax, TokenRule
 from anyorder.decoding.trajectory import Decoded
@@ -81,8 +82,7 @@ def decode(
     steps = decoder.steps if decoder.steps is not None else max(1, int(generated.sum(dim=1).max()))
     rejected = torch.full_like(tokens, -1)  # the token last undone at a position that is masked again
     out = Decoded.empty(tokens, generated)
-    first_look = None
-    keep_first_look = getattr(decoder.order, "keep_first_look", False) or getattr(decoder.remasker, "keep_first_look", False)
+    memory = Memory(tokens.shape, decoder.order, decoder.count, decoder.remasker)
     snapshots = [tokens.clone()] if history else None
     rows = masked.any(dim=1).nonzero()[:, 0]  # the rows still at work
 
@@ -96,13 +96,10 @@ def decode(
         logits = forbid(logits, rejected[rows][predicted])
         state = State(
             tokens[rows], masked[rows], generated[rows], predicted, logits, hidden, step, steps, seeds[rows],
-            mask_of_rows, None if x0 is None else x0[rows],
-            None if first_look is None else first_look[rows], out.commit_step[rows],
-            out.token_log_probs[rows], out.undone[rows],
+            mask_of_rows, None if x0 is None else x0[rows], commit_step=out.commit_step[rows],
+            committed_log_probs=out.token_log_probs[rows], undone=out.undone[rows],
         )  # fmt: skip
-        if step == 0 and keep_first_look:
-            first_look = torch.zeros((*tokens.shape, logits.shape[-1]), device=device)
-            first_look[rows] = state.probabilities()
+        state = memory.recall(state, rows)
         candidates, log_probs = decoder.token(state)
         scores = noisy = decoder.order(state)
         if decoder.noise:

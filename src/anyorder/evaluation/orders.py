@@ -1,23 +1,40 @@
-"""From names to decoders: `confidence`, `policy+undo`, `confidence+repredict`, `confidence@threshold:0.99`,
-`confidence@blocks:32`."""
+"""From text to decoders: `confidence`, `policy+undo`, `confidence@threshold:0.99`, `confidence@blocks:32`,
+`policy@bernoulli:0.5`, `policy~0.1`."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+from anyorder.decoding.actions import ACTIONS, PlackettLuce
 from anyorder.decoding.blocks import EvenBlocks, InBlocks
-from anyorder.decoding.counts import COUNT_RULES, CountRule, EntropyBound, Factor, Fixed, Linear, SecondLook, Threshold
+from anyorder.decoding.counts import COUNT_RULES, Cosine, CountRule, Linear, SecondLook
 from anyorder.decoding.loop import Decoder
 from anyorder.decoding.remaskers import Absorbing, QualityUndo, Remasker, RePredict
 from anyorder.decoding.tokens import Argmax, TokenRule
 from anyorder.errors import BadInput
 from anyorder.orders.base import Order
 from anyorder.orders.heuristics import HEURISTICS, ORACLES
+from anyorder.orders.perturbed import Perturbed, TopPositions
 from anyorder.orders.policies import LearnedOrder
 
 UNDO_COUNT = SecondLook()
 """With undo, the first completion is quick, which leaves forwards for a second look."""
 
 PolicyLoader = Callable[[str], LearnedOrder]
+
+NUMBERS: dict[str, tuple[type, ...]] = {
+    "fixed": (int,),
+    "threshold": (float,),
+    "score_threshold": (float,),
+    "factor": (float,),
+    "entropy_bound": (float,),
+    "klass": (float, float, int, int),
+    "predicted_error": (float,),
+    "plackett_luce": (float,),
+    "bernoulli": (float,),
+    "dynamic_plackett_luce": (float,),
+}
+"""What may stand behind the name of a rule, at most; all others take nothing."""
 
 
 def make_decoder(
@@ -28,12 +45,13 @@ def make_decoder(
     count: CountRule | None = None,
     token: TokenRule | None = None,
 ) -> Decoder:
-    """A decoder from `ORDER[+repredict|+undo][@blocks:LENGTH][@COUNT]`.
+    """A decoder from `ORDER[~SIGMA][+repredict|+undo][@blocks:LENGTH][@COUNT]`.
 
     Args:
-        spec: ORDER is a heuristic, an oracle, `policy` (the denoiser's own), or the folder of a policy. `X+undo` orders by X
-            and lets the policy take commitments back. In blocks of LENGTH generated positions, the leftmost unfinished one
-            alone is open, and the steps are divided evenly among them unless COUNT says otherwise.
+        spec: ORDER is a heuristic, an oracle, `top_k:K`, `policy` (the denoiser's own), or the folder of a policy. `X~SIGMA`
+            perturbs X's probabilities (see `Perturbed`). `X+undo` orders by X and lets the policy take commitments back. In
+            blocks of LENGTH generated positions, the leftmost unfinished one alone is open, and the steps are divided evenly
+            among them unless COUNT says otherwise.
         steps: budget of forwards.
         noise: scale of Gumbel noise on the scores.
         load_policy: gives the policy of a name or folder.
@@ -50,14 +68,7 @@ def make_decoder(
     name, *modes = where.split("+")
     if len(modes) > 1 or (modes and modes[0] not in ("repredict", "undo")):
         raise BadInput(f"order {spec!r}: after the order's name comes nothing, '+repredict' or '+undo'")
-    order: Order
-    if name in HEURISTICS or name in ORACLES:
-        order = (HEURISTICS | ORACLES)[name]
-    elif name == "policy" or Path(name).exists():
-        order = load_policy(name)
-    else:
-        known = ", ".join([*HEURISTICS, *ORACLES, "policy"])
-        raise BadInput(f"order {name!r} is unknown: use one of {known}, or the folder of a policy")
+    order = _order(name, load_policy)
     remasker: Remasker = Absorbing()
     rule = count or Linear()
     if modes == ["repredict"]:
@@ -80,35 +91,72 @@ def _in_blocks(order: Order, rule: CountRule, text: str) -> tuple[Order, CountRu
     length = text.removeprefix("blocks:")
     if not length.isdecimal() or int(length) < 1:
         raise BadInput(f"{text!r}: blocks are written blocks:32, by the number of positions in each")
-    if not isinstance(rule, Linear | Fixed | Threshold | Factor | EntropyBound):
-        raise BadInput("in blocks the count rule is linear, fixed, threshold, factor or entropy_bound")
-    return InBlocks(order, int(length)), EvenBlocks(int(length)) if isinstance(rule, Linear) else rule
+    even = EvenBlocks(int(length))
+    if isinstance(rule, Cosine | SecondLook):
+        raise BadInput("cosine and second_look count over the whole sequence, not in blocks: use linear, fixed, threshold, ...")
+    if isinstance(rule, PlackettLuce):
+        rule = replace(rule, count=even)
+    return InBlocks(order, int(length)), even if isinstance(rule, Linear) else rule
+
+
+def _order(text: str, load_policy: PolicyLoader) -> Order:
+    """The order of `NAME[~SIGMA]`."""
+    name, perturbed, sigma = text.rpartition("~")
+    if perturbed and not Path(text).exists():
+        order = _order(name, load_policy)
+        held_to = order.policy.top_positions if isinstance(order, LearnedOrder) else 0
+        try:
+            return Perturbed(order, float(sigma), held_to)
+        except ValueError as error:
+            raise BadInput(f"order {text!r}: behind '~' stands the standard deviation of the noise, 0 or more") from error
+    if text in HEURISTICS or text in ORACLES:
+        return (HEURISTICS | ORACLES)[text]
+    if text.startswith("top_k:"):
+        try:
+            return TopPositions(int(text.removeprefix("top_k:")))
+        except ValueError as error:
+            raise BadInput(f"order {text!r}: behind 'top_k:' stands a number of positions, 1 or more") from error
+    if text == "policy" or Path(text).exists():
+        return load_policy(text)
+    known = ", ".join([*HEURISTICS, *ORACLES, "top_k:K", "policy"])
+    raise BadInput(f"order {text!r} is unknown: use one of {known}, or the folder of a policy")
 
 
 def parse_count_rule(text: str) -> CountRule:
-    """`linear`, `cosine`, `fixed:2`, `threshold:0.9`, `factor:1`, `entropy_bound:0.1`, `predicted_error:0.1`,
-    `second_look`."""
-    name, _, value = text.partition(":")
-    if name not in COUNT_RULES:
-        raise BadInput(f"count rule {name!r} is unknown: use one of {', '.join(COUNT_RULES)}")
+    """A count rule from `NAME[:NUMBER...]`: `linear`, `fixed:2`, `threshold:0.9`, `klass:0.9:0.01`, or a rule that draws:
+    `bernoulli:0.5` and `dynamic_plackett_luce:1` at these temperatures; `plackett_luce:1` draws as many as the linear rule
+    takes."""
+    name, *values = text.split(":")
+    known = COUNT_RULES | ACTIONS
+    if name not in known:
+        raise BadInput(f"count rule {name!r} is unknown: use one of {', '.join(known)}")
+    kinds = NUMBERS.get(name, ())
+    if len(values) > len(kinds):
+        raise BadInput(f"count rule {text!r}: {name} takes {_how_many(kinds)}")
     try:
-        number = [int(value) if name == "fixed" else float(value)] if value else []
+        numbers = [kind(value) for kind, value in zip(kinds, values, strict=False)]
     except ValueError as error:
-        raise BadInput(f"count rule {text!r}: {value!r} is not a number") from error
-    if number and name in ("linear", "cosine", "second_look"):
-        raise BadInput(f"count rule {text!r}: {name} takes no number")
+        raise BadInput(f"count rule {text!r}: {':'.join(values)!r} is not a number") from error
     try:
-        rule: CountRule = COUNT_RULES[name](*number)
+        rule: CountRule = known[name](*numbers)
     except ValueError as error:
         raise BadInput(f"count rule {text!r}: {error}") from error
-    return rule
+    return PlackettLuce(rule.temperature, Linear()) if isinstance(rule, PlackettLuce) else rule
+
+
+def _how_many(kinds: tuple[type, ...]) -> str:
+    return "no number" if not kinds else "one number" if len(kinds) == 1 else f"{len(kinds)} numbers at most"
 
 
 def is_oracle(spec: str) -> bool:
     """Does this order look at the truth?"""
-    return spec.partition("@")[0].split("+")[0] in ORACLES
+    return _name(spec).split("+")[0] in ORACLES
 
 
 def is_heuristic(spec: str) -> bool:
     """Is this an absorbing order that needs no training, under whatever count rule?"""
-    return spec.partition("@")[0] in HEURISTICS
+    return _name(spec) in HEURISTICS or _name(spec).startswith("top_k:")
+
+
+def _name(spec: str) -> str:
+    return spec.partition("@")[0].partition("~")[0]

@@ -70,3 +70,16 @@ def paired_interval(a: np.ndarray, b: np.ndarray) -> Interval:
 def oracle_gap_closed(accuracy: float, baseline: float, oracle: float) -> float | None:
     """(accuracy - baseline) / (oracle - baseline): the share of the possible improvement. None when there is no room."""
     return None if oracle - baseline <= 1e-9 else (accuracy - baseline) / (oracle - baseline)
+
+
+def bootstrap_weights(count: int, draws: int = 2000, seed: int = 0) -> np.ndarray:
+    """How often each of `count` instances is drawn in each of `draws` resamples, over `count`: float (draws, count), whose
+    product with values (count, K) is the mean of every resample. The same for the same arguments, so that what is measured on
+    the same instances is resampled together (paired)."""
+    return np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), draws) / count
+
+
+def percentile_interval(resampled: np.ndarray) -> Interval:
+    """95 % interval by the percentiles of a statistic's values in resamples (draws,)."""
+    low, high = np.percentile(resampled, [2.5, 97.5])
+    return Interval(float(low), float(high))

@@ -73,8 +73,12 @@ def measure_rows(cell: list[Result]) -> tuple[list[str], list[list[str]]]:
     return ["order", *names], rows
 
 
-def _grids(report: Report) -> list[tuple[str, list[str], list[list[str]]]]:
-    """Title, header and rows of every table of a report."""
+Grid = tuple[str, list[str], list[list[str]]]
+"""Title, header and rows of a table."""
+
+
+def _grids(report: Report) -> list[Grid]:
+    """Every table of a report."""
     instances = report.results[0].instances
     grids = []
     several = any(r.exact_match is not None and r.exact_match < r.instance_accuracy for r in report.results)
@@ -104,20 +108,27 @@ def _grids(report: Report) -> list[tuple[str, list[str], list[list[str]]]]:
 
 def rich_tables(report: Report) -> list[Table]:
     """One table per number of steps and scale of noise, and one by difficulty where it is known."""
-    tables = []
-    for title, header, rows in _grids(report):
-        table = Table(title=title, title_justify="left")
-        for name in header:
-            table.add_column(name, justify="left" if name == "order" else "right")
-        for row in rows:
-            table.add_row(*row)
-        tables.append(table)
-    return tables
+    return [rich_table(*grid) for grid in _grids(report)]
+
+
+def rich_table(title: str, header: list[str], rows: list[list[str]]) -> Table:
+    """One table for a terminal; the first column is text, all others are numbers."""
+    table = Table(title=title, title_justify="left")
+    for number, name in enumerate(header):
+        table.add_column(name, justify="left" if number == 0 else "right")
+    for row in rows:
+        table.add_row(*row)
+    return table
 
 
 def markdown(report: Report) -> str:
     """The same as Markdown."""
-    return "\n".join(f"**{title}**\n\n{markdown_table(header, rows)}" for title, header, rows in _grids(report))
+    return markdown_grids(_grids(report))
+
+
+def markdown_grids(grids: list[Grid]) -> str:
+    """Tables as Markdown, each under its title."""
+    return "\n".join(f"**{title}**\n\n{markdown_table(header, rows)}" for title, header, rows in grids)
 
 
 def markdown_table(header: list[str], rows: list[list[str]]) -> str:

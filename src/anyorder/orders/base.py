@@ -43,6 +43,8 @@ class State:
         x0: int64 (B, L), the truth: for oracles and training only.
         first_look: float (B, L, V), the probabilities that the first forward gave to the generated positions, before anything
             was committed; 0 elsewhere. None at the first forward itself, and where nobody kept it.
+        drift: float (B, L, n), KL(prediction now || prediction one step before) in nats, and the same of the n - 1 steps
+            before, the latest first; inf where there was no earlier prediction. None where nobody kept it.
         undone: int64 (B,), commitments taken back so far; None where nobody counted.
         commit_step: int64 (B, L), the step in which each committed position was committed, -1 elsewhere; None where nobody
             kept it.
@@ -64,6 +66,7 @@ class State:
     commit_step: Tensor | None = None
     committed_log_probs: Tensor | None = None
     undone: Tensor | None = None
+    drift: Tensor | None = None
     memo: dict[object, Tensor] = field(default_factory=dict)  # what has been computed from this state
 
     @cached_property

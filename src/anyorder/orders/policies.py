@@ -29,6 +29,7 @@ class PolicyNetwork(nn.Module, PyTorchModelHubMixin, library_name="anyorder"):
     first_look: whether it sees what the first forward predicted, before anything was committed.
     reads_hidden: whether it sees the denoiser's hidden states.
     reads_logits: whether it sees more of the logits than `State.summary` and `State.top_probabilities`.
+    top_positions: how many of the most confident positions it is held to; 0 for all.
     """
 
     architecture: str
@@ -37,6 +38,7 @@ class PolicyNetwork(nn.Module, PyTorchModelHubMixin, library_name="anyorder"):
     first_look = False
     reads_hidden = True
     reads_logits = False
+    top_positions = 0
 
     def refer_to(self, denoiser_fingerprint: str) -> None:
         """Remember another denoiser, when it was trained along with the policy."""

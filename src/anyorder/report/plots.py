@@ -55,7 +55,11 @@ def accuracy_against_steps(report: Report, path: Path, title: str = "") -> Path:
 
 
 def panels(
-    lines: dict[str, dict[str, list[tuple[float, float, float, float]]]], path: Path, x_label: str, y_label: str
+    lines: dict[str, dict[str, list[tuple[float, float, float, float]]]],
+    path: Path,
+    x_label: str,
+    y_label: str,
+    log_x: bool = False,
 ) -> Path:
     """One panel per name, one line per label through points (x, y, low, high) in percent."""
     plt = _pyplot(path)
@@ -69,6 +73,9 @@ def panels(
         axis.set_title(title, fontsize=10)
         axis.set_xlabel(x_label)
         axis.grid(alpha=0.25)
+        if log_x:
+            axis.set_xscale("log", base=2)
+            axis.xaxis.set_major_formatter("{x:g}")
     axes[0][0].set_ylabel(y_label)
     axes[0][-1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     return _save(figure, path)

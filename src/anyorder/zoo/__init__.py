@@ -151,8 +151,13 @@ def _load_policy(folder: Path) -> PolicyNetwork:
 
 
 def _architecture(folder: Path) -> str | None:
-    found = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("architecture")
+    found = _config(folder).get("architecture")
     return None if found is None else str(found)
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return values
 
 
 def load_order(folder: str | Path, denoiser: nn.Module | None = None, *, strict: bool = True) -> LearnedOrder:
@@ -175,11 +180,21 @@ def load_order(folder: str | Path, denoiser: nn.Module | None = None, *, strict:
     policies = [_load_policy(part) for part in parts]
     for part, policy in zip(parts, policies, strict=True):
         if denoiser is not None and fingerprint(denoiser) != policy.denoiser_fingerprint:
-            message = (
-                f"the policy in {part} was fitted to the denoiser {policy.denoiser_fingerprint}, and this one is "
-                f"{fingerprint(denoiser)}: fit a policy to this denoiser, or load it with strict=False (--any-denoiser)"
-            )
-            if strict:
-                raise WrongDenoiser(message)
-            warnings.warn(message, stacklevel=2)
+            _of_another_denoiser(part, policy, denoiser, strict)
     return LearnedOrder(*policies)
+
+
+def _of_another_denoiser(folder: Path, policy: PolicyNetwork, denoiser: nn.Module, strict: bool) -> None:
+    """Refuse or warn, and say whether the policy can be used at all."""
+    found = fingerprint(denoiser)
+    message = f"the policy in {folder} was fitted to the denoiser {policy.denoiser_fingerprint}, and this one is {found}"
+    for name, reads in (("hidden_size", policy.reads_hidden), ("vocab_size", policy.reads_logits)):
+        mine = _config(folder).get(name)
+        its = getattr(denoiser, name, mine)
+        if reads and mine != its:
+            raise WrongDenoiser(f"{message}, of {name} {its}; the policy needs {mine}: fit a policy to this denoiser")
+    if not policy.reads_hidden:
+        message += "; it reads confidences and no hidden states, so it can be carried over, at whatever accuracy"
+    if strict:
+        raise WrongDenoiser(f"{message}: fit a policy to this denoiser, or load it with strict=False (--any-denoiser)")
+    warnings.warn(message, stacklevel=3)

@@ -1,0 +1,251 @@
+"""Accuracy against forwards: curves of operating points on the same instances, their fronts, and paired comparisons."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from anyorder.decoding.tokens import TokenRule
+from anyorder.denoisers.base import Denoiser
+from anyorder.errors import BadInput
+from anyorder.evaluation.curves import Curve
+from anyorder.evaluation.evaluate import Progress, decode_in_batches, environment
+from anyorder.evaluation.fronts import area, attained, non_dominated
+from anyorder.evaluation.orders import PolicyLoader, is_heuristic, is_oracle, make_decoder
+from anyorder.evaluation.statistics import Interval, bootstrap_weights, percentile_interval, wilson
+from anyorder.evaluation.tables import Grid
+from anyorder.tasks.base import Instances, Task, Verdict
+
+
+@dataclass
+class Measured:
+    """One operating point on N instances.
+
+    block: positions per block; None for full diffusion.
+    on_front: whether no other point of the same mode, of whatever curve, is as cheap and as accurate.
+    correct, forwards_each: bool (N,), int (N,).
+    """
+
+    curve: str
+    spec: str
+    steps: int
+    block: int | None
+    accuracy: float
+    ci95: Interval
+    cell_accuracy: float
+    forwards: float
+    correct: np.ndarray = field(repr=False)
+    forwards_each: np.ndarray = field(repr=False)
+    on_front: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, the outcomes of all instances among them."""
+        outcomes = {"correct": self.correct.astype(int).tolist(), "forwards_each": self.forwards_each.tolist()}
+        return {**asdict(self), **outcomes}
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One curve in one mode; differences are to the reference curve of that mode, with paired intervals.
+
+    area: see `fronts.area`. at: attained accuracies at the budgets of the report.
+    """
+
+    curve: str
+    block: int | None
+    against: str | None
+    area: float
+    area_ci95: Interval
+    area_difference: float | None
+    area_difference_ci95: Interval | None
+    at: list[float]
+    at_difference: list[float] | None
+    at_difference_ci95: list[Interval] | None
+
+
+@dataclass
+class Fronts:
+    """What was found. bounds: forwards between which the areas lie; budgets: at which accuracies are compared."""
+
+    points: list[Measured]
+    curves: list[Summary]
+    bounds: tuple[float, float]
+    budgets: list[float]
+    meta: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        points = [point.to_json() for point in self.points]
+        curves = [asdict(curve) for curve in self.curves]
+        return {"points": points, "curves": curves, "bounds": self.bounds, "budgets": self.budgets, "meta": self.meta}
+
+
+def pareto(
+    denoiser: Denoiser,
+    task: Task,
+    instances: Instances,
+    curves: list[Curve],
+    blocks: list[int | None],
+    *,
+    load_policy: PolicyLoader,
+    against: str = "best",
+    bounds: tuple[float, float] | None = None,
+    token: TokenRule | None = None,
+    seed: int = 0,
+    batch_size: int = 256,
+    progress: Progress | None = None,
+    meta: dict[str, Any] | None = None,
+) -> Fronts:
+    """Decode the same instances at every operating point of every curve.
+
+    Args:
+        denoiser, task, instances: what is decoded, and who judges it.
+        curves: see `curves.parse_curves`.
+        blocks: modes: None for full diffusion, or positions per block.
+        load_policy, token, seed, batch_size, progress, meta: as in `evaluate`.
+        against: name of the curve that all others are compared with; "best" for the heuristic with the largest area in each
+            mode (picked on these very instances, which favours the heuristics).
+        bounds: forwards between which areas are taken; when not given, from 1 to one position per step of the longest problem.
+
+    Raises:
+        BadInput: an oracle without known solutions, `against` is no curve, or bounds that hold nothing.
+    """
+    if instances.x0 is None and any(is_oracle(point.spec) for curve in curves for point in curve.points):
+        raise BadInput("an oracle needs the solutions, and these instances come without: leave the oracle out")
+    if against != "best" and against not in [curve.name for curve in curves]:
+        raise BadInput(f"cannot compare with {against!r}: it is not among the curves {', '.join(c.name for c in curves)}")
+    longest = max(1, int(instances.maskable.sum(dim=1).max()))
+    wanted = [(curve.name, p.spec, p.steps or longest, block) for block in blocks for curve in curves for p in curve.points]
+    decoders = [make_decoder(_held(spec, block), steps, 0.0, load_policy, token=token) for _, spec, steps, block in wanted]
+    points = []
+    for number, (what, decoder) in enumerate(zip(wanted, decoders, strict=True), start=1):
+        label = f"{number} of {len(wanted)}: {what[1]}, {mode_name(what[3])}"
+        decoded = decode_in_batches(
+            denoiser, instances, decoder, seed=seed, batch_size=batch_size, progress=progress, name=label
+        )
+        points.append(_measured(*what, task.check(instances, decoded.tokens), decoded.forwards.numpy()))
+    for block in blocks:
+        mode = [p for p in points if p.block == block]
+        for index in non_dominated(np.array([p.forwards for p in mode]), np.array([p.accuracy for p in mode])):
+            mode[index].on_front = True
+    low, high = bounds or (1.0, float(longest))
+    if not 0 < low < high:
+        raise BadInput(f"the area would run from {low:g} to {high:g} forwards: give --bounds LOW,HIGH")
+    budgets = np.unique(np.maximum(low, high / 2.0 ** np.arange(5)))
+    summaries = [
+        s for block in blocks for s in _summaries([p for p in points if p.block == block], against, low, high, budgets)
+    ]
+    facts = {**environment(), **(meta or {}), "seed": seed, "against": against, "instances": len(instances)}
+    facts["correct_means"] = getattr(task, "valid_means", "instance accuracy")
+    return Fronts(points, summaries, (low, high), budgets.tolist(), facts)
+
+
+def _held(spec: str, block: int | None) -> str:
+    return spec if block is None else f"{spec}@blocks:{block}"
+
+
+def _measured(curve: str, spec: str, steps: int, block: int | None, verdict: Verdict, forwards: np.ndarray) -> Measured:
+    correct, cells = verdict.instance_correct.numpy(), float(verdict.cell_accuracy.double().mean())
+    accuracy, interval = float(correct.mean()), wilson(int(correct.sum()), len(correct))
+    return Measured(curve, spec, steps, block, accuracy, interval, cells, float(forwards.mean()), correct, forwards)
+
+
+def _summaries(points: list[Measured], against: str, low: float, high: float, budgets: np.ndarray) -> list[Summary]:
+    """Of all curves of one mode. All are resampled together, so that differences are paired."""
+    curves = {name: [p for p in points if p.curve == name] for name in dict.fromkeys(p.curve for p in points)}
+    weights = bootstrap_weights(len(points[0].correct))
+    found = {}
+    for name, mine in curves.items():
+        forwards = np.stack([p.forwards_each for p in mine], axis=1).astype(float)  # (N, P)
+        accuracy = np.stack([p.correct for p in mine], axis=1).astype(float)
+        draws = list(zip(weights @ forwards, weights @ accuracy, strict=True))
+        mean = (forwards.mean(axis=0), accuracy.mean(axis=0))
+        found[name] = _of_fronts(lambda f, a: np.array([area(f, a, low, high), *attained(f, a, budgets)]), mean, draws)
+    if against == "best":
+        heuristics = [name for name, mine in curves.items() if is_heuristic(mine[0].spec)]
+        base = max(heuristics, key=lambda name: found[name][0][0], default=None)
+    else:
+        base = against
+    return [_summary(name, points[0].block, base, found) for name in curves]
+
+
+_Pair = tuple[np.ndarray, np.ndarray]
+
+
+def _of_fronts(measure: Callable[..., np.ndarray], mean: _Pair, draws: list[_Pair]) -> _Pair:
+    """A measure (K,) of a front, and of its resamples (draws, K)."""
+    return measure(*mean), np.stack([measure(*draw) for draw in draws])
+
+
+def _summary(name: str, block: int | None, base: str | None, found: dict[str, _Pair]) -> Summary:
+    value, resampled = found[name]
+    own = percentile_interval(resampled[:, 0])
+    if base is None or base == name:
+        return Summary(name, block, base, float(value[0]), own, None, None, value[1:].tolist(), None, None)
+    difference = value - found[base][0]
+    intervals = [percentile_interval(column) for column in (resampled - found[base][1]).T]
+    return Summary(
+        name, block, base, float(value[0]), own, float(difference[0]), intervals[0], value[1:].tolist(),
+        difference[1:].tolist(), intervals[1:],
+    )  # fmt: skip
+
+
+def mode_name(block: int | None) -> str:
+    """What a mode is called in reports."""
+    return "full diffusion" if block is None else f"blocks of {block}"
+
+
+def grids_of(found: Fronts) -> list[Grid]:
+    """For each mode: areas, accuracies at budgets, and all operating points."""
+    grids: list[Grid] = []
+    measure, instances = found.meta["correct_means"], found.meta["instances"]
+    for block in dict.fromkeys(curve.block for curve in found.curves):
+        mode, curves = mode_name(block), [curve for curve in found.curves if curve.block == block]
+        low, high = found.bounds
+        title = f"{mode}, {instances} instances: mean {measure} over {low:.1f} to {high:.1f} forwards, evenly by logarithm"
+        rows = [[c.curve, _percent(c.area), _range(c.area_ci95), *_difference(c)] for c in curves]
+        grids.append((title, ["curve", "area", "95 % interval", "difference", "95 % interval"], rows))
+        rows = [[c.curve, *_at(c)] for c in curves]
+        title = f"{mode}: {measure} at a budget of forwards; difference to {curves[0].against} with 95 % interval"
+        grids.append((title, ["curve", *(f"{budget:.1f}" for budget in found.budgets)], rows))
+        rows = [
+            [p.spec, str(p.steps), f"{p.forwards:.1f}", _percent(p.accuracy), _range(p.ci95), _percent(p.cell_accuracy),
+             "yes" if p.on_front else ""]
+            for p in found.points if p.block == block
+        ]  # fmt: skip
+        header = ["operating point", "steps", "forwards", measure, "95 % interval", "cell accuracy", "on the front"]
+        grids.append((f"{mode}: operating points", header, rows))
+    return grids
+
+
+def lines_of(found: Fronts) -> dict[str, dict[str, list[tuple[float, float, float, float]]]]:
+    """Points (forwards, accuracy, and its interval, in percent) of each mode and curve, for a plot."""
+    lines: dict[str, dict[str, list[tuple[float, float, float, float]]]] = {}
+    for p in found.points:
+        low, high = p.ci95
+        curve = lines.setdefault(mode_name(p.block), {}).setdefault(p.curve, [])
+        curve.append((p.forwards, 100 * p.accuracy, 100 * low, 100 * high))
+    return lines
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f} %"
+
+
+def _range(interval: tuple[float, float], sign: str = "") -> str:
+    low, high = (round(100 * bound, 1) + 0.0 for bound in interval)  # no minus at zero
+    return f"{low:{sign}.1f} to {high:{sign}.1f}"
+
+
+def _difference(curve: Summary) -> list[str]:
+    if curve.area_difference is None or curve.area_difference_ci95 is None:
+        return ["reference" if curve.curve == curve.against else "", ""]
+    return [f"{100 * curve.area_difference:+.1f}", _range(curve.area_difference_ci95, "+")]
+
+
+def _at(curve: Summary) -> list[str]:
+    if curve.at_difference is None or curve.at_difference_ci95 is None:
+        return [_percent(value) for value in curve.at]
+    differences = zip(curve.at, curve.at_difference, curve.at_difference_ci95, strict=True)
+    return [f"{_percent(value)} ({100 * d:+.1f}: {_range(interval, '+')})" for value, d, interval in differences]

@@ -1,0 +1,129 @@
+"""Pass@N: is there a right answer among N draws of a stochastic order (arXiv 2510.05725, figures 1 and 8)?"""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from anyorder.decoding.tokens import TokenRule
+from anyorder.denoisers.base import Denoiser
+from anyorder.errors import BadInput
+from anyorder.evaluation.evaluate import Progress, decode_in_batches
+from anyorder.evaluation.orders import PolicyLoader, make_decoder
+from anyorder.evaluation.statistics import Interval, bootstrap_weights, percentile_interval
+from anyorder.evaluation.tables import Grid
+from anyorder.tasks.base import Instances, Task
+
+
+@dataclass(frozen=True)
+class PassAtN:
+    """An order drawn `draws` times on each instance.
+
+    accuracy: Pass@k for k = 1..draws. ci95: its intervals, by bootstrap over the instances.
+    forwards: mean of one draw.
+    correct: how many of the draws are right, int (N,).
+    """
+
+    order: str
+    instances: int
+    draws: int
+    accuracy: list[float]
+    ci95: list[Interval]
+    forwards: float
+    correct: np.ndarray = field(repr=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {**asdict(self), "correct": self.correct.tolist()}
+
+
+def pass_at_k(correct: np.ndarray, draws: int, k: int) -> np.ndarray:
+    """1 - C(n - c, k) / C(n, k): the probability that k of an instance's n draws, taken without replacement, hold a right one;
+    the unbiased estimate of Pass@k where c of n are right (arXiv 2107.03374, eq. 1).
+
+    Args:
+        correct: int (N,), the c of each instance.
+        draws: n.
+        k: at most n.
+
+    Returns:
+        float (N,). The ratio is the product of 1 - k / i over i = n - c + 1 .. n; no binomial is formed, so nothing overflows.
+    """
+    if not 1 <= k <= draws:
+        raise ValueError(f"k is {k}; of {draws} draws at least one and at most all can be looked at")
+    if correct.size and not 0 <= correct.min() <= correct.max() <= draws:
+        raise ValueError(f"between 0 and {draws} of {draws} draws can be right")
+    factors = 1 - k / np.arange(draws, 0, -1)
+    none_right = np.concatenate([[1.0], np.cumprod(factors.clip(min=0.0))])  # for c = 0..n
+    found: np.ndarray = 1 - none_right[correct]
+    return found
+
+
+def pass_at_n(
+    denoiser: Denoiser,
+    task: Task,
+    instances: Instances,
+    orders: list[str],
+    draws: int,
+    *,
+    load_policy: PolicyLoader,
+    steps: int,
+    token: TokenRule | None = None,
+    seed: int = 0,
+    batch_size: int = 256,
+    progress: Progress | None = None,
+) -> list[PassAtN]:
+    """Decode the same instances `draws` times under every order; draw j is what seed + j gives in `evaluate`.
+
+    Args:
+        denoiser, task, instances: what is decoded, and who judges it.
+        orders: see `make_decoder`; `random`, `top_k:5` and `policy~SIGMA` are those of the paper. An order without chance gives
+            the same in every draw.
+        draws: of each instance.
+        steps: budget of forwards; as many as there are positions for one position per step.
+        load_policy, token, seed, batch_size, progress: as in `evaluate`.
+    """
+    if draws < 1:
+        raise BadInput(f"{draws} draws: at least one is needed")
+    weights = bootstrap_weights(len(instances))
+    results = []
+    for order in orders:
+        decoder = make_decoder(order, steps, 0.0, load_policy, token=token)
+        right, forwards = np.zeros(len(instances), dtype=np.int64), 0.0
+        for draw in range(draws):
+            decoded = decode_in_batches(
+                denoiser, instances, decoder, seed=seed + draw, batch_size=batch_size, progress=progress,
+                name=f"{order}, draw {draw + 1} of {draws}",
+            )  # fmt: skip
+            right += task.check(instances, decoded.tokens).instance_correct.numpy()
+            forwards += float(decoded.forwards.double().mean()) / draws
+        each = np.stack([pass_at_k(right, draws, k) for k in range(1, draws + 1)], axis=1)
+        intervals = [percentile_interval(column) for column in (weights @ each).T]
+        results.append(PassAtN(order, len(instances), draws, each.mean(axis=0).tolist(), intervals, forwards, right))
+    return results
+
+
+def shown_draws(draws: int) -> list[int]:
+    """1, 2, 4, ... and all."""
+    return sorted({2**i for i in range(draws.bit_length()) if 2**i <= draws} | {draws})
+
+
+def grid_of(results: list[PassAtN]) -> Grid:
+    """A table: Pass@1, 2, 4, ..., N with 95 % intervals."""
+    shown = shown_draws(results[0].draws)
+    rows = []
+    for r in results:
+        cells = [(100 * r.accuracy[k - 1], *(100 * bound for bound in r.ci95[k - 1])) for k in shown]
+        rows.append([r.order, f"{r.forwards:.1f}", *(f"{a:.1f} % ({low:.1f} - {high:.1f})" for a, low, high in cells)])
+    title = f"Pass@N, {results[0].instances} instances, {results[0].draws} draws of each, 95 % intervals"
+    return title, ["order", "forwards per draw", *(f"Pass@{k}" for k in shown)], rows
+
+
+def lines_of(results: list[PassAtN]) -> dict[str, list[tuple[float, float, float, float]]]:
+    """Points (k, Pass@k, and its interval, in percent) of each order, for a plot."""
+    return {
+        r.order: [
+            (k, 100 * a, 100 * ci.low, 100 * ci.high) for k, (a, ci) in enumerate(zip(r.accuracy, r.ci95, strict=True), start=1)
+        ]
+        for r in results
+    }

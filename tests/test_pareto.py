@@ -1,0 +1,234 @@
+"""Fronts by hand; curves of operating points; and every curve on the same instances."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from anyorder.decoding.blocks import EvenBlocks, InBlocks
+from anyorder.decoding.counts import EntropyBound, Linear
+from anyorder.decoding.loop import Decoder, decode
+from anyorder.errors import BadInput
+from anyorder.evaluation.curves import VALUES, parse_curves
+from anyorder.evaluation.fronts import area, attained, hull, non_dominated
+from anyorder.evaluation.orders import make_decoder
+from anyorder.evaluation.pareto import Fronts, grids_of, lines_of, pareto
+from anyorder.orders.heuristics import confidence, entropy
+from anyorder.orders.policies import LearnedOrder, Policy
+from anyorder.orders.reward_policies import ConfidencePolicy
+from anyorder.tasks.sudoku import Sudoku
+from conftest import HashDenoiser
+from test_cli import refused, run
+
+
+def no_policy(name: str) -> LearnedOrder:
+    raise AssertionError(name)
+
+
+def points(*pairs: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
+    forwards, accuracy = zip(*pairs, strict=True)
+    return np.array(forwards, dtype=float), np.array(accuracy, dtype=float)
+
+
+def test_the_front_leaves_out_what_is_dominated() -> None:
+    found = non_dominated(*points((4, 0.9), (2, 0.5), (3, 0.4), (2, 0.3), (8, 0.9), (9, 0.95)))
+    assert found.tolist() == [1, 0, 5]
+    assert non_dominated(*points((2, 0.5), (2, 0.5))).tolist() == [0]
+
+
+def test_what_a_mixture_of_two_points_beats_is_no_corner_of_the_hull() -> None:
+    """From (2, .5) to (4, .9) a coin gives .7 at 3; trying half of the problems with (4, .8) gives .4 at 2."""
+    xs, ys = hull(*points((4, 0.9), (3, 0.69), (2, 0.5), (5, 0.9)))
+    assert (xs.tolist(), ys.tolist()) == ([0, 2, 4], [0, 0.5, 0.9])
+    assert hull(*points((2, 0.39), (4, 0.8)))[0].tolist() == [0, 4]
+
+
+def test_at_a_budget_the_mixture_is_attained_and_below_the_cheapest_point_its_share() -> None:
+    found = attained(*points((4, 0.9), (2, 0.5), (3, 0.1)), np.array([1.0, 2.0, 3.0, 4.0, 99.0]))
+    assert found.tolist() == pytest.approx([0.25, 0.5, 0.7, 0.9, 0.9])
+
+
+def test_the_area_by_hand() -> None:
+    """Forwards 2 and 4, accuracies .5 and .9. From 1 to 2 y = x / 4, so the integral of y dx / x is .25; from 2 to 4
+    y = .1 + .2 x: .1 ln 2 + .4; from 4 to 8 y = .9: .9 ln 2. Over ln 8: (.65 + ln 2) / (3 ln 2)."""
+    expected = (0.65 + math.log(2)) / (3 * math.log(2))
+    assert area(*points((2, 0.5), (4, 0.9)), 1, 8) == pytest.approx(expected)
+    assert area(*points((4, 0.9), (3, 0.6), (2, 0.5)), 1, 8) == pytest.approx(expected), "a further point never takes away"
+
+
+def test_the_area_is_the_mean_over_budgets_that_lie_evenly_by_logarithm() -> None:
+    curve = points((3, 0.2), (5, 0.7), (11, 0.8))
+    assert area(*curve, 2, 30) == pytest.approx(attained(*curve, np.geomspace(2, 30, 200_001)).mean(), abs=1e-5)
+    with pytest.raises(ValueError, match="the first must be above 0"):
+        area(*curve, 8, 8)
+
+
+def test_a_better_front_has_a_larger_area() -> None:
+    worse, better = points((3, 0.4), (8, 0.6)), points((3, 0.4), (6, 0.6))
+    assert area(*better, 3, 16) > area(*worse, 3, 16)
+
+
+def test_curves_from_text() -> None:
+    found = {c.name: c for c in parse_curves(["confidence@threshold:0.5/0.9", "entropy@linear:3/all"], no_policy, 57)}
+    assert [p.spec for p in found["confidence@threshold"].points] == ["confidence@threshold:0.5", "confidence@threshold:0.9"]
+    assert [(p.spec, p.steps) for p in found["entropy@linear"].points] == [("entropy@linear", 3), ("entropy@linear", None)]
+
+
+def test_an_order_without_a_rule_has_a_curve_for_each_that_suits_it() -> None:
+    supervised = LearnedOrder(Policy("mlp", hidden_size=4, vocab_size=5))
+    by_reward = LearnedOrder(ConfidencePolicy())
+
+    def names(order: str, policy: LearnedOrder = supervised) -> list[str]:
+        return [curve.name.partition("@")[2] for curve in parse_curves([order], lambda _: policy, 57)]
+
+    assert names("confidence") == ["linear", "threshold", "factor", "entropy_bound", "klass"]
+    assert names("policy") == ["linear", "score_threshold", "predicted_error"]
+    assert names("policy", by_reward) == ["linear", "score_threshold", "bernoulli"]
+    assert [c.name for c in parse_curves(["confidence+repredict"], no_policy, 57)] == ["confidence+repredict"]
+
+
+@pytest.mark.parametrize("longest", [10, 57, 162])
+def test_every_default_curve_has_at_least_five_operating_points_that_can_be_made(longest: int) -> None:
+    policy = LearnedOrder(ConfidencePolicy())
+    for curve in parse_curves(["confidence", *(f"policy@{rule}" for rule in VALUES)], lambda _: policy, longest):
+        assert len(curve.points) >= 5
+        for point in curve.points:
+            make_decoder(point.spec, point.steps or longest, 0.0, lambda _: policy)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("confidence@linear:few", "no budget of forwards"),
+        ("confidence@linear:0", "numbers from 1 on"),
+        ("confidence@fixed", "give its values"),
+        ("confidence@threshold:0.5//0.9", "give its values"),
+        ("best", "order 'best' is unknown"),
+    ],
+)
+def test_curves_that_cannot_be_are_refused(text: str, message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        parse_curves([text], no_policy, 9)
+
+
+@pytest.fixture(scope="module")
+def found() -> Fronts:
+    task = Sudoku(2)
+    texts = ["confidence@threshold:0.3/0.9", "random@linear:2/4", "confidence@klass:0.5:1/0.9:0.1"]
+    return pareto(
+        HashDenoiser(5), task, task.generate(40, 0, givens=12), parse_curves(texts, no_policy, 4), [None, 2],
+        load_policy=no_policy, bounds=(1.0, 4.0),
+    )  # fmt: skip
+
+
+def test_every_operating_point_is_measured_in_every_mode(found: Fronts) -> None:
+    assert [(p.spec, p.block) for p in found.points[:2]] == [
+        ("confidence@threshold:0.3", None), ("confidence@threshold:0.9", None)
+    ]  # fmt: skip
+    assert len(found.points) == 2 * 6
+    for p in found.points:
+        assert p.forwards == pytest.approx(p.forwards_each.mean()) and p.accuracy == pytest.approx(p.correct.mean())
+        assert p.forwards <= p.steps
+
+
+def test_the_front_of_a_mode_is_taken_over_all_curves(found: Fronts) -> None:
+    for block in (None, 2):
+        mode = [p for p in found.points if p.block == block]
+        for p in mode:
+            beaten = any(q.forwards <= p.forwards and q.accuracy > p.accuracy for q in mode)
+            beaten |= any(q.forwards < p.forwards and q.accuracy >= p.accuracy for q in mode)
+            assert not (p.on_front and beaten)
+        assert any(p.on_front for p in mode)
+
+
+def test_areas_are_those_of_the_points_and_differences_are_to_the_best_heuristic_of_the_mode(found: Fronts) -> None:
+    for curve in found.curves:
+        mine = [p for p in found.points if (p.curve, p.block) == (curve.curve, curve.block)]
+        expected = area(np.array([p.forwards for p in mine]), np.array([p.accuracy for p in mine]), 1.0, 4.0)
+        assert curve.area == pytest.approx(expected)
+        mode = {c.curve: c.area for c in found.curves if c.block == curve.block}
+        assert curve.against is not None and mode[curve.against] == max(mode.values())
+        if curve.curve != curve.against:
+            assert curve.area_difference == pytest.approx(curve.area - mode[curve.against])
+            assert curve.area_difference_ci95 is not None
+            low, high = curve.area_difference_ci95
+            assert low <= curve.area_difference <= high
+
+
+def test_outcomes_are_kept_and_everything_is_shown(found: Fronts) -> None:
+    values = json.loads(json.dumps(found.to_json()))
+    assert all(len(p["correct"]) == len(p["forwards_each"]) == 40 for p in values["points"])
+    assert [title.split(",")[0].split(":")[0] for title, _, _ in grids_of(found)] == ["full diffusion"] * 3 + [
+        "blocks of 2"
+    ] * 3
+    assert list(lines_of(found)) == ["full diffusion", "blocks of 2"]
+
+
+def test_without_bounds_the_area_runs_from_one_forward_to_one_position_per_step() -> None:
+    task = Sudoku(2)
+    problems = task.generate(10, 0, givens=12)
+    curves = parse_curves(["random@linear:1/2", "confidence@linear:2/4"], no_policy, 4)
+    found = pareto(HashDenoiser(5), task, problems, curves, [None], load_policy=no_policy)
+    assert found.bounds == (1.0, 4.0) and found.budgets == [1.0, 2.0, 4.0]
+    with pytest.raises(BadInput, match="give --bounds"):
+        pareto(HashDenoiser(5), task, task.generate(2, 0, givens=15), curves, [None], load_policy=no_policy)
+    with pytest.raises(BadInput, match="not among the curves"):
+        pareto(HashDenoiser(5), task, problems, curves, [None], load_policy=no_policy, against="margin@linear")
+
+
+def test_the_entropy_bound_in_blocks_looks_at_the_open_block_alone() -> None:
+    """Something is unmasked in every step although the surest positions lie in later blocks."""
+    tokens = torch.zeros(20, 8, dtype=torch.int64)
+    out = decode(HashDenoiser(), tokens, Decoder(InBlocks(entropy, 2), EntropyBound(0.0)))
+    steps = [sorted(set(row)) for row in out.commit_step.tolist()]
+    assert all(row == list(range(len(row))) for row in steps)
+
+
+@pytest.mark.parametrize(("length", "budget"), [(8, 8), (9, 9), (5, 9), (8, 4)])
+def test_a_budget_spread_over_blocks_wastes_no_forward(length: int, budget: int) -> None:
+    tokens = torch.zeros(3, 9, dtype=torch.int64)
+    tokens[1, length:] = 1  # a shorter sequence beside longer ones
+    decoder = make_decoder("confidence@blocks:3", budget, 0.0, no_policy)
+    assert isinstance(decoder.count, EvenBlocks) and isinstance(make_decoder("confidence", 3, 0.0, no_policy).count, Linear)
+    out = decode(HashDenoiser(), tokens, decoder)
+    for row, forwards in zip(out.commit_step.tolist(), out.forwards.tolist(), strict=True):
+        assert len({step for step in row if step >= 0}) == forwards
+        first = [max(step for step in row[i : i + 3]) for i in range(0, 9, 3)]
+        assert first == sorted(first) or -1 in first
+
+
+def test_the_command_writes_what_it_found(tmp_path: Path) -> None:
+    curves = "confidence@threshold:0.5/0.99,policy@linear:2/5"
+    files = ["--json", tmp_path / "r.json", "--markdown", tmp_path / "t.md", "--plot", tmp_path / "p.png"]
+    result = run("pareto", "--task-option", "box=2", "--limit", "6", "--orders", curves, "--blocks", "full,4", *files,
+                 "--against", "confidence@threshold", "--bounds", "1,8")  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    values = json.loads((tmp_path / "r.json").read_text())
+    assert [(c["curve"], c["block"]) for c in values["curves"]] == [
+        (name, block) for block in (None, 4) for name in ("confidence@threshold", "policy@linear")
+    ]
+    assert values["meta"]["denoiser"] == "sudoku4"
+    assert "| policy@linear |" in (tmp_path / "t.md").read_text()
+    assert (tmp_path / "p.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--blocks", "0"], "'full', and numbers of positions"),
+        (["--bounds", "9,3"], "two numbers, the first above 0"),
+        (["--orders", "policy@bernoulli:high"], "is not a number"),
+    ],
+)
+def test_bad_input_is_one_clear_error(arguments: list[str], message: str) -> None:
+    refused(run("pareto", "--task-option", "box=2", "--limit", "2", *arguments), message)
+
+
+def test_confidence_is_the_order_within_blocks() -> None:
+    tokens = torch.zeros(4, 6, dtype=torch.int64)
+    out = decode(HashDenoiser(), tokens, make_decoder("confidence@blocks:6", 6, 0.0, no_policy))
+    same = decode(HashDenoiser(), tokens, Decoder(confidence, steps=6))
+    assert torch.equal(out.commit_step, same.commit_step)
