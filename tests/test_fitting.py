@@ -85,7 +85,7 @@ def test_what_cannot_be_fitted_is_refused(
 
 
 def test_a_model_that_does_not_fit_the_alphabet_is_refused(model: Path, data: Path, tmp_path: Path) -> None:
-    from anyorder.session import task_for
+    from anyorder.zoo.serving import task_for
 
     denoiser = load_denoiser(model)
     with pytest.raises(BadInput, match=r"33 tokens with mask 32, the model .* 25 with mask 4"):
@@ -95,7 +95,7 @@ def test_a_model_that_does_not_fit_the_alphabet_is_refused(model: Path, data: Pa
 
 
 def test_sequences_are_no_longer_than_the_model(model: Path) -> None:
-    from anyorder.session import task_for
+    from anyorder.zoo.serving import task_for
 
     denoiser = load_denoiser(model)
     task = task_for("protein", str(model), denoiser, {})

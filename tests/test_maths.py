@@ -15,12 +15,12 @@ from anyorder.denoisers.huggingface import HuggingFaceDenoiser
 from anyorder.errors import BadInput
 from anyorder.evaluation.evaluate import decode_in_batches
 from anyorder.evaluation.orders import make_decoder
-from anyorder.session import task_for
 from anyorder.tasks import make_task
 from anyorder.tasks.alphabets import TokenizerAlphabet
 from anyorder.tasks.base import Instances
 from anyorder.tasks.maths import Maths
 from anyorder.tasks.maths_prompts import TEMPLATES, Problem, read_problems, reasoning_of
+from anyorder.zoo.serving import task_for
 from conftest import shared_file
 from tiny_llada import CLS, END, MASK, START, TURN_END, save_llada, save_tokenizer
 

@@ -20,13 +20,13 @@ from anyorder.evaluation.statistics import mean_interval, sign_flip
 from anyorder.evaluation.tables import markdown, rich_tables
 from anyorder.files import write_json, write_text
 from anyorder.orders.policies import ARCHITECTURES, LearnedOrder
-from anyorder.session import task_for
 from anyorder.tasks import TASKS, make_task
 from anyorder.tasks.base import Instances
 from anyorder.tasks.sequences import Sequences, read_sequences
 from anyorder.training.fit import fit_order
 from anyorder.training.settings import ObjectiveSettings, PolicySettings
 from anyorder.zoo import SERVES, load_denoiser
+from anyorder.zoo.serving import task_for
 
 HEURISTICS = ("random", "left_to_right", "confidence", "margin", "entropy")
 TASK_OF_SUFFIX = {".fasta": "protein", ".fa": "protein", ".faa": "protein", ".smi": "molecules", ".smiles": "molecules"}

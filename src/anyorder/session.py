@@ -11,12 +11,12 @@ from anyorder.denoisers.huggingface import HuggingFaceDenoiser
 from anyorder.denoisers.transformer import Transformer
 from anyorder.errors import BadInput
 from anyorder.orders.policies import LearnedOrder
-from anyorder.tasks import TASKS, make_task
-from anyorder.tasks.alphabets import TokenizerAlphabet
+from anyorder.tasks import TASKS
 from anyorder.tasks.base import Instances, Task
 from anyorder.tasks.maths import Maths
 from anyorder.tasks.sequences import Sequences
-from anyorder.zoo import default_denoiser, folder_of, load_denoiser, load_order, order_folder, task_of
+from anyorder.zoo import default_denoiser, load_denoiser, load_order, order_folder
+from anyorder.zoo.serving import task_for
 
 _FRESH = 500
 
@@ -116,63 +116,6 @@ def open_session(
     meta = {"task": task_name, "data": source, "denoiser": str(denoiser_name), "denoiser_fingerprint": fingerprint(denoiser)}
     has_policy = policy is not None or (order_folder(denoiser_name) / "config.json").is_file()
     return Session(task, instances, denoiser, load_policy, has_policy, meta)
-
-
-def task_for(task_name: str, denoiser_name: str, denoiser: Transformer | HuggingFaceDenoiser, options: dict[str, Any]) -> Task:
-    """The task that a denoiser is used for: the one it was trained for, or sequences in the alphabet of the model.
-
-    Raises:
-        BadInput: task and denoiser do not fit one another.
-    """
-    sequences = issubclass(TASKS[task_name], Sequences)
-    if not isinstance(denoiser, HuggingFaceDenoiser):
-        task = task_of(folder_of(denoiser_name))
-        if sequences and task.name == task_name:  # the same model serves many problems
-            return make_task(task_name, **{**task.options, **options})  # type: ignore[attr-defined]
-        if task.name != task_name or (options and vars(make_task(task_name, **options)) != vars(task)):
-            raise BadInput(
-                f"the denoiser {denoiser_name} is for {task.name} of another kind than {task_name} {options or ''}".rstrip()
-            )
-        return task
-    if issubclass(TASKS[task_name], Maths):
-        return _maths_for(denoiser_name, denoiser, options)
-    if not sequences:
-        names = ", ".join(name for name, cls in TASKS.items() if issubclass(cls, Sequences | Maths))
-        raise BadInput(f"{denoiser_name} is a model of sequences, not of {task_name}: use --task {names}")
-
-    def fits(task: Task) -> bool:
-        return (task.vocab_size, task.mask_token_id) == (denoiser.vocab_size, denoiser.mask_token_id)
-
-    task = make_task(task_name, **options)
-    if "alphabet" not in options and not fits(task):
-        options = {**options, "alphabet": denoiser_name}
-        task = make_task(task_name, **options)
-    if not fits(task):
-        raise BadInput(
-            f"the alphabet {options.get('alphabet', denoiser_name)} has {task.vocab_size} tokens with mask "
-            f"{task.mask_token_id}, the model {denoiser_name} {denoiser.vocab_size} with mask {denoiser.mask_token_id}"
-        )
-    if denoiser.max_length is not None and task.length > denoiser.max_length:
-        most = denoiser.max_length - (task.length - task.most)  # type: ignore[attr-defined]
-        if "length" in options:
-            raise BadInput(f"{denoiser_name} takes {most} symbols at most, not {options['length']}")
-        task = make_task(task_name, **options, length=most)
-    if task.free_length:  # type: ignore[attr-defined]
-        denoiser.allow(task.symbols.end)  # type: ignore[attr-defined]
-    return task
-
-
-def _maths_for(denoiser_name: str, denoiser: HuggingFaceDenoiser, options: dict[str, Any]) -> Task:
-    """Mathematics in the model's own tokens; the model may end its answers, and padding is what no answer holds."""
-    if denoiser.tokenizer is None:
-        raise BadInput(f"{denoiser_name} has no tokenizer, and maths needs one")
-    alphabet = TokenizerAlphabet(denoiser.tokenizer, denoiser.vocab_size, denoiser.mask_token_id)
-    room = {} if denoiser.max_length is None else {"longest": denoiser.max_length}
-    task = make_task("maths", **{"alphabet": alphabet, **room, **options})
-    assert isinstance(task, Maths)
-    denoiser.allow(task.ends)
-    denoiser.pad_with(task.pad_token_id)
-    return task
 
 
 def key_values(pairs: list[str] | None, option: str) -> dict[str, Any]:

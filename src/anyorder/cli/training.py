@@ -17,8 +17,9 @@ def train(
     recipe: Annotated[str, typer.Argument(help="a recipe's name (see `anyorder list`) or a .toml file")],
     out: Annotated[Path | None, typer.Option("--out", help="folder of the run; runs/RECIPE by default")] = None,
     overrides: Annotated[list[str] | None, typer.Option("--set", help="override a key, e.g. run.steps=100")] = None,
+    trust_remote_code: RemoteCodeOption = False,
 ) -> None:
-    """Train a denoiser or fit an order. Started again on the same folder, it resumes."""
+    """Train a denoiser, or an order by supervision or by reward. Started again on the same folder, it resumes."""
     from rich.console import Console
 
     from anyorder.training.fit import run_recipe
@@ -26,7 +27,7 @@ def train(
 
     checked = load_recipe(recipe, overrides)
     folder = out or Path("runs") / Path(recipe).stem
-    result = run_recipe(checked, folder, Console(stderr=True))
+    result = run_recipe(checked, folder, Console(stderr=True), trust_remote_code=trust_remote_code)
     if not result.finished:
         print(f"stopped at step {result.step} of {checked.run.steps}; the same command goes on from there", file=sys.stderr)
         raise typer.Exit(130)

@@ -17,6 +17,13 @@ def block_of(generated: Tensor, length: int) -> Tensor:
     return torch.where(generated, (generated.long().cumsum(dim=1) - 1) // length, -1)
 
 
+def in_open_block(state: State, length: int) -> Tensor:
+    """The positions of each row's leftmost block that still has a masked one, bool (B, L)."""
+    block = block_of(state.generated, length)
+    number = block.masked_fill(~state.masked, block.shape[1]).amin(dim=1)
+    return block == number[:, None]
+
+
 @dataclass(frozen=True)
 class InBlocks:
     """An order that is held to the leftmost block that is not finished.
@@ -39,9 +46,8 @@ class InBlocks:
         return bool(getattr(self.order, "keep_first_look", False))
 
     def __call__(self, state: State) -> Tensor:
-        block = block_of(state.generated, self.length)
-        open_block = block.masked_fill(~state.masked, block.shape[1]).amin(dim=1)
-        return self.order(state).masked_fill(block != open_block[:, None], -torch.inf)
+        inside = in_open_block(state, self.length)
+        return self.order(state.limited(inside)).masked_fill(~inside, -torch.inf)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -49,6 +49,7 @@ class State:
         commit_step: int64 (B, L), the step in which each committed position was committed, -1 elsewhere; None where nobody
             kept it.
         committed_log_probs: float (B, L), log-probability that each committed token had then, 0 elsewhere; None likewise.
+        open: bool (B, L), the masked positions that may be unmasked now, in decoding by blocks; None for all of them.
     """
 
     tokens: Tensor
@@ -67,6 +68,7 @@ class State:
     committed_log_probs: Tensor | None = None
     undone: Tensor | None = None
     drift: Tensor | None = None
+    open: Tensor | None = None
     memo: dict[object, Tensor] = field(default_factory=dict)  # what has been computed from this state
 
     @cached_property
@@ -137,9 +139,22 @@ class State:
     def compact(self) -> "State":
         """The same without logits: what has been read off them so far is kept, so that a policy which reads no more than that
         can be asked again when the denoiser is long gone."""
-        small = replace(self, logits=self.logits[:, :0])
-        small.__dict__["summary"] = self.summary  # where cached_property looks
-        return small
+        return self._with(logits=self.logits[:, :0])
+
+    @property
+    def available(self) -> Tensor:
+        """The masked positions that may be unmasked now, bool (B, L)."""
+        return self.masked if self.open is None else self.open
+
+    def limited(self, open: Tensor) -> "State":
+        """The same where only the masked positions in `open` (B, L) may be unmasked now."""
+        return self._with(open=open & self.masked)
+
+    def _with(self, **changes: Any) -> "State":
+        """Changed in what the summary does not depend on, so that it need not be made again."""
+        changed = replace(self, **changes)
+        changed.__dict__["summary"] = self.summary  # where cached_property looks
+        return changed
 
     def truth_log_probs(self) -> Tensor:
         """log p_i(x0_i) at the predicted positions (K,)."""

@@ -41,10 +41,11 @@ class RewardPolicy(PolicyNetwork):
 
 
 def most_confident(state: State, count: int) -> Tensor:
-    """The `count` masked positions of highest confidence in each row, bool (B, L); ties go to the leftmost."""
-    confidence = state.scatter(state.summary.log_odds).masked_fill(~state.masked, -torch.inf)
+    """The `count` positions of highest confidence in each row among those that may be unmasked now, bool (B, L); ties go to the
+    leftmost."""
+    confidence = state.scatter(state.summary.log_odds).masked_fill(~state.available, -torch.inf)
     rank = confidence.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-    return (rank < count) & state.masked
+    return (rank < count) & state.available
 
 
 class UnmaskingPolicy(RewardPolicy):

@@ -9,6 +9,7 @@ from rich.console import Console
 from torch import nn
 
 from anyorder.denoisers.base import fingerprint
+from anyorder.denoisers.huggingface import HuggingFaceDenoiser
 from anyorder.errors import AnyorderError, BadInput
 from anyorder.files import write_json
 from anyorder.orders.policies import LearnedOrder
@@ -35,17 +36,27 @@ from anyorder.training.settings import (
     load_recipe,
 )
 from anyorder.zoo import load_denoiser, load_order
+from anyorder.zoo.serving import task_for
 
 
-def run_recipe(recipe: AnyRecipe, folder: Path, console: Console | None = None) -> TrainingResult:
-    """Train what a recipe describes into a folder; resume if the folder holds an unfinished run of it."""
+def run_recipe(
+    recipe: AnyRecipe, folder: Path, console: Console | None = None, *, trust_remote_code: bool = False
+) -> TrainingResult:
+    """Train what a recipe describes into a folder; resume if the folder holds an unfinished run of it.
+
+    With `trust_remote_code`, the code that comes with a model of Hugging Face is run.
+    """
     identity = recipe.model_dump(mode="json")
     try:
         job: DenoiserJob | OrderJob | RewardJob
         if isinstance(recipe, DenoiserRecipe):
             job = DenoiserJob(recipe)
         else:
-            denoiser, task = load_denoiser(recipe.denoiser), make_task(recipe.task.name, **recipe.task.options)
+            denoiser = load_denoiser(recipe.denoiser, trust_remote_code=trust_remote_code)
+            if isinstance(denoiser, HuggingFaceDenoiser):
+                task = task_for(recipe.task.name, recipe.denoiser, denoiser, recipe.task.options)
+            else:
+                task = make_task(recipe.task.name, **recipe.task.options)
             identity["denoiser_fingerprint"] = fingerprint(denoiser)
             if isinstance(recipe, RewardRecipe):
                 job = RewardJob(recipe, denoiser, task)

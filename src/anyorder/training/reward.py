@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from anyorder.decoding.actions import Actions, Bernoulli, DynamicPlackettLuce, PlackettLuce
-from anyorder.decoding.blocks import InBlocks
 from anyorder.decoding.counts import Fixed, Threshold
 from anyorder.decoding.tokens import Argmax, Sample
 from anyorder.decoding.trajectory import Decoded
@@ -121,22 +120,17 @@ class RewardJob:
         """Scores (b, L) of a kept step under the weights of now, the log-probability of its tokens where they are trained, and
         the state."""
         if not self.update.train_denoiser:
-            return self._within(model(kept.state), kept.state), 0.0, kept.state
+            return model(kept.state).masked_fill(~kept.state.available, -torch.inf), 0.0, kept.state
 
         def as_state(logits: Tensor, hidden: Tensor) -> State:
             return replace(kept.state, logits=logits, hidden=hidden, memo={})
 
         logits, state, scores = model(kept.state.tokens, kept.state.attention_mask, kept.state.predicted, as_state)
-        scores = self._within(scores, state)
+        scores = scores.masked_fill(~state.available, -torch.inf)
         log_p = torch.log_softmax(logits.float() / self.settings.token_temperature, dim=-1)
         log_p = log_p.gather(1, self.decoded.tokens[kept.rows][state.predicted][:, None])[:, 0]
         taken = self.decoded.commit_step[kept.rows] == kept.state.step
         return scores, (state.scatter(log_p, 0.0) * taken).sum(dim=1), state
-
-    def _within(self, scores: Tensor, state: State) -> Tensor:
-        """Scores where something can be drawn, -inf elsewhere."""
-        scores = scores.masked_fill(~state.masked, -torch.inf)
-        return scores if self.settings.block is None else InBlocks(lambda _: scores, self.settings.block)(state)
 
     # ---- a round of rollouts ------------------------------------------------------------------------------------------
 
@@ -196,10 +190,13 @@ class RewardJob:
         def order(state: State) -> Tensor:
             if self.update.reference == "softmax":
                 state.soft_confidence(self.update.reference_temperature)  # kept with the state; its logits are not
-            return self._within(self.policy(state), state)
+            scores: Tensor = self.policy(state)
+            return scores
 
         keep_logits = self.policy.reads_logits
-        recorder = Recorder(order, self.actions, expert, follow, share, keep_logits, self.policy.first_look)
+        recorder = Recorder(
+            order, self.actions, expert, follow, share, self.settings.block, keep_logits, self.policy.first_look
+        )
         token = Sample(self.settings.token_temperature) if self.settings.token_temperature else Argmax()
         x0 = None if problems.x0 is None else problems.x0[index].to(self.device)
         tokens = problems.tokens[index].to(self.device)
@@ -220,9 +217,8 @@ class RewardJob:
             known = HEURISTICS | ORACLES
             if name not in known:
                 raise BadInput(f"update.imitate is {name!r}: use one of {', '.join(known)}")
-            order = known[name]
             count = Fixed(self.settings.per_step) if level is None else Threshold(level)
-            return Expert(lambda state: self._within(order(state), state), count)
+            return Expert(known[name], count)
         return Expert(confidence, Threshold(self.settings.expert_level)) if self.settings.experts else None
 
     def _numbers(self, rewards: Tensor, groups: Tensor, verdict: Verdict) -> dict[str, float]:
@@ -247,12 +243,12 @@ class RewardJob:
             inside = most_confident(state, getattr(self.policy, "top_positions", 0) or self.recipe.policy.top_positions)
             return torch.where(inside, -inside.sum(dim=1, keepdim=True).float().log(), -torch.inf)
         soft = state.soft_confidence(self.update.reference_temperature)
-        return torch.log_softmax(self._within(soft, state), dim=1)
+        return torch.log_softmax(soft.masked_fill(~state.available, -torch.inf), dim=1)
 
     def _divergence(self, scores: Tensor, log_prob: Tensor, state: State, kept: Step) -> Tensor:
         """Of each choice of a step (b,): cross-entropy to the most confident position (eq. 29), or the surrogate of eq. 24."""
         if self.update.reference == "confidence":
-            best = self._within(state.scatter(state.summary.log_odds), state).argmax(dim=1, keepdim=True)
+            best = state.scatter(state.summary.log_odds).masked_fill(~state.available, -torch.inf).argmax(dim=1, keepdim=True)
             found: Tensor = -torch.log_softmax(scores, dim=1).gather(1, best)[:, 0]
             return found
         return self.kl_weight[kept.rows] * log_prob

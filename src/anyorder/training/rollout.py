@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from anyorder.decoding.actions import Actions, numbered
+from anyorder.decoding.blocks import in_open_block
 from anyorder.decoding.counts import CountRule
 from anyorder.decoding.loop import Decoder, decode
 from anyorder.decoding.tokens import TokenRule
@@ -44,7 +45,7 @@ class Expert:
 
     def draw(self, state: State, undone: Tensor) -> Tensor:
         """Its action int64 (B, L), numbered from its best position on."""
-        scores = self.order(state).masked_fill(~state.masked, -torch.inf)
+        scores = self.order(state).masked_fill(~state.available, -torch.inf)
         return numbered(scores, self.count(scores, state, undone))
 
 
@@ -59,6 +60,7 @@ class Recorder:
         follow: let the expert act.
         expert_share: share of the expert's trajectories among all. Then the likelihood of an action is that of the mixture of
             policy and expert, step by step, whoever took it (expert steering of arXiv 2512.09106).
+        block: positions per block, for decoding block by block.
         keep_logits: keep the logits of every state, for policies that read them.
         keep_first_look: keep what the first forward predicted, for policies that read it.
     """
@@ -68,16 +70,19 @@ class Recorder:
     expert: Expert | None = None
     follow: bool = False
     expert_share: float = 0.0
+    block: int | None = None
     keep_logits: bool = False
     keep_first_look: bool = False
     steps: list[Step] = field(default_factory=list)
 
     def __call__(self, state: State) -> Tensor:
         """The order."""
-        return self.order(state).masked_fill(~state.masked, -torch.inf)
+        state = self._opened(state)
+        return self.order(state).masked_fill(~state.available, -torch.inf)
 
     def select(self, scores: Tensor, state: State, undone: Tensor) -> Tensor:
         """The count rule."""
+        state = self._opened(state)
         advice = None if self.expert is None else self.expert.draw(state, undone)
         if self.follow:
             assert advice is not None
@@ -92,6 +97,9 @@ class Recorder:
         kept = state if self.keep_logits else state.compact()
         self.steps.append(Step(kept, state.seeds, drawn, log_prob))
         return self.actions.selection(scores, drawn)
+
+    def _opened(self, state: State) -> State:
+        return state if self.block is None else state.limited(in_open_block(state, self.block))
 
 
 def rollout(
