@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from anyorder.orders.base import State
     from anyorder.orders.policies import LearnedOrder, Policy
     from anyorder.tasks import make_task
-    from anyorder.training.fit import fit_order
+    from anyorder.training.fit import fit_order, fit_order_by_reward
     from anyorder.zoo import load_denoiser, load_order
 
 _EXPORTS = {
@@ -35,6 +35,7 @@ _EXPORTS = {
     "decode": "anyorder.decoding.loop",
     "evaluate": "anyorder.evaluation.evaluate",
     "fit_order": "anyorder.training.fit",
+    "fit_order_by_reward": "anyorder.training.fit",
     "load_denoiser": "anyorder.zoo",
     "load_order": "anyorder.zoo",
     "make_task": "anyorder.tasks",
@@ -50,6 +51,7 @@ __all__ = [
     "decode",
     "evaluate",
     "fit_order",
+    "fit_order_by_reward",
     "load_denoiser",
     "load_order",
     "make_task",
