@@ -26,6 +26,7 @@ class Move(NamedTuple):
     candidates: (k, K) the likeliest tokens, likeliest first. probabilities: float (k, K), the denoiser's for them.
     at, put: (C,) positions that got a token in this step, and the tokens.
     back: (U,) positions whose token was taken back.
+    unusual: whether other positions than the masked ones could be chosen.
     """
 
     predicted: np.ndarray
@@ -35,6 +36,7 @@ class Move(NamedTuple):
     at: np.ndarray
     put: np.ndarray
     back: np.ndarray
+    unusual: bool
 
 
 @dataclass(frozen=True)
@@ -90,8 +92,7 @@ class Recorder:
             mask_token_id: the mask.
         """
         moves: list[list[Move]] = [[] for _ in range(min(self.count, len(decoded.tokens)))]
-        after = decoded.tokens.cpu().numpy()
-        following = [row for row in after[: len(moves)]]
+        following = list(decoded.tokens.cpu().numpy()[: len(moves)])
         for look in reversed(self._looks):
             ends = look.predicted.sum(axis=1).cumsum()
             for number, row in enumerate(look.rows.tolist()):
@@ -110,4 +111,5 @@ def _move(look: _Look, number: int, seen: slice, after: np.ndarray, mask_token_i
     back = (changed & (after == mask_token_id)).nonzero()[0]
     predicted = look.predicted[number].nonzero()[0]
     scores = look.scores[number][predicted]
-    return Move(predicted, scores, look.candidates[seen].T, look.probabilities[seen].T, at, after[at], back)
+    unusual = bool((look.predicted[number] != (before == mask_token_id)).any())
+    return Move(predicted, scores, look.candidates[seen].T, look.probabilities[seen].T, at, after[at], back, unusual)
