@@ -1,6 +1,6 @@
-"""The command line. A command is a function in `decoding`, `folding` or `training`; importing them registers it."""
+"""The command line. A command is a function in `decoding`, `folding`, `showing` or `training`; importing them registers it."""
 
-from anyorder.cli import decoding, folding, training
+from anyorder.cli import decoding, folding, showing, training
 from anyorder.cli.app import app, main
 
-__all__ = ["app", "decoding", "folding", "main", "training"]
+__all__ = ["app", "decoding", "folding", "main", "showing", "training"]

@@ -66,6 +66,28 @@ def load(path: Path) -> Trajectories | Report:
     return trajectories_from(values, path)
 
 
+def join(parts: list[tuple[Path, Trajectories]]) -> Trajectories:
+    """The runs of several files together.
+
+    Raises:
+        BadInput: the files are about different problems, or two hold a run of one name.
+    """
+    first_path, first = parts[0]
+    if len(parts) == 1:
+        return first
+    names: dict[str, Path] = {}
+    for path, part in parts:
+        if (part.drawing, part.mask, part.hidden, part.problems) != (first.drawing, first.mask, first.hidden, first.problems):
+            raise BadInput(f"{first_path} and {path} hold different problems: orders are compared on the same ones")
+        for run in part.runs:
+            if run.name in names:
+                raise BadInput(f"{names[run.name]} and {path} both hold {run.name}: leave one of them out")
+            names[run.name] = path
+    texts = {token: text for _, part in parts for token, text in part.texts.items()}
+    runs = [run for _, part in parts for run in part.runs]
+    return first.model_copy(update={"texts": texts, "runs": runs})
+
+
 def trajectories_from(values: Any, path: Path) -> Trajectories:
     """Checked trajectories from plain values; `path` names them in errors."""
     if not isinstance(values, dict) or values.get("format") != FORMAT:

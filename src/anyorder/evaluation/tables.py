@@ -73,7 +73,7 @@ def measure_rows(cell: list[Result]) -> tuple[list[str], list[list[str]]]:
     return ["order", *names], rows
 
 
-def _grids(report: Report) -> list[tuple[str, list[str], list[list[str]]]]:
+def grids_of(report: Report) -> list[tuple[str, list[str], list[list[str]]]]:
     """Title, header and rows of every table of a report."""
     instances = report.results[0].instances
     grids = []
@@ -105,7 +105,7 @@ def _grids(report: Report) -> list[tuple[str, list[str], list[list[str]]]]:
 def rich_tables(report: Report) -> list[Table]:
     """One table per number of steps and scale of noise, and one by difficulty where it is known."""
     tables = []
-    for title, header, rows in _grids(report):
+    for title, header, rows in grids_of(report):
         table = Table(title=title, title_justify="left")
         for name in header:
             table.add_column(name, justify="left" if name == "order" else "right")
@@ -117,7 +117,7 @@ def rich_tables(report: Report) -> list[Table]:
 
 def markdown(report: Report) -> str:
     """The same as Markdown."""
-    return "\n".join(f"**{title}**\n\n{markdown_table(header, rows)}" for title, header, rows in _grids(report))
+    return "\n".join(f"**{title}**\n\n{markdown_table(header, rows)}" for title, header, rows in grids_of(report))
 
 
 def markdown_table(header: list[str], rows: list[list[str]]) -> str:

@@ -17,7 +17,7 @@ from anyorder.decoding.loop import Decoder
 from anyorder.decoding.recorder import CANDIDATES, Move, Recorder
 from anyorder.decoding.trajectory import Decoded
 from anyorder.tasks.base import Instances, Task
-from anyorder.tasks.drawing import Drawing, drawing_of, notes_of, token_writer
+from anyorder.tasks.drawing import Drawing, drawing_of, hidden_tokens, notes_of, token_writer
 
 FORMAT: Literal["anyorder.trajectories"] = "anyorder.trajectories"
 VERSION: Literal[1] = 1
@@ -109,7 +109,8 @@ class Run(_Part):
 class Trajectories(_Part):
     """What a file holds.
 
-    about: facts such as task, data, denoiser, seed. drawing: where positions stand. mask, pad: tokens; pad may be None.
+    about: facts such as task, data, denoiser, seed. drawing: where positions stand. mask: its token.
+    hidden: tokens that are not drawn where they are given: padding, and what frames a sequence.
     texts: what each token that occurs is written as.
     """
 
@@ -118,7 +119,7 @@ class Trajectories(_Part):
     about: dict[str, Any]
     drawing: Drawing
     mask: int
-    pad: int | None = None
+    hidden: list[int] = []
     texts: dict[int, str]
     problems: list[Problem]
     runs: list[Run]
@@ -201,7 +202,7 @@ class Watch:
         self.task, self.instances, self.candidates = task, instances, candidates
         pad = getattr(task, "pad_token_id", None)
         self.pad = None if pad is None else int(pad)
-        self.about = about
+        self.about = {**about, "correct_means": getattr(task, "valid_means", "instance accuracy")}
         self.lengths = _lengths(instances.tokens.numpy(), self.pad)
         self.runs: list[Run] = []
 
@@ -267,7 +268,7 @@ class Watch:
             for number, length in enumerate(self.lengths)
         ]
         values: dict[str, Any] = {"about": self.about, "drawing": drawing_of(self.task), "mask": self.task.mask_token_id}
-        values |= {"pad": self.pad, "problems": problems, "runs": self.runs}
+        values |= {"hidden": hidden_tokens(self.task), "problems": problems, "runs": self.runs}
         used = {t for _, row in Trajectories.model_construct(**values)._sequences() for t in row}
         write = token_writer(self.task)
         return Trajectories(**values, texts={token: write(token) for token in sorted(used)})

@@ -90,6 +90,11 @@ def _symbol_writer(alphabet: Any) -> Callable[[int], str]:
     return write
 
 
+def hidden_tokens(task: Task) -> list[int]:
+    """Tokens that are not drawn where they are given: padding, and what frames a sequence."""
+    return [task.pad_token_id, *task.symbols.start, *task.symbols.end] if isinstance(task, Sequences) else []
+
+
 def notes_of(task: Task, tokens: Any) -> list[str]:
     """What a person must know of a problem (L,) besides its grid; nothing for most tasks."""
     notes: list[str] = task.notes(tokens) if hasattr(task, "notes") else []
