@@ -69,10 +69,11 @@ def run_demo(folder: Path, instances: int, seed: int) -> None:
     trajectories = watch.trajectories()
     save_trajectories(trajectories, folder / "trajectories.json.gz")
     page = folder / "report.html"
-    write_text(page, build_page(trajectories, report, f"{instances} hard Sudokus, {len(orders) + len(_HEURISTICS) + 2} orders"))
+    write_text(page, build_page(trajectories, report))
     console.print(f"\n{_conclusion(report)}")
     console.print(f"Done in {(time.monotonic() - began) / 60:.1f} minutes. Tables, picture and trajectories are in {folder}.")
-    console.print(f"\n[bold]Watch the orders at work, side by side: open this page in a browser[/bold]\n{page.resolve()}")
+    console.print("\n[bold]Watch the orders at work, side by side: open this page in a browser[/bold]")
+    console.print(str(page.resolve()), soft_wrap=True, highlight=False)
 
 
 def _side_by_side(task: Sudoku, puzzles: Instances, denoiser: Denoiser, order: LearnedOrder) -> Columns:

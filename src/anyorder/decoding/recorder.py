@@ -1,7 +1,7 @@
 """Watching a decoding from where its order sits: what every forward predicted, how the order scored it, what was then done.
 
-The loop knows nothing of it. An order is called once per forward with everything there is to see, so a recorder is an order that
-passes the scores of another one on and keeps a note.
+The loop knows nothing of it. An order is called once per forward with everything there is to see, so a recorder is an order
+that passes the scores of another one on and keeps a note.
 """
 
 from dataclasses import dataclass
@@ -79,9 +79,16 @@ class Recorder:
         if wanted.any():
             logits = state.logits[wanted[:, None].expand_as(state.predicted)[state.predicted]]
             likeliest = torch.softmax(logits.float(), dim=-1).topk(min(self.candidates, logits.shape[-1]), dim=-1)
-            seen = (state.seeds - self.first, state.tokens, state.predicted, scores.float())
-            rows = (value[wanted].cpu().numpy() for value in seen)
-            self._looks.append(_Look(*rows, likeliest.indices.cpu().numpy(), likeliest.values.cpu().numpy()))
+            self._looks.append(
+                _Look(
+                    rows=(state.seeds - self.first)[wanted].cpu().numpy(),
+                    tokens=state.tokens[wanted].cpu().numpy(),
+                    predicted=state.predicted[wanted].cpu().numpy(),
+                    scores=scores[wanted].float().cpu().numpy(),
+                    candidates=likeliest.indices.cpu().numpy(),
+                    probabilities=likeliest.values.cpu().numpy(),
+                )
+            )
         return scores
 
     def moves(self, decoded: Decoded, mask_token_id: int) -> list[list[Move]]:

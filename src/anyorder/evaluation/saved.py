@@ -99,7 +99,9 @@ def trajectories_from(values: Any, path: Path) -> Trajectories:
     except ValidationError as error:
         fault = error.errors()[0]
         where = ".".join(map(str, fault["loc"]))
-        raise BadInput(f"{path} is damaged: {where + ': ' if where else ''}{fault['msg'].removeprefix('Value error, ')}") from error
+        raise BadInput(
+            f"{path} is damaged: {where + ': ' if where else ''}{fault['msg'].removeprefix('Value error, ')}"
+        ) from error
 
 
 def report_from(values: dict[str, Any], path: Path) -> Report:

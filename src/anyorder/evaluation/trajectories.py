@@ -1,7 +1,8 @@
 """Decodings that can be watched again: a documented, versioned format (docs/report.md), and what fills it.
 
-A file holds problems once, and runs of them: an order at a budget of steps and a scale of noise. A run has one decode per problem,
-a decode one entry per forward: what the denoiser proposed, how the order scored it, what was committed and what was taken back.
+A file holds problems once, and runs of them: an order at a budget of steps and a scale of noise. A run has one decode per
+problem, a decode one entry per forward: what the denoiser proposed, how the order scored it, what was committed and what was
+taken back.
 """
 
 import math

@@ -1,8 +1,8 @@
 """The playback page: one HTML file that shows decodings step by step, with nothing to fetch and no server.
 
-The script and the sheet in `page/` are put into the file as they are; trajectories go in as gzipped JSON in base64, one block for
-each run, which the page unpacks when it is wanted. A content security policy admits this one script and this one sheet, by their
-hashes, and no connection at all; text reaches the page as text. So markup in a token, a name or a file does nothing.
+The script and the sheet in `page/` are put into the file as they are; trajectories go in as gzipped JSON in base64, one block
+for each run, which the page unpacks when it is wanted. A content security policy admits this one script and this one sheet, by
+their hashes, and no connection at all; text reaches the page as text. So markup in a token, a name or a file does nothing.
 """
 
 import base64
@@ -23,6 +23,9 @@ from anyorder.evaluation.tables import format_p, grids_of
 from anyorder.evaluation.trajectories import Problem, Trajectories
 
 _SCRIPTS = ("dom.js", "data.js", "board.js", "column.js", "plot.js", "main.js")
+_NOTHING_ELSE = "default-src 'none'; base-uri 'none'; form-action 'none'"
+_ONE_DIFFICULTY = 2
+"""Columns of a table that says nothing new: order, and accuracy at the only difficulty there is."""
 _FACTS = ("task", "data", "denoiser", "seed")
 
 
@@ -53,11 +56,11 @@ def build_page(trajectories: Trajectories | None, report: Report | None = None, 
         "title": html.escape(title or _title(report, about)),
         "facts": html.escape(" · ".join(_facts(trajectories, report, about))),
         "generator": f"anyorder {__version__}",
-        "policy": f"default-src 'none'; base-uri 'none'; form-action 'none'; script-src {_hash(script)}; style-src {_hash(style)}",
+        "policy": f"{_NOTHING_ELSE}; script-src {_hash(script)}; style-src {_hash(style)}",
         "style": style,
         "script": script,
         "headline": "".join(f"<p>{html.escape(sentence)}</p>" for sentence in headlines(report)),
-        "tables": "".join(_table(*grid) for grid in grids_of(report) if len(grid[1]) > 2),  # one difficulty alone says nothing new
+        "tables": "".join(_table(*grid) for grid in grids_of(report) if len(grid[1]) > _ONE_DIFFICULTY),
         "blobs": "\n".join(blobs),
     }
     return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _asset("page.html"))
@@ -168,10 +171,10 @@ def _budget(trajectories: Trajectories, number: int) -> tuple[int, float]:
 
 def _table(title: str, header: list[str], rows: list[list[str]]) -> str:
     head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in header)
-    body = "".join(
-        f'<tr><th scope="row">{html.escape(row[0])}</th>' + "".join(f"<td>{html.escape(cell)}</td>" for cell in row[1:]) + "</tr>"
-        for row in rows
-    )
+    body = ""
+    for order, *cells in rows:
+        values = "".join(f"<td>{html.escape(cell)}</td>" for cell in cells)
+        body += f'<tr><th scope="row">{html.escape(order)}</th>{values}</tr>'
     return (
         f'<div class="table" tabindex="0" role="region" aria-label="{html.escape(title)}"><table>'
         f"<caption>{html.escape(title)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
