@@ -142,7 +142,6 @@ def order_map(trajectories: Trajectories, path: Path) -> Path:
             axis.set_xlabel("position")
         if grid:
             axes[-1].figure.colorbar(image, ax=list(axes), fraction=0.03, pad=0.02, label="mean step")
-            axes[-1].figure.set_layout_engine("none")
         else:
             axes[0].set_ylabel("mean step of the commitment")
     return path

@@ -74,10 +74,10 @@ def figure(path: Path, panels: int, width: float, height: float, *, aside: float
     from matplotlib import pyplot
 
     with matplotlib.rc_context(_RC):
-        drawn, axes = pyplot.subplots(1, panels, figsize=(aside + width * panels, height), squeeze=False, sharey=share_y)
+        size = (aside + width * panels, height)
+        drawn, axes = pyplot.subplots(1, panels, figsize=size, squeeze=False, sharey=share_y, layout="constrained")
         try:
             yield axes[0]
-            drawn.tight_layout()
             file_format = path.suffix[1:]
             metadata = {"Date": None} if file_format == "svg" else None
             write_atomically(
