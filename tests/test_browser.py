@@ -176,10 +176,12 @@ def test_the_list_is_filtered_by_who_is_right(page: Any) -> None:
 def test_what_was_taken_back_is_shown(page: Any) -> None:
     found = trajectories()
     page.select_option(".column:nth-child(2) select", "1")
+    soon(page.locator("#problems button[aria-current=true]")).to_have_count(1)  # unpacked and drawn
     column = page.locator(".column").nth(1)
-    number = int(page.locator("#problems button[aria-current=true]").get_attribute("data-number"))
-    step = next(n for n, each in enumerate(found.runs[1].decodes[number].steps, start=1) if each.back)
-    page.keyboard.press("Home")
+    moves = [decoded.steps for decoded in found.runs[1].decodes]
+    number, step = next((n, t) for n, steps in enumerate(moves) for t, each in enumerate(steps, start=1) if each.back)
+    page.locator("#problems button").nth(number).click()
+    page.locator("#step").focus()
     for _ in range(step):
         page.keyboard.press(".")
     back = found.runs[1].decodes[number].steps[step - 1].back
