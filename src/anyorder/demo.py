@@ -1,4 +1,4 @@
-"""The demo: a real denoiser, every order, a policy fitted before your eyes, one table, one picture."""
+"""The demo: a real denoiser, every order, a policy fitted before your eyes, one table, one page to watch it all on."""
 
 import time
 from pathlib import Path
@@ -12,8 +12,12 @@ from anyorder.decoding.loop import decode
 from anyorder.denoisers.base import Denoiser
 from anyorder.evaluation.evaluate import Report, evaluate
 from anyorder.evaluation.orders import make_decoder
+from anyorder.evaluation.saved import save_trajectories
 from anyorder.evaluation.tables import format_p, rich_tables
+from anyorder.evaluation.trajectories import Watch
+from anyorder.files import write_text
 from anyorder.orders.policies import LearnedOrder
+from anyorder.report.page import build_page
 from anyorder.report.plots import accuracy_against_steps
 from anyorder.tasks.base import Instances
 from anyorder.tasks.sudoku import Sudoku
@@ -24,10 +28,12 @@ from anyorder.zoo import load_denoiser, load_order
 _HEURISTICS = ["random", "confidence", "log_margin", "entropy"]
 _STEPS = [10, 20]
 _FIT_STEPS = 350
+_WATCHED = 50
+"""Puzzles whose decodings go on the page."""
 
 
 def run_demo(folder: Path, instances: int, seed: int) -> None:
-    """Show one puzzle being solved, fit a policy, compare all orders on the same puzzles, draw the picture."""
+    """Show one puzzle being solved, fit a policy, compare all orders on the same puzzles, write the page."""
     console = wide_console()
     began = time.monotonic()
     task = Sudoku(box=3)
@@ -49,20 +55,25 @@ def run_demo(folder: Path, instances: int, seed: int) -> None:
     console.print(
         f"{fitted} is the order just fitted; policy is the shipped one, fitted for longer; +undo takes a second look."
     )
+    meta = {"task": "sudoku", "data": "generated, 27 clues, search", "denoiser": "sudoku9"}
+    watch = Watch(task, puzzles[slice(0, _WATCHED)], meta)
     with ProgressBar(Console(stderr=True)) as progress:
         report = evaluate(
             denoiser, task, puzzles, [*_HEURISTICS, fitted, "policy", "policy+undo", "oracle"], _STEPS,
-            load_policy=orders.__getitem__, seed=seed, progress=progress,
-            meta={"task": "sudoku", "data": "generated, 27 clues, search", "denoiser": "sudoku9"},
+            load_policy=orders.__getitem__, seed=seed, progress=progress, meta=meta, watch=watch,
         )  # fmt: skip
     for table in rich_tables(report):
         console.print(table)
     report.save(folder / "report.json")
-    picture = accuracy_against_steps(report, folder / "accuracy.png", f"{instances} hard 9x9 Sudokus")
+    accuracy_against_steps(report, folder / "accuracy.png", f"{instances} hard 9x9 Sudokus")
+    trajectories = watch.trajectories()
+    save_trajectories(trajectories, folder / "trajectories.json.gz")
+    page = folder / "report.html"
+    write_text(page, build_page(trajectories, report))
     console.print(f"\n{_conclusion(report)}")
-    console.print(
-        f"Done in {(time.monotonic() - began) / 60:.1f} minutes. Picture: {picture}  Report: {folder / 'report.json'}"
-    )
+    console.print(f"Done in {(time.monotonic() - began) / 60:.1f} minutes. Tables, picture and trajectories are in {folder}.")
+    console.print("\n[bold]Watch the orders at work, side by side: open this page in a browser[/bold]")
+    console.print(str(page.resolve()), soft_wrap=True, highlight=False)
 
 
 def _side_by_side(task: Sudoku, puzzles: Instances, denoiser: Denoiser, order: LearnedOrder) -> Columns:

@@ -10,6 +10,8 @@ from anyorder.denoisers.base import default_device, fingerprint
 from anyorder.denoisers.huggingface import HuggingFaceDenoiser
 from anyorder.denoisers.transformer import Transformer
 from anyorder.errors import BadInput
+from anyorder.evaluation.evaluate import environment
+from anyorder.evaluation.trajectories import Watch
 from anyorder.orders.policies import LearnedOrder
 from anyorder.tasks import TASKS
 from anyorder.tasks.base import Instances, Task
@@ -48,6 +50,12 @@ class Session:
         if isinstance(self.task, Sequences | Maths):
             heuristics.insert(1, "left_to_right")
         return [*heuristics, *self.learned_orders(), *(["oracle"] if self.instances.x0 is not None else [])]
+
+    def watch(self, seed: int, keep: int | None = None, instances: Instances | None = None) -> Watch:
+        """What keeps how the first `keep` of these problems, or of the session's, are decoded."""
+        problems = self.instances if instances is None else instances
+        about = {**environment(), **self.meta, "seed": seed}
+        return Watch(self.task, problems[slice(0, keep)], about)
 
 
 def open_session(

@@ -1,5 +1,5 @@
-"""The command line: `anyorder demo | fit | train | evaluate | pareto | pass-at-n | sample | fold | headroom | reproduce |
-fetch | list`.
+"""The command line: `anyorder demo | fit | train | evaluate | pareto | pass-at-n | sample | fold | headroom | report | plot |
+reproduce | fetch | list`.
 
 Exit codes: 0 done; 1 done, but some sample breaks the rules; 2 bad input or a file that cannot be used; 130 interrupted (a
 training run has written its checkpoint).

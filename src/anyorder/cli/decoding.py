@@ -20,6 +20,7 @@ from anyorder.cli.options import (
     TaskOptionsOption,
     TemperatureOption,
     TopPOption,
+    TrajectoriesOption,
     names,
     numbers,
     read_budgets,
@@ -47,6 +48,8 @@ def evaluate(
     json_out: Annotated[Path | None, typer.Option("--json", help="write the report (.json, or .parquet)")] = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="draw accuracy against forwards (.png or .svg)")] = None,
     markdown_out: Annotated[Path | None, typer.Option("--markdown", help="write the tables as Markdown")] = None,
+    trajectories: TrajectoriesOption = None,
+    keep: Annotated[int | None, typer.Option(min=1, help="of the first N problems only; of all by default")] = None,
     seed: SeedOption = 0,
     batch_size: Annotated[int, typer.Option(min=1)] = 256,
     generate: GenerateOption = None,
@@ -63,10 +66,15 @@ def evaluate(
     from anyorder.evaluation.evaluate import evaluate as run
     from anyorder.evaluation.judges import make_judges
     from anyorder.evaluation.orders import parse_count_rule
+    from anyorder.evaluation.saved import check_suffix, save_trajectories
     from anyorder.evaluation.tables import markdown, rich_tables
     from anyorder.files import write_text
     from anyorder.session import open_session
 
+    if keep and not trajectories:
+        raise BadInput("--keep says of how many problems the trajectories are kept: it needs --trajectories FILE")
+    if trajectories:
+        check_suffix(trajectories)
     rule = parse_count_rule(count) if count else None
     scales = numbers(noise, float, "--noise")
     if min(scales) < 0:
@@ -77,6 +85,7 @@ def evaluate(
         trust_remote_code=trust_remote_code,
     )  # fmt: skip
     budgets = read_budgets(steps, int(session.instances.maskable.sum(dim=1).max()))
+    watch = session.watch(seed, keep) if trajectories else None
     console = Console(stderr=True)
     with ProgressBar(console) as progress:
         report = run(
@@ -95,6 +104,7 @@ def evaluate(
             batch_size=batch_size,
             progress=progress,
             meta={**session.meta, "count": count or "linear; second_look with undo"},
+            watch=watch,
         )
     for table in rich_tables(report):
         wide_console().print(table)
@@ -102,6 +112,8 @@ def evaluate(
         report.save(json_out)
     if markdown_out:
         write_text(markdown_out, markdown(report))
+    if trajectories and watch:
+        save_trajectories(watch.trajectories(), trajectories)
     if plot:
         from anyorder.report.plots import accuracy_against_steps
 
@@ -163,6 +175,7 @@ def sample(
     fasta: Annotated[
         Path | None, typer.Option("--fasta", help="write the sequences as FASTA, named by order, steps, seed and length")
     ] = None,
+    trajectories: TrajectoriesOption = None,
     task_options: TaskOptionsOption = None,
     temperature: TemperatureOption = 0.0,
     top_p: TopPOption = 1.0,
@@ -174,9 +187,12 @@ def sample(
 
     from anyorder.evaluation.evaluate import decode_in_batches
     from anyorder.evaluation.orders import make_decoder
+    from anyorder.evaluation.saved import check_suffix, save_trajectories
     from anyorder.session import open_session
     from anyorder.tasks.sequences import Sequences, design_names, write_fasta
 
+    if trajectories:
+        check_suffix(trajectories)
     session = open_session(
         task, None, denoiser, limit, seed, None, task_options, policy, strict=not any_denoiser, problem=problem,
         trust_remote_code=trust_remote_code,
@@ -188,6 +204,8 @@ def sample(
     budget = read_budgets(steps, int(instances.maskable.sum(dim=1).max()))[0]
     order = order or session.best_order()
     decoder = make_decoder(order, budget, noise, session.load_policy, token=token_rule(temperature, top_p))
+    watch = session.watch(seed, instances=instances) if trajectories else None
+    decoder = watch.over(decoder, seed) if watch else decoder
     decoded = decode_in_batches(session.denoiser, instances, decoder, seed=seed, batch_size=256, progress=None, name="sample")
     right = session.task.check(instances, decoded.tokens).instance_correct
     shown = [session.task.format(tokens) for tokens in (decoded.tokens[right] if only_valid else decoded.tokens)]
@@ -197,6 +215,9 @@ def sample(
         write_fasta(fasta, list(zip(design_names(shown, order, budget, seed), shown, strict=True)))
     if out:
         decoded.save(out)
+    if trajectories and watch:
+        watch.note(order, decoder, decoded)
+        save_trajectories(watch.trajectories(), trajectories)
     forwards = float(decoded.forwards.double().mean())
     verdict = getattr(session.task, "valid_means", "keep the rules")
     print(f"{int(right.sum())} of {len(right)} {verdict}; {forwards:.1f} forwards each", file=sys.stderr)

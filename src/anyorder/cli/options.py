@@ -24,6 +24,12 @@ TaskOptionsOption = Annotated[
 ]
 TemperatureOption = Annotated[float, typer.Option(min=0, help="sample tokens at this temperature; 0: the likeliest")]
 TopPOption = Annotated[float, typer.Option(min=0.001, max=1, help="when sampling, keep the likeliest tokens up to this share")]
+TrajectoriesOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--trajectories", help="write how every problem was decoded, for `anyorder report` (.json.gz, .json, .parquet)"
+    ),
+]
 RemoteCodeOption = Annotated[
     bool, typer.Option("--trust-remote-code", help="run the code that comes with a Hugging Face model: read it first")
 ]

@@ -21,6 +21,7 @@ from anyorder.denoisers.base import Denoiser
 from anyorder.errors import BadInput
 from anyorder.evaluation.orders import PolicyLoader, is_heuristic, is_oracle, make_decoder
 from anyorder.evaluation.statistics import mcnemar, mean_interval, oracle_gap_closed, paired_interval, wilson
+from anyorder.evaluation.trajectories import Watch
 from anyorder.files import write_atomically, write_json
 from anyorder.tasks.base import Instances, Task
 
@@ -144,6 +145,7 @@ def evaluate(
     batch_size: int = 256,
     progress: Progress | None = None,
     meta: dict[str, Any] | None = None,
+    watch: Watch | None = None,
 ) -> Report:
     """Decode the same instances under every order, number of steps and scale of noise.
 
@@ -159,6 +161,7 @@ def evaluate(
         judges: further measures of the samples, such as a model's likelihood.
         progress: called as the work goes on.
         meta: facts to keep with the report.
+        watch: keeps how its problems, the first of `instances`, are decoded.
 
     Raises:
         BadInput: an oracle without known solutions, or `against` is not among the orders.
@@ -173,17 +176,20 @@ def evaluate(
         for budget in steps:
             for order in orders:
                 decoder = make_decoder(order, budget, scale, load_policy, count, token)
+                decoder = decoder if watch is None else watch.over(decoder, seed)
                 name = f"{order}, {budget} steps" + (f", noise {scale:g}" if scale else "")
                 began = time.perf_counter()
                 decoded = decode_in_batches(
                     denoiser, instances, decoder, seed=seed, batch_size=batch_size, progress=progress, name=name
                 )
                 seconds = time.perf_counter() - began
+                if watch is not None:
+                    watch.note(order, decoder, decoded)
                 if not scale:
                     quiet[order, budget] = decoded.commit_step
                 diversity = order_diversity(decoded.commit_step, quiet[order, budget]) if (order, budget) in quiet else None
                 results.append(_judge(task, instances, decoded, order, budget, scale, seconds, diversity, judges or {}))
-    comparisons = [c for result in results if (c := _compare(result, results, against)) is not None]
+    comparisons = compare_all(results, against)
     facts = {**environment(), **(meta or {}), "seed": seed, "against": against}
     facts["correct_means"] = getattr(task, "valid_means", "instance accuracy")
     if "models" in instances.labels:  # the stored solution is one of so many
@@ -242,6 +248,11 @@ def order_diversity(commit_step: Tensor, reference: Tensor) -> float:
     norm = (a.square().sum(dim=1) * b.square().sum(dim=1)).sqrt()
     varied = norm > 0
     return float(1 - ((a * b).sum(dim=1)[varied] / norm[varied]).mean()) if varied.any() else 0.0
+
+
+def compare_all(results: list[Result], against: str) -> list[Comparison]:
+    """Each result with that of the order `against`, or of the "best" heuristic, at the same steps and noise."""
+    return [c for result in results if (c := _compare(result, results, against)) is not None]
 
 
 def _compare(result: Result, results: list[Result], against: str) -> Comparison | None:

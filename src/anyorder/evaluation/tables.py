@@ -77,7 +77,7 @@ Grid = tuple[str, list[str], list[list[str]]]
 """Title, header and rows of a table."""
 
 
-def _grids(report: Report) -> list[Grid]:
+def grids_of(report: Report) -> list[Grid]:
     """Every table of a report."""
     instances = report.results[0].instances
     grids = []
@@ -108,7 +108,7 @@ def _grids(report: Report) -> list[Grid]:
 
 def rich_tables(report: Report) -> list[Table]:
     """One table per number of steps and scale of noise, and one by difficulty where it is known."""
-    return [rich_table(*grid) for grid in _grids(report)]
+    return [rich_table(*grid) for grid in grids_of(report)]
 
 
 def rich_table(title: str, header: list[str], rows: list[list[str]]) -> Table:
@@ -123,7 +123,7 @@ def rich_table(title: str, header: list[str], rows: list[list[str]]) -> Table:
 
 def markdown(report: Report) -> str:
     """The same as Markdown."""
-    return markdown_grids(_grids(report))
+    return markdown_grids(grids_of(report))
 
 
 def markdown_grids(grids: list[Grid]) -> str:

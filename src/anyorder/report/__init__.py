@@ -1,1 +1,1 @@
-"""Pictures of what an evaluation found."""
+"""Pictures of what an evaluation found: plots, and the page that plays decodings back."""

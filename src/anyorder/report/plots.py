@@ -1,57 +1,220 @@
-"""Plots of evaluations, as PNG or SVG."""
+"""Plots for papers, as PNG or SVG by suffix: accuracy against forwards, Pareto fronts, calibration of scores, maps of orders,
+training."""
 
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from anyorder.errors import BadInput
-from anyorder.evaluation.evaluate import Report
-from anyorder.files import write_atomically
+import numpy as np
+import torch
 
-_STYLE = {
-    "oracle": ("#9aa0a6", ":"),
-    "gt_margin": ("#c0c4c8", ":"),
-    "random": ("#c9b037", "-"),
-    "confidence": ("#1f77b4", "-"),
-    "margin": ("#2ca02c", "-"),
-    "log_margin": ("#17becf", "-"),
-    "entropy": ("#9467bd", "-"),
-    "policy": ("#d62728", "-"),
-    "policy+undo": ("#8c1010", "--"),
-    "MLP policy, L_ORDER": ("#ff7f0e", "-"),
-    "policy, L_ORDER, MLP": ("#ff7f0e", "-"),
-    "shipped policy": ("#d62728", "-"),
-    "released denoiser": ("#9aa0a6", "--"),
-    "plain L_MDM": ("#8c564b", "-"),
-}
+from anyorder.errors import BadInput
+from anyorder.evaluation.calibration import Calibration, calibration
+from anyorder.evaluation.evaluate import Report, Result
+from anyorder.evaluation.orders import is_heuristic, is_oracle
+from anyorder.evaluation.trajectories import MOST_LIKELY, Run, Trajectories, predicted_of, states_of
+from anyorder.report.style import COLOURS, figure, legend_aside, look_of, spread
 
 
 def accuracy_against_steps(report: Report, path: Path, title: str = "") -> Path:
-    """Instance accuracy against the mean number of forwards, one line per order, with 95 % intervals. PNG or SVG by suffix.
+    """Instance accuracy against the mean number of forwards, one line per order, with 95 % intervals.
 
     With several scales of noise there is one panel for each.
     """
-    plt = _pyplot(path)
     noises = list(dict.fromkeys(r.noise for r in report.results))
-    figure, axes = plt.subplots(1, len(noises), figsize=(1.5 + 5.0 * len(noises), 4.2), sharey=True, squeeze=False)
-    for axis, noise in zip(axes[0], noises, strict=True):
-        for order in dict.fromkeys(r.order for r in report.results):
-            rows = sorted((r for r in report.results if r.order == order and r.noise == noise), key=lambda r: r.forwards)
-            colour, line = _STYLE.get(order, (None, "-."))
-            y = [100 * r.instance_accuracy for r in rows]
-            low = [max(0.0, 100 * (r.instance_accuracy - r.ci95[0])) for r in rows]
-            high = [max(0.0, 100 * (r.ci95[1] - r.instance_accuracy)) for r in rows]
-            axis.errorbar(
-                [r.forwards for r in rows], y, yerr=[low, high], label=order, color=colour, linestyle=line,
-                marker="o", markersize=4, capsize=2, linewidth=2.2 if order.startswith("policy") else 1.4,
-            )  # fmt: skip
+    with figure(path, len(noises), 5.0, 4.2, share_y=True) as axes:
+        for axis, noise in zip(axes, noises, strict=True):
+            for number, order in enumerate(dict.fromkeys(r.order for r in report.results)):
+                rows = sorted((r for r in report.results if r.order == order and r.noise == noise), key=lambda r: r.forwards)
+                _accuracies(axis, rows, marker="o", label=order, **look_of(order, number))
+            axis.set_xlabel("forwards of the denoiser per sequence")
+            axis.set_ylim(0, 102)
+            axis.set_title(title if not noise else f"{title}, order noise {noise:g}".lstrip(", "))
+        axes[0].set_ylabel(f"{report.meta.get('correct_means', 'instance accuracy')}, %")
+        legend_aside(axes[-1])
+    return path
+
+
+def pareto_front(report: Report, path: Path, title: str = "") -> Path:
+    """Accuracy against forwards, a curve for each order through all its budgets, noises and count rules, with 95 % intervals.
+
+    The thick line is the front: what no other order beats with as many forwards or fewer. Oracles are no part of it.
+    """
+    markers = cycle("osD^vP*X")
+    with figure(path, 1, 5.6, 4.4, aside=2.0) as (axis,):
+        honest = [r for r in report.results if not is_oracle(r.order)]
+        front = front_of(honest)
+        if front:
+            x = [r.forwards for r in front] + [max(r.forwards for r in honest)]
+            y = [100 * r.instance_accuracy for r in front]
+            axis.step(x, [*y, y[-1]], where="post", color="#1a1e24", alpha=0.16, linewidth=7, label="front", zorder=1)
+        families = dict.fromkeys(_family(r.order) for r in report.results)
+        for number, family in enumerate(families):
+            rows = sorted((r for r in report.results if _family(r.order) == family), key=lambda r: r.forwards)
+            _accuracies(axis, rows, marker=next(markers), label=family, **look_of(family, number))
         axis.set_xlabel("forwards of the denoiser per sequence")
-        axis.set_ylim(0, 102)
-        axis.grid(alpha=0.25)
-        axis.set_title(title if not noise else f"{title}, order noise {noise:g}".lstrip(", "), fontsize=10)
-    axes[0][0].set_ylabel("instance accuracy, %")
-    axes[0][-1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
-    figure.tight_layout()
-    return _save(figure, path)
+        axis.set_ylabel(f"{report.meta.get('correct_means', 'instance accuracy')}, %")
+        axis.set_title(title)
+        legend_aside(axis)
+    return path
+
+
+def front_of(results: list[Result]) -> list[Result]:
+    """The results that no other one beats in accuracy with as many forwards or fewer, by forwards."""
+    front: list[Result] = []
+    for result in sorted(results, key=lambda r: (r.forwards, -r.instance_accuracy)):
+        if not front or result.instance_accuracy > front[-1].instance_accuracy:
+            front.append(result)
+    return front
+
+
+def _family(order: str) -> str:
+    """An order without its count rule, whose settings make one curve."""
+    order, _, rule = order.partition("@")
+    return f"{order}@{rule.partition(':')[0]}" if rule else order
+
+
+def _accuracies(axis: Any, rows: list[Result], **look: Any) -> None:
+    y = [100 * r.instance_accuracy for r in rows]
+    bars = [spread(v, 100 * r.ci95[0], 100 * r.ci95[1]) for v, r in zip(y, rows, strict=True)]
+    axis.errorbar([r.forwards for r in rows], y, yerr=np.array(bars).reshape(-1, 2).T, elinewidth=1.0, **look)
+
+
+def calibration_of_scores(trajectories: Trajectories, path: Path) -> Path:
+    """Is a policy's score to be believed? One panel per run: the share of proposals that are right against what was predicted,
+    by the denoiser's confidence and, for learned orders, by the score, read as the log-odds of being right (objective
+    `correctness`). Every proposal of every forward counts; the area of a dot is their number.
+
+    Raises:
+        BadInput: no solutions are known.
+    """
+    with figure(path, len(trajectories.runs), 3.6, 3.9, aside=1.0) as axes:
+        for axis, run in zip(axes, trajectories.runs, strict=True):
+            for name, part, colour in _reliability(trajectories, run):
+                most = max(b.count for b in part.bins)
+                x, y = [b.confidence for b in part.bins], [b.accuracy for b in part.bins]
+                axis.plot(x, y, color=colour, label=f"{name}: error {part.error:.3f}, too sure by {part.overconfidence:+.3f}")
+                axis.scatter(x, y, s=[8 + 90 * b.count / most for b in part.bins], color=colour)
+            axis.plot([0, 1], [0, 1], color="#8a94a2", linestyle=":", linewidth=1)
+            axis.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel="predicted", title=run.name)
+            axis.legend(loc="upper left", fontsize=7)
+        axes[0].set_ylabel("share right")
+    return path
+
+
+def _reliability(trajectories: Trajectories, run: Run) -> list[tuple[str, Calibration, str]]:
+    confidences, scores, right = [], [], []
+    for problem, decode in zip(trajectories.problems, run.decodes, strict=True):
+        if problem.truth is None:
+            raise BadInput("calibration needs problems with known solutions")
+        for step, before in zip(decode.steps, states_of(problem, decode, trajectories.mask), strict=False):
+            positions = predicted_of(step, before, trajectories.mask)
+            if positions and step.candidates:
+                confidences += [p / MOST_LIKELY for p in step.probabilities[0]]
+                scores += [float("-inf") if score is None else score for score in step.scores]
+                right += [problem.truth[at] == token for at, token in zip(positions, step.candidates[0], strict=True)]
+    if not right:
+        raise BadInput(f"{run.name}: nothing was predicted in it")
+    hits = torch.tensor(right)
+    found = [("confidence", calibration(torch.tensor(confidences), hits), COLOURS[0])]
+    if not (is_heuristic(run.order.partition("+")[0]) or is_oracle(run.order)):
+        found.append(("score", calibration(torch.sigmoid(torch.tensor(scores)), hits), COLOURS[1]))
+    return found
+
+
+def order_map(trajectories: Trajectories, path: Path) -> Path:
+    """When is which position committed? One panel per run: the mean step, from 1, of the last commitment in each cell of a
+    grid, or at each position of a sequence with a band of one standard deviation. Given positions do not count."""
+    grid = trajectories.drawing.kind == "grid"
+    steps = [_commit_steps(trajectories, run) for run in trajectories.runs]
+    means = [_mean(values) for values in steps]
+    most = max(float(np.nanmax(mean)) if np.isfinite(mean).any() else 1.0 for mean in means)
+    with figure(path, len(steps), 3.7 if grid else 5.5, 3.9 if grid else 3.2, aside=0.8, share_y=not grid) as axes:
+        for axis, run, values, mean in zip(axes, trajectories.runs, steps, means, strict=True):
+            axis.set_title(run.name)
+            if grid:
+                image = _draw_grid(axis, trajectories, mean, most)
+                continue
+            place = np.arange(1, len(mean) + 1)
+            band = np.sqrt(_mean((values - mean) ** 2))
+            axis.plot(place, mean, color=COLOURS[0])
+            axis.fill_between(place, mean - band, mean + band, color=COLOURS[0], alpha=0.18, linewidth=0)
+            axis.set_xlabel("position")
+        if grid:
+            axes[-1].figure.colorbar(image, ax=list(axes), fraction=0.03, pad=0.02, label="mean step")
+        else:
+            axes[0].set_ylabel("mean step of the commitment")
+    return path
+
+
+def _commit_steps(trajectories: Trajectories, run: Run) -> np.ndarray:
+    """Step of every drawn position, from 1, float (N, cells); nan where it was given or is past the end."""
+    longest = max(len(problem.tokens) for problem in trajectories.problems)
+    cells = trajectories.drawing.cells or list(range(longest))
+    rows = np.full((len(run.decodes), longest), np.nan)
+    for row, decode in zip(rows, run.decodes, strict=True):
+        committed = np.array(decode.commit_step, dtype=float)
+        row[: len(committed)] = np.where(committed < 0, np.nan, committed + 1)
+    return rows[:, cells]
+
+
+def _mean(values: np.ndarray) -> np.ndarray:
+    """Mean over rows without the nans, nan where there is nothing else."""
+    count = np.isfinite(values).sum(axis=0)
+    mean: np.ndarray = np.where(count > 0, np.nansum(values, axis=0) / np.maximum(count, 1), np.nan)
+    return mean
+
+
+def _draw_grid(axis: Any, trajectories: Trajectories, mean: np.ndarray, most: float) -> Any:
+    drawing = trajectories.drawing
+    table = mean.reshape(drawing.rows, drawing.columns)
+    image = axis.imshow(table, cmap="Blues", vmin=0, vmax=most * 1.15)
+    axis.grid(False)
+    axis.set_xticks(range(drawing.columns), drawing.column_names or range(1, drawing.columns + 1))
+    axis.set_yticks(range(drawing.rows), drawing.row_names or range(1, drawing.rows + 1))
+    for (row, column), value in np.ndenumerate(table):
+        if np.isfinite(value):
+            colour = "#ffffff" if value > 0.7 * most else "#1a1e24"
+            axis.text(column, row, f"{value:.1f}", ha="center", va="center", fontsize=7, color=colour)
+    for line in range(drawing.box, drawing.columns, drawing.box) if drawing.box else ():
+        axis.axvline(line - 0.5, color="#5a6472", linewidth=1)
+        axis.axhline(line - 0.5, color="#5a6472", linewidth=1)
+    return image
+
+
+_TRAINING = {
+    "loss": ["loss", "denoiser_loss", "order_loss", "token_loss"],
+    "is the likeliest token right? (cross-entropy)": ["bce_confidence", "bce_policy", "bce_quality"],
+    "share right": ["candidates_right", "commitments_right"],
+    "loss of masked tokens, by share masked": [f"loss_level_{k}" for k in range(5)],
+    "accuracy of masked tokens, by share masked": [f"accuracy_level_{k}" for k in range(5)],
+    "policy": ["policy_entropy", "policy_reach", "policy_starved", "weight_on_wrong"],
+    "decoded samples": ["decoded_accuracy", "decoded_diversity", "truth_diversity"],
+    "gradient": ["gradient_norm"],
+}
+_LEVELS = ("up to 1/5 masked", "1/5 to 2/5", "2/5 to 3/5", "3/5 to 4/5", "more than 4/5")
+
+
+def training_curves(metrics: list[dict[str, float]], path: Path) -> Path:
+    """What happened in a run, from its `metrics.jsonl`: losses, denoiser by masking level, policy, decoded samples.
+
+    Raises:
+        BadInput: nothing in it that can be drawn.
+    """
+    logged = {name for row in metrics for name in row}
+    groups = {title: [n for n in names if n in logged] for title, names in _TRAINING.items()}
+    groups = {title: names for title, names in groups.items() if names}
+    if not groups or not all("step" in row for row in metrics):
+        raise BadInput("these metrics are not those of a training run: steps with a loss are wanted")
+    with figure(path, len(groups), 3.8, 3.4, aside=0.3) as axes:
+        for axis, (title, names) in zip(axes, groups.items(), strict=True):
+            for number, name in enumerate(names):
+                points = [(row["step"], row[name]) for row in metrics if name in row]
+                label = _LEVELS[int(name[-1])] if "_level_" in name else name.replace("_", " ")
+                axis.plot(*zip(*points, strict=True), label=label, color=COLOURS[number])
+            axis.set(title=title, xlabel="step")
+            axis.legend(fontsize=7)
+    return path
 
 
 def panels(
@@ -62,82 +225,35 @@ def panels(
     log_x: bool = False,
 ) -> Path:
     """One panel per name, one line per label through points (x, y, low, high) in percent."""
-    plt = _pyplot(path)
-    figure, axes = plt.subplots(1, len(lines), figsize=(1.5 + 4.2 * len(lines), 4.0), squeeze=False)
-    for axis, (title, curves) in zip(axes[0], lines.items(), strict=True):
-        for label, points in curves.items():
-            x, y, low, high = zip(*sorted(points), strict=True)
-            colour, line = _STYLE.get(label, (None, "-"))
-            error = [[max(0.0, b - a) for a, b in zip(*pair, strict=True)] for pair in ((low, y), (y, high))]
-            axis.errorbar(x, y, yerr=error, label=label, color=colour, linestyle=line, marker="o", markersize=4, capsize=2)
-        axis.set_title(title, fontsize=10)
-        axis.set_xlabel(x_label)
-        axis.grid(alpha=0.25)
-        if log_x:
-            axis.set_xscale("log", base=2)
-            axis.xaxis.set_major_formatter("{x:g}")
-    axes[0][0].set_ylabel(y_label)
-    axes[0][-1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
-    return _save(figure, path)
+    with figure(path, len(lines), 4.2, 4.0) as axes:
+        for axis, (title, curves) in zip(axes, lines.items(), strict=True):
+            for number, (label, points) in enumerate(curves.items()):
+                x, y, low, high = zip(*sorted(points), strict=True)
+                bars = np.array([spread(*values) for values in zip(y, low, high, strict=True)]).T
+                axis.errorbar(x, y, yerr=bars, label=label, marker="o", elinewidth=1.0, **look_of(label, number))
+            axis.set(title=title, xlabel=x_label)
+            if log_x:
+                axis.set_xscale("log", base=2)
+                axis.xaxis.set_major_formatter("{x:g}")
+        axes[0].set_ylabel(y_label)
+        legend_aside(axes[-1])
+    return path
 
 
 def bars(groups: dict[str, dict[str, dict[str, tuple[float, float, float]]]], path: Path, y_label: str) -> Path:
     """One panel per name, a group of bars per second name, a bar per label: (y, low, high) in percent."""
-    plt = _pyplot(path)
-    figure, axes = plt.subplots(1, len(groups), figsize=(1.5 + 3.2 * len(groups), 3.8), squeeze=False)
-    for axis, (title, panel) in zip(axes[0], groups.items(), strict=True):
-        labels = list(dict.fromkeys(label for group in panel.values() for label in group))
-        width = 0.8 / len(labels)
-        for number, label in enumerate(labels):
-            places = [x + (number - (len(labels) - 1) / 2) * width for x in range(len(panel))]
-            y, low, high = zip(*(group[label] for group in panel.values()), strict=True)
-            error = [[max(0.0, b - a) for a, b in zip(*pair, strict=True)] for pair in ((low, y), (y, high))]
-            axis.bar(places, y, width, yerr=error, label=label, capsize=2)
-        axis.set_xticks(range(len(panel)), panel)
-        axis.set_title(title, fontsize=10)
-        axis.grid(alpha=0.25, axis="y")
-    axes[0][0].set_ylabel(y_label)
-    axes[0][-1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
-    return _save(figure, path)
-
-
-def training_curves(metrics: list[dict[str, float]], path: Path) -> Path:
-    """What happened in a joint run, from its `metrics.jsonl`: denoiser by masking level, policy, decoded samples."""
-    plt = _pyplot(path)
-    figure, axes = plt.subplots(1, 4, figsize=(17, 3.6))
-    groups = {
-        "loss of masked tokens, by share masked": [f"loss_level_{k}" for k in range(5)],
-        "accuracy of masked tokens, by share masked": [f"accuracy_level_{k}" for k in range(5)],
-        "policy": ["policy_entropy", "policy_reach", "policy_starved", "weight_on_wrong"],
-        "decoded samples": ["decoded_accuracy", "decoded_diversity", "truth_diversity"],
-    }
-    for axis, (title, names) in zip(axes, groups.items(), strict=True):
-        for name in names:
-            points = [(row["step"], row[name]) for row in metrics if name in row]
-            if points:
-                axis.plot(*zip(*points, strict=True), label=name.replace("_", " "), linewidth=1.3)
-        axis.set_title(title, fontsize=10)
-        axis.set_xlabel("step")
-        axis.grid(alpha=0.25)
-        if axis.lines:
-            axis.legend(fontsize=7)
-    figure.tight_layout()
-    return _save(figure, path)
-
-
-def _pyplot(path: Path) -> Any:
-    if path.suffix not in (".png", ".svg"):
-        raise BadInput(f"a plot is a .png or .svg file, not {path.name!r}")
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    return pyplot
-
-
-def _save(figure: Any, path: Path) -> Path:
-    file_format = path.suffix[1:]
-    write_atomically(path, lambda temporary: figure.savefig(temporary, format=file_format, dpi=130, bbox_inches="tight"))
-    _pyplot(path).close(figure)
+    with figure(path, len(groups), 3.2, 3.8) as axes:
+        for axis, (title, panel) in zip(axes, groups.items(), strict=True):
+            labels = list(dict.fromkeys(label for group in panel.values() for label in group))
+            width = 0.8 / len(labels)
+            for number, label in enumerate(labels):
+                places = [x + (number - (len(labels) - 1) / 2) * width for x in range(len(panel))]
+                y, low, high = zip(*(group[label] for group in panel.values()), strict=True)
+                error = np.array([spread(*values) for values in zip(y, low, high, strict=True)]).T
+                axis.bar(places, y, width, yerr=error, label=label, capsize=2, color=COLOURS[number % len(COLOURS)])
+            axis.set_xticks(range(len(panel)), list(panel))
+            axis.set_title(title)
+            axis.grid(False, axis="x")
+        axes[0].set_ylabel(y_label)
+        legend_aside(axes[-1])
     return path

@@ -19,6 +19,7 @@ from torch import Tensor
 from anyorder.errors import BadInput
 from anyorder.relations import Relation, same
 from anyorder.tasks.base import Instances, Verdict, cell_accuracy, per_instance_seeds, read_lines
+from anyorder.tasks.drawing import Drawing
 from anyorder.tasks.vocabulary import EOS, MASK, SEP, YE_VOCABULARY
 
 _ENUMERABLE = 20
@@ -259,7 +260,38 @@ class Sat:
         literals = self._literal_of(tokens[self._answer_places]).tolist()
         return ",".join(str(v) if abs(v) == i else "?" for i, v in enumerate(literals, start=1))
 
+    def drawing(self) -> Drawing:
+        """The assignment alone; the formula is in the notes."""
+        return Drawing(cells=self._answer_places.tolist())
+
+    def token_text(self, token: int) -> str:
+        """A literal such as 3 or -3, '.' for the mask, '?' for what is no literal."""
+        literal = int(self._literal_of(torch.tensor(token)))
+        return "." if token == self.mask_token_id else str(literal or "?")
+
+    def notes(self, tokens: Tensor) -> list[str]:
+        """The clauses of a formula (L,)."""
+        literals = [self.token_text(int(token)) for token in tokens[self._literal_places]]
+        return [" or ".join(literals[at : at + 3]) for at in range(0, self.literals, 3)]
+
     # ---- checking -------------------------------------------------------------------------------------------------
+
+    def dead_ends(self, instances: Instances, states: Tensor) -> Tensor:
+        """Whether it is proven that no model of the formula completes a partial assignment (N, L), bool (N,). Nothing is proven
+        of formulas of more than 12 variables."""
+        from anyorder.tasks.sat_rules import count_models
+
+        dead = torch.zeros(len(states), dtype=torch.bool)
+        if self.variables > _COUNTABLE:
+            return dead
+        formulas = self._literal_of(instances.tokens[:, self._literal_places]).view(len(states), -1, 3)
+        answers = states[:, self._answer_places]
+        values = self._literal_of(answers)
+        own = (values.abs() == torch.arange(1, self.variables + 1)) | (answers == self.mask_token_id)
+        for number, (formula, value) in enumerate(zip(formulas, values, strict=True)):
+            fixed = value[value != 0][:, None].expand(-1, 3)
+            dead[number] = count_models(torch.cat([formula, fixed]).numpy(), self.variables) == 0
+        return dead | ~own.all(dim=1)
 
     def check(self, instances: Instances, tokens: Tensor) -> Verdict:
         """By the rules: the formula is unchanged, every variable has a value, every clause a true literal.

@@ -18,6 +18,7 @@ from torch import Tensor
 from anyorder.errors import BadInput
 from anyorder.relations import Relation, same
 from anyorder.tasks.base import Instances, Verdict, cell_accuracy, per_instance_seeds
+from anyorder.tasks.drawing import Drawing
 from anyorder.tasks.vocabulary import EOS, MASK, SEP, YE_VOCABULARY
 
 _DIGITS = "0123456789ABCDEFG"
@@ -267,9 +268,33 @@ class Sudoku:
         )
 
     def _answer(self, tokens: Tensor) -> Tensor:
-        return tokens if self.layout == "infill" else tokens[self.cells + 1 : -1]
+        return tokens if self.layout == "infill" else tokens[..., self.cells + 1 : -1]
+
+    def drawing(self) -> Drawing:
+        """The grid that is filled."""
+        start = 0 if self.layout == "infill" else self.cells + 1
+        return Drawing(
+            kind="grid", rows=self.side, columns=self.side, box=self.box, cells=list(range(start, start + self.cells))
+        )
+
+    def token_text(self, token: int) -> str:
+        """A digit, '.' for the mask, '?' for what is none."""
+        digit = token - self._zero
+        return "." if token == self.mask_token_id else _DIGITS[digit] if 0 <= digit <= self.side else "?"
 
     # ---- checking -------------------------------------------------------------------------------------------------
+
+    def dead_ends(self, instances: Instances, states: Tensor) -> Tensor:
+        """Whether it is proven that no solution completes a partly filled grid (N, L), bool (N,)."""
+        from anyorder.tasks.sudoku_rules import count_solutions
+
+        puzzle = self._puzzle_grid(instances.tokens)
+        masked = self._answer(states) == self.mask_token_id
+        grid = torch.where(masked, puzzle, self._grid(states))
+        legal = (((grid >= 1) & (grid <= self.side)) | masked) & ((puzzle == 0) | (puzzle == grid))
+        solution = np.zeros(self.cells, dtype=np.int8)
+        found = [count_solutions(row, self.box, 1, solution) for row in grid.clamp(0, self.side).numpy().astype(np.int8)]
+        return (torch.tensor(found) == 0) | ~legal.all(dim=1)
 
     def check(self, instances: Instances, tokens: Tensor) -> Verdict:
         """By the rules: all givens kept, and every row, column and box holds every digit.

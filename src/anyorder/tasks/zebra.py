@@ -26,6 +26,7 @@ from anyorder.errors import BadInput
 from anyorder.files import write_text
 from anyorder.relations import Relation, same
 from anyorder.tasks.base import Instances, Verdict, cell_accuracy, per_instance_seeds, read_lines
+from anyorder.tasks.drawing import Drawing
 from anyorder.tasks.zebra_text import (
     BETWEEN,
     EQUALITY,
@@ -218,7 +219,7 @@ class Zebra:
             raise BadInput("only problems with known solutions can be saved")
         rows = []
         for tokens, solution in zip(instances.tokens, instances.x0, strict=True):
-            clues = [write_clue(clue, self.houses) for clue in self._clues(tokens[None])[0].tolist() if clue[0] != PADDING]
+            clues = self.notes(tokens)
             for cell, value in enumerate(self._grid(tokens[None]).flatten().tolist()):
                 if value >= 0:
                     clues.append(f"{name_of(value, self.houses)} at {cell % self.houses + 1}")
@@ -277,7 +278,40 @@ class Zebra:
         """The grid as `A2 B1 C3 | A1 ...`, house by house; '.' for what is still masked and '?' for what is no value."""
         return " | ".join(self._house(column) for column in self._grid(tokens[None])[0].T.tolist())
 
+    def drawing(self) -> Drawing:
+        """A row for each attribute, a column for each house."""
+        return Drawing(
+            kind="grid", rows=self.attributes, columns=self.houses,
+            cells=list(range(self._grid_start, self.length)),
+            row_names=[chr(65 + attribute) for attribute in range(self.attributes)],
+            column_names=[f"house {house}" for house in range(1, self.houses + 1)],
+        )  # fmt: skip
+
+    def token_text(self, token: int) -> str:
+        """The name of a value, '.' for the mask, '?' for what is no value."""
+        return name_of(token - 1, self.houses) if 1 <= token <= self.values else "." if token == self.mask_token_id else "?"
+
+    def notes(self, tokens: Tensor) -> list[str]:
+        """The clues of a problem (L,), but for the given cells of its grid."""
+        return [write_clue(clue, self.houses) for clue in self._clues(tokens[None])[0].tolist() if clue[0] != PADDING]
+
     # ---- checking -------------------------------------------------------------------------------------------------
+
+    def dead_ends(self, instances: Instances, states: Tensor) -> Tensor:
+        """Whether it is proven that no solution completes a partly filled grid (N, L), bool (N,)."""
+        from anyorder.tasks.zebra_rules import count_solutions
+
+        clues, found = self._clues(instances.tokens).numpy(), np.empty(self.values, np.int64)
+        dead = torch.zeros(len(states), dtype=torch.bool)
+        for number, grid in enumerate(self._grid(states).numpy()):
+            domain = np.full(self.values, (1 << self.houses) - 1)
+            filled = np.argwhere(grid >= 0)
+            values = grid[grid >= 0]
+            own = (values < self.values) & (values // self.houses == filled[:, 0])
+            for value, (_, house) in zip(values[own], filled[own], strict=True):
+                domain[value] &= 1 << house
+            dead[number] = not own.all() or count_solutions(clues[number], domain, self.houses, 1, found) == 0
+        return dead
 
     def check(self, instances: Instances, tokens: Tensor) -> Verdict:
         """By the rules: clues and givens unchanged, every attribute has each of its values once, every clue holds.

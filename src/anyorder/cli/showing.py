@@ -1,0 +1,68 @@
+"""Commands that show what was found: report, plot."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from anyorder.cli.app import app
+from anyorder.errors import BadInput
+
+
+@app.command()
+def report(
+    sources: Annotated[
+        list[Path],
+        typer.Argument(
+            help="trajectories of the same problems, a report (`evaluate --trajectories`, `--json`), or their folder"
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="the page to write")] = Path("report.html"),
+    title: Annotated[str, typer.Option(help="of the page")] = "",
+) -> None:
+    """A page that plays decodings back, orders side by side: one file, to be opened in any browser, that fetches nothing."""
+    from anyorder.files import write_text
+    from anyorder.report.page import build_page
+    from anyorder.report.sources import read_sources
+
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise BadInput(f"the page is an .html file, not {out.name!r}")
+    trajectories, found = read_sources(sources)
+    write_text(out, build_page(trajectories, found, title))
+    print(f"open in a browser: {out}")
+
+
+@app.command()
+def plot(
+    kind: Annotated[str, typer.Argument(help="accuracy, pareto, calibration, order-map or training")],
+    sources: Annotated[list[Path], typer.Argument(help="as for `report`; for training the folder of the run")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="the picture to write, .png or .svg")],
+    orders: Annotated[str | None, typer.Option(help="comma-separated: of these orders only")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="of this budget only")] = None,
+    title: Annotated[str, typer.Option(help="of accuracy and pareto")] = "",
+) -> None:
+    """A plot for a paper from saved results, in one style: accuracy against forwards, Pareto front, calibration of the scores,
+    map of the order (mean step per cell), training."""
+    from anyorder.cli.options import names
+    from anyorder.evaluation.saved import report_of
+    from anyorder.report import plots
+    from anyorder.report.sources import read_metrics, read_sources, select
+    from anyorder.report.style import check_suffix
+
+    check_suffix(out)
+    of_reports = {"accuracy": plots.accuracy_against_steps, "pareto": plots.pareto_front}
+    of_trajectories = {"calibration": plots.calibration_of_scores, "order-map": plots.order_map}
+    if kind == "training":
+        plots.training_curves(read_metrics(sources), out)
+    elif kind in of_reports or kind in of_trajectories:
+        trajectories, found = select(*read_sources(sources), orders=names(orders) if orders else None, steps=steps)
+        if kind in of_reports:
+            found = found or report_of(trajectories)  # type: ignore[arg-type]  # one of the two is there
+            of_reports[kind](found, out, title)
+        elif trajectories is None:
+            raise BadInput(f"{kind} needs trajectories: write them with `anyorder evaluate --trajectories FILE`")
+        else:
+            of_trajectories[kind](trajectories, out)
+    else:
+        raise BadInput(f"plot {kind!r} is unknown: use one of {', '.join([*of_reports, *of_trajectories, 'training'])}")
+    print(f"plot: {out}")

@@ -1,0 +1,205 @@
+"""What an evaluation leaves on disk, read again: trajectories (.json, .json.gz, .parquet) and reports (.json)."""
+
+import gzip
+import json
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from anyorder.errors import BadInput, first_line
+from anyorder.evaluation.evaluate import Comparison, Report, Result, compare_all
+from anyorder.evaluation.statistics import Interval, wilson
+from anyorder.evaluation.trajectories import FORMAT, VERSION, Trajectories
+from anyorder.files import write_atomically
+
+SUFFIXES = (".json", ".json.gz", ".parquet")
+_HEADER = b"anyorder.trajectories"
+
+
+def save_trajectories(trajectories: Trajectories, path: Path) -> None:
+    """Write as JSON, gzipped JSON, or Parquet (one row per decode), by suffix; atomically.
+
+    Raises:
+        BadInput: another suffix, or Parquet without pyarrow.
+    """
+    check_suffix(path)
+    values = trajectories.model_dump(mode="json")
+    if path.suffix == ".parquet":
+        return _write_parquet(values, path)
+    data = json.dumps(values, separators=(",", ":"), allow_nan=False).encode()
+    if path.suffix == ".gz":
+        data = gzip.compress(data, mtime=0)
+    write_atomically(path, lambda temporary: _write_bytes(temporary, data))
+
+
+def check_suffix(path: Path) -> None:
+    """Refuse, before any work is done, a name that no trajectories can be written to."""
+    if not path.name.endswith(SUFFIXES):
+        raise BadInput(f"trajectories are written as {', '.join(SUFFIXES)}, not {path.name!r}")
+    if path.suffix == ".parquet":
+        _pyarrow()
+
+
+def load_trajectories(path: Path) -> Trajectories:
+    """Inverse of `save_trajectories`.
+
+    Raises:
+        BadInput: the file is damaged, of another format or version, or says things that do not fit together.
+    """
+    return trajectories_from(_read_parquet(path) if path.suffix == ".parquet" else _read_json(path), path)
+
+
+def load(path: Path) -> Trajectories | Report:
+    """What a file holds: trajectories, or the report of `anyorder evaluate --json`.
+
+    Raises:
+        BadInput: neither.
+    """
+    if path.suffix == ".parquet":
+        return load_trajectories(path)
+    values = _read_json(path)
+    if isinstance(values, dict) and {"results", "comparisons", "meta"} <= values.keys():
+        return report_from(values, path)
+    return trajectories_from(values, path)
+
+
+def join(parts: list[tuple[Path, Trajectories]]) -> Trajectories:
+    """The runs of several files together.
+
+    Raises:
+        BadInput: the files are about different problems, or two hold a run of one name.
+    """
+    first_path, first = parts[0]
+    if len(parts) == 1:
+        return first
+    names: dict[str, Path] = {}
+    for path, part in parts:
+        if (part.drawing, part.mask, part.hidden, part.problems) != (first.drawing, first.mask, first.hidden, first.problems):
+            raise BadInput(f"{first_path} and {path} hold different problems: orders are compared on the same ones")
+        for run in part.runs:
+            if run.name in names:
+                raise BadInput(f"{names[run.name]} and {path} both hold {run.name}: leave one of them out")
+            names[run.name] = path
+    texts = {token: text for _, part in parts for token, text in part.texts.items()}
+    runs = [run for _, part in parts for run in part.runs]
+    return first.model_copy(update={"texts": texts, "runs": runs})
+
+
+def trajectories_from(values: Any, path: Path) -> Trajectories:
+    """Checked trajectories from plain values; `path` names them in errors."""
+    if not isinstance(values, dict) or values.get("format") != FORMAT:
+        raise BadInput(f"{path} holds no trajectories: write them with `anyorder evaluate --trajectories FILE`")
+    if values.get("version") != VERSION:
+        raise BadInput(f"{path} has version {values.get('version')!r} of the format; this anyorder reads version {VERSION}")
+    try:
+        return Trajectories.model_validate(values)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        where = ".".join(map(str, fault["loc"]))
+        raise BadInput(
+            f"{path} is damaged: {where + ': ' if where else ''}{fault['msg'].removeprefix('Value error, ')}"
+        ) from error
+
+
+def report_from(values: dict[str, Any], path: Path) -> Report:
+    """A report from plain values, without the outcomes of single instances; `path` names it in errors."""
+    nothing = np.array([])
+    try:
+        results = [
+            Result(**{**r, "ci95": Interval(*r["ci95"]), "by_difficulty": {k: (int(n), float(a)) for k, (n, a) in
+                      r["by_difficulty"].items()}, "measures": {k: (float(m), float(low), float(high)) for k, (m, low, high) in
+                      r["measures"].items()}}, correct=nothing, cells=nothing)
+            for r in values["results"]
+        ]  # fmt: skip
+        comparisons = [Comparison(**{**c, "ci95": Interval(*c["ci95"])}) for c in values["comparisons"]]
+        if not results or not isinstance(values["meta"], dict):
+            raise ValueError("there are no results in it")
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise BadInput(f"{path} holds no report of `anyorder evaluate --json`: {first_line(error)}") from error
+    return Report(results, comparisons, values["meta"])
+
+
+def report_of(trajectories: Trajectories) -> Report:
+    """The accuracies and paired comparisons of the runs of a file, as far as trajectories tell."""
+    results = []
+    for run in trajectories.runs:
+        correct = np.array([decode.correct for decode in run.decodes])
+        cells = np.array([np.nan if d.cell_accuracy is None else d.cell_accuracy for d in run.decodes], dtype=float)
+        difficulty = np.array([str(problem.labels.get("difficulty", "")) for problem in trajectories.problems])
+        exact = [decode.tokens == p.truth for decode, p in zip(run.decodes, trajectories.problems, strict=True)]
+        results.append(
+            Result(
+                order=run.order,
+                steps=run.steps,
+                noise=run.noise,
+                instances=len(correct),
+                instance_accuracy=float(correct.mean()),
+                cell_accuracy=None if np.isnan(cells).any() else float(cells.mean()),
+                exact_match=None if any(p.truth is None for p in trajectories.problems) else float(np.mean(exact)),
+                ci95=wilson(int(correct.sum()), len(correct)),
+                forwards=float(np.mean([decode.forwards for decode in run.decodes])),
+                undone=float(np.mean([sum(len(step.back) for step in decode.steps) for decode in run.decodes])),
+                seconds=0.0,
+                order_diversity=None,
+                by_difficulty={
+                    str(label): (int((difficulty == label).sum()), float(correct[difficulty == label].mean()))
+                    for label in np.unique(difficulty[difficulty != ""])
+                },
+                measures={},
+                correct=correct,
+                cells=cells,
+            )
+        )
+    return Report(results, compare_all(results, "best"), trajectories.about)
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        data = path.read_bytes()
+        return json.loads(gzip.decompress(data) if path.suffix == ".gz" else data)
+    except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
+        if isinstance(error, FileNotFoundError):
+            raise
+        raise BadInput(f"{path} is no readable JSON: {first_line(error)}") from error
+
+
+def _write_bytes(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+
+
+def _pyarrow() -> Any:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise BadInput("Parquet needs: pip install 'anyorder[parquet]'; or name the file .json.gz") from error
+    return pyarrow
+
+
+def _write_parquet(values: dict[str, Any], path: Path) -> None:
+    """One row per decode with the number of its run; everything else is JSON in the metadata of the schema."""
+    pyarrow = _pyarrow()
+    rows = [{"run": number, **decode} for number, run in enumerate(values["runs"]) for decode in run["decodes"]]
+    runs = [{name: value for name, value in run.items() if name != "decodes"} for run in values["runs"]]
+    table = pyarrow.Table.from_pylist(rows)
+    table = table.replace_schema_metadata({_HEADER: json.dumps({**values, "runs": runs})})
+    write_atomically(path, lambda temporary: pyarrow.parquet.write_table(table, temporary, compression="zstd"))
+
+
+def _read_parquet(path: Path) -> Any:
+    pyarrow = _pyarrow()
+    try:
+        table = pyarrow.parquet.read_table(path)
+        values = json.loads((table.schema.metadata or {})[_HEADER])
+        for run in values["runs"]:
+            run["decodes"] = []
+        for row in table.to_pylist():
+            values["runs"][row.pop("run")]["decodes"].append(row)
+    except FileNotFoundError:
+        raise
+    except (pyarrow.ArrowException, OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        raise BadInput(f"{path} holds no trajectories in Parquet: {first_line(error)}") from error
+    return values

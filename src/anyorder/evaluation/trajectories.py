@@ -1,0 +1,300 @@
+"""Decodings that can be watched again: a documented, versioned format (docs/report.md), and what fills it.
+
+A file holds problems once, and runs of them: an order at a budget of steps and a scale of noise. A run has one decode per
+problem, a decode one entry per forward: what the denoiser proposed, how the order scored it, what was committed and what was
+taken back.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from anyorder.decoding.loop import Decoder
+from anyorder.decoding.recorder import CANDIDATES, Move, Recorder
+from anyorder.decoding.trajectory import Decoded
+from anyorder.tasks.base import Instances, Task
+from anyorder.tasks.drawing import Drawing, drawing_of, hidden_tokens, notes_of, token_writer
+
+FORMAT: Literal["anyorder.trajectories"] = "anyorder.trajectories"
+VERSION: Literal[1] = 1
+MOST_LIKELY = 1000
+"""Probabilities are whole numbers of thousandths."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Step(_Part):
+    """One forward.
+
+    at, put: positions that got a token, ascending, and the tokens.
+    back: positions whose token was taken back.
+    predicted: positions that could be chosen, ascending; None for all that are masked before the step.
+    scores: the order's score of each of them, to three significant digits and no finer than 0.0001; None where it held the
+        position back.
+    candidates: k lists, one value per predicted position: the likeliest token, the second likeliest, and so on; -1 for one
+        whose probability rounds to 0.
+    probabilities: the same k lists, of the denoiser's probabilities in thousandths.
+    """
+
+    at: list[int]
+    put: list[int]
+    back: list[int]
+    predicted: list[int] | None = None
+    scores: list[float | None]
+    candidates: list[list[int]]
+    probabilities: list[list[int]]
+
+    @model_validator(mode="after")
+    def _whole(self) -> "Step":
+        if len(self.at) != len(self.put):
+            raise ValueError(f"{len(self.at)} positions and {len(self.put)} tokens")
+        if len(self.candidates) != len(self.probabilities):
+            raise ValueError(f"{len(self.candidates)} lists of candidates and {len(self.probabilities)} of probabilities")
+        if {len(v) for v in (*self.candidates, *self.probabilities)} - {len(self.scores)}:
+            raise ValueError("scores, candidates and probabilities have one value for each predicted position")
+        return self
+
+
+class Decode(_Part):
+    """How one problem was decoded.
+
+    tokens: the completed sequence. commit_step: the step, from 0, in which each position got its final token; -1 where given.
+    forwards: of the denoiser. correct: the verdict of the task's checker. cell_accuracy: see the task; None where unknown.
+    dead: the steps after which it is proven that no solution by the rules completes the state; None where nobody can tell.
+    steps: one entry per forward.
+    """
+
+    tokens: list[int]
+    commit_step: list[int]
+    forwards: int = Field(ge=0)
+    correct: bool
+    cell_accuracy: float | None = None
+    dead: list[int] | None = None
+    steps: list[Step]
+
+
+class Problem(_Part):
+    """What was to be solved.
+
+    tokens: the mask at every unknown position. truth: a solution, where one is known. labels: e.g. difficulty.
+    notes: what a person must know besides, e.g. the clues.
+    """
+
+    tokens: list[int]
+    truth: list[int] | None = None
+    labels: dict[str, str | int | float] = {}
+    notes: list[str] = []
+
+
+class Run(_Part):
+    """All problems under one order. steps: the budget of forwards; noise: scale of the Gumbel noise on the scores."""
+
+    order: str
+    steps: int = Field(ge=1)
+    noise: float = Field(0.0, ge=0)
+    decodes: list[Decode]
+
+    @property
+    def name(self) -> str:
+        """What the run is called in tables and pictures."""
+        return f"{self.order}, {self.steps} steps" + (f", noise {self.noise:g}" if self.noise else "")
+
+
+class Trajectories(_Part):
+    """What a file holds.
+
+    about: facts such as task, data, denoiser, seed. drawing: where positions stand. mask: its token.
+    hidden: tokens that are not drawn where they are given: padding, and what frames a sequence.
+    texts: what each token that occurs is written as.
+    """
+
+    format: Literal["anyorder.trajectories"] = FORMAT
+    version: Literal[1] = VERSION
+    about: dict[str, Any]
+    drawing: Drawing
+    mask: int
+    hidden: list[int] = []
+    texts: dict[int, str]
+    problems: list[Problem]
+    runs: list[Run]
+
+    @model_validator(mode="after")
+    def _whole(self) -> "Trajectories":
+        for name, tokens in self._sequences():
+            if missing := {token for token in tokens if token not in self.texts}:
+                raise ValueError(f"{name} holds token {min(missing)}, and texts does not say how that is written")
+        for number, problem in enumerate(self.problems):
+            if problem.truth is not None and len(problem.truth) != len(problem.tokens):
+                raise ValueError(f"problem {number} has {len(problem.tokens)} tokens, its truth {len(problem.truth)}")
+        for run in self.runs:
+            if len(run.decodes) != len(self.problems):
+                raise ValueError(f"{run.name}: {len(run.decodes)} decodes of {len(self.problems)} problems")
+            for number, (problem, decode) in enumerate(zip(self.problems, run.decodes, strict=True)):
+                try:
+                    _check(problem, decode, self.mask)
+                except ValueError as error:
+                    raise ValueError(f"{run.name}, problem {number}: {error}") from error
+        return self
+
+    def _sequences(self) -> Iterator[tuple[str, list[int]]]:
+        yield "the mask", [self.mask]
+        for number, problem in enumerate(self.problems):
+            yield f"problem {number}", [*problem.tokens, *(problem.truth or [])]
+        for run in self.runs:
+            for number, decode in enumerate(run.decodes):
+                proposed = {token for step in decode.steps for row in step.candidates for token in row}
+                put = {token for step in decode.steps for token in step.put}
+                yield f"{run.name}, problem {number},", [*decode.tokens, *put, *(proposed - {-1})]
+
+
+def states_of(problem: Problem, decode: Decode, mask: int) -> list[list[int]]:
+    """The tokens before the first step and after every step, as the entries of a decode say."""
+    states = [list(problem.tokens)]
+    for step in decode.steps:
+        now = list(states[-1])
+        for position, token in zip(step.at, step.put, strict=True):
+            now[position] = token
+        for position in step.back:
+            now[position] = mask
+        states.append(now)
+    return states
+
+
+def predicted_of(step: Step, before: list[int], mask: int) -> list[int]:
+    """The positions that could be chosen in a step."""
+    return step.predicted if step.predicted is not None else [at for at, token in enumerate(before) if token == mask]
+
+
+def _check(problem: Problem, decode: Decode, mask: int) -> None:
+    length = len(problem.tokens)
+    if len(decode.tokens) != length or len(decode.commit_step) != length:
+        raise ValueError(f"the problem has {length} tokens, its decode {len(decode.tokens)}")
+    places = {at for step in decode.steps for at in (*step.at, *step.back, *(step.predicted or []))}
+    if places and not (min(places) >= 0 and max(places) < length):
+        raise ValueError(f"positions run from 0 to {length - 1}, not to {max(places, key=abs)}")
+    states = states_of(problem, decode, mask)
+    for number, (step, before) in enumerate(zip(decode.steps, states, strict=False)):
+        if len(step.scores) != len(predicted_of(step, before, mask)):
+            raise ValueError(f"step {number} has {len(step.scores)} scores for another number of positions")
+    if states[-1] != decode.tokens:
+        raise ValueError("the steps do not lead to its tokens")
+    last = max(decode.commit_step, default=-1)
+    if not all(-1 <= step < len(decode.steps) for step in (last, *(decode.dead or []))):
+        raise ValueError(f"it has {len(decode.steps)} steps, and speaks of others")
+
+
+class Watch:
+    """Keeps how problems are decoded.
+
+    Args:
+        task, instances: the problems to keep; of the problems that are decoded, they must be the first.
+        about: facts to keep with them.
+        candidates: k, tokens kept per position and forward.
+    """
+
+    def __init__(self, task: Task, instances: Instances, about: dict[str, Any], candidates: int = CANDIDATES) -> None:
+        self.task, self.instances, self.candidates = task, instances, candidates
+        pad = getattr(task, "pad_token_id", None)
+        self.pad = None if pad is None else int(pad)
+        self.about = {**about, "correct_means": getattr(task, "valid_means", "instance accuracy")}
+        self.lengths = _lengths(instances.tokens.numpy(), self.pad)
+        self.runs: list[Run] = []
+
+    def over(self, decoder: Decoder, seed: int) -> Decoder:
+        """The same decoder with a recorder in the place of its order, for `decode_in_batches` with this seed."""
+        self.recorder = Recorder(decoder.order, seed * 2**32, len(self.instances), self.candidates)
+        return replace(decoder, order=self.recorder)
+
+    def note(self, order: str, decoder: Decoder, decoded: Decoded) -> None:
+        """Keep what the recorder saw, as a run of this name.
+
+        Args:
+            order: its name.
+            decoder: from `over`.
+            decoded: what came of it, the kept problems first.
+        """
+        count = len(self.instances)
+        moves = self.recorder.moves(decoded, self.task.mask_token_id)
+        verdict = self.task.check(self.instances, decoded.tokens[:count])
+        decodes = []
+        for number, steps in enumerate(moves):
+            length, cells = self.lengths[number], float(verdict.cell_accuracy[number])
+            decodes.append(
+                Decode(
+                    tokens=decoded.tokens[number, :length].tolist(),
+                    commit_step=decoded.commit_step[number, :length].tolist(),
+                    forwards=int(decoded.forwards[number]),
+                    correct=bool(verdict.instance_correct[number]),
+                    cell_accuracy=None if math.isnan(cells) else round(cells, 4),
+                    steps=[_step(move) for move in steps],
+                )
+            )
+        self._find_dead_ends(decodes)
+        most = int(self.instances.maskable.sum(dim=1).max())
+        self.runs.append(Run(order=order, steps=decoder.steps or max(1, most), noise=decoder.noise, decodes=decodes))
+
+    def _find_dead_ends(self, decodes: list[Decode]) -> None:
+        """Ask the task's solver about every state; tasks without one leave it open."""
+        if not hasattr(self.task, "dead_ends"):
+            return
+        mask = self.task.mask_token_id
+        states, rows = [], []
+        for number, decode in enumerate(decodes):
+            problem = Problem(tokens=self.instances.tokens[number].tolist())
+            after = states_of(problem, decode, mask)[1:]
+            states += after
+            rows += [number] * len(after)
+        dead = self.task.dead_ends(self.instances[torch.tensor(rows)], torch.tensor(states)).tolist() if rows else []
+        for decode in decodes:
+            own, dead = dead[: len(decode.steps)], dead[len(decode.steps) :]
+            decode.dead = [step for step, proven in enumerate(own) if proven]
+
+    def trajectories(self) -> Trajectories:
+        """All that was kept."""
+        tokens, truth = self.instances.tokens.tolist(), self.instances.x0
+        problems = [
+            Problem(
+                tokens=tokens[number][:length],
+                truth=None if truth is None else truth[number, :length].tolist(),
+                labels={name: _plain(values[number]) for name, values in self.instances.labels.items()},
+                notes=notes_of(self.task, self.instances.tokens[number]),
+            )
+            for number, length in enumerate(self.lengths)
+        ]
+        values: dict[str, Any] = {"about": self.about, "drawing": drawing_of(self.task), "mask": self.task.mask_token_id}
+        values |= {"hidden": hidden_tokens(self.task), "problems": problems, "runs": self.runs}
+        used = {t for _, row in Trajectories.model_construct(**values)._sequences() for t in row}
+        write = token_writer(self.task)
+        return Trajectories(**values, texts={token: write(token) for token in sorted(used)})
+
+
+def _step(move: Move) -> Step:
+    """A move in the numbers of the format."""
+    thousandths = np.rint(move.probabilities * MOST_LIKELY).astype(int)
+    return Step(
+        at=move.at.tolist(),
+        put=move.put.tolist(),
+        back=move.back.tolist(),
+        predicted=move.predicted.tolist() if move.unusual else None,
+        scores=[float(f"{round(score, 4) + 0.0:.3g}") if math.isfinite(score) else None for score in move.scores.tolist()],
+        candidates=np.where(thousandths > 0, move.candidates, -1).tolist(),
+        probabilities=thousandths.tolist(),
+    )
+
+
+def _lengths(tokens: np.ndarray, pad: int | None) -> list[int]:
+    """How many tokens of each row (N, L) are no trailing padding."""
+    columns = np.arange(1, tokens.shape[1] + 1)
+    lengths: list[int] = np.where(tokens != (-1 if pad is None else pad), columns, 0).max(axis=1).tolist()
+    return lengths
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value

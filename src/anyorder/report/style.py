@@ -1,0 +1,106 @@
+"""One look for every plot: colours of orders, type, grid, and how a figure becomes a PNG or SVG file."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from anyorder.errors import BadInput
+from anyorder.files import write_atomically
+
+COLOURS = ("#1f6fc4", "#c3271b", "#157347", "#a55d00", "#7a35ad", "#0b7c86", "#a8326f", "#5d6b1f", "#6b4f3a", "#44546a")
+"""Of curves without a colour of their own, in turn."""
+
+_OF_ORDERS = {
+    "oracle": ("#8a94a2", ":"),
+    "gt_margin": ("#b4bcc6", ":"),
+    "random": ("#c9a227", "-"),
+    "left_to_right": ("#6b4f3a", "-"),
+    "confidence": ("#1f6fc4", "-"),
+    "margin": ("#157347", "-"),
+    "log_margin": ("#0b7c86", "-"),
+    "entropy": ("#7a35ad", "-"),
+    "policy": ("#c3271b", "-"),
+    "policy+undo": ("#8c1010", "--"),
+    "MLP policy, L_ORDER": ("#d9730d", "-"),
+    "policy, L_ORDER, MLP": ("#d9730d", "-"),
+    "shipped policy": ("#c3271b", "-"),
+    "released denoiser": ("#8a94a2", "--"),
+    "plain L_MDM": ("#6b4f3a", "-"),
+}
+_RC: dict[Any, Any] = {
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelsize": 9,
+    "axes.labelcolor": "#3a424d",
+    "axes.edgecolor": "#8a94a2",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e4e8ed",
+    "grid.linewidth": 0.8,
+    "xtick.color": "#3a424d",
+    "ytick.color": "#3a424d",
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 4.5,
+    "errorbar.capsize": 2,
+    "svg.hashsalt": "anyorder",
+}
+
+
+def look_of(name: str, number: int = 0) -> dict[str, Any]:
+    """Colour and line of an order, whatever its count rule; curve `number` of a plot where it has none of its own."""
+    known = _OF_ORDERS.get(name) or _OF_ORDERS.get(name.partition("@")[0])
+    colour, line = known or (COLOURS[number % len(COLOURS)], "-.")
+    return {"color": colour, "linestyle": line, "linewidth": 2.3 if name.startswith("policy") else 1.6}
+
+
+@contextmanager
+def figure(path: Path, panels: int, width: float, height: float, *, aside: float = 1.5, share_y: bool = False) -> Iterator[Any]:
+    """Axes (panels,) in a row, each `width` by `height` inches; `aside` is room for a legend. Written to `path` on leaving.
+
+    Raises:
+        BadInput: the name ends neither in .png nor in .svg.
+    """
+    check_suffix(path)
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    with matplotlib.rc_context(_RC):
+        size = (aside + width * panels, height)
+        drawn, axes = pyplot.subplots(1, panels, figsize=size, squeeze=False, sharey=share_y, layout="constrained")
+        try:
+            yield axes[0]
+            file_format = path.suffix[1:]
+            metadata = {"Date": None} if file_format == "svg" else None
+            write_atomically(
+                path,
+                lambda temporary: drawn.savefig(
+                    temporary, format=file_format, dpi=130, bbox_inches="tight", metadata=metadata
+                ),
+            )  # fmt: skip
+        finally:
+            pyplot.close(drawn)
+
+
+def check_suffix(path: Path) -> None:
+    """Refuse a name that no plot can be written to."""
+    if path.suffix not in (".png", ".svg"):
+        raise BadInput(f"a plot is a .png or .svg file, not {path.name!r}")
+
+
+def legend_aside(axis: Any) -> None:
+    """The legend at the right of the last panel."""
+    axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+
+
+def spread(y: float, low: float, high: float) -> tuple[float, float]:
+    """Lengths of the error bar of y, below and above, in the units of y."""
+    return max(0.0, y - low), max(0.0, high - y)

@@ -1,0 +1,317 @@
+"""Decodings that can be watched again: what is recorded, the format, and what bad files are answered with."""
+
+import contextlib
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from anyorder.decoding.loop import Decoder, decode
+from anyorder.decoding.recorder import Recorder
+from anyorder.decoding.remaskers import QualityUndo
+from anyorder.errors import BadInput
+from anyorder.evaluation.evaluate import Report, evaluate
+from anyorder.evaluation.orders import make_decoder
+from anyorder.evaluation.saved import join, load, load_trajectories, report_of, save_trajectories, trajectories_from
+from anyorder.evaluation.trajectories import Trajectories, Watch, predicted_of, states_of
+from anyorder.orders import heuristics
+from anyorder.orders.base import State
+from anyorder.tasks import make_task
+from anyorder.tasks.base import Instances
+from anyorder.tasks.protein import Protein
+from anyorder.tasks.sudoku import Sudoku
+from conftest import HashDenoiser
+from test_cli import refused, run
+from test_decoding import VOCAB, any_mode, problems
+
+TASK = Sudoku(2)
+
+
+class Doubt:
+    """A judge that believes the first generated position wrong, the others doubtful, until it has looked twice."""
+
+    def quality(self, state: State) -> Tensor:
+        doubted = torch.full(state.tokens.shape, 0.5)
+        doubted[:, 0] = torch.where(state.undone > 0, 3.0, -3.0)
+        return doubted
+
+
+def watched(orders: list[str], count: int = 6, steps: int = 4) -> tuple[Trajectories, Report]:
+    instances = TASK.generate(count, 0, givens=8)
+    watch = Watch(TASK, instances, {"task": "sudoku"})
+    report = evaluate(HashDenoiser(5), TASK, instances, orders, [steps], load_policy=lambda _: None, watch=watch)  # type: ignore[arg-type, return-value]
+    return watch.trajectories(), report
+
+
+@pytest.fixture(scope="module")
+def trajectories() -> Trajectories:
+    return watched(["confidence", "random", "confidence+repredict", "oracle"])[0]
+
+
+@settings(max_examples=60, deadline=None)
+@given(problems(), any_mode)
+def test_what_is_recorded_is_what_happened(problem: tuple[Tensor, int], decoder: Decoder) -> None:
+    tokens, seed = problem
+    recorder = Recorder(decoder.order, seed, len(tokens))
+    watched_decoder = Decoder(recorder, decoder.count, decoder.token, decoder.remasker, decoder.steps, decoder.noise)
+    out = decode(HashDenoiser(VOCAB), tokens, watched_decoder, seeds=seed, history=True)
+    plain = decode(HashDenoiser(VOCAB), tokens, decoder, seeds=seed)
+    assert (out.tokens == plain.tokens).all() and (out.commit_step == plain.commit_step).all()  # watching changes nothing
+    assert out.history is not None
+    for row, moves in enumerate(recorder.moves(out, 0)):
+        assert len(moves) == out.forwards[row]
+        state, committed = tokens[row].numpy().copy(), np.full(tokens.shape[1], -1)
+        for step, move in enumerate(moves):
+            assert (state[move.at] != move.put).all() and (state[move.back] != 0).all()
+            state[move.at], state[move.back] = move.put, 0
+            committed[move.at], committed[move.back] = step, -1
+            assert (state == out.history[step + 1, row].numpy()).all()
+            assert len(move.scores) == move.candidates.shape[1] == len(move.predicted)
+            assert (np.diff(move.probabilities, axis=0) <= 0).all()
+        assert (state == out.tokens[row].numpy()).all()
+        assert (committed == out.commit_step[row].numpy()).all()
+
+
+def test_only_the_wanted_sequences_are_recorded() -> None:
+    tokens = torch.zeros(5, 4, dtype=torch.int64)
+    recorder = Recorder(heuristics.confidence, 10, 2)
+    out = decode(HashDenoiser(5), tokens, Decoder(recorder, steps=2), seeds=10)
+    assert len(recorder.moves(out, 0)) == 2
+
+
+def test_commitments_that_are_taken_back_are_told() -> None:
+    instances = TASK.generate(1, 0, givens=8)
+    decoder = Decoder(heuristics.confidence, remasker=QualityUndo(Doubt()), steps=12)
+    watch = Watch(TASK, instances, {})
+    decoder = watch.over(decoder, 0)
+    out = decode(HashDenoiser(5), instances.tokens, decoder)
+    watch.note("with undo", decoder, out)
+    problem, decode_ = watch.trajectories().problems[0], watch.runs[0].decodes[0]
+    back = [step.back for step in decode_.steps if step.back]
+    assert int(out.undone[0]) == sum(map(len, back)) > 0
+    taken = [number for number, step in enumerate(decode_.steps) if step.back]
+    after = states_of(problem, decode_, 0)[taken[0] + 1]
+    assert all(after[at] == 0 for at in back[0])
+
+
+def test_scores_and_candidates_are_those_of_the_moment() -> None:
+    trajectories, _ = watched(["confidence"], count=2)
+    for problem, decode_ in zip(trajectories.problems, trajectories.runs[0].decodes, strict=True):
+        states = states_of(problem, decode_, 0)
+        for step, before in zip(decode_.steps, states, strict=False):
+            logits = HashDenoiser(5)(torch.tensor([before])).logits[0]
+            positions = predicted_of(step, before, 0)
+            likeliest = torch.softmax(logits.float(), dim=-1)[positions].max(dim=-1)
+            assert step.candidates[0] == likeliest.indices.tolist()
+            assert step.probabilities[0] == [round(1000 * p) for p in likeliest.values.tolist()]
+            assert step.scores == pytest.approx(likeliest.values.log().tolist(), rel=0.006, abs=1e-4)
+            chosen = set(step.at)
+            worst = min((s for s, at in zip(step.scores, positions, strict=True) if at in chosen), default=0.0)
+            assert all(s <= worst for s, at in zip(step.scores, positions, strict=True) if at not in chosen)
+
+
+@pytest.mark.parametrize("name", ["t.json", "t.json.gz", "t.parquet"])
+def test_round_trip(trajectories: Trajectories, tmp_path: Path, name: str) -> None:
+    if name.endswith("parquet"):
+        pytest.importorskip("pyarrow")
+    save_trajectories(trajectories, tmp_path / name)
+    assert load_trajectories(tmp_path / name) == trajectories
+
+
+def test_every_mode_replays_to_its_answer_and_verdict(trajectories: Trajectories) -> None:
+    instances = TASK.generate(6, 0, givens=8)
+    for run_ in trajectories.runs:
+        for number, decode_ in enumerate(run_.decodes):
+            states = states_of(trajectories.problems[number], decode_, 0)
+            assert states[-1] == decode_.tokens
+            right = TASK.check(instances[slice(number, number + 1)], torch.tensor([decode_.tokens])).instance_correct
+            assert decode_.correct == bool(right)
+            assert decode_.dead is not None
+            assert (len(decode_.steps) - 1 in decode_.dead) == (not decode_.correct)  # a wrong grid has no way out
+
+
+def test_a_report_can_be_made_of_trajectories() -> None:
+    trajectories, report = watched(["confidence", "random", "oracle"])
+    again = report_of(trajectories)
+    for a, b in zip(again.results, report.results, strict=True):
+        assert (a.order, a.steps, a.instance_accuracy, a.ci95, a.forwards) == (
+            b.order, b.steps, b.instance_accuracy, b.ci95, b.forwards
+        )  # fmt: skip
+        assert a.cell_accuracy == pytest.approx(b.cell_accuracy, abs=1e-3)
+    assert [c.p_value for c in again.comparisons] == [c.p_value for c in report.comparisons]
+
+
+@pytest.mark.parametrize("make", [lambda: TASK, lambda: make_task("zebra", houses=3, attributes=3), lambda: make_task("sat")])
+def test_dead_ends_are_those_that_search_proves(make: Any) -> None:
+    task = make()
+    instances = task.generate(8, 3)
+    assert not task.dead_ends(instances, instances.tokens).any()
+    assert not task.dead_ends(instances, instances.x0).any()
+    random = torch.randint(1, task.vocab_size, instances.tokens.shape, generator=torch.Generator().manual_seed(0))
+    filled = torch.where(instances.maskable, random, instances.tokens)
+    assert (task.dead_ends(instances, filled) == ~task.check(instances, filled).instance_correct).all()
+
+
+def test_padding_is_left_out_and_frames_are_hidden() -> None:
+    task = Protein()
+    instances = task.encode(["ACD__", "A__"])
+    watch = Watch(task, instances, {})
+    decoder = watch.over(Decoder(heuristics.left_to_right, steps=2), 0)
+    denoiser = HashDenoiser(task.vocab_size)
+    denoiser.mask_token_id = task.mask_token_id
+    real = instances.tokens != task.pad_token_id
+    watch.note("left_to_right", decoder, decode(denoiser, instances.tokens, decoder, attention_mask=real))
+    found = watch.trajectories()
+    assert [len(problem.tokens) for problem in found.problems] == [7, 5]
+    assert found.texts[found.problems[0].tokens[1]] == "A"
+    assert found.problems[0].tokens[0] in found.hidden
+    assert found.runs[0].decodes[1].dead is None  # nobody can tell
+
+
+def values_of(trajectories: Trajectories) -> dict[str, Any]:
+    values: dict[str, Any] = trajectories.model_dump(mode="json")
+    return values
+
+
+def spoil(values: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
+    *way, last = [int(part) if part.isdigit() else part for part in path.split(".")]
+    place: Any = values
+    for part in way:
+        place = place[part]
+    place[last] = value
+    return values
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("format", "else", "holds no trajectories"),
+        ("version", 2, "version 2 of the format; this anyorder reads version 1"),
+        ("version", None, "version None"),
+        ("runs.0.steps", 0, "runs.0.steps: Input should be greater than"),
+        ("runs.0.decodes.0.steps.0.at", [99], "runs.0.decodes.0.steps.0: 1 positions and"),
+        ("runs.0.decodes.0.steps.0.back", [16], "positions run from 0 to 15"),
+        ("runs.0.decodes.0.steps.0.back", [-1], "positions run from 0 to 15"),
+        ("runs.0.decodes.0.steps.0.scores", [], "one value for each predicted position"),
+        ("runs.0.decodes.0.tokens", [1] * 16, "the steps do not lead to its tokens"),
+        ("runs.0.decodes.0.tokens", [1] * 15, "the problem has 16 tokens, its decode 15"),
+        ("runs.0.decodes.0.dead", [77], "it has 4 steps, and speaks of others"),
+        ("runs.0.decodes", [], "0 decodes of 6 problems"),
+        ("texts", {}, "texts does not say how that is written"),
+        ("problems.0.truth", [1], "its truth 1"),
+        ("drawing.rows", 3, "a grid of 3 x 4 names the position of each of its cells"),
+        ("surprise", 1, "surprise: Extra inputs are not permitted"),
+    ],
+)
+def test_a_damaged_file_is_one_clear_error(
+    trajectories: Trajectories, tmp_path: Path, path: str, value: Any, message: str
+) -> None:
+    file = tmp_path / "bad.json"
+    file.write_text(json.dumps(spoil(values_of(trajectories), path, value)))
+    with pytest.raises(BadInput) as caught:
+        load(file)
+    assert message in str(caught.value) and str(file) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_no_spoilt_value_ends_in_a_traceback(data: st.DataObject) -> None:
+    values = values_of(_SMALL)
+    leaf = data.draw(st.sampled_from(_LEAVES))
+    spoil(values, leaf, data.draw(st.none() | st.booleans() | st.integers() | st.text(max_size=3) | st.just([]) | st.just({})))
+    with contextlib.suppress(BadInput):  # some spoilt values are still good ones
+        trajectories_from(values, Path("spoilt.json"))
+
+
+def leaves(value: Any, path: str = "") -> list[str]:
+    if isinstance(value, dict):
+        return [leaf for key, inner in value.items() for leaf in leaves(inner, f"{path}.{key}")]
+    if isinstance(value, list) and value:
+        return [path[1:], *(leaf for number, inner in enumerate(value[:3]) for leaf in leaves(inner, f"{path}.{number}"))]
+    return [path[1:]]
+
+
+_SMALL = watched(["confidence"], count=2)[0]
+_LEAVES = leaves(values_of(_SMALL))
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"\xff\xfe", b"[" * 100_000, b'{"results": 1, "comparisons": 1, "meta": 1}']
+)
+def test_what_is_no_such_file_is_said(tmp_path: Path, content: bytes) -> None:
+    for name, data in (
+        ("f.json", content),
+        ("g.json.gz", gzip.compress(content)),
+        ("h.json.gz", content),
+        ("i.parquet", content),
+    ):
+        if name.endswith("parquet"):
+            pytest.importorskip("pyarrow")
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(BadInput, match=name.replace(".", r"\.")):
+            load(tmp_path / name)
+    whole = gzip.compress(b"{}" * 1000)
+    (tmp_path / "cut.json.gz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(BadInput, match="no readable JSON"):
+        load(tmp_path / "cut.json.gz")
+
+
+def test_files_are_joined_if_they_are_about_the_same_problems(tmp_path: Path) -> None:
+    first, _ = watched(["confidence"])
+    second, _ = watched(["random"])
+    both = join([(Path("a"), first), (Path("b"), second)])
+    assert [r.order for r in both.runs] == ["confidence", "random"]
+    with pytest.raises(BadInput, match="both hold confidence, 4 steps"):
+        join([(Path("a"), first), (Path("b"), first)])
+    with pytest.raises(BadInput, match="a and b hold different problems"):
+        join([(Path("a"), first), (Path("b"), watched(["random"], count=3)[0])])
+
+
+def test_a_saved_report_is_read_again(tmp_path: Path) -> None:
+    _, report = watched(["confidence", "random"])
+    report.save(tmp_path / "r.json")
+    again = load(tmp_path / "r.json")
+    assert isinstance(again, Report)
+    assert again.to_json() == report.to_json()
+
+
+def test_the_format_is_compact(tmp_path: Path) -> None:
+    """Per decode of a 4x4 grid in 4 steps; docs/report.md has the 9x9 figures."""
+    instances: Instances = TASK.generate(100, 0, givens=8)
+    watch = Watch(TASK, instances, {})
+    evaluate(
+        HashDenoiser(5), TASK, instances, ["confidence"], [4], load_policy=lambda _: None, watch=watch  # type: ignore[arg-type, return-value]
+    )  # fmt: skip
+    save_trajectories(watch.trajectories(), tmp_path / "t.json.gz")
+    assert (tmp_path / "t.json.gz").stat().st_size < 100 * 400
+
+
+def test_sample_and_evaluate_write_them(tmp_path: Path) -> None:
+    puzzle = "1000020000300004"
+    result = run("sample", puzzle, "--trajectories", tmp_path / "s.json", "--order", "confidence")
+    assert result.returncode in (0, 1), result.stderr
+    assert load_trajectories(tmp_path / "s.json").runs[0].order == "confidence"
+    result = run(
+        "evaluate", "--task-option", "box=2", "--limit", "4", "--orders", "confidence,policy", "--steps", "3", "--keep", "3",
+        "--trajectories", tmp_path / "e.json.gz",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    found = load_trajectories(tmp_path / "e.json.gz")
+    assert [r.name for r in found.runs] == ["confidence, 3 steps", "policy, 3 steps"]
+    assert len(found.problems) == 3 and found.about["denoiser"] == "sudoku4"
+    refused(run("evaluate", "--trajectories", "t.txt", cwd=tmp_path), "trajectories are written as .json, .json.gz, .parquet")
+    refused(run("evaluate", "--keep", "3", cwd=tmp_path), "--keep says of how many problems")
+
+
+def test_a_watched_decoder_keeps_its_other_parts() -> None:
+    decoder = make_decoder("confidence@threshold:0.9", 5, 0.5, lambda _: None)  # type: ignore[arg-type, return-value]
+    watched_decoder = Watch(TASK, TASK.generate(1, 0), {}).over(decoder, 0)
+    assert (watched_decoder.count, watched_decoder.steps, watched_decoder.noise) == (decoder.count, 5, 0.5)
