@@ -68,9 +68,13 @@ def test_the_task_follows_from_the_data(model: Path, data: Path, tmp_path: Path)
     ("text", "changes", "message"),
     [
         (">a\nACD\n>b\nACE\n", {}, "holds 2 different sequences; a fit needs 10"),
-        ("".join(f">s{n}\nACD{'ACDEFGHIKL'[n]}X\n" for n in range(10)), {}, "sequence 1 .*'X' at position 5"),
+        ("".join(f">s{n}\nACD{'ACDEFGHIKL'[n]}X\n" for n in range(10)), {}, r"a\.fasta, s0 \(line 1\): 'X' at position 5"),
         ("".join(f">s{n}\nACD{'ACDEFGHIKL'[n]}_\n" for n in range(10)), {}, "unknown symbols"),
-        ("".join(f">s{n}\n{'ACD' * 20}{'ACDEFGHIKL'[n]}\n" for n in range(10)), {}, "61 symbols; this model takes 38"),
+        (
+            "".join(f">s{n}\n{'ACD' * 20}{'ACDEFGHIKL'[n]}\n" for n in range(10)),
+            {},
+            r"a\.fasta, s0 \(line 1\) has 61 symbols; this model takes 38",
+        ),
         ("", {"task": "sudoku"}, "none of sequences"),
         ("", {"architecture": "huge"}, "'huge' is unknown"),
     ],
@@ -104,6 +108,25 @@ def test_sequences_are_no_longer_than_the_model(model: Path) -> None:
         task_for("protein", str(model), denoiser, {"length": 50})
     with pytest.raises(BadInput, match="has 39 symbols; this task takes 38"):
         task.parse("_{39}")
+
+
+def test_a_denoiser_of_sequences_serves_other_problems_that_it_can_solve(tmp_path: Path) -> None:
+    from anyorder.zoo.serving import task_for
+    from anyorder.tasks import make_task
+    from anyorder.training.denoiser import make_denoiser
+    from anyorder.training.settings import DenoiserSettings
+
+    denoiser = make_denoiser(make_task("text", length=20), DenoiserSettings(width=8, layers=1, positions=True))
+    denoiser.save_pretrained(tmp_path)
+    (tmp_path / "task.json").write_text(json.dumps({"name": "text", "options": {"length": 20}}))
+    assert task_for("text", str(tmp_path), denoiser, {"length": 10, "hide": 0.5}).length == 12
+    for options, message in (
+        ({"length": 30}, "takes 20 symbols at most, not 30"),
+        ({"alphabet": "esm"}, "the alphabet esm has 33 tokens with mask 32, the model"),
+        ({"free_length": True}, "trained at given lengths"),
+    ):
+        with pytest.raises(BadInput, match=message):
+            task_for("text", str(tmp_path), denoiser, options)
 
 
 def test_positions_of_esm_begin_after_its_padding() -> None:

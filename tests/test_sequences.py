@@ -6,12 +6,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anyorder.errors import BadInput
 from anyorder.tasks import make_task
-from anyorder.tasks.alphabets import ALPHABETS, AMINO_ACIDS, ANTIBERTY, CHARACTERS, ESM, SMILES, Symbols, alphabet_of
+from anyorder.tasks.alphabets import (
+    ALPHABETS,
+    AMINO_ACIDS,
+    ANTIBERTY,
+    CHARACTERS,
+    ESM,
+    SMILES,
+    SUBWORDS,
+    Symbols,
+    alphabet_of,
+)
 from anyorder.tasks.sequences import (
     Sequences,
     first_occurrence,
@@ -38,6 +48,22 @@ def test_proteins_come_back_as_they_were(text: str) -> None:
 def test_smiles_are_cut_into_atoms_and_come_back(parts: list[str]) -> None:
     assert SMILES.decode(SMILES.encode("".join(parts))) == "".join(parts)
     assert len(SMILES.encode("ClBr[nH]")) == 3
+
+
+@settings(deadline=None)  # the pattern is compiled at first use
+@given(st.text("abcdefghijklmnopqrstuvwxyz ,.'-XYZ0123456789", max_size=60))
+def test_text_in_pieces_of_words_comes_back_and_is_shorter(text: str) -> None:
+    tokens = SUBWORDS.encode(text)
+    assert SUBWORDS.decode(tokens) == text
+    assert set(tokens) <= SUBWORDS.symbols
+    assert len(SUBWORDS.encode("a small piece of the whole")) <= 7
+
+
+def test_the_space_before_an_unknown_piece_belongs_to_it() -> None:
+    mask = SUBWORDS.mask_token_id
+    assert SUBWORDS.encode("a _{2} of _") == [*SUBWORDS.encode("a"), mask, mask, *SUBWORDS.encode(" of"), mask]
+    with pytest.raises(BadInput, match="'\xe9' at position 2 is no symbol"):
+        SUBWORDS.encode("a\xe9")
 
 
 def test_unknown_symbols_are_written_as_underscores_numbers_or_the_mask() -> None:

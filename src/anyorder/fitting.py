@@ -125,13 +125,16 @@ def _prepare(wishes: Wishes) -> _Bench:
         raise BadInput(f"architecture {wishes.architecture!r} is unknown: use one of {', '.join(ARCHITECTURES)}")
     denoiser = load_denoiser(wishes.model, trust_remote_code=wishes.trust_remote_code)
     denoiser.to(default_device())
-    texts = list(dict.fromkeys(text.strip() for _, text in read_sequences(wishes.data)))
+    places: dict[str, str] = {}
+    for place, line in read_sequences(wishes.data):
+        places.setdefault(line.strip(), f"{wishes.data}, {place}")
+    texts = list(places)
     name = wishes.task or SERVES.get(wishes.model) or TASK_OF_SUFFIX.get(wishes.data.suffix.lower(), "text")
     if name not in TASKS or not issubclass(TASKS[name], Sequences):
         raise BadInput(f"task {name!r} is none of sequences: use text, protein, antibody or molecules")
     if len(texts) < _FEWEST:
         raise BadInput(f"{wishes.data} holds {len(texts)} different sequences; a fit needs {_FEWEST} or more")
-    task = task_for(name, wishes.model, denoiser, {"length": _longest(name, wishes.model, denoiser, texts)})
+    task = task_for(name, wishes.model, denoiser, {"length": _longest(name, wishes.model, denoiser, places)})
     assert isinstance(task, Sequences)
     shuffled = [texts[i] for i in np.random.default_rng(wishes.seed).permutation(len(texts))]
     held = max(2, min(_TEST_MOST, int(_TEST_SHARE * len(texts))))
@@ -143,19 +146,23 @@ def _prepare(wishes: Wishes) -> _Bench:
     return _Bench(denoiser, task, train, test)
 
 
-def _longest(name: str, model: str, denoiser: nn.Module, texts: list[str]) -> int:
-    """Symbols of the longest sequence."""
+def _longest(name: str, model: str, denoiser: nn.Module, places: dict[str, str]) -> int:
+    """Symbols of the longest sequence.
+
+    Args:
+        places: where in the file each sequence stands.
+    """
     task: Any = task_for(name, model, denoiser, {})  # type: ignore[arg-type]
-    longest = 1
-    for number, text in enumerate(texts):
-        try:
-            longest = max(longest, len(task.symbols.encode(text)))
-        except BadInput as error:
-            raise BadInput(f"sequence {number + 1} ({text[:20]}...): {error}") from error
-    most = getattr(denoiser, "max_length", None)
     frame = len(task.symbols.start) + len(task.symbols.end)
-    if most is not None and longest + frame > most:
-        raise BadInput(f"the longest sequence has {longest} symbols; this model takes {most - frame} at most")
+    most, longest = getattr(denoiser, "max_length", None), 1
+    for text, place in places.items():
+        try:
+            count = len(task.symbols.encode(text))
+        except BadInput as error:
+            raise BadInput(f"{place}: {error}") from error
+        if most is not None and count + frame > most:
+            raise BadInput(f"{place} has {count} symbols; this model takes {most - frame} at most")
+        longest = max(longest, count)
     return longest
 
 

@@ -7,8 +7,10 @@ understood too.
 import itertools
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib import resources
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -62,6 +64,7 @@ class Symbols:
         special: symbols that no sequence holds.
         pattern: how text is cut into symbols; single characters when not given.
         what: the name of a symbol in errors.
+        leading_space: symbols bring the space before them along, so one before an unknown symbol is part of it.
     """
 
     tokens: tuple[str, ...]
@@ -72,6 +75,7 @@ class Symbols:
     special: frozenset[str] = frozenset()
     pattern: str = r"."
     what: str = "symbol"
+    leading_space: bool = False
 
     @cached_property
     def _ids(self) -> dict[str, int]:
@@ -79,7 +83,9 @@ class Symbols:
 
     @cached_property
     def _cut(self) -> re.Pattern[str]:
-        return re.compile(rf"(?P<mask>{re.escape(self.mask)}|{_UNKNOWN.pattern})|(?P<symbol>{self.pattern})", re.DOTALL)
+        space = " ?" if self.leading_space else ""
+        mask = rf"{space}(?:{re.escape(self.mask)}|{_UNKNOWN.pattern})"
+        return re.compile(rf"(?P<mask>{mask})|(?P<symbol>{self.pattern})", re.DOTALL)
 
     @property
     def vocab_size(self) -> int:
@@ -222,7 +228,19 @@ _PRINTABLE = tuple(chr(code) for code in range(32, 127) if chr(code) != "_")
 CHARACTERS = Symbols(("[PAD]", "[MASK]", "[CLS]", "[SEP]", "\n", *_PRINTABLE), "[MASK]", "[PAD]", "[CLS]", "[SEP]")
 """Printable ASCII, one character a token."""
 
-ALPHABETS = {"antiberty": ANTIBERTY, "esm": ESM, "smiles": SMILES, "characters": CHARACTERS}
+
+def longest_first(words: Iterable[str]) -> str:
+    """The pattern that cuts text into the longest of these words at each place, and into single characters elsewhere."""
+    return "|".join([*map(re.escape, sorted((w for w in words if len(w) > 1), key=len, reverse=True)), "."])
+
+
+_SUBWORDS = tuple(json.loads(resources.files("anyorder.tasks").joinpath("subwords.json").read_text(encoding="utf-8")))
+SUBWORDS = Symbols(
+    _SUBWORDS, "[MASK]", "[PAD]", "[CLS]", "[SEP]", pattern=longest_first(_SUBWORDS[4:]), leading_space=True
+)  # fmt: skip
+"""Printable ASCII and 1,950 pieces of English words, by byte-pair encoding of short definitions; the longest is cut."""
+
+ALPHABETS = {"antiberty": ANTIBERTY, "esm": ESM, "smiles": SMILES, "characters": CHARACTERS, "subwords": SUBWORDS}
 
 
 def alphabet_of(name: str) -> Alphabet:
@@ -264,5 +282,5 @@ def _from_vocabulary(path: Path) -> Symbols:
     missing = [token for token in ("[PAD]", "[MASK]", "[CLS]", "[SEP]") if token not in tokens]
     if missing:
         raise BadInput(f"{path} does not hold {', '.join(missing)}")
-    words = sorted((t for t in tokens if len(t) > 1 and not re.fullmatch(r"\[(PAD|MASK|CLS|SEP)\]", t)), key=len, reverse=True)
-    return Symbols(tokens, "[MASK]", "[PAD]", "[CLS]", "[SEP]", special, "|".join([*map(re.escape, words), "."]))
+    words = [token for token in tokens if not re.fullmatch(r"\[(PAD|MASK|CLS|SEP)\]", token)]
+    return Symbols(tokens, "[MASK]", "[PAD]", "[CLS]", "[SEP]", special, longest_first(words))

@@ -208,7 +208,7 @@ def _moses(archive: Path, folder: Path) -> None:
 
 
 def _glosses(archive: Path, folder: Path) -> None:
-    """The definitions of WordNet of up to 128 characters, one per line without examples, each once, in random order: 95 % in
+    """The definitions of WordNet of up to 64 characters, one per line without examples, each once, in random order: 95 % in
     train.txt, 5 % in test.txt."""
     with tarfile.open(fileobj=io.BytesIO(_ar_member(archive.read_bytes(), b"data.tar.xz")), mode="r:xz") as tar:
         texts = []
@@ -217,7 +217,7 @@ def _glosses(archive: Path, folder: Path) -> None:
             assert file is not None
             lines = file.read().decode("ascii", errors="replace").splitlines()
             texts += [line.partition("|")[2].partition('"')[0].strip(" ;:") for line in lines if "|" in line]
-    texts = sorted({" ".join(t.split()) for t in texts if t and len(t) <= 128 and t.isascii() and "_" not in t})
+    texts = sorted({" ".join(t.split()) for t in texts if t and len(t) <= 64 and t.isascii() and "_" not in t})
     random.Random(0).shuffle(texts)
     test = len(texts) // 20
     for name, some in (("train", texts[test:]), ("test", texts[:test])):
@@ -258,7 +258,7 @@ PACKAGES = {
         _moses,
     ),
     "wordnet": Package(
-        "110,000 definitions of WordNet, short English texts; 6 MB",
+        "75,000 short definitions of WordNet, plain English; 6 MB",
         "wordnet-base", "3.0-37", "wordnet-base_3.0-37_all.deb",
         "61060d960f9ada8fa120872312eccd3ecebfbab8c4579e4f5a74e1cf67620752", "WordNet licence (free for any use)",
         _glosses, "http://deb.debian.org/debian/pool/main/w/wordnet/wordnet-base_3.0-37_all.deb",

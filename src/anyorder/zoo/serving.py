@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from torch import nn
+
 from anyorder.denoisers.huggingface import HuggingFaceDenoiser
 from anyorder.denoisers.transformer import Transformer
 from anyorder.errors import BadInput
@@ -22,8 +24,8 @@ def task_for(task_name: str, denoiser_name: str, denoiser: Transformer | Hugging
     sequences = issubclass(TASKS[task_name], Sequences)
     if not isinstance(denoiser, HuggingFaceDenoiser):
         task = task_of(folder_of(denoiser_name))
-        if sequences and task.name == task_name:  # the same model serves many problems
-            return make_task(task_name, **{**task.options, **options})  # type: ignore[attr-defined]
+        if isinstance(task, Sequences) and task.name == task_name:  # the same model serves many problems
+            return _other_problems(task, denoiser_name, denoiser, options)
         if task.name != task_name or (options and vars(make_task(task_name, **options)) != vars(task)):
             raise BadInput(
                 f"the denoiser {denoiser_name} is for {task.name} of another kind than {task_name} {options or ''}".rstrip()
@@ -35,18 +37,11 @@ def task_for(task_name: str, denoiser_name: str, denoiser: Transformer | Hugging
         names = ", ".join(name for name, cls in TASKS.items() if issubclass(cls, Sequences | Maths))
         raise BadInput(f"{denoiser_name} is a model of sequences, not of {task_name}: use --task {names}")
 
-    def fits(task: Task) -> bool:
-        return (task.vocab_size, task.mask_token_id) == (denoiser.vocab_size, denoiser.mask_token_id)
-
     task = make_task(task_name, **options)
-    if "alphabet" not in options and not fits(task):
+    if "alphabet" not in options and not _fits(task, denoiser):
         options = {**options, "alphabet": denoiser_name}
         task = make_task(task_name, **options)
-    if not fits(task):
-        raise BadInput(
-            f"the alphabet {options.get('alphabet', denoiser_name)} has {task.vocab_size} tokens with mask "
-            f"{task.mask_token_id}, the model {denoiser_name} {denoiser.vocab_size} with mask {denoiser.mask_token_id}"
-        )
+    _same_alphabet(task, denoiser_name, denoiser)
     if denoiser.max_length is not None and task.length > denoiser.max_length:
         most = denoiser.max_length - (task.length - task.most)  # type: ignore[attr-defined]
         if "length" in options:
@@ -55,6 +50,30 @@ def task_for(task_name: str, denoiser_name: str, denoiser: Transformer | Hugging
     if task.free_length:  # type: ignore[attr-defined]
         denoiser.allow(task.symbols.end)  # type: ignore[attr-defined]
     return task
+
+
+def _other_problems(trained: Sequences, name: str, denoiser: nn.Module, options: dict[str, Any]) -> Task:
+    """The task that a denoiser of sequences was trained for, with other options."""
+    task = make_task(trained.name, **{**trained.options, **options})
+    assert isinstance(task, Sequences)
+    _same_alphabet(task, name, denoiser)
+    if task.most > trained.most:
+        raise BadInput(f"{name} takes {trained.most} symbols at most, not {task.most}")
+    if task.free_length and not trained.free_length:
+        raise BadInput(f"{name} was trained at given lengths: it never ends a sequence, so free_length has no meaning")
+    return task
+
+
+def _fits(task: Task, denoiser: nn.Module) -> bool:
+    return (task.vocab_size, task.mask_token_id) == (denoiser.vocab_size, denoiser.mask_token_id)
+
+
+def _same_alphabet(task: Task, name: str, denoiser: nn.Module) -> None:
+    if not _fits(task, denoiser):
+        raise BadInput(
+            f"the alphabet {getattr(task, 'alphabet', task.name)} has {task.vocab_size} tokens with mask "
+            f"{task.mask_token_id}, the model {name} {denoiser.vocab_size} with mask {denoiser.mask_token_id}"
+        )
 
 
 def _maths_for(denoiser_name: str, denoiser: HuggingFaceDenoiser, options: dict[str, Any]) -> Task:
