@@ -1,7 +1,9 @@
-"""Judges of samples: pseudo-likelihood against one position at a time, perplexity against the model's own loss."""
+"""Judges of samples: pseudo-likelihood by hand, perplexity against the model's own loss, IgFold by a double."""
 
 import math
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -77,3 +79,45 @@ def test_unknown_judges_are_refused(task: Sequences, denoiser: Transformer) -> N
             make_judges([spec], denoiser)
     with pytest.raises(BadInput, match="cannot be loaded"):
         make_judges(["perplexity:no/such-model-here"], denoiser)
+
+
+LIGHT = "DIQMTQSPSSLSASVGDRVTITCRASQDVNTAVAWYQQKPGKAPKLLIYSASFLYSGVPSRFSGSRSGTDFTLTISSLQPEDFATYYCQQHYTTPPTFGQGTKVEIK"
+
+
+class Predictor:
+    """A double of IgFold 1.0.1's runner: the error of residue i of a chain is i Angstrom."""
+
+    def __init__(self, num_models: int, verbose: bool) -> None:
+        self.asked: list[str] = []
+
+    def predict(self, inputs: list[dict[str, str]]) -> list[SimpleNamespace]:
+        (chain,) = inputs
+        ((name, sequence),) = chain.items()
+        self.asked.append(name)
+        return [SimpleNamespace(prmsd=torch.arange(len(sequence)).float()[None, :, None].expand(1, -1, 4))]
+
+
+def test_the_predictor_of_structures_judges_single_domains_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, denoiser: Transformer
+) -> None:
+    pytest.importorskip("immunum")
+    monkeypatch.setenv("ANYORDER_CACHE", str(tmp_path))
+    monkeypatch.setenv("ANTIBERTY_WEIGHTS_DIR", str(tmp_path))
+    with pytest.raises(BadInput, match="anyorder fetch antiberty"):
+        make_judges(["igfold:1"], denoiser)
+    (tmp_path / "antiberty").mkdir()
+    (tmp_path / "antiberty" / "fetched.json").write_text("{}")
+    monkeypatch.setitem(sys.modules, "igfold", None)
+    with pytest.raises(BadInput, match="non-commercial use only"):
+        make_judges(["igfold:1"], denoiser)
+    monkeypatch.setitem(sys.modules, "igfold", SimpleNamespace(IgFoldRunner=Predictor))
+    ((name, judge),) = make_judges(["igfold:1"], denoiser).items()
+    antibodies = make_task("antibody")
+    assert isinstance(antibodies, Sequences)
+    problems = antibodies.encode([LIGHT, "A" * 100])
+    assert problems.x0 is not None
+    found = judge(antibodies, problems, problems.x0)
+    assert name == "structure error"
+    assert found[0] == pytest.approx((len(LIGHT) - 1) / 2)
+    assert np.isnan(found[1]), "what is no domain has no structure"
+    assert judge.runner.asked == ["L"]  # type: ignore[attr-defined]
