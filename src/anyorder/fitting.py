@@ -25,7 +25,7 @@ from anyorder.tasks.base import Instances
 from anyorder.tasks.sequences import Sequences, read_sequences
 from anyorder.training.fit import fit_order
 from anyorder.training.settings import ObjectiveSettings, PolicySettings
-from anyorder.zoo import SERVES, load_denoiser
+from anyorder.zoo import SERVES, folder_of, load_denoiser, task_of
 from anyorder.zoo.serving import task_for
 
 HEURISTICS = ("random", "left_to_right", "confidence", "margin", "entropy")
@@ -129,7 +129,7 @@ def _prepare(wishes: Wishes) -> _Bench:
     for place, line in read_sequences(wishes.data):
         places.setdefault(line.strip(), f"{wishes.data}, {place}")
     texts = list(places)
-    name = wishes.task or SERVES.get(wishes.model) or TASK_OF_SUFFIX.get(wishes.data.suffix.lower(), "text")
+    name = wishes.task or _serves(wishes.model, denoiser) or TASK_OF_SUFFIX.get(wishes.data.suffix.lower(), "text")
     if name not in TASKS or not issubclass(TASKS[name], Sequences):
         raise BadInput(f"task {name!r} is none of sequences: use text, protein, antibody or molecules")
     if len(texts) < _FEWEST:
@@ -144,6 +144,11 @@ def _prepare(wishes: Wishes) -> _Bench:
     if train.x0 is None or test.x0 is None:
         raise BadInput(f"{wishes.data} holds sequences with unknown symbols; a fit needs complete ones")
     return _Bench(denoiser, task, train, test)
+
+
+def _serves(model: str, denoiser: nn.Module) -> str | None:
+    """The task that a model is known to be for."""
+    return task_of(folder_of(model)).name if isinstance(denoiser, Transformer) else SERVES.get(model)
 
 
 def _longest(name: str, model: str, denoiser: nn.Module, places: dict[str, str]) -> int:

