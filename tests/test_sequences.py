@@ -219,8 +219,9 @@ def test_intervals_of_pair_measures_cover_as_often_as_they_say() -> None:
     assert 0.8 < np.mean(halves) / np.std(means) < 1.25
 
 
-def test_molecules_are_valid_when_rdkit_reads_them(tmp_path: Path) -> None:
+def test_molecules_are_valid_when_rdkit_reads_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("rdkit")
+    monkeypatch.setenv("ANYORDER_CACHE", str(tmp_path))  # scaffolds are kept there
     (tmp_path / "known.smi").write_text("CCO\nc1ccccc1C\n")
     task = make_task("molecules", known=str(tmp_path / "known.smi"))
     assert isinstance(task, Sequences)
