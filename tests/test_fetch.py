@@ -107,7 +107,7 @@ def test_a_copy_on_disk_needs_no_network(index: type[Index], monkeypatch: pytest
     with pytest.raises(AnyorderError, match="--archive"):
         fetch("thing")
     assert (fetch("thing", tmp_path / FILE) / "thing.txt").is_file()
-    with pytest.raises(BadInput, match="antiberty, rxnmapper, moses"):
+    with pytest.raises(BadInput, match="antiberty, rxnmapper, smollm2, moses"):
         fetch("nothing")
 
 

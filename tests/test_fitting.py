@@ -111,10 +111,10 @@ def test_sequences_are_no_longer_than_the_model(model: Path) -> None:
 
 
 def test_a_denoiser_of_sequences_serves_other_problems_that_it_can_solve(tmp_path: Path) -> None:
-    from anyorder.zoo.serving import task_for
     from anyorder.tasks import make_task
     from anyorder.training.denoiser import make_denoiser
     from anyorder.training.settings import DenoiserSettings
+    from anyorder.zoo.serving import task_for
 
     denoiser = make_denoiser(make_task("text", length=20), DenoiserSettings(width=8, layers=1, positions=True))
     denoiser.save_pretrained(tmp_path)

@@ -7,7 +7,6 @@ import torch
 from anyorder.denoisers.huggingface import load_transformers
 from anyorder.errors import BadInput, first_line
 
-
 _NEW_DOCUMENT = "<|endoftext|>"
 """Where a model knows it, it stands before every text it was trained on; its `bos_token` may be a chat's marker instead."""
 
