@@ -1,4 +1,4 @@
-"""How `anyorder/tasks/subwords.json` was made: byte-pair encoding of short definitions of WordNet, 2,044 pieces, 4 special tokens.
+"""How `anyorder/tasks/subwords.json` was made: byte-pair encoding of definitions of WordNet, 2,044 pieces and 4 special tokens.
 
 anyorder fetch wordnet
 python benchmarks/make_subwords.py OUT.json

@@ -32,6 +32,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "top_k": ("update.reference=top_k", "update.beta=1e-3", "update.imitation=0", "policy.top_positions=5"),
     "none": ("update.reference=none", "update.beta=0", "update.imitation=0"),
     "lookahead": ("update.imitation=0",),
+    "lookahead-without": ("update.reference=none", "update.beta=0", "update.imitation=0"),
     "from-supervised": ("update.reference=none", "update.beta=0", "update.imitation=0", "optimizer.lr=3e-4"),
     "confidence-without": ("update.reference=none", "update.beta=0"),
     "top_k-without": ("update.reference=none", "update.beta=0", "update.imitation=0", "policy.top_positions=5"),
@@ -70,7 +71,7 @@ class RewardStudy(Study):
             return super().recipe(setting, kind, what, changes)
         assert isinstance(setting, RewardSetting)
         changes = [*changes, *setting.reward_changes, *VARIANTS[what]]
-        if what == "lookahead":
+        if what.startswith("lookahead"):
             network = load_recipe(setting.adaptive, list(setting.policy_changes)).policy  # type: ignore[union-attr]
             changes += [f"policy.{name}={json.dumps(value)}" for name, value in network.model_dump().items()]
         if what == "from-supervised":
@@ -114,7 +115,7 @@ def share(cells: np.ndarray) -> str:
 # ---- table 2: UPO against the heuristics; table 4: dense and binary rewards ----------------------------------------------
 
 
-_TABLE2 = ("confidence", "none", "lookahead", "from-supervised")
+_TABLE2 = ("confidence", "none", "lookahead", "lookahead-without", "from-supervised")
 
 
 def _table2_needs(settings: list[Setting], seeds: list[int]) -> list[Decoding]:
@@ -150,6 +151,7 @@ def _table2(settings: list[Setting], seeds: list[int], solved: Solved, folder: P
         "UPO": ("reward/confidence/{seed}", "policy"),
         "no reference (as DCoLT)": ("reward/none/{seed}", "policy"),
         "UPO, lookahead network": ("reward/lookahead/{seed}", "policy"),
+        "no reference, lookahead network": ("reward/lookahead-without/{seed}", "policy"),
         "supervised, MLP": ("policy/mlp/{seed}", "policy"),
         "supervised, lookahead": ("policy/lookahead/{seed}", "policy"),
         "supervised, then by reward": ("reward/from-supervised/{seed}", "policy"),
