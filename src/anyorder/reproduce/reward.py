@@ -269,9 +269,9 @@ def about(settings: list[Setting], seeds: list[int], scale: str) -> str:
     """What these tables must say about themselves."""
     lines = [
         f"Scale {scale}; seeds {', '.join(map(str, seeds))}. Mean over seeds; 95 % intervals over the problems (Wilson for "
-        "those solved; seeds do not count as more problems), sd over seeds. Differences are paired, p by a sign-flip test over "
-        "the problems. One position per step, the likeliest token, no sampling of positions. Right cells are those of one stored "
-        "solution, as published, though many of these problems have several; solved is judged by the rules."
+        "those solved; seeds do not count as more problems), sd over seeds. Differences are paired, p by a sign-flip test "
+        "over the problems. One position per step, the likeliest token, no sampling of positions. Right cells are those of "
+        "one stored solution, as published, though many of these problems have several; solved is judged by the rules."
     ]
     for s in settings:
         assert isinstance(s, RewardSetting)
