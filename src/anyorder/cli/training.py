@@ -45,7 +45,7 @@ def reproduce(
         str,
         typer.Argument(
             help="table1, table3, table4, figure2 or figure3 of arXiv 2606.00295, for its proteins table1-proteins, table2, "
-            "figure1; stability, falsification (its review); upo-table2, upo-table4, upo-figure3, upo-figure4 of "
+            "figure1; stability, falsification (its review); upo-table2, upo-table4, upo-figure1, 3, 4, 8 of "
             "arXiv 2510.05725; or 'all' of the scale"
         ),
     ],

@@ -21,7 +21,7 @@ class PassAtN:
 
     accuracy: Pass@k for k = 1..draws. ci95: its intervals, by bootstrap over the instances.
     forwards: mean of one draw.
-    correct: how many of the draws are right, int (N,).
+    correct: how many of the draws are right, int (N,), or (S, N) for orders of several seeds.
     """
 
     order: str
@@ -85,7 +85,6 @@ def pass_at_n(
     """
     if draws < 1:
         raise BadInput(f"{draws} draws: at least one is needed")
-    weights = bootstrap_weights(len(instances))
     results = []
     for order in orders:
         decoder = make_decoder(order, steps, 0.0, load_policy, token=token)
@@ -97,10 +96,17 @@ def pass_at_n(
             )  # fmt: skip
             right += task.check(instances, decoded.tokens).instance_correct.numpy()
             forwards += float(decoded.forwards.double().mean()) / draws
-        each = np.stack([pass_at_k(right, draws, k) for k in range(1, draws + 1)], axis=1)
-        intervals = [percentile_interval(column) for column in (weights @ each).T]
-        results.append(PassAtN(order, len(instances), draws, each.mean(axis=0).tolist(), intervals, forwards, right))
+        results.append(of_counts(order, right, draws, forwards))
     return results
+
+
+def of_counts(order: str, correct: np.ndarray, draws: int, forwards: float) -> PassAtN:
+    """Pass@k, k = 1..draws, where `correct` of each instance's draws are right: int (N,), or (S, N) for the mean over S
+    orders of one kind, such as the policies of several seeds."""
+    rows = np.atleast_2d(correct)
+    each = np.stack([np.mean([pass_at_k(row, draws, k) for row in rows], axis=0) for k in range(1, draws + 1)], axis=1)
+    intervals = [percentile_interval(column) for column in (bootstrap_weights(rows.shape[1]) @ each).T]
+    return PassAtN(order, rows.shape[1], draws, each.mean(axis=0).tolist(), intervals, forwards, correct)
 
 
 def shown_draws(draws: int) -> list[int]:

@@ -8,11 +8,11 @@ from anyorder.errors import BadInput
 from anyorder.evaluation.evaluate import environment
 from anyorder.files import write_json, write_text
 from anyorder.report.plots import bars, panels
-from anyorder.reproduce import adaptive, falsification, proteins, reward, stability
+from anyorder.reproduce import adaptive, draws, falsification, proteins, reward, stability
 from anyorder.reproduce.outcome import Outcome
 from anyorder.reproduce.study import Setting
 
-TARGETS = adaptive.TARGETS | stability.TARGETS | falsification.TARGETS | proteins.TARGETS | reward.TARGETS
+TARGETS = adaptive.TARGETS | stability.TARGETS | falsification.TARGETS | proteins.TARGETS | reward.TARGETS | draws.TARGETS
 
 _SORTING = ("task.name=sorting", "task.options={items=16}", "data.options={}", "run.log_steps=10")
 _TSP = ("task.name=tsp", "task.options={cities=5, grid=5}", "data.options={}", "run.log_steps=10")
