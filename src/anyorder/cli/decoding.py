@@ -13,6 +13,7 @@ from anyorder.cli.options import (
     DenoiserOption,
     GenerateOption,
     LimitOption,
+    PolicyOption,
     ProgressBar,
     RemoteCodeOption,
     SeedOption,
@@ -40,7 +41,7 @@ def evaluate(
     steps: Annotated[str, typer.Option(help="comma-separated budgets of forwards; 'all': one position per step")] = "5,10,20",
     noise: Annotated[str, typer.Option(help="comma-separated scales of Gumbel noise on the scores")] = "0",
     limit: LimitOption = None,
-    policy: Annotated[Path | None, typer.Option("--policy", help="folder of the policy that `policy` means")] = None,
+    policy: PolicyOption = None,
     against: Annotated[str, typer.Option(help="order to compare with; 'best' is the best heuristic of each table")] = "best",
     count: Annotated[str, typer.Option(help="how many per step: linear, cosine, fixed:K, threshold:P, factor:F, "
                                        "entropy_bound:G, klass:P:KL, predicted_error:E, score_threshold:P, bernoulli:T, ...; "
@@ -165,7 +166,7 @@ def sample(
     steps: Annotated[str, typer.Option(help="budget of forwards; 'all' for one position per step")] = "20",
     number: Annotated[int, typer.Option(min=1, help="samples of each problem")] = 1,
     only_valid: Annotated[bool, typer.Option("--only-valid", help="print only samples that keep the rules")] = False,
-    policy: Annotated[Path | None, typer.Option("--policy", help="folder of the policy that `policy` means")] = None,
+    policy: PolicyOption = None,
     noise: Annotated[float, typer.Option(min=0, help="scale of Gumbel noise on the scores")] = 0.0,
     seed: SeedOption = 0,
     limit: LimitOption = None,

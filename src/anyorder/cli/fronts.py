@@ -12,6 +12,7 @@ from anyorder.cli.options import (
     DenoiserOption,
     GenerateOption,
     LimitOption,
+    PolicyOption,
     ProgressBar,
     RemoteCodeOption,
     SeedOption,
@@ -27,7 +28,6 @@ from anyorder.cli.options import (
 )
 from anyorder.errors import BadInput
 
-_PolicyOption = Annotated[Path | None, typer.Option("--policy", help="folder of the policy that `policy` means")]
 _JsonOption = Annotated[Path | None, typer.Option("--json", help="write everything, the outcome of each problem too")]
 _PlotOption = Annotated[Path | None, typer.Option("--plot", help="draw it (.png or .svg)")]
 _MarkdownOption = Annotated[Path | None, typer.Option("--markdown", help="write the tables as Markdown")]
@@ -46,7 +46,7 @@ def pareto(
     bounds: Annotated[str | None, typer.Option(help="LOW,HIGH: forwards between which the area is taken; 1 to one position "
                                                "per step if not given")] = None,
     limit: LimitOption = 100,
-    policy: _PolicyOption = None,
+    policy: PolicyOption = None,
     json_out: _JsonOption = None,
     plot: _PlotOption = None,
     markdown_out: _MarkdownOption = None,
@@ -117,7 +117,7 @@ def pass_at_n(
     draws: Annotated[int, typer.Option(min=1, help="N: draws of each problem")] = 16,
     steps: Annotated[str, typer.Option(help="budget of forwards of one draw; 'all': one position per step")] = "all",
     limit: LimitOption = 100,
-    policy: _PolicyOption = None,
+    policy: PolicyOption = None,
     json_out: _JsonOption = None,
     plot: _PlotOption = None,
     markdown_out: _MarkdownOption = None,

@@ -13,6 +13,7 @@ TaskOption = Annotated[
 DataOption = Annotated[Path | None, typer.Option("--data", help="problems in a published format; fresh ones when not given")]
 DenoiserOption = Annotated[str | None, typer.Option("--denoiser", help="a shipped name or a folder; the task's own by default")]
 LimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="use only the first N problems")]
+PolicyOption = Annotated[Path | None, typer.Option("--policy", help="folder of the policy that `policy` means")]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="seed of decoding and of fresh problems")]
 GenerateOption = Annotated[
     list[str] | None,

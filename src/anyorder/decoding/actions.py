@@ -4,9 +4,10 @@ An action is kept as `drawn`, int64 (B, L): the number of the draw (0, 1, ...) i
 not. Positions with score -inf cannot be drawn. Everything is stable in float32: sums of exponentials are logcumsumexp.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -21,30 +22,33 @@ _NOWHERE = -1e9
 """In place of -inf, whose gradient would be no number; in float32 it adds nothing to any sum of exponentials."""
 
 
-class Actions(Protocol):
+class Actions(ABC):
     """A `CountRule` that draws.
 
     ordered: whether two actions that unmask the same positions in another order are two.
     """
 
-    @property
-    def ordered(self) -> bool: ...
+    ordered: ClassVar[bool] = True
 
+    @abstractmethod
     def draw(self, scores: Tensor, state: State, undone: Tensor) -> Tensor:
         """An action int64 (B, L) for scores (B, L). The draw belongs to the sequence's seed and the step."""
 
+    @abstractmethod
     def log_prob(self, scores: Tensor, drawn: Tensor) -> Tensor:
         """log-probability of each row's action, float (B,), differentiable in the scores."""
 
     def selection(self, scores: Tensor, drawn: Tensor) -> Tensor:
         """What an action unmasks, bool (B, L): at least one position of a row that has any."""
+        return drawn >= 0
 
     def __call__(self, scores: Tensor, state: State, undone: Tensor) -> Tensor:
         """What is unmasked, drawn afresh."""
+        return self.selection(scores, self.draw(scores, state, undone))
 
 
 @dataclass(frozen=True)
-class PlackettLuce:
+class PlackettLuce(Actions):
     """Positions drawn one after the other without replacement, each with probability proportional to exp(score / temperature).
 
     With one position per step this is the softmax over the masked positions of UPO (arXiv 2510.05725, eq. 9); with several the
@@ -55,7 +59,6 @@ class PlackettLuce:
         count: how many; any rule that fixes the number from the state alone.
     """
 
-    ordered: ClassVar[bool] = True
     temperature: float = 1.0
     count: CountRule = Fixed(1)
 
@@ -73,17 +76,9 @@ class PlackettLuce:
         ranked, rest, is_drawn = _ranked(scores / self.temperature, drawn)
         return torch.where(is_drawn, ranked - rest, 0.0).sum(dim=1)
 
-    def selection(self, scores: Tensor, drawn: Tensor) -> Tensor:
-        """See `Actions`."""
-        return drawn >= 0
-
-    def __call__(self, scores: Tensor, state: State, undone: Tensor) -> Tensor:
-        """See `Actions`."""
-        return self.selection(scores, self.draw(scores, state, undone))
-
 
 @dataclass(frozen=True)
-class Bernoulli:
+class Bernoulli(Actions):
     """Each position by itself with probability sigmoid(score / temperature) (arXiv 2512.09106). Where none fires the
     best-scored one is unmasked all the same: that is the environment's doing, and the action keeps the probability of "none".
 
@@ -117,13 +112,9 @@ class Bernoulli:
         fired = drawn >= 0
         return fired | top(scores, (~fired.any(dim=1)).long())
 
-    def __call__(self, scores: Tensor, state: State, undone: Tensor) -> Tensor:
-        """See `Actions`."""
-        return self.selection(scores, self.draw(scores, state, undone))
-
 
 @dataclass(frozen=True)
-class DynamicPlackettLuce:
+class DynamicPlackettLuce(Actions):
     """Plackett-Luce that decides how many: after the first position, STOP is among what can be drawn, with score 0
     (arXiv 2512.09106).
 
@@ -131,7 +122,6 @@ class DynamicPlackettLuce:
         temperature: of the scores, not of STOP's, which stays 0.
     """
 
-    ordered: ClassVar[bool] = True
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
@@ -154,14 +144,6 @@ class DynamicPlackettLuce:
         count = is_drawn.sum(dim=1, keepdim=True)
         end = F.pad(with_stop, (0, 1)).gather(1, count)[:, 0]  # 0 where nothing is left but STOP
         return torch.where(is_drawn, later, 0.0).sum(dim=1) - torch.where(count[:, 0] > 0, end, 0.0)
-
-    def selection(self, scores: Tensor, drawn: Tensor) -> Tensor:
-        """See `Actions`."""
-        return drawn >= 0
-
-    def __call__(self, scores: Tensor, state: State, undone: Tensor) -> Tensor:
-        """See `Actions`."""
-        return self.selection(scores, self.draw(scores, state, undone))
 
 
 def _check_temperature(temperature: float) -> None:

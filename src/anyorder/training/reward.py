@@ -240,7 +240,7 @@ class RewardJob:
     def _reference(self, state: State) -> Tensor:
         """log g_ref of every position (b, L), arXiv 2510.05725, eqs. 25 and 26."""
         if self.update.reference == "top_k":
-            inside = most_confident(state, getattr(self.policy, "top_positions", 0) or self.recipe.policy.top_positions)
+            inside = most_confident(state, self.policy.top_positions or self.recipe.policy.top_positions)
             return torch.where(inside, -inside.sum(dim=1, keepdim=True).float().log(), -torch.inf)
         soft = state.soft_confidence(self.update.reference_temperature)
         return torch.log_softmax(soft.masked_fill(~state.available, -torch.inf), dim=1)
