@@ -120,6 +120,38 @@ def test_the_kept_view_gives_the_probabilities_that_were_drawn_from(architecture
     assert float((ratios() - 1).abs().max()) > 1e-3
 
 
+@pytest.mark.parametrize("architecture", ["upo", "confidence_transformer", "mlp", "score_hidden_transformer", "lookahead"])
+def test_a_policy_scores_some_of_the_rows_as_it_scores_them_among_all(architecture: str) -> None:
+    heads = ["row", "column"] if architecture == "lookahead" else ["everything"] * 2
+    job = job_of(policy={"architecture": architecture, "heads": heads}, update={"beta": 0.1, "reference": "confidence"})
+    job.loss(job.model, 0, HERE)
+    step = job.steps[2]
+    kept = torch.arange(len(step.rows)) % 3 == 1
+    part = step.only(kept)
+    assert len(part.rows) == 5 and torch.equal(part.state.seeds, step.state.seeds[kept])
+    assert torch.allclose(job.policy(part.state), job.policy(step.state)[kept], atol=1e-5)
+    assert torch.equal(part.state.scatter(part.state.summary.entropy), step.state.scatter(step.state.summary.entropy)[kept])
+
+
+def test_trajectories_no_better_than_their_group_are_not_looked_at_again() -> None:
+    def first_group_differs(end: Ending) -> Tensor:
+        reward = torch.ones(len(end.decoded.tokens))
+        reward[1] = 0
+        return reward
+
+    def gradient(skip: bool) -> list[Tensor]:
+        job = RewardJob(recipe_of(), load_denoiser("sudoku4-weak"), TASK, reward=first_group_differs)
+        if not skip:
+            job._skip_what_teaches_nothing = lambda: None  # type: ignore[method-assign]
+        found = gradients(job, 0)
+        assert {len(step.rows) for step in job.steps} == {4 if skip else 16}
+        return found
+
+    for some, every in zip(gradient(True), gradient(False), strict=True):
+        assert torch.allclose(some, every, atol=1e-6)
+        assert float(every.abs().max()) > 0 or every.numel() == 1
+
+
 def test_groups_whose_trajectories_earn_the_same_give_no_gradient() -> None:
     recipe = recipe_of()
     denoiser = load_denoiser("sudoku4-weak")

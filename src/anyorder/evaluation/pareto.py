@@ -15,7 +15,7 @@ from anyorder.evaluation.fronts import area, attained, non_dominated
 from anyorder.evaluation.orders import PolicyLoader, is_heuristic, is_oracle, make_decoder
 from anyorder.evaluation.statistics import Interval, bootstrap_weights, percentile_interval, wilson
 from anyorder.evaluation.tables import Grid
-from anyorder.tasks.base import Instances, Task, Verdict
+from anyorder.tasks.base import Instances, Task
 
 
 @dataclass
@@ -124,20 +124,25 @@ def pareto(
         decoded = decode_in_batches(
             denoiser, instances, decoder, seed=seed, batch_size=batch_size, progress=progress, name=label
         )
-        points.append(_measured(*what, task.check(instances, decoded.tokens), decoded.forwards.numpy()))
-    for block in blocks:
-        mode = [p for p in points if p.block == block]
-        for index in non_dominated(np.array([p.forwards for p in mode]), np.array([p.accuracy for p in mode])):
-            mode[index].on_front = True
-    low, high = bounds or (1.0, float(longest))
+        verdict, forwards = task.check(instances, decoded.tokens), decoded.forwards.numpy()
+        points.append(measured(*what, verdict.instance_correct.numpy(), verdict.cell_accuracy.numpy(), forwards))
+    facts = {**environment(), **(meta or {}), "seed": seed, "correct_means": getattr(task, "valid_means", "instance accuracy")}
+    return fronts_of(points, bounds or (1.0, float(longest)), against, facts)
+
+
+def fronts_of(points: list[Measured], bounds: tuple[float, float], against: str, meta: dict[str, Any]) -> Fronts:
+    """Fronts, areas and differences of points measured on the same instances; see `pareto`. Sets their `on_front`."""
+    low, high = bounds
     if not 0 < low < high:
         raise BadInput(f"the area would run from {low:g} to {high:g} forwards: give --bounds LOW,HIGH")
     budgets = np.unique(np.maximum(low, high / 2.0 ** np.arange(5)))
-    summaries = [
-        s for block in blocks for s in _summaries([p for p in points if p.block == block], against, low, high, budgets)
-    ]
-    facts = {**environment(), **(meta or {}), "seed": seed, "against": against, "instances": len(instances)}
-    facts["correct_means"] = getattr(task, "valid_means", "instance accuracy")
+    summaries = []
+    for block in dict.fromkeys(point.block for point in points):
+        mode = [p for p in points if p.block == block]
+        for index in non_dominated(np.array([p.forwards for p in mode]), np.array([p.accuracy for p in mode])):
+            mode[index].on_front = True
+        summaries += _summaries(mode, against, low, high, budgets)
+    facts = {**meta, "against": against, "instances": len(points[0].correct)}
     return Fronts(points, summaries, (low, high), budgets.tolist(), facts)
 
 
@@ -145,10 +150,13 @@ def _held(spec: str, block: int | None) -> str:
     return spec if block is None else f"{spec}@blocks:{block}"
 
 
-def _measured(curve: str, spec: str, steps: int, block: int | None, verdict: Verdict, forwards: np.ndarray) -> Measured:
-    correct, cells = verdict.instance_correct.numpy(), float(verdict.cell_accuracy.double().mean())
+def measured(
+    curve: str, spec: str, steps: int, block: int | None, correct: np.ndarray, cells: np.ndarray, forwards: np.ndarray
+) -> Measured:
+    """An operating point from the outcome bool (N,), share of right cells (N,) and forwards int (N,) of each instance."""
     accuracy, interval = float(correct.mean()), wilson(int(correct.sum()), len(correct))
-    return Measured(curve, spec, steps, block, accuracy, interval, cells, float(forwards.mean()), correct, forwards)
+    cell_accuracy = float(cells.astype(float).mean())
+    return Measured(curve, spec, steps, block, accuracy, interval, cell_accuracy, float(forwards.mean()), correct, forwards)
 
 
 def _summaries(points: list[Measured], against: str, low: float, high: float, budgets: np.ndarray) -> list[Summary]:

@@ -1,6 +1,6 @@
 """What an order sees, and what it gives back."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
@@ -149,6 +149,15 @@ class State:
     def limited(self, open: Tensor) -> "State":
         """The same where only the masked positions in `open` (B, L) may be unmasked now."""
         return self._with(open=open & self.masked)
+
+    def rows(self, kept: Tensor) -> "State":
+        """The sequences where `kept` (B,) is True, with what has been computed of them."""
+        inside = kept[:, None].expand_as(self.predicted)[self.predicted]  # (K,)
+        tensors = {f.name: value for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)}
+        changes: dict[str, Any] = {name: value[inside if name == "logits" else kept] for name, value in tensors.items()}
+        changed = replace(self, **changes, memo={what: value[kept] for what, value in self.memo.items()})
+        changed.__dict__["summary"] = Summary(*(part[inside] for part in self.summary))
+        return changed
 
     def _with(self, **changes: Any) -> "State":
         """Changed in what the summary does not depend on, so that it need not be made again."""

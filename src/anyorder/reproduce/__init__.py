@@ -8,11 +8,19 @@ from anyorder.errors import BadInput
 from anyorder.evaluation.evaluate import environment
 from anyorder.files import write_json, write_text
 from anyorder.report.plots import bars, panels
-from anyorder.reproduce import adaptive, draws, falsification, proteins, reward, stability
+from anyorder.reproduce import adaptive, draws, falsification, proteins, reward, speed, stability
 from anyorder.reproduce.outcome import Outcome
 from anyorder.reproduce.study import Setting
 
-TARGETS = adaptive.TARGETS | stability.TARGETS | falsification.TARGETS | proteins.TARGETS | reward.TARGETS | draws.TARGETS
+TARGETS = (
+    adaptive.TARGETS
+    | stability.TARGETS
+    | falsification.TARGETS
+    | proteins.TARGETS
+    | reward.TARGETS
+    | draws.TARGETS
+    | speed.TARGETS
+)
 
 _SORTING = ("task.name=sorting", "task.options={items=16}", "data.options={}", "run.log_steps=10")
 _TSP = ("task.name=tsp", "task.options={cities=5, grid=5}", "data.options={}", "run.log_steps=10")
@@ -68,6 +76,7 @@ _SETTINGS: dict[str, list[Setting]] = {
             figure_steps=(1, 2, 4),
         ),
         reward.SMALL,
+        speed.SMALL,
     ],
     "paper": [
         Setting(

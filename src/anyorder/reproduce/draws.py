@@ -1,18 +1,16 @@
 """Pass@N of UPO (arXiv 2510.05725, figures 1 and 8): is there a right answer among N draws of an order?"""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from anyorder.denoisers.base import fingerprint
+from anyorder.evaluation.orders import PolicyLoader
 from anyorder.evaluation.pass_at_n import PassAtN, grid_of, lines_of, of_counts, pass_at_n
 from anyorder.evaluation.tables import markdown_table
-from anyorder.files import write_json
 from anyorder.reproduce.outcome import Cells, Outcome, Solved, Target
 from anyorder.reproduce.reward import RewardStudy, about
-from anyorder.reproduce.study import Decoding, Setting
+from anyorder.reproduce.study import AnyDenoiser, Decoding, Setting
 
 DRAWS = 16
 BASELINES = ("random", "top_k:5")
@@ -23,23 +21,21 @@ _MODEL = "reward/top_k/{seed}"
 class DrawStudy(RewardStudy):
     """Of each problem, how many of `DRAWS` draws are right, int (N,); of an order without chance, of one."""
 
-    def decode(self, decoding: Decoding) -> dict[str, np.ndarray]:
+    @property
+    def measure_mark(self) -> str:
         """See `Study`."""
-        denoiser, load_policy = self.load(decoding)
-        found = {}
-        for order in decoding.orders:
-            mark = fingerprint(denoiser) + (fingerprint(load_policy("").policy) if order.startswith("policy") else "")
-            path = self._cell_path(decoding, order, f"{mark}, {DRAWS} draws")
-            if not path.exists():
-                task, problems = self.problems(decoding.setting)
-                draws = DRAWS if _is_drawn(order) else 1
-                result = pass_at_n(
-                    denoiser, task, problems, [order], draws, load_policy=load_policy, steps=decoding.steps
-                )[0]  # fmt: skip
-                about_it: dict[str, Any] = {"order": order, "model": decoding.model, "draws": draws}
-                write_json(path, {**about_it, "forwards": result.forwards, "correct": result.correct.tolist()})
-            found[order] = np.array(json.loads(path.read_text(encoding="utf-8"))["correct"])
-        return found
+        return f", {DRAWS} draws"
+
+    def measure(self, denoiser: AnyDenoiser, load_policy: PolicyLoader, decoding: Decoding, order: str) -> dict[str, Any]:
+        """See `Study`."""
+        task, problems = self.problems(decoding.setting)
+        draws = DRAWS if _is_drawn(order) else 1
+        result = pass_at_n(denoiser, task, problems, [order], draws, load_policy=load_policy, steps=decoding.steps)[0]
+        return {"draws": draws, "forwards": result.forwards, "correct": result.correct.tolist()}
+
+    def kept(self, values: dict[str, Any]) -> np.ndarray:
+        """See `Study`."""
+        return np.array(values["correct"])
 
 
 def _is_drawn(order: str) -> bool:

@@ -77,6 +77,7 @@ class Decoding:
     noise: float = 0.0
 
 
+AnyDenoiser = Transformer | HuggingFaceDenoiser
 TEST_SEED = 8_000_000
 _POLICIES = ("policy/", "reward/")
 
@@ -141,7 +142,7 @@ class Study:
         task = make_task(setting.task, **setting.options)
         return task, task.generate(setting.problems, TEST_SEED, **setting.generate)
 
-    def load(self, decoding: Decoding) -> tuple[Transformer | HuggingFaceDenoiser, PolicyLoader]:
+    def load(self, decoding: Decoding) -> tuple[AnyDenoiser, PolicyLoader]:
         """The denoiser that a decoding is of, and what loads its policy."""
         folder = self.ensure(decoding.setting, decoding.model)
         denoiser_folder = self.model_folder(decoding.setting, "frozen") if decoding.model.startswith(_POLICIES) else folder
@@ -156,32 +157,35 @@ class Study:
         return self.folder / decoding.setting.name / "cells" / f"{key[:24]}.json"
 
     def decode(self, decoding: Decoding) -> dict[str, np.ndarray]:
-        """Which test problems each order solves, bool (N,); decoded now, or read from the cells that are kept."""
+        """What is kept of each order, per problem; measured now, or read from the cells that are there."""
         denoiser, load_policy = self.load(decoding)
-        mark = fingerprint(denoiser)
-        solved = {}
+        found = {}
         for order in decoding.orders:
-            policy_mark = fingerprint(load_policy("").policy) if order.startswith("policy") else ""
-            path = self._cell_path(decoding, order, mark + policy_mark)
+            mark = fingerprint(denoiser)
+            if order.startswith("policy"):
+                mark += fingerprint(load_policy("").policy)
+            path = self._cell_path(decoding, order, mark + self.measure_mark)
             if not path.exists():
-                task, problems = self.problems(decoding.setting)
-                report = evaluate(
-                    denoiser, task, problems, [order], [decoding.steps], noise=[decoding.noise], load_policy=load_policy
-                )
-                result = report.results[0]
-                write_json(
-                    path,
-                    {
-                        "order": order, "model": decoding.model, "steps": decoding.steps, "noise": decoding.noise,
-                        "problems": decoding.setting.problems, "forwards": result.forwards,
-                        **self.keep(result),
-                    },
-                )  # fmt: skip
-            solved[order] = self.kept(json.loads(path.read_text(encoding="utf-8")))
-        return solved
+                about = {"order": order, "model": decoding.model, "steps": decoding.steps, "noise": decoding.noise}
+                measured = self.measure(denoiser, load_policy, decoding, order)
+                write_json(path, {**about, "problems": decoding.setting.problems, **measured})
+            found[order] = self.kept(json.loads(path.read_text(encoding="utf-8")))
+        return found
+
+    @property
+    def measure_mark(self) -> str:
+        """What tells apart the cells of studies that measure otherwise."""
+        return ""
+
+    def measure(self, denoiser: AnyDenoiser, load_policy: PolicyLoader, decoding: Decoding, order: str) -> dict[str, Any]:
+        """What is written of a cell."""
+        task, problems = self.problems(decoding.setting)
+        noise = [decoding.noise]
+        report = evaluate(denoiser, task, problems, [order], [decoding.steps], noise=noise, load_policy=load_policy)
+        return {"forwards": report.results[0].forwards, **self.keep(report.results[0])}
 
     def keep(self, result: Result) -> dict[str, Any]:
-        """What is written of a cell, per problem."""
+        """What is written of an evaluation, per problem."""
         return {"solved": "".join("1" if right else "0" for right in result.correct)}
 
     def kept(self, values: dict[str, Any]) -> np.ndarray:

@@ -97,7 +97,7 @@ class RewardJob:
         epoch, part = divmod(inner, self.update.minibatches)
         if part == 0 and self.update.reference in ("softmax", "top_k") and not imitating:
             self._weigh_divergence(model)
-        total = 0 * next(p for p in model.parameters() if p.requires_grad).sum()  # a round may hold no choice at all
+        total = torch.stack([0 * p.sum() for p in model.parameters() if p.requires_grad]).sum()  # a round may hold no choice
         seen = 0.0
         for at in range(part, len(self.steps), self.update.minibatches):
             kept = self.steps[at]
@@ -171,7 +171,16 @@ class RewardJob:
         for step in self.steps:
             worth = returns_at(rewards, self.decoded.commit_step, step.state.step)
             self.advantages.append(group_advantages(worth, groups, standardise=self.update.standardise)[step.rows])
+        if not imitating and not self.update.beta:
+            self._skip_what_teaches_nothing()
         self.logged = self._numbers(rewards, groups, ending.verdict)
+
+    def _skip_what_teaches_nothing(self) -> None:
+        """Leave out the trajectories that are neither better nor worse than their group, but of a step never all."""
+        taught = [advantages != 0 for advantages in self.advantages]
+        taught = [kept if kept.any() else torch.ones_like(kept) for kept in taught]
+        self.steps = [step.only(kept) for step, kept in zip(self.steps, taught, strict=True)]
+        self.advantages = [advantages[kept] for advantages, kept in zip(self.advantages, taught, strict=True)]
 
     def _problems(self, rng: np.random.Generator, count: int) -> Instances:
         """The problems of a round, augmented where their solutions are known."""

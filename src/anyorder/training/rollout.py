@@ -35,6 +35,10 @@ class Step:
     drawn: Tensor
     log_prob: Tensor
 
+    def only(self, kept: Tensor) -> "Step":
+        """The trajectories where `kept` (b,) is True."""
+        return Step(self.state.rows(kept), self.rows[kept], self.drawn[kept], self.log_prob[kept])
+
 
 @dataclass(frozen=True)
 class Expert:

@@ -1,0 +1,150 @@
+"""Accuracy against forwards of policies trained for speed (Jazbec et al., arXiv 2512.09106), on a denoiser of ours."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anyorder.evaluation.curves import parse_curves
+from anyorder.evaluation.evaluate import decode_in_batches, environment
+from anyorder.evaluation.orders import PolicyLoader, make_decoder
+from anyorder.evaluation.pareto import Measured, fronts_of, grids_of, lines_of, measured
+from anyorder.evaluation.tables import markdown_grids
+from anyorder.reproduce.outcome import Cells, Outcome, Solved, Target
+from anyorder.reproduce.reward import RewardSetting, RewardStudy
+from anyorder.reproduce.study import AnyDenoiser, Decoding, Setting
+from anyorder.training.settings import AnyRecipe, load_recipe
+from anyorder.zoo import load_order
+
+EXPONENTS = ("30", "10", "3", "1", "0")
+"""alpha of ((n - steps + 1) / n)^alpha. Published are 10, 3, 1, .3 and 0, at 256 positions and more; of 57 positions one
+forward costs 1.8 % of the reward for each unit of alpha, so that .3 is next to 0, and 30 is needed for the quick end."""
+BY_RULE = [f"confidence@{rule}" for rule in ("linear", "threshold", "factor", "entropy_bound", "klass")]
+BY_SUPERVISION = [f"policy@{rule}" for rule in ("score_threshold", "predicted_error")]
+BY_REWARD = {"alpha": "by reward, published network", "lookahead-alpha": "by reward, lookahead network"}
+_DECIDES = "policy@bernoulli:0"
+_BOUNDS = (2.0, 32.0)
+
+
+class SpeedStudy(RewardStudy):
+    """Models `reward/start/SEED`, a policy on confidences that imitates a threshold, `reward/alpha-A/SEED`, trained on from it
+    for speed, and `reward/lookahead-alpha-A/SEED`, trained on from the shipped order. Of each problem whether it is solved, its
+    share of right cells, and the forwards that it took, float (3, N)."""
+
+    def recipe(self, setting: Setting, kind: str, what: str, changes: list[str]) -> AnyRecipe:
+        """See `Study`."""
+        assert isinstance(setting, RewardSetting)
+        changes = [*changes, *setting.reward_changes]
+        if what == "start":
+            return load_recipe(f"{setting.reward}-start", changes)
+        network, _, exponent = what.rpartition("-")
+        seed = next(c for c in changes if c.startswith("seed=")).removeprefix("seed=")
+        start = self.ensure(setting, f"reward/start/{seed}") if network == "alpha" else setting.denoiser
+        return load_recipe(setting.reward, [*changes, f"start={start}", f"reward.speed={exponent}"])
+
+    def before(self, model: str) -> tuple[str, ...]:
+        """See `Study`."""
+        more = (f"reward/start/{model.rpartition('/')[2]}",) if model.startswith("reward/alpha-") else ()
+        return (*super().before(model), *more)
+
+    def load(self, decoding: Decoding) -> tuple[AnyDenoiser, PolicyLoader]:
+        """See `Study`; the frozen denoiser comes with the order that is shipped for it."""
+        denoiser, load_policy = super().load(decoding)
+        shipped = decoding.setting.denoiser
+        return denoiser, (lambda _name: load_order(shipped, denoiser)) if decoding.model == "frozen" else load_policy
+
+    @property
+    def measure_mark(self) -> str:
+        """See `Study`."""
+        return ", forwards"
+
+    def measure(self, denoiser: AnyDenoiser, load_policy: PolicyLoader, decoding: Decoding, order: str) -> dict[str, Any]:
+        """See `Study`."""
+        task, problems = self.problems(decoding.setting)
+        decoder = make_decoder(order, decoding.steps, decoding.noise, load_policy)
+        decoded = decode_in_batches(denoiser, problems, decoder, seed=0, batch_size=256, progress=None, name=order)
+        verdict = task.check(problems, decoded.tokens)
+        return {
+            "solved": "".join("1" if right else "0" for right in verdict.instance_correct.tolist()),
+            "right_cells": [round(float(c), 6) for c in verdict.cell_accuracy],
+            "forwards": decoded.forwards.tolist(),
+        }
+
+    def kept(self, values: dict[str, Any]) -> np.ndarray:
+        """See `Study`."""
+        return np.concatenate([super().kept(values), np.array(values["forwards"], dtype=float)[None]])
+
+
+def _rule_points(s: Setting) -> list[tuple[str, str, int]]:
+    """(curve, order, steps) of what needs no training here."""
+    curves = parse_curves([*BY_RULE, *BY_SUPERVISION], lambda _name: load_order(s.denoiser), s.steps)
+    return [(curve.name, point.spec, point.steps or s.steps) for curve in curves for point in curve.points]
+
+
+def _needs(settings: list[Setting], seeds: list[int]) -> list[Decoding]:
+    found = []
+    for s in settings:
+        points = _rule_points(s)
+        for steps in dict.fromkeys(steps for *_, steps in points):
+            found.append(Decoding(s, "frozen", tuple(order for _, order, n in points if n == steps), steps))
+        for seed in seeds:
+            models = ["start", *(f"{network}-{a}" for network in BY_REWARD for a in EXPONENTS)]
+            found += [Decoding(s, f"reward/{model}/{seed}", (_DECIDES,), s.steps) for model in models]
+    return found
+
+
+def _layout(settings: list[Setting], seeds: list[int], solved: Solved, folder: Path) -> Outcome:
+    cells, lines, parts, values = Cells(solved, seeds), {}, [], {}
+    for s in settings:
+
+        def point(curve: str, label: str, model: str, order: str, steps: int, s: Setting = s) -> Measured:
+            right, share, forwards = cells.of(s, model, order, steps=steps)[0]
+            return measured(curve, label, steps, None, right.astype(bool), share, forwards.astype(int))
+
+        points = [point(curve, order, "frozen", order, steps) for curve, order, steps in _rule_points(s)]
+        for seed in seeds:
+            mark = f", seed {seed}" if len(seeds) > 1 else ""
+            points.append(
+                point(f"imitation of a threshold{mark}", f"imitation{mark}", f"reward/start/{seed}", _DECIDES, s.steps)
+            )
+            for network, name in BY_REWARD.items():
+                points += [
+                    point(name + mark, f"{name}, alpha {a}{mark}", f"reward/{network}-{a}/{seed}", _DECIDES, s.steps)
+                    for a in EXPONENTS
+                ]
+        found = fronts_of(points, _BOUNDS, "best", {**environment(), "correct_means": "instance accuracy"})
+        parts.append(f"**{s.name}**\n\n{markdown_grids(grids_of(found))}")
+        lines[s.name] = lines_of(found)["full diffusion"]
+        values[s.name] = {
+            "areas": {c.curve: c.area for c in found.curves},
+            "points": {p.spec: (p.forwards, p.accuracy) for p in points},
+        }
+    title = "Jazbec et al.: accuracy against forwards, full diffusion"
+    return Outcome(title, "\n".join(parts), values, lines, "forwards of the denoiser per sequence")
+
+
+def _about(settings: list[Setting], seeds: list[int], scale: str) -> str:
+    """What the table must say about itself."""
+    lines = [
+        f"Scale {scale}; seeds {', '.join(map(str, seeds))}. Full diffusion, the likeliest token. A policy trained by reward "
+        f"is one operating point for each alpha ({', '.join(EXPONENTS)}) and decides by the mode, score > 0; rules by "
+        "their value. Forwards are the denoiser's; those of a policy come on top."
+    ]
+    for s in settings:
+        generated = ", ".join(f"{key} {value}" for key, value in s.generate.items())
+        lines.append(f"- {s.name}: {s.problems} generated problems ({generated}), the same for all; denoiser `{s.denoiser}`.")
+    return "\n".join(lines) + "\n"
+
+
+SMALL = RewardSetting(
+    task="sudoku",
+    options={"box": 3},
+    denoiser="sudoku9",
+    adaptive="sudoku9-adaptive",
+    problems=500,
+    generate={"givens": 0},
+    steps=64,
+    key="sudoku9-speed",
+    reward="sudoku9-speed",
+)
+TARGETS = {"jazbec-pareto": Target((SMALL.name,), _needs, _layout, SpeedStudy, _about)}
