@@ -22,14 +22,15 @@ forward costs 1.8 % of the reward for each unit of alpha, so that .3 is next to 
 BY_RULE = [f"confidence@{rule}" for rule in ("linear", "threshold", "factor", "entropy_bound", "klass")]
 BY_SUPERVISION = [f"policy@{rule}" for rule in ("score_threshold", "predicted_error")]
 BY_REWARD = {"alpha": "by reward, published network", "lookahead-alpha": "by reward, lookahead network"}
+BY_IMITATION = {"start": "imitation, published network", "lookahead-start": "imitation, lookahead network"}
 _DECIDES = "policy@bernoulli:0"
 _BOUNDS = (2.0, 32.0)
 
 
 class SpeedStudy(RewardStudy):
-    """Models `reward/start/SEED`, a policy on confidences that imitates a threshold, `reward/alpha-A/SEED`, trained on from it
-    for speed, and `reward/lookahead-alpha-A/SEED`, trained on from the shipped order. Of each problem whether it is solved, its
-    share of right cells, and the forwards that it took, float (3, N)."""
+    """Models `reward/start/SEED`, a policy on confidences that imitates a threshold, and `reward/alpha-A/SEED`, trained on from
+    it for speed; with `lookahead-` before their names, of the shipped order's network and from its weights. Of each problem
+    whether it is solved, its share of right cells, and the forwards that it took, float (3, N)."""
 
     def recipe(self, setting: Setting, kind: str, what: str, changes: list[str]) -> AnyRecipe:
         """See `Study`."""
@@ -37,15 +38,14 @@ class SpeedStudy(RewardStudy):
         changes = [*changes, *setting.reward_changes]
         if what == "start":
             return load_recipe(f"{setting.reward}-start", changes)
-        network, _, exponent = what.rpartition("-")
-        seed = next(c for c in changes if c.startswith("seed=")).removeprefix("seed=")
-        start = self.ensure(setting, f"reward/start/{seed}") if network == "alpha" else setting.denoiser
-        return load_recipe(setting.reward, [*changes, f"start={start}", f"reward.speed={exponent}"])
+        if what == "lookahead-start":
+            return load_recipe(f"{setting.reward}-start", [*changes, f"start={setting.denoiser}", "optimizer.lr=3e-4"])
+        start = self.ensure(setting, _start_of(f"{kind}/{what}/{_seed_of(changes)}"))
+        return load_recipe(setting.reward, [*changes, f"start={start}", f"reward.speed={what.rpartition('-')[2]}"])
 
     def before(self, model: str) -> tuple[str, ...]:
         """See `Study`."""
-        more = (f"reward/start/{model.rpartition('/')[2]}",) if model.startswith("reward/alpha-") else ()
-        return (*super().before(model), *more)
+        return (*super().before(model), *([_start_of(model)] if "alpha-" in model else []))
 
     def load(self, decoding: Decoding) -> tuple[AnyDenoiser, PolicyLoader]:
         """See `Study`; the frozen denoiser comes with the order that is shipped for it."""
@@ -75,6 +75,16 @@ class SpeedStudy(RewardStudy):
         return np.concatenate([super().kept(values), np.array(values["forwards"], dtype=float)[None]])
 
 
+def _start_of(model: str) -> str:
+    """The model that `reward/NETWORKalpha-A/SEED` is trained on from."""
+    kind, what, seed = model.split("/")
+    return f"{kind}/{what.partition('alpha-')[0]}start/{seed}"
+
+
+def _seed_of(changes: list[str]) -> str:
+    return next(change for change in changes if change.startswith("seed=")).removeprefix("seed=")
+
+
 def _rule_points(s: Setting) -> list[tuple[str, str, int]]:
     """(curve, order, steps) of what needs no training here."""
     curves = parse_curves([*BY_RULE, *BY_SUPERVISION], lambda _name: load_order(s.denoiser), s.steps)
@@ -88,7 +98,7 @@ def _needs(settings: list[Setting], seeds: list[int]) -> list[Decoding]:
         for steps in dict.fromkeys(steps for *_, steps in points):
             found.append(Decoding(s, "frozen", tuple(order for _, order, n in points if n == steps), steps))
         for seed in seeds:
-            models = ["start", *(f"{network}-{a}" for network in BY_REWARD for a in EXPONENTS)]
+            models = ["start", "lookahead-start", *(f"{network}-{a}" for network in BY_REWARD for a in EXPONENTS)]
             found += [Decoding(s, f"reward/{model}/{seed}", (_DECIDES,), s.steps) for model in models]
     return found
 
@@ -104,9 +114,8 @@ def _layout(settings: list[Setting], seeds: list[int], solved: Solved, folder: P
         points = [point(curve, order, "frozen", order, steps) for curve, order, steps in _rule_points(s)]
         for seed in seeds:
             mark = f", seed {seed}" if len(seeds) > 1 else ""
-            points.append(
-                point(f"imitation of a threshold{mark}", f"imitation{mark}", f"reward/start/{seed}", _DECIDES, s.steps)
-            )
+            for network, name in BY_IMITATION.items():
+                points.append(point(name + mark, name + mark, f"reward/{network}/{seed}", _DECIDES, s.steps))
             for network, name in BY_REWARD.items():
                 points += [
                     point(name + mark, f"{name}, alpha {a}{mark}", f"reward/{network}-{a}/{seed}", _DECIDES, s.steps)
