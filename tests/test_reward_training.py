@@ -133,6 +133,25 @@ def test_a_policy_scores_some_of_the_rows_as_it_scores_them_among_all(architectu
     assert torch.equal(part.state.scatter(part.state.summary.entropy), step.state.scatter(step.state.summary.entropy)[kept])
 
 
+def test_a_choice_of_a_long_trajectory_weighs_as_much_as_one_of_a_short() -> None:
+    """The gradient of one group is that of the mean reward, up to a factor: sum of A log p over all its choices."""
+    job = job_of(rollout={"actions": "bernoulli"}, run={"batch_size": 4}, update={"inner": 1, "standardise": False})
+    job.reward = lambda end: end.decoded.forwards.float()
+    found = gradients(job, 0)
+    assert len(set(job.decoded.forwards.tolist())) > 1
+    choices = sum(len(step.rows) for step in job.steps)
+    worth = job.decoded.forwards.float()
+    job.model.zero_grad()
+    expected = sum(
+        (job.actions.log_prob(job._look(job.model, step)[0], step.drawn) * (worth - worth.mean())[step.rows]).sum()
+        for step in job.steps
+    )
+    (-expected / choices).backward()
+    for mine, p in zip(found, job.policy.parameters(), strict=True):
+        assert p.grad is not None and torch.allclose(mine, p.grad, atol=1e-6)
+    assert max(float(g.abs().max()) for g in found) > 1e-3
+
+
 def test_trajectories_no_better_than_their_group_are_not_looked_at_again() -> None:
     def first_group_differs(end: Ending) -> Tensor:
         reward = torch.ones(len(end.decoded.tokens))

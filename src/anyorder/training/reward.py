@@ -103,7 +103,9 @@ class RewardJob:
             kept = self.steps[at]
             scores, token_log_prob, state = self._look(model, kept)
             log_prob = self.actions.log_prob(scores, kept.drawn) + token_log_prob
-            weight = self.update.minibatches / (self.lengths[kept.rows] * self.count)  # mean over steps, then trajectories
+            weight = self.update.minibatches / (
+                self.lengths[kept.rows] * self.count
+            )  # mean over a group's choices, then groups
             if imitating:
                 total = total - (weight * log_prob).sum()
                 continue
@@ -157,9 +159,10 @@ class RewardJob:
         index = torch.arange(len(problems), device=self.device)
         groups = torch.cat([index.repeat_interleave(n) for n in (group, experts) if n])
         problems_of = problems[groups.cpu()]
-        self.lengths = torch.zeros(self.count, device=self.device)
+        self.lengths = torch.zeros(len(problems), device=self.device)
         for step in self.steps:
-            self.lengths[step.rows] += 1
+            self.lengths += groups[step.rows].bincount(minlength=len(problems))
+        self.lengths = (self.lengths / groups.bincount())[groups]  # of a group: its own would favour long failures
         ended = self.decoded.cpu()
         ending = Ending(self.task, problems_of, ended, self.task.check(problems_of, ended.tokens))
         rewards = self.reward(ending).to(self.device).float()
