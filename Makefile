@@ -1,10 +1,11 @@
-# Two commands: `make demo` runs the main job, `make test` passes the tests. Both make their own virtual environment.
+# Two commands: `make demo` runs the main job, `make test` passes the tests. `make docs` builds the documentation site,
+# `make package` the wheel, which it tries in an empty environment. All make their own virtual environment.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RUN := MALLOC_TRIM_THRESHOLD_=1000000000 MALLOC_MMAP_THRESHOLD_=1000000000
 
-.PHONY: demo test lint types tests benchmark clean-venv
+.PHONY: demo test lint types tests docs linkcheck package benchmark clean-venv
 
 demo: $(VENV)/user
 	$(RUN) $(BIN)/anyorder demo --out demo
@@ -21,6 +22,18 @@ types: $(VENV)/dev
 tests: $(VENV)/dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
+docs: $(VENV)/docs
+	$(BIN)/python docs/recipe_page.py
+	$(BIN)/python -m sphinx -q -E -W --keep-going -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
+# Asks every address that the docs name; needs a network.
+linkcheck: $(VENV)/docs
+	$(BIN)/python -m sphinx -q -b linkcheck docs docs/_build/linkcheck
+
+package: $(VENV)/dev
+	PIP_TORCH='$(PIP_TORCH)' $(BIN)/python tools/check_package.py
+
 benchmark: $(VENV)/user
 	$(BIN)/python benchmarks/overhead.py
 
@@ -35,9 +48,13 @@ $(VENV)/user: $(VENV)/torch pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
 	touch $@
 
+$(VENV)/docs: $(VENV)/torch pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
+	touch $@ $(VENV)/user
+
 $(VENV)/dev: $(VENV)/torch pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
-	touch $@ $(VENV)/user
+	touch $@ $(VENV)/user $(VENV)/docs
 
 clean-venv:
 	rm -rf $(VENV)

@@ -79,7 +79,7 @@ def policy_aware_weight(scores: Tensor, masked: Tensor, *, alpha: float = 1.0, p
 
 
 def order_loss(scores: Tensor, token_losses: Tensor, masked: Tensor, time_weight: Tensor | None = None) -> Tensor:
-    """L_ORDER (eq. 3): mean of w_t * sum_i q(i | x_t) * stopgrad(l_i). For uniform q this is L_MDM / |M|, row by row."""
+    """L_ORDER (eq. 3): mean of w_t * sum_i q(i | x_t) * stopgrad(l_i). For uniform q this is `L_MDM / |M|`, row by row."""
     q = policy_log_probabilities(scores, masked).exp()
     per_row = (q * token_losses.detach()).sum(dim=1)
     if time_weight is not None:

@@ -171,3 +171,4 @@ ACTIONS: dict[str, Callable[..., Actions]] = {
     "bernoulli": Bernoulli,
     "dynamic_plackett_luce": DynamicPlackettLuce,
 }
+"""What is drawn in a step, by the name that a recipe or a command uses."""

@@ -285,3 +285,4 @@ COUNT_RULES: dict[str, Callable[..., CountRule]] = {
     "predicted_error": PredictedError,
     "second_look": SecondLook,
 }
+"""Rules that a command can name."""

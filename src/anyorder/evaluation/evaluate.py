@@ -36,13 +36,14 @@ Progress = Callable[[str, int, int], None]
 class Result:
     """One cell: an order at a number of steps and a scale of noise.
 
-    cell_accuracy: None where no solution is known and none can be told from the rules.
-    exact_match: share of the sequences that equal the stored solution, as others report it; below instance accuracy where
-        problems have several solutions. None where no solution is known.
-    order_diversity: 1 minus the mean correlation of the commit steps with those of the same order without noise (None unless
-        that cell is in the evaluation too): noise of the same scale moves one order more than another.
-    by_difficulty: (instances, instance accuracy) for each difficulty label, where the task has them.
-    measures: of the set of samples, where the task has them: mean over the samples, and its 95 % interval.
+    Args:
+        cell_accuracy: None where no solution is known and none can be told from the rules.
+        exact_match: share of the sequences that equal the stored solution, as others report it; below instance accuracy where
+            problems have several solutions. None where no solution is known.
+        order_diversity: 1 minus the mean correlation of the commit steps with those of the same order without noise (None
+            unless that cell is in the evaluation too): noise of the same scale moves one order more than another.
+        by_difficulty: (instances, instance accuracy) for each difficulty label, where the task has them.
+        measures: of the set of samples, where the task has them: mean over the samples, and its 95 % interval.
     """
 
     order: str

@@ -97,8 +97,9 @@ class OrderScheduler(BlockRefinementScheduler):
             timestep: number of the step within the block, from 0.
             sample: int64 (B, L), the block.
             mask_token_id: the mask; None is the original's mode without masks, in which nothing can be ordered.
-            temperature, top_p, top_k, sampling_method, threshold, editing_threshold, minimal_topk, prompt_mask, generator,
-                return_dict: as in the original. The generator also seeds random orders.
+            temperature, top_p, top_k, sampling_method, threshold: as in the original.
+            editing_threshold, minimal_topk, prompt_mask, return_dict: as in the original.
+            generator: as in the original; it also seeds random orders.
             order: for this step, in place of the scheduler's.
             input_ids: int64 (B, S), what the denoiser saw, the block at its end; the block alone when not given.
             hidden_states: float (B, S, D), the denoiser's last hidden states of them.

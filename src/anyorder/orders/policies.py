@@ -54,12 +54,11 @@ class Policy(PolicyNetwork):
     """A policy that is trained by supervision; it starts at the confidence order.
 
     Args:
-        architecture: one of
-            "mlp": per token, max log-probability -> Linear to D, + hidden, -> MLP D-width-1 with ReLU (arXiv 2606.00295, 3);
-            "score_transformer": max log-probability -> width, one encoder layer (its appendix B);
-            "score_hidden_transformer": the same plus the hidden state;
-            "lookahead": hidden state, expected token, scores and status of every position, then `layers` blocks whose
-                heads may be restricted to the task's relations: a second look at the whole proposal of the denoiser.
+        architecture: "mlp": per token, max log-probability -> Linear to D, + hidden, -> MLP D-width-1 with ReLU (arXiv
+            2606.00295, 3); "score_transformer": max log-probability -> width, one encoder layer (its appendix B);
+            "score_hidden_transformer": the same plus the hidden state; "lookahead": hidden state, expected token, scores and
+            status of every position, then `layers` blocks whose heads may be restricted to the task's relations: a second look
+            at the whole proposal of the denoiser.
         hidden_size, vocab_size: of the denoiser.
         max_length: the only length when heads are restricted; 0 otherwise.
         width: hidden units of the MLP, or width of the transformer.

@@ -51,6 +51,7 @@ def likelihood(end: Ending) -> Tensor:
 
 
 REWARDS: dict[str, Reward] = {"solved": solved, "cells": cells, "rules": rules, "likelihood": likelihood}
+"""Rewards that a recipe can name; `judge`, which needs a model, comes beside them."""
 
 
 def with_speed(reward: Reward, exponent: float) -> Reward:

@@ -1,0 +1,142 @@
+"""Writes recipes.md from the shipped recipes and their settings: `python docs/recipe_page.py`, a part of `make docs`."""
+
+import json
+import re
+from importlib import resources
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from anyorder.training.settings import AnyRecipe, DenoiserRecipe, OrderRecipe, RewardRecipe, load_recipe, recipe_names
+
+PAGE = Path(__file__).with_name("recipes.md")
+
+_HEAD = """\
+<!-- Written by docs/recipe_page.py from the recipes themselves: change those, then `make docs`. -->
+
+# Recipes
+
+A recipe is one TOML file per experiment: what is trained, on which problems, with which settings. It is checked before
+anything is computed; an unknown key or a setting that would have no effect is an error that says so.
+
+```
+anyorder train sudoku9-order                         # a shipped recipe, by name; into runs/sudoku9-order
+anyorder train sudoku9-order --set run.steps=350 --set optimizer.lr=2e-3 --out runs/short
+anyorder train sudoku9-order                         # the same command again goes on where it was stopped
+anyorder train my-recipe.toml                        # your own: copy one, change it
+```
+
+`--set section.key=value` changes one setting, as often as you like; values are TOML, so a table goes in quotes
+(`--set 'task.options={box=2}'`). In Python the same is `load_recipe("sudoku9-order", ["run.steps=350"])` and `run_recipe`
+([api.md](api.md#fit-an-order)). Costs are those that were measured on shared cores of an Intel Xeon; where a recipe was not
+run to its end, it says so. *Samples* are training samples seen: steps times batch size.
+"""
+
+_KINDS: dict[type[BaseModel], str] = {
+    DenoiserRecipe: "Denoisers",
+    OrderRecipe: "Orders for a denoiser",
+    RewardRecipe: "Orders trained by reward",
+}
+
+
+def comment_of(name: str) -> tuple[str, str]:
+    """What the comment at the head of a recipe says, and, from its last paragraph `Cost: ...`, what the recipe costs."""
+    text = resources.files("anyorder.recipes").joinpath(f"{name}.toml").read_text(encoding="utf-8")
+    lines = re.match(r"(#.*\n)*", text)
+    assert lines is not None
+    says, found, cost = "\n".join(line[2:] for line in lines[0].splitlines()).partition("Cost: ")
+    if not found:
+        raise ValueError(f"the comment at the head of {name}.toml must end with a line `# Cost: ...`")
+    return says.strip(), " ".join(cost.split())
+
+
+def page() -> str:
+    """The whole page, in Markdown."""
+    recipes = {name: load_recipe(name) for name in recipe_names()}
+    parts = [_HEAD]
+    for kind, title in _KINDS.items():
+        chosen = {name: recipe for name, recipe in recipes.items() if isinstance(recipe, kind)}
+        parts += [f"## {title}\n", _overview(chosen), *(_entry(name, recipe) for name, recipe in chosen.items())]
+    parts.append("## Every setting\n\nDefaults are those of a recipe that does not say otherwise; *required* has none.\n")
+    sections = {name: field for kind in _KINDS for name, field in kind.model_fields.items()}
+    parts += [_settings(name, field) for name, field in sections.items() if _model(field) is not None]
+    return "\n".join(parts)
+
+
+def _overview(recipes: dict[str, AnyRecipe]) -> str:
+    rows = ["| recipe | what it trains | cost |", "|---|---|---|"]
+    for name, recipe in recipes.items():
+        rows.append(f"| [{name}](#{name}) | {recipe.description} | {comment_of(name)[1].rstrip('.')} |")
+    return "\n".join(rows) + "\n"
+
+
+def _entry(name: str, recipe: AnyRecipe) -> str:
+    says, cost = comment_of(name)
+    options = ", ".join(f"{key} {value}" for key, value in recipe.task.options.items())
+    data = recipe.data.file or ", ".join(f"{key} {value}" for key, value in recipe.data.options.items()) or "generated"
+    lines = [
+        f"### {name}\n\n{says}\n",
+        f"- **Task**: {recipe.task.name}" + (f" ({options})" if options else ""),
+        f"- **Data**: {recipe.data.size:,} problems ({data})",
+    ]
+    if isinstance(recipe, DenoiserRecipe):
+        what = recipe.denoiser
+        size = f", {what.layers} layers {what.width} wide" if what.form != "paper" else ""  # which has a size of its own
+        lines.append(f"- **Network**: {what.form}{size}")
+    else:
+        lines.append(f"- **Denoiser**: `{recipe.denoiser}`")
+        lines.append(f"- **Policy**: `{recipe.policy.architecture}`, {recipe.policy.width} wide" + _begun(recipe))
+    if isinstance(recipe, OrderRecipe):
+        lines.append(f"- **Objective**: `{recipe.objective.name}` on `{recipe.objective.states}` states")
+    if isinstance(recipe, RewardRecipe):
+        lines.append(f"- **Reward**: `{recipe.reward.name}`, reference `{recipe.update.reference}`")
+    run = recipe.run
+    length = f"{run.steps:,} steps of {run.batch_size:,}, {run.steps * run.batch_size:,} samples"
+    if isinstance(recipe, RewardRecipe):
+        length = f"{run.steps:,} updates, rounds of {run.batch_size:,} trajectories"
+    lines += [f"- **Length**: {length}", f"- **Cost**: {cost}"]
+    return "\n".join(lines) + "\n"
+
+
+def _begun(recipe: OrderRecipe | RewardRecipe) -> str:
+    return f", from `{recipe.start}`" if isinstance(recipe, RewardRecipe) and recipe.start else ""
+
+
+def _settings(name: str, field: FieldInfo) -> str:
+    model = _model(field)
+    assert model is not None
+    about = " ".join((model.__doc__ or "").split())
+    rows = [f"### {name}\n\n{about}\n", "| key | values | default | what |", "|---|---|---|---|"]
+    for key, inner in model.model_fields.items():
+        rows.append(f"| `{name}.{key}` | {_values(inner.annotation)} | {_default(inner)} | {inner.description or ''} |")
+    return "\n".join(rows) + "\n"
+
+
+def _model(field: FieldInfo) -> type[BaseModel] | None:
+    kind = field.annotation
+    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+
+
+def _values(kind: Any) -> str:
+    """The type of a setting, for a person."""
+    if get_origin(kind) is Literal:
+        return ", ".join(f"`{choice}`" for choice in get_args(kind))
+    if isinstance(kind, UnionType):
+        return " or ".join("none" if part is NoneType else _values(part) for part in get_args(kind))
+    names = {int: "whole number", float: "number", bool: "true or false", str: "text"}
+    names |= {list: "list", dict: "table", tuple: "pair"}
+    return names[get_origin(kind) or kind]
+
+
+def _default(field: FieldInfo) -> str:
+    if field.default is PydanticUndefined:
+        return "*required*"
+    return "none" if field.default is None else f"`{json.dumps(field.default)}`".replace('"', "")
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
