@@ -40,7 +40,9 @@ def navigation() -> list[str]:
 def test_the_site_builds_without_warnings_and_every_link_and_anchor_leads_somewhere(tmp_path: Path) -> None:
     pytest.importorskip("sphinx", reason="pip install 'anyorder[docs]'")
     command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html", "-d", tmp_path / "trees", DOCS]
-    built = subprocess.run([*command, tmp_path / "html"], capture_output=True, text=True, env=os.environ | {"HF_HUB_OFFLINE": "1"})
+    built = subprocess.run(
+        [*command, tmp_path / "html"], capture_output=True, text=True, env=os.environ | {"HF_HUB_OFFLINE": "1"}
+    )
     assert built.returncode == 0, built.stderr
     pages = {path: Page(path) for path in (tmp_path / "html").rglob("*.html")}
     for path, page in pages.items():
@@ -53,7 +55,9 @@ def test_the_site_builds_without_warnings_and_every_link_and_anchor_leads_somewh
             if parts.fragment and target in pages:
                 assert unquote(parts.fragment) in pages[target].anchors, f"{path.name} links to {link}"
     reached = {tmp_path / "html/index.html"}
-    while new := {(p.parent / urlsplit(link).path).resolve() for p in reached for link in pages[p].links} & set(pages) - reached:
+    while (
+        new := {(p.parent / urlsplit(link).path).resolve() for p in reached for link in pages[p].links} & set(pages) - reached
+    ):
         reached |= new
     assert reached == set(pages)
     api = (tmp_path / "html/api.html").read_text(encoding="utf-8")
