@@ -18,6 +18,7 @@ version = release = anyorder.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build"]
+highlight_language = "text"
 default_role = "code"  # one backtick is code, in docstrings too
 myst_heading_anchors = 4  # page.md#heading leads to a heading, as on GitHub
 
