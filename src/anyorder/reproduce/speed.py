@@ -16,36 +16,36 @@ from anyorder.reproduce.study import AnyDenoiser, Decoding, Setting
 from anyorder.training.settings import AnyRecipe, load_recipe
 from anyorder.zoo import load_order
 
-EXPONENTS = ("30", "10", "3", "1", "0")
-"""alpha of ((n - steps + 1) / n)^alpha. Published are 10, 3, 1, .3 and 0, at 256 positions and more; of 57 positions one
-forward costs 1.8 % of the reward for each unit of alpha, so that .3 is next to 0, and 30 is needed for the quick end."""
+EXPONENTS = {"30": "0.9", "10": "0.9", "3": "0.95", "1": "0.99", "0": "0.99"}
+"""alpha of ((n - steps + 1) / n)^alpha, and the threshold whose imitation training starts from, a quick or a careful one.
+Published are 10, 3, 1, .3 and 0, at 256 positions and more, from a fresh policy; of 57 positions one forward costs 1.8 % of the
+reward for each unit of alpha, so that .3 is next to 0, and 30 is needed for the quick end."""
 BY_RULE = [f"confidence@{rule}" for rule in ("linear", "threshold", "factor", "entropy_bound", "klass")]
 BY_SUPERVISION = [f"policy@{rule}" for rule in ("score_threshold", "predicted_error")]
-BY_REWARD = {"alpha": "by reward, published network", "lookahead-alpha": "by reward, lookahead network"}
-BY_IMITATION = {"start": "imitation, published network", "lookahead-start": "imitation, lookahead network"}
+LEVELS = tuple(dict.fromkeys(EXPONENTS.values()))
 _DECIDES = "policy@bernoulli:0"
 _BOUNDS = (2.0, 32.0)
 
 
 class SpeedStudy(RewardStudy):
-    """Models `reward/start/SEED`, a policy on confidences that imitates a threshold, and `reward/alpha-A/SEED`, trained on from
-    it for speed; with `lookahead-` before their names, of the shipped order's network and from its weights. Of each problem
-    whether it is solved, its share of right cells, and the forwards that it took, float (3, N)."""
+    """Models `reward/start-P/SEED`, a policy on confidences that imitates the threshold P, and `reward/alpha-A/SEED`, trained
+    on from one of them for speed. Of each problem whether it is solved, its share of right cells, and the forwards that it
+    took, float (3, N)."""
 
     def recipe(self, setting: Setting, kind: str, what: str, changes: list[str]) -> AnyRecipe:
         """See `Study`."""
         assert isinstance(setting, RewardSetting)
         changes = [*changes, *setting.reward_changes]
-        if what == "start":
-            return load_recipe(f"{setting.reward}-start", changes)
-        if what == "lookahead-start":
-            return load_recipe(f"{setting.reward}-start", [*changes, f"start={setting.denoiser}", "optimizer.lr=3e-4"])
-        start = self.ensure(setting, _start_of(f"{kind}/{what}/{_seed_of(changes)}"))
-        return load_recipe(setting.reward, [*changes, f"start={start}", f"reward.speed={what.rpartition('-')[2]}"])
+        name, _, value = what.partition("-")
+        if name == "start":
+            return load_recipe(f"{setting.reward}-start", [*changes, f"update.imitate_level={value}"])
+        seed = next(change for change in changes if change.startswith("seed=")).removeprefix("seed=")
+        start = self.ensure(setting, _start_of(f"{kind}/{what}/{seed}"))
+        return load_recipe(setting.reward, [*changes, f"start={start}", f"reward.speed={value}"])
 
     def before(self, model: str) -> tuple[str, ...]:
         """See `Study`."""
-        return (*super().before(model), *([_start_of(model)] if "alpha-" in model else []))
+        return (*super().before(model), *([_start_of(model)] if model.startswith("reward/alpha-") else []))
 
     def load(self, decoding: Decoding) -> tuple[AnyDenoiser, PolicyLoader]:
         """See `Study`; the frozen denoiser comes with the order that is shipped for it."""
@@ -76,13 +76,9 @@ class SpeedStudy(RewardStudy):
 
 
 def _start_of(model: str) -> str:
-    """The model that `reward/NETWORKalpha-A/SEED` is trained on from."""
-    kind, what, seed = model.split("/")
-    return f"{kind}/{what.partition('alpha-')[0]}start/{seed}"
-
-
-def _seed_of(changes: list[str]) -> str:
-    return next(change for change in changes if change.startswith("seed=")).removeprefix("seed=")
+    """The model that `reward/alpha-A/SEED` is trained on from."""
+    _, what, seed = model.split("/")
+    return f"reward/start-{EXPONENTS[what.removeprefix('alpha-')]}/{seed}"
 
 
 def _rule_points(s: Setting) -> list[tuple[str, str, int]]:
@@ -97,9 +93,8 @@ def _needs(settings: list[Setting], seeds: list[int]) -> list[Decoding]:
         points = _rule_points(s)
         for steps in dict.fromkeys(steps for *_, steps in points):
             found.append(Decoding(s, "frozen", tuple(order for _, order, n in points if n == steps), steps))
-        for seed in seeds:
-            models = ["start", "lookahead-start", *(f"{network}-{a}" for network in BY_REWARD for a in EXPONENTS)]
-            found += [Decoding(s, f"reward/{model}/{seed}", (_DECIDES,), s.steps) for model in models]
+        models = [*(f"start-{level}" for level in LEVELS), *(f"alpha-{exponent}" for exponent in EXPONENTS)]
+        found += [Decoding(s, f"reward/{model}/{seed}", (_DECIDES,), s.steps) for seed in seeds for model in models]
     return found
 
 
@@ -114,12 +109,10 @@ def _layout(settings: list[Setting], seeds: list[int], solved: Solved, folder: P
         points = [point(curve, order, "frozen", order, steps) for curve, order, steps in _rule_points(s)]
         for seed in seeds:
             mark = f", seed {seed}" if len(seeds) > 1 else ""
-            for network, name in BY_IMITATION.items():
-                points.append(point(name + mark, name + mark, f"reward/{network}/{seed}", _DECIDES, s.steps))
-            for network, name in BY_REWARD.items():
+            for curve, name, turns in (("imitation", "start", LEVELS), ("by reward", "alpha", EXPONENTS)):
                 points += [
-                    point(name + mark, f"{name}, alpha {a}{mark}", f"reward/{network}-{a}/{seed}", _DECIDES, s.steps)
-                    for a in EXPONENTS
+                    point(curve + mark, f"{curve}, {name} {turn}{mark}", f"reward/{name}-{turn}/{seed}", _DECIDES, s.steps)
+                    for turn in turns
                 ]
         found = fronts_of(points, _BOUNDS, "best", {**environment(), "correct_means": "instance accuracy"})
         parts.append(f"**{s.name}**\n\n{markdown_grids(grids_of(found))}")
