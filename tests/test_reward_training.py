@@ -21,6 +21,7 @@ from anyorder.orders.base import State
 from anyorder.orders.heuristics import confidence
 from anyorder.orders.policies import LearnedOrder
 from anyorder.orders.reward_policies import ConfidencePolicy, UnmaskingPolicy, most_confident
+from anyorder.tasks import make_task
 from anyorder.tasks.base import Instances
 from anyorder.tasks.sudoku import Sudoku
 from anyorder.training.fit import fit_order_by_reward, run_recipe
@@ -177,6 +178,31 @@ def test_groups_whose_trajectories_earn_the_same_give_no_gradient() -> None:
     job = RewardJob(recipe, denoiser, TASK, reward=lambda end: torch.ones(len(end.decoded.tokens)))
     assert all(float(g.abs().max()) == 0 for g in gradients(job, 0))
     assert job.logged["groups_alike"] == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "reward"),
+    [
+        ("zebra", "rules"),
+        ("zebra", "cells"),
+        ("sudoku", "rules"),
+        ("sudoku", "cells"),
+        ("sat", "cells"),
+        ("countdown", "cells"),
+    ],
+)
+def test_every_puzzle_can_be_learned_by_reward(name: str, reward: str) -> None:
+    task = make_task(name)
+    torch.manual_seed(0)
+    denoiser = Transformer(task.vocab_size, task.mask_token_id, task.length, width=16, layers=1, heads=["everything"])
+    recipe = recipe_of(
+        task={"name": name, "options": {}}, data={"size": 4, "options": {}}, reward={"name": reward},
+        rollout={"group": 4, "steps": 4, "actions": "bernoulli", "token_temperature": 1.0}, run={"batch_size": 8},
+    )  # fmt: skip
+    job = RewardJob(recipe, denoiser, task)
+    found = gradients(job, 0)
+    assert 0 <= job.logged["reward"] <= 1
+    assert job.logged["groups_alike"] < 1 and max(float(g.abs().max()) for g in found) > 0
 
 
 def test_positions_that_are_rewarded_are_drawn_sooner() -> None:
