@@ -1,6 +1,11 @@
 """The reproduction targets, end to end on models of a few hundred weights: they train, decode, keep, lay out, and go on."""
 
 import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +18,7 @@ from anyorder.reproduce import SCALES, TARGETS, reproduce, speed
 from anyorder.reproduce.outcome import difference, percent
 from anyorder.reproduce.reward import SMALL, VARIANTS, RewardSetting
 from anyorder.reproduce.study import Decoding, Setting, Study
+from anyorder.training.checkpoint import list_checkpoints
 from anyorder.training.settings import load_recipe, recipe_names
 
 TINY = (
@@ -110,3 +116,44 @@ def test_unknown_targets_say_what_there_is(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="table1, table3"):
         reproduce("table9", "small", tmp_path, seeds=[0], workers=1)
     assert not list(tmp_path.iterdir())
+
+
+_LONG = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+from anyorder.reproduce.reward import SMALL, RewardStudy
+from anyorder.reproduce.study import Decoding
+
+if __name__ == "__main__":
+    setting = replace(SMALL, problems=6, reward_changes=("run.steps=80000", "run.batch_size=12", "data.size=40"))
+    wanted = [Decoding(setting, f"reward/none/{seed}", ("policy",), 8) for seed in (0, 1)]
+    RewardStudy(Path(sys.argv[1])).decode_all(wanted, 2, print)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+@pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGKILL])
+def test_workers_end_with_whoever_started_them_and_leave_a_checkpoint(blow: signal.Signals, tmp_path: Path) -> None:
+    script = tmp_path / "long.py"
+    script.write_text(_LONG)
+    parent = subprocess.Popen([sys.executable, str(script), str(tmp_path / "out")], stderr=subprocess.DEVNULL)
+    runs = [tmp_path / f"out/sudoku4/reward/none/{seed}" for seed in (0, 1)]
+    _wait_for(lambda: all((run / "log.txt").exists() and "step" in (run / "log.txt").read_text() for run in runs))
+    workers = _children(parent.pid)
+    assert len(workers) >= 2
+    parent.send_signal(blow)
+    parent.wait(timeout=60)
+    _wait_for(lambda: not any(Path(f"/proc/{worker}/stat").exists() for worker in workers))
+    assert all(list_checkpoints(run / "checkpoints") for run in runs)
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def _wait_for(done: Callable[[], bool]) -> None:
+    end = time.monotonic() + 120
+    while not done():
+        assert time.monotonic() < end
+        time.sleep(0.1)

@@ -7,6 +7,9 @@ targets that need the same models share them.
 import hashlib
 import json
 import multiprocessing
+import os
+import signal
+import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
@@ -208,7 +211,7 @@ class Study:
                 say(f"{task}: {model} ({len(found)} of {len(wanted)} decodings done)")
             return found
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
             futures = {pool.submit(_decode_group, self, group): key for key, group in groups.items()}
             try:
                 for future in as_completed(futures):
@@ -216,6 +219,9 @@ class Study:
                     task, model = futures[future]
                     say(f"{task}: {model} ({len(found)} of {len(wanted)} decodings done)")
             except BaseException:
+                for worker in multiprocessing.active_children():
+                    if worker.pid is not None:
+                        os.kill(worker.pid, signal.SIGINT)  # what is being trained is checkpointed
                 pool.shutdown(cancel_futures=True)
                 raise
         return found
@@ -231,3 +237,20 @@ def _decode_group(study: Study, group: list[Decoding]) -> dict[Decoding, dict]:
         return {decoding: study.decode(decoding) for decoding in group}
     except KeyboardInterrupt as error:
         raise AnyorderError("interrupted; the same command goes on from the last checkpoints") from error
+    finally:
+        parent = multiprocessing.parent_process()
+        if parent is not None and not parent.is_alive():
+            os._exit(1)  # nobody is left to tell
+
+
+def _start_worker() -> None:
+    """One thread for computing, and one that ends this process with its parent, however that ends."""
+    torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGINT)  # what is being trained is checkpointed
