@@ -12,7 +12,7 @@ HEIGHT = {
     name: height
     for height, names in enumerate(
         [
-            ["errors", "files", "noise", "relations"],
+            ["errors", "files", "noise", "processes", "relations"],
             ["diffusion"],
             ["denoisers"],
             ["orders"],

@@ -3,11 +3,17 @@
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from anyorder.errors import AnyorderError
+from anyorder.errors import AnyorderError, BadInput
+
+try:
+    import fcntl
+except ImportError:  # where the system has no such locks, nobody is kept out
+    fcntl = None  # type: ignore[assignment]
 
 
 def cache_folder() -> Path:
@@ -51,6 +57,30 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         raise AnyorderError(f"cannot write {path}: {error.strerror or error}; nothing was changed") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Have a folder to oneself. The lock ends with the process, however that ends; its file, `.lock`, stays.
+
+    Raises:
+        BadInput: another process has it.
+        AnyorderError: the folder cannot be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / ".lock", "w", encoding="utf-8")  # noqa: SIM115 - open as long as the lock is held
+    except OSError as error:
+        raise AnyorderError(f"cannot write to {folder}: {error.strerror}; nothing was changed") from error
+    with file:
+        try:
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BadInput(f"another process is at work in {folder}: wait for it, or choose another folder") from error
+        except OSError:
+            pass  # a file system without locks
+        yield
 
 
 def write_json(path: Path, value: Any) -> None:

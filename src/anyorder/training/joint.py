@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from anyorder.denoisers.base import fingerprint
 from anyorder.losses import mdm_loss, policy_aware_weight
 from anyorder.orders.base import State
+from anyorder.processes import Shard
 from anyorder.tasks.base import Instances, Task
 from anyorder.training.diagnostics import attention_to_mistakes, decoded_numbers, level_numbers, policy_numbers
-from anyorder.training.loop import Shard
 from anyorder.training.order import OrderJob
 from anyorder.training.settings import OrderRecipe
 
@@ -59,6 +59,7 @@ class JointJob(OrderJob):
         self.pair = Pair(denoiser, self.policy)
         self.model = self.pair
         self.rate_scales = {"denoiser.": recipe.joint.lr_scale}
+        self.can_be_cut = True
         if "normalise" not in recipe.masking.model_fields_set:
             self.normalise = "rows" if recipe.joint.weights == "papl" else "sequences"
         else:
