@@ -74,7 +74,7 @@ class DenoiserJob:
         self.model: nn.Module = self.denoiser
         self.rate_scales: dict[str, float] = {}
         self.cycle = 1
-        self.can_be_cut = True
+        self.kept_whole: list[nn.Module] | None = []
         self.device = torch.device("cpu")
 
     def to(self, device: torch.device) -> None:

@@ -35,7 +35,7 @@ from anyorder.training.checkpoint import (
 from anyorder.training.optimizer import learning_rate, make_optimizers
 from anyorder.training.progress import TrainingProgress
 from anyorder.training.settings import OptimizerSettings, RunSettings
-from anyorder.training.sharding import average_gradients, cut_like, make_whole, whole
+from anyorder.training.sharding import average_gradients, clip_gradients, cut_like, make_whole, whole
 
 
 class Job(Protocol):
@@ -44,7 +44,7 @@ class Job(Protocol):
     model: nn.Module
     rate_scales: dict[str, float]  # learning rate of the weights whose names begin so, over the common one
     cycle: int  # steps that belong together: a run stops, and is checkpointed, only between cycles
-    can_be_cut: bool  # whether the weights may be cut over processes (FSDP): the model is only ever called as a whole
+    kept_whole: list[nn.Module] | None  # parts whose weights FSDP must not cut over processes; None where it may cut nothing
 
     def to(self, device: torch.device) -> None:
         """Move everything that is not `model` (a frozen denoiser, data) to the device."""
@@ -93,7 +93,7 @@ def train(
     shard = Shard(accelerator.process_index, accelerator.num_processes)
     if run.batch_size % shard.count:
         raise BadInput(f"batch_size {run.batch_size} does not divide among {shard.count} processes")
-    if accelerator.distributed_type == "FSDP" and not (job.can_be_cut and optimizer_settings.name == "adamw"):
+    if accelerator.distributed_type == "FSDP" and (job.kept_whole is None or optimizer_settings.name != "adamw"):
         raise BadInput("FSDP cuts the weights of a trained denoiser, under AdamW: train without it, or optimizer.name = adamw")
     with ExitStack() as held:
         if complaint := shard.gather(_claim_folder(folder, recipe, held) if shard.index == 0 else None)[0]:
@@ -120,6 +120,7 @@ def _train(
     optimizers = make_optimizers(job.model, optimizer_settings, job.rate_scales)
     job.to(accelerator.device)
     if cut:
+        accelerator.state.fsdp_plugin.ignored_modules = job.kept_whole
         model, *optimizers = accelerator.prepare(job.model, *optimizers)
     else:  # "evaluation" is without DistributedDataParallel: see `average_gradients`
         model = accelerator.prepare_model(job.model, evaluation_mode=True)
@@ -157,12 +158,16 @@ def _train(
             for optimizer in optimizers:
                 for group in optimizer.param_groups:
                     group["lr"] = rate * group["scale"]
+                    if cut:  # one list would hold weights that are cut and weights that are not
+                        group["foreach"] = False
                 optimizer.zero_grad()
             loss, numbers = job.loss(model, step, shard)
             accelerator.backward(loss)
-            if not cut:
-                average_gradients(job.model, shard)
-            norm = accelerator.clip_grad_norm_(model.parameters(), optimizer_settings.clip_norm)
+            average_gradients(job.model, shard)
+            if cut:
+                norm = clip_gradients(job.model, optimizer_settings.clip_norm)
+            else:
+                norm = accelerator.clip_grad_norm_(model.parameters(), optimizer_settings.clip_norm)
             for optimizer in optimizers:
                 optimizer.step()
             average.update(job.model)
@@ -214,6 +219,8 @@ def _check_folder(folder: Path, recipe: dict[str, Any]) -> None:
         changed = sorted(_differences(existing, recipe))
         if changed:
             raise BadInput(f"{folder} holds a run with other settings ({', '.join(changed)}): choose another folder")
+    for half in (folder / "checkpoints").glob(".step-*"):  # what a kill left of a write
+        half.unlink(missing_ok=True)
     write_json(path, recipe)
 
 

@@ -109,7 +109,7 @@ class OrderJob:
         self.model: nn.Module = self.policy
         self.rate_scales: dict[str, float] = {}
         self.cycle = 1
-        self.can_be_cut = False
+        self.kept_whole: list[nn.Module] | None = None
         self.device = torch.device("cpu")
         self.pool: Pool | None = None
 

@@ -70,7 +70,7 @@ class RewardJob:
         self.model: nn.Module = Pair(denoiser, self.policy) if trained else self.policy
         self.rate_scales = {"denoiser.": self.update.lr_scale} if trained else {}
         self.cycle = self.update.inner * self.update.minibatches
-        self.can_be_cut = False
+        self.kept_whole: list[nn.Module] | None = None
         self.actions = make_actions(self.settings)
         self.reward = reward or make_reward(recipe.reward)
         self.device = torch.device("cpu")

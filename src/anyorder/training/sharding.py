@@ -9,19 +9,33 @@ from anyorder.processes import Shard
 
 @torch.no_grad()
 def average_gradients(model: nn.Module, shard: Shard) -> None:
-    """Give all processes the mean of their gradients; none counts as zero, and where all have none it stays so.
+    """Give all processes the mean of their gradients; none counts as zero, and where all have none it stays so. What FSDP has
+    cut is averaged already.
 
     DistributedDataParallel does the same in the midst of the backward pass, and waits for ever where processes call the model
     more or less often than one another: rollouts end when they end.
     """
     if shard.count == 1:
         return
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    trained = [p for p in model.parameters() if p.requires_grad and not isinstance(p, DTensor)]
+    if not trained:
+        return
     counts = shard.total(torch.tensor([float(p.grad is not None) for p in trained], device=trained[0].device))
     for parameter, count in zip(trained, counts.tolist(), strict=True):
         if count:
             mine = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
             parameter.grad = shard.total(mine) / shard.count
+
+
+@torch.no_grad()
+def clip_gradients(model: nn.Module, longest: float) -> float:
+    """Scale all gradients so that together they are no longer than `longest`, some of them cut over processes and some not;
+    the length before."""
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    norm = float(torch.stack([whole(gradient.norm()).double() for gradient in gradients]).norm())
+    for gradient in gradients:
+        gradient.mul_(min(1.0, longest / (norm + 1e-6)))
+    return norm
 
 
 def whole(tensor: Tensor) -> Tensor:
@@ -42,4 +56,4 @@ def make_whole(model: nn.Module) -> None:
     for module in model.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
             if isinstance(parameter, DTensor):
-                setattr(module, name, nn.Parameter(whole(parameter).cpu(), requires_grad=parameter.requires_grad))
+                setattr(module, name, nn.Parameter(whole(parameter).to("cpu", copy=True), requires_grad=parameter.requires_grad))
