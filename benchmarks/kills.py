@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import sys
 import tempfile
@@ -22,15 +23,15 @@ from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
-import torch  # noqa: E402
-from rich.console import Console  # noqa: E402
+import torch
+from rich.console import Console
 
-from anyorder.fitting import Wishes, fit_and_compare  # noqa: E402
-from anyorder.reproduce.study import Decoding, Setting, Study  # noqa: E402
-from anyorder.tasks.sudoku import Sudoku  # noqa: E402
-from anyorder.training.checkpoint import list_checkpoints, load_latest  # noqa: E402
-from anyorder.training.fit import run_recipe  # noqa: E402
-from anyorder.training.settings import validate_recipe  # noqa: E402
+from anyorder.fitting import Wishes, fit_and_compare
+from anyorder.reproduce.study import Decoding, Setting, Study
+from anyorder.tasks.sudoku import Sudoku
+from anyorder.training.checkpoint import list_checkpoints, load_latest
+from anyorder.training.fit import run_recipe
+from anyorder.training.settings import validate_recipe
 
 HEADS = ["row", "column", "box", "everything"]
 INTERVAL = 4
@@ -176,11 +177,11 @@ def look(folder: Path, tally: Tally) -> None:
 def torment(name: str, kills: int, seed: int, room: Path) -> Tally:
     """Kill one kind of work `kills` times."""
     work, moments, tally = KINDS[name], random.Random(f"{name} {seed}"), Tally()
-    seconds = whole(work, room / "whole")
-    reference = results(room / "whole")
-    number = 0
-    while tally.kills < kills or number == tally.finished:
-        folder = room / f"killed-{number}"
+    folder = room / "work"  # one name for all runs: models remember where their denoiser is
+    seconds = whole(work, folder)
+    reference = results(folder)
+    shutil.rmtree(folder)
+    while tally.kills < kills or not tally.finished or folder.exists():
         before = newest_change(folder)
         child = start(work, folder)
         until = time.monotonic() + (moments.uniform(0, seconds) if tally.kills < kills else 1e9)
@@ -199,7 +200,7 @@ def torment(name: str, kills: int, seed: int, room: Path) -> Tally:
             raise SystemExit(f"{name}: a run that went on after a kill failed with status {status}")
         tally.finished += 1
         tally.alike += results(folder) == reference
-        number += tally.kills < kills
+        shutil.rmtree(folder)
     return tally
 
 

@@ -1,14 +1,15 @@
 """Writing files so that a reader finds the old one or the new one, never half of one."""
 
+import csv
 import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from anyorder.errors import AnyorderError, BadInput
+from anyorder.errors import AnyorderError, BadInput, first_line
 
 try:
     import fcntl
@@ -57,6 +58,44 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         raise AnyorderError(f"cannot write {path}: {error.strerror or error}; nothing was changed") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def open_text(path: Path, newline: str | None = None) -> Iterator[TextIO]:
+    """A file of UTF-8 text to read, with or without a byte order mark.
+
+    Raises:
+        BadInput: in the body of the `with`, where the text is none, or is no CSV where it is read as that.
+    """
+    with open(path, encoding="utf-8-sig", newline=newline) as file:
+        try:
+            yield file
+        except UnicodeDecodeError as error:
+            raise BadInput(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from error
+        except csv.Error as error:
+            raise BadInput(f"{path} is no CSV: {error}") from error
+
+
+def read_text(path: Path) -> str:
+    """All of a file of UTF-8 text.
+
+    Raises:
+        BadInput: it is none.
+    """
+    with open_text(path) as file:
+        return file.read()
+
+
+def read_json(path: Path) -> Any:
+    """The values of a JSON file.
+
+    Raises:
+        BadInput: it is none.
+    """
+    try:
+        return json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"{path} is no readable JSON: {first_line(error)}") from error
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from anyorder.errors import BadInput
+from anyorder.files import read_text
 
 
 class _Section(BaseModel):
@@ -292,7 +293,7 @@ def load_recipe(source: str | Path, overrides: list[str] | None = None) -> AnyRe
     path = Path(source)
     if path.suffix == ".toml" or path.is_file():
         try:
-            text = path.read_text(encoding="utf-8")
+            text = read_text(path)
         except OSError as error:
             raise BadInput(f"cannot read the recipe {path}: {error.strerror}") from error
     elif str(source) in recipe_names():

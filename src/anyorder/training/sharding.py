@@ -56,4 +56,6 @@ def make_whole(model: nn.Module) -> None:
     for module in model.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
             if isinstance(parameter, DTensor):
-                setattr(module, name, nn.Parameter(whole(parameter).to("cpu", copy=True), requires_grad=parameter.requires_grad))
+                setattr(
+                    module, name, nn.Parameter(whole(parameter).to("cpu", copy=True), requires_grad=parameter.requires_grad)
+                )
