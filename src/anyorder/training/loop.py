@@ -6,6 +6,7 @@ bit for bit. For that, everything random in step n is drawn from (seed, n) alone
 """
 
 import json
+import os
 import signal
 import threading
 import time
@@ -152,7 +153,11 @@ def _train(
     step = saved_step = start
     with _stop_on_interrupt() as stop, TrainingProgress(run.steps, start, console, enabled=main) as progress:
         model.train()
-        while step < run.steps and not _anyone(accelerator, stop.is_set() and step % job.cycle == 0):
+        leader = os.getppid()  # of several processes: the launcher, which may be gone without a word
+        while step < run.steps:
+            told = stop.is_set() or (shard.count > 1 and os.getppid() != leader)
+            if _anyone(accelerator, told and step % job.cycle == 0):
+                break
             torch.manual_seed((seed * 1_000_003 + step) * 64 + shard.index)  # dropout
             rate = learning_rate(step, run.steps, optimizer_settings)
             for optimizer in optimizers:
