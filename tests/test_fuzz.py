@@ -553,3 +553,55 @@ def test_folders_of_reproductions(tmp_path: Path) -> None:
 
 def _cells(study: Study, decoding: Decoding, right: np.ndarray) -> None:
     assert len(study.decode(decoding)["confidence"]) == len(right)
+
+
+# ---- checkers -----------------------------------------------------------------------------------------------------------
+
+
+def _is_sudoku(row: list[int]) -> bool:
+    grid = [row[i : i + 4] for i in (0, 4, 8, 12)]
+    boxes = [[grid[r + i][c + j] for i in (0, 1) for j in (0, 1)] for r in (0, 2) for c in (0, 2)]
+    return all(sorted(house) == [1, 2, 3, 4] for house in (*grid, *zip(*grid, strict=True), *boxes))
+
+
+def _is_sorted(row: list[int]) -> bool:
+    return row[4:] == sorted(row[:4])
+
+
+def _is_satisfied(row: list[int]) -> bool:
+    """Tokens 1..n are the variables, n + 1..2n their negations; the answer comes last."""
+    literals = [token if token <= 5 else 5 - token for token in row]
+    *formula, a, b, c, d, e = literals
+    true = {a, b, c, d, e}
+    clauses = [formula[i : i + 3] for i in range(0, len(formula), 3)]
+    return [abs(v) for v in (a, b, c, d, e)] == [1, 2, 3, 4, 5] and 0 not in true and all(true & set(c) for c in clauses)
+
+
+SLOW: dict[str, Callable[[list[int]], bool]] = {"sudoku": _is_sudoku, "sorting": _is_sorted, "sat": _is_satisfied}
+
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_checkers_judge_whatever_they_are_given(kind: str) -> None:
+    task = make_task(kind, **SMALL[kind])
+    problems = task.generate(4, 0)
+    start = problems.tokens if problems.x0 is None else problems.x0
+
+    @many
+    @given(st.data())
+    def check(data: st.DataObject) -> None:
+        tokens = start.clone()
+        for row in range(len(tokens)):
+            for _ in range(data.draw(st.integers(0, 3))):
+                at = data.draw(st.integers(0, tokens.shape[1] - 1))
+                tokens[row, at] = data.draw(st.integers(0, task.vocab_size - 1))
+        verdict = task.check(problems, tokens)
+        assert verdict.instance_correct.shape == verdict.cell_accuracy.shape == (4,)
+        assert all(np.isnan(a) or 0 <= a <= 1 for a in verdict.cell_accuracy.tolist())
+        kept = ((tokens == problems.tokens) | problems.maskable).all(dim=1).tolist()
+        if kind in SLOW:
+            expected = [same and SLOW[kind](row) for same, row in zip(kept, tokens.tolist(), strict=True)]
+            assert verdict.instance_correct.tolist() == expected
+        for row in tokens:
+            assert isinstance(task.format(row), str)
+
+    check()

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -121,8 +122,8 @@ def test_weights_cut_over_processes_are_the_same_weights(recipes: dict[str, Path
 
 def test_an_evaluation_on_two_processes_is_that_on_one_bit_for_bit(tmp_path: Path) -> None:
     common = ["evaluate", "--denoiser", "sudoku4", "--task-option", "box=2", "--set", "givens=5", "--limit", "30",
-              "--batch-size", "8", "--orders", "random,policy,policy+undo,confidence@bernoulli:1", "--steps", "3,5", "--noise", "0,0.5",
-              "--temperature", "0.7", "--seed", "3"]  # fmt: skip
+              "--batch-size", "8", "--orders", "random,policy,policy+undo,confidence@bernoulli:1", "--steps", "3,5",
+              "--noise", "0,0.5", "--temperature", "0.7", "--seed", "3"]  # fmt: skip
     said = {}
     for name, two in (("one", False), ("two", True)):
         files = ["--json", tmp_path / f"{name}.json", "--trajectories", tmp_path / f"{name}.json.gz"]
@@ -235,3 +236,19 @@ def test_one_process_is_a_shard_that_has_everything() -> None:
     assert shard.gather("mine") == ["mine"]
     assert shard.slice(6) == slice(0, 6)
     assert shard.total(torch.tensor(3)) == 3
+
+
+def test_the_shipped_configuration_of_fsdp_is_what_accelerate_reads() -> None:
+    from accelerate.commands.config.config_args import load_config_from_file
+    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+    from accelerate.utils.launch import prepare_multi_gpu_env
+
+    path = str(resources.files("anyorder.recipes").joinpath("fsdp2.yaml"))
+    assert load_config_from_file(path).distributed_type == "FSDP"
+    parsed = launch_command_parser().parse_args(["--config_file", path, "--main_process_port", "0", "-m", "anyorder", "list"])
+    arguments, _, _ = _validate_launch_command(parsed)
+    environment = prepare_multi_gpu_env(arguments)
+    assert environment["ACCELERATE_USE_FSDP"] == "true"
+    assert environment["FSDP_VERSION"] == "2"
+    assert environment["FSDP_TRANSFORMER_CLS_TO_WRAP"] == "Block"
+    assert environment["ACCELERATE_MIXED_PRECISION"] == "bf16"

@@ -50,8 +50,10 @@ def main() -> None:
         if hasattr(error, "show") and hasattr(error, "exit_code"):
             error.show()
             sys.exit(error.exit_code)
-        if isinstance(error, OSError) and error.filename:
-            _fail(f"cannot use {error.filename}: {error.strerror}", 2)
+        if isinstance(error, OSError) and error.strerror:
+            if error.filename is None:  # a full device behind standard output: keep the interpreter from trying once more
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _fail(f"cannot use {error.filename or 'the output'}: {error.strerror}", 2)
         sys.stderr = sys.__stderr__
         raise
 
