@@ -26,7 +26,7 @@ HEIGHT = {
             ["reproduce"],
             ["session"],
             ["fitting"],
-            ["cli", "demo"],
+            ["cli", "demo", "__main__"],
         ]
     )
     for name in names
