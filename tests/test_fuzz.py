@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from anyorder.cli.options import names, numbers, read_budgets
 from anyorder.decoding.trajectory import Decoded
 from anyorder.denoisers.transformer import Transformer
-from anyorder.errors import AnyorderError
+from anyorder.errors import AnyorderError, BadInput
 from anyorder.evaluation.curves import parse_curves
 from anyorder.evaluation.evaluate import Report
 from anyorder.evaluation.orders import make_decoder, parse_count_rule
@@ -278,6 +278,9 @@ def test_recipe_files(tmp_path: Path) -> None:
         survives(lambda: load_recipe(tmp_path / "r.toml"))
 
     check()
+    (tmp_path / "r.toml").write_text("kind = " + "[" * 2000)
+    with pytest.raises(BadInput, match="not valid TOML"):
+        load_recipe(tmp_path / "r.toml")
 
 
 @many

@@ -302,7 +302,7 @@ def load_recipe(source: str | Path, overrides: list[str] | None = None) -> AnyRe
         raise BadInput(f"no recipe called {str(source)!r}: give a .toml file or one of {', '.join(recipe_names())}")
     try:
         values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise BadInput(f"{source} is not valid TOML: {error}") from error
     for override in overrides or []:
         _apply_override(values, override)
@@ -324,7 +324,7 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
         raise BadInput(f"--set {override!r} must look like section.key=value")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         value = text
     *sections, last = key.strip().split(".")
     for section in sections:
