@@ -159,3 +159,19 @@ def test_every_shipped_denoiser_has_a_card_and_a_fitting_order() -> None:
         card = (folder / "README.md").read_text()
         assert "anyorder train" in card
         assert (folder / "model.safetensors").stat().st_size < 16e6
+
+
+def test_a_reader_that_goes_away_and_a_full_device_are_no_traceback(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "anyorder", "sample", PUZZLE]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout and process.stderr
+    process.stdout.close()
+    said = process.stderr.read()
+    assert process.wait() in (1, 141)
+    assert "Traceback" not in said
+    if Path("/dev/full").exists():
+        with open("/dev/full", "w") as full:
+            result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+        assert result.returncode == 2
+        assert "No space left on device" in result.stderr
+        assert "Traceback" not in result.stderr

@@ -16,11 +16,11 @@ from anyorder.denoisers.base import fingerprint
 from anyorder.denoisers.transformer import Transformer
 from anyorder.errors import BadInput
 from anyorder.losses import mdm_loss, order_loss, token_cross_entropy
+from anyorder.processes import Shard
 from anyorder.tasks.sudoku import Sudoku
 from anyorder.training.diagnostics import attention_to_mistakes, level_numbers, pairwise_diversity, policy_numbers
 from anyorder.training.fit import run_recipe
 from anyorder.training.joint import CollapseWarning, JointJob
-from anyorder.training.loop import Shard
 from anyorder.training.settings import OrderRecipe, validate_recipe
 from anyorder.zoo import load_denoiser, load_order
 

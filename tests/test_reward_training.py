@@ -21,11 +21,12 @@ from anyorder.orders.base import State
 from anyorder.orders.heuristics import confidence
 from anyorder.orders.policies import LearnedOrder
 from anyorder.orders.reward_policies import ConfidencePolicy, UnmaskingPolicy, most_confident
+from anyorder.processes import Shard
 from anyorder.tasks import make_task
 from anyorder.tasks.base import Instances
 from anyorder.tasks.sudoku import Sudoku
 from anyorder.training.fit import fit_order_by_reward, run_recipe
-from anyorder.training.loop import Shard, train
+from anyorder.training.loop import train
 from anyorder.training.reward import RewardJob
 from anyorder.training.rewards import Ending
 from anyorder.training.rollout import Expert, Recorder, rollout

@@ -12,7 +12,7 @@ HEIGHT = {
     name: height
     for height, names in enumerate(
         [
-            ["errors", "files", "noise", "relations"],
+            ["errors", "files", "noise", "processes", "relations"],
             ["diffusion"],
             ["denoisers"],
             ["orders"],
@@ -26,7 +26,7 @@ HEIGHT = {
             ["reproduce"],
             ["session"],
             ["fitting"],
-            ["cli", "demo"],
+            ["cli", "demo", "__main__"],
         ]
     )
     for name in names

@@ -17,11 +17,12 @@ from torch import Tensor
 from anyorder import files
 from anyorder.errors import AnyorderError, BadCheckpoint, BadInput
 from anyorder.orders.heuristics import confidence
+from anyorder.processes import Shard
 from anyorder.tasks.sudoku import Sudoku
 from anyorder.training.checkpoint import list_checkpoints, load_latest
 from anyorder.training.denoiser import DenoiserJob
 from anyorder.training.fit import fit_order, run_recipe
-from anyorder.training.loop import Shard, train
+from anyorder.training.loop import train
 from anyorder.training.optimizer import learning_rate
 from anyorder.training.order import OrderJob, make_policy, observe
 from anyorder.training.settings import (

@@ -1,13 +1,20 @@
 """Writing files so that a reader finds the old one or the new one, never half of one."""
 
+import csv
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from anyorder.errors import AnyorderError
+from anyorder.errors import AnyorderError, BadInput, first_line
+
+try:
+    import fcntl
+except ImportError:  # where the system has no such locks, nobody is kept out
+    fcntl = None  # type: ignore[assignment]
 
 
 def cache_folder() -> Path:
@@ -51,6 +58,68 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         raise AnyorderError(f"cannot write {path}: {error.strerror or error}; nothing was changed") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def open_text(path: Path, newline: str | None = None) -> Iterator[TextIO]:
+    """A file of UTF-8 text to read, with or without a byte order mark.
+
+    Raises:
+        BadInput: in the body of the `with`, where the text is none, or is no CSV where it is read as that.
+    """
+    with open(path, encoding="utf-8-sig", newline=newline) as file:
+        try:
+            yield file
+        except UnicodeDecodeError as error:
+            raise BadInput(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from error
+        except csv.Error as error:
+            raise BadInput(f"{path} is no CSV: {error}") from error
+
+
+def read_text(path: Path) -> str:
+    """All of a file of UTF-8 text.
+
+    Raises:
+        BadInput: it is none.
+    """
+    with open_text(path) as file:
+        return file.read()
+
+
+def read_json(path: Path) -> Any:
+    """The values of a JSON file.
+
+    Raises:
+        BadInput: it is none.
+    """
+    try:
+        return json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"{path} is no readable JSON: {first_line(error)}") from error
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Have a folder to oneself. The lock ends with the process, however that ends; its file, `.lock`, stays.
+
+    Raises:
+        BadInput: another process has it.
+        AnyorderError: the folder cannot be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / ".lock", "w", encoding="utf-8")  # noqa: SIM115 - open as long as the lock is held
+    except OSError as error:
+        raise AnyorderError(f"cannot write to {folder}: {error.strerror}; nothing was changed") from error
+    with file:
+        try:
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BadInput(f"another process is at work in {folder}: wait for it, or choose another folder") from error
+        except OSError:
+            pass  # a file system without locks
+        yield
 
 
 def write_json(path: Path, value: Any) -> None:

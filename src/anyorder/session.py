@@ -12,6 +12,7 @@ from anyorder.denoisers.transformer import Transformer
 from anyorder.errors import BadInput
 from anyorder.evaluation.evaluate import environment
 from anyorder.evaluation.trajectories import Watch
+from anyorder.files import open_text
 from anyorder.orders.policies import LearnedOrder
 from anyorder.tasks import TASKS
 from anyorder.tasks.base import Instances, Task
@@ -96,7 +97,7 @@ def open_session(
         raise BadInput("--set chooses what to generate; it has no meaning together with --data")
     options = key_values(task_options, "--task-option")
     if not options and denoiser_name is None:
-        options = TASKS[task_name].options_of(path.open(encoding="utf-8").readline if path else None, problem)
+        options = _options_of(TASKS[task_name], path, problem)
     if denoiser_name is None:
         denoiser_name = default_denoiser(task_name, options)
     device = default_device()
@@ -126,6 +127,16 @@ def open_session(
     return Session(task, instances, denoiser, load_policy, has_policy, meta)
 
 
+def _options_of(task: Any, path: Path | None, problem: str | None) -> dict[str, Any]:
+    """What a file or a problem typed as text says of the options of its task."""
+    if path is None:
+        found: dict[str, Any] = task.options_of(None, problem)
+        return found
+    with open_text(path) as file:
+        found = task.options_of(file.readline, problem)
+        return found
+
+
 def key_values(pairs: list[str] | None, option: str) -> dict[str, Any]:
     """`["a=1", "b=x", "c=20-30", "d=.5"]` as {"a": 1, "b": "x", "c": (20, 30), "d": 0.5}."""
     values: dict[str, Any] = {}
@@ -134,19 +145,23 @@ def key_values(pairs: list[str] | None, option: str) -> dict[str, Any]:
         if not equals or not key:
             raise BadInput(f"{option} {pair!r} must look like key=value")
         low, dash, high = text.partition("-")
-        if text.isdigit():
+        if _is_number(text):
             values[key] = int(text)
         elif re.fullmatch(r"\d*\.\d+", text):
             values[key] = float(text)
-        elif dash and low.isdigit() and high.isdigit():
+        elif dash and _is_number(low) and _is_number(high):
             values[key] = (int(low), int(high))
         else:
             values[key] = text
     return values
 
 
+def _is_number(text: str) -> bool:
+    return re.fullmatch(r"\d{1,9}", text) is not None
+
+
 def _is_file(text: str) -> bool:
     try:
         return Path(text).is_file()
-    except OSError:  # a long puzzle is no file name
+    except (OSError, ValueError):  # a long puzzle is no file name, nor is one with a zero byte
         return False

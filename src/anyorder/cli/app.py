@@ -5,13 +5,17 @@ Exit codes: 0 done; 1 done, but some sample breaks the rules; 2 bad input or a f
 training run has written its checkpoint).
 """
 
+import os
 import sys
 from typing import Annotated
 
 import typer
 
 from anyorder import __version__
-from anyorder.errors import AnyorderError
+from anyorder.errors import AnyorderError, BadInput
+from anyorder.processes import launched, launched_alone
+
+_ON_SEVERAL_PROCESSES = ("train", "evaluate", "pareto", "pass-at-n", "sample")
 
 app = typer.Typer(
     help="Learned unmasking orders for masked diffusion models.", no_args_is_help=True, pretty_exceptions_enable=False
@@ -19,10 +23,19 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Entry point: user errors are one line, not a traceback."""
+    """Entry point: user errors are one line, not a traceback; of several processes only the first speaks."""
+    if launched()[0]:
+        sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - open as long as the process
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal that lacks a character shows another
     try:
         code = app(standalone_mode=False)  # the exit code where a command raised typer.Exit
+        sys.stdout.flush()
         sys.exit(code if isinstance(code, int) else 0)
+    except BrokenPipeError:  # whoever read has gone, as `head` does: nobody is left to tell
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except AnyorderError as error:
         _fail(str(error), 2)
     except (KeyboardInterrupt, typer.Abort):
@@ -37,6 +50,11 @@ def main() -> None:
         if hasattr(error, "show") and hasattr(error, "exit_code"):
             error.show()
             sys.exit(error.exit_code)
+        if isinstance(error, OSError) and error.strerror:
+            if error.filename is None:  # a full device behind standard output: keep the interpreter from trying once more
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _fail(f"cannot use {error.filename or 'the output'}: {error.strerror}", 2)
+        sys.stderr = sys.__stderr__
         raise
 
 
@@ -53,6 +71,14 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
+    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")] = False,
 ) -> None:
-    pass
+    if launched()[1] > 1 and context.invoked_subcommand not in _ON_SEVERAL_PROCESSES:
+        raise BadInput(f"{context.invoked_subcommand} runs on one process; on several: {', '.join(_ON_SEVERAL_PROCESSES)}")
+    if launched_alone():
+        print(
+            "warning: `accelerate launch --cpu` starts one process, whatever --num_processes says; "
+            "`torchrun --nproc_per_node N -m anyorder ...` starts N",
+            file=sys.stderr,
+        )

@@ -70,6 +70,7 @@ def evaluate(
     from anyorder.evaluation.saved import check_suffix, save_trajectories
     from anyorder.evaluation.tables import markdown, rich_tables
     from anyorder.files import write_text
+    from anyorder.processes import Shard
     from anyorder.session import open_session
 
     if keep and not trajectories:
@@ -81,6 +82,7 @@ def evaluate(
     if min(scales) < 0:
         raise BadInput(f"--noise {noise!r}: a scale cannot be negative")
     token = token_rule(temperature, top_p)
+    shard = Shard.join()
     session = open_session(
         task, data, denoiser, limit, seed, generate, task_options, policy, strict=not any_denoiser,
         trust_remote_code=trust_remote_code,
@@ -106,7 +108,10 @@ def evaluate(
             progress=progress,
             meta={**session.meta, "count": count or "linear; second_look with undo"},
             watch=watch,
+            shard=shard,
         )
+    if shard.index:
+        return
     for table in rich_tables(report):
         wide_console().print(table)
     if json_out:
@@ -189,11 +194,13 @@ def sample(
     from anyorder.evaluation.evaluate import decode_in_batches
     from anyorder.evaluation.orders import make_decoder
     from anyorder.evaluation.saved import check_suffix, save_trajectories
+    from anyorder.processes import Shard
     from anyorder.session import open_session
     from anyorder.tasks.sequences import Sequences, design_names, write_fasta
 
     if trajectories:
         check_suffix(trajectories)
+    shard = Shard.join()
     session = open_session(
         task, None, denoiser, limit, seed, None, task_options, policy, strict=not any_denoiser, problem=problem,
         trust_remote_code=trust_remote_code,
@@ -207,22 +214,28 @@ def sample(
     decoder = make_decoder(order, budget, noise, session.load_policy, token=token_rule(temperature, top_p))
     watch = session.watch(seed, instances=instances) if trajectories else None
     decoder = watch.over(decoder, seed) if watch else decoder
-    decoded = decode_in_batches(session.denoiser, instances, decoder, seed=seed, batch_size=256, progress=None, name="sample")
+    decoded = decode_in_batches(
+        session.denoiser, instances, decoder, seed=seed, batch_size=256, progress=None, name="sample", shard=shard
+    )
+    if trajectories and watch:
+        watch.note(order, decoder, decoded, shard)
     right = session.task.check(instances, decoded.tokens).instance_correct
     shown = [session.task.format(tokens) for tokens in (decoded.tokens[right] if only_valid else decoded.tokens)]
     for text in shown:
         print(text)
+    fine = bool(right.all())
+    if shard.index:
+        raise typer.Exit(0 if fine else 1)
     if fasta:
         write_fasta(fasta, list(zip(design_names(shown, order, budget, seed), shown, strict=True)))
     if out:
         decoded.save(out)
     if trajectories and watch:
-        watch.note(order, decoder, decoded)
         save_trajectories(watch.trajectories(), trajectories)
     forwards = float(decoded.forwards.double().mean())
     verdict = getattr(session.task, "valid_means", "keep the rules")
     print(f"{int(right.sum())} of {len(right)} {verdict}; {forwards:.1f} forwards each", file=sys.stderr)
-    if not bool(right.all()):
+    if not fine:
         raise typer.Exit(1)
 
 

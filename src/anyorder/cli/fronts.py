@@ -67,9 +67,11 @@ def pareto(
     from anyorder.evaluation.pareto import pareto as run
     from anyorder.evaluation.tables import markdown_grids, rich_table
     from anyorder.files import write_json, write_text
+    from anyorder.processes import Shard
     from anyorder.session import open_session
 
     token = token_rule(temperature, top_p)
+    shard = Shard.join()
     session = open_session(
         task, data, denoiser, limit, seed, generate, task_options, policy, strict=not any_denoiser,
         trust_remote_code=trust_remote_code,
@@ -91,7 +93,10 @@ def pareto(
             batch_size=batch_size,
             progress=progress,
             meta=session.meta,
+            shard=shard,
         )
+    if shard.index:
+        return
     grids = grids_of(found)
     for grid in grids:
         wide_console().print(rich_table(*grid))
@@ -137,9 +142,11 @@ def pass_at_n(
     from anyorder.evaluation.pass_at_n import pass_at_n as run
     from anyorder.evaluation.tables import markdown_grids, rich_table
     from anyorder.files import write_json, write_text
+    from anyorder.processes import Shard
     from anyorder.session import open_session
 
     token = token_rule(temperature, top_p)
+    shard = Shard.join()
     session = open_session(
         task, data, denoiser, limit, seed, generate, task_options, policy, strict=not any_denoiser,
         trust_remote_code=trust_remote_code,
@@ -160,7 +167,10 @@ def pass_at_n(
             seed=seed,
             batch_size=batch_size,
             progress=progress,
+            shard=shard,
         )
+    if shard.index:
+        return
     grid = grid_of(results)
     wide_console().print(rich_table(*grid))
     if json_out:

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from anyorder.errors import BadInput
+from anyorder.processes import launched
 
 TaskOption = Annotated[
     str, typer.Option("--task", help="sudoku, sat, countdown, zebra, sorting, tsp, text, protein, antibody, molecules or maths")
@@ -93,7 +94,7 @@ class ProgressBar:
             TimeRemainingColumn(),
             console=console,
             transient=True,
-            disable=not console.is_terminal,
+            disable=not console.is_terminal or launched()[0] > 0,
         )
         self.task = self.bar.add_task("decoding")
 

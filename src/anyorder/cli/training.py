@@ -10,6 +10,7 @@ import typer
 from anyorder.cli.app import app
 from anyorder.cli.options import ProgressBar, RemoteCodeOption, SeedOption, numbers, wide_console
 from anyorder.errors import BadInput
+from anyorder.processes import launched
 
 
 @app.command()
@@ -31,6 +32,8 @@ def train(
     if not result.finished:
         print(f"stopped at step {result.step} of {checked.run.steps}; the same command goes on from there", file=sys.stderr)
         raise typer.Exit(130)
+    if launched()[0]:
+        return
     if getattr(checked, "train_denoiser", False):
         from anyorder.report.plots import training_curves
 

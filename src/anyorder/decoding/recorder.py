@@ -13,6 +13,7 @@ from torch import Tensor
 
 from anyorder.decoding.trajectory import Decoded
 from anyorder.orders.base import Order, State
+from anyorder.processes import Shard
 
 CANDIDATES = 3
 """Tokens noted per position and forward, the likeliest ones."""
@@ -90,6 +91,10 @@ class Recorder:
                 )
             )
         return scores
+
+    def gather(self, shard: Shard) -> None:
+        """Add what the recorders of the other processes have seen; each sequence was seen by one of them."""
+        self._looks = [look for looks in shard.gather(self._looks) for look in looks]
 
     def moves(self, decoded: Decoded, mask_token_id: int) -> list[list[Move]]:
         """The steps of each recorded sequence, from what it held at each forward and what it held in the end.

@@ -23,6 +23,7 @@ from anyorder.evaluation.orders import PolicyLoader, is_heuristic, is_oracle, ma
 from anyorder.evaluation.statistics import mcnemar, mean_interval, oracle_gap_closed, paired_interval, wilson
 from anyorder.evaluation.trajectories import Watch
 from anyorder.files import write_atomically, write_json
+from anyorder.processes import Shard
 from anyorder.tasks.base import Instances, Task
 
 Judge = Callable[[Task, Instances, Tensor], np.ndarray]
@@ -105,11 +106,20 @@ class Report:
 
 
 def decode_in_batches(
-    denoiser: Denoiser, instances: Instances, decoder: Any, *, seed: int, batch_size: int, progress: Progress | None, name: str
+    denoiser: Denoiser,
+    instances: Instances,
+    decoder: Any,
+    *,
+    seed: int,
+    batch_size: int,
+    progress: Progress | None,
+    name: str,
+    shard: Shard = Shard(),
 ) -> Decoded:
     """Decode all instances on the denoiser's device; instance i has the seed `seed * 2^32 + i` whatever the batch size.
 
-    Sequences of like length are decoded together, without the padding that none of them needs.
+    Sequences of like length are decoded together, without the padding that none of them needs. The batches are dealt out to the
+    processes of `shard`, and each gets all that came of them, bit for bit what one process alone would get.
     """
     parts = []
     device = next((p.device for p in denoiser.parameters()), None) if isinstance(denoiser, nn.Module) else None
@@ -118,15 +128,18 @@ def decode_in_batches(
     columns = torch.arange(1, instances.tokens.shape[1] + 1)
     ends = torch.where(instances.tokens != pad, columns, 0).amax(dim=1)
     order = ends.argsort(descending=True, stable=True)
-    for index in order.split(batch_size):
+    hands = [order.split(batch_size)[process :: shard.count] for process in range(shard.count)]
+    mine = hands[shard.index]
+    for index in mine:
         batch, width = instances[index], max(1, int(ends[index].max()))
         seeds = (index + seed * 2**32).to(device)
         x0 = None if batch.x0 is None else batch.x0[:, :width].to(device)
         decoded = decode(denoiser, batch.tokens[:, :width].to(device), decoder, seeds=seeds, x0=x0).cpu()
         parts.append(decoded if width == len(columns) else decoded.widen(len(columns), pad))
         if progress is not None:
-            progress(name, sum(len(part.tokens) for part in parts), len(instances))
-    return Decoded.join(parts)[order.argsort()]
+            progress(name, sum(len(part.tokens) for part in parts), sum(len(index) for index in mine))
+    dealt = torch.cat([index for hand in hands for index in hand])
+    return Decoded.join([part for hand in shard.gather(parts) for part in hand])[dealt.argsort()]
 
 
 def evaluate(
@@ -147,6 +160,7 @@ def evaluate(
     progress: Progress | None = None,
     meta: dict[str, Any] | None = None,
     watch: Watch | None = None,
+    shard: Shard = Shard(),
 ) -> Report:
     """Decode the same instances under every order, number of steps and scale of noise.
 
@@ -163,6 +177,7 @@ def evaluate(
         progress: called as the work goes on.
         meta: facts to keep with the report.
         watch: keeps how its problems, the first of `instances`, are decoded.
+        shard: this process among several that all call this; each gets the same report, but for the seconds.
 
     Raises:
         BadInput: an oracle without known solutions, or `against` is not among the orders.
@@ -181,11 +196,11 @@ def evaluate(
                 name = f"{order}, {budget} steps" + (f", noise {scale:g}" if scale else "")
                 began = time.perf_counter()
                 decoded = decode_in_batches(
-                    denoiser, instances, decoder, seed=seed, batch_size=batch_size, progress=progress, name=name
+                    denoiser, instances, decoder, seed=seed, batch_size=batch_size, progress=progress, name=name, shard=shard
                 )
                 seconds = time.perf_counter() - began
                 if watch is not None:
-                    watch.note(order, decoder, decoded)
+                    watch.note(order, decoder, decoded, shard)
                 if not scale:
                     quiet[order, budget] = decoded.commit_step
                 diversity = order_diversity(decoded.commit_step, quiet[order, budget]) if (order, budget) in quiet else None

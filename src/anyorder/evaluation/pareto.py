@@ -15,6 +15,7 @@ from anyorder.evaluation.fronts import area, attained, non_dominated
 from anyorder.evaluation.orders import PolicyLoader, is_heuristic, is_oracle, make_decoder
 from anyorder.evaluation.statistics import Interval, bootstrap_weights, percentile_interval, wilson
 from anyorder.evaluation.tables import Grid
+from anyorder.processes import Shard
 from anyorder.tasks.base import Instances, Task
 
 
@@ -96,6 +97,7 @@ def pareto(
     batch_size: int = 256,
     progress: Progress | None = None,
     meta: dict[str, Any] | None = None,
+    shard: Shard = Shard(),
 ) -> Fronts:
     """Decode the same instances at every operating point of every curve.
 
@@ -103,7 +105,7 @@ def pareto(
         denoiser, task, instances: what is decoded, and who judges it.
         curves: see `curves.parse_curves`.
         blocks: modes: None for full diffusion, or positions per block.
-        load_policy, token, seed, batch_size, progress, meta: as in `evaluate`.
+        load_policy, token, seed, batch_size, progress, meta, shard: as in `evaluate`.
         against: name of the curve that all others are compared with; "best" for the heuristic with the largest area in each
             mode (picked on these very instances, which favours the heuristics).
         bounds: forwards between which areas are taken; when not given, from 1 to one position per step of the longest problem.
@@ -122,7 +124,7 @@ def pareto(
     for number, (what, decoder) in enumerate(zip(wanted, decoders, strict=True), start=1):
         label = f"{number} of {len(wanted)}: {what[1]}, {mode_name(what[3])}"
         decoded = decode_in_batches(
-            denoiser, instances, decoder, seed=seed, batch_size=batch_size, progress=progress, name=label
+            denoiser, instances, decoder, seed=seed, batch_size=batch_size, progress=progress, name=label, shard=shard
         )
         verdict, forwards = task.check(instances, decoded.tokens), decoded.forwards.numpy()
         points.append(measured(*what, verdict.instance_correct.numpy(), verdict.cell_accuracy.numpy(), forwards))

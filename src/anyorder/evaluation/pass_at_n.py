@@ -12,6 +12,7 @@ from anyorder.evaluation.evaluate import Progress, decode_in_batches
 from anyorder.evaluation.orders import PolicyLoader, make_decoder
 from anyorder.evaluation.statistics import Interval, bootstrap_weights, percentile_interval
 from anyorder.evaluation.tables import Grid
+from anyorder.processes import Shard
 from anyorder.tasks.base import Instances, Task
 
 
@@ -72,6 +73,7 @@ def pass_at_n(
     seed: int = 0,
     batch_size: int = 256,
     progress: Progress | None = None,
+    shard: Shard = Shard(),
 ) -> list[PassAtN]:
     """Decode the same instances `draws` times under every order; draw j is what seed + j gives in `evaluate`.
 
@@ -81,7 +83,7 @@ def pass_at_n(
             the same in every draw.
         draws: of each instance.
         steps: budget of forwards; as many as there are positions for one position per step.
-        load_policy, token, seed, batch_size, progress: as in `evaluate`.
+        load_policy, token, seed, batch_size, progress, shard: as in `evaluate`.
     """
     if draws < 1:
         raise BadInput(f"{draws} draws: at least one is needed")
@@ -92,7 +94,7 @@ def pass_at_n(
         for draw in range(draws):
             decoded = decode_in_batches(
                 denoiser, instances, decoder, seed=seed + draw, batch_size=batch_size, progress=progress,
-                name=f"{order}, draw {draw + 1} of {draws}",
+                name=f"{order}, draw {draw + 1} of {draws}", shard=shard,
             )  # fmt: skip
             right += task.check(instances, decoded.tokens).instance_correct.numpy()
             forwards += float(decoded.forwards.double().mean()) / draws

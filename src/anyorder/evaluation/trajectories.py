@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from anyorder.decoding.loop import Decoder
 from anyorder.decoding.recorder import CANDIDATES, Move, Recorder
 from anyorder.decoding.trajectory import Decoded
+from anyorder.processes import Shard
 from anyorder.tasks.base import Instances, Task
 from anyorder.tasks.drawing import Drawing, drawing_of, hidden_tokens, notes_of, token_writer
 
@@ -212,15 +213,17 @@ class Watch:
         self.recorder = Recorder(decoder.order, seed * 2**32, len(self.instances), self.candidates)
         return replace(decoder, order=self.recorder)
 
-    def note(self, order: str, decoder: Decoder, decoded: Decoded) -> None:
+    def note(self, order: str, decoder: Decoder, decoded: Decoded, shard: Shard = Shard()) -> None:
         """Keep what the recorder saw, as a run of this name.
 
         Args:
             order: its name.
             decoder: from `over`.
             decoded: what came of it, the kept problems first.
+            shard: this process among those that decoded it together.
         """
         count = len(self.instances)
+        self.recorder.gather(shard)
         moves = self.recorder.moves(decoded, self.task.mask_token_id)
         verdict = self.task.check(self.instances, decoded.tokens[:count])
         decodes = []

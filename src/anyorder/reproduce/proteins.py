@@ -5,7 +5,6 @@ numbers, not solved or unsolved; and there is no truth, so no oracle. Hence a `S
 protein columns of table 1 are a target of their own, since the puzzles of that table need neither a GPU nor weights of others.
 """
 
-import json
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -22,10 +21,10 @@ from anyorder.evaluation.orders import make_decoder
 from anyorder.evaluation.statistics import wilson
 from anyorder.evaluation.structure import ESMFOLD, ESMFold, Structure, mean_tm, tm_align
 from anyorder.evaluation.tables import markdown_table
-from anyorder.files import cache_folder, find_file, write_json
+from anyorder.files import cache_folder, find_file, read_json, write_json
 from anyorder.reproduce import published
 from anyorder.reproduce.outcome import Outcome, Solved, Target
-from anyorder.reproduce.study import Decoding, Setting, Study
+from anyorder.reproduce.study import Decoding, Setting, Study, damaged
 from anyorder.tasks import make_task
 from anyorder.tasks.sequences import (
     Sequences,
@@ -119,9 +118,10 @@ class ProteinStudy(Study):
             scored = self._cell_path(decoding, order, f"{drawn} {setting.predictor}")
             if not scored.exists():
                 write_json(scored, _scores(_predictor(setting.predictor).fold(texts), texts))
-            measures = json.loads(scored.read_text(encoding="utf-8"))
-            measures["inner-TM"] = self._inner_tm(decoding, texts, scored) if decoding.tm else [math.nan] * len(texts)
-            scores[order] = np.array([measures[name] for name in MEASURES], dtype=np.float64).T
+            with damaged(scored):
+                measures = read_json(scored)
+                measures["inner-TM"] = self._inner_tm(decoding, texts, scored) if decoding.tm else [math.nan] * len(texts)
+                scores[order] = np.array([measures[name] for name in MEASURES], dtype=np.float64).T
         return scores
 
     def _inner_tm(self, design: Design, texts: list[str], scored: Path) -> list[float]:
@@ -132,7 +132,7 @@ class ProteinStudy(Study):
                 return [math.nan] * len(texts)
             assert isinstance(design.setting, ProteinSetting)
             write_json(path, over_pairs(mean_tm(_predictor(design.setting.predictor).fold(texts))).tolist())
-        values: list[float] = json.loads(path.read_text(encoding="utf-8"))
+        values: list[float] = read_json(path)
         return values
 
 

@@ -10,8 +10,9 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,10 @@ from anyorder import __version__
 from anyorder.denoisers.base import default_device, fingerprint
 from anyorder.denoisers.huggingface import HuggingFaceDenoiser
 from anyorder.denoisers.transformer import Transformer
-from anyorder.errors import AnyorderError, BadInput
+from anyorder.errors import AnyorderError, BadInput, first_line
 from anyorder.evaluation.evaluate import Result, evaluate
 from anyorder.evaluation.orders import PolicyLoader
-from anyorder.files import write_json
+from anyorder.files import read_json, write_json
 from anyorder.tasks import make_task
 from anyorder.tasks.base import Instances, Task
 from anyorder.training.fit import run_recipe
@@ -115,7 +116,7 @@ class Study:
         identity = {"recipe": recipe.model_dump(mode="json"), "start": start and fingerprint(load_denoiser(str(start)))}
         finished = folder / "finished.json"
         if finished.exists():
-            if json.loads(finished.read_text(encoding="utf-8")) != identity:
+            if read_json(finished) != identity:
                 raise BadInput(f"{folder} holds a model of other settings: give another --out, or remove it")
             return folder
         folder.mkdir(parents=True, exist_ok=True)
@@ -172,7 +173,8 @@ class Study:
                 about = {"order": order, "model": decoding.model, "steps": decoding.steps, "noise": decoding.noise}
                 measured = self.measure(denoiser, load_policy, decoding, order)
                 write_json(path, {**about, "problems": decoding.setting.problems, **measured})
-            found[order] = self.kept(json.loads(path.read_text(encoding="utf-8")))
+            with damaged(path):
+                found[order] = self.kept(read_json(path))
         return found
 
     @property
@@ -193,6 +195,8 @@ class Study:
 
     def kept(self, values: dict[str, Any]) -> np.ndarray:
         """The same read back: solved or not, bool (N,)."""
+        if not isinstance(values["solved"], str):
+            raise TypeError("what was solved is written as a text of 0 and 1")
         return np.array([mark == "1" for mark in values["solved"]])
 
     def decode_all(self, decodings: Iterable[Decoding], workers: int, say: Callable[[str], None]) -> dict[Decoding, dict]:
@@ -225,6 +229,15 @@ class Study:
                 pool.shutdown(cancel_futures=True)
                 raise
         return found
+
+
+@contextmanager
+def damaged(cell: Path) -> Iterator[None]:
+    """Say of a cell that does not hold what was written into it how to go on."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadInput(f"{cell} is damaged ({first_line(error)}): delete it, and what it held is decoded again") from error
 
 
 def _is_given(setting: Setting, model: str) -> bool:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from anyorder.errors import BadInput
+from anyorder.files import open_text
 from anyorder.relations import Relation
 
 Row = TypeVar("Row")
@@ -99,7 +100,7 @@ def read_lines(path: Path, limit: int | None, parse: Callable[[str], Row], what:
         BadInput: a line cannot be parsed (the error says which), or there are none.
     """
     found: list[Row] = []
-    with open(path, encoding="utf-8") as file:
+    with open_text(path) as file:
         for number, line in enumerate(file, start=1):
             if limit is not None and len(found) >= limit:
                 break

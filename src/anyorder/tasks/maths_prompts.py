@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from anyorder.errors import BadInput
+from anyorder.files import open_text, read_json
 from anyorder.tasks.base import read_lines
 from anyorder.tasks.maths_answers import last_box
 
@@ -85,14 +86,11 @@ def read_problems(path: Path, limit: int | None = None) -> list[Problem]:
     """
     if not path.is_file():
         raise BadInput(f"no such file: {path}")
-    with open(path, encoding="utf-8") as file:
+    with open_text(path) as file:
         if file.read(1) != "[":
             return read_lines(path, limit, lambda line: _problem(json.loads(line)), "problems")
     found = []
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))[:limit]
-    except (ValueError, RecursionError) as error:
-        raise BadInput(f"{path} is no JSON: {error}") from error
+    rows = read_json(path)[:limit]
     for number, row in enumerate(rows, start=1):
         try:
             found.append(_problem(row))

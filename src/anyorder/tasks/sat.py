@@ -70,12 +70,12 @@ class Sat:
             try:
                 row = json.loads(first_lines())
                 formula = row["input"] if "input" in row else row["clauses"]
-            except (ValueError, KeyError, TypeError):
+                if "output" in row:
+                    return {"variables": len(row["output"].split(",")), "clauses": formula.count("/") + 1}
+                if "n" in row:
+                    return {"variables": row["n"], "clauses": len(formula)}
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 return {}
-            if "output" in row:
-                return {"variables": len(row["output"].split(",")), "clauses": formula.count("/") + 1}
-            if "n" in row:
-                return {"variables": row["n"], "clauses": len(formula)}
         count = formula.count("/") + 1 if isinstance(formula, str) else len(formula or [])
         return next(({"variables": n} for n in (5, 7, 9) if ye_clauses(n) == count), {})
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from anyorder.errors import BadInput
-from anyorder.files import write_text
+from anyorder.files import open_text, write_text
 from anyorder.relations import Relation
 from anyorder.tasks.alphabets import alphabet_of
 from anyorder.tasks.base import Instances, Verdict, per_instance_seeds
@@ -216,7 +216,7 @@ class Sequences:
 def read_sequences(path: Path) -> Iterator[tuple[str, str]]:
     """(place in the file, sequence) of each sequence of a .fasta, .smi, .txt, .jsonl or .csv file."""
     suffix = path.suffix.lower()
-    with open(path, encoding="utf-8", newline="" if suffix == ".csv" else None) as file:
+    with open_text(path, newline="" if suffix == ".csv" else None) as file:
         if suffix in (".fasta", ".fa", ".faa"):
             yield from _read_fasta(file)
         elif suffix == ".csv":

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from anyorder.errors import BadInput
+from anyorder.files import open_text
 from anyorder.relations import Relation, same
 from anyorder.tasks.base import Instances, Verdict, cell_accuracy, per_instance_seeds
 from anyorder.tasks.drawing import Drawing
@@ -180,7 +181,7 @@ class Sudoku:
         puzzles: list[np.ndarray] = []
         solutions: list[np.ndarray] = []
         ratings: list[float] = []
-        with open(path, newline="", encoding="utf-8") as file:
+        with open_text(path, newline="") as file:
             rows = csv.reader(file)
             header = next(rows, None)
             if not header:

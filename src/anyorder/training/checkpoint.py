@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from anyorder.errors import AnyorderError, BadCheckpoint
 from anyorder.files import write_atomically
+from anyorder.training.sharding import cut_like
 
 _PATTERN = re.compile(r"step-(\d{8})\.safetensors$")
 
@@ -63,8 +64,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        return Checkpoint(int(metadata["step"]), tensors, json.loads(metadata["values"]))
-    except (safetensors.SafetensorError, KeyError, ValueError, OSError) as error:
+        return Checkpoint(int(metadata["step"]), tensors, dict(json.loads(metadata["values"])))
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
         raise BadCheckpoint(f"{path} is truncated or is not a checkpoint ({error})") from error
 
 
@@ -99,11 +100,12 @@ def load_optimizer_tensors(optimizers: list[Optimizer], tensors: Mapping[str, Te
     """Inverse of `optimizer_tensors`."""
     for number, optimizer in enumerate(optimizers):
         state: dict[int, dict[str, Tensor]] = {}
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         prefix = f"optimizer.{number}."
         for name, tensor in tensors.items():
             if name.startswith(prefix):
                 index, key = name.removeprefix(prefix).split(".", 1)
-                state.setdefault(int(index), {})[key] = tensor
+                state.setdefault(int(index), {})[key] = cut_like(tensor, parameters[int(index)])
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 

@@ -12,9 +12,9 @@ from anyorder.diffusion import CosineSchedule, DiscreteSchedule, LinearSchedule,
 from anyorder.errors import BadInput
 from anyorder.files import find_file
 from anyorder.losses import mdm_loss, token_cross_entropy
+from anyorder.processes import Shard
 from anyorder.tasks import make_task
 from anyorder.tasks.base import Instances, Task
-from anyorder.training.loop import Shard
 from anyorder.training.settings import DataSettings, DenoiserRecipe, DenoiserSettings, MaskingSettings
 
 
@@ -74,6 +74,7 @@ class DenoiserJob:
         self.model: nn.Module = self.denoiser
         self.rate_scales: dict[str, float] = {}
         self.cycle = 1
+        self.kept_whole: list[nn.Module] | None = []
         self.device = torch.device("cpu")
 
     def to(self, device: torch.device) -> None:

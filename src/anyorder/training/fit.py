@@ -13,6 +13,7 @@ from anyorder.denoisers.huggingface import HuggingFaceDenoiser
 from anyorder.errors import AnyorderError, BadInput
 from anyorder.files import write_json
 from anyorder.orders.policies import LearnedOrder
+from anyorder.processes import launched
 from anyorder.tasks import make_task
 from anyorder.tasks.base import Instances, Task
 from anyorder.training.denoiser import DenoiserJob
@@ -66,7 +67,7 @@ def run_recipe(
         raise error if isinstance(error, AnyorderError) else BadInput(f"this recipe cannot be used: {error}") from error
     result = train(job, recipe.run, recipe.optimizer, folder, seed=recipe.seed, recipe=identity, console=console)
     trained = isinstance(job, DenoiserJob | JointJob) or (isinstance(recipe, RewardRecipe) and recipe.update.train_denoiser)
-    if result.finished and trained:
+    if result.finished and trained and launched()[0] == 0:
         write_json(folder / "task.json", recipe.task.model_dump())
     return result
 

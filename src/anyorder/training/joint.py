@@ -11,13 +11,14 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 from anyorder.denoisers.base import fingerprint
 from anyorder.losses import mdm_loss, policy_aware_weight
 from anyorder.orders.base import State
+from anyorder.processes import Shard
 from anyorder.tasks.base import Instances, Task
 from anyorder.training.diagnostics import attention_to_mistakes, decoded_numbers, level_numbers, policy_numbers
-from anyorder.training.loop import Shard
 from anyorder.training.order import OrderJob
 from anyorder.training.settings import OrderRecipe
 
@@ -59,6 +60,7 @@ class JointJob(OrderJob):
         self.pair = Pair(denoiser, self.policy)
         self.model = self.pair
         self.rate_scales = {"denoiser.": recipe.joint.lr_scale}
+        self.kept_whole = [self.policy]
         if "normalise" not in recipe.masking.model_fields_set:
             self.normalise = "rows" if recipe.joint.weights == "papl" else "sequences"
         else:
@@ -93,7 +95,11 @@ class JointJob(OrderJob):
             self._warn_of_collapse(logged, step + 1)
         every = self.joint.decode_every
         if every and ((step + 1) % every == 0 or step == 0 or last):
+            if isinstance(model, FSDPModule):  # what lies outside its blocks is there only while the pair is called
+                model.unshard()
             logged |= decoded_numbers(self.pair.denoiser, self.policy, self.task, self.problems, self.joint.decode_steps)
+            if isinstance(model, FSDPModule):
+                model.reshard()
         if batch.pool is not None:
             self._advance(batch.pool, state, scores.detach())
         return denoiser_loss + order_loss, logged

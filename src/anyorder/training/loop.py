@@ -6,11 +6,12 @@ bit for bit. For that, everything random in step n is drawn from (seed, n) alone
 """
 
 import json
+import os
 import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -21,8 +22,9 @@ from accelerate import Accelerator
 from rich.console import Console
 from torch import Tensor, nn
 
-from anyorder.errors import BadInput
-from anyorder.files import write_json
+from anyorder.errors import AnyorderError, BadCheckpoint, BadInput, first_line
+from anyorder.files import locked, write_json, write_text
+from anyorder.processes import Shard
 from anyorder.training.checkpoint import (
     list_checkpoints,
     load_latest,
@@ -34,26 +36,7 @@ from anyorder.training.checkpoint import (
 from anyorder.training.optimizer import learning_rate, make_optimizers
 from anyorder.training.progress import TrainingProgress
 from anyorder.training.settings import OptimizerSettings, RunSettings
-
-
-@dataclass(frozen=True)
-class Shard:
-    """Which part of the global batch a process computes."""
-
-    index: int
-    count: int
-
-    def slice(self, batch_size: int) -> slice:
-        """The rows of this process."""
-        per_process = batch_size // self.count
-        return slice(self.index * per_process, (self.index + 1) * per_process)
-
-    def total(self, value: Tensor) -> Tensor:
-        """The sum of a number over all processes."""
-        if self.count > 1:
-            value = value.clone()
-            torch.distributed.all_reduce(value)
-        return value
+from anyorder.training.sharding import average_gradients, clip_gradients, cut_like, make_whole, whole
 
 
 class Job(Protocol):
@@ -62,6 +45,7 @@ class Job(Protocol):
     model: nn.Module
     rate_scales: dict[str, float]  # learning rate of the weights whose names begin so, over the common one
     cycle: int  # steps that belong together: a run stops, and is checkpointed, only between cycles
+    kept_whole: list[nn.Module] | None  # parts whose weights FSDP must not cut over processes; None where it may cut nothing
 
     def to(self, device: torch.device) -> None:
         """Move everything that is not `model` (a frozen denoiser, data) to the device."""
@@ -101,7 +85,8 @@ def train(
     """Train `job` to the end, or until Ctrl-C (then a checkpoint is written first).
 
     Raises:
-        BadInput: the folder holds a run of another recipe, or the batch does not divide among the processes.
+        BadInput: the folder holds a run of another recipe, or another process is at work in it; the batch does not divide
+            among the processes; the weights would be cut over them, which this job or optimiser cannot do.
         BadCheckpoint: checkpoints exist and none can be read.
         AnyorderError: a file cannot be written; the last checkpoint stays as it is.
     """
@@ -109,25 +94,46 @@ def train(
     shard = Shard(accelerator.process_index, accelerator.num_processes)
     if run.batch_size % shard.count:
         raise BadInput(f"batch_size {run.batch_size} does not divide among {shard.count} processes")
-    main = accelerator.is_main_process
-    if main:
-        _claim_folder(folder, recipe)
-    accelerator.wait_for_everyone()
+    if accelerator.distributed_type == "FSDP" and (job.kept_whole is None or optimizer_settings.name != "adamw"):
+        raise BadInput("FSDP cuts the weights of a trained denoiser, under AdamW: train without it, or optimizer.name = adamw")
+    with ExitStack() as held:
+        if complaint := shard.gather(_claim_folder(folder, recipe, held) if shard.index == 0 else None)[0]:
+            raise complaint
+        return _train(job, run, optimizer_settings, folder, seed, console, accelerator, shard)
 
+
+def _train(
+    job: Job,
+    run: RunSettings,
+    optimizer_settings: OptimizerSettings,
+    folder: Path,
+    seed: int,
+    console: Console | None,
+    accelerator: Accelerator,
+    shard: Shard,
+) -> TrainingResult:
+    """`train` in a folder that is this run's alone."""
+    main, cut = accelerator.is_main_process, accelerator.distributed_type == "FSDP"
+    checkpoint, problems = load_latest(folder / "checkpoints")
+    with _restoring(folder):
+        if checkpoint is not None:  # before anything is cut over processes
+            job.model.load_state_dict(take(checkpoint.tensors, "model"))
     optimizers = make_optimizers(job.model, optimizer_settings, job.rate_scales)
     job.to(accelerator.device)
-    prepared = accelerator.prepare(job.model, *optimizers)
-    model, optimizers = prepared[0], list(prepared[1:])
+    if cut:
+        accelerator.state.fsdp_plugin.ignored_modules = job.kept_whole
+        model, *optimizers = accelerator.prepare(job.model, *optimizers)
+    else:  # "evaluation" is without DistributedDataParallel: see `average_gradients`
+        model = accelerator.prepare_model(job.model, evaluation_mode=True)
+        optimizers = [accelerator.prepare_optimizer(optimizer) for optimizer in optimizers]
     average = _Average(job.model, optimizer_settings.ema)
-
-    checkpoint, problems = load_latest(folder / "checkpoints")
     start, seconds_before = 0, 0.0
-    if checkpoint is not None:
-        job.model.load_state_dict(take(checkpoint.tensors, "model"))
-        load_optimizer_tensors(optimizers, checkpoint.tensors)
-        average.load(checkpoint.tensors)
-        job.load_state({n.removeprefix("job."): t for n, t in checkpoint.tensors.items() if n.startswith("job.")}, shard)
-        start, seconds_before = checkpoint.step, checkpoint.values["seconds"]
+    with _restoring(folder):
+        if checkpoint is not None:
+            load_optimizer_tensors(optimizers, checkpoint.tensors)
+            average.load(checkpoint.tensors)
+            job.load_state({n.removeprefix("job."): t for n, t in checkpoint.tensors.items() if n.startswith("job.")}, shard)
+            start, seconds_before = checkpoint.step, float(checkpoint.values["seconds"])
     for problem in problems:
         accelerator.print(f"warning: {problem}; going on from step {start}")
 
@@ -136,6 +142,7 @@ def train(
     def save(step: int) -> None:
         tensors = {f"model.{name}": tensor for name, tensor in job.model.state_dict().items()}
         tensors |= optimizer_tensors(optimizers) | average.tensors()
+        tensors = {name: whole(tensor).cpu() for name, tensor in tensors.items()}
         tensors |= {f"job.{name}": accelerator.gather(tensor) for name, tensor in job.state().items()}
         values = {"seconds": seconds_before + time.monotonic() - began}
         if main:
@@ -146,28 +153,40 @@ def train(
     step = saved_step = start
     with _stop_on_interrupt() as stop, TrainingProgress(run.steps, start, console, enabled=main) as progress:
         model.train()
-        while step < run.steps and not _anyone(accelerator, stop.is_set() and step % job.cycle == 0):
+        leader = os.getppid()  # of several processes: the launcher, which may be gone without a word
+        while step < run.steps:
+            told = stop.is_set() or (shard.count > 1 and os.getppid() != leader)
+            if _anyone(accelerator, told and step % job.cycle == 0):
+                break
             torch.manual_seed((seed * 1_000_003 + step) * 64 + shard.index)  # dropout
             rate = learning_rate(step, run.steps, optimizer_settings)
             for optimizer in optimizers:
                 for group in optimizer.param_groups:
                     group["lr"] = rate * group["scale"]
+                    if cut:  # one list would hold weights that are cut and weights that are not
+                        group["foreach"] = False
                 optimizer.zero_grad()
             loss, numbers = job.loss(model, step, shard)
             accelerator.backward(loss)
-            norm = accelerator.clip_grad_norm_(model.parameters(), optimizer_settings.clip_norm)
+            average_gradients(job.model, shard)
+            if cut:
+                norm = clip_gradients(job.model, optimizer_settings.clip_norm)
+            else:
+                norm = accelerator.clip_grad_norm_(model.parameters(), optimizer_settings.clip_norm)
             for optimizer in optimizers:
                 optimizer.step()
             average.update(job.model)
             step += 1
             progress.update(step, loss)
             telling = step % run.log_steps == 0 or step == run.steps or "decoded_accuracy" in numbers
-            if log is not None and telling:
-                log.write({"step": step, "loss": loss.item(), "lr": rate, "gradient_norm": float(norm), **numbers})
+            if telling:
+                numbers = _mean(shard.gather({"loss": loss.item(), **numbers}))
+                if log is not None:
+                    log.write({"step": step, "loss": numbers.pop("loss"), "lr": rate, "gradient_norm": float(norm), **numbers})
             due_minutes = run.checkpoint_steps is None and time.monotonic() - last_saved > 60 * run.checkpoint_minutes
             due_steps = run.checkpoint_steps is not None and step // run.checkpoint_steps > saved_step // run.checkpoint_steps
-            whole = step % job.cycle == 0 and step < run.steps
-            if _anyone(accelerator, main and whole and (due_minutes or due_steps)):
+            between = step % job.cycle == 0 and step < run.steps
+            if _anyone(accelerator, main and between and (due_minutes or due_steps)):
                 save(step)
                 last_saved, saved_step = time.monotonic(), step
     if log is not None and log.writer is not None:
@@ -175,14 +194,26 @@ def train(
     finished = step >= run.steps
     save(step)
     seconds = seconds_before + time.monotonic() - began
-    if finished and main:
+    if finished:
         average.copy_to(job.model)
-        job.save(folder)
+        make_whole(job.model)
+        if main:
+            job.save(folder)
     accelerator.wait_for_everyone()
     return TrainingResult(step, seconds, finished)
 
 
-def _claim_folder(folder: Path, recipe: dict[str, Any]) -> None:
+def _claim_folder(folder: Path, recipe: dict[str, Any], held: ExitStack) -> AnyorderError | None:
+    """Take a folder for this run until `held` is closed; what speaks against it, if anything does."""
+    try:
+        held.enter_context(locked(folder))
+        _check_folder(folder, recipe)
+    except AnyorderError as error:
+        return error
+    return None
+
+
+def _check_folder(folder: Path, recipe: dict[str, Any]) -> None:
     """Write the recipe into a new folder; refuse a folder that holds a run of another one."""
     path = folder / "recipe.json"
     if list_checkpoints(folder / "checkpoints"):
@@ -193,6 +224,8 @@ def _claim_folder(folder: Path, recipe: dict[str, Any]) -> None:
         changed = sorted(_differences(existing, recipe))
         if changed:
             raise BadInput(f"{folder} holds a run with other settings ({', '.join(changed)}): choose another folder")
+    for half in (folder / "checkpoints").glob(".step-*"):  # what a kill left of a write
+        half.unlink(missing_ok=True)
     write_json(path, recipe)
 
 
@@ -202,6 +235,23 @@ def _differences(a: Any, b: Any, where: str = "") -> Iterator[str]:
             yield from _differences(a.get(key), b.get(key), f"{where}.{key}".lstrip("."))
     elif a != b:
         yield where
+
+
+@contextmanager
+def _restoring(folder: Path) -> Iterator[None]:
+    """Whatever a checkpoint holds that does not fit is the checkpoint's fault."""
+    try:
+        yield
+    except (RuntimeError, KeyError, ValueError, TypeError, IndexError) as error:
+        fault = f"the newest checkpoint in {folder / 'checkpoints'} does not fit this run ({first_line(error)})"
+        raise BadCheckpoint(f"{fault}: delete it to go on from the one before") from error
+
+
+def _mean(parts: list[dict[str, float]]) -> dict[str, float]:
+    """The mean of each number over the processes that have it."""
+    names = dict.fromkeys(name for part in parts for name in part)
+    have = {name: [part[name] for part in parts if name in part] for name in names}
+    return {name: sum(values) / len(values) for name, values in have.items()}
 
 
 def _anyone(accelerator: Accelerator, wish: bool) -> bool:
@@ -242,7 +292,7 @@ class _Average:
         if self.decay:
             self.steps = tensors["average_steps"].clone()
             for name, weight in take(tensors, "average").items():
-                self.weights[name].copy_(weight)
+                self.weights[name].copy_(cut_like(weight, self.weights[name]))
 
 
 class _MetricsLog:
@@ -251,8 +301,8 @@ class _MetricsLog:
     def __init__(self, folder: Path, start: int, tensorboard: bool) -> None:
         self.path = folder / "metrics.jsonl"
         if self.path.exists():
-            kept = [line for line in self.path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= start]
-            self.path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+            lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
+            write_text(self.path, "".join(line + "\n" for line in lines if _step_of(line) <= start))
         self.writer = None
         if tensorboard:
             try:

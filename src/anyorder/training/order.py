@@ -28,9 +28,9 @@ from anyorder.losses import correctness_loss, loss_regression, order_loss, rank_
 from anyorder.orders.base import State
 from anyorder.orders.policies import Policy, PolicyNetwork
 from anyorder.orders.reward_policies import REWARD_POLICIES
+from anyorder.processes import Shard
 from anyorder.tasks.base import Instances, Task
 from anyorder.training.denoiser import draw_clean, make_schedule, step_generator, training_problems
-from anyorder.training.loop import Shard
 from anyorder.training.settings import ObjectiveSettings, OrderRecipe, PolicySettings
 
 
@@ -109,6 +109,7 @@ class OrderJob:
         self.model: nn.Module = self.policy
         self.rate_scales: dict[str, float] = {}
         self.cycle = 1
+        self.kept_whole: list[nn.Module] | None = None
         self.device = torch.device("cpu")
         self.pool: Pool | None = None
 

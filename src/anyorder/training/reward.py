@@ -25,10 +25,10 @@ from anyorder.losses import clipped_surrogate, group_advantages, trajectory_kl_w
 from anyorder.orders.base import State
 from anyorder.orders.heuristics import HEURISTICS, ORACLES, confidence
 from anyorder.orders.reward_policies import most_confident
+from anyorder.processes import Shard
 from anyorder.tasks.base import Instances, Task, Verdict
 from anyorder.training.denoiser import step_generator, training_problems
 from anyorder.training.joint import Pair
-from anyorder.training.loop import Shard
 from anyorder.training.order import check_fits, make_policy
 from anyorder.training.rewards import REWARDS, Ending, Reward, likelihood_bonus, returns_at, with_speed
 from anyorder.training.rollout import Expert, Recorder, Step, rollout
@@ -70,6 +70,7 @@ class RewardJob:
         self.model: nn.Module = Pair(denoiser, self.policy) if trained else self.policy
         self.rate_scales = {"denoiser.": self.update.lr_scale} if trained else {}
         self.cycle = self.update.inner * self.update.minibatches
+        self.kept_whole: list[nn.Module] | None = None
         self.actions = make_actions(self.settings)
         self.reward = reward or make_reward(recipe.reward)
         self.device = torch.device("cpu")
@@ -97,7 +98,7 @@ class RewardJob:
         epoch, part = divmod(inner, self.update.minibatches)
         if part == 0 and self.update.reference in ("softmax", "top_k") and not imitating:
             self._weigh_divergence(model)
-        total = torch.stack([0 * p.sum() for p in model.parameters() if p.requires_grad]).sum()  # a round may hold no choice
+        total = 0 * next(p for p in model.parameters() if p.requires_grad).sum()  # a round may hold no choice at all
         seen = 0.0
         for at in range(part, len(self.steps), self.update.minibatches):
             kept = self.steps[at]

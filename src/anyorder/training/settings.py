@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from anyorder.errors import BadInput
+from anyorder.files import read_text
 
 
 class _Section(BaseModel):
@@ -292,7 +293,7 @@ def load_recipe(source: str | Path, overrides: list[str] | None = None) -> AnyRe
     path = Path(source)
     if path.suffix == ".toml" or path.is_file():
         try:
-            text = path.read_text(encoding="utf-8")
+            text = read_text(path)
         except OSError as error:
             raise BadInput(f"cannot read the recipe {path}: {error.strerror}") from error
     elif str(source) in recipe_names():
@@ -301,7 +302,7 @@ def load_recipe(source: str | Path, overrides: list[str] | None = None) -> AnyRe
         raise BadInput(f"no recipe called {str(source)!r}: give a .toml file or one of {', '.join(recipe_names())}")
     try:
         values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise BadInput(f"{source} is not valid TOML: {error}") from error
     for override in overrides or []:
         _apply_override(values, override)
@@ -323,7 +324,7 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
         raise BadInput(f"--set {override!r} must look like section.key=value")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         value = text
     *sections, last = key.strip().split(".")
     for section in sections:

@@ -18,7 +18,8 @@ from torch import nn
 from anyorder.denoisers.base import fingerprint
 from anyorder.denoisers.huggingface import HuggingFaceDenoiser
 from anyorder.denoisers.transformer import Transformer
-from anyorder.errors import BadCheckpoint, BadInput, WrongDenoiser
+from anyorder.errors import BadCheckpoint, BadInput, WrongDenoiser, first_line
+from anyorder.files import read_json
 from anyorder.orders.policies import LearnedOrder, Policy, PolicyNetwork
 from anyorder.orders.reward_policies import REWARD_POLICIES
 from anyorder.tasks import make_task
@@ -86,7 +87,7 @@ def task_of(folder: Path) -> Task:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         return make_task(values["name"], **values["options"])
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise BadInput(f"{path} does not say what task this denoiser is for: {error}") from error
 
 
@@ -126,13 +127,20 @@ def is_hugging_face(folder: Path) -> bool:
     """Whether a folder holds a model of Hugging Face rather than one of ours."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BadCheckpoint(f"{folder} holds no readable denoiser: {error}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise BadCheckpoint(f"{folder} holds no readable denoiser: {first_line(error)}") from error
     return isinstance(config, dict) and bool({"model_type", "auto_map"} & config.keys())
 
 
 def _is_hub_id(name: str | Path) -> bool:
     return isinstance(name, str) and name.count("/") == 1 and not name.startswith((".", "/")) and not Path(name).exists()
+
+
+_UNUSABLE = (
+    safetensors.SafetensorError, ArithmeticError, AttributeError, LookupError, MemoryError, OSError, RuntimeError,
+    TypeError, ValueError,
+)  # fmt: skip
+"""What may go wrong in making a module of a damaged config or damaged weights."""
 
 
 def _load(cls: type[M], folder: Path, what: str) -> M:
@@ -141,8 +149,8 @@ def _load(cls: type[M], folder: Path, what: str) -> M:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         module = cls(**config)
         module.load_state_dict(safetensors.torch.load_file(folder / "model.safetensors"))
-    except (safetensors.SafetensorError, RuntimeError, TypeError, ValueError, OSError) as error:
-        raise BadCheckpoint(f"{folder} holds no readable {what}: {error}") from error
+    except _UNUSABLE as error:
+        raise BadCheckpoint(f"{folder} holds no readable {what}: {first_line(error)}") from error
     return module.eval()
 
 
@@ -156,7 +164,9 @@ def _architecture(folder: Path) -> str | None:
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    values: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    values = read_json(folder / "config.json")
+    if not isinstance(values, dict):
+        raise BadInput(f"{folder / 'config.json'} is no JSON object")
     return values
 
 
