@@ -230,12 +230,14 @@ def grids_of(found: Fronts) -> list[Grid]:
 
 
 def lines_of(found: Fronts) -> dict[str, dict[str, list[tuple[float, float, float, float]]]]:
-    """Points (forwards, accuracy, and its interval, in percent) of each mode and curve, for a plot."""
+    """Points (forwards, accuracy, and its interval, in percent) of each mode and curve, for a plot: those that no other point
+    of the same curve dominates."""
     lines: dict[str, dict[str, list[tuple[float, float, float, float]]]] = {}
-    for p in found.points:
-        low, high = p.ci95
-        curve = lines.setdefault(mode_name(p.block), {}).setdefault(p.curve, [])
-        curve.append((p.forwards, 100 * p.accuracy, 100 * low, 100 * high))
+    for name, block in dict.fromkeys((p.curve, p.block) for p in found.points):
+        mine = [p for p in found.points if (p.curve, p.block) == (name, block)]
+        best = non_dominated(np.array([p.forwards for p in mine]), np.array([p.accuracy for p in mine]))
+        points = [(p.forwards, 100 * p.accuracy, 100 * p.ci95[0], 100 * p.ci95[1]) for p in (mine[i] for i in best)]
+        lines.setdefault(mode_name(block), {})[name] = points
     return lines
 
 

@@ -1,6 +1,7 @@
 """Plots for papers, as PNG or SVG by suffix: accuracy against forwards, Pareto fronts, calibration of scores, maps of orders,
 training."""
 
+from collections import Counter
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -227,10 +228,14 @@ def panels(
     """One panel per name, one line per label through points (x, y, low, high) in percent."""
     with figure(path, len(lines), 4.2, 4.0) as axes:
         for axis, (title, curves) in zip(axes, lines.items(), strict=True):
+            orders = Counter(label.partition("@")[0] for label in curves)
             for number, (label, points) in enumerate(curves.items()):
                 x, y, low, high = zip(*sorted(points), strict=True)
                 bars = np.array([spread(*values) for values in zip(y, low, high, strict=True)]).T
-                axis.errorbar(x, y, yerr=bars, label=label, marker="o", elinewidth=1.0, **look_of(label, number))
+                look = look_of(label, number)
+                if orders[label.partition("@")[0]] > 1:  # one order under several rules: the colours tell the rules apart
+                    look["color"] = COLOURS[number % len(COLOURS)]
+                axis.errorbar(x, y, yerr=bars, label=label, marker="o", elinewidth=1.0, **look)
             axis.set(title=title, xlabel=x_label)
             if log_x:
                 axis.set_xscale("log", base=2)

@@ -149,7 +149,7 @@ def reproduce(
         },
     )  # fmt: skip
     if outcome.lines:
-        panels(outcome.lines, folder / f"{target}.png", outcome.x_label, outcome.y_label)
+        panels(outcome.lines, folder / f"{target}.png", outcome.x_label, outcome.y_label, outcome.log_x)
     elif outcome.bars:
         bars(outcome.bars, folder / f"{target}.png", outcome.y_label)
     return replace(outcome, markdown=f"{about}\n{outcome.markdown}")

@@ -25,6 +25,7 @@ class Outcome:
     lines: dict[str, dict[str, list[tuple[float, float, float, float]]]] = field(default_factory=dict)
     x_label: str = ""
     y_label: str = "instance accuracy, %"
+    log_x: bool = False
     bars: dict[str, dict[str, dict[str, tuple[float, float, float]]]] = field(default_factory=dict)
 
 

@@ -9,7 +9,7 @@ from anyorder.evaluation.curves import parse_curves
 from anyorder.evaluation.evaluate import decode_in_batches, environment
 from anyorder.evaluation.orders import PolicyLoader, make_decoder
 from anyorder.evaluation.pareto import Measured, fronts_of, grids_of, lines_of, measured
-from anyorder.evaluation.tables import markdown_grids
+from anyorder.evaluation.tables import markdown_grids, markdown_table
 from anyorder.reproduce.outcome import Cells, Outcome, Solved, Target
 from anyorder.reproduce.reward import RewardSetting, RewardStudy
 from anyorder.reproduce.study import AnyDenoiser, Decoding, Setting
@@ -23,6 +23,8 @@ reward for each unit of alpha, so that .3 is next to 0, and 30 is needed for the
 BY_RULE = [f"confidence@{rule}" for rule in ("linear", "threshold", "factor", "entropy_bound", "klass")]
 BY_SUPERVISION = [f"policy@{rule}" for rule in ("score_threshold", "predicted_error")]
 LEVELS = tuple(dict.fromkeys(EXPONENTS.values()))
+_TRAINED = ("imitation", "by reward")
+_IMITATED = "confidence@threshold"
 _DECIDES = "policy@bernoulli:0"
 _BOUNDS = (2.0, 32.0)
 
@@ -109,20 +111,23 @@ def _layout(settings: list[Setting], seeds: list[int], solved: Solved, folder: P
         points = [point(curve, order, "frozen", order, steps) for curve, order, steps in _rule_points(s)]
         for seed in seeds:
             mark = f", seed {seed}" if len(seeds) > 1 else ""
-            for curve, name, turns in (("imitation", "start", LEVELS), ("by reward", "alpha", EXPONENTS)):
+            for curve, name, turns in zip(_TRAINED, ("start", "alpha"), (LEVELS, EXPONENTS), strict=True):
                 points += [
                     point(curve + mark, f"{curve}, {name} {turn}{mark}", f"reward/{name}-{turn}/{seed}", _DECIDES, s.steps)
                     for turn in turns
                 ]
-        found = fronts_of(points, _BOUNDS, "best", {**environment(), "correct_means": "instance accuracy"})
-        parts.append(f"**{s.name}**\n\n{markdown_grids(grids_of(found))}")
+        facts = {**environment(), "correct_means": "instance accuracy"}
+        found = fronts_of(points, _BOUNDS, "best", facts)
+        header, rows = grids_of(fronts_of(points, _BOUNDS, _IMITATED, facts))[1][1:]
+        against = markdown_table(header, [row for row in rows if row[0].startswith((*_TRAINED, _IMITATED))])
+        parts.append(f"**{s.name}**\n\n{markdown_grids(grids_of(found))}\n**the same, minus {_IMITATED}**\n\n{against}")
         lines[s.name] = lines_of(found)["full diffusion"]
         values[s.name] = {
             "areas": {c.curve: c.area for c in found.curves},
             "points": {p.spec: (p.forwards, p.accuracy) for p in points},
         }
     title = "Jazbec et al.: accuracy against forwards, full diffusion"
-    return Outcome(title, "\n".join(parts), values, lines, "forwards of the denoiser per sequence")
+    return Outcome(title, "\n".join(parts), values, lines, "forwards of the denoiser per sequence", log_x=True)
 
 
 def _about(settings: list[Setting], seeds: list[int], scale: str) -> str:
