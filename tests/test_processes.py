@@ -168,14 +168,19 @@ def test_when_the_launcher_is_stopped_its_processes_save_and_end(name: str, reci
             break
         time.sleep(0.1)
     workers = children(launcher.pid)
-    assert len(workers) >= 2
-    launcher.send_signal(getattr(signal, name))
-    launcher.wait(timeout=60)
-    for _ in range(300):
-        if not any(alive(worker) for worker in workers):
-            break
-        time.sleep(0.1)
-    assert not any(alive(worker) for worker in workers)
+    try:
+        assert len(workers) >= 2
+        launcher.send_signal(getattr(signal, name))
+        launcher.wait(timeout=60)
+        for _ in range(300):
+            if not any(alive(worker) for worker in workers):
+                break
+            time.sleep(0.1)
+        assert not any(alive(worker) for worker in workers)
+    finally:
+        for process in (launcher.pid, *workers):
+            if alive(process):
+                os.kill(process, signal.SIGKILL)
     checkpoint, problems = load_latest(tmp_path / "run" / "checkpoints")
     assert checkpoint is not None
     assert checkpoint.step > 0
@@ -203,12 +208,27 @@ def alive(process: int) -> bool:
         return False
 
 
-def test_a_batch_that_does_not_divide_and_commands_of_one_process_are_refused_once(recipes: dict[str, Path]) -> None:
-    odd = anyorder("train", recipes["denoiser"], "--set", "run.batch_size=7", "--out", "/nowhere", two=True, code=1)
+def test_a_batch_that_does_not_divide_and_commands_of_one_process_are_refused_once(
+    recipes: dict[str, Path], tmp_path: Path
+) -> None:
+    odd = anyorder("train", recipes["denoiser"], "--set", "run.batch_size=7", "--out", str(tmp_path / "odd"), two=True, code=1)
     assert odd.stderr.count("batch_size 7 does not divide among 2 processes") == 1
     alone = anyorder("list", code=2, RANK="0", WORLD_SIZE="2")
     assert alone.stderr == "error: list runs on one process; on several: train, evaluate, pareto, pass-at-n, sample\n"
     assert anyorder("list", code=2, RANK="1", WORLD_SIZE="2").stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("variables", "why"),
+    [({"RANK": "x", "WORLD_SIZE": "2"}, "not a launcher's"), ({"OMPI_COMM_WORLD_SIZE": "2"}, "MPI")],
+)
+def test_a_launcher_that_is_not_understood_is_refused(variables: dict[str, str], why: str) -> None:
+    told = anyorder("list", code=2, **variables).stderr
+    assert told.startswith("error: ") and told.count("\n") == 1 and why in told
+
+
+def test_one_process_speaks_whatever_number_it_has() -> None:
+    assert anyorder("--version", RANK="1").stdout
 
 
 def test_a_launcher_that_starts_one_process_only_is_called_out() -> None:
@@ -251,4 +271,4 @@ def test_the_shipped_configuration_of_fsdp_is_what_accelerate_reads() -> None:
     assert environment["ACCELERATE_USE_FSDP"] == "true"
     assert environment["FSDP_VERSION"] == "2"
     assert environment["FSDP_TRANSFORMER_CLS_TO_WRAP"] == "Block"
-    assert environment["ACCELERATE_MIXED_PRECISION"] == "bf16"
+    assert environment["ACCELERATE_MIXED_PRECISION"] == "no"

@@ -1,6 +1,7 @@
 """The reproduction targets, end to end on models of a few hundred weights: they train, decode, keep, lay out, and go on."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -99,6 +100,8 @@ def test_the_recipes_of_both_scales_can_be_loaded() -> None:
             load_recipe(s.denoiser, list(s.denoiser_changes)) if s.denoiser in recipe_names() else None
             load_recipe(s.adaptive, list(s.policy_changes))
             if s is speed.SMALL:
+                for name in (s.reward, f"{s.reward}-start"):
+                    assert load_recipe(name, [*s.reward_changes, "reward.speed=30"]).kind == "reward"
                 continue
             if isinstance(s, RewardSetting):
                 for changes in VARIANTS.values():
@@ -141,10 +144,15 @@ def test_workers_end_with_whoever_started_them_and_leave_a_checkpoint(blow: sign
     runs = [tmp_path / f"out/sudoku4/reward/none/{seed}" for seed in (0, 1)]
     _wait_for(lambda: all((run / "log.txt").exists() and "step" in (run / "log.txt").read_text() for run in runs))
     workers = _children(parent.pid)
-    assert len(workers) >= 2
-    parent.send_signal(blow)
-    parent.wait(timeout=60)
-    _wait_for(lambda: not any(Path(f"/proc/{worker}/stat").exists() for worker in workers))
+    try:
+        assert len(workers) >= 2
+        parent.send_signal(blow)
+        parent.wait(timeout=60)
+        _wait_for(lambda: not any(Path(f"/proc/{worker}/stat").exists() for worker in workers))
+    finally:
+        for process in (parent.pid, *workers):
+            if Path(f"/proc/{process}/stat").exists():
+                os.kill(process, signal.SIGKILL)
     assert all(list_checkpoints(run / "checkpoints") for run in runs)
 
 

@@ -7,19 +7,32 @@ from typing import TYPE_CHECKING, TypeVar
 if TYPE_CHECKING:
     from torch import Tensor
 
+from anyorder.errors import BadInput
+
 Part = TypeVar("Part")
+_MPI = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 
 
 def launched() -> tuple[int, int]:
-    """This process's number and how many there are, by what the launcher says; (0, 1) without one."""
-    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    """This process's number and how many there are, by what the launcher says; (0, 1) without one.
+
+    Raises:
+        BadInput: what it says is no number, or the launcher is MPI's.
+    """
+    by_mpi = [name for name in _MPI if os.environ.get(name, "1") != "1"]
+    if by_mpi and "WORLD_SIZE" not in os.environ:
+        raise BadInput(f"started by MPI ({by_mpi[0]} is set), which is not supported: use torchrun or accelerate launch")
+    try:
+        index, count = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    except ValueError as error:
+        raise BadInput(f"the variables RANK and WORLD_SIZE are not a launcher's: {error}") from error
+    return (index, count) if count > 1 else (0, 1)
 
 
 def launched_alone() -> bool:
     """Whether `accelerate launch --cpu` was asked for several processes: it starts a single one, and does not say so."""
-    several = {"WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"}
     asked = os.environ.get("ACCELERATE_USE_CPU") == "True" and "MASTER_ADDR" in os.environ
-    return asked and not several & os.environ.keys()
+    return asked and not {"WORLD_SIZE", *_MPI} & os.environ.keys()
 
 
 @dataclass(frozen=True)

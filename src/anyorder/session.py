@@ -157,7 +157,9 @@ def key_values(pairs: list[str] | None, option: str) -> dict[str, Any]:
 
 
 def _is_number(text: str) -> bool:
-    return re.fullmatch(r"\d{1,9}", text) is not None
+    if re.fullmatch(r"\d{19,}", text):
+        raise BadInput(f"the number {text[:20]}... is too large")
+    return re.fullmatch(r"\d+", text, re.ASCII) is not None
 
 
 def _is_file(text: str) -> bool:

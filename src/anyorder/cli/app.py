@@ -2,7 +2,7 @@
 reproduce | fetch | list`.
 
 Exit codes: 0 done; 1 done, but some sample breaks the rules; 2 bad input or a file that cannot be used; 130 interrupted (a
-training run has written its checkpoint).
+training run has written its checkpoint); 141, or 1, where whoever read the output has gone.
 """
 
 import os
@@ -24,19 +24,23 @@ app = typer.Typer(
 
 def main() -> None:
     """Entry point: user errors are one line, not a traceback; of several processes only the first speaks."""
-    if launched()[0]:
-        sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - open as long as the process
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal that lacks a character shows another
     try:
+        if launched()[0]:
+            sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - open as long as the process
         code = app(standalone_mode=False)  # the exit code where a command raised typer.Exit
         sys.stdout.flush()
         sys.exit(code if isinstance(code, int) else 0)
     except BrokenPipeError:  # whoever read has gone, as `head` does: nobody is left to tell
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except BadInput as error:  # all processes find the same
+        _fail(str(error), 2)
     except AnyorderError as error:
+        if sys.stderr is not sys.__stderr__:
+            print(f"process {launched()[0]}: {error}", file=sys.__stderr__)
         _fail(str(error), 2)
     except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted", 130)

@@ -163,12 +163,13 @@ class Study:
     def decode(self, decoding: Decoding) -> dict[str, np.ndarray]:
         """What is kept of each order, per problem; measured now, or read from the cells that are there."""
         denoiser, load_policy = self.load(decoding)
+        mark, policy_mark = fingerprint(denoiser), ""
+        if any(order.startswith("policy") for order in decoding.orders):
+            policy_mark = fingerprint(load_policy("").policy)
         found = {}
         for order in decoding.orders:
-            mark = fingerprint(denoiser)
-            if order.startswith("policy"):
-                mark += fingerprint(load_policy("").policy)
-            path = self._cell_path(decoding, order, mark + self.measure_mark)
+            marks = mark + (policy_mark if order.startswith("policy") else "")
+            path = self._cell_path(decoding, order, marks + self.measure_mark)
             if not path.exists():
                 about = {"order": order, "model": decoding.model, "steps": decoding.steps, "noise": decoding.noise}
                 measured = self.measure(denoiser, load_policy, decoding, order)
@@ -214,7 +215,7 @@ class Study:
                 found |= _decode_group(self, group)
                 say(f"{task}: {model} ({len(found)} of {len(wanted)} decodings done)")
             return found
-        context = multiprocessing.get_context("spawn")
+        context, others = multiprocessing.get_context("spawn"), multiprocessing.active_children()
         with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
             futures = {pool.submit(_decode_group, self, group): key for key, group in groups.items()}
             try:
@@ -224,7 +225,7 @@ class Study:
                     say(f"{task}: {model} ({len(found)} of {len(wanted)} decodings done)")
             except BaseException:
                 for worker in multiprocessing.active_children():
-                    if worker.pid is not None:
+                    if worker not in others and worker.pid is not None:
                         os.kill(worker.pid, signal.SIGINT)  # what is being trained is checkpointed
                 pool.shutdown(cancel_futures=True)
                 raise
@@ -246,19 +247,28 @@ def _is_given(setting: Setting, model: str) -> bool:
 
 
 def _decode_group(study: Study, group: list[Decoding]) -> dict[Decoding, dict]:
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return {decoding: study.decode(decoding) for decoding in group}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         return {decoding: study.decode(decoding) for decoding in group}
     except KeyboardInterrupt as error:
         raise AnyorderError("interrupted; the same command goes on from the last checkpoints") from error
     finally:
-        parent = multiprocessing.parent_process()
-        if parent is not None and not parent.is_alive():
-            os._exit(1)  # nobody is left to tell
+        signal.signal(signal.SIGINT, _leave)
+        if not parent.is_alive():
+            _leave()  # nobody is left to tell
+
+
+def _leave(*_: object) -> None:
+    os._exit(130)
 
 
 def _start_worker() -> None:
     """One thread for computing, and one that ends this process with its parent, however that ends."""
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, _leave)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

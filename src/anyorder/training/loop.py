@@ -23,9 +23,10 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from anyorder.errors import AnyorderError, BadCheckpoint, BadInput, first_line
-from anyorder.files import locked, write_json, write_text
+from anyorder.files import locked, read_json, write_json, write_text
 from anyorder.processes import Shard
 from anyorder.training.checkpoint import (
+    Checkpoint,
     list_checkpoints,
     load_latest,
     load_optimizer_tensors,
@@ -94,7 +95,12 @@ def train(
     shard = Shard(accelerator.process_index, accelerator.num_processes)
     if run.batch_size % shard.count:
         raise BadInput(f"batch_size {run.batch_size} does not divide among {shard.count} processes")
-    if accelerator.distributed_type == "FSDP" and (job.kept_whole is None or optimizer_settings.name != "adamw"):
+    kind = accelerator.distributed_type
+    if kind in ("DEEPSPEED", "MEGATRON_LM", "XLA") or (kind == "FSDP" and not accelerator.is_fsdp2):
+        raise BadInput(f"{kind} as it is set up here is not supported: use several plain processes, or FSDP with version 2")
+    if kind == "FSDP" and accelerator.mixed_precision == "fp16":
+        raise BadInput("FSDP with fp16 is not supported: use bf16 or no mixed precision")
+    if kind == "FSDP" and (job.kept_whole is None or optimizer_settings.name != "adamw"):
         raise BadInput("FSDP cuts the weights of a trained denoiser, under AdamW: train without it, or optimizer.name = adamw")
     with ExitStack() as held:
         if complaint := shard.gather(_claim_folder(folder, recipe, held) if shard.index == 0 else None)[0]:
@@ -115,7 +121,9 @@ def _train(
     """`train` in a folder that is this run's alone."""
     main, cut = accelerator.is_main_process, accelerator.distributed_type == "FSDP"
     checkpoint, problems = load_latest(folder / "checkpoints")
-    with _restoring(folder):
+    if len(set(shard.gather(checkpoint.step if checkpoint else 0))) > 1:
+        raise BadInput(f"the processes do not see the same checkpoints in {folder}: it must be a folder that all share")
+    with _restoring(folder, checkpoint):
         if checkpoint is not None:  # before anything is cut over processes
             job.model.load_state_dict(take(checkpoint.tensors, "model"))
     optimizers = make_optimizers(job.model, optimizer_settings, job.rate_scales)
@@ -128,7 +136,7 @@ def _train(
         optimizers = [accelerator.prepare_optimizer(optimizer) for optimizer in optimizers]
     average = _Average(job.model, optimizer_settings.ema)
     start, seconds_before = 0, 0.0
-    with _restoring(folder):
+    with _restoring(folder, checkpoint):
         if checkpoint is not None:
             load_optimizer_tensors(optimizers, checkpoint.tensors)
             average.load(checkpoint.tensors)
@@ -142,11 +150,15 @@ def _train(
     def save(step: int) -> None:
         tensors = {f"model.{name}": tensor for name, tensor in job.model.state_dict().items()}
         tensors |= optimizer_tensors(optimizers) | average.tensors()
-        tensors = {name: whole(tensor).cpu() for name, tensor in tensors.items()}
-        tensors |= {f"job.{name}": accelerator.gather(tensor) for name, tensor in job.state().items()}
+        kept = {}
+        for name, tensor in tensors.items():
+            full = whole(tensor)  # all processes at once; one keeps it
+            if main:
+                kept[name] = full.cpu()
+        kept |= {f"job.{name}": accelerator.gather(tensor) for name, tensor in job.state().items()}
         values = {"seconds": seconds_before + time.monotonic() - began}
         if main:
-            save_checkpoint(folder / "checkpoints", step, tensors, values, run.keep)
+            save_checkpoint(folder / "checkpoints", step, kept, values, run.keep)
         accelerator.wait_for_everyone()
 
     log = _MetricsLog(folder, start, run.tensorboard) if main else None
@@ -196,7 +208,7 @@ def _train(
     seconds = seconds_before + time.monotonic() - began
     if finished:
         average.copy_to(job.model)
-        make_whole(job.model)
+        make_whole(job.model, keep=main)
         if main:
             job.save(folder)
     accelerator.wait_for_everyone()
@@ -218,8 +230,8 @@ def _check_folder(folder: Path, recipe: dict[str, Any]) -> None:
     path = folder / "recipe.json"
     if list_checkpoints(folder / "checkpoints"):
         try:
-            existing = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            existing = read_json(path)
+        except (OSError, BadInput) as error:
             raise BadInput(f"{folder} has checkpoints but no readable recipe.json: choose another folder") from error
         changed = sorted(_differences(existing, recipe))
         if changed:
@@ -238,12 +250,18 @@ def _differences(a: Any, b: Any, where: str = "") -> Iterator[str]:
 
 
 @contextmanager
-def _restoring(folder: Path) -> Iterator[None]:
+def _restoring(folder: Path, checkpoint: Checkpoint | None) -> Iterator[None]:
     """Whatever a checkpoint holds that does not fit is the checkpoint's fault."""
     try:
         yield
+    except (torch.OutOfMemoryError, torch.distributed.DistError):
+        raise
     except (RuntimeError, KeyError, ValueError, TypeError, IndexError) as error:
-        fault = f"the newest checkpoint in {folder / 'checkpoints'} does not fit this run ({first_line(error)})"
+        if checkpoint is None:
+            raise
+        fault = (
+            f"the checkpoint of step {checkpoint.step} in {folder / 'checkpoints'} does not fit this run ({first_line(error)})"
+        )
         raise BadCheckpoint(f"{fault}: delete it to go on from the one before") from error
 
 
@@ -322,7 +340,7 @@ class _MetricsLog:
 def _step_of(line: str) -> float:
     try:
         return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError, OverflowError):
         return float("inf")  # a half-written line
 
 

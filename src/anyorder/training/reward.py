@@ -100,8 +100,9 @@ class RewardJob:
             self._weigh_divergence(model)
         total = 0 * next(p for p in model.parameters() if p.requires_grad).sum()  # a round may hold no choice at all
         seen = 0.0
-        for at in range(part, len(self.steps), self.update.minibatches):
-            kept = self.steps[at]
+        for at, kept in enumerate(self.steps):
+            if kept.state.step % self.update.minibatches != part:
+                continue
             scores, token_log_prob, state = self._look(model, kept)
             log_prob = self.actions.log_prob(scores, kept.drawn) + token_log_prob
             weight = self.update.minibatches / (
@@ -116,7 +117,7 @@ class RewardJob:
                 lost = self._divergence(scores, log_prob, state, kept)
                 total = total + self.update.beta * self.update.minibatches * lost.sum() / self.count
             seen += float(((log_prob.detach() - kept.log_prob).exp() - 1).abs().gt(self.update.clip).sum())
-        choices = sum(len(s.rows) for s in self.steps[part :: self.update.minibatches])
+        choices = sum(len(s.rows) for s in self.steps if s.state.step % self.update.minibatches == part)
         return total, self.logged | {"clipped": seen / max(1, choices), "epoch": float(epoch)}
 
     def _look(self, model: nn.Module, kept: Step) -> tuple[Tensor, Tensor | float, State]:
@@ -167,8 +168,11 @@ class RewardJob:
         ended = self.decoded.cpu()
         ending = Ending(self.task, problems_of, ended, self.task.check(problems_of, ended.tokens))
         rewards = self.reward(ending).to(self.device).float()
-        known = rewards.isfinite()  # what cannot be judged is worth no more than the worst
-        rewards = torch.where(known, rewards, rewards[known].min() if known.any() else 0.0)
+        known = rewards.isfinite()  # what cannot be judged is worth no more than the worst of its group
+        lowest = torch.full((len(problems),), torch.inf, device=self.device).scatter_reduce(
+            0, groups, torch.where(known, rewards, torch.inf), "amin"
+        )
+        rewards = torch.where(known, rewards, lowest.nan_to_num(posinf=0.0)[groups])
         if self.recipe.reward.likelihood_bonus:
             rewards = rewards + likelihood_bonus(self.decoded, groups, self.recipe.reward.likelihood_bonus)
         self.advantages = []
@@ -180,9 +184,10 @@ class RewardJob:
         self.logged = self._numbers(rewards, groups, ending.verdict)
 
     def _skip_what_teaches_nothing(self) -> None:
-        """Leave out the trajectories that are neither better nor worse than their group, but of a step never all."""
+        """Leave out the trajectories that are neither better nor worse than their group; a step keeps one at least."""
         taught = [advantages != 0 for advantages in self.advantages]
-        taught = [kept if kept.any() else torch.ones_like(kept) for kept in taught]
+        for kept in taught:
+            kept[0] |= ~kept.any()
         self.steps = [step.only(kept) for step, kept in zip(self.steps, taught, strict=True)]
         self.advantages = [advantages[kept] for advantages, kept in zip(self.advantages, taught, strict=True)]
 

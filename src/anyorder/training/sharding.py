@@ -51,11 +51,12 @@ def cut_like(tensor: Tensor, reference: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def make_whole(model: nn.Module) -> None:
-    """Put the weights of a model together in main memory; all processes must ask at once. It is done with training then."""
+def make_whole(model: nn.Module, *, keep: bool) -> None:
+    """Put the weights of a model together in main memory where `keep`; all processes must ask at once. It is done with training
+    then."""
     for module in model.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
             if isinstance(parameter, DTensor):
-                setattr(
-                    module, name, nn.Parameter(whole(parameter).to("cpu", copy=True), requires_grad=parameter.requires_grad)
-                )
+                full = whole(parameter)
+                if keep:
+                    setattr(module, name, nn.Parameter(full.to("cpu", copy=True), requires_grad=parameter.requires_grad))
