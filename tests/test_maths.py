@@ -222,7 +222,7 @@ def test_files_may_be_lists_and_name_their_answers(tmp_path: Path) -> None:
         ('{"question": "1?", "answer": "one"}', "line 1: the solution gives no answer"),
         ('[{"question": "1?", "answer": "one"}]', "row 1: the solution gives no answer"),
         ("[1]", "row 1: expected an object"),
-        ("[1", "is no JSON"),
+        ("[1", "is no readable JSON"),
         ("{", "line 1"),
         ("", "holds no problems"),
         ("[]", "holds no problems"),

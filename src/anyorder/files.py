@@ -86,6 +86,18 @@ def read_text(path: Path) -> str:
         return file.read()
 
 
+def parse_json(text: str | bytes) -> Any:
+    """The values of JSON text.
+
+    Raises:
+        ValueError: it is none, or is nested without end.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
 def read_json(path: Path) -> Any:
     """The values of a JSON file.
 
@@ -93,8 +105,8 @@ def read_json(path: Path) -> Any:
         BadInput: it is none.
     """
     try:
-        return json.loads(read_text(path))
-    except (ValueError, RecursionError) as error:
+        return parse_json(read_text(path))
+    except ValueError as error:
         raise BadInput(f"{path} is no readable JSON: {first_line(error)}") from error
 
 

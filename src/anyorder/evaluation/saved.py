@@ -13,7 +13,7 @@ from anyorder.errors import BadInput, first_line
 from anyorder.evaluation.evaluate import Comparison, Report, Result, compare_all
 from anyorder.evaluation.statistics import Interval, wilson
 from anyorder.evaluation.trajectories import FORMAT, VERSION, Trajectories
-from anyorder.files import write_atomically
+from anyorder.files import parse_json, write_atomically
 
 SUFFIXES = (".json", ".json.gz", ".parquet")
 _HEADER = b"anyorder.trajectories"
@@ -159,8 +159,8 @@ def report_of(trajectories: Trajectories) -> Report:
 def _read_json(path: Path) -> Any:
     try:
         data = path.read_bytes()
-        return json.loads(gzip.decompress(data) if path.suffix == ".gz" else data)
-    except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
+        return parse_json(gzip.decompress(data) if path.suffix == ".gz" else data)
+    except (OSError, EOFError, zlib.error, ValueError) as error:
         if isinstance(error, FileNotFoundError):
             raise
         raise BadInput(f"{path} is no readable JSON: {first_line(error)}") from error
@@ -193,7 +193,7 @@ def _read_parquet(path: Path) -> Any:
     pyarrow = _pyarrow()
     try:
         table = pyarrow.parquet.read_table(path)
-        values = json.loads((table.schema.metadata or {})[_HEADER])
+        values = parse_json((table.schema.metadata or {})[_HEADER])
         for run in values["runs"]:
             run["decodes"] = []
         for row in table.to_pylist():

@@ -21,7 +21,7 @@ from anyorder.denoisers.base import default_device
 from anyorder.denoisers.huggingface import load_transformers
 from anyorder.errors import AnyorderError, BadInput, first_line
 from anyorder.evaluation.evaluate import Judge
-from anyorder.files import cache_folder, write_text
+from anyorder.files import cache_folder, parse_json, write_text
 from anyorder.tasks.alphabets import AMINO_ACIDS
 from anyorder.tasks.base import Instances, Task
 from anyorder.tasks.sequences import over_pairs
@@ -154,7 +154,7 @@ class ESMFold:
         """Whether the structure is known, now or from an earlier run. A file that cannot be read is written anew."""
         if sequence not in self._known:
             try:
-                found = Structure(**json.loads(self._path(sequence).read_text(encoding="utf-8")))
+                found = Structure(**parse_json(self._path(sequence).read_text(encoding="utf-8")))
             except (OSError, ValueError, TypeError):
                 return False
             if found.sequence != sequence:

@@ -1,6 +1,5 @@
 """What a page or a plot is made from: files named one by one, or the folder of a run."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +7,7 @@ from anyorder.errors import BadInput, first_line
 from anyorder.evaluation.evaluate import Report
 from anyorder.evaluation.saved import SUFFIXES, join, load
 from anyorder.evaluation.trajectories import Trajectories
+from anyorder.files import parse_json
 
 _NAMES = ("report.json", *(f"trajectories{suffix}" for suffix in SUFFIXES))
 
@@ -70,8 +70,8 @@ def read_metrics(paths: list[Path]) -> list[dict[str, float]]:
         raise BadInput(f"training is drawn of one run, not of {len(paths)}")
     path = paths[0] / "metrics.jsonl" if paths[0].is_dir() else paths[0]
     try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (ValueError, RecursionError) as error:
+        rows = [parse_json(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except ValueError as error:
         raise BadInput(f"{path} holds no metrics, one JSON object per line: {first_line(error)}") from error
     if not rows or not all(isinstance(row, dict) for row in rows):
         raise BadInput(f"{path} holds no metrics, one JSON object per line")

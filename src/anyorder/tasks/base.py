@@ -108,7 +108,7 @@ def read_lines(path: Path, limit: int | None, parse: Callable[[str], Row], what:
                 continue
             try:
                 found.append(parse(line))
-            except (ValueError, RecursionError) as error:
+            except ValueError as error:
                 raise BadInput(f"{path}, line {number}: {error}") from error
     if not found:
         raise BadInput(f"{path} holds no {what}")

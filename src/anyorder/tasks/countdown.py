@@ -11,7 +11,6 @@ quantiles of the numbers and of intermediate results and the shares of + - * / a
 has nine targets only (of 10 to 100), which suggests that these were never trained on: leave them out with `exclude`.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor
 
 from anyorder.errors import BadInput
+from anyorder.files import parse_json
 from anyorder.relations import Relation
 from anyorder.tasks.base import Instances, Verdict, cell_accuracy, per_instance_seeds, read_lines
 from anyorder.tasks.vocabulary import EOS, MASK, PAD, SEP, YE_VOCABULARY
@@ -55,7 +55,7 @@ class Countdown:
         count = (text or "").count(",")
         if first_lines is not None:
             try:
-                row = json.loads(first_lines())
+                row = parse_json(first_lines())
                 count = row["input"].count(",") + ("=" not in row["output"])
             except (ValueError, KeyError, TypeError, AttributeError):
                 return {}
@@ -171,7 +171,7 @@ class Countdown:
         one of them has none."""
 
         def row_of(line: str) -> tuple[list[int], str | None]:
-            problem, solution = self._row(json.loads(line))
+            problem, solution = self._row(parse_json(line))
             self.encode([problem], None if solution is None else [solution])
             return problem, solution
 
@@ -214,9 +214,10 @@ class Countdown:
         return [int(part) for part in parts]
 
     def format(self, tokens: Tensor) -> str:
-        """The solution up to [EOS]; '.' for what is still masked and '?' for what is no character."""
+        """The solution up to [EOS], or the whole row where no problem ends; '.' for what is still masked and '?' for what is no
+        character."""
         row = tokens.tolist()
-        answer = row[row.index(SEP) + 1 :]
+        answer = row[row.index(SEP) + 1 :] if SEP in row else row
         return _text(answer[: answer.index(EOS)] if EOS in answer else answer)
 
     # ---- checking -------------------------------------------------------------------------------------------------

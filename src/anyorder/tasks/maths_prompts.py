@@ -1,13 +1,12 @@
 """How a question is put to a language model: templates, few-shot examples, and the files that questions come from."""
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from anyorder.errors import BadInput
-from anyorder.files import open_text, read_json
+from anyorder.files import open_text, parse_json, read_json
 from anyorder.tasks.base import read_lines
 from anyorder.tasks.maths_answers import last_box
 
@@ -88,7 +87,7 @@ def read_problems(path: Path, limit: int | None = None) -> list[Problem]:
         raise BadInput(f"no such file: {path}")
     with open_text(path) as file:
         if file.read(1) != "[":
-            return read_lines(path, limit, lambda line: _problem(json.loads(line)), "problems")
+            return read_lines(path, limit, lambda line: _problem(parse_json(line)), "problems")
     found = []
     rows = read_json(path)[:limit]
     for number, row in enumerate(rows, start=1):

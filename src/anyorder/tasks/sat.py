@@ -7,7 +7,6 @@ Layouts:
         5, 7 or 9 variables. L = 6m + 2n.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from anyorder.errors import BadInput
+from anyorder.files import parse_json
 from anyorder.relations import Relation, same
 from anyorder.tasks.base import Instances, Verdict, cell_accuracy, per_instance_seeds, read_lines
 from anyorder.tasks.drawing import Drawing
@@ -68,13 +68,13 @@ class Sat:
         formula: Any = text
         if first_lines is not None:
             try:
-                row = json.loads(first_lines())
+                row = parse_json(first_lines())
                 formula = row["input"] if "input" in row else row["clauses"]
                 if "output" in row:
                     return {"variables": len(row["output"].split(",")), "clauses": formula.count("/") + 1}
                 if "n" in row:
                     return {"variables": row["n"], "clauses": len(formula)}
-            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            except (ValueError, KeyError, TypeError, AttributeError):
                 return {}
         count = formula.count("/") + 1 if isinstance(formula, str) else len(formula or [])
         return next(({"variables": n} for n in (5, 7, 9) if ye_clauses(n) == count), {})
@@ -196,7 +196,7 @@ class Sat:
         answers: list[np.ndarray] = []
 
         def formula_of(line: str) -> np.ndarray:
-            row = json.loads(line)
+            row = parse_json(line)
             if not isinstance(row, dict) or not ("input" in row or "clauses" in row):
                 raise BadInput('expected an object with "input", or with "clauses"')
             formula = self._formula(row["input"] if "input" in row else row["clauses"])

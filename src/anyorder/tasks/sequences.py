@@ -6,7 +6,6 @@ them (unconditional generation at a given length), those that the user masks, or
 """
 
 import csv
-import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor
 
 from anyorder.errors import BadInput
-from anyorder.files import open_text, write_text
+from anyorder.files import open_text, parse_json, write_text
 from anyorder.relations import Relation
 from anyorder.tasks.alphabets import alphabet_of
 from anyorder.tasks.base import Instances, Verdict, per_instance_seeds
@@ -257,8 +256,8 @@ def _read_fasta(lines: Any) -> Iterator[tuple[str, str]]:
 
 def _from_json(line: str, where: str) -> str:
     try:
-        value = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        value = parse_json(line)
+    except ValueError as error:
         raise BadInput(f"{where}: no JSON: {error}") from error
     if isinstance(value, dict):
         value = next((value[c] for c in _COLUMNS if c in value), None)

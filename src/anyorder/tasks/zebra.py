@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from anyorder.errors import BadInput
-from anyorder.files import write_text
+from anyorder.files import parse_json, write_text
 from anyorder.relations import Relation, same
 from anyorder.tasks.base import Instances, Verdict, cell_accuracy, per_instance_seeds, read_lines
 from anyorder.tasks.drawing import Drawing
@@ -197,7 +197,7 @@ class Zebra:
         """JSON lines (see the module). Every puzzle must have one solution, and the one stored, if any, must be it."""
 
         def puzzle_of(line: str) -> Instances:
-            row = json.loads(line)
+            row = parse_json(line)
             if not isinstance(row, dict) or not _is_texts(row.get("clues")):
                 raise BadInput('expected an object with "clues", a list of texts')
             puzzle = self._puzzle(row["clues"])

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from anyorder.errors import AnyorderError, BadCheckpoint
-from anyorder.files import write_atomically
+from anyorder.files import parse_json, write_atomically
 from anyorder.training.sharding import cut_like
 
 _PATTERN = re.compile(r"step-(\d{8})\.safetensors$")
@@ -64,7 +64,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        return Checkpoint(int(metadata["step"]), tensors, dict(json.loads(metadata["values"])))
+        return Checkpoint(int(metadata["step"]), tensors, dict(parse_json(metadata["values"])))
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
         raise BadCheckpoint(f"{path} is truncated or is not a checkpoint ({error})") from error
 

@@ -23,7 +23,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from anyorder.errors import AnyorderError, BadCheckpoint, BadInput, first_line
-from anyorder.files import locked, read_json, write_json, write_text
+from anyorder.files import locked, parse_json, read_json, write_json, write_text
 from anyorder.processes import Shard
 from anyorder.training.checkpoint import (
     Checkpoint,
@@ -339,8 +339,8 @@ class _MetricsLog:
 
 def _step_of(line: str) -> float:
     try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError, RecursionError, OverflowError):
+        return float(parse_json(line)["step"])
+    except (ValueError, KeyError, TypeError, OverflowError):
         return float("inf")  # a half-written line
 
 

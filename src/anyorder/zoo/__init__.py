@@ -5,7 +5,6 @@ fitted to it, and where undoing has a judge of its own, that in `order/judge/`. 
 or by the name under which `anyorder fetch` obtained them; orders fitted to the latter are shipped as those of our own are.
 """
 
-import json
 import warnings
 from importlib import resources
 from pathlib import Path
@@ -19,7 +18,7 @@ from anyorder.denoisers.base import fingerprint
 from anyorder.denoisers.huggingface import HuggingFaceDenoiser
 from anyorder.denoisers.transformer import Transformer
 from anyorder.errors import BadCheckpoint, BadInput, WrongDenoiser, first_line
-from anyorder.files import read_json
+from anyorder.files import parse_json, read_json
 from anyorder.orders.policies import LearnedOrder, Policy, PolicyNetwork
 from anyorder.orders.reward_policies import REWARD_POLICIES
 from anyorder.tasks import make_task
@@ -85,9 +84,9 @@ def task_of(folder: Path) -> Task:
     """The task that a denoiser was trained for."""
     path = folder / "task.json"
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = parse_json(path.read_text(encoding="utf-8"))
         return make_task(values["name"], **values["options"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadInput(f"{path} does not say what task this denoiser is for: {error}") from error
 
 
@@ -126,8 +125,8 @@ def _only_amino_acids(denoiser: HuggingFaceDenoiser, options: dict[str, Any]) ->
 def is_hugging_face(folder: Path) -> bool:
     """Whether a folder holds a model of Hugging Face rather than one of ours."""
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        config = parse_json((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise BadCheckpoint(f"{folder} holds no readable denoiser: {first_line(error)}") from error
     return isinstance(config, dict) and bool({"model_type", "auto_map"} & config.keys())
 
@@ -146,7 +145,7 @@ _UNUSABLE = (
 def _load(cls: type[M], folder: Path, what: str) -> M:
     """A module from `config.json` and `model.safetensors`, in eval mode (and without the hub's remarks on stdout)."""
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = parse_json((folder / "config.json").read_text(encoding="utf-8"))
         module = cls(**config)
         module.load_state_dict(safetensors.torch.load_file(folder / "model.safetensors"))
     except _UNUSABLE as error:
