@@ -20,6 +20,7 @@ from anyorder.processes import Shard
 from anyorder.training.checkpoint import list_checkpoints, load_latest
 from anyorder.training.fit import run_recipe
 from anyorder.training.settings import load_recipe
+from proc import alive, children
 
 HEADS = '["row", "column", "box", "everything"]'
 TASK = 'task = {name = "sudoku", options = {box = 2}}\n'
@@ -158,6 +159,7 @@ def test_fronts_and_draws_on_two_processes_are_those_on_one(command: str, tmp_pa
     assert (tmp_path / "False.json").read_bytes() == (tmp_path / "True.json").read_bytes()
 
 
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="processes are looked up in /proc")
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGKILL"])
 def test_when_the_launcher_is_stopped_its_processes_save_and_end(name: str, recipes: dict[str, Path], tmp_path: Path) -> None:
     command = [*TWO, "-m", "anyorder", "train", str(recipes["denoiser"]), "--set", "run.steps=1000000", "--set",
@@ -185,27 +187,6 @@ def test_when_the_launcher_is_stopped_its_processes_save_and_end(name: str, reci
     assert checkpoint is not None
     assert checkpoint.step > 0
     assert not problems
-
-
-def children(parent: int) -> list[int]:
-    if not Path("/proc").is_dir():
-        pytest.skip("processes are looked up in /proc")
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = path.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[1]) == parent:
-            found.append(int(path.parent.name))
-    return found
-
-
-def alive(process: int) -> bool:
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def test_a_batch_that_does_not_divide_and_commands_of_one_process_are_refused_once(

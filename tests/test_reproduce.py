@@ -21,6 +21,7 @@ from anyorder.reproduce.reward import SMALL, VARIANTS, RewardSetting
 from anyorder.reproduce.study import Decoding, Setting, Study
 from anyorder.training.checkpoint import list_checkpoints
 from anyorder.training.settings import load_recipe, recipe_names
+from proc import alive, children
 
 TINY = (
     'task.options={box=2}', "data.size=40", "data.options={givens=6}", "run.batch_size=8", "run.steps=3",
@@ -143,21 +144,17 @@ def test_workers_end_with_whoever_started_them_and_leave_a_checkpoint(blow: sign
     parent = subprocess.Popen([sys.executable, str(script), str(tmp_path / "out")], stderr=subprocess.DEVNULL)
     runs = [tmp_path / f"out/sudoku4/reward/none/{seed}" for seed in (0, 1)]
     _wait_for(lambda: all((run / "log.txt").exists() and "step" in (run / "log.txt").read_text() for run in runs))
-    workers = _children(parent.pid)
+    workers = children(parent.pid)
     try:
         assert len(workers) >= 2
         parent.send_signal(blow)
         parent.wait(timeout=60)
-        _wait_for(lambda: not any(Path(f"/proc/{worker}/stat").exists() for worker in workers))
+        _wait_for(lambda: not any(alive(worker) for worker in workers))
     finally:
         for process in (parent.pid, *workers):
-            if Path(f"/proc/{process}/stat").exists():
+            if alive(process):
                 os.kill(process, signal.SIGKILL)
     assert all(list_checkpoints(run / "checkpoints") for run in runs)
-
-
-def _children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def _wait_for(done: Callable[[], bool]) -> None:

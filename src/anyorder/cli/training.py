@@ -1,6 +1,5 @@
 """Commands that train and obtain: fit, train, reproduce, fetch, list."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -36,9 +35,9 @@ def train(
         return
     if getattr(checked, "train_denoiser", False):
         from anyorder.report.plots import training_curves
+        from anyorder.report.sources import read_metrics
 
-        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        print(f"plot: {training_curves([json.loads(line) for line in lines], folder / 'training.png')}")
+        print(f"plot: {training_curves(read_metrics([folder]), folder / 'training.png')}")
     print(f"{folder}: {result.step} steps in {result.seconds:.0f} s")
 
 

@@ -164,11 +164,10 @@ def _about(settings: list[Setting], seeds: list[int], scale: str) -> str:
         "said; policies start at the confidence order."
     ]
     for s in settings:
-        generated = ", ".join(f"{key} {value}" for key, value in s.generate.items())
         changes = [f"{name} {' '.join(values)}" for name, values in _changes(s) if values]
         lines.append(
-            f"- {s.task} {s.options}: {s.problems} generated problems{f' ({generated})' if generated else ''}, the same for "
-            f"every model; T = {s.steps}; denoiser `{s.denoiser}`, from which joint training goes on; `{s.adaptive}`"
+            f"- {s.task} {s.options}: {s.problems} generated problems{f' ({s.generated})' if s.generated else ''}, the same "
+            f"for every model; T = {s.steps}; denoiser `{s.denoiser}`, from which joint training goes on; `{s.adaptive}`"
             f"{' with ' + '; '.join(changes) if changes else ''}."
         )
     return "\n".join(lines) + "\n"

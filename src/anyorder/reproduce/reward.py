@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from anyorder.evaluation.evaluate import Result
 from anyorder.evaluation.statistics import mean_interval, sign_flip
 from anyorder.evaluation.tables import markdown_table
+from anyorder.files import read_json
+from anyorder.report.sources import read_metrics
 from anyorder.reproduce import published
 from anyorder.reproduce.outcome import Cells, Outcome, Solved, Target, difference, percent
 from anyorder.reproduce.study import Decoding, Setting, Study
@@ -65,17 +66,16 @@ class RewardStudy(Study):
     """Models `reward/VARIANT/SEED` beside those of `Study`; of each problem, whether it is solved and its share of right cells,
     float (2, N)."""
 
-    def recipe(self, setting: Setting, kind: str, what: str, changes: list[str]) -> AnyRecipe:
+    def recipe(self, setting: Setting, kind: str, what: str, seed: str, changes: list[str]) -> AnyRecipe:
         """See `Study`."""
         if kind != "reward":
-            return super().recipe(setting, kind, what, changes)
+            return super().recipe(setting, kind, what, seed, changes)
         assert isinstance(setting, RewardSetting)
         changes = [*changes, *setting.reward_changes, *VARIANTS[what]]
         if what.startswith("lookahead"):
             network = load_recipe(setting.adaptive, list(setting.policy_changes)).policy  # type: ignore[union-attr]
             changes += [f"policy.{name}={json.dumps(value)}" for name, value in network.model_dump().items()]
         if what == "from-supervised":
-            seed = next(c for c in changes if c.startswith("seed=")).removeprefix("seed=")
             changes.append(f"start={self.ensure(setting, f'policy/lookahead/{seed}')}")
         return load_recipe(setting.reward, changes)
 
@@ -84,9 +84,9 @@ class RewardStudy(Study):
         more = (f"policy/lookahead/{model.rpartition('/')[2]}",) if model.startswith("reward/from-supervised/") else ()
         return (*super().before(model), *more)
 
-    def keep(self, result: Result) -> dict[str, Any]:
+    def keep(self, correct: np.ndarray, cells: np.ndarray) -> dict[str, Any]:
         """See `Study`."""
-        return {**super().keep(result), "right_cells": [round(float(c), 6) for c in result.cells]}
+        return {**super().keep(correct, cells), "right_cells": [round(float(c), 6) for c in cells]}
 
     def kept(self, values: dict[str, Any]) -> np.ndarray:
         """See `Study`."""
@@ -172,7 +172,7 @@ def _cost(folder: Path, s: Setting, model: str, seeds: list[int]) -> list[str]:
     for seed in seeds:
         found, _ = load_latest(study.model_folder(s, model.format(seed=seed)) / "checkpoints")
         seconds += [found.values["seconds"]] if found else []
-    recipe = json.loads((study.model_folder(s, model.format(seed=seeds[0])) / "recipe.json").read_text(encoding="utf-8"))
+    recipe = read_json(study.model_folder(s, model.format(seed=seeds[0])) / "recipe.json")
     updates, batch = recipe["run"]["steps"], recipe["run"]["batch_size"]
     rounds = (
         updates / (recipe["update"]["inner"] * recipe["update"]["minibatches"]) * s.steps if "update" in recipe else updates
@@ -222,8 +222,7 @@ def _curve(folder: Path, s: Setting, variant: str, seeds: list[int], key: str) -
     """(update, mean over seeds, lowest, highest) of what was logged, smoothed over five logged lines, times 100."""
     runs = []
     for seed in seeds:
-        path = RewardStudy(folder).model_folder(s, f"reward/{variant}/{seed}") / "metrics.jsonl"
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        rows = read_metrics([RewardStudy(folder).model_folder(s, f"reward/{variant}/{seed}")])
         runs.append({row["step"]: row[key] for row in rows})
     steps = sorted(set.intersection(*(set(run) for run in runs)))
     table = np.array([[run[step] for step in steps] for run in runs])
@@ -275,9 +274,8 @@ def about(settings: list[Setting], seeds: list[int], scale: str) -> str:
     ]
     for s in settings:
         assert isinstance(s, RewardSetting)
-        generated = ", ".join(f"{key} {value}" for key, value in s.generate.items())
         lines.append(
-            f"- {s.name}: {s.problems} generated problems ({generated}), the same for every order; frozen denoiser "
+            f"- {s.name}: {s.problems} generated problems ({s.generated}), the same for every order; frozen denoiser "
             f"`{s.denoiser}`; by reward `{s.reward}`, by supervision `{s.adaptive}` with {'; '.join(s.policy_changes)}. "
             "Published figures are of LLaDA-8B on other problems: the pattern may be compared, not the level."
         )

@@ -34,14 +34,13 @@ class SpeedStudy(RewardStudy):
     on from one of them for speed. Of each problem whether it is solved, its share of right cells, and the forwards that it
     took, float (3, N)."""
 
-    def recipe(self, setting: Setting, kind: str, what: str, changes: list[str]) -> AnyRecipe:
+    def recipe(self, setting: Setting, kind: str, what: str, seed: str, changes: list[str]) -> AnyRecipe:
         """See `Study`."""
         assert isinstance(setting, RewardSetting)
         changes = [*changes, *setting.reward_changes]
         name, _, value = what.partition("-")
         if name == "start":
             return load_recipe(f"{setting.reward}-start", [*changes, f"update.imitate_level={value}"])
-        seed = next(change for change in changes if change.startswith("seed=")).removeprefix("seed=")
         start = self.ensure(setting, _start_of(f"{kind}/{what}/{seed}"))
         return load_recipe(setting.reward, [*changes, f"start={start}", f"reward.speed={value}"])
 
@@ -66,11 +65,8 @@ class SpeedStudy(RewardStudy):
         decoder = make_decoder(order, decoding.steps, decoding.noise, load_policy)
         decoded = decode_in_batches(denoiser, problems, decoder, seed=0, batch_size=256, progress=None, name=order)
         verdict = task.check(problems, decoded.tokens)
-        return {
-            "solved": "".join("1" if right else "0" for right in verdict.instance_correct.tolist()),
-            "right_cells": [round(float(c), 6) for c in verdict.cell_accuracy],
-            "forwards": decoded.forwards.tolist(),
-        }
+        outcome = self.keep(verdict.instance_correct.numpy(), verdict.cell_accuracy.numpy())
+        return {**outcome, "forwards": decoded.forwards.tolist()}
 
     def kept(self, values: dict[str, Any]) -> np.ndarray:
         """See `Study`."""
@@ -138,8 +134,7 @@ def _about(settings: list[Setting], seeds: list[int], scale: str) -> str:
         "their value. Forwards are the denoiser's; those of a policy come on top."
     ]
     for s in settings:
-        generated = ", ".join(f"{key} {value}" for key, value in s.generate.items())
-        lines.append(f"- {s.name}: {s.problems} generated problems ({generated}), the same for all; denoiser `{s.denoiser}`.")
+        lines.append(f"- {s.name}: {s.problems} generated problems ({s.generated}), the same for all; denoiser `{s.denoiser}`.")
     return "\n".join(lines) + "\n"
 
 

@@ -1,10 +1,10 @@
 """Is joint training stable? What the review of arXiv 2606.00295 asked: denoiser, policy and samples while they train one
 another, with and without the "+1" of eq. 4."""
 
-import json
 from pathlib import Path
 
 from anyorder.evaluation.tables import markdown_table
+from anyorder.report.sources import read_metrics
 from anyorder.reproduce.outcome import TASK_NAMES, Cells, Outcome, Solved, Target, difference, percent
 from anyorder.reproduce.study import Decoding, Setting, Study
 
@@ -42,8 +42,7 @@ def _layout(settings: list[Setting], seeds: list[int], solved: Solved, folder: P
         for label, model in RUNS.items():
             runs = []
             for seed in seeds:
-                path = study.model_folder(s, f"{model}/{seed}") / "metrics.jsonl"
-                runs.append([json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()])
+                runs.append(read_metrics([study.model_folder(s, f"{model}/{seed}")]))
             found = {
                 name: [row[key] for run in runs for row in run if key in row and row["step"] > run[-1]["step"] - _LAST]
                 for name, key in LOGGED.items()

@@ -26,7 +26,7 @@ from anyorder.denoisers.base import default_device, fingerprint
 from anyorder.denoisers.huggingface import HuggingFaceDenoiser
 from anyorder.denoisers.transformer import Transformer
 from anyorder.errors import AnyorderError, BadInput, first_line
-from anyorder.evaluation.evaluate import Result, evaluate
+from anyorder.evaluation.evaluate import evaluate
 from anyorder.evaluation.orders import PolicyLoader
 from anyorder.files import read_json, write_json
 from anyorder.tasks import make_task
@@ -68,6 +68,11 @@ class Setting:
     def name(self) -> str:
         """By which targets know it, and its folder."""
         return self.task
+
+    @property
+    def generated(self) -> str:
+        """The options of its test problems, for a reader."""
+        return ", ".join(f"{key} {value}" for key, value in self.generate.items())
 
 
 @dataclass(frozen=True)
@@ -112,7 +117,7 @@ class Study:
         else:
             start = self.ensure(setting, "frozen")
             kind, what, seed = model.split("/")
-            recipe = self.recipe(setting, kind, what, [f"denoiser={start}", f"seed={seed}"])
+            recipe = self.recipe(setting, kind, what, seed, [f"denoiser={start}", f"seed={seed}"])
         identity = {"recipe": recipe.model_dump(mode="json"), "start": start and fingerprint(load_denoiser(str(start)))}
         finished = folder / "finished.json"
         if finished.exists():
@@ -127,8 +132,8 @@ class Study:
         write_json(finished, identity)  # the last act: what has it is whole
         return folder
 
-    def recipe(self, setting: Setting, kind: str, what: str, changes: list[str]) -> AnyRecipe:
-        """What trains a model `KIND/WHAT/SEED`, with the changes that say where it starts."""
+    def recipe(self, setting: Setting, kind: str, what: str, seed: str, changes: list[str]) -> AnyRecipe:
+        """What trains a model `KIND/WHAT/SEED`, with the changes that say so: seed and denoiser."""
         if kind == "policy":
             changes += [*setting.policy_changes, f"policy.architecture={what}"]
         else:
@@ -188,11 +193,12 @@ class Study:
         task, problems = self.problems(decoding.setting)
         noise = [decoding.noise]
         report = evaluate(denoiser, task, problems, [order], [decoding.steps], noise=noise, load_policy=load_policy)
-        return {"forwards": report.results[0].forwards, **self.keep(report.results[0])}
+        result = report.results[0]
+        return {"forwards": result.forwards, **self.keep(result.correct, result.cells)}
 
-    def keep(self, result: Result) -> dict[str, Any]:
-        """What is written of an evaluation, per problem."""
-        return {"solved": "".join("1" if right else "0" for right in result.correct)}
+    def keep(self, correct: np.ndarray, cells: np.ndarray) -> dict[str, Any]:
+        """What is written of outcomes bool (N,) and shares of right cells (N,)."""
+        return {"solved": "".join("1" if right else "0" for right in correct)}
 
     def kept(self, values: dict[str, Any]) -> np.ndarray:
         """The same read back: solved or not, bool (N,)."""
