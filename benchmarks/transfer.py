@@ -1,7 +1,7 @@
 """What a policy attains elsewhere, minus what each other curve attains with as many forwards.
 
-    anyorder pareto --orders confidence@threshold,confidence@factor,policy@bernoulli:0 --any-denoiser --policy FOLDER --json FILE
-    python benchmarks/transfer.py FILE ...
+    anyorder pareto --orders confidence@threshold,confidence@factor,policy@bernoulli:0 --any-denoiser --policy FOLDER --json F
+    python benchmarks/transfer.py F ...
 
 Intervals are by paired bootstrap over the problems (2,000 resamples).
 """
