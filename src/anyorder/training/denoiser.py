@@ -15,7 +15,9 @@ from anyorder.losses import mdm_loss, token_cross_entropy
 from anyorder.processes import Shard
 from anyorder.tasks import make_task
 from anyorder.tasks.base import Instances, Task
-from anyorder.training.settings import DataSettings, DenoiserRecipe, DenoiserSettings, MaskingSettings
+from anyorder.training.settings import DataSettings, DenoiserRecipe, DenoiserSettings, MaskingSettings, OrderRecipe
+
+GROUP = 50  # batches whose problems are sorted by length together, as Transformers' `group_by_length` does
 
 
 def make_schedule(settings: MaskingSettings) -> LinearSchedule | CosineSchedule | DiscreteSchedule:
@@ -37,13 +39,35 @@ def training_problems(task: Task, data: DataSettings) -> Instances:
     return task.load(find_file(data.file), data.size)
 
 
-def draw_clean(task: Task, instances: Instances, batch_size: int, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
+def draw_clean(
+    task: Task, instances: Instances, recipe: DenoiserRecipe | OrderRecipe, step: int, rng: np.random.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
     """A batch of augmented problems: x0 (B, L), tokens with the mask at unknown positions (B, L), maskable (B, L)."""
     if instances.x0 is None:
         raise BadInput("training needs problems with known solutions")
-    index = torch.from_numpy(rng.integers(0, len(instances), batch_size))
+    index = torch.from_numpy(rng.integers(0, len(instances), recipe.run.batch_size))
+    pad = getattr(task, "pad_token_id", None)
+    if recipe.data.group_by_length and pad is not None:
+        index = _of_similar_length(instances.x0, pad, recipe, step)
     x0, tokens = task.augment(instances.x0[index], instances.tokens[index], rng)
     return x0, tokens, tokens == task.mask_token_id
+
+
+def _of_similar_length(x0: Tensor, pad: int, recipe: DenoiserRecipe | OrderRecipe, step: int) -> Tensor:
+    """The rows (B,) of batch `step`: those of `GROUP` batches are drawn together, sorted by length, cut, and shuffled."""
+    group, number = divmod(step, GROUP)
+    rng = step_generator(recipe.seed, 2**32 + group)  # beyond the number of any step
+    drawn = torch.from_numpy(rng.integers(0, len(x0), GROUP * recipe.run.batch_size))
+    by_length = drawn[(x0[drawn] != pad).sum(dim=1).argsort(stable=True)].view(GROUP, -1)
+    return by_length[rng.permutation(GROUP)[number]]
+
+
+def without_padding(tokens: Tensor, pad_token_id: int | None) -> slice:
+    """The columns of `tokens` (B, L) up to the last one in which any row holds something else than padding."""
+    if pad_token_id is None:
+        return slice(None)
+    used = (tokens != pad_token_id).any(dim=0).nonzero()
+    return slice(int(used.max()) + 1 if len(used) else 1)
 
 
 def make_denoiser(task: Task, settings: DenoiserSettings) -> Transformer:
@@ -91,15 +115,16 @@ class DenoiserJob:
         recipe, masking = self.recipe, self.recipe.masking
         rng = step_generator(recipe.seed, step)
         size = recipe.run.batch_size
-        x0, _, maskable = draw_clean(self.task, self.instances, size, rng)
+        x0, _, maskable = draw_clean(self.task, self.instances, recipe, step, rng)
         if masking.scope == "everything":
             maskable = torch.ones_like(maskable)
         t = self.schedule.sample_times(stratified(torch.from_numpy(rng.random(size))))
         uniform = torch.from_numpy(rng.random(tuple(x0.shape), dtype=np.float32))
         x_t, masked = mask_tokens(x0, maskable, 1 - self.schedule.alpha(t), self.task.mask_token_id, uniform)
         everywhere = int(masked.sum())
-        rows = shard.slice(size)
-        x0, x_t, masked, t = (v[rows].to(self.device) for v in (x0, x_t, masked, t))
+        rows, t = shard.slice(size), t[shard.slice(size)].to(self.device)
+        columns = without_padding(x_t[rows], getattr(self.task, "pad_token_id", None))
+        x0, x_t, masked = (v[rows, columns].to(self.device) for v in (x0, x_t, masked))
         logits, _ = model(x_t, attention_of(self.denoiser, x_t))
         losses = token_cross_entropy(logits, x0, masked)
         weight = self.schedule.weight(t).to(losses.dtype) if masking.time_weight else None

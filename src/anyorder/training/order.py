@@ -30,7 +30,7 @@ from anyorder.orders.policies import Policy, PolicyNetwork
 from anyorder.orders.reward_policies import REWARD_POLICIES
 from anyorder.processes import Shard
 from anyorder.tasks.base import Instances, Task
-from anyorder.training.denoiser import draw_clean, make_schedule, step_generator, training_problems
+from anyorder.training.denoiser import draw_clean, make_schedule, step_generator, training_problems, without_padding
 from anyorder.training.settings import ObjectiveSettings, OrderRecipe, PolicySettings
 
 
@@ -140,7 +140,8 @@ class OrderJob:
         """This process's part of the states of a training step."""
         size, rows = self.recipe.run.batch_size, shard.slice(self.recipe.run.batch_size)
         rng = step_generator(self.recipe.seed, step)
-        x0, tokens, generated = (v[rows].to(self.device) for v in draw_clean(self.task, self.instances, size, rng))
+        drawn = draw_clean(self.task, self.instances, self.recipe, step, rng)
+        x0, tokens, generated = (v[rows].to(self.device) for v in drawn)
         luck, fate = (torch.from_numpy(rng.random(size))[rows].to(self.device) for _ in range(2))
         if self.objective.states != "uniform":
             pool = self._refill(x0, tokens, generated, luck, fate)
@@ -153,6 +154,8 @@ class OrderJob:
         chance = torch.from_numpy(rng.random((size, x0.shape[1])))[rows].to(self.device)
         x_t, masked = mask_tokens(x0, generated, 1 - self.schedule.alpha(t), self.task.mask_token_id, chance)
         time_weight = self.schedule.weight(t).float() if self.recipe.masking.time_weight else None
+        columns = without_padding(x_t, getattr(self.task, "pad_token_id", None))
+        x_t, masked, generated, x0 = (v[:, columns] for v in (x_t, masked, generated, x0))
         return Batch(x_t, masked, generated, x0, attention_of(self.denoiser, x_t), time_weight)
 
     def _objective(self, scores: Tensor, state: State, batch: "Batch") -> tuple[Tensor, dict[str, float]]:

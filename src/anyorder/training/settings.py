@@ -24,12 +24,14 @@ class TaskSettings(_Section):
 
 class DataSettings(_Section):
     """Training problems: `size` of them, drawn once from the task's generator or read from a file (here, or among what was
-    fetched, such as moses/train.smi), then augmented afresh in every batch."""
+    fetched, such as moses/train.smi), then augmented afresh in every batch. With `group_by_length` the problems of a batch are
+    of similar length, so that less is spent on padding."""
 
     size: int = Field(gt=0)
     seed: int = 1
     options: dict[str, Any] = {}
     file: str | None = None
+    group_by_length: bool = False
 
     @model_validator(mode="after")
     def _one_source(self) -> "DataSettings":
