@@ -105,114 +105,151 @@ def train(
     with ExitStack() as held:
         if complaint := shard.gather(_claim_folder(folder, recipe, held) if shard.index == 0 else None)[0]:
             raise complaint
-        return _train(job, run, optimizer_settings, folder, seed, console, accelerator, shard)
+        at_work = _Run(job, run, optimizer_settings, folder, seed, accelerator, shard)
+        return _train(at_work, console)
 
 
-def _train(
-    job: Job,
-    run: RunSettings,
-    optimizer_settings: OptimizerSettings,
-    folder: Path,
-    seed: int,
-    console: Console | None,
-    accelerator: Accelerator,
-    shard: Shard,
-) -> TrainingResult:
-    """`train` in a folder that is this run's alone."""
-    main, cut = accelerator.is_main_process, accelerator.distributed_type == "FSDP"
-    checkpoint, problems = load_latest(folder / "checkpoints")
-    if len(set(shard.gather(checkpoint.step if checkpoint else 0))) > 1:
-        raise BadInput(f"the processes do not see the same checkpoints in {folder}: it must be a folder that all share")
-    with _restoring(folder, checkpoint):
-        if checkpoint is not None:  # before anything is cut over processes
-            job.model.load_state_dict(take(checkpoint.tensors, "model"))
-    optimizers = make_optimizers(job.model, optimizer_settings, job.rate_scales)
-    job.to(accelerator.device)
-    if cut:
-        accelerator.state.fsdp_plugin.ignored_modules = job.kept_whole
-        model, *optimizers = accelerator.prepare(job.model, *optimizers)
-    else:  # "evaluation" is without DistributedDataParallel: see `average_gradients`
-        model = accelerator.prepare_model(job.model, evaluation_mode=True)
-        optimizers = [accelerator.prepare_optimizer(optimizer) for optimizer in optimizers]
-    average = _Average(job.model, optimizer_settings.ema)
-    start, seconds_before = 0, 0.0
-    with _restoring(folder, checkpoint):
-        if checkpoint is not None:
-            load_optimizer_tensors(optimizers, checkpoint.tensors)
-            average.load(checkpoint.tensors)
-            job.load_state({n.removeprefix("job."): t for n, t in checkpoint.tensors.items() if n.startswith("job.")}, shard)
-            start, seconds_before = checkpoint.step, float(checkpoint.values["seconds"])
-    for problem in problems:
-        accelerator.print(f"warning: {problem}; going on from step {start}")
+class _Run:
+    """A job under way on this process: model and optimisers on their device, where the folder's last checkpoint left them."""
 
-    began = last_saved = time.monotonic()
+    def __init__(
+        self,
+        job: Job,
+        settings: RunSettings,
+        optimizer_settings: OptimizerSettings,
+        folder: Path,
+        seed: int,
+        accelerator: Accelerator,
+        shard: Shard,
+    ) -> None:
+        self.job, self.settings, self.optimizer_settings = job, settings, optimizer_settings
+        self.folder, self.seed, self.accelerator, self.shard = folder, seed, accelerator, shard
+        self.main, self.cut = accelerator.is_main_process, accelerator.distributed_type == "FSDP"
+        checkpoint, problems = load_latest(folder / "checkpoints")
+        if len(set(shard.gather(checkpoint.step if checkpoint else 0))) > 1:
+            raise BadInput(f"the processes do not see the same checkpoints in {folder}: it must be a folder that all share")
+        with _restoring(folder, checkpoint):
+            if checkpoint is not None:  # before anything is cut over processes
+                job.model.load_state_dict(take(checkpoint.tensors, "model"))
+        self._place()
+        self.average = _Average(job.model, optimizer_settings.ema)
+        self.step, self._seconds_before = 0, 0.0
+        with _restoring(folder, checkpoint):
+            if checkpoint is not None:
+                load_optimizer_tensors(self.optimizers, checkpoint.tensors)
+                self.average.load(checkpoint.tensors)
+                state = {n.removeprefix("job."): t for n, t in checkpoint.tensors.items() if n.startswith("job.")}
+                job.load_state(state, shard)
+                self.step, self._seconds_before = checkpoint.step, float(checkpoint.values["seconds"])
+        for problem in problems:
+            accelerator.print(f"warning: {problem}; going on from step {self.step}")
+        self._began = self._saved_at = time.monotonic()
+        self._saved_step = self.step
 
-    def save(step: int) -> None:
-        tensors = {f"model.{name}": tensor for name, tensor in job.model.state_dict().items()}
-        tensors |= optimizer_tensors(optimizers) | average.tensors()
+    def _place(self) -> None:
+        """Model and optimisers to the device; under FSDP, cut over the processes."""
+        optimizers = make_optimizers(self.job.model, self.optimizer_settings, self.job.rate_scales)
+        self.job.to(self.accelerator.device)
+        if self.cut:
+            self.accelerator.state.fsdp_plugin.ignored_modules = self.job.kept_whole
+            self.model, *self.optimizers = self.accelerator.prepare(self.job.model, *optimizers)
+        else:  # "evaluation" is without DistributedDataParallel: see `average_gradients`
+            self.model = self.accelerator.prepare_model(self.job.model, evaluation_mode=True)
+            self.optimizers = [self.accelerator.prepare_optimizer(optimizer) for optimizer in optimizers]
+
+    @property
+    def seconds(self) -> float:
+        """Spent on the run so far, with what went before an interruption."""
+        return self._seconds_before + time.monotonic() - self._began
+
+    def take_step(self) -> tuple[Tensor, dict[str, float], dict[str, float]]:
+        """Loss, gradients of all processes, optimisers: the loss, the job's numbers, and those of the step."""
+        job, settings = self.job, self.optimizer_settings
+        torch.manual_seed((self.seed * 1_000_003 + self.step) * 64 + self.shard.index)  # dropout
+        rate = learning_rate(self.step, self.settings.steps, settings)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate * group["scale"]
+                if self.cut:  # one list would hold weights that are cut and weights that are not
+                    group["foreach"] = False
+            optimizer.zero_grad()
+        loss, numbers = job.loss(self.model, self.step, self.shard)
+        self.accelerator.backward(loss)
+        average_gradients(job.model, self.shard)
+        if self.cut:
+            norm = clip_gradients(job.model, settings.clip_norm)
+        else:
+            norm = self.accelerator.clip_grad_norm_(self.model.parameters(), settings.clip_norm)
+        for optimizer in self.optimizers:
+            optimizer.step()
+        self.average.update(job.model)
+        self.step += 1
+        return loss, numbers, {"lr": rate, "gradient_norm": float(norm)}
+
+    def must_stop(self, told: bool) -> bool:
+        """Whether any process is told to stop, between two cycles of the job."""
+        return _anyone(self.accelerator, told and self.step % self.job.cycle == 0)
+
+    def save_if_due(self) -> None:
+        """A checkpoint after so many minutes or steps, between two cycles of the job."""
+        every = self.settings.checkpoint_steps
+        if every is None:
+            due = time.monotonic() - self._saved_at > 60 * self.settings.checkpoint_minutes
+        else:
+            due = self.step // every > self._saved_step // every
+        between = self.step % self.job.cycle == 0 and self.step < self.settings.steps
+        if _anyone(self.accelerator, self.main and between and due):
+            self.save()
+            self._saved_at, self._saved_step = time.monotonic(), self.step
+
+    def save(self) -> None:
+        """A checkpoint of all that the next step depends on."""
+        tensors = {f"model.{name}": tensor for name, tensor in self.job.model.state_dict().items()}
+        tensors |= optimizer_tensors(self.optimizers) | self.average.tensors()
         kept = {}
         for name, tensor in tensors.items():
             full = whole(tensor)  # all processes at once; one keeps it
-            if main:
+            if self.main:
                 kept[name] = full.cpu()
-        kept |= {f"job.{name}": accelerator.gather(tensor) for name, tensor in job.state().items()}
-        values = {"seconds": seconds_before + time.monotonic() - began}
-        if main:
-            save_checkpoint(folder / "checkpoints", step, kept, values, run.keep)
-        accelerator.wait_for_everyone()
+        kept |= {f"job.{name}": self.accelerator.gather(tensor) for name, tensor in self.job.state().items()}
+        if self.main:
+            save_checkpoint(self.folder / "checkpoints", self.step, kept, {"seconds": self.seconds}, self.settings.keep)
+        self.accelerator.wait_for_everyone()
 
-    log = _MetricsLog(folder, start, run.tensorboard) if main else None
-    step = saved_step = start
-    with _stop_on_interrupt() as stop, TrainingProgress(run.steps, start, console, enabled=main) as progress:
-        model.train()
+    def finish(self) -> None:
+        """Write what was trained, with the averaged weights."""
+        self.average.copy_to(self.job.model)
+        make_whole(self.job.model, keep=self.main)
+        if self.main:
+            self.job.save(self.folder)
+
+
+def _train(at_work: _Run, console: Console | None) -> TrainingResult:
+    """`train` in a folder that is this run's alone."""
+    settings, shard, start = at_work.settings, at_work.shard, at_work.step
+    log = _MetricsLog(at_work.folder, start, settings.tensorboard) if at_work.main else None
+    with _stop_on_interrupt() as stop, TrainingProgress(settings.steps, start, console, enabled=at_work.main) as progress:
+        at_work.model.train()
         leader = os.getppid()  # of several processes: the launcher, which may be gone without a word
-        while step < run.steps:
-            told = stop.is_set() or (shard.count > 1 and os.getppid() != leader)
-            if _anyone(accelerator, told and step % job.cycle == 0):
+        while at_work.step < settings.steps:
+            if at_work.must_stop(stop.is_set() or (shard.count > 1 and os.getppid() != leader)):
                 break
-            torch.manual_seed((seed * 1_000_003 + step) * 64 + shard.index)  # dropout
-            rate = learning_rate(step, run.steps, optimizer_settings)
-            for optimizer in optimizers:
-                for group in optimizer.param_groups:
-                    group["lr"] = rate * group["scale"]
-                    if cut:  # one list would hold weights that are cut and weights that are not
-                        group["foreach"] = False
-                optimizer.zero_grad()
-            loss, numbers = job.loss(model, step, shard)
-            accelerator.backward(loss)
-            average_gradients(job.model, shard)
-            if cut:
-                norm = clip_gradients(job.model, optimizer_settings.clip_norm)
-            else:
-                norm = accelerator.clip_grad_norm_(model.parameters(), optimizer_settings.clip_norm)
-            for optimizer in optimizers:
-                optimizer.step()
-            average.update(job.model)
-            step += 1
-            progress.update(step, loss)
-            telling = step % run.log_steps == 0 or step == run.steps or "decoded_accuracy" in numbers
-            if telling:
+            loss, numbers, of_step = at_work.take_step()
+            progress.update(at_work.step, loss)
+            last = at_work.step == settings.steps
+            if at_work.step % settings.log_steps == 0 or last or "decoded_accuracy" in numbers:
                 numbers = _mean(shard.gather({"loss": loss.item(), **numbers}))
                 if log is not None:
-                    log.write({"step": step, "loss": numbers.pop("loss"), "lr": rate, "gradient_norm": float(norm), **numbers})
-            due_minutes = run.checkpoint_steps is None and time.monotonic() - last_saved > 60 * run.checkpoint_minutes
-            due_steps = run.checkpoint_steps is not None and step // run.checkpoint_steps > saved_step // run.checkpoint_steps
-            between = step % job.cycle == 0 and step < run.steps
-            if _anyone(accelerator, main and between and (due_minutes or due_steps)):
-                save(step)
-                last_saved, saved_step = time.monotonic(), step
+                    log.write({"step": at_work.step, "loss": numbers.pop("loss"), **of_step, **numbers})
+            at_work.save_if_due()
     if log is not None and log.writer is not None:
         log.writer.close()
-    finished = step >= run.steps
-    save(step)
-    seconds = seconds_before + time.monotonic() - began
+    at_work.save()
+    seconds, finished = at_work.seconds, at_work.step >= settings.steps
     if finished:
-        average.copy_to(job.model)
-        make_whole(job.model, keep=main)
-        if main:
-            job.save(folder)
-    accelerator.wait_for_everyone()
-    return TrainingResult(step, seconds, finished)
+        at_work.finish()
+    at_work.accelerator.wait_for_everyone()
+    return TrainingResult(at_work.step, seconds, finished)
 
 
 def _claim_folder(folder: Path, recipe: dict[str, Any], held: ExitStack) -> AnyorderError | None:

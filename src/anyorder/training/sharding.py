@@ -21,10 +21,13 @@ def average_gradients(model: nn.Module, shard: Shard) -> None:
     if not trained:
         return
     counts = shard.total(torch.tensor([float(p.grad is not None) for p in trained], device=trained[0].device))
-    for parameter, count in zip(trained, counts.tolist(), strict=True):
-        if count:
-            mine = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-            parameter.grad = shard.total(mine) / shard.count
+    some = [parameter for parameter, count in zip(trained, counts.tolist(), strict=True) if count]
+    for dtype in sorted({parameter.dtype for parameter in some}, key=str):  # one message for many small tensors
+        these = [parameter for parameter in some if parameter.dtype == dtype]
+        mine = [torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in these]
+        means = shard.total(torch.cat(mine)) / shard.count
+        for parameter, mean in zip(these, means.split([p.numel() for p in these]), strict=True):
+            parameter.grad = mean.view_as(parameter)
 
 
 @torch.no_grad()
