@@ -234,6 +234,7 @@ def test_molecules_are_valid_when_rdkit_reads_them(tmp_path: Path, monkeypatch: 
     assert found["unique"].tolist()[:2] == [1, 0], "two spellings of one molecule"
     assert np.isnan(found["unique"][2])
     assert found["novel"].tolist()[0] == 0 and found["novel"][3] == 1
+    assert np.isnan(found["novel"][1]) and np.isnan(found["novel scaffold"][1]), "novelty is of the set, as in MOSES"
     assert found["novel scaffold"][3] == 0, "a benzene ring is known"
     assert len(empty) == 5
 

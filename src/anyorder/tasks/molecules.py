@@ -45,8 +45,9 @@ class Molecules(Sequences):
         return np.array([_canonical(text) is not None for text in texts])
 
     def measure(self, instances: Instances, tokens: Tensor) -> dict[str, np.ndarray]:
-        """Of the valid molecules (nan for others): unique, novel and with a novel Murcko scaffold (both against `known`),
-        internal diversity (1 minus mean Tanimoto similarity of Morgan fingerprints); of all, token entropy."""
+        """Of the valid molecules (nan for others): unique, internal diversity (1 minus mean Tanimoto similarity of Morgan
+        fingerprints); of the valid and unique ones: novel and with a novel Murcko scaffold (both against `known`); of all, the
+        token entropy. As MOSES has it (arXiv 1811.12823): novelty is of the set, repeats do not count twice."""
         smiles = [_canonical(text) for text in self.texts(tokens)]
         valid = np.array([s is not None for s in smiles])
         good = [s for s in smiles if s is not None]
@@ -57,8 +58,11 @@ class Molecules(Sequences):
         }
         if self.known:
             molecules, scaffolds = _known(find_file(self.known))
-            found["novel"] = _spread(np.array([float(s not in molecules) for s in good]), valid)
-            found["novel scaffold"] = _spread(np.array([float(_scaffold(s) not in scaffolds) for s in good]), valid)
+            first = valid.copy()
+            first[valid] = first_occurrence(good) > 0
+            different = list(dict.fromkeys(good))
+            found["novel"] = _spread(np.array([float(s not in molecules) for s in different]), first)
+            found["novel scaffold"] = _spread(np.array([float(_scaffold(s) not in scaffolds) for s in different]), first)
         return found
 
 
