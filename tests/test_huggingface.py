@@ -44,7 +44,24 @@ def esm() -> Any:
     )
 
 
-MODELS: dict[str, Callable[[], Any]] = {"bert": bert, "albert": albert, "modernbert": modernbert, "esm": esm}
+def absolute_esm() -> Any:
+    return transformers.EsmForMaskedLM(
+        transformers.EsmConfig(**SMALL, position_embedding_type="absolute", mask_token_id=MASK, token_dropout=False)
+    )
+
+
+def roberta() -> Any:
+    return transformers.RobertaForMaskedLM(transformers.RobertaConfig(**SMALL, bos_token_id=1, eos_token_id=2))
+
+
+def mpnet() -> Any:
+    return transformers.MPNetForMaskedLM(transformers.MPNetConfig(**SMALL, bos_token_id=1, eos_token_id=2))
+
+
+MODELS: dict[str, Callable[[], Any]] = {
+    "bert": bert, "albert": albert, "modernbert": modernbert, "esm": esm, "absolute_esm": absolute_esm, "roberta": roberta,
+    "mpnet": mpnet,
+}  # fmt: skip
 
 
 def denoiser_of(name: str) -> HuggingFaceDenoiser:
@@ -64,7 +81,9 @@ def test_logits_of_chosen_positions_are_those_of_the_whole(name: str) -> None:
     with torch.no_grad():
         whole, hidden = denoiser(tokens)
         part, same = denoiser(tokens, None, tokens == MASK)
-        plain = denoiser.model(input_ids=tokens, attention_mask=torch.ones_like(tokens)).logits
+        output = denoiser.model(input_ids=tokens, attention_mask=torch.ones_like(tokens), output_hidden_states=True)
+    plain = output.logits
+    torch.testing.assert_close(hidden, output.hidden_states[-1])
     assert part.shape == (int((tokens == MASK).sum()), WORDS)
     torch.testing.assert_close(part, whole[tokens == MASK])
     torch.testing.assert_close(same, hidden)
@@ -105,7 +124,7 @@ def test_padding_on_either_side_changes_nothing(name: str, side: str) -> None:
 def test_saved_models_load_from_a_folder(name: str, tmp_path: Path) -> None:
     denoiser = denoiser_of(name)
     denoiser.model.save_pretrained(tmp_path)
-    if name == "esm":  # its configuration names the mask
+    if "esm" in name:  # its configuration names the mask
         loaded = HuggingFaceDenoiser.from_pretrained(tmp_path)
     else:
         with pytest.raises(BadInput, match="names no mask token: give mask_token_id"):
@@ -204,7 +223,7 @@ def remote(folder: Path, name: str, kind: str, size: str) -> Path:
 
 def test_code_of_a_model_runs_only_when_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = remote(tmp_path / "llada", "LLaDA", "llada", "pass")
-    with pytest.raises(BadInput, match="code of its own: read it, then allow it with trust_remote_code=True"):
+    with pytest.raises(BadInput, match="code of its own: read it, then allow it by trust_remote_code=True"):
         HuggingFaceDenoiser.from_pretrained(folder)
     denoiser = HuggingFaceDenoiser.from_pretrained(folder, trust_remote_code=True)
     tokens = tokens_of()

@@ -17,7 +17,7 @@ WORDS, MASK = 40, 39
 
 
 class TinyLLaDA(nn.Module):
-    """Bidirectional attention without positions, the interface of LLaDA; it never proposes the mask."""
+    """Bidirectional attention with the interface of LLaDA, which counts positions itself; it never proposes the mask."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,10 +31,8 @@ class TinyLLaDA(nn.Module):
     def get_output_embeddings(self) -> nn.Linear:
         return self.ff_out
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, position_ids: Tensor | None = None) -> Any:
-        if position_ids is None:
-            position_ids = torch.arange(input_ids.shape[1]).expand_as(input_ids)
-        x = self.wte(input_ids) + self.places(position_ids)
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Any:
+        x = self.wte(input_ids) + self.places(torch.arange(input_ids.shape[1]))
         padding = None if attention_mask is None else ~attention_mask.bool()
         x = 3 * self.attention(x, x, x, key_padding_mask=padding, need_weights=False)[0] + x
         return SimpleNamespace(logits=self.ff_out(x))

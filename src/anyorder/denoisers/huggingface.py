@@ -3,12 +3,16 @@ masked diffusion models that come with their own code (LLaDA, Dream).
 
 The head of a large vocabulary is the cost of a forward, and only masked positions need it. So the input of the model's output
 embedding is cut down to the chosen positions before the head sees it; this works for every model whose head is a module.
+
+Models count positions in ways of their own (from 0, from the padding's id, relative to one another), and some take none from
+outside. So padding is moved to the right end before the model sees it, where it disturbs no way of counting.
 """
 
-import inspect
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -25,8 +29,19 @@ _MASK_AS_IS = {"dream"}
 """Model types that hand the attention mask to scaled_dot_product_attention as it is: it must be bool (B, 1, 1, L)."""
 
 
-_POSITIONS_AFTER_PADDING = {"esm", "roberta", "xlm-roberta", "camembert"}
+_POSITIONS_AFTER_PADDING = {
+    "camembert", "data2vec-text", "esm", "ibert", "longformer", "mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta",
+    "xlm-roberta-xl", "xmod",
+}  # fmt: skip
 """Model types whose positions count from the padding token's id + 1, so that fewer are left for tokens."""
+
+_UNUSED_WEIGHTS = ("esm.contact_head.",)
+"""Weights that may be missing: prediction of masked tokens does not need them."""
+
+_SOURCE_OPTIONS = ("revision", "code_revision", "token", "cache_dir", "local_files_only", "subfolder")
+"""Where files come from: said once, it holds for configuration, code, weights and tokenizer."""
+
+_UNLOADABLE = (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError)
 
 
 class HuggingFaceDenoiser(nn.Module):
@@ -55,11 +70,9 @@ class HuggingFaceDenoiser(nn.Module):
         self.model = model
         loaded: Any = model  # of the many classes of the hub
         config: Any = loaded.config
-        self.vocab_size: int = config.vocab_size
+        self.vocab_size: int = _outputs(loaded, config)
         head = loaded.get_output_embeddings() if hasattr(loaded, "get_output_embeddings") else None
         self._head = [head] if isinstance(head, nn.Module) else []  # in a list, so that its weights are not listed twice
-        if self._head and isinstance(self._head[0], nn.Linear):
-            self.vocab_size = self._head[0].out_features
         self.hidden_size: int = config.hidden_size if hasattr(config, "hidden_size") else config.d_model
         if not 0 <= mask_token_id < self.vocab_size:
             raise BadInput(f"the mask token {mask_token_id} is not in the model's vocabulary of {self.vocab_size}")
@@ -69,7 +82,6 @@ class HuggingFaceDenoiser(nn.Module):
         self.tokenizer = tokenizer
         self.forbidden = sorted({mask_token_id, *(token for token in forbidden if 0 <= token < self.vocab_size)})
         self.max_length = _max_length(config)
-        self._takes_positions = "position_ids" in inspect.signature(model.forward).parameters
         self._mask_as_is = _model_type(config) in _MASK_AS_IS
 
     @classmethod
@@ -101,50 +113,56 @@ class HuggingFaceDenoiser(nn.Module):
             BadInput: no such model, remote code that was not allowed, no mask token, or a tokenizer that does not fit.
         """
         transformers = load_transformers("Hugging Face models need")
+        source = {"trust_remote_code": trust_remote_code} | {k: options[k] for k in _SOURCE_OPTIONS if k in options}
         try:
-            config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+            config = transformers.AutoConfig.from_pretrained(name, **source)
             with _quietly(transformers):
                 model, report = _auto_class(transformers, config).from_pretrained(
                     name, trust_remote_code=trust_remote_code, output_loading_info=True, **options
                 )
-        except (OSError, ValueError, ImportError) as error:
+        except _UNLOADABLE as error:
             if "trust_remote_code" in str(error):
                 raise BadInput(
-                    f"{name} comes with code of its own: read it, then allow it with trust_remote_code=True"
+                    f"{name} comes with code of its own: read it, then allow it by trust_remote_code=True (--trust-remote-code)"
                 ) from error
             raise BadInput(f"{name} cannot be loaded as a masked-token model: {first_line(error)}") from error
-        except SafetensorError as error:
-            raise BadCheckpoint(f"{name} holds no readable weights: {error}") from error
-        if report["missing_keys"]:  # a head that was never trained gives no error later, only nonsense
-            missing = ", ".join(sorted(report["missing_keys"])[:3])
-            raise BadInput(f"{name} has no weights for {missing}...: it is no trained masked-token model")
-        try:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
-        except (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError):
-            tokenizer = None  # token ids are enough
-        if tokenizer is not None and len(tokenizer) <= len(tokenizer.all_special_ids):
-            tokenizer = None  # made up where the folder has no vocabulary
-        if mask_token_id is None:
-            mask_token_id = getattr(tokenizer, "mask_token_id", None)
-        if mask_token_id is None:
-            mask_token_id = getattr(config, "mask_token_id", None)
-        if mask_token_id is None:
-            raise BadInput(f"{name} names no mask token: give mask_token_id")
-        special = set(getattr(tokenizer, "all_special_ids", []))
-        if shift is None:
-            shift = is_shifted(config)
+        except (SafetensorError, RuntimeError, EOFError, UnpicklingError) as error:
+            raise BadCheckpoint(f"{name} holds no readable weights for its configuration: {first_line(error)}") from error
+        missing = sorted(key for key in report["missing_keys"] if not key.startswith(_UNUSED_WEIGHTS))
+        if missing:  # a head that was never trained gives no error later, only nonsense
+            raise BadInput(f"{name} has no weights for {', '.join(missing[:3])}...: it is no trained masked-token model")
+        tokenizer = _tokenizer_of(transformers, name, source)
+        mask_token_id = _mask_of(name, mask_token_id, tokenizer, config)
+        if tokenizer is not None:
+            special = tokens_of_no_text(tokenizer, _outputs(model, config))
+        elif not (special := set(forbid)):
+            special = _special_of(config)
         pad = getattr(tokenizer, "pad_token_id", None)
         pad = getattr(config, "pad_token_id", None) if pad is None else pad
-        ends = {getattr(tokenizer, "eos_token_id", None), getattr(config, "eos_token_id", None)}
-        forbidden = (special | set(forbid)) - set(allow)
         denoiser = cls(
-            model, mask_token_id, forbidden, shift=shift, pad_token_id=None if pad in ends else pad, tokenizer=tokenizer
+            model,
+            mask_token_id,
+            (special | set(forbid)) - set(allow),
+            shift=is_shifted(config) if shift is None else shift,
+            pad_token_id=None if pad in _special_of(tokenizer, "pad") | _special_of(config, "pad") else pad,
+            tokenizer=tokenizer,
         )
         if tokenizer is not None and len(tokenizer) > denoiser.vocab_size:
             raise BadInput(
                 f"tokenizer and model of {name} disagree: {len(tokenizer)} tokens against {denoiser.vocab_size} outputs"
             )
         return denoiser.eval().to(device) if device is not None else denoiser.eval()
+
+    @property
+    def forbidden(self) -> list[int]:
+        """Tokens that are never produced, the mask among them."""
+        return self._forbidden
+
+    @forbidden.setter
+    def forbidden(self, tokens: Iterable[int]) -> None:
+        self._forbidden = sorted(tokens)
+        self._ban = torch.zeros(self.vocab_size, dtype=torch.bool)
+        self._ban[self._forbidden] = True
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Model and tokenizer, as `from_pretrained` reads them."""
@@ -155,12 +173,12 @@ class HuggingFaceDenoiser(nn.Module):
 
     def allow(self, tokens: Iterable[int]) -> None:
         """Let these special tokens be produced, such as the end of a sequence whose length is free."""
-        self.forbidden = sorted(set(self.forbidden) - set(tokens))
+        self.forbidden = set(self.forbidden) - set(tokens)
 
     def pad_with(self, token: int) -> None:
         """Take another token for padding: it is never looked at, and never produced."""
         self.pad_token_id = token
-        self.forbidden = sorted({*self.forbidden, token})
+        self.forbidden = {*self.forbidden, token}
 
     def maskable(self, tokens: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Positions bool (B, L) that may be masked: no special tokens, no padding."""
@@ -172,13 +190,17 @@ class HuggingFaceDenoiser(nn.Module):
         """See `Denoiser`. Padding may stand on either side. Hidden states are those that the model's head reads, or of its
         last layer where the model's body gives them."""
         real = torch.ones_like(tokens) if attention_mask is None else attention_mask.long()
+        seat: Tensor | None = None  # (B, L), the column in which each position stands before the model
+        if attention_mask is not None:
+            at_left = (1 - real).argsort(dim=1, stable=True)
+            seat, tokens, real = at_left.argsort(dim=1), tokens.gather(1, at_left), real.gather(1, at_left)
+        if self.shift:  # what stands before a position predicts it; the first stands for itself, as in Dream
+            seat = (torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens) if seat is None else seat) - 1
+            seat = seat.clamp(min=0)
         inputs: dict[str, Any] = {"input_ids": tokens, "attention_mask": real}
         if self._mask_as_is:
             inputs["attention_mask"] = None if bool(real.all()) else real.bool()[:, None, None, :]
-        if self._takes_positions:
-            inputs["position_ids"] = (real.cumsum(dim=1) - 1).clamp(min=0)
-        source = _source(real) if self.shift else None
-        wanted = positions if positions is None or source is None else _at(positions, source)
+        wanted = positions if positions is None or seat is None else _at(positions, seat)
         caught: dict[str, Tensor] = {}
 
         def cut(_module: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -203,13 +225,13 @@ class HuggingFaceDenoiser(nn.Module):
                 hook.remove()
         logits = output.logits if hasattr(output, "logits") else output[0]
         if "cut" not in caught:  # the head is no module of its own: it has seen every position
-            logits = _moved(logits, source) if wanted is None else logits[wanted]
+            logits = _moved(logits, seat) if wanted is None else logits[wanted]
         hidden = caught.get("body", caught.get("head"))
         if hidden is None:
             raise BadInput("this model shows no hidden states: wrap it with WrappedDenoiser")
-        ban = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device)
-        ban[self.forbidden] = True
-        return DenoiserOutput(logits.masked_fill(ban, -torch.inf), _moved(hidden, source))
+        if self._ban.device != logits.device:
+            self._ban = self._ban.to(logits.device)
+        return DenoiserOutput(logits.masked_fill(self._ban, -torch.inf), _moved(hidden, seat))
 
 
 def is_shifted(config: Any) -> bool:
@@ -219,7 +241,7 @@ def is_shifted(config: Any) -> bool:
 
 def _max_length(config: Any) -> int | None:
     """Most tokens of a sequence, special ones included; None where the configuration does not say."""
-    most = getattr(config, "max_position_embeddings", None)
+    most = getattr(config, "max_position_embeddings", None) or getattr(config, "max_sequence_length", None)
     if most is not None and _model_type(config) in _POSITIONS_AFTER_PADDING:
         most -= (config.pad_token_id or 0) + 1
     return most
@@ -229,24 +251,63 @@ def _model_type(config: Any) -> str:
     return str(getattr(config, "model_type", "")).lower()
 
 
-def _source(real: Tensor) -> Tensor:
-    """Where a shifted model predicts each position, int64 (B, L): at the one before it, padding left out; the first real
-    position stands for itself, as in Dream."""
-    places = torch.arange(real.shape[1], device=real.device).expand_as(real)
-    latest = torch.where(real.bool(), places, -1).cummax(dim=1).values
-    before = torch.nn.functional.pad(latest[:, :-1], (1, 0), value=-1)
-    return torch.where(before < 0, places, before)
-
-
-def _at(positions: Tensor, source: Tensor) -> tuple[Tensor, Tensor]:
+def _at(positions: Tensor, seat: Tensor) -> tuple[Tensor, Tensor]:
     """Rows and columns at which the chosen positions bool (B, L) are predicted."""
     rows, columns = positions.nonzero(as_tuple=True)
-    return rows, source[rows, columns]
+    return rows, seat[rows, columns]
 
 
-def _moved(values: Tensor, source: Tensor | None) -> Tensor:
+def _moved(values: Tensor, seat: Tensor | None) -> Tensor:
     """Values (B, L, D) moved to the positions that they speak of."""
-    return values if source is None else values[torch.arange(len(values), device=values.device)[:, None], source]
+    return values if seat is None else values[torch.arange(len(values), device=values.device)[:, None], seat]
+
+
+def _tokenizer_of(transformers: Any, name: str | Path, source: dict[str, Any]) -> Any:
+    """The model's tokenizer; None where it has none, for token ids are enough. One that cannot be read is worth a warning."""
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(name, **source)
+    except _UNLOADABLE as error:
+        if any((Path(name) / file).is_file() for file in ("tokenizer.json", "tokenizer_config.json")):
+            warnings.warn(f"the tokenizer of {name} cannot be read, and is left out: {first_line(error)}", stacklevel=3)
+        return None
+    return None if len(tokenizer) <= len(tokenizer.all_special_ids) else tokenizer  # made up where there is no vocabulary
+
+
+def _mask_of(name: str | Path, given: int | None, tokenizer: Any, config: Any) -> int:
+    """The mask: as given, or by tokenizer and configuration, which must agree."""
+    if given is not None:
+        return given
+    found = (getattr(tokenizer, "mask_token_id", None), getattr(config, "mask_token_id", None))
+    named = {int(token) for token in found if token is not None}
+    if len(named) > 1:
+        raise BadInput(
+            f"tokenizer and configuration of {name} disagree: mask {found[0]} against {found[1]}; "
+            "give mask_token_id (--mask-token)"
+        )
+    if not named:
+        raise BadInput(f"{name} names no mask token: give mask_token_id (--mask-token)")
+    return named.pop()
+
+
+def tokens_of_no_text(tokenizer: Any, vocab_size: int) -> set[int]:
+    """Special tokens of a tokenizer, those added as special ones, and outputs of the model that it has no token for."""
+    added = {number for number, token in getattr(tokenizer, "added_tokens_decoder", {}).items() if token.special}
+    return added | set(tokenizer.all_special_ids) | (set(range(vocab_size)) - set(tokenizer.get_vocab().values()))
+
+
+def _special_of(source: Any, without: str = "") -> set[int]:
+    """Tokens that a configuration or a tokenizer names as first, last, padding or between."""
+    found: set[int] = set()
+    for which in {"bos", "eos", "pad", "cls", "sep"} - {without}:
+        value = getattr(source, f"{which}_token_id", None)
+        found |= {value} if isinstance(value, int) else set(value or ())
+    return found
+
+
+def _outputs(model: Any, config: Any) -> int:
+    """How many tokens a model tells apart."""
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    return head.out_features if isinstance(head, nn.Linear) else int(config.vocab_size)
 
 
 def _auto_class(transformers: Any, config: Any) -> Any:

@@ -41,9 +41,10 @@ class PseudoLikelihood:
     @torch.no_grad()
     def __call__(self, task: Task, instances: Instances, tokens: Tensor) -> np.ndarray:
         found = []
+        generated = task.generated(instances, tokens) if isinstance(task, Sequences) else instances.maskable
         for start in range(0, len(tokens), self.batch_size):
             rows = slice(start, start + self.batch_size)
-            found.append(self._batch(tokens[rows], instances.maskable[rows]))
+            found.append(self._batch(tokens[rows], generated[rows]))
         return np.concatenate(found)
 
     def _batch(self, tokens: Tensor, generated: Tensor) -> np.ndarray:

@@ -14,7 +14,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Protocol
 
-from anyorder.denoisers.huggingface import load_transformers
+from anyorder.denoisers.huggingface import load_transformers, tokens_of_no_text
 from anyorder.errors import BadInput
 from anyorder.files import cache_folder
 
@@ -146,37 +146,52 @@ class TokenizerAlphabet:
     """The tokenizer of a Hugging Face model as an `Alphabet`.
 
     Args:
-        tokenizer: a fast or slow tokenizer with a mask token.
+        tokenizer: a fast or slow tokenizer.
         vocab_size: of the model, whose output may have more entries than the tokenizer.
+        mask_token_id: the mask, which the tokenizer need not know.
+        name: of the model, for messages.
+
+    Raises:
+        BadInput: no token is left to pad with.
     """
 
     tokenizer: Any
     vocab_size: int
     mask_token_id: int
+    name: str = "of the model"
     pad_token_id: int = field(init=False)
     start: tuple[int, ...] = field(init=False)
     end: tuple[int, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        pad = self.tokenizer.pad_token_id
         probe = list(self.tokenizer("", add_special_tokens=True)["input_ids"])
         first = {self.tokenizer.cls_token_id, self.tokenizer.bos_token_id} - {None}
         leading = next((n for n, token in enumerate(probe) if token not in first), len(probe))
-        for name, value in (
-            ("pad_token_id", pad if pad is not None else (self.tokenizer.eos_token_id or 0)),
-            ("start", tuple(probe[:leading])),
-            ("end", tuple(probe[leading:])),
-        ):
-            object.__setattr__(self, name, value)
+        object.__setattr__(self, "start", tuple(probe[:leading]))
+        object.__setattr__(self, "end", tuple(probe[leading:]))
+        object.__setattr__(self, "pad_token_id", self._padding(set(probe) | {self.mask_token_id}))
+
+    def _padding(self, used: set[int]) -> int:
+        """The tokenizer's own padding, unless it frames texts as well; then another token that is no text."""
+        wishes = [self.tokenizer.pad_token_id, self.tokenizer.unk_token_id, *sorted(self.of_no_text)]
+        free = [token for token in wishes if token is not None and token not in used]
+        if not free:
+            raise BadInput(f"the tokenizer {self.name} has no special token left to pad with: give it a pad token of its own")
+        return int(free[0])
+
+    @cached_property
+    def of_no_text(self) -> frozenset[int]:
+        """Tokens that are never part of a text: the mask, special ones, and outputs of the model without a token."""
+        return frozenset(tokens_of_no_text(self.tokenizer, self.vocab_size)) | {self.mask_token_id}
 
     @cached_property
     def symbols(self) -> frozenset[int]:
-        """All tokens but the special ones."""
-        return frozenset(range(self.vocab_size)) - {self.mask_token_id, *self.tokenizer.all_special_ids}
+        """All tokens but those."""
+        return frozenset(range(self.vocab_size)) - self.of_no_text
 
     def encode(self, text: str) -> list[int]:
         """See `Alphabet`. Unknown places are written as `_{n}` or as the tokenizer's own mask token; a bare `_` is text."""
-        mask = re.escape(self.tokenizer.mask_token or "<mask>")
+        mask = re.escape(self.tokenizer.convert_ids_to_tokens(self.mask_token_id) or "<mask>")
         tokens: list[int] = []
         at = 0
         for match in re.finditer(rf"\s?_\{{(\d{{1,6}})\}}|\s?{mask}", text):
@@ -251,18 +266,32 @@ def alphabet_of(name: str) -> Alphabet:
     """
     if name in ALPHABETS:
         return ALPHABETS[name]
-    folder = Path(name) if Path(name).is_dir() else cache_folder() / name
-    if (folder / "vocab.txt").is_file() and not (folder / "tokenizer.json").is_file():
-        return _from_vocabulary(folder / "vocab.txt")
+    if has_plain_vocabulary(name):
+        return _from_vocabulary(_folder(name) / "vocab.txt")
+    folder = _folder(name)
     transformers = load_transformers("a model's own tokenizer needs")
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder if folder.is_dir() else name)
+        source = folder if folder.is_dir() else name
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         vocab_size = _vocab_size(folder, len(tokenizer))
     except (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError) as error:
         raise BadInput(f"{name!r} is neither an alphabet ({', '.join(ALPHABETS)}) nor has it a tokenizer: {error}") from error
     if tokenizer.mask_token_id is None:
         raise BadInput(f"the tokenizer of {name} has no mask token")
-    return TokenizerAlphabet(tokenizer, vocab_size, tokenizer.mask_token_id)
+    return TokenizerAlphabet(tokenizer, vocab_size, tokenizer.mask_token_id, f"of {name}")
+
+
+def has_plain_vocabulary(name: str) -> bool:
+    """Whether a model, by folder or fetched name, has nothing but a list of symbols for a tokenizer: no pieces of words."""
+    path = _folder(name) / "vocab.txt"
+    if not path.is_file() or (path.parent / "tokenizer.json").is_file():
+        return False
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        return not any(line.startswith("##") for line in lines)
+
+
+def _folder(name: str) -> Path:
+    return Path(name) if Path(name).is_dir() else cache_folder() / name
 
 
 def _vocab_size(folder: Path, fallback: int) -> int:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from anyorder.errors import BadInput
 from anyorder.files import cache_folder, find_file, write_text
+from anyorder.tasks.alphabets import Alphabet
 from anyorder.tasks.base import Instances
 from anyorder.tasks.sequences import Sequences, first_occurrence, over_pairs, read_sequences
 
@@ -30,7 +31,7 @@ class Molecules(Sequences):
     default_length: ClassVar[int] = 57
 
     def __init__(
-        self, alphabet: str = "", length: int = 0, hide: float = 1.0, free_length: bool = False, known: str = ""
+        self, alphabet: str | Alphabet = "", length: int = 0, hide: float = 1.0, free_length: bool = False, known: str = ""
     ) -> None:
         super().__init__(alphabet, length, hide, free_length)
         self.known = known

@@ -17,7 +17,7 @@ from torch import Tensor
 from anyorder.errors import BadInput
 from anyorder.files import open_text, parse_json, write_text
 from anyorder.relations import Relation
-from anyorder.tasks.alphabets import alphabet_of
+from anyorder.tasks.alphabets import Alphabet, alphabet_of
 from anyorder.tasks.base import Instances, Verdict, per_instance_seeds
 
 _COLUMNS = ("sequence", "smiles", "text", "SMILES")
@@ -28,7 +28,7 @@ class Sequences:
     """Text, or any sequences over an alphabet. Valid is what is complete and keeps the given symbols.
 
     Args:
-        alphabet: name of an alphabet, or a folder with a model's tokenizer (`alphabet_of`).
+        alphabet: an alphabet, the name of one, or a folder with a model's tokenizer (`alphabet_of`).
         length: most symbols that a sequence may have, without its frame.
         hide: share of the symbols that is unknown in problems made from complete sequences: 1 for unconditional generation.
         free_length: the end is generated as well, anywhere in the `length` places; what follows the first end is cut off.
@@ -39,21 +39,26 @@ class Sequences:
     default_alphabet: ClassVar[str] = "characters"
     default_length: ClassVar[int] = 128
 
-    def __init__(self, alphabet: str = "", length: int = 0, hide: float = 1.0, free_length: bool = False) -> None:
+    def __init__(self, alphabet: str | Alphabet = "", length: int = 0, hide: float = 1.0, free_length: bool = False) -> None:
         self.alphabet = alphabet or self.default_alphabet
-        self.symbols = alphabet_of(self.alphabet)
+        self.symbols = alphabet_of(self.alphabet) if isinstance(self.alphabet, str) else self.alphabet
         self.most = length or self.default_length
         if self.most < 1:
             raise BadInput(f"length {length} must be at least 1")
         if not 0 < hide <= 1:
             raise BadInput(f"hide {hide} must be a share above 0 and at most 1")
         if free_length and not self.symbols.end:
-            raise BadInput(f"the alphabet {self.alphabet} has no end symbol: free_length has no meaning")
+            raise BadInput(f"the alphabet {self.alphabet_name} has no end symbol: free_length has no meaning")
         self.hide, self.free_length = hide, bool(free_length)
         self.vocab_size = self.symbols.vocab_size
         self.mask_token_id = self.symbols.mask_token_id
         self.pad_token_id = self.symbols.pad_token_id
         self.length = self.most + len(self.symbols.start) + len(self.symbols.end)
+
+    @property
+    def alphabet_name(self) -> str:
+        """For messages."""
+        return str(getattr(self.alphabet, "name", self.alphabet))
 
     @property
     def options(self) -> dict[str, Any]:
@@ -208,8 +213,15 @@ class Sequences:
         }
 
     def _generated(self, instances: Instances, tokens: Tensor) -> list[np.ndarray]:
-        """The generated tokens of each sequence."""
-        return [row[where].numpy() for row, where in zip(tokens, instances.maskable, strict=True)]
+        """The tokens of each sequence that `generated` names."""
+        return [row[where].numpy() for row, where in zip(tokens, self.generated(instances, tokens), strict=True)]
+
+    def generated(self, instances: Instances, tokens: Tensor) -> Tensor:
+        """Positions bool (N, L) that were generated and count: at free length, those before the end."""
+        if not self.free_length:
+            return instances.maskable
+        ends = torch.isin(tokens, torch.tensor(self.symbols.end)) & instances.maskable
+        return instances.maskable & (ends.cumsum(dim=1) == 0)
 
 
 def read_sequences(path: Path) -> Iterator[tuple[str, str]]:

@@ -169,7 +169,7 @@ def fit_order_by_reward(
 def _options_of(task: Task) -> dict[str, Any]:
     """The arguments that make a task again, as far as they are plain."""
     arguments = {name: getattr(task, name, None) for name in inspect.signature(type(task)).parameters}
-    return getattr(task, "options", {n: v for n, v in arguments.items() if isinstance(v, int | float | str)})
+    return {n: v for n, v in getattr(task, "options", arguments).items() if isinstance(v, int | float | str)}
 
 
 def _fit(

@@ -22,7 +22,7 @@ from anyorder.files import parse_json, read_json
 from anyorder.orders.policies import LearnedOrder, Policy, PolicyNetwork
 from anyorder.orders.reward_policies import REWARD_POLICIES
 from anyorder.tasks import make_task
-from anyorder.tasks.alphabets import ESM, alphabet_of
+from anyorder.tasks.alphabets import ESM, alphabet_of, has_plain_vocabulary
 from anyorder.tasks.base import Task
 from anyorder.tasks.sequences import Sequences
 from anyorder.zoo.fetch import fetched
@@ -105,8 +105,10 @@ def load_denoiser(name: str | Path, *, trust_remote_code: bool = False, **option
         return _only_amino_acids(found, options)
     folder = folder_of(name)
     if not is_hugging_face(folder):
+        if options:
+            raise BadInput(f"{name} is no model of Hugging Face: it does not take {', '.join(options)}")
         return _load(Transformer, folder, "denoiser")
-    if (folder / "vocab.txt").is_file() and not (folder / "tokenizer.json").is_file():  # a plain vocabulary says what is what
+    if has_plain_vocabulary(str(folder)):  # which says what is what
         symbols = alphabet_of(str(folder))
         special = set(range(symbols.vocab_size)) - symbols.symbols
         options = {"mask_token_id": symbols.mask_token_id, "forbid": special, **options}
@@ -118,7 +120,7 @@ def _only_amino_acids(denoiser: HuggingFaceDenoiser, options: dict[str, Any]) ->
     """ESM and DPLM know letters that are no amino acids (X, B, gaps); to their tokenizer these are no special tokens."""
     kind = getattr(denoiser.model.config, "model_type", None)
     if (kind, denoiser.vocab_size, denoiser.mask_token_id) == ("esm", ESM.vocab_size, ESM.mask_token_id):
-        denoiser.forbidden = sorted(set(range(ESM.vocab_size)) - ESM.symbols - set(options.get("allow", ())))
+        denoiser.forbidden = set(range(ESM.vocab_size)) - ESM.symbols - set(options.get("allow", ()))
     return denoiser
 
 

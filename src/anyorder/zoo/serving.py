@@ -8,7 +8,7 @@ from anyorder.denoisers.huggingface import HuggingFaceDenoiser
 from anyorder.denoisers.transformer import Transformer
 from anyorder.errors import BadInput
 from anyorder.tasks import TASKS, make_task
-from anyorder.tasks.alphabets import TokenizerAlphabet
+from anyorder.tasks.alphabets import TokenizerAlphabet, has_plain_vocabulary
 from anyorder.tasks.base import Task
 from anyorder.tasks.maths import Maths
 from anyorder.tasks.sequences import Sequences
@@ -39,7 +39,7 @@ def task_for(task_name: str, denoiser_name: str, denoiser: Transformer | Hugging
 
     task = make_task(task_name, **options)
     if "alphabet" not in options and not _fits(task, denoiser):
-        options = {**options, "alphabet": denoiser_name}
+        options = {**options, "alphabet": _alphabet_of(denoiser_name, denoiser)}
         task = make_task(task_name, **options)
     _same_alphabet(task, denoiser_name, denoiser)
     if denoiser.max_length is not None and task.length > denoiser.max_length:
@@ -49,7 +49,16 @@ def task_for(task_name: str, denoiser_name: str, denoiser: Transformer | Hugging
         task = make_task(task_name, **options, length=most)
     if task.free_length:  # type: ignore[attr-defined]
         denoiser.allow(task.symbols.end)  # type: ignore[attr-defined]
+    if denoiser.pad_token_id != task.pad_token_id:  # type: ignore[attr-defined]  # none, or one that ends texts as well
+        denoiser.pad_with(task.pad_token_id)  # type: ignore[attr-defined]
     return task
+
+
+def _alphabet_of(name: str, denoiser: HuggingFaceDenoiser) -> str | TokenizerAlphabet:
+    """The symbols of a model: those of its tokenizer, or of its plain list."""
+    if denoiser.tokenizer is None or has_plain_vocabulary(name):
+        return name
+    return TokenizerAlphabet(denoiser.tokenizer, denoiser.vocab_size, denoiser.mask_token_id, f"of {name}")
 
 
 def _other_problems(trained: Sequences, name: str, denoiser: nn.Module, options: dict[str, Any]) -> Task:
@@ -71,7 +80,7 @@ def _fits(task: Task, denoiser: nn.Module) -> bool:
 def _same_alphabet(task: Task, name: str, denoiser: nn.Module) -> None:
     if not _fits(task, denoiser):
         raise BadInput(
-            f"the alphabet {getattr(task, 'alphabet', task.name)} has {task.vocab_size} tokens with mask "
+            f"the alphabet {getattr(task, 'alphabet_name', task.name)} has {task.vocab_size} tokens with mask "
             f"{task.mask_token_id}, the model {name} {denoiser.vocab_size} with mask {denoiser.mask_token_id}"
         )
 

@@ -1,0 +1,188 @@
+"""What is read besides the weights of a Hugging Face model: mask, special tokens, padding, positions, where files come from."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from anyorder.decoding.loop import Decoder, decode
+from anyorder.denoisers.base import attention_of
+from anyorder.denoisers.huggingface import HuggingFaceDenoiser, tokens_of_no_text
+from anyorder.errors import BadCheckpoint, BadInput
+from anyorder.orders.heuristics import confidence
+from anyorder.tasks.alphabets import TokenizerAlphabet, alphabet_of
+from anyorder.tasks.sequences import Sequences
+from anyorder.zoo import load_denoiser
+from anyorder.zoo.serving import task_for
+from tiny_llada import MASK, SPECIAL, save_llada
+
+transformers = pytest.importorskip("transformers")
+
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(chr(97 + i) for i in range(25))]
+
+
+def save_bert(folder: Path, words: list[str] = WORDS, outputs: int | None = None, **special: str) -> Path:
+    """A tiny BERT with a tokenizer of single letters."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.txt").write_text("\n".join(words) + "\n")
+    transformers.BertTokenizer(str(folder / "vocab.txt"), **special).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=outputs or len(words), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
+        max_position_embeddings=64,
+    )  # fmt: skip
+    transformers.BertForMaskedLM(config).save_pretrained(folder)
+    return folder
+
+
+def change_config(folder: Path, **values: Any) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def test_nothing_is_produced_that_is_no_text(tmp_path: Path) -> None:
+    folder = save_llada(tmp_path / "llada")
+    denoiser = HuggingFaceDenoiser.from_pretrained(folder, trust_remote_code=True)
+    assert denoiser.forbidden == list(range(256, 272)), "special tokens, added ones too, and outputs without a token"
+    tokens = torch.full((2, 12), MASK)
+    assert int(decode(denoiser, tokens, Decoder(confidence, steps=4)).tokens.max()) < 256
+    assert tokens_of_no_text(denoiser.tokenizer, 272) == set(range(256, 272))
+    assert len(SPECIAL) == 8
+
+
+def test_a_model_whose_mask_only_its_configuration_names_serves_text(tmp_path: Path) -> None:
+    folder = save_llada(tmp_path / "llada")
+    denoiser = load_denoiser(folder, trust_remote_code=True)
+    task = task_for("text", str(folder), denoiser, {"length": 20})
+    assert isinstance(task, Sequences)
+    problem = task.parse("one_{3}two")
+    assert int((problem.tokens == MASK).sum()) == 3
+    assert task.encode(["one<|mdm_mask|>"]).tokens[0].tolist().count(MASK) == 1
+    assert task.texts(task.encode(["née"]).x0) == ["née"]  # type: ignore[arg-type]
+    assert task.symbols.symbols == frozenset(range(256))
+    with pytest.raises(BadInput, match=r"has no mask token|neither an alphabet"):
+        alphabet_of(str(folder))
+
+
+def test_padding_that_ends_texts_as_well_gives_way_to_another_token(tmp_path: Path) -> None:
+    folder = save_bert(tmp_path / "bert", pad_token="[SEP]")
+    denoiser = load_denoiser(folder)
+    assert denoiser.pad_token_id is None, "the end of a text is no padding"
+    task = task_for("text", str(folder), denoiser, {"length": 20})
+    assert isinstance(task, Sequences)
+    both = task.encode(["_{4}", "_{14}"])
+    assert both.labels["length"].tolist() == [6, 16]
+    assert attention_of(denoiser, both.tokens) is not None
+    alone = task.encode(["_{4}"])
+    decoder = Decoder(confidence, steps=4)
+    apart, together = (decode(denoiser, problem.tokens, decoder).tokens[0, :6] for problem in (alone, both))
+    assert torch.equal(apart, together)
+
+
+def test_a_tokenizer_without_anything_to_pad_with_is_refused() -> None:
+    class Letters:
+        pad_token_id = unk_token_id = cls_token_id = bos_token_id = None
+        all_special_ids = ()
+
+        def __call__(self, text: str, **_: Any) -> dict[str, list[int]]:
+            return {"input_ids": [ord(c) - 97 for c in text]}
+
+        def get_vocab(self) -> dict[str, int]:
+            return {chr(97 + n): n for n in range(4)}
+
+    with pytest.raises(BadInput, match="no special token left to pad with: give it a pad token"):
+        TokenizerAlphabet(Letters(), 5, 4)
+    assert TokenizerAlphabet(Letters(), 6, 4).pad_token_id == 5, "an output without a token does as well"
+
+
+def test_tokenizer_and_configuration_must_mean_the_same_mask(tmp_path: Path) -> None:
+    folder = save_bert(tmp_path / "bert")
+    change_config(folder, mask_token_id=29)
+    with pytest.raises(BadInput, match=r"disagree: mask 4 against 29; give mask_token_id \(--mask-token\)"):
+        HuggingFaceDenoiser.from_pretrained(folder)
+    assert HuggingFaceDenoiser.from_pretrained(folder, mask_token_id=29).mask_token_id == 29
+
+
+def test_a_model_without_tokenizer_keeps_the_special_tokens_of_its_configuration(tmp_path: Path) -> None:
+    folder = save_bert(tmp_path / "bert")
+    for file in ("vocab.txt", "tokenizer.json", "tokenizer_config.json"):
+        (folder / file).unlink(missing_ok=True)
+    change_config(folder, eos_token_id=[6, 7], bos_token_id=5)
+    denoiser = HuggingFaceDenoiser.from_pretrained(folder, mask_token_id=4)
+    assert denoiser.forbidden == [0, 4, 5, 6, 7]
+    assert HuggingFaceDenoiser.from_pretrained(folder, mask_token_id=4, forbid=[9]).forbidden == [4, 9]
+
+
+def test_a_tokenizer_that_cannot_be_read_is_worth_a_warning(tmp_path: Path) -> None:
+    folder = save_bert(tmp_path / "bert")
+    (folder / "tokenizer.json").write_text("{}")
+    (folder / "vocab.txt").unlink(missing_ok=True)
+    with pytest.warns(UserWarning, match="tokenizer of .* cannot be read"):
+        assert HuggingFaceDenoiser.from_pretrained(folder, mask_token_id=4).tokenizer is None
+
+
+def test_weights_of_another_size_are_named(tmp_path: Path) -> None:
+    folder = save_bert(tmp_path / "bert")
+    change_config(folder, intermediate_size=40)
+    with pytest.raises(BadCheckpoint, match="no readable weights for its configuration"):
+        HuggingFaceDenoiser.from_pretrained(folder)
+
+
+def test_esm_may_lack_the_weights_that_predict_contacts(tmp_path: Path) -> None:
+    import safetensors.torch
+
+    config = transformers.EsmConfig(
+        vocab_size=33, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, pad_token_id=1,
+        mask_token_id=32, position_embedding_type="rotary",
+    )  # fmt: skip
+    transformers.EsmForMaskedLM(config).save_pretrained(tmp_path)
+    weights = safetensors.torch.load_file(tmp_path / "model.safetensors")
+    kept = {name: tensor for name, tensor in weights.items() if "contact_head" not in name}
+    assert len(kept) < len(weights)
+    safetensors.torch.save_file(kept, tmp_path / "model.safetensors", {"format": "pt"})
+    assert HuggingFaceDenoiser.from_pretrained(tmp_path).mask_token_id == 32
+    kept.pop(next(name for name in kept if "query.weight" in name))
+    safetensors.torch.save_file(kept, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(BadInput, match=r"no weights for .*query\.weight"):
+        HuggingFaceDenoiser.from_pretrained(tmp_path)
+
+
+def test_where_files_come_from_holds_for_configuration_and_tokenizer_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = save_bert(tmp_path / "bert")
+    asked: list[tuple[str, dict[str, Any]]] = []
+    for name in ("AutoConfig", "AutoTokenizer", "AutoModelForMaskedLM"):
+        auto = getattr(transformers, name)
+        plain = auto.from_pretrained
+
+        def recorded(*arguments: Any, name: str = name, plain: Any = plain, **options: Any) -> Any:
+            asked.append((name, options))
+            return plain(*arguments, **options)
+
+        monkeypatch.setattr(auto, "from_pretrained", recorded)
+    HuggingFaceDenoiser.from_pretrained(folder, revision="abc", token=False, dtype=torch.bfloat16)
+    assert [name for name, _ in asked].count("AutoTokenizer") == 1
+    assert all((given["revision"], given["token"], given["trust_remote_code"]) == ("abc", False, False) for _, given in asked)
+    assert "AutoTokenizer" not in [name for name, given in asked if "dtype" in given]
+
+
+def test_a_list_of_pieces_of_words_is_left_to_the_models_own_tokenizer(tmp_path: Path) -> None:
+    folder = save_bert(tmp_path / "bert", [*WORDS, "the", "cat", "##s"])
+    (folder / "tokenizer.json").unlink()
+    symbols = alphabet_of(str(folder))
+    assert isinstance(symbols, TokenizerAlphabet)
+    assert symbols.decode(symbols.encode("the cats")) in ("the cats", "the cat ##s")
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    shutil.copy(folder / "config.json", plain)
+    (plain / "vocab.txt").write_text("\n".join(WORDS) + "\n")
+    assert not isinstance(alphabet_of(str(plain)), TokenizerAlphabet)
+
+
+def test_our_own_models_take_no_options_of_hugging_face() -> None:
+    with pytest.raises(BadInput, match="sudoku4 is no model of Hugging Face: it does not take dtype"):
+        load_denoiser("sudoku4", dtype="bfloat16")
