@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from anyorder.denoisers.base import WrappedDenoiser
 from anyorder.errors import BadInput
 from anyorder.interfaces.llada import generate
 from anyorder.orders.base import State
@@ -42,8 +43,8 @@ MODEL = TinyLLaDA().eval()
 
 
 @torch.no_grad()
-def published(prompt: Tensor, steps: int, gen_length: int, block_length: int) -> Tensor:
-    """LLaDA's generation, for one prompt (1, P): all logits, float64 softmax, top-k by confidence in the block."""
+def published(prompt: Tensor, steps: int, gen_length: int, block_length: int, cfg_scale: float = 0.0) -> Tensor:
+    """LLaDA's generation, for one prompt (1, P): all logits, float64 softmax, top-k by confidence in the block; guidance."""
     x = torch.cat([prompt, torch.full((1, gen_length), MASK)], dim=1)
     blocks = gen_length // block_length
     per_block = steps // blocks
@@ -53,6 +54,11 @@ def published(prompt: Tensor, steps: int, gen_length: int, block_length: int) ->
         counts = [todo // per_block + (i < todo % per_block) for i in range(per_block)]
         for count in counts:
             logits = MODEL(x).logits
+            if cfg_scale:
+                blind = x.clone()
+                blind[:, : prompt.shape[1]] = MASK
+                both, unguided = MODEL(torch.cat([x, blind])).logits.chunk(2)
+                logits = unguided + (cfg_scale + 1) * (both - unguided)
             logits[..., MASK] = -torch.inf
             proposal = logits.argmax(dim=-1)
             probability = torch.softmax(logits.double(), dim=-1).gather(-1, proposal[..., None])[..., 0]
@@ -84,6 +90,36 @@ def test_llada_at_any_batch_size_and_padding_side(lengths: list[int], side: str,
     for row, length in enumerate(lengths):
         alone = published(batch[row][real[row]][None], 6, 9, 9)
         assert torch.equal(together[row, longest:], alone[0, length:])
+
+
+def test_llada_with_guidance_gives_the_published_tokens() -> None:
+    prompts = torch.randint(0, MASK, (4, 5), generator=torch.Generator().manual_seed(4))
+    expected = torch.cat([published(prompts[i : i + 1], 8, 12, 6, cfg_scale=1.5) for i in range(4)])
+    ours = generate(MODEL, prompts, None, 8, 12, 6, 0.0, 1.5, "low_confidence", MASK)
+    assert torch.equal(ours, expected)
+    assert not torch.equal(ours, generate(MODEL, prompts, None, 8, 12, 6, mask_id=MASK))
+    padded = torch.cat([prompts, torch.zeros(4, 2, dtype=torch.int64)], dim=1)
+    real = torch.arange(7) < torch.full((4, 1), 5)
+    among = generate(MODEL, padded, real, 8, 12, 6, cfg_scale=1.5, mask_id=MASK)
+    assert torch.equal(among[:, 7:], expected[:, 5:])
+    with pytest.raises(BadInput, match="cfg_scale is -1"):
+        generate(MODEL, prompts, None, 8, 12, 6, cfg_scale=-1, mask_id=MASK)
+
+
+def test_llada_takes_any_denoiser_and_its_mask() -> None:
+    prompts = torch.randint(0, MASK, (2, 5), generator=torch.Generator().manual_seed(4))
+    denoiser = WrappedDenoiser(Logits(), MASK, WORDS)
+    ours = generate(denoiser, prompts, None, 8, 8, 8)  # type: ignore[arg-type]
+    assert torch.equal(ours, generate(MODEL, prompts, None, 8, 8, 8, mask_id=MASK))
+    with pytest.raises(BadInput, match="this denoiser's mask is 39"):
+        generate(denoiser, prompts, None, 8, 8, 8, mask_id=38)
+    with pytest.raises(BadInput, match="126336 is not in the model's vocabulary of 40"):
+        generate(MODEL, prompts, None, 8, 8, 8)
+
+
+class Logits(nn.Module):
+    def forward(self, tokens: Tensor) -> Any:
+        return MODEL(tokens).logits
 
 
 def test_another_order_and_sampling() -> None:

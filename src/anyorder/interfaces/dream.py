@@ -47,10 +47,12 @@ def diffusion_generate(
 ) -> Tensor | DreamOutput:
     """Fill the masks of prompts and continue them.
 
-    Three things differ from the original, each for a reason. The mask itself is never produced. The number of tokens per step
-    follows each sequence's own masks, not the mean of the batch, so that sequences do not influence one another. The logits of
-    a position come from the real token before it, padding left out, so that padding may stand on either side. Ties, such as
-    those of a top-p that leaves one token at many positions, go to the leftmost; the original leaves open where they go.
+    The values of a `generation_config` are given as arguments; its hooks on tokens and logits are left out (an order sees the
+    logits, and the history is returned). Three more things differ from the original, each for a reason. The mask itself is
+    never produced. The number of tokens per step follows each sequence's own masks, not the mean of the batch, so that
+    sequences do not influence one another. The logits of a position come from the real token before it, padding left out, so
+    that padding may stand on either side. Ties, such as those of a top-p that leaves one token at many positions, go to the
+    leftmost; the original leaves open where they go.
 
     Args:
         model: Dream or any model with the same interface, or a denoiser of it (whose mask and shift are its own).
