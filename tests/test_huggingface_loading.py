@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from anyorder.cli import app
 from anyorder.decoding.loop import Decoder, decode
 from anyorder.denoisers.base import attention_of
 from anyorder.denoisers.huggingface import HuggingFaceDenoiser, tokens_of_no_text
@@ -16,6 +18,7 @@ from anyorder.orders.heuristics import confidence
 from anyorder.tasks.alphabets import TokenizerAlphabet, alphabet_of
 from anyorder.tasks.sequences import Sequences
 from anyorder.zoo import load_denoiser
+from anyorder.zoo.options import load_model
 from anyorder.zoo.serving import task_for
 from tiny_llada import MASK, SPECIAL, save_llada
 
@@ -101,7 +104,7 @@ def test_a_tokenizer_without_anything_to_pad_with_is_refused() -> None:
 def test_tokenizer_and_configuration_must_mean_the_same_mask(tmp_path: Path) -> None:
     folder = save_bert(tmp_path / "bert")
     change_config(folder, mask_token_id=29)
-    with pytest.raises(BadInput, match=r"disagree: mask 4 against 29; give mask_token_id \(--mask-token\)"):
+    with pytest.raises(BadInput, match=r"disagree: mask 4 against 29; give mask_token_id \(--model-option mask_token_id=N\)"):
         HuggingFaceDenoiser.from_pretrained(folder)
     assert HuggingFaceDenoiser.from_pretrained(folder, mask_token_id=29).mask_token_id == 29
 
@@ -181,6 +184,47 @@ def test_a_list_of_pieces_of_words_is_left_to_the_models_own_tokenizer(tmp_path:
     shutil.copy(folder / "config.json", plain)
     (plain / "vocab.txt").write_text("\n".join(WORDS) + "\n")
     assert not isinstance(alphabet_of(str(plain)), TokenizerAlphabet)
+
+
+def test_options_of_the_model_come_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = save_bert(tmp_path / "bert")
+    (tmp_path / "texts.txt").write_text("a b c d\n" * 3)
+    given: list[dict[str, Any]] = []
+    plain = transformers.AutoModelForMaskedLM.from_pretrained
+
+    def recorded(*arguments: Any, **options: Any) -> Any:
+        given.append(options)
+        return plain(
+            *arguments, **{name: value for name, value in options.items() if name not in ("quantization_config", "device_map")}
+        )
+
+    monkeypatch.setattr(transformers.AutoModelForMaskedLM, "from_pretrained", recorded)
+    common = ["--task", "text", "--denoiser", str(folder), "--order", "confidence", "--steps", "2"]
+    wishes = ["--model-option", "dtype=bfloat16", "--model-option", "revision=abc", "--model-option", "device=cpu"]
+    result = CliRunner().invoke(app, ["sample", "a_{3}b", *common, *wishes])
+    assert result.exit_code == 0, result.output
+    assert (given[0]["dtype"], given[0]["revision"]) == (torch.bfloat16, "abc")
+    load_model(str(folder), {"quantisation": "4bit", "device": "cpu"})
+    assert given[1]["quantization_config"].load_in_4bit
+    assert given[1]["device_map"] == {"": "cpu"}
+    headroom = ["headroom", *common[:4], "--data", str(tmp_path / "texts.txt"), "--steps", "2", "--task-option", "hide=.5"]
+    result = CliRunner().invoke(app, [*headroom, "--model-option", "mask_token_id=29"])
+    assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize(
+    ("option", "complaint"),
+    [
+        ({"dtype": "float8"}, "dtype 'float8' is unknown: use bfloat16, float16 or float32"),
+        ({"dtype": "int64"}, "dtype 'int64' is unknown"),
+        ({"device": "abacus"}, "device 'abacus' cannot be used"),
+        ({"quantisation": "2bit"}, "use 4bit or 8bit"),
+        ({"mask_token_id": 300}, "300 is not in the model's vocabulary"),
+    ],
+)
+def test_options_that_mean_nothing_are_refused(tmp_path: Path, option: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(BadInput, match=complaint):
+        load_model(str(save_bert(tmp_path / "bert")), option)
 
 
 def test_our_own_models_take_no_options_of_hugging_face() -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from anyorder.denoisers.base import default_device, fingerprint
+from anyorder.denoisers.base import fingerprint
 from anyorder.denoisers.huggingface import HuggingFaceDenoiser
 from anyorder.denoisers.transformer import Transformer
 from anyorder.errors import BadInput
@@ -18,7 +18,8 @@ from anyorder.tasks import TASKS
 from anyorder.tasks.base import Instances, Task
 from anyorder.tasks.maths import Maths
 from anyorder.tasks.sequences import Sequences
-from anyorder.zoo import default_denoiser, load_denoiser, load_order, order_folder
+from anyorder.zoo import default_denoiser, load_order, order_folder
+from anyorder.zoo.options import load_model
 from anyorder.zoo.serving import task_for
 
 _FRESH = 500
@@ -72,6 +73,7 @@ def open_session(
     strict: bool = True,
     problem: str | None = None,
     trust_remote_code: bool = False,
+    model_options: list[str] | None = None,
 ) -> Session:
     """Load everything, or say what does not fit.
 
@@ -87,6 +89,7 @@ def open_session(
         strict: a policy of another denoiser is an error, else a warning.
         problem: a problem as text or the path of a file, in place of `data`.
         trust_remote_code: run the code that comes with a model of Hugging Face.
+        model_options: key=value options of the denoiser, see `load_model`.
     """
     if task_name not in TASKS:
         raise BadInput(f"task {task_name!r} is unknown: use one of {', '.join(TASKS)}")
@@ -100,8 +103,9 @@ def open_session(
         options = _options_of(TASKS[task_name], path, problem)
     if denoiser_name is None:
         denoiser_name = default_denoiser(task_name, options)
-    device = default_device()
-    denoiser = load_denoiser(denoiser_name, trust_remote_code=trust_remote_code).to(device)
+    asked = key_values(model_options, "--model-option")
+    denoiser = load_model(denoiser_name, asked, trust_remote_code=trust_remote_code)
+    device = next(denoiser.parameters()).device
     task = task_for(task_name, denoiser_name, denoiser, options)
     if path is not None:
         instances, source = task.load(path, limit), path.name
@@ -122,7 +126,13 @@ def open_session(
             loaded[name] = load_order(folder, denoiser, strict=strict).to(device)
         return loaded[name]
 
-    meta = {"task": task_name, "data": source, "denoiser": str(denoiser_name), "denoiser_fingerprint": fingerprint(denoiser)}
+    meta: dict[str, Any] = {
+        "task": task_name,
+        "data": source,
+        "denoiser": str(denoiser_name),
+        "denoiser_fingerprint": fingerprint(denoiser),
+    }
+    meta |= {"model_options": asked} if asked else {}
     has_policy = policy is not None or (order_folder(denoiser_name) / "config.json").is_file()
     return Session(task, instances, denoiser, load_policy, has_policy, meta)
 

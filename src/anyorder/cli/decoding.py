@@ -13,6 +13,7 @@ from anyorder.cli.options import (
     DenoiserOption,
     GenerateOption,
     LimitOption,
+    ModelOption,
     PolicyOption,
     ProgressBar,
     RemoteCodeOption,
@@ -60,6 +61,7 @@ def evaluate(
     judge: Annotated[list[str] | None, typer.Option(help="pseudo_likelihood[:K], perplexity:MODEL, igfold[:MODELS]")] = None,
     any_denoiser: AnyDenoiserOption = False,
     trust_remote_code: RemoteCodeOption = False,
+    model_options: ModelOption = None,
 ) -> None:  # fmt: skip
     """Hold orders against one another on the same problems."""
     from rich.console import Console
@@ -85,7 +87,7 @@ def evaluate(
     shard = Shard.join()
     session = open_session(
         task, data, denoiser, limit, seed, generate, task_options, policy, strict=not any_denoiser,
-        trust_remote_code=trust_remote_code,
+        trust_remote_code=trust_remote_code, model_options=model_options,
     )  # fmt: skip
     budgets = read_budgets(steps, int(session.instances.maskable.sum(dim=1).max()))
     watch = session.watch(seed, keep) if trajectories else None
@@ -134,8 +136,11 @@ def headroom(
     steps: Annotated[int, typer.Option(min=1, help="budget of forwards")] = 10,
     limit: LimitOption = 200,
     seed: SeedOption = 0,
+    batch_size: Annotated[int, typer.Option(min=1)] = 256,
     generate: GenerateOption = None,
     task_options: TaskOptionsOption = None,
+    trust_remote_code: RemoteCodeOption = False,
+    model_options: ModelOption = None,
 ) -> None:
     """Is learning an order worth it for this model and data? Heuristics, oracle, and the denoiser's calibration."""
     from rich.console import Console
@@ -144,10 +149,15 @@ def headroom(
     from anyorder.evaluation.tables import calibration_summary, calibration_table, rich_tables
     from anyorder.session import open_session
 
-    session = open_session(task, data, denoiser, limit, seed, generate, task_options, None)
+    session = open_session(
+        task, data, denoiser, limit, seed, generate, task_options, None,
+        trust_remote_code=trust_remote_code, model_options=model_options,
+    )  # fmt: skip
     console = wide_console()
     with ProgressBar(Console(stderr=True)) as progress:
-        found = measure(session.denoiser, session.task, session.instances, steps, seed=seed, progress=progress)
+        found = measure(
+            session.denoiser, session.task, session.instances, steps, seed=seed, batch_size=batch_size, progress=progress
+        )
     for table in rich_tables(found.report):
         console.print(table)
     for title, part in (
@@ -182,11 +192,13 @@ def sample(
         Path | None, typer.Option("--fasta", help="write the sequences as FASTA, named by order, steps, seed and length")
     ] = None,
     trajectories: TrajectoriesOption = None,
+    batch_size: Annotated[int, typer.Option(min=1)] = 256,
     task_options: TaskOptionsOption = None,
     temperature: TemperatureOption = 0.0,
     top_p: TopPOption = 1.0,
     any_denoiser: AnyDenoiserOption = False,
     trust_remote_code: RemoteCodeOption = False,
+    model_options: ModelOption = None,
 ) -> None:
     """Decode problems; solutions go to standard output, one per line. Exit code 1 if one of them breaks the rules."""
     import torch
@@ -203,7 +215,7 @@ def sample(
     shard = Shard.join()
     session = open_session(
         task, None, denoiser, limit, seed, None, task_options, policy, strict=not any_denoiser, problem=problem,
-        trust_remote_code=trust_remote_code,
+        trust_remote_code=trust_remote_code, model_options=model_options,
     )  # fmt: skip
     if fasta and not isinstance(session.task, Sequences):
         raise BadInput(f"--fasta is for sequences, not for {task}: use --out")
@@ -214,7 +226,7 @@ def sample(
     decoder = make_decoder(order, budget, noise, session.load_policy, token=token_rule(temperature, top_p))
     watch = session.watch(seed, instances=instances) if trajectories else None
     decoder = watch.over(decoder, seed) if watch else decoder
-    batch_size = min(256, -(-len(instances) // shard.count))
+    batch_size = min(batch_size, -(-len(instances) // shard.count))
     decoded = decode_in_batches(
         session.denoiser, instances, decoder, seed=seed, batch_size=batch_size, progress=None, name="sample", shard=shard
     )

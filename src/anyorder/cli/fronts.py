@@ -12,6 +12,7 @@ from anyorder.cli.options import (
     DenoiserOption,
     GenerateOption,
     LimitOption,
+    ModelOption,
     PolicyOption,
     ProgressBar,
     RemoteCodeOption,
@@ -58,6 +59,7 @@ def pareto(
     top_p: TopPOption = 1.0,
     any_denoiser: AnyDenoiserOption = False,
     trust_remote_code: RemoteCodeOption = False,
+    model_options: ModelOption = None,
 ) -> None:  # fmt: skip
     """Accuracy against forwards: curves of operating points on the same problems, their fronts, and the area under them."""
     from rich.console import Console
@@ -74,7 +76,7 @@ def pareto(
     shard = Shard.join()
     session = open_session(
         task, data, denoiser, limit, seed, generate, task_options, policy, strict=not any_denoiser,
-        trust_remote_code=trust_remote_code,
+        trust_remote_code=trust_remote_code, model_options=model_options,
     )  # fmt: skip
     longest = max(1, int(session.instances.maskable.sum(dim=1).max()))
     wanted = names(orders) if orders is not None else ["confidence", *(["policy"] if session.has_policy else [])]
@@ -134,6 +136,7 @@ def pass_at_n(
     top_p: TopPOption = 1.0,
     any_denoiser: AnyDenoiserOption = False,
     trust_remote_code: RemoteCodeOption = False,
+    model_options: ModelOption = None,
 ) -> None:
     """Is there a right answer among N draws of a stochastic order? Pass@1 to Pass@N, estimated without bias."""
     from rich.console import Console
@@ -149,7 +152,7 @@ def pass_at_n(
     shard = Shard.join()
     session = open_session(
         task, data, denoiser, limit, seed, generate, task_options, policy, strict=not any_denoiser,
-        trust_remote_code=trust_remote_code,
+        trust_remote_code=trust_remote_code, model_options=model_options,
     )  # fmt: skip
     budget = read_budgets(steps, int(session.instances.maskable.sum(dim=1).max()))
     if len(budget) != 1:

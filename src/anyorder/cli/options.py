@@ -35,6 +35,14 @@ TrajectoriesOption = Annotated[
 RemoteCodeOption = Annotated[
     bool, typer.Option("--trust-remote-code", help="run the code that comes with a Hugging Face model: read it first")
 ]
+ModelOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--model-option",
+        help="of the denoiser, key=value: device=cuda:1; for Hugging Face models dtype=bfloat16, quantisation=4bit, "
+        "revision=..., mask_token_id=N and whatever from_pretrained takes",
+    ),
+]
 AnyDenoiserOption = Annotated[
     bool, typer.Option("--any-denoiser", help="use a policy even if it was fitted to another denoiser (a warning is printed)")
 ]

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from anyorder.cli.app import app
-from anyorder.cli.options import ProgressBar, RemoteCodeOption, SeedOption, numbers, wide_console
+from anyorder.cli.options import ModelOption, ProgressBar, RemoteCodeOption, SeedOption, numbers, wide_console
 from anyorder.errors import BadInput
 from anyorder.processes import launched
 
@@ -18,16 +18,21 @@ def train(
     out: Annotated[Path | None, typer.Option("--out", help="folder of the run; runs/RECIPE by default")] = None,
     overrides: Annotated[list[str] | None, typer.Option("--set", help="override a key, e.g. run.steps=100")] = None,
     trust_remote_code: RemoteCodeOption = False,
+    model_options: ModelOption = None,
 ) -> None:
     """Train a denoiser, or an order by supervision or by reward. Started again on the same folder, it resumes."""
     from rich.console import Console
 
+    from anyorder.session import key_values
     from anyorder.training.fit import run_recipe
     from anyorder.training.settings import load_recipe
 
     checked = load_recipe(recipe, overrides)
     folder = out or Path("runs") / Path(recipe).stem
-    result = run_recipe(checked, folder, Console(stderr=True), trust_remote_code=trust_remote_code)
+    result = run_recipe(
+        checked, folder, Console(stderr=True), trust_remote_code=trust_remote_code,
+        model_options=key_values(model_options, "--model-option"),
+    )  # fmt: skip
     if not result.finished:
         print(f"stopped at step {result.step} of {checked.run.steps}; the same command goes on from there", file=sys.stderr)
         raise typer.Exit(130)

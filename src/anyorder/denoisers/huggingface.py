@@ -282,10 +282,10 @@ def _mask_of(name: str | Path, given: int | None, tokenizer: Any, config: Any) -
     if len(named) > 1:
         raise BadInput(
             f"tokenizer and configuration of {name} disagree: mask {found[0]} against {found[1]}; "
-            "give mask_token_id (--mask-token)"
+            "give mask_token_id (--model-option mask_token_id=N)"
         )
     if not named:
-        raise BadInput(f"{name} names no mask token: give mask_token_id (--mask-token)")
+        raise BadInput(f"{name} names no mask token: give mask_token_id (--model-option mask_token_id=N)")
     return named.pop()
 
 

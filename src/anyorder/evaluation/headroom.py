@@ -21,7 +21,14 @@ class Headroom:
 
 
 def measure(
-    denoiser: Denoiser, task: Task, instances: Instances, steps: int, *, seed: int = 0, progress: Progress | None = None
+    denoiser: Denoiser,
+    task: Task,
+    instances: Instances,
+    steps: int,
+    *,
+    seed: int = 0,
+    batch_size: int = 256,
+    progress: Progress | None = None,
 ) -> Headroom:
     """Every heuristic, both oracles, and calibration along the confidence path.
 
@@ -31,7 +38,9 @@ def measure(
     if instances.x0 is None:
         raise BadInput("headroom needs problems whose solutions are known: give a file of complete ones with --data")
     orders = [*HEURISTICS, *ORACLES]
-    report = evaluate(denoiser, task, instances, orders, [steps], load_policy=_none, seed=seed, progress=progress)
+    report = evaluate(
+        denoiser, task, instances, orders, [steps], load_policy=_none, seed=seed, batch_size=batch_size, progress=progress
+    )
     every, first = path_calibration(denoiser, instances, steps)
     return Headroom(report, every, first)
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import inspect
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,16 +37,23 @@ from anyorder.training.settings import (
     UpdateSettings,
     load_recipe,
 )
-from anyorder.zoo import load_denoiser, load_order
+from anyorder.zoo import load_order
+from anyorder.zoo.options import load_model
 from anyorder.zoo.serving import task_for
 
 
 def run_recipe(
-    recipe: AnyRecipe, folder: Path, console: Console | None = None, *, trust_remote_code: bool = False
+    recipe: AnyRecipe,
+    folder: Path,
+    console: Console | None = None,
+    *,
+    trust_remote_code: bool = False,
+    model_options: Mapping[str, Any] | None = None,
 ) -> TrainingResult:
     """Train what a recipe describes into a folder; resume if the folder holds an unfinished run of it.
 
-    With `trust_remote_code`, the code that comes with a model of Hugging Face is run.
+    With `trust_remote_code`, the code that comes with a model of Hugging Face is run. `model_options` are of the denoiser that
+    an order is fitted to, see `load_model`; where it runs is for the training loop to say.
     """
     identity = recipe.model_dump(mode="json")
     try:
@@ -53,7 +61,10 @@ def run_recipe(
         if isinstance(recipe, DenoiserRecipe):
             job = DenoiserJob(recipe)
         else:
-            denoiser = load_denoiser(recipe.denoiser, trust_remote_code=trust_remote_code)
+            if "device" in (model_options or {}):
+                raise BadInput("training runs where accelerate puts it: choose the device by CUDA_VISIBLE_DEVICES")
+            wishes = {"device": "cpu", **(model_options or {})}
+            denoiser = load_model(recipe.denoiser, wishes, trust_remote_code=trust_remote_code)
             if isinstance(denoiser, HuggingFaceDenoiser):
                 task = task_for(recipe.task.name, recipe.denoiser, denoiser, recipe.task.options)
             else:
