@@ -299,3 +299,19 @@ def test_the_shipped_model_of_molecules_designs_valid_ones_in_its_learned_order(
         shares[order] = float(session.task.check(session.instances, found.tokens).instance_correct.float().mean())
     assert shares["policy"] > 0.75, "94 % of 500 in docs/sequences.md"
     assert shares["policy"] > shares["random"]
+
+
+def test_at_free_length_what_stands_behind_the_end_counts_for_nothing() -> None:
+    task = make_task("protein", alphabet="esm", length=9, free_length=True)
+    assert isinstance(task, Sequences)
+    instances = task.generate(3, seed=0, length=9)
+    start, end = list(task.symbols.start), list(task.symbols.end)
+    rows = [[*task.symbols.encode(head), *end, *task.symbols.encode(tail)] for head, tail in
+            [("ACD", "EFGHIK"), ("ACD", "WYVTSR"), ("ACDEFGHIK", "")]]  # fmt: skip
+    tokens = torch.tensor([[*start, *row] for row in rows])
+    assert tokens.shape == instances.tokens.shape
+    found = task.measure(instances, tokens)
+    assert found["unique"].tolist() == [1, 0, 1]
+    assert found["diversity"].tolist() == [0, 0, 0], "the first three places are the same in all"
+    assert found["token entropy"][:2].tolist() == pytest.approx([np.log2(3)] * 2)
+    assert task.generated(instances, tokens).sum(dim=1).tolist() == [3, 3, 9]
