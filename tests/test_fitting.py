@@ -120,7 +120,7 @@ def test_what_the_model_cannot_read_is_left_out_when_asked(model: Path, tmp_path
     assert len(bench.train) + len(bench.test) == 10
     assert not {"", "ACX", "A" * 39} & {*bench.task.texts(bench.train.x0), *bench.task.texts(bench.test.x0)}
     said = console.export_text()
-    assert "4 of 15 sequences are left out" in said
+    assert "4 of 15 sequences left out, which the model cannot read" in said
     assert "a.fasta, x (line 21): 'X' at position 3" in said
     with pytest.raises(BadInput, match=r"x \(line 21\).*--skip-unreadable"):
         _prepare(replace(asked, skip_unreadable=False), console)

@@ -203,7 +203,7 @@ def _readable(
                 raise BadInput(f"{error} (--skip-unreadable leaves such sequences out)") from error
             left_out, reason = left_out + 1, reason or str(error)
     if left_out:
-        said = f"{left_out} of {len(records)} sequences are left out, the model cannot read them; the first: {reason}"
+        said = f"{left_out} of {len(records)} sequences left out, which the model cannot read; the first: {reason}"
         console.print(said, markup=False, soft_wrap=True)
     return lengths
 
