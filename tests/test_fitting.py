@@ -1,19 +1,29 @@
 """`anyorder fit`, end to end on a tiny BERT over amino acids: comparison, fit, card; and what is refused."""
 
+import gzip
 import json
+import re
+import shlex
+from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+import typer
 from rich.console import Console
 
+from anyorder.cli import app
 from anyorder.errors import BadCheckpoint, BadInput
-from anyorder.fitting import Wishes, fit_and_compare
+from anyorder.evaluation.evaluate import Report
+from anyorder.fitting import HEURISTICS, Wishes, _headroom, _prepare, card, fit_and_compare
 from anyorder.tasks.alphabets import AMINO_ACIDS
 from anyorder.zoo import load_denoiser, load_order
 
 transformers = pytest.importorskip("transformers")
+
+from tiny_proteins import save_esm  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -31,11 +41,19 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def esm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_esm(tmp_path_factory.mktemp("models") / "esm")
+
+
+@pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(0)
     path = tmp_path_factory.mktemp("data") / "some.fasta"
     path.write_text("".join(f">s{n}\n{''.join(rng.choice(list(AMINO_ACIDS), rng.integers(6, 12)))}\n" for n in range(30)))
     return path
+
+
+SOME = "".join(f">s{n}\nACD{'ACDEFGHIKL'[n]}\n" for n in range(10))
 
 
 def wishes(model: Path, data: Path, **changes: object) -> Wishes:
@@ -69,7 +87,13 @@ def test_the_task_follows_from_the_data(model: Path, data: Path, tmp_path: Path)
     [
         (">a\nACD\n>b\nACE\n", {}, "holds 2 different sequences; a fit needs 10"),
         ("".join(f">s{n}\nACD{'ACDEFGHIKL'[n]}X\n" for n in range(10)), {}, r"a\.fasta, s0 \(line 1\): 'X' at position 5"),
-        ("".join(f">s{n}\nACD{'ACDEFGHIKL'[n]}_\n" for n in range(10)), {}, "unknown symbols"),
+        (
+            "".join(f">s{n}\nACD{'ACDEFGHIKL'[n]}_\n" for n in range(10)),
+            {},
+            r"a\.fasta, s0 \(line 1\) has unknown symbols, the first is number 5; .*--skip-unreadable",
+        ),
+        (f"{SOME}>s10\n>s11\nACD\n", {}, r"a\.fasta, s10 \(line 21\) is empty .*--skip-unreadable"),
+        (">a\nX\n>b\nA_\n", {"skip_unreadable": True}, "holds 0 different sequences that the model can read; a fit needs 10"),
         (
             "".join(f">s{n}\n{'ACD' * 20}{'ACDEFGHIKL'[n]}\n" for n in range(10)),
             {},
@@ -86,6 +110,94 @@ def test_what_cannot_be_fitted_is_refused(
     with pytest.raises(BadInput, match=message):
         fit_and_compare(wishes(model, tmp_path / "a.fasta", **changes), tmp_path / "out", Console(quiet=True))
     assert not (tmp_path / "out").exists()
+
+
+def test_what_the_model_cannot_read_is_left_out_when_asked(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.fasta").write_text(f"{SOME}>x\nACX\n>u\nAC_\n>long\n{'A' * 39}\n>empty\n>again\nACDA\n")
+    console = Console(record=True, width=80, file=open("/dev/null", "w"))  # noqa: SIM115
+    asked = wishes(model, tmp_path / "a.fasta", skip_unreadable=True)
+    bench = _prepare(asked, console)
+    assert len(bench.train) + len(bench.test) == 10
+    assert not {"", "ACX", "A" * 39} & {*bench.task.texts(bench.train.x0), *bench.task.texts(bench.test.x0)}
+    said = console.export_text()
+    assert "4 of 15 sequences left out, which the model cannot read" in said
+    assert "a.fasta, x (line 21): 'X' at position 3" in said
+    with pytest.raises(BadInput, match=r"x \(line 21\).*--skip-unreadable"):
+        _prepare(replace(asked, skip_unreadable=False), console)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "model_is", "task"),
+    [
+        ("a.csv", "sequence\n{}", "esm", "protein"),
+        ("a.txt", "{}", "esm", "protein"),
+        ("a.smi", "{}", "esm", "protein"),
+        ("a.csv", "SMILES\n{}", "bert", "molecules"),
+        ("a.csv", "sequence\n{}", "bert", "text"),
+        ("a.fasta", ">a\n{}", "bert", "protein"),
+        ("a.fa.gz", ">a\n{}", "bert", "protein"),
+        ("a.txt", "{}", "bert", "text"),
+    ],
+)
+def test_the_model_says_first_what_task_it_serves_then_the_column_then_the_suffix(
+    name: str, text: str, model_is: str, task: str, model: Path, esm: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / name
+    head, _, _ = text.partition("{}")
+    rows = [f"CC{letter}" for letter in AMINO_ACIDS]
+    lines = "".join(f"{head}{row}\n" for row in rows) if head == ">a\n" else head + "".join(f"{row}\n" for row in rows)
+    path.write_bytes(gzip.compress(lines.encode()) if path.suffix == ".gz" else lines.encode())
+    assert _prepare(wishes(esm if model_is == "esm" else model, path), Console(quiet=True)).task.name == task
+
+
+def _report(**cells: list[float]) -> Report:
+    named = {**dict.fromkeys(HEURISTICS, [0.0] * 4), **cells}
+    return Report([SimpleNamespace(order=o, cells=np.array(c)) for o, c in named.items()], [], {})  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("oracle", "message"),
+    [
+        ([0.505, 0.605, 0.705, 0.805], r"lead is 0\.5 points \(0\.5 to 0\.5\)\. No order can gain much here: .* under 1 point"),
+        ([0.4, 0.6, 0.7, 0.8], r"lead is -2\.5 points .*No order can gain much here"),
+        ([0.9, 0.6, 0.7, 0.8], r"lead is 10\.0 points \(-9\.6 to 29\.6\)\. No order can gain much here, .*includes 0"),
+        ([0.6, 0.7, 0.8, 0.9], r"margin with 65\.0 % recovered; the oracle's lead is 10\.0 points \(10\.0 to 10\.0\)\.$"),
+    ],
+)
+def test_a_lead_that_is_small_or_may_be_none_is_said_to_be(oracle: list[float], message: str) -> None:
+    assert re.search(message, _headroom(_report(margin=[0.5, 0.6, 0.7, 0.8], oracle=oracle)))
+
+
+def test_headroom_alone_leaves_a_report_and_no_policy_and_a_fit_may_follow(model: Path, data: Path, tmp_path: Path) -> None:
+    console = Console(record=True, width=200, file=open("/dev/null", "w"))  # noqa: SIM115
+    out = tmp_path / "out"
+    assert fit_and_compare(wishes(model, data, headroom_only=True), out, console) is None
+    assert [path.name for path in out.iterdir()] == ["report.json"]
+    report = json.loads((out / "report.json").read_text())
+    assert list(report) == ["in-filling"]
+    assert {r["order"] for r in report["in-filling"]["results"]} == {*HEURISTICS, "oracle"}
+    assert "oracle's lead" in console.export_text()
+    fit_and_compare(wishes(model, data, samples=0), out, Console(quiet=True))
+    assert any(r["order"] == "policy" for r in json.loads((out / "report.json").read_text())["in-filling"]["results"])
+    with pytest.raises(BadInput, match="holds a fit, whose report would be lost"):
+        fit_and_compare(wishes(model, data, headroom_only=True), out, Console(quiet=True))
+
+
+def test_the_command_on_the_card_makes_the_same_fit_again(model: Path, data: Path) -> None:
+    used = wishes(
+        model, data, steps=7, fit_steps=9, batch_size=3, hide=0.25, samples=2, architecture="lookahead", seed=5,
+        column="my column", skip_unreadable=True, trust_remote_code=True,
+    )  # fmt: skip
+    for asked in (used, wishes(model, data)):
+        text = card(asked, "protein", load_denoiser(model), 27, {}, "")
+        commands = re.findall(r"^anyorder (\w+) (.*)$", text, re.MULTILINE)
+        assert [name for name, _ in commands] == ["fit", "sample"]
+        for name, words in commands:
+            with typer.main.get_command(app).commands[name].make_context(name, shlex.split(words)) as context:  # type: ignore[attr-defined]
+                assert context.params["trust_remote_code"] == asked.trust_remote_code
+                if name == "fit":
+                    wanted = asdict(asked) | {"data": Path(data.name), "task": "protein"}
+                    assert {key: context.params[key] for key in wanted} == wanted
 
 
 def test_a_model_that_does_not_fit_the_alphabet_is_refused(model: Path, data: Path, tmp_path: Path) -> None:

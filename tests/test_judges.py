@@ -105,8 +105,7 @@ def test_the_predictor_of_structures_judges_single_domains_alone(
     monkeypatch.setenv("ANTIBERTY_WEIGHTS_DIR", str(tmp_path))
     with pytest.raises(BadInput, match="anyorder fetch antiberty"):
         make_judges(["igfold:1"], denoiser)
-    (tmp_path / "antiberty").mkdir()
-    (tmp_path / "antiberty" / "fetched.json").write_text("{}")
+    monkeypatch.setattr("anyorder.evaluation.judges.fetched", lambda name: tmp_path / name)
     monkeypatch.setitem(sys.modules, "igfold", None)
     with pytest.raises(BadInput, match="non-commercial use only"):
         make_judges(["igfold:1"], denoiser)

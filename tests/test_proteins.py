@@ -17,7 +17,8 @@ from anyorder.reproduce import SCALES, proteins, reproduce
 from anyorder.reproduce.proteins import PAPER, ProteinSetting, mean_and_error
 from anyorder.tasks import make_task
 from anyorder.tasks.alphabets import AMINO_ACIDS, ESM, alphabet_of
-from anyorder.tasks.sequences import Sequences, design_names, read_sequences, write_fasta
+from anyorder.tasks.sequence_files import read_sequences
+from anyorder.tasks.sequences import Sequences, design_names, write_fasta
 from anyorder.training.settings import load_recipe
 from anyorder.zoo import load_denoiser
 
@@ -81,6 +82,10 @@ def test_samples_are_written_as_fasta_and_folded(models: tuple[Path, Path], cach
     assert folded.exit_code == 0, folded.output
     report = json.loads(scores.read_text())
     assert [row["sequence"] for row in report["sequences"]] == made
+    names = [f"margin_T3_seed4_{number}" for number in (1, 2, 3)]
+    assert [row["name"] for row in report["sequences"]] == names, "as in the FASTA file, so that they can be joined"
+    assert all(f" {name} " in folded.stdout for name in names)
+    assert "line" not in folded.stdout
     assert report["summary"]["plddt"] == pytest.approx(np.mean([row["plddt"] for row in report["sequences"]]))
     assert not any(row["foldable"] for row in report["sequences"]), "a random model is sure of nothing"
 

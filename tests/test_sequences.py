@@ -1,5 +1,6 @@
 """Sequences: alphabets, files, framing, in-filling, validity, and measures of a set of samples."""
 
+import gzip
 import json
 from pathlib import Path
 
@@ -26,13 +27,13 @@ from anyorder.tasks.alphabets import (
     Symbols,
     alphabet_of,
 )
+from anyorder.tasks.sequence_files import read_records, read_sequences
 from anyorder.tasks.sequences import (
     Sequences,
     first_occurrence,
     identities,
     mean_identity,
     over_pairs,
-    read_sequences,
     token_entropy,
 )
 
@@ -169,24 +170,60 @@ FILES = {
 }
 
 
+FILES |= {
+    "b.csv": "id,Sequence\n1,ACDE\n2,FG\n",
+    "c.csv": "text,SMILES\n1,ACDE\n2,FG\n",
+    "b.jsonl": '{"Text": "ACDE"}\n{"SEQUENCE": "FG"}\n',
+    "c.jsonl": '{"text": "A", "SMILES": "ACDE"}\n"FG"\n',
+    "b.fasta": f">{' ' * 70}one\nACDE\n>\nFG\n",
+}
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_every_format_gives_the_same_sequences(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(FILES[name])
     assert [text for _, text in read_sequences(tmp_path / name)] == ["ACDE", "FG"]
     assert PROTEIN.load(tmp_path / name, 1).maskable.sum().item() == 4
+    packed = tmp_path / f"{name.upper()}.gz"
+    packed.write_bytes(gzip.compress(FILES[name].encode()))
+    assert list(read_records(packed)) == list(read_records(tmp_path / name))
+
+
+def test_records_have_the_name_that_the_file_gives_them(tmp_path: Path) -> None:
+    long = "x" * 100
+    (tmp_path / "a.fasta").write_text(f">one first\nAC\n>{' ' * 60}two\nDE\n>{long} y\nFG\n")
+    records = list(read_records(tmp_path / "a.fasta"))
+    assert [(r.name, r.line, r.text) for r in records] == [("one", 1, "AC"), ("two", 3, "DE"), (long, 5, "FG")]
+    assert [r.place for r in records] == ["one (line 1)", "two (line 3)", f"{long[:60]} (line 5)"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("a.csv", "id,Heavy,text\n1,AC,x\n"), ("a.jsonl", '{"text": "x", "Heavy": "AC"}\n')]
+)
+def test_another_column_can_be_named(name: str, text: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(text)
+    assert [(r.text, r.column) for r in read_records(tmp_path / name, "heavy")] == [("AC", "Heavy")]
+    with pytest.raises(BadInput, match=r"has no column light; it has .*Heavy"):
+        list(read_records(tmp_path / name, "light"))
+    (tmp_path / "a.smi").write_text("CC\n")
+    with pytest.raises(BadInput, match="has no columns"):
+        list(read_records(tmp_path / "a.smi", "heavy"))
 
 
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
         ("a.fasta", ">one\nACX\n", r"one \(line 1\): 'X' at position 3"),
-        ("a.fasta", "ACD\n", "starts with a line '>name'"),
+        ("a.fasta", "ACD\n", r"a\.fasta, line 1: a FASTA file starts with a line '>name'"),
         ("a.fasta", ">one\n>two\nAC\n", r"one \(line 1\) is empty"),
         ("a.txt", "", "holds no sequences"),
         ("a.txt", "A" * 1100, "line 1 has 1100 symbols; this task takes 1022"),
-        ("a.jsonl", '{"id": 3}\n', "line 1: a string, or an object"),
+        ("a.jsonl", '{"id": 3}\n', "line 1 has no column sequence, smiles or text .*; it has id"),
+        ("a.jsonl", "3\n", "line 1: a string, or an object"),
+        ("a.jsonl", '{"text": 3}\n', "line 1: text is no string"),
+        ("a.csv.gz", "sequence\nAC\n", "is no whole gzip file"),
         ("a.jsonl", "{\n", "line 1: no JSON"),
-        ("a.csv", "id,name\n1,2\n", "no column sequence"),
+        ("a.csv", "id,name\n1,2\n", "no column sequence, smiles or text .*; it has id, name"),
         ("a.pdf", "AC", "not .pdf"),
     ],
 )

@@ -7,10 +7,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from anyorder.cli import app
 from anyorder.errors import AnyorderError, BadInput
 from anyorder.evaluation import structure
 from anyorder.evaluation.evaluate import evaluate
+from anyorder.evaluation.judges import make_judges
 from anyorder.evaluation.structure import (
     ESMFold,
     Structure,
@@ -200,6 +203,33 @@ def test_samples_are_judged_and_folded_once(folder: Path, tmp_path: Path, monkey
     assert {"pLDDT", "pTM", "pAE", "foldable", "diversity"} <= measures.keys()
     assert len(folded) == len(set(folded)) <= 3
     assert measures["pLDDT"][0] == pytest.approx(np.mean([predictor.fold([s])[0].plddt for s in folded]), rel=0.2)
+
+
+def test_evaluate_takes_esmfold_as_a_judge(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "report.json"
+    asked = ["evaluate", "--task", "protein", "--denoiser", str(save_esm(tmp_path / "esm")), "--orders", "random"]
+    asked += ["--steps", "3", "--set", "length=6", "--limit", "2", "--temperature", "1", "--json", str(out)]
+    result = CliRunner().invoke(app, [*asked, "--judge", f"esmfold:{folder}"])
+    assert result.exit_code == 0, result.output
+    measures = json.loads(out.read_text())["results"][0]["measures"]
+    assert 0 < measures["pLDDT"][0] < 100
+    assert {"pTM", "pAE", "foldable", "diversity"} <= measures.keys()
+
+
+def test_a_judge_whose_weights_are_missing_is_refused_before_anything_is_decoded(folder: Path, tmp_path: Path) -> None:
+    denoiser = SimpleNamespace()
+    with pytest.raises(BadInput, match=r"structure predictor .*nothing cannot be loaded"):
+        make_judges([f"esmfold:{tmp_path / 'nothing'}"], denoiser)  # type: ignore[arg-type]
+    (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
+    with pytest.raises(BadInput, match=r"has no weights: model\.safetensors or pytorch_model\.bin is missing"):
+        make_judges([f"esmfold:{tmp_path}"], denoiser)  # type: ignore[arg-type]
+
+
+def test_puzzles_have_no_structure(folder: Path) -> None:
+    puzzles = make_task("sudoku", box=2)
+    problems = puzzles.generate(1, 0)
+    with pytest.raises(BadInput, match="ESMFold folds proteins; sudoku is none"):
+        structure_judges(ESMFold(folder))["pTM"](puzzles, problems, problems.tokens)
 
 
 def test_unfinished_samples_have_no_score(folder: Path) -> None:

@@ -1,9 +1,11 @@
 """Writing files so that a reader finds the old one or the new one, never half of one."""
 
 import csv
+import gzip
 import json
 import os
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,14 +64,17 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
 
 @contextmanager
 def open_text(path: Path, newline: str | None = None) -> Iterator[TextIO]:
-    """A file of UTF-8 text to read, with or without a byte order mark.
+    """A file of UTF-8 text to read, with or without a byte order mark; packed by gzip where its name ends in .gz.
 
     Raises:
-        BadInput: in the body of the `with`, where the text is none, or is no CSV where it is read as that.
+        BadInput: in the body of the `with`, where the text is none, or is no gzip or CSV where it is read as that.
     """
-    with open(path, encoding="utf-8-sig", newline=newline) as file:
+    opened = gzip.open if path.suffix.lower() == ".gz" else open
+    with opened(path, mode="rt", encoding="utf-8-sig", newline=newline) as file:
         try:
             yield file
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise BadInput(f"{path} is no whole gzip file: {error}") from error
         except UnicodeDecodeError as error:
             raise BadInput(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from error
         except csv.Error as error:

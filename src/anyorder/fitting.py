@@ -2,9 +2,9 @@
 see what it gained, and get a folder with the policy and a card."""
 
 import json
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -21,8 +21,10 @@ from anyorder.evaluation.tables import markdown, rich_tables
 from anyorder.files import write_json, write_text
 from anyorder.orders.policies import ARCHITECTURES, LearnedOrder
 from anyorder.tasks import TASKS, make_task
+from anyorder.tasks.alphabets import ESM, Alphabet
 from anyorder.tasks.base import Instances
-from anyorder.tasks.sequences import Sequences, read_sequences
+from anyorder.tasks.sequence_files import Record, read_records, suffix_of
+from anyorder.tasks.sequences import Sequences
 from anyorder.training.fit import fit_order
 from anyorder.training.settings import ObjectiveSettings, PolicySettings
 from anyorder.zoo import SERVES, folder_of, load_denoiser, task_of
@@ -31,6 +33,8 @@ from anyorder.zoo.serving import task_for
 HEURISTICS = ("random", "left_to_right", "confidence", "margin", "entropy")
 TASK_OF_SUFFIX = {".fasta": "protein", ".fa": "protein", ".faa": "protein", ".smi": "molecules", ".smiles": "molecules"}
 _TEST_SHARE, _TEST_MOST, _FEWEST = 0.1, 100, 10
+_SMALL_LEAD = 1.0
+"""Points of cell accuracy: an oracle that leads by less leaves an order nothing that is worth a fit."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +44,14 @@ class Wishes:
     Args:
         model: shipped or fetched name, folder or hub id.
         data: file of complete sequences.
-        task: name of a sequence task; by the model or the file's suffix when not given.
+        task: name of a sequence task; by the model, the column's name or the file's suffix when not given.
         steps: budget of forwards of the comparison. fit_steps, batch_size, seed: of the fit.
         hide: share of the symbols hidden in the in-filling comparison.
         samples: unconditional samples per order; 0 to leave that comparison out.
         architecture: of the policy.
+        column: of a .csv or .jsonl file, where the sequences stand; `sequence`, `smiles` or `text` when not given.
+        skip_unreadable: leave out sequences that the model cannot read; otherwise they are an error.
+        headroom_only: stop once it is known what there is to gain.
     """
 
     model: str
@@ -58,6 +65,9 @@ class Wishes:
     samples: int = 50
     architecture: str = "mlp"
     trust_remote_code: bool = False
+    column: str = ""
+    skip_unreadable: bool = False
+    headroom_only: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,15 +85,18 @@ class _Bench:
         return [int(n) - frame for n in (self.test.tokens != self.task.pad_token_id).sum(dim=1)]
 
 
-def fit_and_compare(wishes: Wishes, folder: Path, console: Console, progress: Progress | None = None) -> LearnedOrder:
+def fit_and_compare(wishes: Wishes, folder: Path, console: Console, progress: Progress | None = None) -> LearnedOrder | None:
     """Measure the headroom, fit an order, compare, and write the policy, a report and a card into a folder.
 
-    A tenth of the sequences (100 at most) is kept out of the fit and used for both comparisons.
+    A tenth of the sequences (100 at most) is kept out of the fit and used for both comparisons. With `headroom_only` there is
+    no fit and no policy, and the report has the first comparison alone.
 
     Raises:
         BadInput: a model or file that cannot be used, or a folder that holds another fit.
     """
-    bench = _prepare(wishes)
+    if wishes.headroom_only and (folder / "config.json").is_file():
+        raise BadInput(f"{folder} holds a fit, whose report would be lost: give another folder with --out")
+    bench = _prepare(wishes, console)
     none: dict[str, LearnedOrder] = {}
 
     def compare(orders: list[str], instances: Instances, policies: dict[str, LearnedOrder], sampled: bool) -> Report:
@@ -98,7 +111,11 @@ def fit_and_compare(wishes: Wishes, folder: Path, console: Console, progress: Pr
 
     hidden = f"{len(bench.test)} sequences, {100 * wishes.hide:.0f} % of their symbols hidden, {wishes.steps} steps"
     console.print(f"[bold]1. What is there to gain?[/bold] {hidden}; cell accuracy is the share recovered")
-    console.print(_headroom(compare([*HEURISTICS, "oracle"], bench.test, none, sampled=False)))
+    first = compare([*HEURISTICS, "oracle"], bench.test, none, sampled=False)
+    console.print(_headroom(first))
+    if wishes.headroom_only:
+        write_json(folder / "report.json", {"in-filling": first.to_json()})
+        return None
     console.print(f"\n[bold]2. Fit an order[/bold] to {len(bench.train)} other sequences, by L_ORDER (arXiv 2606.00295, eq. 3)")
     policy = fit_order(
         bench.denoiser, bench.task, bench.train, folder, steps=wishes.fit_steps, batch_size=wishes.batch_size,
@@ -119,56 +136,96 @@ def fit_and_compare(wishes: Wishes, folder: Path, console: Console, progress: Pr
     return policy
 
 
-def _prepare(wishes: Wishes) -> _Bench:
+def _prepare(wishes: Wishes, console: Console) -> _Bench:
     """Model, task and sequences, checked against one another."""
     if wishes.architecture not in ARCHITECTURES:
         raise BadInput(f"architecture {wishes.architecture!r} is unknown: use one of {', '.join(ARCHITECTURES)}")
     denoiser = load_denoiser(wishes.model, trust_remote_code=wishes.trust_remote_code)
     denoiser.to(default_device())
-    places: dict[str, str] = {}
-    for place, line in read_sequences(wishes.data):
-        places.setdefault(line.strip(), f"{wishes.data}, {place}")
-    texts = list(places)
-    name = wishes.task or _serves(wishes.model, denoiser) or TASK_OF_SUFFIX.get(wishes.data.suffix.lower(), "text")
+    records = list(read_records(wishes.data, wishes.column))
+    name = wishes.task or _serves(wishes.model, denoiser) or _task_of_file(wishes.data, records)
     if name not in TASKS or not issubclass(TASKS[name], Sequences):
         raise BadInput(f"task {name!r} is none of sequences: use text, protein, antibody or molecules")
+    lengths = _readable(name, wishes, denoiser, records, console)
+    texts = list(lengths)
     if len(texts) < _FEWEST:
-        raise BadInput(f"{wishes.data} holds {len(texts)} different sequences; a fit needs {_FEWEST} or more")
-    task = task_for(name, wishes.model, denoiser, {"length": _longest(name, wishes.model, denoiser, places)})
+        which = " that the model can read" if wishes.skip_unreadable else ""
+        raise BadInput(f"{wishes.data} holds {len(texts)} different sequences{which}; a fit needs {_FEWEST} or more")
+    task = task_for(name, wishes.model, denoiser, {"length": max(lengths.values())})
     assert isinstance(task, Sequences)
     shuffled = [texts[i] for i in np.random.default_rng(wishes.seed).permutation(len(texts))]
     held = max(2, min(_TEST_MOST, int(_TEST_SHARE * len(texts))))
     test_task = make_task(name, **{**task.options, "hide": wishes.hide})
     assert isinstance(test_task, Sequences)
-    train, test = task.encode(shuffled[held:]), test_task.encode(shuffled[:held])
-    if train.x0 is None or test.x0 is None:
-        raise BadInput(f"{wishes.data} holds sequences with unknown symbols; a fit needs complete ones")
-    return _Bench(denoiser, task, train, test)
+    return _Bench(denoiser, task, task.encode(shuffled[held:]), test_task.encode(shuffled[:held]))
 
 
-def _serves(model: str, denoiser: nn.Module) -> str | None:
+def _serves(model: str, denoiser: Transformer | HuggingFaceDenoiser) -> str | None:
     """The task that a model is known to be for."""
-    return task_of(folder_of(model)).name if isinstance(denoiser, Transformer) else SERVES.get(model)
+    if isinstance(denoiser, Transformer):
+        return task_of(folder_of(model)).name
+    kind = getattr(denoiser.model.config, "model_type", None)
+    if (kind, denoiser.vocab_size, denoiser.mask_token_id) == ("esm", ESM.vocab_size, ESM.mask_token_id):
+        return "protein"
+    return SERVES.get(model)
 
 
-def _longest(name: str, model: str, denoiser: nn.Module, places: dict[str, str]) -> int:
-    """Symbols of the longest sequence.
+def _task_of_file(path: Path, records: list[Record]) -> str:
+    """The task that a file looks like: by the name of the column that the sequences stand in, else by its suffix."""
+    if records and records[0].column.strip().lower() == "smiles":
+        return "molecules"
+    return TASK_OF_SUFFIX.get(suffix_of(path), "text")
 
-    Args:
-        places: where in the file each sequence stands.
+
+def _readable(
+    name: str, wishes: Wishes, denoiser: Transformer | HuggingFaceDenoiser, records: list[Record], console: Console
+) -> dict[str, int]:
+    """The different sequences that the model can read, and their symbols. The console says what is left out.
+
+    Raises:
+        BadInput: a sequence that it cannot read, where none is to be left out; the error says where.
     """
-    task: Any = task_for(name, model, denoiser, {})  # type: ignore[arg-type]
-    frame = len(task.symbols.start) + len(task.symbols.end)
-    most, longest = getattr(denoiser, "max_length", None), 1
-    for text, place in places.items():
+    task = task_for(name, wishes.model, denoiser, {})
+    assert isinstance(task, Sequences)
+    most = getattr(denoiser, "max_length", None)
+    if most is not None:
+        most -= len(task.symbols.start) + len(task.symbols.end)
+    lengths: dict[str, int] = {}
+    left_out, reason = 0, ""
+    for record in records:
+        text = record.text.strip()
+        if text in lengths:
+            continue
         try:
-            count = len(task.symbols.encode(text))
+            lengths[text] = _count_symbols(text, task.symbols, most, f"{wishes.data}, {record.place}")
         except BadInput as error:
-            raise BadInput(f"{place}: {error}") from error
-        if most is not None and count + frame > most:
-            raise BadInput(f"{place} has {count} symbols; this model takes {most - frame} at most")
-        longest = max(longest, count)
-    return longest
+            if not wishes.skip_unreadable:
+                raise BadInput(f"{error} (--skip-unreadable leaves such sequences out)") from error
+            left_out, reason = left_out + 1, reason or str(error)
+    if left_out:
+        said = f"{left_out} of {len(records)} sequences left out, which the model cannot read; the first: {reason}"
+        console.print(said, markup=False, soft_wrap=True)
+    return lengths
+
+
+def _count_symbols(text: str, symbols: Alphabet, most: int | None, place: str) -> int:
+    """Symbols of a complete sequence.
+
+    Raises:
+        BadInput: it is empty, longer than `most`, not complete, or not of this alphabet.
+    """
+    try:
+        tokens = symbols.encode(text)
+    except BadInput as error:
+        raise BadInput(f"{place}: {error}") from error
+    if not tokens:
+        raise BadInput(f"{place} is empty")
+    if most is not None and len(tokens) > most:
+        raise BadInput(f"{place} has {len(tokens)} symbols; this model takes {most} at most")
+    if symbols.mask_token_id in tokens:
+        number = tokens.index(symbols.mask_token_id) + 1
+        raise BadInput(f"{place} has unknown symbols, the first is number {number}; a fit needs complete sequences")
+    return len(tokens)
 
 
 def _recovery(report: Report) -> dict[str, np.ndarray]:
@@ -182,10 +239,16 @@ def _best(found: dict[str, np.ndarray]) -> str:
 def _headroom(report: Report) -> str:
     found = _recovery(report)
     best = _best(found)
-    room = 100 * float(found["oracle"].mean() - found[best].mean())
-    return (
-        f"The best heuristic is {best} with {100 * found[best].mean():.1f} % recovered; the oracle's lead is {room:.1f} points."
+    mean, low, high = mean_interval(100 * (found["oracle"] - found[best]))
+    said = (
+        f"The best heuristic is {best} with {100 * found[best].mean():.1f} % recovered; the oracle's lead is {mean:.1f} points "
+        f"({low:.1f} to {high:.1f})."
     )
+    if mean < _SMALL_LEAD:
+        return f"{said} No order can gain much here: the lead is under {_SMALL_LEAD:.0f} point."
+    if low <= 0:
+        return f"{said} No order can gain much here, as far as {len(found[best])} sequences tell: the interval includes 0."
+    return said
 
 
 def _gain(report: Report) -> str:
@@ -199,10 +262,26 @@ def _gain(report: Report) -> str:
     )
 
 
+def _command(wishes: Wishes, task: str) -> str:
+    """The command that makes the same fit again."""
+    options = {
+        "model": wishes.model, "data": wishes.data.name, "task": task, "steps": wishes.steps, "fit-steps": wishes.fit_steps,
+        "batch-size": wishes.batch_size, "hide": wishes.hide, "samples": wishes.samples, "architecture": wishes.architecture,
+        "seed": wishes.seed,
+    }  # fmt: skip
+    if wishes.column:
+        options["column"] = wishes.column
+    flags = {"--skip-unreadable": wishes.skip_unreadable, "--trust-remote-code": wishes.trust_remote_code}
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    return shlex.join(["anyorder", "fit", *words, *(flag for flag, used in flags.items() if used)])
+
+
 def card(wishes: Wishes, task: str, denoiser: nn.Module, fitted_to: int, reports: dict[str, Report], verdict: str) -> str:
     """A model card for the hub, with the tables."""
     header = {"library_name": "anyorder", "tags": ["masked-diffusion", "unmasking-order", task], "base_model": wishes.model}
     lines = "\n".join(f"{key}: {json.dumps(value)}" for key, value in header.items())
+    use = ["anyorder", "sample", "PROBLEM", "--task", task, "--denoiser", wishes.model, "--policy", "THIS_FOLDER"]
+    use += ["--order", "policy", *(["--trust-remote-code"] if wishes.trust_remote_code else [])]
     parts = "\n".join(f"## {what.capitalize()}\n\n{markdown(report)}" for what, report in reports.items())
     return f"""---
 {lines}
@@ -214,8 +293,8 @@ A {wishes.architecture} order policy fitted by L_ORDER (arXiv 2606.00295, eq. 3)
 {wishes.fit_steps} steps, for the denoiser with the fingerprint {fingerprint(denoiser)}.
 
 ```
-anyorder fit --model {wishes.model} --data {wishes.data.name} --task {task} --fit-steps {wishes.fit_steps} --seed {wishes.seed}
-anyorder sample PROBLEM --task {task} --denoiser {wishes.model} --policy THIS_FOLDER --order policy
+{_command(wishes, task)}
+{shlex.join(use)}
 ```
 
 {verdict}

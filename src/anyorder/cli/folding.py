@@ -34,20 +34,21 @@ def fold(
 
     from anyorder.evaluation.structure import ESMFold, mean_tm, structure_summary, tm_align
     from anyorder.files import write_json
-    from anyorder.tasks.sequences import read_sequences
+    from anyorder.tasks.sequence_files import read_records
 
     if not file.is_file():
         raise BadInput(f"no such file: {file}")
     if inner_tm:
         tm_align()  # say now that it is missing, not after hours of folding
-    read = list(itertools.islice(read_sequences(file), limit))
+    read = list(itertools.islice(read_records(file), limit))
     if not read:
         raise BadInput(f"{file} holds no sequences")
     predictor = ESMFold(model, device=device, dtype=dtype, chunk_size=chunk_size, batch_size=batch_size)
     with ProgressBar(Console(stderr=True)) as bar:
-        structures = predictor.fold([text.strip() for _, text in read], lambda done, total: bar("folding", done, total))
+        structures = predictor.fold([record.text.strip() for record in read], lambda done, total: bar("folding", done, total))
     table = Table("sequence", "length", "pLDDT", "pTM", "pAE, Å", "foldable")
-    for (name, _), s in zip(read, structures, strict=True):
+    names = [record.name or record.place for record in read]
+    for name, s in zip(names, structures, strict=True):
         numbers = (str(len(s.sequence)), f"{s.plddt:.1f}", f"{s.ptm:.2f}", f"{s.pae:.1f}", "yes" if s.foldable else "no")
         table.add_row(name, *numbers)
     wide_console().print(table)
@@ -59,6 +60,6 @@ def fold(
         rows = [
             {"name": name, "length": len(s.sequence), "sequence": s.sequence, "plddt": s.plddt, "plddt_ca": s.plddt_ca,
              "ptm": s.ptm, "pae": s.pae, "foldable": s.foldable}
-            for (name, _), s in zip(read, structures, strict=True)
+            for name, s in zip(names, structures, strict=True)
         ]  # fmt: skip
         write_json(json_out, {"model": model, "file": file.name, "summary": summary, "sequences": rows})

@@ -85,7 +85,9 @@ def reproduce(
 def fit(
     model: Annotated[str, typer.Option("--model", help="shipped or fetched name, folder, or hub id of a masked-token model")],
     data: Annotated[Path, typer.Option("--data", help="complete sequences: .fasta, .smi, .txt, .jsonl or .csv")],
-    task: Annotated[str | None, typer.Option(help="text, protein, antibody or molecules; by the suffix if not given")] = None,
+    task: Annotated[
+        str | None, typer.Option(help="text, protein, antibody or molecules; by model, column or suffix if not given")
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="folder of policy and card; runs/fit-MODEL by default")] = None,
     steps: Annotated[int, typer.Option(min=1, help="budget of forwards of the comparison")] = 10,
     fit_steps: Annotated[int, typer.Option(min=1, help="steps of the fit")] = 300,
@@ -95,6 +97,14 @@ def fit(
     architecture: Annotated[str, typer.Option(help="mlp, score_transformer, score_hidden_transformer or lookahead")] = "mlp",
     seed: SeedOption = 0,
     trust_remote_code: RemoteCodeOption = False,
+    column: Annotated[str, typer.Option(help="of .csv or .jsonl; sequence, smiles or text if not given")] = "",
+    skip_unreadable: Annotated[
+        bool,
+        typer.Option("--skip-unreadable", help="leave out sequences that the model cannot read: unknown symbols, too long"),
+    ] = False,
+    headroom_only: Annotated[
+        bool, typer.Option("--headroom-only", help="say what there is to gain, write report.json, and stop before the fit")
+    ] = False,
 ) -> None:
     """Your model and your sequences: what is there to gain, fit an order, what did it gain; the policy with a card."""
     from rich.console import Console
@@ -104,10 +114,11 @@ def fit(
     if not data.is_file():
         raise BadInput(f"no such file: {data}")
     folder = out or Path("runs") / f"fit-{Path(model).name}"
-    wishes = Wishes(model, data, task, steps, fit_steps, batch_size, seed, hide, samples, architecture, trust_remote_code)
+    wishes = Wishes(model, data, task, steps, fit_steps, batch_size, seed, hide, samples, architecture, trust_remote_code,
+                    column, skip_unreadable, headroom_only)  # fmt: skip
     with ProgressBar(Console(stderr=True)) as progress:
         fit_and_compare(wishes, folder, wide_console(), progress)
-    print(f"{folder}: the policy, report.json and a card, README.md")
+    print(f"{folder}: report.json" if headroom_only else f"{folder}: the policy, report.json and a card, README.md")
 
 
 @app.command()

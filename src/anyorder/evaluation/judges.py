@@ -1,4 +1,5 @@
-"""Judges of samples that take a model: the pseudo-likelihood of a masked model, the perplexity of a causal one.
+"""Judges of samples that take a model: the pseudo-likelihood of a masked model, the perplexity of a causal one, predicted
+structures.
 
 A judge is a function of a task, instances and completed sequences (N, L) that gives a number per sample, see `evaluate`.
 """
@@ -15,6 +16,7 @@ from anyorder.denoisers.base import Denoiser, attention_of
 from anyorder.denoisers.causal import CausalModel
 from anyorder.errors import BadInput
 from anyorder.evaluation.evaluate import Judge
+from anyorder.evaluation.structure import ESMFOLD, ESMFold, structure_judges
 from anyorder.tasks.antibody import Antibody, chain_of
 from anyorder.tasks.base import Instances, Task
 from anyorder.tasks.sequences import Sequences
@@ -120,7 +122,12 @@ class PredictedError:
 
 
 def make_judges(specs: list[str], denoiser: Denoiser) -> dict[str, Judge]:
-    """Judges from `pseudo_likelihood[:FOLDS]`, `perplexity:MODEL` and `igfold[:MODELS]`, by the name of their column."""
+    """Judges from `pseudo_likelihood[:FOLDS]`, `perplexity:MODEL`, `igfold[:MODELS]` and `esmfold[:MODEL]`, by the name
+    of their column; `esmfold` has four, see `structure_judges`.
+
+    Raises:
+        BadInput: an unknown judge, or one whose model or package is not here.
+    """
     judges: dict[str, Judge] = {}
     for spec in specs:
         kind, _, value = spec.partition(":")
@@ -130,6 +137,11 @@ def make_judges(specs: list[str], denoiser: Denoiser) -> dict[str, Judge]:
             judges["nats per token"] = CausalPerplexity(value)
         elif kind == "igfold" and value in ("", "1", "2", "3", "4"):
             judges["structure error"] = PredictedError(int(value or 4))
+        elif kind == "esmfold":
+            predictor = ESMFold(value or ESMFOLD)
+            predictor.check()  # say now that it is missing, not after the first order was decoded
+            judges |= structure_judges(predictor)
         else:
-            raise BadInput(f"judge {spec!r} is unknown: use pseudo_likelihood[:FOLDS], perplexity:MODEL or igfold[:MODELS]")
+            known = "pseudo_likelihood[:FOLDS], perplexity:MODEL, igfold[:MODELS] or esmfold[:MODEL]"
+            raise BadInput(f"judge {spec!r} is unknown: use {known}")
     return judges

@@ -24,7 +24,7 @@ from anyorder.evaluation.evaluate import Judge
 from anyorder.files import cache_folder, parse_json, write_text
 from anyorder.tasks.alphabets import AMINO_ACIDS
 from anyorder.tasks.base import Instances, Task
-from anyorder.tasks.sequences import over_pairs
+from anyorder.tasks.sequences import Sequences, over_pairs
 
 ESMFOLD = "facebook/esmfold_v1"
 """The predictor of the paper."""
@@ -114,7 +114,7 @@ class ESMFold:
         """See that the model can be reached, without loading its weights.
 
         Raises:
-            BadInput: transformers is not installed, or there is no such model.
+            BadInput: transformers is not installed, there is no such model, or its folder has no weights.
         """
         transformers = load_transformers("folding proteins needs")
         try:
@@ -123,6 +123,9 @@ class ESMFold:
             raise BadInput(self._unreachable(error)) from error
         if not getattr(config, "is_folding_model", False):
             raise BadInput(f"{self.name} folds no proteins: give an EsmForProteinFolding such as {ESMFOLD}")
+        folder = Path(self.name)
+        if folder.is_dir() and not any(path.suffix in (".safetensors", ".bin") for path in folder.iterdir()):
+            raise BadInput(f"{self.name} has no weights: model.safetensors or pytorch_model.bin is missing")
 
     def fold(self, sequences: Iterable[str], progress: Progress | None = None) -> list[Structure]:
         """The structure of each sequence, from the cache where it is known.
@@ -254,8 +257,10 @@ def structure_judges(predictor: ESMFold, *, inner_tm: bool = False, progress: Pr
 
     def per_sample(measure: Callable[[list[Structure]], np.ndarray]) -> Judge:
         def judge(task: Task, instances: Instances, tokens: Tensor) -> np.ndarray:
+            if not isinstance(task, Sequences):
+                raise BadInput(f"ESMFold folds proteins; {task.name} is none")
             whole = task.check(instances, tokens).instance_correct.numpy().astype(bool)
-            texts = task.texts(tokens)  # type: ignore[attr-defined]
+            texts = task.texts(tokens)
             scores = np.full(len(texts), np.nan)
             folded = predictor.fold([text for text, right in zip(texts, whole, strict=True) if right], progress)
             scores[whole] = measure(folded) if folded else []

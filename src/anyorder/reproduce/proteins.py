@@ -26,12 +26,12 @@ from anyorder.reproduce import published
 from anyorder.reproduce.outcome import Outcome, Solved, Target
 from anyorder.reproduce.study import Decoding, Setting, Study, damaged
 from anyorder.tasks import make_task
+from anyorder.tasks.sequence_files import read_sequences
 from anyorder.tasks.sequences import (
     Sequences,
     design_names,
     mean_identity,
     over_pairs,
-    read_sequences,
     token_entropy,
     write_fasta,
 )

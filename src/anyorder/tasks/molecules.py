@@ -12,7 +12,8 @@ from anyorder.errors import BadInput
 from anyorder.files import cache_folder, find_file, write_text
 from anyorder.tasks.alphabets import Alphabet
 from anyorder.tasks.base import Instances
-from anyorder.tasks.sequences import Sequences, first_occurrence, over_pairs, read_sequences
+from anyorder.tasks.sequence_files import read_sequences
+from anyorder.tasks.sequences import Sequences, first_occurrence, over_pairs
 
 _PROBE = 1000
 """Molecules of a file that are looked at to see whether it is written in canonical form."""

@@ -5,8 +5,7 @@ Layout: start, the sequence, end, padding up to the longest of the batch. A prob
 them (unconditional generation at a given length), those that the user masks, or a share that the task hides.
 """
 
-import csv
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,13 +14,11 @@ import torch
 from torch import Tensor
 
 from anyorder.errors import BadInput
-from anyorder.files import open_text, parse_json, write_text
+from anyorder.files import write_text
 from anyorder.relations import Relation
 from anyorder.tasks.alphabets import Alphabet, alphabet_of
 from anyorder.tasks.base import Instances, Verdict, per_instance_seeds
-
-_COLUMNS = ("sequence", "smiles", "text", "SMILES")
-_TOO_LONG_TO_SHOW = 60
+from anyorder.tasks.sequence_files import read_sequences
 
 
 class Sequences:
@@ -222,60 +219,6 @@ class Sequences:
             return instances.maskable
         ends = torch.isin(tokens, torch.tensor(self.symbols.end)) & instances.maskable
         return instances.maskable & (ends.cumsum(dim=1) == 0)
-
-
-def read_sequences(path: Path) -> Iterator[tuple[str, str]]:
-    """(place in the file, sequence) of each sequence of a .fasta, .smi, .txt, .jsonl or .csv file."""
-    suffix = path.suffix.lower()
-    with open_text(path, newline="" if suffix == ".csv" else None) as file:
-        if suffix in (".fasta", ".fa", ".faa"):
-            yield from _read_fasta(file)
-        elif suffix == ".csv":
-            reader = csv.DictReader(file)
-            column = next((c for c in _COLUMNS if c in (reader.fieldnames or [])), None)
-            if column is None:
-                raise BadInput(f"{path} has no column {', '.join(_COLUMNS[:3])}: {', '.join(reader.fieldnames or ['nothing'])}")
-            for row in reader:
-                yield f"line {reader.line_num}", row[column] or ""
-        elif suffix == ".jsonl":
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield f"line {number}", _from_json(line, f"{path}, line {number}")
-        elif suffix in (".txt", ".smi", ".smiles"):
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield f"line {number}", line.split()[0] if suffix != ".txt" else line.rstrip("\n")
-        else:
-            raise BadInput(f"{path}: sequences are read from .fasta, .smi, .txt, .jsonl or .csv, not {suffix or 'this'}")
-
-
-def _read_fasta(lines: Any) -> Iterator[tuple[str, str]]:
-    name = ""
-    parts: list[str] = []
-    for number, line in enumerate(lines, start=1):
-        text = line.strip()
-        if text.startswith(">"):
-            if name:
-                yield name, "".join(parts)
-            name, parts = f"{text[1:_TOO_LONG_TO_SHOW].split()[0] if text[1:].strip() else 'record'} (line {number})", []
-        elif text:
-            if not name:
-                raise BadInput(f"line {number}: a FASTA file starts with a line '>name'")
-            parts.append(text)
-    if name:
-        yield name, "".join(parts)
-
-
-def _from_json(line: str, where: str) -> str:
-    try:
-        value = parse_json(line)
-    except ValueError as error:
-        raise BadInput(f"{where}: no JSON: {error}") from error
-    if isinstance(value, dict):
-        value = next((value[c] for c in _COLUMNS if c in value), None)
-    if not isinstance(value, str):
-        raise BadInput(f"{where}: a string, or an object with one of {', '.join(_COLUMNS[:3])} is wanted")
-    return value
 
 
 def design_names(texts: list[str], order: str, steps: int, seed: int) -> list[str]:

