@@ -186,7 +186,7 @@ def test_headroom_alone_leaves_a_report_and_no_policy_and_a_fit_may_follow(model
 def test_the_command_on_the_card_makes_the_same_fit_again(model: Path, data: Path) -> None:
     used = wishes(
         model, data, steps=7, fit_steps=9, batch_size=3, hide=0.25, samples=2, architecture="lookahead", seed=5,
-        column="my column", skip_unreadable=True, trust_remote_code=True,
+        column="my column", skip_unreadable=True, trust_remote_code=True, model_options=("dtype=bfloat16", "revision=abc"),
     )  # fmt: skip
     for asked in (used, wishes(model, data)):
         text = card(asked, "protein", load_denoiser(model), 27, {}, "")
@@ -195,6 +195,8 @@ def test_the_command_on_the_card_makes_the_same_fit_again(model: Path, data: Pat
         for name, words in commands:
             with typer.main.get_command(app).commands[name].make_context(name, shlex.split(words)) as context:  # type: ignore[attr-defined]
                 assert context.params["trust_remote_code"] == asked.trust_remote_code
+                context.params["model_options"] = tuple(context.params["model_options"] or ())
+                assert context.params["model_options"] == asked.model_options
                 if name == "fit":
                     wanted = asdict(asked) | {"data": Path(data.name), "task": "protein"}
                     assert {key: context.params[key] for key in wanted} == wanted

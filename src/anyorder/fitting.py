@@ -11,7 +11,7 @@ from rich.console import Console
 from torch import nn
 
 from anyorder.decoding.tokens import Sample
-from anyorder.denoisers.base import default_device, fingerprint
+from anyorder.denoisers.base import fingerprint
 from anyorder.denoisers.huggingface import HuggingFaceDenoiser
 from anyorder.denoisers.transformer import Transformer
 from anyorder.errors import BadInput
@@ -20,6 +20,7 @@ from anyorder.evaluation.statistics import mean_interval, sign_flip
 from anyorder.evaluation.tables import markdown, rich_tables
 from anyorder.files import write_json, write_text
 from anyorder.orders.policies import ARCHITECTURES, LearnedOrder
+from anyorder.session import key_values
 from anyorder.tasks import TASKS, make_task
 from anyorder.tasks.alphabets import ESM, Alphabet
 from anyorder.tasks.base import Instances
@@ -27,7 +28,8 @@ from anyorder.tasks.sequence_files import Record, read_records, suffix_of
 from anyorder.tasks.sequences import Sequences
 from anyorder.training.fit import fit_order
 from anyorder.training.settings import ObjectiveSettings, PolicySettings
-from anyorder.zoo import SERVES, folder_of, load_denoiser, task_of
+from anyorder.zoo import SERVES, folder_of, task_of
+from anyorder.zoo.options import load_model
 from anyorder.zoo.serving import task_for
 
 HEURISTICS = ("random", "left_to_right", "confidence", "margin", "entropy")
@@ -45,13 +47,14 @@ class Wishes:
         model: shipped or fetched name, folder or hub id.
         data: file of complete sequences.
         task: name of a sequence task; by the model, the column's name or the file's suffix when not given.
-        steps: budget of forwards of the comparison. fit_steps, batch_size, seed: of the fit.
+        steps: budget of forwards of the comparison. fit_steps, batch_size, seed: of the fit; comparisons take as large batches.
         hide: share of the symbols hidden in the in-filling comparison.
         samples: unconditional samples per order; 0 to leave that comparison out.
         architecture: of the policy.
         column: of a .csv or .jsonl file, where the sequences stand; `sequence`, `smiles` or `text` when not given.
         skip_unreadable: leave out sequences that the model cannot read; otherwise they are an error.
         headroom_only: stop once it is known what there is to gain.
+        model_options: key=value options of the model, see `load_model`.
     """
 
     model: str
@@ -68,6 +71,7 @@ class Wishes:
     column: str = ""
     skip_unreadable: bool = False
     headroom_only: bool = False
+    model_options: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -102,7 +106,7 @@ def fit_and_compare(wishes: Wishes, folder: Path, console: Console, progress: Pr
     def compare(orders: list[str], instances: Instances, policies: dict[str, LearnedOrder], sampled: bool) -> Report:
         report = evaluate(
             bench.denoiser, bench.task, instances, orders, [wishes.steps], load_policy=policies.__getitem__,
-            seed=wishes.seed, batch_size=32, progress=progress, token=Sample() if sampled else None,
+            seed=wishes.seed, batch_size=wishes.batch_size, progress=progress, token=Sample() if sampled else None,
             meta={"task": bench.task.name, "data": wishes.data.name, "denoiser": wishes.model, "hide": wishes.hide},
         )  # fmt: skip
         for table in rich_tables(report):
@@ -140,8 +144,8 @@ def _prepare(wishes: Wishes, console: Console) -> _Bench:
     """Model, task and sequences, checked against one another."""
     if wishes.architecture not in ARCHITECTURES:
         raise BadInput(f"architecture {wishes.architecture!r} is unknown: use one of {', '.join(ARCHITECTURES)}")
-    denoiser = load_denoiser(wishes.model, trust_remote_code=wishes.trust_remote_code)
-    denoiser.to(default_device())
+    options = key_values(list(wishes.model_options), "--model-option")
+    denoiser = load_model(wishes.model, options, trust_remote_code=wishes.trust_remote_code)
     records = list(read_records(wishes.data, wishes.column))
     name = wishes.task or _serves(wishes.model, denoiser) or _task_of_file(wishes.data, records)
     if name not in TASKS or not issubclass(TASKS[name], Sequences):
@@ -273,6 +277,7 @@ def _command(wishes: Wishes, task: str) -> str:
         options["column"] = wishes.column
     flags = {"--skip-unreadable": wishes.skip_unreadable, "--trust-remote-code": wishes.trust_remote_code}
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    words += [word for option in wishes.model_options for word in ("--model-option", option)]
     return shlex.join(["anyorder", "fit", *words, *(flag for flag, used in flags.items() if used)])
 
 
@@ -282,6 +287,7 @@ def card(wishes: Wishes, task: str, denoiser: nn.Module, fitted_to: int, reports
     lines = "\n".join(f"{key}: {json.dumps(value)}" for key, value in header.items())
     use = ["anyorder", "sample", "PROBLEM", "--task", task, "--denoiser", wishes.model, "--policy", "THIS_FOLDER"]
     use += ["--order", "policy", *(["--trust-remote-code"] if wishes.trust_remote_code else [])]
+    use += [word for option in wishes.model_options for word in ("--model-option", option)]
     parts = "\n".join(f"## {what.capitalize()}\n\n{markdown(report)}" for what, report in reports.items())
     return f"""---
 {lines}

@@ -12,7 +12,7 @@ from anyorder.denoisers.transformer import Transformer
 from anyorder.errors import BadInput
 from anyorder.evaluation.evaluate import environment
 from anyorder.evaluation.trajectories import Watch
-from anyorder.files import open_text
+from anyorder.files import find_file, open_text
 from anyorder.orders.policies import LearnedOrder
 from anyorder.tasks import TASKS
 from anyorder.tasks.base import Instances, Task
@@ -79,7 +79,7 @@ def open_session(
 
     Args:
         task_name: name of the task.
-        data: a file of problems; fresh ones are generated when neither it nor `problem` is given.
+        data: a file of problems, here or among what was fetched; fresh ones are generated without it and `problem`.
         denoiser_name: zoo name or folder; the shipped denoiser of the task when not given.
         limit: first N problems (500 when they are generated).
         seed: of generated problems.
@@ -93,9 +93,7 @@ def open_session(
     """
     if task_name not in TASKS:
         raise BadInput(f"task {task_name!r} is unknown: use one of {', '.join(TASKS)}")
-    path = data if problem is None else (Path(problem) if _is_file(problem) else None)
-    if path is not None and not path.is_file():
-        raise BadInput(f"no such file: {path}")
+    path = (data and found(data)) if problem is None else (Path(problem) if _is_file(problem) else None)
     if generate and path is not None:
         raise BadInput("--set chooses what to generate; it has no meaning together with --data")
     options = key_values(task_options, "--task-option")
@@ -140,11 +138,11 @@ def open_session(
 def _options_of(task: Any, path: Path | None, problem: str | None) -> dict[str, Any]:
     """What a file or a problem typed as text says of the options of its task."""
     if path is None:
-        found: dict[str, Any] = task.options_of(None, problem)
-        return found
+        nothing_read: dict[str, Any] = task.options_of(None, problem)
+        return nothing_read
     with open_text(path) as file:
-        found = task.options_of(file.readline, problem)
-        return found
+        told: dict[str, Any] = task.options_of(file.readline, problem)
+        return told
 
 
 def key_values(pairs: list[str] | None, option: str) -> dict[str, Any]:
@@ -164,6 +162,14 @@ def key_values(pairs: list[str] | None, option: str) -> dict[str, Any]:
         else:
             values[key] = text
     return values
+
+
+def found(path: Path) -> Path:
+    """A file that the user names: here, or among what was fetched."""
+    try:
+        return find_file(path)
+    except FileNotFoundError as error:
+        raise BadInput(f"no such file: {path}") from error
 
 
 def _is_number(text: str) -> bool:

@@ -58,7 +58,8 @@ def evaluate(
     task_options: TaskOptionsOption = None,
     temperature: TemperatureOption = 0.0,
     top_p: TopPOption = 1.0,
-    judge: Annotated[list[str] | None, typer.Option(help="pseudo_likelihood[:K], perplexity:MODEL, igfold[:MODELS]")] = None,
+    judge: Annotated[list[str] | None, typer.Option(help="pseudo_likelihood[:K], perplexity:MODEL, igfold[:MODELS], "
+                                            "esmfold[:MODEL]")] = None,
     any_denoiser: AnyDenoiserOption = False,
     trust_remote_code: RemoteCodeOption = False,
     model_options: ModelOption = None,

@@ -8,7 +8,6 @@ import typer
 
 from anyorder.cli.app import app
 from anyorder.cli.options import ModelOption, ProgressBar, RemoteCodeOption, SeedOption, numbers, wide_console
-from anyorder.errors import BadInput
 from anyorder.processes import launched
 
 
@@ -91,7 +90,7 @@ def fit(
     out: Annotated[Path | None, typer.Option("--out", help="folder of policy and card; runs/fit-MODEL by default")] = None,
     steps: Annotated[int, typer.Option(min=1, help="budget of forwards of the comparison")] = 10,
     fit_steps: Annotated[int, typer.Option(min=1, help="steps of the fit")] = 300,
-    batch_size: Annotated[int, typer.Option(min=1, help="of the fit")] = 32,
+    batch_size: Annotated[int, typer.Option(min=1, help="of the fit, and of the comparisons")] = 32,
     hide: Annotated[float, typer.Option(min=0.01, max=1, help="share hidden in the in-filling comparison")] = 0.5,
     samples: Annotated[int, typer.Option(min=0, help="unconditional samples per order")] = 50,
     architecture: Annotated[str, typer.Option(help="mlp, score_transformer, score_hidden_transformer or lookahead")] = "mlp",
@@ -105,17 +104,18 @@ def fit(
     headroom_only: Annotated[
         bool, typer.Option("--headroom-only", help="say what there is to gain, write report.json, and stop before the fit")
     ] = False,
+    model_options: ModelOption = None,
 ) -> None:
     """Your model and your sequences: what is there to gain, fit an order, what did it gain; the policy with a card."""
     from rich.console import Console
 
     from anyorder.fitting import Wishes, fit_and_compare
+    from anyorder.session import found
 
-    if not data.is_file():
-        raise BadInput(f"no such file: {data}")
     folder = out or Path("runs") / f"fit-{Path(model).name}"
-    wishes = Wishes(model, data, task, steps, fit_steps, batch_size, seed, hide, samples, architecture, trust_remote_code,
-                    column, skip_unreadable, headroom_only)  # fmt: skip
+    file = found(data)
+    wishes = Wishes(model, file, task, steps, fit_steps, batch_size, seed, hide, samples, architecture, trust_remote_code,
+                    column, skip_unreadable, headroom_only, tuple(model_options or ()))  # fmt: skip
     with ProgressBar(Console(stderr=True)) as progress:
         fit_and_compare(wishes, folder, wide_console(), progress)
     print(f"{folder}: report.json" if headroom_only else f"{folder}: the policy, report.json and a card, README.md")

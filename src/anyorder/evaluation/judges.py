@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from anyorder.denoisers.base import Denoiser, attention_of
+from anyorder.denoisers.base import Denoiser, attention_of, default_device
 from anyorder.denoisers.causal import CausalModel
 from anyorder.errors import BadInput
 from anyorder.evaluation.evaluate import Judge
@@ -134,7 +134,7 @@ def make_judges(specs: list[str], denoiser: Denoiser) -> dict[str, Judge]:
         if kind == "pseudo_likelihood" and (not value or (value.isdigit() and int(value) > 0)):
             judges["pseudo-likelihood"] = PseudoLikelihood(denoiser, int(value or 10))
         elif kind == "perplexity" and value:
-            judges["nats per token"] = CausalPerplexity(value)
+            judges["nats per token"] = CausalPerplexity(value, default_device())
         elif kind == "igfold" and value in ("", "1", "2", "3", "4"):
             judges["structure error"] = PredictedError(int(value or 4))
         elif kind == "esmfold":

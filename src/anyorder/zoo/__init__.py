@@ -108,11 +108,13 @@ def load_denoiser(name: str | Path, *, trust_remote_code: bool = False, **option
         if options:
             raise BadInput(f"{name} is no model of Hugging Face: it does not take {', '.join(options)}")
         return _load(Transformer, folder, "denoiser")
-    if has_plain_vocabulary(str(folder)):  # which says what is what
+    if plain := has_plain_vocabulary(str(folder)):  # which says what is what
         symbols = alphabet_of(str(folder))
         special = set(range(symbols.vocab_size)) - symbols.symbols
         options = {"mask_token_id": symbols.mask_token_id, "forbid": special, **options}
     found = HuggingFaceDenoiser.from_pretrained(folder, trust_remote_code=trust_remote_code, **options)
+    if plain:  # configurations of such models may name other tokens, or the same one twice
+        found.pad_with(symbols.pad_token_id)
     return _only_amino_acids(found, options)
 
 
