@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from anyorder.denoisers.causal import CausalModel
 from anyorder.denoisers.transformer import Transformer
 from anyorder.errors import BadInput
 from anyorder.evaluation.judges import PseudoLikelihood, make_judges
@@ -63,6 +64,14 @@ def test_perplexity_is_the_causal_model_s_own(task: Sequences, denoiser: Transfo
     transformers.PreTrainedTokenizerFast(tokenizer_object=raw, unk_token="?", bos_token="<s>").save_pretrained(tmp_path)
     config = transformers.GPT2Config(vocab_size=7, n_positions=16, n_embd=8, n_layer=1, n_head=1, bos_token_id=0)
     model = transformers.GPT2LMHeadModel(config).eval()
+    model.save_pretrained(tmp_path)
+    texts = ["ACD", "", "F", "ACDEFACDEF", "CC", "EDC"]
+    ids = [[0, *(2 + "ACDEF".index(c) for c in text)] for text in texts]
+    batches = [torch.tensor([row]) for row in ids]
+    expected = [model(input_ids=b, labels=b).loss.item() if b.shape[1] > 1 else None for b in batches]
+    for batch_size in (1, 2, 32):  # texts of different length do not disturb one another
+        found = CausalModel(str(tmp_path)).nats(texts, batch_size)
+        assert [None if math.isnan(value) else value for value in found] == pytest.approx(expected, abs=1e-5)
     with torch.no_grad():
         model.lm_head.weight.zero_()
     model.save_pretrained(tmp_path)

@@ -2,7 +2,9 @@
 
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from anyorder.denoisers.huggingface import load_transformers
 from anyorder.errors import BadInput, first_line
@@ -35,10 +37,25 @@ class CausalModel:
         self.start: int | None = self.tokenizer.get_vocab().get(_NEW_DOCUMENT, self.tokenizer.bos_token_id)
 
     @torch.no_grad()
-    def nats(self, text: str) -> float:
-        """Negative log-likelihood of a text in nats per token, nan where it has fewer than two tokens (its start included)."""
-        ids = ([] if self.start is None else [self.start]) + list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-        if len(ids) < 2:
-            return float("nan")
-        batch = torch.tensor([ids], device=self.model.device)
-        return float(self.model(input_ids=batch, labels=batch).loss)
+    def nats(self, texts: list[str], batch_size: int = 32) -> np.ndarray:
+        """Negative log-likelihood of each text in nats per token, float (N,), nan where one has fewer than two tokens (its start
+        included). Texts of like length are read together."""
+        start = [] if self.start is None else [self.start]
+        rows = [start + list(self.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
+        found = np.full(len(rows), np.nan)
+        by_length = sorted((n for n, row in enumerate(rows) if len(row) > 1), key=lambda n: len(rows[n]))
+        for first in range(0, len(by_length), batch_size):
+            chosen = by_length[first : first + batch_size]
+            longest = len(rows[chosen[-1]])
+            ids = torch.tensor([rows[n] + rows[n][-1:] * (longest - len(rows[n])) for n in chosen])  # what follows is not seen
+            lengths = torch.tensor([len(rows[n]) for n in chosen])
+            found[chosen] = self._mean_loss(ids.to(self.model.device), lengths.to(self.model.device))
+        return found
+
+    def _mean_loss(self, ids: Tensor, lengths: Tensor) -> np.ndarray:
+        """Mean over the predicted tokens of each row (B, L), of which the first `lengths` (B,) are text."""
+        logits = self.model(input_ids=ids).logits[:, :-1].float()
+        losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
+        counts = torch.arange(1, ids.shape[1], device=ids.device) < lengths[:, None]
+        mean: np.ndarray = ((losses * counts).sum(dim=1) / counts.sum(dim=1)).cpu().numpy()
+        return mean

@@ -86,7 +86,7 @@ class CausalPerplexity:
     def __call__(self, task: Task, instances: Instances, tokens: Tensor) -> np.ndarray:
         if not isinstance(task, Sequences):
             raise BadInput(f"a causal judge reads text; {task.name} is none")
-        return np.array([self.judge.nats(text) for text in task.texts(tokens)])
+        return self.judge.nats(task.texts(tokens))
 
 
 class PredictedError:

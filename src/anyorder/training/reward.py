@@ -314,6 +314,6 @@ def judged_by(model: CausalModel) -> Reward:
         texts = getattr(end.task, "texts", None)
         if texts is None:
             raise BadInput(f"a causal judge reads text; {end.task.name} is none")
-        return torch.tensor([-model.nats(text) for text in texts(end.decoded.tokens)])
+        return -torch.from_numpy(model.nats(texts(end.decoded.tokens))).float()
 
     return reward
