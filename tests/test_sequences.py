@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from anyorder.decoding.loop import decode
 from anyorder.decoding.tokens import Sample
 from anyorder.errors import BadInput
+from anyorder.evaluation.judges import PseudoLikelihood
 from anyorder.evaluation.orders import make_decoder
 from anyorder.session import open_session
 from anyorder.tasks import make_task
@@ -336,6 +337,30 @@ def test_the_shipped_model_of_molecules_designs_valid_ones_in_its_learned_order(
         shares[order] = float(session.task.check(session.instances, found.tokens).instance_correct.float().mean())
     assert shares["policy"] > 0.75, "94 % of 500 in docs/sequences.md"
     assert shares["policy"] > shares["random"]
+
+
+def test_the_shipped_model_of_text_knows_definitions_from_shuffled_words() -> None:
+    session = open_session("text", None, None, None, 0, None, None, None, problem="a person who plays a musical instrument")
+    assert (session.meta["denoiser"], session.best_order()) == ("wordnet", "policy")
+    texts = [
+        "a person who plays a musical instrument",
+        "the act of moving something to a new place",
+        "a small box used to hold tools",
+    ]
+    shuffled = [
+        "plays a who instrument person musical a",
+        "something of act new a moving to place the",
+        "hold to a used tools box small",
+    ]
+    likely = {}
+    for name, found in (("texts", texts), ("shuffled", shuffled)):
+        problems = session.task.encode(found)  # type: ignore[attr-defined]
+        assert problems.x0 is not None
+        likely[name] = PseudoLikelihood(session.denoiser, folds=5)(session.task, problems, problems.x0)
+    assert (likely["texts"] > likely["shuffled"] + 1).all(), "nats per piece"
+    decoder = make_decoder("policy", 20, 0.0, session.load_policy)
+    filled = decode(session.denoiser, session.task.parse("a person who _{1} music").tokens, decoder).tokens
+    assert session.task.texts(filled)[0].startswith("a person who ")  # type: ignore[attr-defined]
 
 
 def test_at_free_length_what_stands_behind_the_end_counts_for_nothing() -> None:

@@ -38,8 +38,8 @@ class CausalModel:
 
     @torch.no_grad()
     def nats(self, texts: list[str], batch_size: int = 32) -> np.ndarray:
-        """Negative log-likelihood of each text in nats per token, float (N,), nan where one has fewer than two tokens (its start
-        included). Texts of like length are read together."""
+        """Negative log-likelihood of each text in nats per token, float (N,), nan where one has fewer than two tokens (its
+        start included). Texts of like length are read together."""
         start = [] if self.start is None else [self.start]
         rows = [start + list(self.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
         found = np.full(len(rows), np.nan)
