@@ -22,13 +22,13 @@ from anyorder.files import write_json, write_text
 from anyorder.orders.policies import ARCHITECTURES, LearnedOrder
 from anyorder.session import key_values
 from anyorder.tasks import TASKS, make_task
-from anyorder.tasks.alphabets import ESM, Alphabet
+from anyorder.tasks.alphabets import Alphabet
 from anyorder.tasks.base import Instances
 from anyorder.tasks.sequence_files import Record, read_records, suffix_of
 from anyorder.tasks.sequences import Sequences
 from anyorder.training.fit import fit_order
 from anyorder.training.settings import ObjectiveSettings, PolicySettings
-from anyorder.zoo import SERVES, folder_of, task_of
+from anyorder.zoo import SERVES, folder_of, speaks_esm, task_of
 from anyorder.zoo.options import load_model
 from anyorder.zoo.serving import task_for
 
@@ -168,10 +168,7 @@ def _serves(model: str, denoiser: Transformer | HuggingFaceDenoiser) -> str | No
     """The task that a model is known to be for."""
     if isinstance(denoiser, Transformer):
         return task_of(folder_of(model)).name
-    kind = getattr(denoiser.model.config, "model_type", None)
-    if (kind, denoiser.vocab_size, denoiser.mask_token_id) == ("esm", ESM.vocab_size, ESM.mask_token_id):
-        return "protein"
-    return SERVES.get(model)
+    return "protein" if speaks_esm(denoiser) else SERVES.get(model)
 
 
 def _task_of_file(path: Path, records: list[Record]) -> str:

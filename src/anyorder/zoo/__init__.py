@@ -120,10 +120,15 @@ def load_denoiser(name: str | Path, *, trust_remote_code: bool = False, **option
 
 def _only_amino_acids(denoiser: HuggingFaceDenoiser, options: dict[str, Any]) -> HuggingFaceDenoiser:
     """ESM and DPLM know letters that are no amino acids (X, B, gaps); to their tokenizer these are no special tokens."""
-    kind = getattr(denoiser.model.config, "model_type", None)
-    if (kind, denoiser.vocab_size, denoiser.mask_token_id) == ("esm", ESM.vocab_size, ESM.mask_token_id):
+    if speaks_esm(denoiser):
         denoiser.forbidden = set(range(ESM.vocab_size)) - ESM.symbols - set(options.get("allow", ()))
     return denoiser
+
+
+def speaks_esm(denoiser: HuggingFaceDenoiser) -> bool:
+    """Whether a model has the alphabet of ESM and DPLM."""
+    kind = getattr(denoiser.model.config, "model_type", None)
+    return (kind, denoiser.vocab_size, denoiser.mask_token_id) == ("esm", ESM.vocab_size, ESM.mask_token_id)
 
 
 def is_hugging_face(folder: Path) -> bool:
