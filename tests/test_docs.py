@@ -34,7 +34,8 @@ COMMANDS = [
 @pytest.mark.parametrize("line", COMMANDS)
 def test_command_is_understood(line: str) -> None:
     words = shlex.split(line, comments=True)
-    words = words[1 : words.index("|")] if "|" in words else words[1:]
+    ends = [number for number, word in enumerate(words) if word in ("|", ">", ">>")]
+    words = words[1 : ends[0]] if ends else words[1:]
     commands = typer.main.get_command(app)
     if words[0].startswith("-") or words[0].isupper():
         return  # `anyorder --help`, `anyorder COMMAND --help`

@@ -9,7 +9,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from anyorder.cli import app
 from anyorder.decoding.loop import decode
 from anyorder.decoding.tokens import Sample
 from anyorder.errors import BadInput
@@ -377,3 +379,12 @@ def test_at_free_length_what_stands_behind_the_end_counts_for_nothing() -> None:
     assert found["diversity"].tolist() == [0, 0, 0], "the first three places are the same in all"
     assert found["token entropy"][:2].tolist() == pytest.approx([np.log2(3)] * 2)
     assert task.generated(instances, tokens).sum(dim=1).tolist() == [3, 3, 9]
+
+
+def test_only_valid_samples_are_no_failure_as_long_as_there_are_some() -> None:
+    pytest.importorskip("rdkit")
+    command = ["sample", "20", "--task", "molecules", "--steps", "all", "--temperature", "0.8", "--number", "12"]
+    every = CliRunner().invoke(app, command)
+    some = CliRunner().invoke(app, [*command, "--only-valid"])
+    assert (every.exit_code, some.exit_code) == (1, 0), "some of twelve are valid, some are not"
+    assert 0 < len(some.stdout.splitlines()) < len(every.stdout.splitlines()) == 12

@@ -201,7 +201,8 @@ def sample(
     trust_remote_code: RemoteCodeOption = False,
     model_options: ModelOption = None,
 ) -> None:
-    """Decode problems; solutions go to standard output, one per line. Exit code 1 if one of them breaks the rules."""
+    """Decode problems; solutions go to standard output, one per line. Exit code 1 if one that is printed breaks the rules, or
+    none is printed."""
     import torch
 
     from anyorder.evaluation.evaluate import decode_in_batches
@@ -248,7 +249,7 @@ def sample(
     forwards = float(decoded.forwards.double().mean())
     verdict = getattr(session.task, "valid_means", "keep the rules")
     print(f"{int(right.sum())} of {len(right)} {verdict}; {forwards:.1f} forwards each", file=sys.stderr)
-    if not bool(right.all()):
+    if not shown or not (only_valid or bool(right.all())):
         raise typer.Exit(1)
 
 
