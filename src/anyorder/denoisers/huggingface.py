@@ -291,8 +291,13 @@ def _mask_of(name: str | Path, given: int | None, tokenizer: Any, config: Any) -
 
 def tokens_of_no_text(tokenizer: Any, vocab_size: int) -> set[int]:
     """Special tokens of a tokenizer, those added as special ones, and outputs of the model that it has no token for."""
+    return special_tokens(tokenizer) | (set(range(vocab_size)) - set(tokenizer.get_vocab().values()))
+
+
+def special_tokens(tokenizer: Any) -> set[int]:
+    """Special tokens that a tokenizer names, and those that were added to it as special ones."""
     added = {number for number, token in getattr(tokenizer, "added_tokens_decoder", {}).items() if token.special}
-    return added | set(tokenizer.all_special_ids) | (set(range(vocab_size)) - set(tokenizer.get_vocab().values()))
+    return added | set(tokenizer.all_special_ids)
 
 
 def _special_of(source: Any, without: str = "") -> set[int]:

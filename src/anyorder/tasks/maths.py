@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from anyorder.denoisers.huggingface import special_tokens
 from anyorder.errors import BadInput, first_line
 from anyorder.relations import Relation
 from anyorder.tasks.alphabets import TokenizerAlphabet, alphabet_of
@@ -108,9 +109,7 @@ class Maths:
 
     @property
     def _special(self) -> set[int]:
-        tokenizer = self.symbols.tokenizer
-        added = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
-        return added | set(tokenizer.all_special_ids)
+        return special_tokens(self.symbols.tokenizer)
 
     def _tokens(self, text: str) -> list[int]:
         return list(self.symbols.tokenizer(text, add_special_tokens=False)["input_ids"])
