@@ -12,7 +12,7 @@ HEIGHT = {
     name: height
     for height, names in enumerate(
         [
-            ["errors", "files", "noise", "processes", "relations"],
+            ["errors", "files", "noise", "processes", "registry", "relations"],
             ["diffusion"],
             ["denoisers"],
             ["orders"],

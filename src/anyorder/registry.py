@@ -1,0 +1,343 @@
+"""Registries: every kind of part by name, open to other packages.
+
+A part (an order, a count rule, a task, ...) is added in one of three ways:
+
+1. With the decorator, in any module that is imported::
+
+       from anyorder.registry import ORDERS
+
+       @ORDERS.register("my_order")
+       def my_order(state, prediction): ...
+
+2. With an entry point of the same group, so that every command of anyorder finds it without an import::
+
+       [project.entry-points."anyorder.orders"]
+       my_order = "my_package.orders:my_order"
+
+3. Without registration, by reference: ``my_package.orders:my_order`` is understood wherever a name is.
+
+A part that takes arguments is a dataclass. Its fields are the only place where the arguments are declared: they give the types
+and the defaults, ``metadata={"help": ...}`` gives the help text, and ``metadata={"values": (...)}`` the values that
+`anyorder pareto` tries. In text, arguments follow the name: ``klass:0.9:0.01`` or ``klass:history=3``.
+"""
+
+import dataclasses
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+import typing
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from types import UnionType
+from typing import Any, TypeVar
+
+from anyorder.errors import BadInput, first_line
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Argument:
+    """One argument of a registered part.
+
+    Args:
+        name: of the dataclass field.
+        type: int, float, bool or str.
+        default: `dataclasses.MISSING` where the argument is required.
+        help: one line.
+        values: what a curve over this argument tries; empty where the argument spans no curve.
+    """
+
+    name: str
+    type: type
+    default: Any
+    help: str = ""
+    values: tuple[Any, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A registered part: its name, the function or class, and facts about it (such as `color` or `baseline`)."""
+
+    name: str
+    part: Any
+    facts: dict[str, Any]
+
+    @property
+    def help(self) -> str:
+        """The first line of the docstring."""
+        text = inspect.getdoc(self.part) or ""
+        return text.split("\n\n")[0].replace("\n", " ").split(". ")[0].rstrip(".") + "." if text else ""
+
+    @property
+    def arguments(self) -> tuple[Argument, ...]:
+        """The arguments that text can give: the plain fields of a dataclass."""
+        if not (inspect.isclass(self.part) and dataclasses.is_dataclass(self.part)):
+            return ()
+        hints = typing.get_type_hints(self.part)
+        found = []
+        for field in dataclasses.fields(self.part):
+            kind = _plain_type(hints[field.name])
+            if kind is not None and field.init:
+                told = field.metadata
+                values = tuple(told.get("values", ()))
+                found.append(Argument(field.name, kind, field.default, told.get("help", ""), values))
+        return tuple(found)
+
+
+class Registry:
+    """The parts of one kind, by name.
+
+    Args:
+        kind: what an entry is called in messages, such as "count rule".
+        group: the group of entry points that other packages use.
+        packages: packages or modules of anyorder whose modules register parts; they are imported on first use.
+    """
+
+    def __init__(self, kind: str, group: str, packages: tuple[str, ...]) -> None:
+        self.kind = kind
+        self.group = group
+        self._packages = packages
+        self._entries: dict[str, Entry] = {}
+        self._pending: dict[str, metadata.EntryPoint] | None = None
+        self._loading = False
+
+    def register(self, name: str, **facts: Any) -> Callable[[T], T]:
+        """Decorator that adds a function or class under a name.
+
+        Args:
+            name: lower case letters, digits, `_` and `-`.
+            facts: what else is known of the part, such as `color`; see the registry's own documentation.
+
+        Raises:
+            ValueError: the name is taken by another part, or cannot be written in text.
+        """
+        if not name or not set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789_-"):
+            raise ValueError(f"{self.kind} {name!r}: a name has lower case letters, digits, '_' and '-' only")
+
+        def add(part: T) -> T:
+            old = self._entries.get(name)
+            if old is not None and _address(old.part) != _address(part):
+                raise ValueError(f"the {self.kind} {name!r} is registered already, by {_address(old.part)}")
+            self._entries[name] = Entry(name, part, facts)
+            return part
+
+        return add
+
+    def entry(self, name: str) -> Entry:
+        """The entry of a name, or of a reference `package.module:attribute`.
+
+        Raises:
+            BadInput: there is none, or its package cannot be imported.
+        """
+        self._load_own()
+        if name not in self._entries:
+            if name in self._others():
+                self._load_entry_point(name)
+            elif self.is_reference(name):
+                return Entry(name, _import(name, self.kind), {})
+            else:
+                raise BadInput(f"{self.kind} {name!r} is unknown: use one of {', '.join(self.names())}")
+        return self._entries[name]
+
+    def __getitem__(self, name: str) -> Any:
+        """The part itself; see `entry`."""
+        return self.entry(name).part
+
+    def __contains__(self, name: object) -> bool:
+        self._load_own()
+        return name in self._entries or name in self._others()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names())
+
+    def names(self, **facts: Any) -> list[str]:
+        """All names, or those of the entries whose facts have these values: built-in parts first, in the order of their files."""
+        self._load_own()
+        known = [*self._entries, *(name for name in self._others() if name not in self._entries)]
+        if not facts:
+            return known
+        return [n for n in known if all(self.entry(n).facts.get(key) == value for key, value in facts.items())]
+
+    def entries(self) -> list[Entry]:
+        """All entries; the packages of all entry points are imported."""
+        return [self.entry(name) for name in self.names()]
+
+    def name_of(self, part: Any) -> str:
+        """The name that gives this function, or an instance of this class; its reference where it is not registered.
+
+        Raises:
+            BadInput: the part cannot be found again by name: a lambda, or something defined inside a function.
+        """
+        self._load_own()
+        target = part if inspect.isfunction(part) or inspect.isclass(part) else type(part)
+        for name, entry in self._entries.items():
+            if entry.part is target:
+                return name
+        address = _address(target)
+        module, _, attribute = address.partition(":")
+        if "<" in attribute or module == "__main__" or not attribute:
+            raise BadInput(
+                f"the {self.kind} {attribute or target!r} cannot be found by name later: register it with the decorator, or "
+                "define it at the top level of a module that can be imported"
+            )
+        return address
+
+    def is_reference(self, text: str) -> bool:
+        """Whether a text has the form `package.module:attribute` and the package is there."""
+        module, colon, attribute = text.partition(":")
+        if not colon or not attribute.partition(":")[0].isidentifier() or not all(p.isidentifier() for p in module.split(".")):
+            return False
+        try:
+            return importlib.util.find_spec(module.split(".")[0]) is not None
+        except (ImportError, ValueError):
+            return False
+
+    def make(self, text: str) -> Any:
+        """The part that a text names: `NAME`, `NAME:VALUE...`, `NAME:ARGUMENT=VALUE...`, the same behind a reference.
+
+        Raises:
+            BadInput: an unknown name, too many values, or a value of the wrong type or out of range.
+        """
+        name, values = self._split(text)
+        entry = self.entry(name)
+        if not inspect.isclass(entry.part):
+            if values:
+                raise BadInput(f"{self.kind} {text!r}: {name} takes no arguments")
+            return entry.part
+        given = self._given(entry, values, text)
+        try:
+            return entry.part(**given)
+        except (ValueError, TypeError) as error:
+            raise BadInput(f"{self.kind} {text!r}: {first_line(error)}") from error
+
+    def usage(self, name: str) -> str:
+        """How a part is written: `klass[:CONFIDENCE[:KL[:HISTORY[:K]]]]`."""
+        text = ""
+        for argument in reversed(self.entry(name).arguments):
+            inner = f":{argument.name.upper()}{text}"
+            text = inner if argument.default is dataclasses.MISSING else f"[{inner}]"
+        return name + text
+
+    def _split(self, text: str) -> tuple[str, list[str]]:
+        """Name and values of a text; a reference has one colon of its own."""
+        name, *values = text.split(":")
+        if name not in self and values and self.is_reference(f"{name}:{values[0]}"):
+            name, values = f"{name}:{values[0]}", values[1:]
+        return name, values
+
+    def _given(self, entry: Entry, values: list[str], text: str) -> dict[str, Any]:
+        arguments = entry.arguments
+        given: dict[str, Any] = {}
+        for place, value in enumerate(values):
+            key, equals, plain = value.partition("=")
+            if equals:
+                argument = next((a for a in arguments if a.name == key), None)
+                if argument is None:
+                    known = ", ".join(a.name for a in arguments) or "none"
+                    raise BadInput(f"{self.kind} {text!r}: {entry.name} has no argument {key!r}; it has {known}")
+            else:
+                if place >= len(arguments):
+                    most = len(arguments)
+                    takes = "no arguments" if not most else "one argument" if most == 1 else f"{most} arguments at most"
+                    raise BadInput(f"{self.kind} {text!r}: {entry.name} takes {takes}")
+                argument, plain = arguments[place], value
+            given[argument.name] = _read(argument, plain, f"{self.kind} {text!r}")
+        return given
+
+    def _load_own(self) -> None:
+        """Import the built-in modules, once."""
+        if self._loading or not self._packages:
+            return
+        self._loading = True
+        for package in self._packages:
+            module = importlib.import_module(package)
+            for found in pkgutil.iter_modules(getattr(module, "__path__", [])):
+                importlib.import_module(f"{package}.{found.name}")
+        self._packages = ()
+        self._loading = False
+
+    def _others(self) -> dict[str, metadata.EntryPoint]:
+        """Entry points of other packages, not imported yet."""
+        if self._pending is None:
+            self._pending = {point.name: point for point in metadata.entry_points(group=self.group)}
+        return self._pending
+
+    def _load_entry_point(self, name: str) -> None:
+        point = self._others()[name]
+        try:
+            part = point.load()
+        except Exception as error:  # whatever the other package's code raises
+            raise BadInput(f"the {self.kind} {name!r} cannot be loaded from {point.value}: {first_line(error)}") from error
+        if name not in self._entries:  # the module may have registered it with the decorator
+            self._entries[name] = Entry(name, part, {})
+
+
+def _plain_type(hint: Any) -> type | None:
+    """int, float, bool or str where a field holds one of them (or None); else None."""
+    if typing.get_origin(hint) in (typing.Union, UnionType):
+        inner = [argument for argument in typing.get_args(hint) if argument is not type(None)]
+        return _plain_type(inner[0]) if len(inner) == 1 else None
+    if typing.get_origin(hint) is typing.Literal:
+        return str
+    return hint if hint in (int, float, bool, str) else None
+
+
+def _read(argument: Argument, text: str, where: str) -> Any:
+    words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+    try:
+        value = words[text.lower()] if argument.type is bool else argument.type(text)
+    except (ValueError, KeyError) as error:
+        kinds = {int: "a whole number", float: "a number", bool: "true or false"}
+        raise BadInput(f"{where}: {argument.name} is {text!r}; it must be {kinds.get(argument.type, 'text')}") from error
+    return value
+
+
+def _address(part: Any) -> str:
+    return f"{getattr(part, '__module__', '')}:{getattr(part, '__qualname__', '')}"
+
+
+def _import(reference: str, kind: str) -> Any:
+    """What `package.module:attribute` refers to."""
+    module, _, attribute = reference.partition(":")
+    try:
+        found: Any = importlib.import_module(module)
+        for name in attribute.split("."):
+            found = getattr(found, name)
+        return found
+    except Exception as error:  # whatever the other package's code raises
+        raise BadInput(f"the {kind} {reference!r} cannot be imported: {first_line(error)}") from error
+
+
+ORDERS = Registry("order", "anyorder.orders", ("anyorder.orders",))
+"""Where to unmask. Facts: `baseline`, one of the heuristics that all others are compared with; `oracle`, it reads the solution;
+`default`, whether `anyorder evaluate` includes it; `sequential`, only for text-like tasks; `color` in plots."""
+
+COUNT_RULES = Registry("count rule", "anyorder.count_rules", ("anyorder.decoding",))
+"""How many positions to unmask. Facts: `curve_for`, the kinds of orders ("heuristic", "supervised", "reward") with which
+`anyorder pareto` tries the rule by default."""
+
+TOKEN_RULES = Registry("token rule", "anyorder.token_rules", ("anyorder.decoding",))
+"""Which token to put."""
+
+REMASKERS = Registry("remasker", "anyorder.remaskers", ("anyorder.decoding",))
+"""What to remask."""
+
+POLICIES = Registry("policy", "anyorder.policies", ("anyorder.orders",))
+"""Architectures of learned orders. Facts: `trained_by`, "supervised" or "reward"."""
+
+OBJECTIVES = Registry("objective", "anyorder.objectives", ("anyorder.training",))
+"""What a policy is trained for by supervision."""
+
+REWARDS = Registry("reward", "anyorder.rewards", ("anyorder.training",))
+"""What a decoded sequence is worth."""
+
+TASKS = Registry("task", "anyorder.tasks", ("anyorder.tasks",))
+"""Kinds of problems."""
+
+DENOISERS = Registry("denoiser class", "anyorder.denoisers", ("anyorder.denoisers",))
+"""Classes of denoisers that can be trained by a recipe, saved and loaded."""
+
+JUDGES = Registry("judge", "anyorder.judges", ("anyorder.evaluation",))
+"""Outside models that rate samples."""
