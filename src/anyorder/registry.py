@@ -164,6 +164,11 @@ class Registry:
         """All entries; the packages of all entry points are imported."""
         return [self.entry(name) for name in self.names()]
 
+    def known(self) -> list[Entry]:
+        """The entries that are imported already, the built-in ones among them."""
+        self._load_own()
+        return list(self._entries.values())
+
     def name_of(self, part: Any) -> str:
         """The name that gives this function, or an instance of this class; its reference where it is not registered.
 

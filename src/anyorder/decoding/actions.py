@@ -4,9 +4,8 @@ An action is kept as `drawn`, int64 (B, L): the number of the draw (0, 1, ...) i
 not. Positions with score -inf cannot be drawn. Everything is stable in float32: sums of exponentials are logcumsumexp.
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from abc import abstractmethod
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
@@ -14,16 +13,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from anyorder import noise
-from anyorder.decoding.counts import CountRule, Fixed, top
-from anyorder.orders.base import State
+from anyorder.decoding.counts import CountRule, Linear, top
+from anyorder.prediction import Prediction
+from anyorder.registry import COUNT_RULES
+from anyorder.state import DecodeState
 
 _POSITION, _STOP = 5, 6
 _NOWHERE = -1e9
 """In place of -inf, whose gradient would be no number; in float32 it adds nothing to any sum of exponentials."""
 
 
-class Actions(ABC):
-    """A `CountRule` that draws.
+class Actions(CountRule):
+    """Base class of count rules that draw.
 
     ordered: whether two actions that unmask the same positions in another order are two.
     """
@@ -31,7 +32,7 @@ class Actions(ABC):
     ordered: ClassVar[bool] = True
 
     @abstractmethod
-    def draw(self, scores: Tensor, state: State, undone: Tensor) -> Tensor:
+    def draw(self, scores: Tensor, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
         """An action int64 (B, L) for scores (B, L). The draw belongs to the sequence's seed and the step."""
 
     @abstractmethod
@@ -42,11 +43,12 @@ class Actions(ABC):
         """What an action unmasks, bool (B, L): at least one position of a row that has any."""
         return drawn >= 0
 
-    def __call__(self, scores: Tensor, state: State, undone: Tensor) -> Tensor:
-        """What is unmasked, drawn afresh."""
-        return self.selection(scores, self.draw(scores, state, undone))
+    def __call__(self, scores: Tensor, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
+        """What is unmasked, by a new draw."""
+        return self.selection(scores, self.draw(scores, state, prediction, remasked))
 
 
+@COUNT_RULES.register("plackett_luce")
 @dataclass(frozen=True)
 class PlackettLuce(Actions):
     """Positions drawn one after the other without replacement, each with probability proportional to exp(score / temperature).
@@ -55,45 +57,47 @@ class PlackettLuce(Actions):
     unmasking policy of DCoLT (arXiv 2505.10446).
 
     Args:
-        temperature: of the scores.
         count: how many; any rule that fixes the number from the state alone.
     """
 
-    temperature: float = 1.0
-    count: CountRule = Fixed(1)
+    temperature: float = field(default=1.0, metadata={"help": "of the scores"})
+    count: CountRule = Linear()
 
     def __post_init__(self) -> None:
         _check_temperature(self.temperature)
 
-    def draw(self, scores: Tensor, state: State, undone: Tensor) -> Tensor:
+    def draw(self, scores: Tensor, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
         """See `Actions`."""
-        gumbel = noise.gumbel(state.seeds[:, None], _POSITION, state.step, state.index)
+        gumbel = state.gumbel(_POSITION)
         noisy = (scores / self.temperature + gumbel).masked_fill(scores == -torch.inf, -torch.inf)
-        return numbered(noisy, self.count(noisy, state, undone))
+        return numbered(noisy, self.count(noisy, state, prediction, remasked))
 
     def log_prob(self, scores: Tensor, drawn: Tensor) -> Tensor:
         """See `Actions`."""
         ranked, rest, is_drawn = _ranked(scores / self.temperature, drawn)
         return torch.where(is_drawn, ranked - rest, 0.0).sum(dim=1)
 
+    def in_blocks(self, length: int) -> CountRule:
+        """See `CountRule`."""
+        return replace(self, count=self.count.in_blocks(length))
 
+
+@COUNT_RULES.register("bernoulli", curve_for=("reward",))
 @dataclass(frozen=True)
 class Bernoulli(Actions):
-    """Each position by itself with probability sigmoid(score / temperature) (arXiv 2512.09106). Where none fires the
-    best-scored one is unmasked all the same: that is the environment's doing, and the action keeps the probability of "none".
-
-    Args:
-        temperature: of the scores; 0 for the mode, score > 0.
-    """
+    """Each position by itself with probability sigmoid(score / temperature) (arXiv 2512.09106). If none fires, the best-scored
+    one is unmasked all the same: that belongs to the environment, and the action keeps the probability of "none"."""
 
     ordered: ClassVar[bool] = False
-    temperature: float = 1.0
+    temperature: float = field(
+        default=1.0, metadata={"help": "of the scores; 0 for the mode, score > 0", "values": (0, 0.25, 0.5, 1, 1.5, 2)}
+    )
 
     def __post_init__(self) -> None:
         if self.temperature < 0:
             raise ValueError(f"temperature is {self.temperature}; it cannot be negative")
 
-    def draw(self, scores: Tensor, state: State, undone: Tensor) -> Tensor:
+    def draw(self, scores: Tensor, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
         """See `Actions`."""
         if self.temperature == 0:
             return torch.where(scores > 0, 0, -1)
@@ -113,24 +117,23 @@ class Bernoulli(Actions):
         return fired | top(scores, (~fired.any(dim=1)).long())
 
 
+@COUNT_RULES.register("dynamic_plackett_luce")
 @dataclass(frozen=True)
 class DynamicPlackettLuce(Actions):
     """Plackett-Luce that decides how many: after the first position, STOP is among what can be drawn, with score 0
-    (arXiv 2512.09106).
+    (arXiv 2512.09106)."""
 
-    Args:
-        temperature: of the scores, not of STOP's, which stays 0.
-    """
-
-    temperature: float = 1.0
+    temperature: float = field(
+        default=1.0, metadata={"help": "of the scores, not of STOP's, which stays 0", "values": (0.25, 0.5, 0.75, 1, 1.5, 2)}
+    )
 
     def __post_init__(self) -> None:
         _check_temperature(self.temperature)
 
-    def draw(self, scores: Tensor, state: State, undone: Tensor) -> Tensor:
+    def draw(self, scores: Tensor, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
         """See `Actions`. As a race: position i arrives after an exponential time of rate exp(score), STOP's clock starts at the
         first arrival."""
-        gumbel = noise.gumbel(state.seeds[:, None], _POSITION, state.step, state.index)
+        gumbel = state.gumbel(_POSITION)
         noisy = (scores.double() / self.temperature + gumbel).masked_fill(scores == -torch.inf, -torch.inf)
         first = noisy.amax(dim=1, keepdim=True)
         stop = torch.logaddexp(-first, -noise.gumbel(state.seeds, _STOP, state.step)[:, None])  # log of the time
@@ -164,11 +167,3 @@ def _ranked(logits: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     ranked = logits.masked_fill(logits == -torch.inf, _NOWHERE).gather(1, ranking)
     rest = ranked.flip(1).logcumsumexp(dim=1).flip(1)
     return ranked, rest, drawn.gather(1, ranking) >= 0
-
-
-ACTIONS: dict[str, Callable[..., Actions]] = {
-    "plackett_luce": PlackettLuce,
-    "bernoulli": Bernoulli,
-    "dynamic_plackett_luce": DynamicPlackettLuce,
-}
-"""What is drawn in a step, by the name that a recipe or a command uses."""

@@ -1,29 +1,63 @@
 """How many positions to unmask now: rules that turn scores into a selection.
 
-A rule is called with the scores (B, L), -inf where nothing can be unmasked, the state, and how many committed positions are
-being undone in this very step (B,); it returns the selection bool (B, L). Every rule with a name in `COUNT_RULES` selects at
-least one position of a row that has any; `Timesteps` and `Ancestral` may select none, as the samplers that they belong to. The
-loop itself unmasks all that is left in the last step of the budget.
+A rule that is registered here selects at least one position of every row that has any, except `Timesteps` and `Ancestral`, which
+may select none, as the samplers that they belong to. The step itself unmasks everything that remains in the last step of the
+budget.
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from anyorder.decoding.memory import drift_kept
-from anyorder.orders.base import State
+from anyorder.errors import BadInput
+from anyorder.memory import Drift, Memory
+from anyorder.prediction import Prediction
+from anyorder.registry import COUNT_RULES
+from anyorder.state import DecodeState
 
 _TRANSFER = 4
 
 
-class CountRule(Protocol):
-    """How many, and so which."""
+class CountRule(ABC):
+    """How many positions, and therefore which: base class of all rules, which are frozen dataclasses."""
 
-    def __call__(self, scores: Tensor, state: State, undone: Tensor) -> Tensor: ...
+    part_kind: ClassVar[str] = "count rule"
+
+    @abstractmethod
+    def __call__(self, scores: Tensor, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
+        """Select positions.
+
+        Args:
+            scores: float (B, L), -inf where nothing can be unmasked.
+            state, prediction: what the order saw.
+            remasked: int64 (B,), committed positions that are remasked in this very step.
+
+        Returns:
+            bool (B, L), the positions to unmask.
+        """
+
+    def in_blocks(self, length: int) -> "CountRule":
+        """The rule to use in blocks of `length` generated positions: by default the same, within the open block.
+
+        Raises:
+            BadInput: the rule counts over the whole sequence.
+        """
+        return self
+
+
+@dataclass(frozen=True)
+class FunctionRule(CountRule):
+    """A plain function `(scores, state, prediction, remasked) -> selection` as a count rule."""
+
+    function: Callable[[Tensor, DecodeState, Prediction, Tensor], Tensor]
+
+    def __call__(self, scores: Tensor, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
+        return self.function(scores, state, prediction, remasked)
 
 
 def top(scores: Tensor, count: Tensor) -> Tensor:
@@ -32,142 +66,163 @@ def top(scores: Tensor, count: Tensor) -> Tensor:
     return (rank < count[:, None]) & (scores > -torch.inf)
 
 
-def _fixed(scores: Tensor, state: State, undone: Tensor, share_left: float) -> Tensor:
-    """Unmask so many that ceil(share_left * N) of the N generated positions stay masked, undone ones included."""
+def _scheduled(scores: Tensor, state: DecodeState, remasked: Tensor, share: Tensor) -> Tensor:
+    """Unmask so many that ceil(share * N) of the N generated positions stay masked, remasked ones included; share (B,)."""
     available = (scores > -torch.inf).sum(dim=1)
     total = state.generated.sum(dim=1)
-    left = torch.ceil(total * share_left - 1e-9).long()
-    return top(scores, (available + undone - left).clamp(min=1))
+    remaining = torch.ceil(total * share.float() - 1e-9).long()
+    return top(scores, (available + remasked - remaining).clamp(min=1))
 
 
+@COUNT_RULES.register("linear", curve_for=("heuristic", "supervised", "reward"))
 @dataclass(frozen=True)
-class Linear:
-    """The same number in every step."""
+class Linear(CountRule):
+    """The same number in every step of the budget."""
 
-    def __call__(self, scores: Tensor, state: State, undone: Tensor) -> Tensor:
-        return _fixed(scores, state, undone, 1 - (state.step + 1) / state.steps)
+    def __call__(self, scores: Tensor, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
+        return _scheduled(scores, state, remasked, 1 - (state.step + 1).double() / state.steps)
+
+    def in_blocks(self, length: int) -> CountRule:
+        """The budget is divided evenly among the blocks."""
+        return EvenBlocks(length)
 
 
+@COUNT_RULES.register("cosine")
 @dataclass(frozen=True)
-class Cosine:
+class Cosine(CountRule):
     """Few at first, many at the end: cos(pi/2 * (step + 1) / steps) stay masked (MaskGIT, arXiv 2202.04200)."""
 
-    def __call__(self, scores: Tensor, state: State, undone: Tensor) -> Tensor:
-        return _fixed(scores, state, undone, max(0.0, math.cos(math.pi / 2 * (state.step + 1) / state.steps)))
+    def __call__(self, scores: Tensor, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
+        done = math.pi / 2 * (state.step + 1).double() / state.steps
+        return _scheduled(scores, state, remasked, torch.cos(done).clamp(min=0.0))
+
+    def in_blocks(self, length: int) -> CountRule:
+        """See `CountRule`."""
+        raise BadInput("the count rule cosine counts over the whole sequence, not in blocks: use linear, fixed, threshold, ...")
 
 
+@COUNT_RULES.register("fixed")
 @dataclass(frozen=True)
-class Fixed:
-    """k in every step; k = 1 is one at a time."""
+class Fixed(CountRule):
+    """k positions in every step; k = 1 is one at a time."""
 
-    k: int = 1
+    k: int = field(default=1, metadata={"help": "positions per step"})
 
     def __post_init__(self) -> None:
         if self.k < 1:
             raise ValueError(f"k is {self.k}; at least one position per step is needed")
 
-    def __call__(self, scores: Tensor, state: State, undone: Tensor) -> Tensor:
-        return top(scores, torch.full_like(undone, self.k))
+    def __call__(self, scores: Tensor, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
+        return top(scores, torch.full_like(remasked, self.k))
 
 
+_PROBABILITIES = (0.5, 0.7, 0.8, 0.9, 0.95, 0.99)
+
+
+@COUNT_RULES.register("threshold", curve_for=("heuristic",))
 @dataclass(frozen=True)
-class Threshold:
-    """All positions with confidence above the level, else the best-scored one (Fast-dLLM, arXiv 2505.22618).
+class Threshold(CountRule):
+    """All positions whose confidence is above the level, or else the best-scored one (Fast-dLLM, arXiv 2505.22618)."""
 
-    With `by="score"` the score is read as the log-odds of being right, as learned orders give it, instead of the confidence.
-    """
+    level: float = field(default=0.9, metadata={"help": "least probability of the likeliest token", "values": _PROBABILITIES})
 
-    level: float = 0.9
-    by: str = "confidence"
-
-    def __post_init__(self) -> None:
-        if self.by not in ("confidence", "score"):
-            raise ValueError(f"by is {self.by!r}; it must be 'confidence' or 'score'")
-
-    def __call__(self, scores: Tensor, state: State, undone: Tensor) -> Tensor:
-        return (_probability(scores, state, self.by) > self.level) | top(scores, torch.ones_like(undone))
+    def __call__(self, scores: Tensor, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
+        return (_confidence(scores, prediction) > self.level) | top(scores, torch.ones_like(remasked))
 
 
+@COUNT_RULES.register("score_threshold", curve_for=("supervised", "reward"))
 @dataclass(frozen=True)
-class Factor:
+class ScoreThreshold(CountRule):
+    """All positions whose score, read as the log-odds of being right, means a probability above the level, or else the
+    best-scored one. For learned orders, whose scores are log-odds."""
+
+    level: float = field(default=0.5, metadata={"help": "least probability of being right", "values": _PROBABILITIES})
+
+    def __call__(self, scores: Tensor, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
+        return _masked_out(torch.sigmoid(scores), scores).gt(self.level) | top(scores, torch.ones_like(remasked))
+
+
+@COUNT_RULES.register("factor", curve_for=("heuristic",))
+@dataclass(frozen=True)
+class Factor(CountRule):
     """The largest n with (n + 1) * (1 - n-th largest confidence) <= factor, at least one (Fast-dLLM, arXiv 2505.22618)."""
 
-    factor: float = 1.0
+    factor: float = field(default=1.0, metadata={"help": "the bound", "values": (3, 1.5, 0.7, 0.3, 0.1, 0.03)})
 
-    def __call__(self, scores: Tensor, state: State, undone: Tensor) -> Tensor:
-        confidence = _probability(scores, state, "confidence")
-        ranked, ranking = confidence.sort(dim=1, descending=True, stable=True)
+    def __call__(self, scores: Tensor, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
+        ranked, ranking = _confidence(scores, prediction).sort(dim=1, descending=True, stable=True)
         n = torch.arange(1, scores.shape[1] + 1, device=scores.device)
         count = (((n + 1) * (1 - ranked) <= self.factor) * n).amax(dim=1)
         chosen = torch.zeros_like(state.masked).scatter(1, ranking, n <= count[:, None])
-        return (chosen & (scores > -torch.inf)) | (top(scores, torch.ones_like(undone)) & (count == 0)[:, None])
+        return (chosen & (scores > -torch.inf)) | (top(scores, torch.ones_like(remasked)) & (count == 0)[:, None])
 
 
+@COUNT_RULES.register("entropy_bound", curve_for=("heuristic",))
 @dataclass(frozen=True)
-class EntropyBound:
+class EntropyBound(CountRule):
     """The largest prefix, by entropy, with sum H - max H <= bound, at least one (Ben-Hamu et al., arXiv 2505.24857)."""
 
-    bound: float = 0.1
+    bound: float = field(default=0.1, metadata={"help": "nats", "values": (3, 1, 0.3, 0.1, 0.03, 0.01)})
 
-    def __call__(self, scores: Tensor, state: State, undone: Tensor) -> Tensor:
-        entropy = state.scatter(state.summary.entropy, fill=torch.inf).masked_fill(scores == -torch.inf, torch.inf)
+    def __call__(self, scores: Tensor, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
+        entropy = prediction.scatter(prediction.entropy, fill=torch.inf).masked_fill(scores == -torch.inf, torch.inf)
         ranked, ranking = entropy.sort(dim=1, stable=True)
         fits = ranked.cumsum(dim=1) - ranked <= self.bound  # ascending, so the last of a prefix is its largest
         chosen = torch.zeros_like(state.masked).scatter(1, ranking, fits)
         return chosen & (scores > -torch.inf)
 
 
+@COUNT_RULES.register("klass", curve_for=("heuristic",))
 @dataclass(frozen=True)
-class KLASS:
-    """All positions whose prediction is sure and at rest, else the k best-scored ones (KLASS, arXiv 2511.05664, Algorithm 1).
+class KLASS(CountRule):
+    """All positions whose prediction is confident and stable, or else the k best-scored ones (KLASS, arXiv 2511.05664,
+    Algorithm 1).
 
-    Sure is a confidence above a level; at rest is KL(prediction now || one step before) below another in each of the last
-    `history` steps, so never before step `history`. The authors' code takes confidence .6 and KL .01 to .015 for LLaDA, .9 and
-    .005 for Dream, a history of 2, and where nothing is ready as many as a fixed schedule, one per step in their experiments.
-
-    Args:
-        confidence: a position is sure above this.
-        kl: and at rest below this, in nats.
-        history: steps that count.
-        k: positions unmasked where none is ready.
+    Stable means that KL(prediction now || one step before) was below `kl` in each of the last `history` steps, so never before
+    step `history`. The authors' code takes confidence .6 and KL .01 to .015 for LLaDA, .9 and .005 for Dream, a history of 2,
+    and, where no position is ready, as many as a fixed schedule, one per step in their experiments.
     """
 
-    confidence: float = 0.9
-    kl: float = 0.01
-    history: int = 2
-    k: int = 1
+    confidence: float = field(
+        default=0.9,
+        metadata={
+            "help": "a position is confident above this probability",
+            "values": ("0.5:1", "0.6:0.3", "0.6:0.1", "0.8:0.03", "0.9:0.01", "0.99:0.005"),
+        },
+    )
+    kl: float = field(default=0.01, metadata={"help": "a position is stable below this divergence, in nats"})
+    history: int = field(default=2, metadata={"help": "steps in which it must be stable"})
+    k: int = field(default=1, metadata={"help": "positions unmasked where none is ready"})
 
     def __post_init__(self) -> None:
         if self.history < 1 or self.k < 1:
             raise ValueError(f"history is {self.history} and k is {self.k}; both must be at least 1")
 
     @property
-    def keep_drift(self) -> int:
-        """Asks `decode` for so many steps."""
-        return self.history
+    def memories(self) -> tuple[Memory, ...]:
+        """The drift of the predictions."""
+        return (Drift(self.history),)
 
-    def __call__(self, scores: Tensor, state: State, undone: Tensor) -> Tensor:
-        if state.drift is None or state.drift.shape[-1] < self.history:
-            raise ValueError("KLASS compares predictions with those of earlier steps, which only `decode` keeps")
-        at_rest = (state.drift[..., : self.history] < self.kl).all(dim=-1)
-        ready = at_rest & (_probability(scores, state, "confidence") > self.confidence)
+    def __call__(self, scores: Tensor, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
+        drift, _ = state.recall(Drift(self.history))
+        ready = (drift < self.kl).all(dim=-1) & (_confidence(scores, prediction) > self.confidence)
         return ready | top(scores, torch.where(ready.any(dim=1), 0, self.k))
 
 
+@COUNT_RULES.register("predicted_error", curve_for=("supervised",))
 @dataclass(frozen=True)
-class PredictedError:
+class PredictedError(CountRule):
     """The largest prefix, by score, whose expected number of wrong tokens sum(1 - sigmoid(s_i)) <= bound, at least one, and at
-    least as many as must be unmasked now to be done in time at an even pace.
+    least as many as must be unmasked now to finish within the budget at an even pace.
 
     For orders whose score is the log-odds of being right: this is the policy's own bound on its error.
-
-    Args:
-        bound: expected number of wrong tokens per step.
     """
 
-    bound: float = 0.3
+    bound: float = field(
+        default=0.3, metadata={"help": "expected number of wrong tokens per step", "values": (3, 1, 0.5, 0.2, 0.1, 0.03)}
+    )
 
-    def __call__(self, scores: Tensor, state: State, undone: Tensor) -> Tensor:
+    def __call__(self, scores: Tensor, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
         ranked, ranking = scores.sort(dim=1, descending=True, stable=True)
         fits = (1 - torch.sigmoid(ranked)).cumsum(dim=1) <= self.bound
         chosen = torch.zeros_like(state.masked).scatter(1, ranking, fits)
@@ -175,114 +230,133 @@ class PredictedError:
         return (chosen & (scores > -torch.inf)) | top(scores, pace)
 
 
+@COUNT_RULES.register("two_phase")
 @dataclass(frozen=True)
-class SecondLook:
-    """One rule until a sequence is complete, another once it has been opened again: be quick, and careful where it failed.
+class TwoPhase(CountRule):
+    """One rule until a sequence is complete, another once it was opened again: fast at first, careful where it failed.
 
-    Where the budget is generous, at least one step for every four positions, the first completion need not be quick either.
+    With a generous budget, at least one step for every four positions, the first completion is careful as well.
     """
 
     first: CountRule = EntropyBound(0.1)
     again: CountRule = Threshold(0.99)
     generous: CountRule = EntropyBound(0.01)
 
-    @property
-    def keep_drift(self) -> int:
-        """As the rules within wish."""
-        return drift_kept(self.first, self.again, self.generous)
-
-    def __call__(self, scores: Tensor, state: State, undone: Tensor) -> Tensor:
+    def __call__(self, scores: Tensor, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
         slow = 4 * state.steps >= state.generated.sum(dim=1)
-        chosen = self.first(scores, state, undone)
+        chosen = self.first(scores, state, prediction, remasked)
         if slow.any():
-            chosen = torch.where(slow[:, None], self.generous(scores, state, undone), chosen)
-        if state.undone is None or not (state.undone > 0).any():
+            chosen = torch.where(slow[:, None], self.generous(scores, state, prediction, remasked), chosen)
+        reopened = state.remasked > 0
+        if not reopened.any():
             return chosen
-        return torch.where((state.undone > 0)[:, None], self.again(scores, state, undone), chosen)
+        return torch.where(reopened[:, None], self.again(scores, state, prediction, remasked), chosen)
+
+    def in_blocks(self, length: int) -> CountRule:
+        """See `CountRule`."""
+        raise BadInput(
+            "the count rule two_phase counts over the whole sequence, not in blocks: use linear, fixed, threshold, ..."
+        )
 
 
+@COUNT_RULES.register("deadline")
 @dataclass(frozen=True)
-class InTime:
-    """What a rule selects, and then the best-scored of the rest until a schedule's number is reached: a threshold that is done
-    in time (as diffusers' BlockRefinementScheduler does it).
+class Deadline(CountRule):
+    """What a rule selects, and then the best-scored of the rest until a schedule's number is reached: a threshold that finishes
+    within the budget (as diffusers' BlockRefinementScheduler does).
 
     Args:
-        rule: what is selected at any rate.
+        rule: what is selected in any case.
         schedule: whose number is the least.
     """
 
-    rule: CountRule
-    schedule: CountRule
+    rule: CountRule = Threshold()
+    schedule: CountRule = Linear()
 
-    @property
-    def keep_drift(self) -> int:
-        """As the rules within wish."""
-        return drift_kept(self.rule, self.schedule)
+    def __call__(self, scores: Tensor, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
+        chosen = self.rule(scores, state, prediction, remasked)
+        least = self.schedule(scores, state, prediction, remasked).sum(dim=1)
+        return top(scores.masked_fill(chosen, torch.inf), torch.maximum(chosen.sum(dim=1), least))
 
-    def __call__(self, scores: Tensor, state: State, undone: Tensor) -> Tensor:
-        chosen = self.rule(scores, state, undone)
-        count = torch.maximum(chosen.sum(dim=1), self.schedule(scores, state, undone).sum(dim=1))
-        return top(scores.masked_fill(chosen, torch.inf), count)
+    def in_blocks(self, length: int) -> CountRule:
+        """Both rules in blocks."""
+        return Deadline(self.rule.in_blocks(length), self.schedule.in_blocks(length))
 
 
+@COUNT_RULES.register("timesteps")
 @dataclass(frozen=True)
-class Timesteps:
-    """floor(n * (1 - s / t)) of the n masked positions, on timesteps that fall evenly from t = 1 to eps (Dream,
-    arXiv 2508.15487). In float32 as published, which decides some roundings. A step in which that is 0 unmasks nothing.
+class Timesteps(CountRule):
+    """floor(n * (1 - s / t)) of the n masked positions, on timesteps from t = 1 down to eps at even distances (Dream,
+    arXiv 2508.15487). In float32 as published, which decides some roundings. A step in which that is 0 unmasks nothing."""
 
-    Args:
-        eps: the last timestep.
-    """
+    eps: float = field(default=1e-3, metadata={"help": "the last timestep"})
 
-    eps: float = 1e-3
-
-    def __call__(self, scores: Tensor, state: State, undone: Tensor) -> Tensor:
+    def __call__(self, scores: Tensor, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
         masked = (scores > -torch.inf).sum(dim=1)
         return top(scores, (masked.float() * _transferred(state, self.eps)).long())
 
 
+@COUNT_RULES.register("ancestral")
 @dataclass(frozen=True)
-class Ancestral:
+class Ancestral(CountRule):
     """Each masked position with probability 1 - s / t, whatever its score: the reverse process itself (arXiv 2406.07524;
-    `alg="origin"` of Dream), on the timesteps of `Timesteps`.
+    `alg="origin"` of Dream), on the timesteps of `Timesteps`."""
 
-    Args:
-        eps: the last timestep.
-    """
+    eps: float = field(default=1e-3, metadata={"help": "the last timestep"})
 
-    eps: float = 1e-3
-
-    def __call__(self, scores: Tensor, state: State, undone: Tensor) -> Tensor:
-        return (state.uniform(_TRANSFER) < _transferred(state, self.eps)) & (scores > -torch.inf)
+    def __call__(self, scores: Tensor, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
+        return (state.uniform(_TRANSFER) < _transferred(state, self.eps)[:, None]) & (scores > -torch.inf)
 
 
-def _transferred(state: State, eps: float) -> float:
-    """1 - s / t of this step, in float32."""
-    timesteps = torch.linspace(1, eps, state.steps + 1)
-    return float(1 - timesteps[state.step + 1] / timesteps[state.step])
+@COUNT_RULES.register("even_blocks")
+@dataclass(frozen=True)
+class EvenBlocks(CountRule):
+    """Every block takes the same number of steps, and its positions are spread evenly over them, the remainder first (LLaDA,
+    arXiv 2502.09992, `get_num_transfer_tokens`). The linear rule becomes this one in blocks."""
+
+    length: int = field(metadata={"help": "generated positions per block"})
+    steps: int | None = field(
+        default=None,
+        metadata={"help": "per block; by default the budget divided by each sequence's number of blocks, at most the length"},
+    )
+
+    def __call__(self, scores: Tensor, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
+        block = block_of(state.generated, self.length)
+        blocks = block.amax(dim=1) + 1
+        even = (state.steps // blocks.clamp(min=1)).clamp(1, self.length)
+        steps = even if self.steps is None else torch.full_like(blocks, self.steps)
+        number, step = state.step // steps, state.step % steps
+        size = (block == number[:, None]).sum(dim=1)
+        return top(scores, size // steps + (step < size % steps).long())
 
 
-def _probability(scores: Tensor, state: State, by: str) -> Tensor:
-    """Probability of being right (B, L), -inf where nothing can be unmasked."""
-    value = torch.sigmoid(scores) if by == "score" else state.scatter(state.summary.top_log_probs[:, 0].exp())
-    return value.masked_fill(scores == -torch.inf, -torch.inf)
+def block_of(generated: Tensor, length: int) -> Tensor:
+    """Number of the block of each generated position (B, L), counted over the generated positions of its row; -1 elsewhere."""
+    return torch.where(generated, (generated.long().cumsum(dim=1) - 1) // length, -1)
 
 
-def score_threshold(level: float = 0.5) -> Threshold:
-    """All positions whose score, read as log-odds, means a probability above the level, else the best-scored one."""
-    return Threshold(level, by="score")
+def open_block(state: DecodeState, length: int) -> Tensor:
+    """The positions of each row's leftmost block that still has a masked one, bool (B, L)."""
+    block = block_of(state.generated, length)
+    number = block.masked_fill(~state.masked, block.shape[1]).amin(dim=1)
+    return block == number[:, None]
 
 
-COUNT_RULES: dict[str, Callable[..., CountRule]] = {
-    "linear": Linear,
-    "cosine": Cosine,
-    "fixed": Fixed,
-    "threshold": Threshold,
-    "score_threshold": score_threshold,
-    "factor": Factor,
-    "entropy_bound": EntropyBound,
-    "klass": KLASS,
-    "predicted_error": PredictedError,
-    "second_look": SecondLook,
-}
-"""Rules that a command can name."""
+def _transferred(state: DecodeState, eps: float) -> Tensor:
+    """1 - s / t of each row's step, float32 (B,)."""
+    found = torch.empty(len(state), device=state.tokens.device)
+    for steps in state.steps.unique().tolist():
+        rows = state.steps == steps
+        timesteps = torch.linspace(1, eps, steps + 1)
+        now = state.step[rows].cpu()
+        found[rows] = (1 - timesteps[now + 1] / timesteps[now]).to(found.device)
+    return found
+
+
+def _confidence(scores: Tensor, prediction: Prediction) -> Tensor:
+    """Probability of the likeliest token (B, L), -inf where nothing can be unmasked."""
+    return _masked_out(prediction.scatter(prediction.top_log_probs[:, 0].exp()), scores)
+
+
+def _masked_out(values: Tensor, scores: Tensor) -> Tensor:
+    return values.masked_fill(scores == -torch.inf, -torch.inf)

@@ -1,108 +1,129 @@
-"""What to undo: rules that take commitments back."""
+"""What to remask: rules that take committed tokens back."""
 
-from dataclasses import dataclass
-from typing import Protocol
+from abc import ABC
+from dataclasses import dataclass, field
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
-from anyorder.orders.base import State
+from anyorder.errors import BadInput
+from anyorder.orders.base import Binding, Unbound
+from anyorder.orders.learned import Critic, LearnedOrder, saved_order
+from anyorder.parts import walk
+from anyorder.prediction import Prediction
+from anyorder.registry import REMASKERS
+from anyorder.state import DecodeState
 
 
-class Quality(Protocol):
-    """Log-odds that the token at a committed position is right, float (B, L)."""
+class Remasker(ABC):
+    """Base class of remaskers, which are frozen dataclasses. By default nothing is remasked.
 
-    def quality(self, state: State) -> Tensor: ...
-
-
-class Remasker(Protocol):
-    """Which positions are open to be scored, and which commitments are taken back.
-
-    `reviews` says whether a completed sequence is looked at again as long as there are steps left.
+    Attributes:
+        reviews: whether a completed sequence is predicted once more as long as there are steps left, so that it can be opened
+            again.
+        in_blocks: whether it works when decoding in blocks, where a finished block stays as it is.
     """
 
-    @property
-    def reviews(self) -> bool: ...
+    part_kind: ClassVar[str] = "remasker"
+    reviews: ClassVar[bool] = False
+    in_blocks: ClassVar[bool] = False
 
-    def open(self, masked: Tensor, generated: Tensor) -> Tensor:
-        """Positions bool (B, L) that get logits and scores; those not selected by the count rule are masked (again)."""
+    def positions(self, state: DecodeState) -> Tensor:
+        """Positions bool (B, L) that get logits and scores; those that the count rule does not select are masked (again)."""
+        return state.masked
 
-    def undo(self, state: State) -> Tensor:
-        """Committed positions bool (B, L) to mask again now. They are predicted anew in the next step."""
-
-    def reject(self, state: State, undone: Tensor) -> Tensor:
-        """The undone positions bool (B, L) whose token is ruled out until another one has been committed there. Without that
-        a deterministic denoiser would make the same mistake again."""
-
-
-@dataclass(frozen=True)
-class Absorbing:
-    """Nothing is undone: what is committed stays."""
-
-    reviews: bool = False
-
-    def open(self, masked: Tensor, generated: Tensor) -> Tensor:
-        return masked
-
-    def undo(self, state: State) -> Tensor:
+    def remask(self, state: DecodeState, prediction: Prediction) -> Tensor:
+        """Committed positions bool (B, L) to mask again now. They are predicted again in the next step."""
         return torch.zeros_like(state.masked)
 
-    def reject(self, state: State, undone: Tensor) -> Tensor:
-        return undone
+    def reject(self, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
+        """The remasked positions bool (B, L) whose token is ruled out until another one was committed there. Otherwise a
+        deterministic denoiser would make the same mistake again."""
+        return remasked
 
 
+@REMASKERS.register("none")
 @dataclass(frozen=True)
-class RePredict(Absorbing):
+class Absorbing(Remasker):
+    """Nothing is remasked: a committed token stays."""
+
+    in_blocks = True
+
+
+@REMASKERS.register("repredict")
+@dataclass(frozen=True)
+class RePredict(Remasker):
     """Every generated position is predicted and ranked again in each step, so a committed token can change or be masked.
 
     The decoding of MaskGIT (arXiv 2202.04200), RDM and Ye et al. 2024. It asks the denoiser for visible tokens too.
     """
 
-    def open(self, masked: Tensor, generated: Tensor) -> Tensor:
-        return generated
+    def positions(self, state: DecodeState) -> Tensor:
+        """All generated positions."""
+        return state.generated
+
+
+class CriticFunction(Protocol):
+    """Log-odds that the token at a committed position is right, float (B, L)."""
+
+    def __call__(self, state: DecodeState, prediction: Prediction) -> Tensor: ...
 
 
 @dataclass(frozen=True)
-class QualityUndo:
-    """A complete sequence in which a learned quality score finds a mistake is opened again.
+class OwnCritic(Unbound):
+    """The critic of the sampler's own learned order, or else of the denoiser's."""
 
-    PRISM and RemeDi train such scores. Here they look back when a sequence is complete: if some token is believed wrong, all
-    that may rest upon the mistake is masked, and the rejected tokens are ruled out until others were committed there.
+    def bind(self, binding: Binding) -> Critic:
+        """See `Unbound`.
 
-    Args:
-        judge: gives the log-odds that a committed token is right.
-        level: a token is believed wrong when its probability of being right is below this.
-        doubt: tokens below this are masked together with the wrong ones.
-        remembers: rule out rejected tokens.
+        Raises:
+            BadInput: neither has a critic.
+        """
+        inside = [] if binding.order is None else list(walk(binding.order))
+        learned = next((part for part in inside if isinstance(part, LearnedOrder)), None)
+        order = learned or saved_order(binding.denoiser, strict=binding.strict)
+        if order.critic is None:
+            raise BadInput(
+                "this policy was fitted without scores of committed tokens, so it cannot undo: fit with objective.critic"
+            )
+        return order.critic
+
+    def __call__(self, state: DecodeState, prediction: Prediction) -> Tensor:
+        raise BadInput("a critic must be bound to its denoiser first: sampler.bind(denoiser)")
+
+
+@REMASKERS.register("undo")
+@dataclass(frozen=True)
+class CriticUndo(Remasker):
+    """A complete sequence in which a learned critic finds a mistake is opened again.
+
+    PRISM and RemeDi train such critics. Here the critic looks at complete sequences: if it believes some token wrong, all tokens
+    that it doubts are masked, and the rejected ones are ruled out until others were committed there.
     """
 
-    judge: Quality
-    level: float = 0.3
-    doubt: float = 0.9
-    remembers: bool = True
-    reviews: bool = True
+    level: float = field(default=0.3, metadata={"help": "a token is believed wrong below this probability of being right"})
+    doubt: float = field(default=0.9, metadata={"help": "tokens below this are masked together with the wrong ones"})
+    remembers: bool = field(default=True, metadata={"help": "rule out rejected tokens"})
+    critic: CriticFunction = OwnCritic()
 
-    @property
-    def keep_first_look(self) -> bool:
-        """Whether the judge wants to see what the first forward predicted."""
-        return getattr(self.judge, "keep_first_look", False)
+    reviews = True
 
-    def open(self, masked: Tensor, generated: Tensor) -> Tensor:
-        return masked
-
-    def undo(self, state: State) -> Tensor:
-        complete = ~state.masked.any(dim=1)
+    def remask(self, state: DecodeState, prediction: Prediction) -> Tensor:
+        """See `Remasker`."""
+        complete = state.finished
         if not complete.any():
             return torch.zeros_like(state.masked)
-        right = self._probability(state)
+        right = self._probability(state, prediction)
         mistaken = (right < self.level).any(dim=1) & complete
         return (right < self.doubt) & mistaken[:, None]
 
-    def reject(self, state: State, undone: Tensor) -> Tensor:
-        if not undone.any():
-            return undone
-        return undone & (self._probability(state) < self.level) & self.remembers
+    def reject(self, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
+        """See `Remasker`."""
+        if not remasked.any():
+            return remasked
+        return remasked & (self._probability(state, prediction) < self.level) & self.remembers
 
-    def _probability(self, state: State) -> Tensor:
+    def _probability(self, state: DecodeState, prediction: Prediction) -> Tensor:
         """Probability of being right at committed positions, 1 elsewhere."""
-        return torch.sigmoid(self.judge.quality(state)).masked_fill(~state.generated | state.masked, 1.0)
+        return torch.sigmoid(self.critic(state, prediction)).masked_fill(~state.generated | state.masked, 1.0)

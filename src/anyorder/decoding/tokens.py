@@ -1,42 +1,51 @@
 """What token to put at a position: rules that turn logits into candidates."""
 
-from dataclasses import dataclass
-from typing import Protocol
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from anyorder import noise
-from anyorder.orders.base import State
+from anyorder.prediction import Prediction
+from anyorder.registry import TOKEN_RULES
+from anyorder.state import DecodeState
 
 _TOKEN = 2
 
 
-class TokenRule(Protocol):
-    """Candidates int64 (K,) for the predicted positions, and their log-probabilities under the rule, float (K,)."""
+class TokenRule(ABC):
+    """Base class of token rules, which are frozen dataclasses."""
 
-    def __call__(self, state: State) -> tuple[Tensor, Tensor]: ...
+    part_kind: ClassVar[str] = "token rule"
+
+    @abstractmethod
+    def __call__(self, state: DecodeState, prediction: Prediction) -> tuple[Tensor, Tensor]:
+        """Candidates int64 (K,) for the predicted positions, and their log-probabilities under the rule, float (K,)."""
 
 
+@TOKEN_RULES.register("argmax")
 @dataclass(frozen=True)
-class Argmax:
+class Argmax(TokenRule):
     """The likeliest token; its log-probability is the denoiser's."""
 
-    def __call__(self, state: State) -> tuple[Tensor, Tensor]:
-        return state.summary.top_tokens[:, 0], state.summary.top_log_probs[:, 0]
+    def __call__(self, state: DecodeState, prediction: Prediction) -> tuple[Tensor, Tensor]:
+        return prediction.top_tokens[:, 0], prediction.top_log_probs[:, 0]
 
 
+@TOKEN_RULES.register("sample")
 @dataclass(frozen=True)
-class Sample:
-    """Draw from softmax(logits / temperature), cut to the smallest set of tokens whose probability reaches `top_p`, and to the
-    `top_k` likeliest.
+class Sample(TokenRule):
+    """Draw from softmax(logits / temperature), restricted to the smallest set of tokens whose probability reaches `top_p`, and
+    to the `top_k` likeliest.
 
     Gumbel-max in float64, with noise that belongs to (seed, step, position, token).
     """
 
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int | None = None
+    temperature: float = field(default=1.0, metadata={"help": "of the softmax"})
+    top_p: float = field(default=1.0, metadata={"help": "probability of the likeliest tokens that are kept"})
+    top_k: int | None = field(default=None, metadata={"help": "number of the likeliest tokens that are kept"})
 
     def __post_init__(self) -> None:
         if self.temperature <= 0:
@@ -44,20 +53,22 @@ class Sample:
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p is {self.top_p}; it must lie in (0, 1]")
         if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"top_k is {self.top_k}; at least one token must be left")
+            raise ValueError(f"top_k is {self.top_k}; at least one token must remain")
 
-    def __call__(self, state: State) -> tuple[Tensor, Tensor]:
-        log_probs = cut(state.logits, self.temperature, self.top_p, self.top_k)
-        seeds = state.seeds[:, None].expand_as(state.tokens)[state.predicted]
-        index = state.index[state.predicted]
+    def __call__(self, state: DecodeState, prediction: Prediction) -> tuple[Tensor, Tensor]:
+        log_probs = truncate(prediction.logits, self.temperature, self.top_p, self.top_k)
+        seeds, steps, index = (
+            values.expand_as(state.tokens)[prediction.predicted][:, None]
+            for values in (state.seeds[:, None], state.step[:, None], state.index)
+        )
         words = torch.arange(log_probs.shape[1], device=log_probs.device)
-        drawn = (log_probs + noise.gumbel(seeds[:, None], _TOKEN, state.step, index[:, None], words)).argmax(dim=-1)
+        drawn = (log_probs + noise.gumbel(seeds, _TOKEN, steps, index, words)).argmax(dim=-1)
         return drawn, log_probs.gather(1, drawn[:, None])[:, 0].float()
 
 
-def cut(logits: Tensor, temperature: float = 1.0, top_p: float = 1.0, top_k: int | None = None) -> Tensor:
-    """Log-probabilities float64 (K, V) of softmax(logits / temperature), cut to the smallest set of tokens whose probability
-    reaches `top_p` and to the `top_k` likeliest, and normalised again; -inf outside."""
+def truncate(logits: Tensor, temperature: float = 1.0, top_p: float = 1.0, top_k: int | None = None) -> Tensor:
+    """Log-probabilities float64 (K, V) of softmax(logits / temperature), restricted to the smallest set of tokens whose
+    probability reaches `top_p` and to the `top_k` likeliest, and normalized again; -inf outside."""
     log_probs = torch.log_softmax(logits.double() / temperature, dim=-1)
     if top_p >= 1 and top_k is None:
         return log_probs

@@ -6,6 +6,8 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from anyorder.errors import BadInput
+
 
 class DenoiserOutput(NamedTuple):
     """logits float (B, L, V), or (K, V) for K chosen positions in row-major order; hidden float (B, L, D)."""
@@ -79,6 +81,18 @@ def attention_of(denoiser: object, tokens: Tensor) -> Tensor | None:
         return None
     real = tokens != pad
     return None if bool(real.all()) else real
+
+
+def check_tokens(tokens: Tensor, denoiser: "Denoiser") -> None:
+    """Raise BadInput unless tokens are int64 (B, L) of this denoiser's vocabulary (or its padding)."""
+    if tokens.dim() != 2 or tokens.dtype != torch.int64:
+        raise BadInput(f"the tokens are {tokens.dtype} of shape {tuple(tokens.shape)}; they must be int64 (batch, length)")
+    pad = getattr(denoiser, "pad_token_id", None)
+    if tokens.numel() and int(tokens.max()) >= max(denoiser.vocab_size, 0 if pad is None else pad + 1):
+        raise BadInput(
+            f"the tokens go up to {int(tokens.max())}, and the denoiser has a vocabulary of {denoiser.vocab_size}: they come from "
+            "another task or tokenizer (anyorder.task_for(denoiser) makes the right task)"
+        )
 
 
 def forbid_mask(logits: Tensor, mask_token_id: int) -> Tensor:

@@ -6,7 +6,7 @@
 | left_to_right | minus the position | autoregressive order |
 | confidence | log of the largest probability | LLaDA (arXiv 2502.09992) |
 | margin | largest minus second largest probability | arXiv 2502.06768 |
-| log_margin | the same of log-probabilities | the margin whose scale noise does not drown |
+| log_margin | the same of log-probabilities | unbounded, so that noise does not drown it |
 | entropy | minus the entropy of p, in nats | arXiv 2505.24857 |
 | oracle | log p(x0) | arXiv 2606.00295, section 2.2 |
 | gt_margin | p(x0) minus the largest probability of another token | arXiv 2602.09501 |
@@ -18,66 +18,69 @@ in [0, 1], entropies in [-log V, 0].
 import torch
 from torch import Tensor
 
-from anyorder.orders.base import Order, State
+from anyorder.errors import BadInput
+from anyorder.prediction import Prediction
+from anyorder.registry import ORDERS
+from anyorder.state import DecodeState
 
 _RANDOM_ORDER = 1
 
 
-def random(state: State) -> Tensor:
-    """Uniform numbers in (0, 1), fresh at every step."""
-    return state.uniform(_RANDOM_ORDER).float().masked_fill(~state.predicted, -torch.inf)
+@ORDERS.register("random", baseline=True, default=True, color="gray")
+def random(state: DecodeState, prediction: Prediction) -> Tensor:
+    """Uniform numbers in (0, 1), drawn again in every step."""
+    return state.uniform(_RANDOM_ORDER).float().masked_fill(~prediction.predicted, -torch.inf)
 
 
-def left_to_right(state: State) -> Tensor:
+@ORDERS.register("left_to_right", baseline=True, default=True, sequential=True)
+def left_to_right(state: DecodeState, prediction: Prediction) -> Tensor:
     """Minus the position."""
-    return -state.index.float().masked_fill(~state.predicted, torch.inf)
+    return -state.index.float().masked_fill(~prediction.predicted, torch.inf)
 
 
-def confidence(state: State) -> Tensor:
-    """log c_i, where c_i is the largest probability (not that of a sampled token; they coincide under argmax)."""
-    return state.scatter(state.summary.top_log_probs[:, 0])
+@ORDERS.register("confidence", baseline=True, default=True)
+def confidence(state: DecodeState, prediction: Prediction) -> Tensor:
+    """Log of the largest probability (not that of a sampled token; they coincide under argmax)."""
+    return prediction.scatter(prediction.top_log_probs[:, 0])
 
 
-def margin(state: State) -> Tensor:
+@ORDERS.register("margin", baseline=True, default=True)
+def margin(state: DecodeState, prediction: Prediction) -> Tensor:
     """Largest minus second largest probability."""
-    top = state.summary.top_log_probs.exp()
-    return state.scatter(top[:, 0] - top[:, 1])
+    top = prediction.top_log_probs.exp()
+    return prediction.scatter(top[:, 0] - top[:, 1])
 
 
-def log_margin(state: State) -> Tensor:
+@ORDERS.register("log_margin", baseline=True, default=True)
+def log_margin(state: DecodeState, prediction: Prediction) -> Tensor:
     """Largest minus second largest log-probability."""
-    top = state.summary.top_log_probs
-    return state.scatter(top[:, 0] - top[:, 1])
+    top = prediction.top_log_probs
+    return prediction.scatter(top[:, 0] - top[:, 1])
 
 
-def entropy(state: State) -> Tensor:
+@ORDERS.register("entropy", baseline=True, default=True)
+def entropy(state: DecodeState, prediction: Prediction) -> Tensor:
     """Minus the entropy in nats."""
-    return state.scatter(-state.summary.entropy)
+    return prediction.scatter(-prediction.entropy)
 
 
-def oracle(state: State) -> Tensor:
-    """log p_i(x0_i): the position where the denoiser's loss is least. Needs the truth."""
-    return state.scatter(state.truth_log_probs())
+@ORDERS.register("oracle", oracle=True, default=True)
+def oracle(state: DecodeState, prediction: Prediction) -> Tensor:
+    """log p(x0): the position where the denoiser's loss is smallest. Reads the solution."""
+    return prediction.scatter(prediction.log_probs_of(_truth(state, prediction)))
 
 
-def gt_margin(state: State) -> Tensor:
-    """p_i(x0_i) minus the largest probability of any other token. Needs the truth."""
-    truth = state.truth_log_probs()
-    assert state.x0 is not None
-    top, tokens = state.summary.top_log_probs, state.summary.top_tokens
-    is_first = tokens[:, 0] == state.x0[state.predicted]
-    return state.scatter(truth.exp() - torch.where(is_first, top[:, 1], top[:, 0]).exp())
+@ORDERS.register("gt_margin", oracle=True)
+def gt_margin(state: DecodeState, prediction: Prediction) -> Tensor:
+    """p(x0) minus the largest probability of any other token. Reads the solution."""
+    x0 = _truth(state, prediction)
+    top, tokens = prediction.top_log_probs, prediction.top_tokens
+    other = torch.where(tokens[:, 0] == x0, top[:, 1], top[:, 0])
+    return prediction.scatter(prediction.log_probs_of(x0).exp() - other.exp())
 
 
-HEURISTICS: dict[str, Order] = {
-    "random": random,
-    "left_to_right": left_to_right,
-    "confidence": confidence,
-    "margin": margin,
-    "log_margin": log_margin,
-    "entropy": entropy,
-}
-"""Orders that anyone can use."""
-
-ORACLES: dict[str, Order] = {"oracle": oracle, "gt_margin": gt_margin}
-"""Orders that look at the truth: upper bounds, not methods."""
+def _truth(state: DecodeState, prediction: Prediction) -> Tensor:
+    """The solution at the predicted positions, int64 (K,)."""
+    if state.x0 is None:
+        raise BadInput("an oracle needs the solution: problems with known solutions (x0)")
+    return state.x0[prediction.predicted]

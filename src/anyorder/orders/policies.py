@@ -1,226 +1,303 @@
-"""Learned orders: small networks on top of a denoiser's scores and hidden states.
+"""Learned orders: small networks on top of a denoiser's prediction and hidden states.
 
-Every `Policy` starts AT a heuristic: its score is `scale * log-odds(c) + shift + correction`, with scale 1, shift 0 and a
-correction whose last layer is zero, so before any training it is the confidence order and a short fit does not lose.
+`PolicyNetwork` is the base of all. An architecture is one class with settings of its own, registered in `POLICIES`; adding one
+takes a file with a class like those below.
 
-The score of an objective such as correctness is the log-odds that the position's token is right: of the denoiser's likeliest
-token where masked, and, for policies that judge commitments, of the committed token elsewhere.
+The supervised policies here start AT a heuristic: their score is `scale * log-odds(c) + shift + correction`, with scale 1, shift
+0 and a correction whose last layer is zero, so before any training they are the confidence order.
+
+The score of an objective such as correctness is the log-odds that the position's token is right: the denoiser's likeliest token
+at a predicted position, and, for policies that score committed tokens (critics), the committed token elsewhere.
 """
 
-from typing import Any
+from abc import abstractmethod
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, ClassVar
 
+import safetensors.torch
 import torch
-from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
 from anyorder.denoisers.transformer import Block, RelationHeads
-from anyorder.orders.base import State
+from anyorder.files import write_atomically, write_json
+from anyorder.hub import Pushable
+from anyorder.memory import FirstPrediction, Memory
+from anyorder.prediction import Prediction
+from anyorder.registry import POLICIES
 from anyorder.relations import EVERYTHING, Relation
+from anyorder.state import DecodeState
 
-ARCHITECTURES = ("mlp", "score_transformer", "score_hidden_transformer", "lookahead")
 _MASKED, _COMMITTED, _GIVEN = 0, 1, 2
 
 
-class PolicyNetwork(nn.Module, PyTorchModelHubMixin, library_name="anyorder"):
-    """What every order policy is: a network that scores the positions of a state. Saved apart from its denoiser, as
-    `config.json` + `model.safetensors`.
-
-    judges: whether the scores of committed positions were trained, so that commitments can be undone.
-    first_look: whether it sees what the first forward predicted, before anything was committed.
-    reads_hidden: whether it sees the denoiser's hidden states.
-    reads_logits: whether it sees more of the logits than `State.summary` and `State.top_probabilities`.
-    top_positions: how many of the most confident positions it is held to; 0 for all.
-    """
-
-    architecture: str
-    denoiser_fingerprint: str
-    judges = False
-    first_look = False
-    reads_hidden = True
-    reads_logits = False
-    top_positions = 0
-
-    def refer_to(self, denoiser_fingerprint: str) -> None:
-        """Remember another denoiser, when it was trained along with the policy."""
-        self.denoiser_fingerprint = denoiser_fingerprint
-        config: Any = self._hub_mixin_config
-        config["denoiser_fingerprint"] = denoiser_fingerprint
-
-    def set_relations(self, relations: dict[str, Relation]) -> None:
-        """Give restricted heads the relations of a task; nothing to do where there are none."""
+@dataclass(frozen=True)
+class NoSettings:
+    """Of an architecture that has none."""
 
 
-class Policy(PolicyNetwork):
-    """A policy that is trained by supervision; it starts at the confidence order.
+class PolicyNetwork(nn.Module, Pushable):
+    """Base class of order policies: a network that scores the positions of a state.
+
+    A subclass names its settings in a dataclass `Settings`, whose fields recipes and commands know, builds its layers in
+    `build`, and scores in `forward`. It is saved apart from its denoiser, as `config.json` and `model.safetensors`.
 
     Args:
-        architecture: "mlp": per token, max log-probability -> Linear to D, + hidden, -> MLP D-width-1 with ReLU (arXiv
-            2606.00295, 3); "score_transformer": max log-probability -> width, one encoder layer (its appendix B);
-            "score_hidden_transformer": the same plus the hidden state; "lookahead": hidden state, expected token, scores and
-            status of every position, then `layers` blocks whose heads may be restricted to the task's relations: a second look
-            at the whole proposal of the denoiser.
         hidden_size, vocab_size: of the denoiser.
-        max_length: the only length when heads are restricted; 0 otherwise.
-        width: hidden units of the MLP, or width of the transformer.
-        layers: blocks of the lookahead policy.
-        heads: one relation name per head.
-        first_look: whether the lookahead policy also sees what the first forward predicted, before anything was committed.
-        judges: whether the scores of committed positions were trained, so that commitments can be undone.
+        max_length: of the task, for heads that are restricted to relations between its positions; else 0.
+        scores_committed: whether the scores of committed tokens are trained, so that the policy can be a critic.
         denoiser_fingerprint: of the denoiser that the policy was fitted to.
-        about: free-form facts about the fit, kept in config.json.
+        about: facts about the fit, kept in `config.json`.
+        settings: the fields of `Settings`.
+
+    Attributes:
+        reads_hidden: whether it reads the denoiser's hidden states.
+        reads_logits: whether it reads more of the logits than `top_log_probs`, `entropy` and `top_probabilities`.
+        top_positions: how many of the most confident positions it is restricted to; 0 for all.
+        memories: what it remembers of earlier predictions, see `anyorder.memory`.
     """
+
+    Settings: ClassVar[type] = NoSettings
+    reads_hidden: bool = True
+    reads_logits: bool = False
+    top_positions: int = 0
+    memories: tuple[Memory, ...] = ()
 
     def __init__(
         self,
-        architecture: str,
+        *,
         hidden_size: int,
         vocab_size: int,
         max_length: int = 0,
-        width: int = 128,
-        layers: int = 2,
-        heads: list[str] | None = None,
-        first_look: bool = False,
-        judges: bool = False,
+        scores_committed: bool = False,
         denoiser_fingerprint: str = "",
         about: dict[str, Any] | None = None,
+        **settings: Any,
     ) -> None:
         super().__init__()
-        if architecture not in ARCHITECTURES:
-            raise ValueError(f"architecture {architecture!r} is unknown: use one of {', '.join(ARCHITECTURES)}")
-        self.architecture = architecture
-        self.judges = judges
-        self.first_look = first_look and architecture == "lookahead"
-        self.reads_hidden = architecture != "score_transformer"
-        self.reads_logits = architecture == "lookahead"
+        known = {f.name for f in fields(self.Settings)}
+        if unknown := sorted(settings.keys() - known):
+            raise ValueError(
+                f"{type(self).__name__} has no setting {', '.join(unknown)}; it has {', '.join(sorted(known)) or 'none'}"
+            )
+        self.hidden_size, self.vocab_size, self.max_length = hidden_size, vocab_size, max_length
+        self.scores_committed = scores_committed
         self.denoiser_fingerprint = denoiser_fingerprint
-        heads = heads or [EVERYTHING] * 4
-        if architecture != "mlp" and width % len(heads):
-            raise ValueError(f"policy width {width} is not a multiple of the {len(heads)} heads")
-        self.scale = nn.Parameter(torch.ones(()))
-        self.shift = nn.Parameter(torch.zeros(()))
-        self.committed_shift = nn.Parameter(torch.full((), 2.0))
-        restricted = architecture == "lookahead" and bool(set(heads) - {EVERYTHING})
-        self.relations = RelationHeads(heads, max_length, vocab_size) if restricted else None
-        if architecture == "mlp":
-            self.score_in = nn.Linear(1, hidden_size)
-            self.mlp_in = nn.Linear(hidden_size, width)
-            self.out = nn.Linear(width, 1)
-        else:
-            self.score_in = nn.Linear(1 if architecture != "lookahead" else 8, width)
-            if architecture != "score_transformer":
-                self.hidden_in = nn.Linear(hidden_size, width)
-            if architecture == "lookahead":
-                self.token_embedding = nn.Embedding(vocab_size, width)
-                self.first_in = nn.Linear(vocab_size, width, bias=False) if first_look else None
-                self.status_embedding = nn.Embedding(3, width)
-                nn.init.normal_(self.token_embedding.weight, std=0.3)
-                nn.init.normal_(self.status_embedding.weight, std=0.3)
-            depth = layers if architecture == "lookahead" else 1
-            self.blocks = nn.ModuleList(Block(width, len(heads)) for _ in range(depth))
-            self.norm = nn.LayerNorm(width)
-            self.out = nn.Linear(width, 1)
+        self.about = about or {}
+        self.settings: Any = self.Settings(**settings)
+        self.build(self.settings)
+
+    @abstractmethod
+    def build(self, settings: Any) -> None:
+        """Make the layers."""
+
+    @abstractmethod
+    def forward(self, state: DecodeState, prediction: Prediction) -> Tensor:
+        """Scores float32 (B, L) of all positions: of the proposed token where predicted, of the present one elsewhere."""
+
+    def set_relations(self, relations: dict[str, Relation]) -> None:
+        """Give heads that are restricted to relations those of a task. By default there are none."""
+
+    def config(self) -> dict[str, Any]:
+        """What makes the network again, apart from its weights."""
+        shape = {"hidden_size": self.hidden_size, "vocab_size": self.vocab_size, "max_length": self.max_length}
+        return {
+            "architecture": POLICIES.name_of(self),
+            **shape,
+            **asdict(self.settings),
+            "scores_committed": self.scores_committed,
+            "denoiser_fingerprint": self.denoiser_fingerprint,
+            "about": self.about,
+        }
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write `config.json` and `model.safetensors`."""
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+        metadata = {"format": "pt"}
+        weights = Path(folder) / "model.safetensors"
+        write_atomically(weights, lambda path: safetensors.torch.save_file(tensors, path, metadata))
+        write_json(Path(folder) / "config.json", self.config())
+
+
+@dataclass(frozen=True)
+class MLPSettings:
+    """Settings of `MLPPolicy`."""
+
+    width: int = field(default=128, metadata={"help": "hidden units"})
+
+
+@dataclass(frozen=True)
+class TransformerSettings:
+    """Settings of the score transformers."""
+
+    width: int = field(default=128, metadata={"help": "width of the layer"})
+    heads: int = field(default=4, metadata={"help": "attention heads"})
+
+
+@dataclass(frozen=True)
+class LookaheadSettings:
+    """Settings of `LookaheadPolicy`."""
+
+    width: int = field(default=128, metadata={"help": "width of the blocks"})
+    layers: int = field(default=2, metadata={"help": "number of blocks"})
+    heads: tuple[str, ...] = field(
+        default=(EVERYTHING,) * 4, metadata={"help": "one relation of the task per head; 'everything' is plain attention"}
+    )
+    first_prediction: bool = field(default=True, metadata={"help": "read what the first forward pass predicted"})
+
+
+class SupervisedPolicy(PolicyNetwork):
+    """Base class of policies that are trained by supervision: the confidence order plus a correction that starts at zero."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
-    def set_relations(self, relations: dict[str, Relation]) -> None:
-        """Give restricted heads the relations of a task."""
-        if self.relations is not None:
-            self.relations.set(relations)
+    def build(self, settings: Any) -> None:
+        """Make the layers; a subclass adds its own and `self.out`."""
+        self.scale = nn.Parameter(torch.ones(()))
+        self.shift = nn.Parameter(torch.zeros(()))
+        self.committed_shift = nn.Parameter(torch.full((), 2.0))
+        self.out: nn.Linear
 
-    def forward(self, state: State) -> Tensor:
-        """Scores float32 (B, L) of all positions: of the proposed token where predicted, of the present one elsewhere."""
-        summary = state.summary
-        if self.architecture == "mlp":
-            log_c = state.scatter(summary.top_log_probs[:, 0], 0.0)
-            features = self.score_in(log_c[..., None]) + state.hidden.float()
-            correction = self.out(torch.relu(self.mlp_in(features)))
-        else:
-            correction = self.out(self.norm(self._transform(state)))
-        base = self.scale * state.scatter(summary.log_odds.clamp(-30, 30), 0.0) + self.shift
-        base = torch.where(state.predicted, base, self.committed_shift)
+    @abstractmethod
+    def correct(self, state: DecodeState, prediction: Prediction) -> Tensor:
+        """What is added to the confidence order, float (B, L, 1)."""
+
+    def forward(self, state: DecodeState, prediction: Prediction) -> Tensor:
+        """See `PolicyNetwork`."""
+        correction = self.correct(state, prediction)
+        base = self.scale * prediction.scatter(prediction.log_odds.clamp(-30, 30), 0.0) + self.shift
+        base = torch.where(prediction.predicted, base, self.committed_shift)
         scores: Tensor = base + correction[..., 0]
         return scores
 
-    def _transform(self, state: State) -> Tensor:
-        summary = state.summary
-        hidden: Tensor
+
+@POLICIES.register("mlp", trained_by="supervised")
+class MLPPolicy(SupervisedPolicy):
+    """Per token: log-probability of the likeliest token -> Linear to D, plus the hidden state, then an MLP D-width-1 with ReLU
+    (arXiv 2606.00295, section 3)."""
+
+    Settings = MLPSettings
+
+    def build(self, settings: MLPSettings) -> None:
+        """See `PolicyNetwork`."""
+        super().build(settings)
+        self.score_in = nn.Linear(1, self.hidden_size)
+        self.mlp_in = nn.Linear(self.hidden_size, settings.width)
+        self.out = nn.Linear(settings.width, 1)
+
+    def correct(self, state: DecodeState, prediction: Prediction) -> Tensor:
+        """See `SupervisedPolicy`."""
+        log_c = prediction.scatter(prediction.top_log_probs[:, 0], 0.0)
+        features = self.score_in(log_c[..., None]) + prediction.hidden.float()
+        corrected: Tensor = self.out(torch.relu(self.mlp_in(features)))
+        return corrected
+
+
+@POLICIES.register("score_transformer", trained_by="supervised")
+class ScoreTransformer(SupervisedPolicy):
+    """Log-probability of the likeliest token -> width, then one encoder layer (arXiv 2606.00295, appendix B)."""
+
+    Settings = TransformerSettings
+    reads_hidden = False
+
+    def build(self, settings: TransformerSettings) -> None:
+        """See `PolicyNetwork`."""
+        super().build(settings)
+        check_heads(settings.width, settings.heads)
+        self.score_in = nn.Linear(1, settings.width)
+        if self.reads_hidden:
+            self.hidden_in = nn.Linear(self.hidden_size, settings.width)
+        self.blocks = nn.ModuleList([Block(settings.width, settings.heads)])
+        self.norm = nn.LayerNorm(settings.width)
+        self.out = nn.Linear(settings.width, 1)
+
+    def correct(self, state: DecodeState, prediction: Prediction) -> Tensor:
+        """See `SupervisedPolicy`."""
+        hidden = self.score_in(prediction.scatter(prediction.top_log_probs[:, 0], 0.0)[..., None])
+        if self.reads_hidden:
+            hidden = hidden + self.hidden_in(prediction.hidden.float())
+        corrected: Tensor = self.out(self.norm(self.blocks[0](hidden, state.attention_bias)))
+        return corrected
+
+
+@POLICIES.register("score_hidden_transformer", trained_by="supervised")
+class ScoreHiddenTransformer(ScoreTransformer):
+    """The score transformer plus the denoiser's hidden state (arXiv 2606.00295, appendix B)."""
+
+    reads_hidden = True
+
+
+@POLICIES.register("lookahead", trained_by="supervised")
+class LookaheadPolicy(SupervisedPolicy):
+    """Reads the whole proposal of the denoiser before anything is committed: hidden state, expected token, scores and status of
+    every position, then blocks whose heads may be restricted to the task's relations."""
+
+    Settings = LookaheadSettings
+    reads_logits = True
+
+    def build(self, settings: LookaheadSettings) -> None:
+        """See `PolicyNetwork`."""
+        super().build(settings)
+        width, heads = settings.width, list(settings.heads)
+        check_heads(width, len(heads))
+        restricted = bool(set(heads) - {EVERYTHING})
+        self.memories = (FirstPrediction(),) if settings.first_prediction else ()
+        self.relations = RelationHeads(heads, self.max_length, self.vocab_size) if restricted else None
+        self.score_in = nn.Linear(8, width)
+        self.hidden_in = nn.Linear(self.hidden_size, width)
+        self.token_embedding = nn.Embedding(self.vocab_size, width)
+        self.first_in = nn.Linear(self.vocab_size, width, bias=False) if settings.first_prediction else None
+        self.status_embedding = nn.Embedding(3, width)
+        nn.init.normal_(self.token_embedding.weight, std=0.3)
+        nn.init.normal_(self.status_embedding.weight, std=0.3)
+        self.blocks = nn.ModuleList(Block(width, len(heads)) for _ in range(settings.layers))
+        self.norm = nn.LayerNorm(width)
+        self.out = nn.Linear(width, 1)
+
+    def set_relations(self, relations: dict[str, Relation]) -> None:
+        """See `PolicyNetwork`."""
+        if self.relations is not None:
+            self.relations.set(relations)
+
+    def correct(self, state: DecodeState, prediction: Prediction) -> Tensor:
+        """See `SupervisedPolicy`."""
+        probabilities = prediction.probabilities()
+        words = self.token_embedding(state.tokens)
+        words = torch.where(prediction.predicted[..., None], probabilities @ self.token_embedding.weight, words)
+        status = torch.where(state.masked, _MASKED, torch.where(state.generated, _COMMITTED, _GIVEN))
+        scores = self.score_in(self._features(state, prediction))
+        hidden = self.hidden_in(prediction.hidden.float()) + words + self.status_embedding(status) + scores
+        if self.first_in is not None:
+            first = state.memory.get(FirstPrediction())
+            hidden = hidden + self.first_in(probabilities if first is None else first[0])
         bias = state.attention_bias
-        if self.architecture == "lookahead":
-            log_probs = summary.top_log_probs
-            scores = torch.stack(
-                [log_probs[:, 0].exp(), log_probs[:, 1].exp(), summary.entropy, summary.log_odds.clamp(-15, 15) / 5], dim=-1
-            )
-            features = torch.zeros((*state.tokens.shape, 8), device=scores.device)
-            features[..., :4] = features[..., :4].masked_scatter(state.predicted[..., None], scores)
-            if state.committed_log_probs is not None:  # how sure the denoiser was of this commitment, and of all before
-                committed = state.generated & ~state.predicted
-                for at, log_p in ((4, state.committed_log_probs.float()), (6, state.path_log_probs)):
-                    log_p = log_p.clamp(min=-8)
-                    features[..., at] = log_p.exp().masked_fill(~committed, 0.0)
-                    features[..., at + 1] = torch.log(1e-6 - torch.expm1(log_p)).masked_fill(~committed, 0.0) / 5
-            probabilities = state.probabilities()
-            words = self.token_embedding(state.tokens)
-            words = torch.where(state.predicted[..., None], probabilities @ self.token_embedding.weight, words)
-            status = torch.where(state.masked, _MASKED, torch.where(state.generated, _COMMITTED, _GIVEN))
-            hidden = self.hidden_in(state.hidden.float()) + words + self.status_embedding(status) + self.score_in(features)
-            if self.first_in is not None:
-                hidden = hidden + self.first_in(probabilities if state.first_look is None else state.first_look)
-            if self.relations is not None:
-                bias = self.relations.bias(state.tokens, hidden.dtype)
-        else:
-            hidden = self.score_in(state.scatter(summary.top_log_probs[:, 0], 0.0)[..., None])
-            if self.architecture == "score_hidden_transformer":
-                hidden = hidden + self.hidden_in(state.hidden.float())
+        if self.relations is not None:
+            bias = self.relations.bias(state.tokens, hidden.dtype)
         for block in self.blocks:
             hidden = block(hidden, bias)
-        return hidden
+        corrected: Tensor = self.out(self.norm(hidden))
+        return corrected
+
+    def _features(self, state: DecodeState, prediction: Prediction) -> Tensor:
+        """Float (B, L, 8): four scores of each prediction, and four of each committed token, 0 where there are none."""
+        log_probs = prediction.top_log_probs
+        scores = torch.stack(
+            [log_probs[:, 0].exp(), log_probs[:, 1].exp(), prediction.entropy, prediction.log_odds.clamp(-15, 15) / 5], dim=-1
+        )
+        features = torch.zeros((*state.tokens.shape, 8), device=scores.device)
+        features[..., :4] = features[..., :4].masked_scatter(prediction.predicted[..., None], scores)
+        committed = (state.commit_step >= 0) & ~prediction.predicted
+        for at, log_p in ((4, state.token_log_probs.float()), (6, state.path_log_probs)):
+            log_p = log_p.clamp(min=-8)
+            features[..., at] = log_p.exp().masked_fill(~committed, 0.0)
+            features[..., at + 1] = torch.log(1e-6 - torch.expm1(log_p)).masked_fill(~committed, 0.0) / 5
+        return features
 
 
-class LearnedOrder:
-    """A policy as an `Order`, and, where it or a judge beside it was trained for that, as the `Quality` that undoes
-    commitments. Scores are computed once per state, for both.
-
-    Args:
-        policy: where.
-        judge: whose scores of committed positions say what to undo; the policy itself when not given. An order is best
-            trained on states that can still be won, a judge on complete ones as decoding leaves them.
-    """
-
-    def __init__(self, policy: PolicyNetwork, judge: PolicyNetwork | None = None) -> None:
-        self.policy = policy
-        self.judge = judge or policy
-
-    @property
-    def judges(self) -> bool:
-        """Whether commitments can be undone by it."""
-        return self.judge.judges
-
-    @property
-    def keep_first_look(self) -> bool:
-        """Whether decoding should keep the first forward's prediction for this policy, or its judge."""
-        return self.policy.first_look or (self.judges and self.judge.first_look)
-
-    @property
-    def reads_hidden(self) -> bool:
-        """Whether scores depend on the denoiser's hidden states."""
-        return self.policy.reads_hidden
-
-    def to(self, device: torch.device | str) -> "LearnedOrder":
-        """Move policy and judge."""
-        self.policy.to(device), self.judge.to(device)
-        return self
-
-    def _scores(self, policy: PolicyNetwork, state: State) -> Tensor:
-        if policy not in state.memo:
-            scores: Tensor = policy(state)
-            state.memo[policy] = scores
-        return state.memo[policy]
-
-    def __call__(self, state: State) -> Tensor:
-        return self._scores(self.policy, state).masked_fill(~state.predicted, -torch.inf)
-
-    def quality(self, state: State) -> Tensor:
-        """Log-odds that a committed token is right (B, L)."""
-        if not self.judges:
-            raise ValueError("this policy was fitted without a quality score: it cannot undo. Fit with quality = true")
-        return self._scores(self.judge, state)
+def check_heads(width: int, heads: int) -> None:
+    """Raise ValueError unless the heads divide the width."""
+    if heads < 1 or width % heads:
+        raise ValueError(f"policy width {width} is not a multiple of the {heads} heads")

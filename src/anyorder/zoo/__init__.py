@@ -5,22 +5,19 @@ fitted to it, and where undoing has a judge of its own, that in `order/judge/`. 
 or by the name under which `anyorder fetch` obtained them; orders fitted to the latter are shipped as those of our own are.
 """
 
-import warnings
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
-import safetensors
 import safetensors.torch
 from torch import nn
 
-from anyorder.denoisers.base import fingerprint
 from anyorder.denoisers.huggingface import HuggingFaceDenoiser
 from anyorder.denoisers.transformer import Transformer
-from anyorder.errors import BadCheckpoint, BadInput, WrongDenoiser, first_line
-from anyorder.files import parse_json, read_json
-from anyorder.orders.policies import LearnedOrder, Policy, PolicyNetwork
-from anyorder.orders.reward_policies import REWARD_POLICIES
+from anyorder.errors import BadCheckpoint, BadInput, first_line
+from anyorder.files import parse_json
+from anyorder.hub import UNLOADABLE
+from anyorder.orders.learned import LearnedOrder
 from anyorder.tasks import make_task
 from anyorder.tasks.alphabets import ESM, alphabet_of, has_plain_vocabulary
 from anyorder.tasks.base import Task
@@ -144,75 +141,28 @@ def _is_hub_id(name: str | Path) -> bool:
     return isinstance(name, str) and name.count("/") == 1 and not name.startswith((".", "/")) and not Path(name).exists()
 
 
-_UNUSABLE = (
-    safetensors.SafetensorError, ArithmeticError, AttributeError, LookupError, MemoryError, OSError, RuntimeError,
-    TypeError, ValueError,
-)  # fmt: skip
-"""What may go wrong in making a module of a damaged config or damaged weights."""
-
-
 def _load(cls: type[M], folder: Path, what: str) -> M:
     """A module from `config.json` and `model.safetensors`, in eval mode (and without the hub's remarks on stdout)."""
     try:
         config = parse_json((folder / "config.json").read_text(encoding="utf-8"))
         module = cls(**config)
         module.load_state_dict(safetensors.torch.load_file(folder / "model.safetensors"))
-    except _UNUSABLE as error:
+    except UNLOADABLE as error:
         raise BadCheckpoint(f"{folder} holds no readable {what}: {first_line(error)}") from error
     return module.eval()
 
 
-def _load_policy(folder: Path) -> PolicyNetwork:
-    return _load(REWARD_POLICIES.get(_architecture(folder) or "", Policy), folder, "policy")
-
-
-def _architecture(folder: Path) -> str | None:
-    found = _config(folder).get("architecture")
-    return None if found is None else str(found)
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    values = read_json(folder / "config.json")
-    if not isinstance(values, dict):
-        raise BadInput(f"{folder / 'config.json'} is no JSON object")
-    return values
-
-
 def load_order(folder: str | Path, denoiser: nn.Module | None = None, *, strict: bool = True) -> LearnedOrder:
-    """A policy from its folder (or the shipped one of a zoo name), checked against the denoiser it is to be used with.
+    """A learned order from its folder (or the one that is shipped for a denoiser's name), on the denoiser's device.
 
     Args:
-        folder: a policy's folder, or a denoiser's folder or zoo name whose `order/` is meant.
+        folder: a policy's folder or hub id, or a denoiser's folder or shipped name whose `order/` is meant.
         denoiser: the denoiser it will be used with; its fingerprint must be the one that the policy remembers.
         strict: a mismatch is an error; otherwise a warning.
 
     Raises:
+        BadInput: no policy there. BadCheckpoint: one that cannot be read.
         WrongDenoiser: the policy was fitted to another denoiser.
     """
-    path = order_folder(folder) if (order_folder(folder) / "config.json").is_file() else Path(folder)
-    if not (path / "config.json").is_file():
-        raise BadInput(f"{path} holds no order policy (no config.json): fit one with `anyorder train`")
-    if _architecture(path) is None:
-        raise BadInput(f"{path} holds a denoiser and no order: fit one with `anyorder train`, or name the policy's own folder")
-    parts = [path, path / "judge"] if (path / "judge" / "config.json").is_file() else [path]
-    policies = [_load_policy(part) for part in parts]
-    for part, policy in zip(parts, policies, strict=True):
-        if denoiser is not None and fingerprint(denoiser) != policy.denoiser_fingerprint:
-            _of_another_denoiser(part, policy, denoiser, strict)
-    return LearnedOrder(*policies)
-
-
-def _of_another_denoiser(folder: Path, policy: PolicyNetwork, denoiser: nn.Module, strict: bool) -> None:
-    """Refuse or warn, and say whether the policy can be used at all."""
-    found = fingerprint(denoiser)
-    message = f"the policy in {folder} was fitted to the denoiser {policy.denoiser_fingerprint}, and this one is {found}"
-    for name, reads in (("hidden_size", policy.reads_hidden), ("vocab_size", policy.reads_logits)):
-        mine = _config(folder).get(name)
-        its = getattr(denoiser, name, mine)
-        if reads and mine != its:
-            raise WrongDenoiser(f"{message}, of {name} {its}; the policy needs {mine}: fit a policy to this denoiser")
-    if not policy.reads_hidden:
-        message += "; it reads confidences and no hidden states, so it can be carried over, at whatever accuracy"
-    if strict:
-        raise WrongDenoiser(f"{message}: fit a policy to this denoiser, or load it with strict=False (--any-denoiser)")
-    warnings.warn(message, stacklevel=3)
+    own = order_folder(folder)
+    return LearnedOrder.from_pretrained(own if (own / "config.json").is_file() else folder, denoiser, strict=strict)

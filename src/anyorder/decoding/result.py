@@ -1,0 +1,96 @@
+"""The result of decoding: which token was put where, when, and at what cost."""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from anyorder.decoding.step import StepOutput
+from anyorder.errors import BadInput
+from anyorder.files import write_atomically
+from anyorder.state import DecodeState
+
+FORMAT_VERSION = 2
+
+
+@dataclass(frozen=True, eq=False)
+class Decoded:
+    """N decoded sequences.
+
+    tokens: int64 (N, L), complete.
+    commit_step: int64 (N, L), the step (from 0) in which the position got its final token; -1 where it was given.
+    nfe: int64 (N,), forward passes of the denoiser that the sequence cost.
+    remasked: int64 (N,), committed tokens that were remasked.
+    token_log_probs: float32 (N, L), log-probability of the token when it was committed; 0 where given.
+    order_log_probs: float32 (N, L), log-probability with which a stochastic order drew the position then; else 0.
+    """
+
+    tokens: Tensor
+    commit_step: Tensor
+    nfe: Tensor
+    remasked: Tensor
+    token_log_probs: Tensor
+    order_log_probs: Tensor
+
+    @classmethod
+    def of(cls, states: list[DecodeState], count: int) -> "Decoded":
+        """The result of `count` sequences from their final states, in the order of `DecodeState.row`."""
+        back = torch.cat([state.row for state in states]).argsort()
+        assert len(back) == count
+        return cls(**{name: torch.cat([getattr(state, name) for state in states])[back] for name in _names()})
+
+    def widen(self, length: int, pad: int) -> "Decoded":
+        """The same with padding behind, up to `length` columns."""
+        more = (0, length - self.tokens.shape[1])
+        fill = {"tokens": pad, "commit_step": -1, "token_log_probs": 0, "order_log_probs": 0}
+        wide = {name: torch.nn.functional.pad(getattr(self, name), more, value=value) for name, value in fill.items()}
+        return Decoded(**wide, nfe=self.nfe, remasked=self.remasked)
+
+    def __getitem__(self, index: Tensor) -> "Decoded":
+        """The sequences of an index, in its order."""
+        return Decoded(**{name: getattr(self, name)[index] for name in _names()})
+
+    @classmethod
+    def join(cls, parts: list["Decoded"]) -> "Decoded":
+        """Batches put together."""
+        return cls(**{name: torch.cat([getattr(part, name) for part in parts]) for name in _names()})
+
+    def cpu(self) -> "Decoded":
+        """The same in main memory."""
+        return Decoded(**{name: getattr(self, name).cpu() for name in _names()})
+
+    def save(self, path: Path) -> None:
+        """Write as safetensors, atomically."""
+        tensors = {name: getattr(self, name).contiguous() for name in _names()}
+        metadata = {"format": "anyorder.decoded", "version": str(FORMAT_VERSION)}
+        write_atomically(path, lambda temporary: safetensors.torch.save_file(tensors, temporary, metadata))
+
+    @classmethod
+    def load(cls, path: Path) -> "Decoded":
+        """Inverse of `save`.
+
+        Raises:
+            BadInput: the file holds something else.
+        """
+        try:
+            return cls(**safetensors.torch.load_file(path))
+        except (safetensors.SafetensorError, OSError, TypeError) as error:
+            raise BadInput(f"{path} holds no decoded sequences: {error}") from error
+
+
+def _names() -> list[str]:
+    return [field.name for field in fields(Decoded)]
+
+
+class History:
+    """A callback of `decode` that keeps the tokens (N, L) before the first and after every step."""
+
+    def __init__(self, tokens: Tensor) -> None:
+        self.tokens = [tokens.clone()]
+
+    def __call__(self, output: StepOutput) -> None:
+        after = self.tokens[-1].clone()
+        after[output.after.row] = output.after.tokens
+        self.tokens.append(after)

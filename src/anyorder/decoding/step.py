@@ -1,0 +1,127 @@
+"""One step of decoding, as a pure function of a state, a prediction and a sampler."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from anyorder import noise
+from anyorder.decoding.counts import open_block
+from anyorder.decoding.sampler import Sampler
+from anyorder.denoisers.base import Denoiser
+from anyorder.errors import BadInput
+from anyorder.memory import remember
+from anyorder.prediction import Prediction, forbid
+from anyorder.state import DecodeState
+
+_ORDER_NOISE = 3
+
+
+@dataclass(frozen=True, eq=False)
+class StepOutput:
+    """What one step saw and did, for callbacks.
+
+    Args:
+        before: the state before the step, with up-to-date memories; `after`: the state after it.
+        prediction: what the denoiser predicted, with the candidates of the token rule.
+        scores: float (B, L), of the order, without noise.
+        selected: bool (B, L), positions that were committed.
+        remasked: bool (B, L), committed positions that were masked again.
+    """
+
+    before: DecodeState
+    after: DecodeState
+    prediction: Prediction
+    scores: Tensor
+    selected: Tensor
+    remasked: Tensor
+
+
+def init(
+    tokens: Tensor,
+    mask_token_id: int,
+    *,
+    steps: int | None = None,
+    seeds: Tensor | int = 0,
+    attention_mask: Tensor | None = None,
+    x0: Tensor | None = None,
+) -> DecodeState:
+    """The state before the first step; every position of tokens (B, L) that holds the mask and is no padding is generated.
+
+    Args:
+        steps: budget of every sequence; None for as many as it has positions to fill.
+        seeds: one int64 per sequence (B,), or one number to which row i adds i.
+    """
+    count = torch.arange(len(tokens), device=tokens.device)
+    generated = tokens == mask_token_id
+    if attention_mask is not None:
+        generated = generated & attention_mask.bool()
+    budget = generated.sum(dim=1).clamp(min=1) if steps is None else torch.full_like(count, steps)
+    seeds = seeds + count if isinstance(seeds, int) else seeds
+    return DecodeState.start(tokens, generated, mask_token_id, seeds, budget, attention_mask, x0)
+
+
+def predict(denoiser: Denoiser, state: DecodeState, sampler: Sampler) -> Prediction:
+    """One forward pass of the denoiser, without the tokens that were ruled out."""
+    where = sampler.remasker.positions(state)
+    logits, hidden = denoiser(state.tokens, state.attention_mask, where)
+    return Prediction(forbid(logits, state.rejected[where]), hidden, where)
+
+
+def step(state: DecodeState, prediction: Prediction, sampler: Sampler) -> tuple[DecodeState, StepOutput]:
+    """Decode every sequence of a state by one step.
+
+    Raises:
+        BadInput: the order returned scores of the wrong shape, or NaN.
+    """
+    if sampler.block_length is not None:
+        state = state.replace(open=open_block(state, sampler.block_length) & state.masked)
+    state = remember(state, prediction, sampler.memories)
+    prediction = prediction.with_candidates(*sampler.token(state, prediction))  # what
+    scores = _scores(state, prediction, sampler)  # where
+    noisy = (scores + sampler.noise * state.gumbel(_ORDER_NOISE)).float() if sampler.noise else scores
+
+    last = (state.step == state.steps - 1)[:, None]
+    remasked = sampler.remasker.remask(state, prediction) & ~last  # what to remask
+    selected = prediction.predicted & last
+    if not last.all():  # how many
+        selected |= sampler.count(noisy, state, prediction, remasked.sum(dim=1)) & prediction.predicted & ~last
+    rejected = sampler.remasker.reject(state, prediction, remasked)
+
+    assert prediction.candidates is not None and prediction.candidate_log_probs is not None
+    filled = state.tokens.masked_scatter(prediction.predicted, prediction.candidates)
+    masked = (prediction.predicted & ~selected) | remasked
+    new = selected & (filled != state.tokens)
+    log_probs = prediction.scatter(prediction.candidate_log_probs, 0.0).float()
+    order_log_probs = state.order_log_probs
+    if sampler.noise:
+        order_log_probs = torch.where(new, _order_log_probs(scores, noisy, selected, sampler.noise).float(), order_log_probs)
+    after = state.replace(
+        tokens=torch.where(masked, state.mask_token_id, torch.where(selected, filled, state.tokens)),
+        masked=masked,
+        open=None,
+        step=state.step + 1,
+        commit_step=torch.where(new, state.step[:, None], state.commit_step).masked_fill(remasked, -1),
+        token_log_probs=torch.where(new, log_probs, state.token_log_probs).masked_fill(remasked, 0.0),
+        order_log_probs=order_log_probs,
+        rejected=torch.where(rejected, state.tokens, state.rejected.masked_fill(selected, -1)),
+        nfe=state.nfe + 1,
+        remasked=state.remasked + remasked.sum(dim=1),
+    )
+    return after, StepOutput(state, after, prediction, scores, selected, remasked)
+
+
+def _scores(state: DecodeState, prediction: Prediction, sampler: Sampler) -> Tensor:
+    """The order's scores (B, L), -inf at positions that are not open."""
+    scores = sampler.order(state, prediction)
+    if scores.shape != state.tokens.shape:
+        raise BadInput(f"the order returned scores of shape {tuple(scores.shape)}; they must be {tuple(state.tokens.shape)}")
+    if bool(scores.isnan().any()):
+        raise BadInput("the order returned NaN scores: look for a logarithm of 0 or a difference of infinities in it")
+    return scores if state.open is None else scores.masked_fill(~state.open, -torch.inf)
+
+
+def _order_log_probs(scores: Tensor, noisy: Tensor, selected: Tensor, scale: float) -> Tensor:
+    """Log-probability of each drawn position (B, L). Exact for rules that fix the count."""
+    ranking = noisy.argsort(dim=1, descending=True, stable=True)
+    return noise.plackett_luce_log_probs(scores / scale, ranking, selected)

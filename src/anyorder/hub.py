@@ -1,0 +1,76 @@
+"""Folders in the layout of the Hugging Face hub: saved, loaded and pushed by the same three methods everywhere."""
+
+import tempfile
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+import safetensors
+
+from anyorder.errors import AnyorderError, BadInput, first_line
+
+UNLOADABLE = (
+    safetensors.SafetensorError, ArithmeticError, AttributeError, LookupError, MemoryError, OSError, RuntimeError,
+    TypeError, ValueError,
+)  # fmt: skip
+"""What may go wrong when a module is made from a damaged configuration or damaged weights."""
+
+
+class Pushable(ABC):
+    """Something that is saved as a folder and can be pushed to the hub."""
+
+    @abstractmethod
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the folder."""
+
+    def push_to_hub(
+        self, repo_id: str, *, private: bool = False, commit_message: str = "Upload from anyorder", **options: Any
+    ) -> str:
+        """Save to a temporary folder and upload it.
+
+        Args:
+            repo_id: `owner/name` on the hub; created if it does not exist.
+            private: of a repository that is created.
+            commit_message: of the upload.
+            options: passed to `huggingface_hub.upload_folder`: token, revision, create_pr, ...
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            AnyorderError: the hub cannot be reached, or refuses.
+        """
+        import huggingface_hub
+
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            try:
+                huggingface_hub.create_repo(repo_id, private=private, exist_ok=True, token=options.get("token"))
+                done = huggingface_hub.upload_folder(
+                    repo_id=repo_id, folder_path=folder, commit_message=commit_message, **options
+                )
+            except (OSError, ValueError) as error:
+                raise AnyorderError(f"{repo_id} cannot be pushed to the hub: {first_line(error)}") from error
+        return str(done.commit_url)
+
+
+def download(name: str | Path, **options: Any) -> Path:
+    """The folder of a name: itself where it is a folder, else a snapshot of the repository `owner/name` of the hub.
+
+    Args:
+        name: folder or hub id.
+        options: passed to `huggingface_hub.snapshot_download`: revision, token, cache_dir, local_files_only, ...
+
+    Raises:
+        BadInput: neither a folder nor a repository that can be downloaded.
+    """
+    if Path(name).is_dir():
+        return Path(name)
+    if str(name).count("/") != 1 or str(name).startswith((".", "/", "~")):
+        raise BadInput(f"no such folder: {name}")
+    import huggingface_hub
+
+    try:
+        return Path(huggingface_hub.snapshot_download(str(name), **options))
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{name} is no folder here, and cannot be downloaded from the hub: {first_line(error)}") from error

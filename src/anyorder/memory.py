@@ -1,0 +1,85 @@
+"""What parts of a sampler remember of earlier predictions.
+
+A part declares its memories in an attribute `memories`; the step keeps each of them in `DecodeState.memory` and updates it
+before any part is asked. Two parts that declare equal memories share one. A sampler whose parts declare none keeps none.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from anyorder.prediction import Prediction
+from anyorder.state import DecodeState
+
+
+class Memory(Protocol):
+    """A rule for what is kept: a hashable value, usually a frozen dataclass."""
+
+    def init(self, state: DecodeState, prediction: Prediction) -> tuple[Tensor, ...]:
+        """The memory after the first prediction of a sequence: tensors with a row per sequence."""
+
+    def update(self, memory: tuple[Tensor, ...], state: DecodeState, prediction: Prediction) -> tuple[Tensor, ...]:
+        """The memory after a later prediction."""
+
+
+@dataclass(frozen=True)
+class FirstPrediction:
+    """The probabilities that the first forward pass gave to the generated positions, before anything was committed, 0
+    elsewhere: float (B, L, V)."""
+
+    def init(self, state: DecodeState, prediction: Prediction) -> tuple[Tensor, ...]:
+        return (prediction.probabilities(),)
+
+    def update(self, memory: tuple[Tensor, ...], state: DecodeState, prediction: Prediction) -> tuple[Tensor, ...]:
+        return memory
+
+
+@dataclass(frozen=True)
+class Drift:
+    """KL(prediction now || prediction one step before) in nats, float (B, L, steps): of the last steps, the latest first; inf
+    where there was no earlier prediction. The second tensor holds the log-probabilities of the last step, (B, L, V)."""
+
+    steps: int
+
+    def init(self, state: DecodeState, prediction: Prediction) -> tuple[Tensor, ...]:
+        log_probs = _spread(prediction, prediction.log_probs())
+        return torch.full((*state.tokens.shape, self.steps), torch.inf, device=log_probs.device), log_probs
+
+    def update(self, memory: tuple[Tensor, ...], state: DecodeState, prediction: Prediction) -> tuple[Tensor, ...]:
+        drift, before = memory
+        now = prediction.log_probs()
+        moved = prediction.scatter(kl_divergence(now, before[prediction.predicted]), torch.inf)
+        return torch.cat([moved[..., None], drift[..., :-1]], dim=-1), _spread(prediction, now)
+
+
+def remember(state: DecodeState, prediction: Prediction, memories: tuple[Memory, ...]) -> DecodeState:
+    """The state with every memory brought up to date. At step 0 of a sequence its memory starts afresh."""
+    if not memories:
+        return state
+    first = state.step == 0
+    kept = {}
+    for memory in memories:
+        old = state.memory.get(memory)
+        if old is None or bool(first.all()):
+            kept[memory] = memory.init(state, prediction)
+            continue
+        new = memory.update(old, state, prediction)
+        if bool(first.any()):
+            fresh = memory.init(state, prediction)
+            new = tuple(torch.where(first.view(-1, *[1] * (n.ndim - 1)), f, n) for f, n in zip(fresh, new, strict=True))
+        kept[memory] = new
+    return state.replace(memory=kept)
+
+
+def kl_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """KL(p || q) in nats (K,) from log-probabilities (K, V); inf where q rules out what p does not."""
+    p = log_p.exp()
+    return torch.where(p > 0, p * (log_p - log_q), 0.0).sum(dim=-1).clamp(min=0.0)
+
+
+def _spread(prediction: Prediction, log_probs: Tensor) -> Tensor:
+    """Log-probabilities (K, V) over (B, L, V), -inf where nothing was predicted."""
+    out = log_probs.new_full((*prediction.predicted.shape, log_probs.shape[-1]), -torch.inf)
+    return out.masked_scatter(prediction.predicted[..., None], log_probs)

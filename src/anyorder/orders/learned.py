@@ -1,0 +1,180 @@
+"""Policies as orders and critics: loaded from a folder, and checked against the denoiser that they are used with."""
+
+import warnings
+import weakref
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from anyorder.denoisers.base import fingerprint
+from anyorder.errors import BadCheckpoint, BadInput, WrongDenoiser, first_line
+from anyorder.files import read_json
+from anyorder.hub import UNLOADABLE, Pushable, download
+from anyorder.memory import Memory
+from anyorder.orders.base import Binding, Unbound
+from anyorder.orders.policies import PolicyNetwork
+from anyorder.prediction import Prediction
+from anyorder.registry import ORDERS, POLICIES
+from anyorder.state import DecodeState
+
+
+class LearnedOrder(Pushable):
+    """A policy as an `Order`, with its critic if it has one.
+
+    Args:
+        policy: scores the predicted positions.
+        critic: scores the committed tokens; None if nothing was trained to. An order is trained best on states that can still
+            be completed correctly, a critic on complete ones as decoding leaves them, so they may be two networks.
+    """
+
+    def __init__(self, policy: PolicyNetwork, critic: "Critic | None" = None) -> None:
+        self.policy = policy
+        self.critic = critic
+
+    @property
+    def memories(self) -> tuple[Memory, ...]:
+        """What the policy remembers of earlier predictions."""
+        return self.policy.memories
+
+    def __call__(self, state: DecodeState, prediction: Prediction) -> Tensor:
+        return _scores(self.policy, state, prediction).masked_fill(~prediction.predicted, -torch.inf)
+
+    def to(self, device: torch.device | str) -> "LearnedOrder":
+        """Move policy and critic."""
+        self.policy.to(device)
+        if self.critic is not None:
+            self.critic.policy.to(device)
+        return self
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the policy, and in `critic/` its critic where that is a network of its own."""
+        self.policy.save_pretrained(folder)
+        if self.critic is not None and self.critic.policy is not self.policy:
+            self.critic.policy.save_pretrained(Path(folder) / "critic")
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, denoiser: nn.Module | None = None, *, strict: bool = True) -> "LearnedOrder":
+        """Load a policy, and the critic beside it, from a folder or a hub id; see `load_policy` and `check_denoiser`.
+
+        Raises:
+            BadInput: no policy there. BadCheckpoint: weights that cannot be read.
+            WrongDenoiser: it was fitted to another denoiser, and `strict`.
+        """
+        folder = download(name)
+        policy = load_policy(folder)
+        critic = policy if policy.scores_committed else None
+        if (folder / "critic" / "config.json").is_file():
+            critic = load_policy(folder / "critic")
+        for network in {policy, critic} - {None}:
+            if denoiser is not None:
+                check_denoiser(network, denoiser, folder, strict=strict)  # type: ignore[arg-type]
+        order = cls(policy, None if critic is None else Critic(critic))
+        where = None if denoiser is None else next(iter(denoiser.parameters()), None)
+        return order if where is None else order.to(where.device)
+
+
+class Critic:
+    """A policy network that scores committed tokens: the log-odds that each is right, float (B, L)."""
+
+    def __init__(self, policy: PolicyNetwork) -> None:
+        if not policy.scores_committed:
+            raise BadInput(
+                "this policy was fitted without scores of committed tokens, so it cannot be a critic: set objective.critic"
+            )
+        self.policy = policy
+
+    @property
+    def memories(self) -> tuple[Memory, ...]:
+        """What the network remembers of earlier predictions."""
+        return self.policy.memories
+
+    def __call__(self, state: DecodeState, prediction: Prediction) -> Tensor:
+        return _scores(self.policy, state, prediction)
+
+
+def _scores(policy: PolicyNetwork, state: DecodeState, prediction: Prediction) -> Tensor:
+    """Scores (B, L), computed once per prediction for order and critic."""
+    return prediction.once(policy, lambda: policy(state, prediction), per_row=True)
+
+
+@ORDERS.register("policy")
+@dataclass(frozen=True)
+class SavedOrder(Unbound):
+    """The denoiser's own learned order, or the one in a folder. It is loaded when the sampler is bound to a denoiser."""
+
+    folder: str = field(default="", metadata={"help": "folder or hub id of a policy; the denoiser's own by default"})
+
+    def bind(self, binding: Binding) -> LearnedOrder:
+        """See `Unbound`."""
+        return saved_order(binding.denoiser, self.folder, strict=binding.strict)
+
+    def __call__(self, state: DecodeState, prediction: Prediction) -> Tensor:
+        raise BadInput("a learned order named in text must be bound to its denoiser first: sampler.bind(denoiser)")
+
+
+_loaded: "weakref.WeakKeyDictionary[nn.Module, dict[tuple[str, int], LearnedOrder]]" = weakref.WeakKeyDictionary()
+
+
+def saved_order(denoiser: nn.Module, folder: str = "", *, strict: bool = True) -> LearnedOrder:
+    """The order in a folder, or the denoiser's own: the one that its attribute `own_order` names. Loaded once per denoiser.
+
+    Raises:
+        BadInput: the denoiser has no order of its own. WrongDenoiser: see `LearnedOrder.from_pretrained`.
+    """
+    name = folder or str(getattr(denoiser, "own_order", "") or "")
+    if not name:
+        raise BadInput("this denoiser has no learned order of its own: fit one, and name its folder in place of 'policy'")
+    config = Path(name) / "config.json"
+    key = (name, config.stat().st_mtime_ns if config.is_file() else 0)
+    known = _loaded.setdefault(denoiser, {})
+    if key not in known:
+        known[key] = LearnedOrder.from_pretrained(name, denoiser, strict=strict)
+    return known[key]
+
+
+def load_policy(folder: Path) -> PolicyNetwork:
+    """A policy network from `config.json` and `model.safetensors`, in eval mode.
+
+    Raises:
+        BadInput: no policy there. BadCheckpoint: a damaged configuration, or weights that cannot be read.
+    """
+    if not (folder / "config.json").is_file():
+        raise BadInput(f"{folder} holds no order policy (no config.json): fit one with `anyorder train` or `anyorder fit`")
+    config = read_json(folder / "config.json")
+    if not isinstance(config, dict) or "architecture" not in config:
+        raise BadInput(f"{folder} holds no order policy (its config.json names no architecture): name the policy's own folder")
+    try:
+        name = str(config.pop("architecture"))
+        if "heads" in config and isinstance(config["heads"], list):
+            config["heads"] = tuple(config["heads"])
+        policy: PolicyNetwork = POLICIES[name](**config)
+        policy.load_state_dict(safetensors.torch.load_file(folder / "model.safetensors"))
+    except UNLOADABLE as error:
+        raise BadCheckpoint(f"{folder} holds no readable policy: {first_line(error)}") from error
+    return policy.eval()
+
+
+def check_denoiser(policy: PolicyNetwork, denoiser: nn.Module, folder: str | Path, *, strict: bool = True) -> None:
+    """Compare the fingerprint of a denoiser with the one that a policy remembers.
+
+    Raises:
+        WrongDenoiser: they differ, and `strict`, or the shapes differ too. Otherwise a difference is a warning.
+    """
+    found = fingerprint(denoiser)
+    if found == policy.denoiser_fingerprint:
+        return
+    message = f"the policy in {folder} was fitted to the denoiser {policy.denoiser_fingerprint}, and this one is {found}"
+    for name, reads in (("hidden_size", policy.reads_hidden), ("vocab_size", policy.reads_logits)):
+        needed: Any = getattr(policy, name)
+        given = getattr(denoiser, name, needed)
+        if reads and needed != given:
+            raise WrongDenoiser(f"{message}, with {name} {given}; the policy needs {needed}: fit a policy to this denoiser")
+    if not policy.reads_hidden:
+        message += "; it reads confidences and no hidden states, so it can be transferred, with unknown accuracy"
+    if strict:
+        raise WrongDenoiser(f"{message}: fit a policy to this denoiser, or load it with strict=False (--any-denoiser)")
+    warnings.warn(message, stacklevel=4)

@@ -1,0 +1,137 @@
+"""Parts of a sampler as values: what is inside them, and how they are written down and read again.
+
+A part is a function, or a frozen dataclass whose fields are plain values and other parts. Nothing else is asked of it, so that a
+part that wraps another one has nothing to forward.
+"""
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from anyorder.errors import BadInput
+from anyorder.registry import COUNT_RULES, ORDERS, REMASKERS, TOKEN_RULES, Registry
+
+_KINDS: Mapping[str, Registry] = {
+    "order": ORDERS,
+    "count rule": COUNT_RULES,
+    "token rule": TOKEN_RULES,
+    "remasker": REMASKERS,
+}
+
+
+def walk(part: Any) -> Iterator[Any]:
+    """The part and all parts inside it."""
+    yield part
+    if _is_dataclass(part):
+        for field in dataclasses.fields(part):
+            inner = getattr(part, field.name)
+            if callable(inner) or _is_dataclass(inner):
+                yield from walk(inner)
+
+
+def memories_of(*parts: Any) -> tuple[Any, ...]:
+    """The memories that these parts and all parts inside them declare, each once."""
+    return tuple(dict.fromkeys(memory for part in parts for inside in walk(part) for memory in getattr(inside, "memories", ())))
+
+
+def rebuild(part: Any, change: Callable[[Any], Any]) -> Any:
+    """The part with `change` applied to all parts inside it, innermost first, and then to itself."""
+    if _is_dataclass(part):
+        found = {f.name: getattr(part, f.name) for f in dataclasses.fields(part) if f.init}
+        new = {n: rebuild(v, change) for n, v in found.items() if callable(v) or _is_dataclass(v)}
+        changed = {name: value for name, value in new.items() if value is not found[name]}
+        part = dataclasses.replace(part, **changed) if changed else part
+    return change(part)
+
+
+def to_config(part: Any, weights: Callable[[Any], dict[str, Any] | None]) -> dict[str, Any]:
+    """A part as plain values: its kind, its name, and its arguments.
+
+    Args:
+        part: a function or dataclass that can be found again by name.
+        weights: gives the values for a part with weights (and saves them), None for all others.
+
+    Raises:
+        BadInput: the part cannot be found again by name, or holds something that is neither a plain value nor a part.
+    """
+    found = weights(part)
+    if found is not None:
+        return found
+    kind, registry = _kind_of(part)
+    values: dict[str, Any] = {"kind": kind, "name": registry.name_of(part)}
+    if not _is_dataclass(part):
+        return values
+    for field in dataclasses.fields(part):
+        value = getattr(part, field.name)
+        if callable(value) or _is_dataclass(value):
+            values[field.name] = to_config(value, weights)
+        elif value is None or isinstance(value, bool | int | float | str):
+            values[field.name] = value
+        else:
+            raise BadInput(f"{values['name']}.{field.name} is a {type(value).__name__}, which cannot be saved with a sampler")
+    return values
+
+
+def from_config(values: Mapping[str, Any], weights: Callable[[Mapping[str, Any]], Any]) -> Any:
+    """Inverse of `to_config`; `weights` gives the part of an entry without a kind.
+
+    Raises:
+        BadInput: an unknown name, or arguments that the part does not take.
+    """
+    if "kind" not in values:
+        return weights(values)
+    if values["kind"] not in _KINDS or not isinstance(values.get("name"), str):
+        raise BadInput(f"{values.get('kind')!r} {values.get('name')!r} is no part of a sampler")
+    part = _KINDS[values["kind"]][values["name"]]
+    arguments = {k: from_config(v, weights) if isinstance(v, Mapping) else v for k, v in values.items()}
+    del arguments["kind"], arguments["name"]
+    if not inspect.isclass(part):
+        if arguments:
+            raise BadInput(f"the {values['kind']} {values['name']!r} takes no arguments")
+        return part
+    try:
+        return part(**arguments)
+    except (TypeError, ValueError) as error:
+        raise BadInput(f"the {values['kind']} {values['name']!r} cannot be made: {error}") from error
+
+
+def spelling(part: Any, registry: Registry) -> str:
+    """A part in text, with the arguments that are not at their default: `threshold:0.99`.
+
+    Raises:
+        BadInput: the part cannot be found again by name.
+    """
+    text = registry.name_of(part)
+    if not _is_dataclass(part):
+        return text
+    arguments = registry.entry(text).arguments
+    given = [getattr(part, a.name) for a in arguments]
+    while arguments and given and given[-1] == arguments[len(given) - 1].default:
+        given.pop()
+    return ":".join([text, *(_written(value) for value in given)])
+
+
+def label_of(part: Any, registry: Registry) -> str:
+    """A name for tables: the spelling where there is one, else the name of the function or class."""
+    try:
+        return spelling(part, registry)
+    except BadInput:
+        return str(getattr(part, "__name__", type(part).__name__))
+
+
+def _written(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _kind_of(part: Any) -> tuple[str, Registry]:
+    """Which registry a part belongs to: the one that knows its name; by what it does otherwise."""
+    for kind, registry in _KINDS.items():
+        if any(entry.part is part or entry.part is type(part) for entry in registry.known()):
+            return kind, registry
+    kind = getattr(part, "part_kind", "order")
+    return kind, _KINDS[kind]
+
+
+def _is_dataclass(part: Any) -> bool:
+    return dataclasses.is_dataclass(part) and not inspect.isclass(part)
