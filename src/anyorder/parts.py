@@ -1,6 +1,6 @@
 """Parts of a sampler as values: what is inside them, and how they are written down and read again.
 
-A part is a function, or a frozen dataclass whose fields are plain values and other parts. Nothing else is asked of it, so that a
+A part is a function, or a frozen dataclass whose fields are plain values and other parts. Nothing else is asked of it, so a
 part that wraps another one has nothing to forward.
 """
 

@@ -153,7 +153,7 @@ class Registry:
         return iter(self.names())
 
     def names(self, **facts: Any) -> list[str]:
-        """All names, or those of the entries whose facts have these values: built-in parts first, in the order of their files."""
+        """All names, or those of the entries whose facts have these values. Built-in parts come first."""
         self._load_own()
         known = [*self._entries, *(name for name in self._others() if name not in self._entries)]
         if not facts:

@@ -161,9 +161,11 @@ class DecodeState:
         """The sequences of `other` where `rows` (B,) is True and of this state elsewhere. Memories stay: a part starts its
         memory of a sequence afresh at step 0."""
         theirs = other.tensors()
-        return self.replace(**{
-            name: torch.where(rows.view(-1, *[1] * (mine.ndim - 1)), theirs[name], mine) for name, mine in self.tensors().items()
-        })  # fmt: skip
+        mixed = {
+            name: torch.where(rows.view(-1, *[1] * (mine.ndim - 1)), theirs[name], mine)
+            for name, mine in self.tensors().items()
+        }
+        return self.replace(**mixed)
 
     def tensors(self) -> dict[str, Tensor]:
         """The fields that hold a tensor, all with a row per sequence."""

@@ -1,8 +1,7 @@
 """How many positions to unmask now: rules that turn scores into a selection.
 
-A rule that is registered here selects at least one position of every row that has any, except `Timesteps` and `Ancestral`, which
-may select none, as the samplers that they belong to. The step itself unmasks everything that remains in the last step of the
-budget.
+Every rule here selects at least one position of a row that has any, except `Timesteps` and `Ancestral`, which may select none,
+as the samplers that they belong to. The step itself unmasks everything that remains in the last step of the budget.
 """
 
 import math

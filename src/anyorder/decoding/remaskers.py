@@ -1,6 +1,5 @@
 """What to remask: rules that take committed tokens back."""
 
-from abc import ABC
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
@@ -16,7 +15,7 @@ from anyorder.registry import REMASKERS
 from anyorder.state import DecodeState
 
 
-class Remasker(ABC):
+class Remasker:
     """Base class of remaskers, which are frozen dataclasses. By default nothing is remasked.
 
     Attributes:
@@ -98,7 +97,7 @@ class OwnCritic(Unbound):
 class CriticUndo(Remasker):
     """A complete sequence in which a learned critic finds a mistake is opened again.
 
-    PRISM and RemeDi train such critics. Here the critic looks at complete sequences: if it believes some token wrong, all tokens
+    PRISM and RemeDi train such critics. Here the critic scores complete sequences: if it believes some token wrong, all tokens
     that it doubts are masked, and the rejected ones are ruled out until others were committed there.
     """
 

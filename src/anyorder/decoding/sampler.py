@@ -89,8 +89,8 @@ class Sampler(Pushable):
         """A sampler from `ORDER[~SIGMA][+REMASKER][@blocks:LENGTH][@COUNT]`, the spelling of the command line.
 
         Args:
-            text: such as `confidence`, `policy+undo`, `confidence@threshold:0.99`, `margin@blocks:32`, `policy~0.1`. ORDER may be
-                the folder of a policy, `X~SIGMA` perturbs the probabilities of X (see `Perturbed`), and every part takes its
+            text: such as `confidence`, `policy+undo`, `confidence@threshold:0.99`, `margin@blocks:32`, `policy~0.1`. ORDER may
+                be the folder of a policy, `X~SIGMA` perturbs the probabilities of X (see `Perturbed`), and every part takes its
                 arguments as `NAME:VALUE` (see `Registry.make`).
             fields: further fields of the sampler. `count` is the rule to use where the text names none.
 
@@ -121,7 +121,7 @@ class Sampler(Pushable):
         """The spelling that `parse` reads; parts that have none are shown by the name of their function or class."""
         text = _order_text(self.order)
         if self.remasker != Absorbing():
-            text += f"+{label_of(dataclasses.replace(self.remasker), REMASKERS)}"
+            text += f"+{label_of(self.remasker, REMASKERS)}"
         if self.block_length is not None:
             text += f"@blocks:{self.block_length}"
         default = TwoPhase() if self.remasker.reviews else Linear()

@@ -88,7 +88,8 @@ def step(state: DecodeState, prediction: Prediction, sampler: Sampler) -> tuple[
         selected |= sampler.count(noisy, state, prediction, remasked.sum(dim=1)) & prediction.predicted & ~last
     rejected = sampler.remasker.reject(state, prediction, remasked)
 
-    assert prediction.candidates is not None and prediction.candidate_log_probs is not None
+    assert prediction.candidates is not None
+    assert prediction.candidate_log_probs is not None
     filled = state.tokens.masked_scatter(prediction.predicted, prediction.candidates)
     masked = (prediction.predicted & ~selected) | remasked
     new = selected & (filled != state.tokens)

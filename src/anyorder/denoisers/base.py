@@ -90,8 +90,8 @@ def check_tokens(tokens: Tensor, denoiser: "Denoiser") -> None:
     pad = getattr(denoiser, "pad_token_id", None)
     if tokens.numel() and int(tokens.max()) >= max(denoiser.vocab_size, 0 if pad is None else pad + 1):
         raise BadInput(
-            f"the tokens go up to {int(tokens.max())}, and the denoiser has a vocabulary of {denoiser.vocab_size}: they come from "
-            "another task or tokenizer (anyorder.task_for(denoiser) makes the right task)"
+            f"the tokens go up to {int(tokens.max())}, and the denoiser has a vocabulary of {denoiser.vocab_size}: they come "
+            "from another task or tokenizer (anyorder.task_for(denoiser) makes the right task)"
         )
 
 

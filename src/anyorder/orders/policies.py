@@ -3,8 +3,8 @@
 `PolicyNetwork` is the base of all. An architecture is one class with settings of its own, registered in `POLICIES`; adding one
 takes a file with a class like those below.
 
-The supervised policies here start AT a heuristic: their score is `scale * log-odds(c) + shift + correction`, with scale 1, shift
-0 and a correction whose last layer is zero, so before any training they are the confidence order.
+The supervised policies here start AT a heuristic: their score is `scale * log-odds(c) + shift + correction`, with scale 1,
+shift 0 and a correction whose last layer is zero, so before any training they are the confidence order.
 
 The score of an objective such as correctness is the log-odds that the position's token is right: the denoiser's likeliest token
 at a predicted position, and, for policies that score committed tokens (critics), the committed token elsewhere.
