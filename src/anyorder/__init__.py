@@ -1,12 +1,33 @@
-"""anyorder: learned unmasking orders for masked diffusion models.
+"""Learned unmasking orders for masked diffusion models.
 
-import anyorder
+A masked diffusion model fills in tokens a few at a time. Which positions come next decides much of the quality. Bring a
+masked-token model, see what an order can gain, fit an order policy, decode with it:
 
-task = anyorder.make_task("sudoku")
-denoiser = anyorder.load_denoiser("sudoku9")
-order = anyorder.load_order("sudoku9", denoiser)
-puzzle = task.generate(1, seed=0)
-result = anyorder.decode(denoiser, puzzle.tokens, anyorder.Decoder(order, steps=10))
+    import anyorder
+
+    denoiser = anyorder.load_denoiser("sudoku9")           # or a hub id, a folder, your own module
+    task = anyorder.task_for(denoiser)                     # problems, their encoding and their checker
+    puzzles = task.generate(20, seed=0, givens=27)
+    result = anyorder.decode(denoiser, puzzles.tokens, anyorder.Sampler("confidence", count="threshold:0.9", steps=20))
+    print(task.check(puzzles, result.tokens).instance_correct.float().mean(), result.nfe.float().mean())
+
+Models
+    load_denoiser, HuggingFaceDenoiser, WrappedDenoiser (any nn.Module), Transformer (ours)
+Decoding
+    decode, Sampler, Decoded; generate (prompts, the call for Hugging Face models), infill (texts with holes), collate
+    init, predict, step, DecodeState, Prediction: the loop by hand
+Parts of a sampler (help on each; `anyorder list` prints them all)
+    where: anyorder.orders.confidence, ..., LearnedOrder, load_order    how many: Linear, Threshold, EntropyBound, ...
+    what: Argmax, Sample                                                remask: Absorbing, RePredict, CriticUndo
+Tasks
+    make_task, task_for, Task (base class of your own), Instances
+Fitting and comparing
+    headroom, fit_order, fit_order_by_reward, evaluate, pareto, pass_at_n
+Extending
+    anyorder.registry: register an order, count rule, policy, task, denoiser, ... from your own package
+
+Every class and function above is an attribute of this package and of the sub-package that holds it. Errors that are yours to act
+on are `BadInput`: one sentence says what was wrong, one what would be right.
 """
 
 from importlib import import_module
@@ -14,52 +35,35 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
+_ROOMS = ("errors", "registry", "orders", "decoding", "denoisers", "tasks", "zoo", "interfaces", "training", "evaluation")
+"""Where public names are looked for, in this order; each is imported on first use, so that `import anyorder` is quick."""
+
 if TYPE_CHECKING:
-    from anyorder.decoding.loop import Decoder, decode
-    from anyorder.decoding.trajectory import Decoded
-    from anyorder.denoisers.base import WrappedDenoiser
-    from anyorder.evaluation.evaluate import evaluate
-    from anyorder.orders.base import State
-    from anyorder.orders.policies import LearnedOrder, Policy
-    from anyorder.tasks import make_task
-    from anyorder.training.fit import fit_order, fit_order_by_reward
-    from anyorder.zoo import load_denoiser, load_order
-
-_EXPORTS = {
-    "Decoded": "anyorder.decoding.trajectory",
-    "Decoder": "anyorder.decoding.loop",
-    "LearnedOrder": "anyorder.orders.policies",
-    "Policy": "anyorder.orders.policies",
-    "State": "anyorder.orders.base",
-    "WrappedDenoiser": "anyorder.denoisers.base",
-    "decode": "anyorder.decoding.loop",
-    "evaluate": "anyorder.evaluation.evaluate",
-    "fit_order": "anyorder.training.fit",
-    "fit_order_by_reward": "anyorder.training.fit",
-    "load_denoiser": "anyorder.zoo",
-    "load_order": "anyorder.zoo",
-    "make_task": "anyorder.tasks",
-}
-
-__all__ = [
-    "Decoded",
-    "Decoder",
-    "LearnedOrder",
-    "Policy",
-    "State",
-    "WrappedDenoiser",
-    "decode",
-    "evaluate",
-    "fit_order",
-    "fit_order_by_reward",
-    "load_denoiser",
-    "load_order",
-    "make_task",
-]
+    from anyorder.decoding import *  # noqa: F403
+    from anyorder.denoisers import *  # noqa: F403
+    from anyorder.errors import *  # noqa: F403
+    from anyorder.evaluation import *  # noqa: F403
+    from anyorder.interfaces import *  # noqa: F403
+    from anyorder.orders import *  # noqa: F403
+    from anyorder.tasks import *  # noqa: F403
+    from anyorder.training import *  # noqa: F403
+    from anyorder.zoo import *  # noqa: F403
 
 
 def __getattr__(name: str) -> Any:
-    """Import public names on first use, so that `import anyorder` is quick."""
-    if name not in _EXPORTS:
+    if name.startswith("_"):
         raise AttributeError(f"module 'anyorder' has no attribute {name!r}")
-    return getattr(import_module(_EXPORTS[name]), name)
+    for room in _ROOMS:
+        module = import_module(f"anyorder.{room}")
+        if name == room:
+            return module
+        if hasattr(module, name):
+            return getattr(module, name)
+    raise AttributeError(f"module 'anyorder' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    found = set(globals())
+    for room in _ROOMS:
+        found |= {name for name in vars(import_module(f"anyorder.{room}")) if not name.startswith("_")}
+    return sorted(found)

@@ -1,1 +1,40 @@
-"""Decoding: count rules, token rules, remaskers, and the loop that joins them with an order."""
+"""Decoding: samplers, their parts, the pure step, and the loop around it."""
+
+from anyorder.decoding.actions import Actions as Actions
+from anyorder.decoding.actions import Bernoulli as Bernoulli
+from anyorder.decoding.actions import DynamicPlackettLuce as DynamicPlackettLuce
+from anyorder.decoding.actions import PlackettLuce as PlackettLuce
+from anyorder.decoding.counts import KLASS as KLASS
+from anyorder.decoding.counts import Ancestral as Ancestral
+from anyorder.decoding.counts import Cosine as Cosine
+from anyorder.decoding.counts import CountRule as CountRule
+from anyorder.decoding.counts import Deadline as Deadline
+from anyorder.decoding.counts import EntropyBound as EntropyBound
+from anyorder.decoding.counts import EvenBlocks as EvenBlocks
+from anyorder.decoding.counts import Factor as Factor
+from anyorder.decoding.counts import Fixed as Fixed
+from anyorder.decoding.counts import Linear as Linear
+from anyorder.decoding.counts import PredictedError as PredictedError
+from anyorder.decoding.counts import ScoreThreshold as ScoreThreshold
+from anyorder.decoding.counts import Threshold as Threshold
+from anyorder.decoding.counts import Timesteps as Timesteps
+from anyorder.decoding.counts import TwoPhase as TwoPhase
+from anyorder.decoding.loop import decode as decode
+from anyorder.decoding.remaskers import Absorbing as Absorbing
+from anyorder.decoding.remaskers import CriticUndo as CriticUndo
+from anyorder.decoding.remaskers import Remasker as Remasker
+from anyorder.decoding.remaskers import RePredict as RePredict
+from anyorder.decoding.result import Decoded as Decoded
+from anyorder.decoding.result import History as History
+from anyorder.decoding.sampler import Sampler as Sampler
+from anyorder.decoding.step import StepOutput as StepOutput
+from anyorder.decoding.step import init as init
+from anyorder.decoding.step import predict as predict
+from anyorder.decoding.step import step as step
+from anyorder.decoding.tokens import Argmax as Argmax
+from anyorder.decoding.tokens import Sample as Sample
+from anyorder.decoding.tokens import TokenRule as TokenRule
+from anyorder.memory import Drift as Drift
+from anyorder.memory import FirstPrediction as FirstPrediction
+from anyorder.prediction import Prediction as Prediction
+from anyorder.state import DecodeState as DecodeState

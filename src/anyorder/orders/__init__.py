@@ -1,1 +1,31 @@
-"""Orders: where to unmask next. A new heuristic is one function and one line in `HEURISTICS`."""
+"""Orders: where to unmask next. A new one is a function with a `register` decorator, in a file here or in another package.
+
+`anyorder.orders.confidence` and the other heuristics are functions `(state, prediction) -> scores`; `LearnedOrder` makes an order of
+a policy network.
+"""
+
+from anyorder.orders.base import Binding as Binding
+from anyorder.orders.base import Order as Order
+from anyorder.orders.base import Unbound as Unbound
+from anyorder.orders.heuristics import confidence as confidence
+from anyorder.orders.heuristics import entropy as entropy
+from anyorder.orders.heuristics import gt_margin as gt_margin
+from anyorder.orders.heuristics import left_to_right as left_to_right
+from anyorder.orders.heuristics import log_margin as log_margin
+from anyorder.orders.heuristics import margin as margin
+from anyorder.orders.heuristics import oracle as oracle
+from anyorder.orders.heuristics import random as random
+from anyorder.orders.learned import Critic as Critic
+from anyorder.orders.learned import LearnedOrder as LearnedOrder
+from anyorder.orders.learned import SavedOrder as SavedOrder
+from anyorder.orders.perturbed import Perturbed as Perturbed
+from anyorder.orders.perturbed import TopPositions as TopPositions
+from anyorder.orders.policies import LookaheadPolicy as LookaheadPolicy
+from anyorder.orders.policies import MLPPolicy as MLPPolicy
+from anyorder.orders.policies import PolicyNetwork as PolicyNetwork
+from anyorder.orders.policies import ScoreHiddenTransformer as ScoreHiddenTransformer
+from anyorder.orders.policies import ScoreTransformer as ScoreTransformer
+from anyorder.orders.policies import SupervisedPolicy as SupervisedPolicy
+from anyorder.orders.reward_policies import ConfidenceTransformer as ConfidenceTransformer
+from anyorder.orders.reward_policies import RewardPolicy as RewardPolicy
+from anyorder.orders.reward_policies import UPOPolicy as UPOPolicy
