@@ -26,11 +26,12 @@ Fitting and comparing
 Extending
     anyorder.registry: register an order, count rule, policy, task, denoiser, ... from your own package
 
-Every class and function above is an attribute of this package and of the sub-package that holds it. Errors that are yours to act
-on are `BadInput`: one sentence says what was wrong, one what would be right.
+Every class and function above is an attribute of this package and of the sub-package that holds it. Bad input raises `BadInput`:
+one sentence says what was wrong, one what would be right.
 """
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -53,10 +54,10 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name.startswith("_"):
         raise AttributeError(f"module 'anyorder' has no attribute {name!r}")
+    if find_spec(f"anyorder.{name}") is not None:
+        return import_module(f"anyorder.{name}")
     for room in _ROOMS:
         module = import_module(f"anyorder.{room}")
-        if name == room:
-            return module
         if hasattr(module, name):
             return getattr(module, name)
     raise AttributeError(f"module 'anyorder' has no attribute {name!r}")
