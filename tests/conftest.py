@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +10,8 @@ from torch import Tensor, nn
 
 from anyorder.denoisers.base import DenoiserOutput, forbid_mask
 from anyorder.denoisers.transformer import Transformer
-from anyorder.orders.base import State
+from anyorder.prediction import Prediction
+from anyorder.state import DecodeState
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -51,25 +53,25 @@ def tiny_transformer() -> Transformer:
 
 
 @pytest.fixture
-def make_state() -> Callable[..., State]:
-    """A state of one row whose positions are all masked, from probabilities (L, V)."""
+def make_state() -> Callable[..., tuple[DecodeState, Prediction]]:
+    """A state and its prediction, of one row whose positions are all masked, from probabilities (L, V).
 
-    def make(probabilities: list[list[float]], **changes: object) -> State:
+    Changes are fields of either; `step`, `steps` and `seeds` may be plain numbers.
+    """
+
+    def make(probabilities: list[list[float]], **changes: Any) -> tuple[DecodeState, Prediction]:
         logits = torch.tensor(probabilities, dtype=torch.float64).log()
         length = logits.shape[0]
         everywhere = torch.ones(1, length, dtype=torch.bool)
-        values: dict = {
-            "tokens": torch.zeros(1, length, dtype=torch.int64),
-            "masked": everywhere,
-            "generated": everywhere,
-            "predicted": everywhere,
-            "logits": logits,
-            "hidden": torch.zeros(1, length, 4),
-            "step": 0,
-            "steps": 4,
-            "seeds": torch.zeros(1, dtype=torch.int64),
-        }
-        return State(**{**values, **changes})
+        prediction = Prediction(
+            changes.pop("logits", logits),
+            changes.pop("hidden", torch.zeros(1, length, 4)),
+            changes.pop("predicted", everywhere),
+        )
+        one = torch.ones(1, dtype=torch.int64)
+        state = DecodeState.start(torch.zeros(1, length, dtype=torch.int64), everywhere, 0, 0 * one, 4 * one)
+        rows = {name: one * value if isinstance(value, int) else value for name, value in changes.items()}
+        return state.replace(**rows), prediction
 
     return make
 

@@ -91,28 +91,31 @@ def load(name: str) -> tuple[Any, Any]:
     if name == "antiberty":  # its weights are not shipped, but its order is
         torch.manual_seed(0)
         denoiser = Transformer(25, 4, 127, width=512, layers=1, heads=["everything"] * 4, pad_token_id=0, positions=True).eval()
-        return denoiser, load_order(order_folder(name))
-    denoiser = load_denoiser(name)
-    has_order = (order_folder(name) / "config.json").is_file()
-    return denoiser, load_order(order_folder(name), denoiser) if has_order else None
+        order = load_order(order_folder(name))
+    else:
+        denoiser = load_denoiser(name)
+        has_order = (order_folder(name) / "config.json").is_file()
+        order = load_order(order_folder(name), denoiser) if has_order else None
+    denoiser.own_order = str(order_folder(name)) if order is not None else ""
+    return denoiser, order
 
 
 def can_undo(name: str) -> bool:
-    """Whether the denoiser's order judges commitments."""
+    """Whether the denoiser's order has a critic."""
     order = load(name)[1]
-    return order is not None and order.judges
+    return order is not None and order.critic is not None
 
 
 def heuristic_names() -> list[str]:
-    from anyorder.orders.heuristics import HEURISTICS
+    from anyorder.registry import ORDERS
 
-    return list(HEURISTICS)
+    return [name for name in ORDERS.names(baseline=True) if not ORDERS.entry(name).arguments]
 
 
 def oracle_names() -> list[str]:
-    from anyorder.orders.heuristics import ORACLES
+    from anyorder.registry import ORDERS
 
-    return list(ORACLES)
+    return ORDERS.names(oracle=True)
 
 
 def denoiser_names() -> list[str]:
@@ -122,62 +125,73 @@ def denoiser_names() -> list[str]:
 
 
 def count_rule_names() -> set[str]:
-    """All rules that the command line can name."""
-    from anyorder.decoding.actions import ACTIONS
-    from anyorder.decoding.counts import COUNT_RULES
+    """All count rules."""
+    from anyorder.registry import COUNT_RULES
 
-    return {*COUNT_RULES, *ACTIONS}
+    return set(COUNT_RULES.names())
+
+
+def count_rule_of(spec: Spec) -> str:
+    """The name of the count rule that a case uses."""
+    from anyorder.registry import COUNT_RULES
+
+    return COUNT_RULES.name_of(make_sampler(spec).count)
 
 
 def make_sampler(spec: Spec) -> Any:
-    """The decoder that a case asks for."""
-    from dataclasses import replace
-
-    from anyorder.decoding.blocks import EvenBlocks
-    from anyorder.decoding.counts import Ancestral, Cosine, InTime, Linear, SecondLook, Threshold, Timesteps
-    from anyorder.decoding.remaskers import QualityUndo
+    """The sampler that a case asks for, not yet bound to its denoiser."""
+    from anyorder.decoding.counts import Ancestral, Cosine, Deadline, EvenBlocks, Linear, Threshold, Timesteps, TwoPhase
+    from anyorder.decoding.remaskers import CriticUndo
+    from anyorder.decoding.sampler import Sampler
     from anyorder.decoding.tokens import Argmax, Sample
-    from anyorder.evaluation.orders import make_decoder
 
     rules: dict[str, Any] = {
-        "in_time": InTime(Threshold(0.95), Linear()),
-        "in_time_cosine": InTime(Threshold(0.8), Cosine()),
+        "in_time": Deadline(Threshold(0.95), Linear()),
+        "in_time_cosine": Deadline(Threshold(0.8), Cosine()),
         "timesteps": Timesteps(),
         "timesteps_eps": Timesteps(0.1),
         "ancestral": Ancestral(),
         "even_blocks": EvenBlocks(4),
         "even_blocks_2_steps": EvenBlocks(4, 2),
-        "second_look_quick": SecondLook(Threshold(0.3), Threshold(0.95), Threshold(0.6)),
+        "second_look_quick": TwoPhase(Threshold(0.3), Threshold(0.95), Threshold(0.6)),
     }
     token: Any = Argmax()
     if spec.token:
         temperature, top_p, top_k = spec.token.split(":")
         token = Sample(float(temperature), float(top_p), int(top_k) or None)
-    order = load(spec.denoiser)[1]
-    made = make_decoder(spec.order, spec.steps, spec.noise, lambda _: order, rules.get(spec.count), token)  # type: ignore[arg-type]
-    if spec.count.startswith("even_blocks") and "blocks" in spec.order:
-        made = replace(made, count=rules[spec.count])
+    text = spec.order.replace("second_look", "two_phase")  # the names of cases are older than this one
+    made = Sampler.parse(text, steps=spec.steps, noise=spec.noise, token=token, count=rules.get(spec.count))
     if spec.undo:
         level, doubt, remembers = spec.undo.split(":")
-        made = replace(made, remasker=QualityUndo(order, float(level), float(doubt), remembers == "1"))
+        made = made.replace(remasker=CriticUndo(float(level), float(doubt), remembers == "1"))
     return made
 
 
 def run(denoiser: Any, tokens: Tensor, x0: Tensor, spec: Spec) -> dict[str, Tensor | None]:
     """Decode one case: `INTEGERS` and `FLOATS` by name."""
     from anyorder.decoding.loop import decode
-    from anyorder.evaluation.evaluate import decode_in_batches
-    from anyorder.tasks.base import Instances
+    from anyorder.decoding.result import History
 
     sampler = make_sampler(spec)
+    if spec.steps is None:  # cases were recorded with one budget for the batch, that of its longest row
+        sampler = sampler.replace(steps=int((tokens == denoiser.mask_token_id).sum(dim=1).max()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the weights that antiberty's order was fitted to are not shipped
+        sampler = sampler.bind(denoiser, strict=False)
+    history = History(tokens)
     if spec.batch_size:
+        from anyorder.evaluation.evaluate import decode_in_batches
+        from anyorder.tasks.base import Instances
+
         problems = Instances(tokens, tokens == denoiser.mask_token_id, x0)
         out = decode_in_batches(
             denoiser, problems, sampler, seed=spec.seed, batch_size=spec.batch_size, progress=None, name=""
         )  # fmt: skip
     else:
-        out = decode(denoiser, tokens, sampler, seeds=spec.seed, x0=x0, history=spec.history)
-    return {name: getattr(out, name) for name in (*INTEGERS, *FLOATS)}
+        out = decode(denoiser, tokens, sampler, seeds=spec.seed, x0=x0, on_step=history if spec.history else ())
+    found: dict[str, Tensor | None] = {name: getattr(out, name) for name in FLOATS}
+    found |= {"tokens": out.tokens, "commit_step": out.commit_step, "forwards": out.nfe, "undone": out.remasked}
+    return found | {"history": torch.stack(history.tokens) if spec.history else None}
 
 
 def train_once(values: dict[str, Any], folder: Path) -> tuple[dict[str, Tensor], list[float]]:
@@ -710,8 +724,7 @@ def test_the_stored_cases_are_those_of_this_file() -> None:
 def test_every_shipped_denoiser_and_every_named_rule_has_cases() -> None:
     specs = decoding_cases().values()
     assert {*denoiser_names(), "antiberty"} == {spec.denoiser for spec in specs}
-    used = {rule.partition(":")[0] for spec in specs for rule in spec.order.split("@")[1:]}
-    assert count_rule_names() | {"blocks"} == used
+    assert count_rule_names() == {count_rule_of(spec) for spec in specs}
 
 
 def test_undo_cases_do_undo() -> None:
