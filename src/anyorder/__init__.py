@@ -32,7 +32,6 @@ one sentence says what was wrong, one what would be right.
 
 from importlib import import_module
 from importlib.util import find_spec
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
