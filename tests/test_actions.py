@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from scipy.stats import chi2
 from torch import Tensor
 
-from anyorder.decoding.actions import ACTIONS, Actions, Bernoulli, DynamicPlackettLuce, PlackettLuce
+from anyorder.decoding.actions import Actions, Bernoulli, DynamicPlackettLuce, PlackettLuce
 from anyorder.decoding.counts import Fixed
-from anyorder.orders.base import State
+from anyorder.prediction import Prediction
+from anyorder.registry import COUNT_RULES
+from anyorder.state import DecodeState
 
 NEVER = -math.inf
 SCORES = {
@@ -26,7 +28,7 @@ SCORES = {
     "nothing available": [NEVER, NEVER],
 }
 KINDS: dict[str, Callable[[], Actions]] = {
-    "plackett-luce of 1": PlackettLuce,
+    "plackett-luce of 1": lambda: PlackettLuce(count=Fixed(1)),
     "plackett-luce of 2": lambda: PlackettLuce(0.7, Fixed(2)),
     "plackett-luce of 3": lambda: PlackettLuce(1.6, Fixed(3)),
     "bernoulli": lambda: Bernoulli(0.8),
@@ -34,19 +36,26 @@ KINDS: dict[str, Callable[[], Actions]] = {
 }
 
 
-def state_of(rows: int, length: int, seeds: Tensor | None = None, padding: int = 0, step: int = 0) -> State:
+DRAWING = [name for name in COUNT_RULES if issubclass(COUNT_RULES[name], Actions)]
+
+
+def state_of(
+    rows: int, length: int, seeds: Tensor | None = None, padding: int = 0, step: int = 0
+) -> tuple[DecodeState, Prediction]:
     """Rows of which every real position is masked; padding on the left."""
     real = (torch.arange(length + padding) >= padding).expand(rows, -1)
-    return State(
-        tokens=torch.zeros(real.shape, dtype=torch.int64), masked=real, generated=real, predicted=real,
-        logits=torch.zeros(int(real.sum()), 3), hidden=torch.zeros(*real.shape, 1), step=step, steps=length,
-        seeds=torch.arange(rows) if seeds is None else seeds, attention_mask=real if padding else None,
+    numbers = torch.arange(rows)
+    state = DecodeState.start(
+        torch.zeros(real.shape, dtype=torch.int64), real, 0, numbers if seeds is None else seeds,
+        torch.full_like(numbers, length), real if padding else None,
     )  # fmt: skip
+    prediction = Prediction(torch.zeros(int(real.sum()), 3), torch.zeros(*real.shape, 1), real)
+    return state.replace(step=torch.full_like(numbers, step)), prediction
 
 
 def draw(actions: Actions, scores: Tensor, seeds: Tensor | None = None, padding: int = 0, step: int = 0) -> Tensor:
-    state = state_of(len(scores), scores.shape[1] - padding, seeds, padding, step)
-    return actions.draw(scores, state, torch.zeros(len(scores), dtype=torch.int64))
+    state, prediction = state_of(len(scores), scores.shape[1] - padding, seeds, padding, step)
+    return actions.draw(scores, state, prediction, torch.zeros(len(scores), dtype=torch.int64))
 
 
 def possible(actions: Actions, scores: list[float]) -> Iterator[tuple[int, ...]]:
@@ -92,9 +101,9 @@ def test_probabilities_worked_out_by_hand() -> None:
     def probability(actions: Actions, drawn: list[int]) -> float:
         return actions.log_prob(scores, torch.tensor([drawn])).exp().item()
 
-    assert probability(PlackettLuce(), [-1, 0, -1, -1]) == pytest.approx(2 / 6)
+    assert probability(PlackettLuce(count=Fixed(1)), [-1, 0, -1, -1]) == pytest.approx(2 / 6)
     assert probability(PlackettLuce(count=Fixed(2)), [-1, 1, -1, 0]) == pytest.approx(3 / 6 * 2 / 3)
-    assert probability(PlackettLuce(temperature=0.5), [-1, 0, -1, -1]) == pytest.approx(4 / 14)
+    assert probability(PlackettLuce(temperature=0.5, count=Fixed(1)), [-1, 0, -1, -1]) == pytest.approx(4 / 14)
     assert probability(Bernoulli(), [-1, 0, -1, 0]) == pytest.approx(1 / 2 * 2 / 3 * 3 / 4)
     assert probability(Bernoulli(), [-1, -1, -1, -1]) == pytest.approx(1 / 2 * 1 / 3 * 1 / 4)
     dynamic = DynamicPlackettLuce()  # STOP weighs 1, from the second draw on
@@ -123,14 +132,14 @@ def test_draws_follow_the_probabilities(kind: str, name: str) -> None:
 def test_a_wrong_probability_would_be_noticed() -> None:
     """The power of the test above: a temperature that is a tenth off fails it."""
     scores = torch.tensor([SCORES["four"]]).expand(20_000, -1)
-    observed = (draw(PlackettLuce(1.1), scores)[:, None] == torch.eye(4).long() - 1).all(dim=2).double().sum(dim=0)
+    observed = (draw(PlackettLuce(1.1, Fixed(1)), scores)[:, None] == torch.eye(4).long() - 1).all(dim=2).double().sum(dim=0)
     expected = 20_000 * torch.softmax(scores[0].double(), dim=0)
     assert ((observed - expected) ** 2 / expected).sum().item() > chi2.ppf(1 - 1e-4, 3)
 
 
 def test_draws_differ_from_step_to_step() -> None:
     scores = torch.zeros(1000, 4)
-    for actions in (PlackettLuce(), Bernoulli(), DynamicPlackettLuce()):
+    for actions in (PlackettLuce(count=Fixed(1)), Bernoulli(), DynamicPlackettLuce()):
         same = (draw(actions, scores, step=0) == draw(actions, scores, step=1)).all(dim=1).double().mean().item()
         assert same < 0.35
 
@@ -218,8 +227,16 @@ def test_selections_are_available_positions_and_at_least_one(kind: str, scores: 
     if actions.ordered:
         numbers = sorted(n for n in drawn[0].tolist() if n >= 0)
         assert numbers == list(range(len(numbers)))
-    state, undone = state_of(1, len(scores), torch.tensor([seed])), torch.zeros(1, dtype=torch.int64)
-    assert actions(rows, state, undone).equal(selected)
+    state, prediction = state_of(1, len(scores), torch.tensor([seed]))
+    assert actions(rows, state, prediction, torch.zeros(1, dtype=torch.int64)).equal(selected)
+
+
+def test_plackett_luce_draws_as_many_as_the_linear_rule_by_default() -> None:
+    scores = torch.randn(50, 6, generator=torch.Generator().manual_seed(0))
+    state, prediction = state_of(50, 6)
+    state = state.replace(steps=torch.full_like(state.steps, 3))
+    drawn = PlackettLuce().draw(scores, state, prediction, torch.zeros(50, dtype=torch.int64))
+    assert ((drawn >= 0).sum(dim=1) == 2).all()
 
 
 def test_a_bernoulli_draw_of_nothing_unmasks_the_best_and_keeps_the_probability_of_nothing() -> None:
@@ -253,10 +270,10 @@ def test_stop_has_the_same_score_at_every_temperature() -> None:
         assert DynamicPlackettLuce(temperature).log_prob(scores, only_first).exp().item() == pytest.approx(1 / 4)
 
 
-@pytest.mark.parametrize("name", ACTIONS)
+@pytest.mark.parametrize("name", DRAWING)
 def test_a_temperature_below_zero_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="temperature is -1"):
-        ACTIONS[name](-1.0)
+        COUNT_RULES[name](-1.0)
     if name != "bernoulli":
         with pytest.raises(ValueError, match="temperature is 0"):
-            ACTIONS[name](0.0)
+            COUNT_RULES[name](0.0)
