@@ -45,27 +45,31 @@ def rebuild(part: Any, change: Callable[[Any], Any]) -> Any:
     return change(part)
 
 
-def to_config(part: Any, weights: Callable[[Any], dict[str, Any] | None]) -> dict[str, Any]:
+def to_config(part: Any, weights: Callable[[Any], dict[str, Any] | None], kind: str) -> dict[str, Any]:
     """A part as plain values: its kind, its name, and its arguments.
 
     Args:
         part: a function or dataclass that can be found again by name.
         weights: gives the values for a part with weights (and saves them), None for all others.
+        kind: of the part, unless it is registered as another one.
 
     Raises:
-        BadInput: the part cannot be found again by name, or holds something that is neither a plain value nor a part.
+        BadInput: the part cannot be found again by name, is neither a function nor a dataclass, or holds something that is
+            neither a plain value nor a part.
     """
     found = weights(part)
     if found is not None:
         return found
-    kind, registry = _kind_of(part)
-    values: dict[str, Any] = {"kind": kind, "name": registry.name_of(part)}
+    kind = _kind_of(part, kind)
+    values: dict[str, Any] = {"kind": kind, "name": _KINDS[kind].name_of(part)}
+    if not _is_part(part):
+        raise BadInput(f"the {kind} {type(part).__name__} cannot be saved: it must be a function or a dataclass")
     if not _is_dataclass(part):
         return values
     for field in dataclasses.fields(part):
         value = getattr(part, field.name)
         if callable(value) or _is_dataclass(value):
-            values[field.name] = to_config(value, weights)
+            values[field.name] = to_config(value, weights, kind)
         elif value is None or isinstance(value, bool | int | float | str):
             values[field.name] = value
         else:
@@ -86,6 +90,8 @@ def from_config(values: Mapping[str, Any], weights: Callable[[Mapping[str, Any]]
     part = _KINDS[values["kind"]][values["name"]]
     arguments = {k: from_config(v, weights) if isinstance(v, Mapping) else v for k, v in values.items()}
     del arguments["kind"], arguments["name"]
+    if not _is_part(part):
+        raise BadInput(f"the {values['kind']} {values['name']!r} is neither a function nor a dataclass")
     if not inspect.isclass(part):
         if arguments:
             raise BadInput(f"the {values['kind']} {values['name']!r} takes no arguments")
@@ -100,37 +106,58 @@ def spelling(part: Any, registry: Registry) -> str:
     """A part in text, with the arguments that are not at their default: `threshold:0.99`.
 
     Raises:
-        BadInput: the part cannot be found again by name.
+        BadInput: text cannot say it: the part cannot be found again by name, or holds parts that are not the default ones.
     """
     text = registry.name_of(part)
     if not _is_dataclass(part):
         return text
     arguments = registry.entry(text).arguments
-    given = [getattr(part, a.name) for a in arguments]
-    while arguments and given and given[-1] == arguments[len(given) - 1].default:
-        given.pop()
-    return ":".join([text, *(_written(value) for value in given)])
+    plain = {argument.name for argument in arguments}
+    if any(getattr(part, f.name) != f.default for f in dataclasses.fields(part) if f.name not in plain):
+        raise BadInput(f"{text} holds other parts than by default, which cannot be said in text")
+    values = [(argument, getattr(part, argument.name)) for argument in arguments]
+    while values and values[-1][1] == values[-1][0].default:
+        values.pop()
+    skipped = False
+    for argument, value in values:
+        if value is None:
+            skipped = True
+        else:
+            text += f":{argument.name}={written(value)}" if skipped else f":{written(value)}"
+    return text
 
 
 def label_of(part: Any, registry: Registry) -> str:
-    """A name for tables: the spelling where there is one, else the name of the function or class."""
+    """A name for tables: the spelling where there is one, else the name with all arguments, inner parts in parentheses."""
     try:
         return spelling(part, registry)
     except BadInput:
-        return str(getattr(part, "__name__", type(part).__name__))
+        if not _is_dataclass(part):
+            return str(getattr(part, "__name__", type(part).__name__))
+    inner = (getattr(part, field.name) for field in dataclasses.fields(part))
+    said = (label_of(value, registry) if callable(value) else written(value) for value in inner)
+    known = (entry.name for entry in registry.known() if entry.part is type(part))
+    return f"{next(known, type(part).__name__)}({', '.join(said)})"
 
 
-def _written(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+def written(value: Any) -> str:
+    """A plain value as text that reads back to the same."""
+    if isinstance(value, float):
+        return f"{value:g}" if float(f"{value:g}") == value else repr(value)
+    return str(value)
 
 
-def _kind_of(part: Any) -> tuple[str, Registry]:
-    """Which registry a part belongs to: the one that knows its name; by what it does otherwise."""
-    for kind, registry in _KINDS.items():
+def _kind_of(part: Any, kind: str) -> str:
+    """The kind under which a part is registered, or else the one that is expected."""
+    for name, registry in _KINDS.items():
         if any(entry.part is part or entry.part is type(part) for entry in registry.known()):
-            return kind, registry
-    kind = getattr(part, "part_kind", "order")
-    return kind, _KINDS[kind]
+            return name
+    return kind
+
+
+def _is_part(part: Any) -> bool:
+    """Whether this is a function, a dataclass, or an instance of one."""
+    return inspect.isfunction(part) or dataclasses.is_dataclass(part)
 
 
 def _is_dataclass(part: Any) -> bool:

@@ -256,12 +256,14 @@ class Registry:
         if self._loading or not self._packages:
             return
         self._loading = True
-        for package in self._packages:
-            module = importlib.import_module(package)
-            for found in pkgutil.iter_modules(getattr(module, "__path__", [])):
-                importlib.import_module(f"{package}.{found.name}")
-        self._packages = ()
-        self._loading = False
+        try:
+            for package in self._packages:
+                module = importlib.import_module(package)
+                for found in pkgutil.iter_modules(getattr(module, "__path__", [])):
+                    importlib.import_module(f"{package}.{found.name}")
+            self._packages = ()
+        finally:
+            self._loading = False
 
     def _others(self) -> dict[str, metadata.EntryPoint]:
         """Entry points of other packages, not imported yet."""

@@ -1,10 +1,13 @@
 """A sampler: the four answers (where, how many, what, what to remask) and the budget, as one value that can be saved."""
 
 import dataclasses
+import inspect
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +22,12 @@ from anyorder.orders.base import Binding, Order, Unbound
 from anyorder.orders.learned import Critic, LearnedOrder, SavedOrder, check_denoiser, load_policy
 from anyorder.orders.perturbed import Perturbed
 from anyorder.orders.policies import PolicyNetwork
-from anyorder.parts import from_config, label_of, memories_of, rebuild, spelling, to_config, walk
+from anyorder.parts import from_config, label_of, memories_of, rebuild, to_config, walk, written
 from anyorder.registry import COUNT_RULES, ORDERS, REMASKERS, TOKEN_RULES
 
 FORMAT = "anyorder.sampler"
 VERSION = 1
-_PARTS = ("order", "count", "token", "remasker")
+_PARTS = {"order": "order", "count": "count rule", "token": "token rule", "remasker": "remasker"}
 
 
 @dataclass(frozen=True)
@@ -56,31 +59,24 @@ class Sampler(Pushable):
     noise: float = 0.0
 
     def __post_init__(self) -> None:
-        made = {
-            "order": as_order(self.order),
-            "token": _made(self.token, TOKEN_RULES),
-            "remasker": _made(self.remasker, REMASKERS),
-        }
-        rule = _made(self.count, COUNT_RULES)
-        if rule is None:
-            rule = TwoPhase() if made["remasker"].reviews else Linear()
-        made["count"] = rule if isinstance(rule, CountRule) else FunctionRule(rule)
-        for name, value in made.items():
-            if not callable(value) and name != "remasker":
-                raise BadInput(f"{name} is {value!r}; it must be a name or a part, see `anyorder list`")
-            object.__setattr__(self, name, value)
-        if not isinstance(self.remasker, Remasker):
-            raise BadInput(f"remasker is {self.remasker!r}; it must be the name of a remasker or a `Remasker`")
-        if self.steps is not None and self.steps < 1:
-            raise BadInput(f"steps is {self.steps}; at least one forward pass is needed")
-        if not self.noise >= 0:
-            raise BadInput(f"noise is {self.noise}; the scale of Gumbel noise is 0 or more")
-        if self.block_length is not None:
-            if self.block_length < 1:
-                raise BadInput(f"block_length is {self.block_length}; a block has at least one position")
-            if not self.remasker.in_blocks:
-                raise BadInput("a finished block stays as it is: use the remasker 'none' in blocks")
-            object.__setattr__(self, "count", self.count.in_blocks(self.block_length))
+        remasker = _made(self.remasker, REMASKERS)
+        if not isinstance(remasker, Remasker):
+            raise BadInput(f"remasker is {remasker!r}; it must be the name of a remasker, or a `Remasker`")
+        usual = TwoPhase() if remasker.reviews else Linear()
+        rule = usual if self.count is None else _checked("count", _made(self.count, COUNT_RULES), "count rule")
+        object.__setattr__(self, "order", _checked("order", as_order(self.order), "order"))
+        object.__setattr__(self, "count", rule if isinstance(rule, CountRule) else FunctionRule(rule))
+        object.__setattr__(self, "token", _checked("token", _made(self.token, TOKEN_RULES), "token rule"))
+        object.__setattr__(self, "remasker", remasker)
+        for name, what in (("steps", "forward passes"), ("block_length", "positions")):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, Integral) or value < 1):
+                raise BadInput(f"{name} is {value!r}; it must be a whole number of {what}, 1 or more")
+        if isinstance(self.noise, bool) or not isinstance(self.noise, Real) or not self.noise >= 0:
+            raise BadInput(f"noise is {self.noise!r}; the scale of Gumbel noise is a number, 0 or more")
+        if self.block_length is not None and not self.remasker.in_blocks:
+            raise BadInput("a finished block stays as it is: use the remasker 'none' in blocks")
+        _ = self.count_rule  # which refuses rules that do not work in blocks
 
     # ---- text ---------------------------------------------------------------------------------------------------------
 
@@ -124,23 +120,24 @@ class Sampler(Pushable):
             text += f"+{label_of(self.remasker, REMASKERS)}"
         if self.block_length is not None:
             text += f"@blocks:{self.block_length}"
-        default = TwoPhase() if self.remasker.reviews else Linear()
-        usual = default if self.block_length is None else default.in_blocks(self.block_length)
-        return text if self.count == usual else f"{text}@{label_of(self.count, COUNT_RULES)}"
+        usual = TwoPhase() if self.remasker.reviews else Linear()
+        rule = self.count.function if isinstance(self.count, FunctionRule) else self.count
+        return text if rule == usual else f"{text}@{label_of(rule, COUNT_RULES)}"
 
     # ---- parts --------------------------------------------------------------------------------------------------------
 
     @cached_property
     def memories(self) -> tuple[Memory, ...]:
         """What the parts remember of earlier predictions."""
-        return memories_of(*(getattr(self, name) for name in _PARTS))
+        return memories_of(self.order, self.count_rule, self.token, self.remasker)
+
+    @cached_property
+    def count_rule(self) -> CountRule:
+        """The count rule in use: `count`, or its form for blocks."""
+        return self.count if self.block_length is None else self.count.in_blocks(self.block_length)
 
     def replace(self, **changes: Any) -> "Sampler":
         """A copy with some fields changed."""
-        if "block_length" not in changes and self.block_length is not None and "count" not in changes:
-            copied = dataclasses.replace(self, block_length=None, **changes)
-            object.__setattr__(copied, "block_length", self.block_length)
-            return copied
         return dataclasses.replace(self, **changes)
 
     def bind(self, denoiser: Any, *, strict: bool = True) -> "Sampler":
@@ -185,7 +182,7 @@ class Sampler(Pushable):
             return values if critic is None else {**values, "critic": weights(critic)}
 
         values: dict[str, Any] = {"format": FORMAT, "version": VERSION}
-        values |= {name: to_config(getattr(self, name), weights) for name in _PARTS}
+        values |= {name: to_config(getattr(self, name), weights, kind) for name, kind in _PARTS.items()}
         values |= {name: getattr(self, name) for name in ("steps", "block_length", "noise")}
         write_json(folder / "sampler.json", values)
         write_text(folder / "README.md", _card(self))
@@ -217,7 +214,7 @@ class Sampler(Pushable):
 
         def weights(entry: Mapping[str, Any]) -> Any:
             part = str(entry.get("weights"))
-            if not part or Path(part).name != part or entry.get("as") not in ("order", "critic"):
+            if not re.fullmatch(r"policy-\d+", part) or entry.get("as") not in ("order", "critic"):
                 raise BadInput(f"{path} is damaged: {json.dumps(dict(entry))[:80]} is no part of a sampler")
             if part not in loaded:
                 loaded[part] = load_policy(folder / part)
@@ -231,12 +228,9 @@ class Sampler(Pushable):
 
         try:
             parts = {key: from_config(values[key], weights) for key in _PARTS}
-            plain = {key: values[key] for key in ("steps", "noise")}
-            sampler = cls(**parts, **plain)
-            object.__setattr__(sampler, "block_length", values["block_length"])  # the count rule is one for blocks already
+            return cls(**parts, **{key: values[key] for key in ("steps", "block_length", "noise")})
         except (KeyError, TypeError, AttributeError) as error:
             raise BadInput(f"{path} is damaged: {type(error).__name__} {error}") from error
-        return sampler
 
 
 def as_order(order: Any) -> Order:
@@ -247,6 +241,8 @@ def as_order(order: Any) -> Order:
     """
     if isinstance(order, Path):
         return SavedOrder(str(order))
+    if isinstance(order, PolicyNetwork):
+        return LearnedOrder(order)
     if not isinstance(order, str):
         return order  # type: ignore[no-any-return]
     name, perturbed, sigma = order.rpartition("~")
@@ -269,17 +265,26 @@ def _made(part: Any, registry: Any) -> Any:
     return registry.make(part) if isinstance(part, str) else part
 
 
+def _checked(field: str, part: Any, kind: str) -> Any:
+    """The part, unless it cannot be one of its kind."""
+    if inspect.isclass(part):
+        raise BadInput(f"{field} is the class {part.__name__}; make an instance of it: {part.__name__}(...)")
+    if not callable(part):
+        raise BadInput(f"{field} is {part!r}; it must be the name of a {kind}, or a {kind}")
+    found = getattr(part, "part_kind", kind)
+    if found != kind:
+        raise BadInput(f"{field} is the {found} {type(part).__name__}; it must be a {kind}")
+    return part
+
+
 def _order_text(order: Any) -> str:
     if isinstance(order, Perturbed):
-        return f"{_order_text(order.order)}~{order.sigma:g}"
+        return f"{_order_text(order.order)}~{written(order.sigma)}"
     if isinstance(order, SavedOrder) and order.folder:
         return order.folder
     if isinstance(order, LearnedOrder):
         return "policy"
-    try:
-        return spelling(order, ORDERS)
-    except BadInput:
-        return label_of(order, ORDERS)
+    return label_of(order, ORDERS)
 
 
 def _card(sampler: Sampler) -> str:

@@ -72,7 +72,7 @@ def step(state: DecodeState, prediction: Prediction, sampler: Sampler) -> tuple[
     """Decode every sequence of a state by one step.
 
     Raises:
-        BadInput: the order returned scores of the wrong shape, or NaN.
+        BadInput: the order returned no float tensor, scores of the wrong shape, or NaN.
     """
     if sampler.block_length is not None:
         state = state.replace(open=open_block(state, sampler.block_length) & state.masked)
@@ -85,7 +85,7 @@ def step(state: DecodeState, prediction: Prediction, sampler: Sampler) -> tuple[
     remasked = sampler.remasker.remask(state, prediction) & ~last  # what to remask
     selected = prediction.predicted & last
     if not last.all():  # how many
-        selected |= sampler.count(noisy, state, prediction, remasked.sum(dim=1)) & prediction.predicted & ~last
+        selected |= sampler.count_rule(noisy, state, prediction, remasked.sum(dim=1)) & prediction.predicted & ~last
     rejected = sampler.remasker.reject(state, prediction, remasked)
 
     assert prediction.candidates is not None
@@ -115,11 +115,14 @@ def step(state: DecodeState, prediction: Prediction, sampler: Sampler) -> tuple[
 def _scores(state: DecodeState, prediction: Prediction, sampler: Sampler) -> Tensor:
     """The order's scores (B, L), -inf at positions that are not open."""
     scores = sampler.order(state, prediction)
+    if not isinstance(scores, Tensor) or not scores.is_floating_point():
+        given = scores.dtype if isinstance(scores, Tensor) else type(scores).__name__
+        raise BadInput(f"the order returned {given}; scores must be a float tensor")
     if scores.shape != state.tokens.shape:
         raise BadInput(f"the order returned scores of shape {tuple(scores.shape)}; they must be {tuple(state.tokens.shape)}")
     if bool(scores.isnan().any()):
         raise BadInput("the order returned NaN scores: look for a logarithm of 0 or a difference of infinities in it")
-    return scores if state.open is None else scores.masked_fill(~state.open, -torch.inf)
+    return scores.masked_fill(~(prediction.predicted if state.open is None else state.open), -torch.inf)
 
 
 def _order_log_probs(scores: Tensor, noisy: Tensor, selected: Tensor, scale: float) -> Tensor:

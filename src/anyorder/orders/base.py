@@ -18,7 +18,8 @@ class Order(Protocol):
         def my_order(state: DecodeState, prediction: Prediction) -> Tensor:
             return prediction.scatter(prediction.top_log_probs[:, 0])
 
-    It returns float32 (B, L), -inf where `prediction.predicted` is False. Ties are broken by position, the leftmost first.
+    It returns float32 (B, L). Scores where `prediction.predicted` is False are ignored. Ties are broken by position, the
+    leftmost first.
     """
 
     def __call__(self, state: DecodeState, prediction: Prediction) -> Tensor: ...

@@ -37,7 +37,7 @@ class Perturbed:
             raise ValueError(f"sigma is {self.sigma}; a standard deviation is 0 or more")
 
     def __call__(self, state: DecodeState, prediction: Prediction) -> Tensor:
-        scores = self.order(state, prediction)
+        scores = self.order(state, prediction).masked_fill(~prediction.predicted, -torch.inf)
         most = self.top_positions
         if most is None:
             most = self.order.policy.top_positions if isinstance(self.order, LearnedOrder) else 0
