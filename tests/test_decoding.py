@@ -1,6 +1,10 @@
-"""What holds for every decoder: the invariants, as properties."""
+"""What holds for every sampler: the invariants, as properties."""
 
+import itertools
 import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -8,17 +12,34 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from anyorder.decoding.counts import KLASS, Cosine, CountRule, EntropyBound, Factor, Fixed, Linear, PredictedError, Threshold
-from anyorder.decoding.loop import Decoder, decode
-from anyorder.decoding.remaskers import QualityUndo, RePredict
+from anyorder.decoding.counts import (
+    KLASS,
+    Cosine,
+    CountRule,
+    EntropyBound,
+    Factor,
+    Fixed,
+    Linear,
+    PredictedError,
+    Threshold,
+    top,
+)  # fmt: skip
+from anyorder.decoding.loop import decode
+from anyorder.decoding.remaskers import CriticUndo, RePredict
+from anyorder.decoding.result import Decoded, History
+from anyorder.decoding.sampler import Sampler
+from anyorder.decoding.step import StepOutput
 from anyorder.decoding.tokens import Argmax, Sample, TokenRule
-from anyorder.decoding.trajectory import Decoded
 from anyorder.denoisers.transformer import Transformer
 from anyorder.errors import BadInput
+from anyorder.memory import Drift
 from anyorder.orders import heuristics
-from anyorder.orders.base import State
+from anyorder.prediction import Prediction
+from anyorder.registry import ORDERS
+from anyorder.state import DecodeState
 from conftest import HashDenoiser
 
+pytestmark = pytest.mark.filterwarnings("ignore:nothing to decode")
 VOCAB = 5
 COUNTS: list[CountRule] = [
     Linear(), Cosine(), PredictedError(0.3), Fixed(1), Fixed(3),
@@ -27,11 +48,9 @@ COUNTS: list[CountRule] = [
 TOKENS: list[TokenRule] = [Argmax(), Sample(), Sample(temperature=0.5, top_p=0.7)]
 
 
-class Fickle:
-    """A judge that doubts tokens by a fixed rule, so that much of a complete sequence is undone."""
-
-    def quality(self, state: State) -> Tensor:
-        return ((state.tokens * 3 + state.index) % 4 - 1.5).float()
+def fickle(state: DecodeState, prediction: Prediction) -> Tensor:
+    """A critic that doubts tokens by a fixed rule, so that much of a complete sequence is remasked."""
+    return ((state.tokens * 3 + state.index) % 4 - 1.5).float()
 
 
 @st.composite
@@ -42,72 +61,71 @@ def problems(draw: st.DrawFn) -> tuple[Tensor, int]:
     return torch.tensor(rows), draw(st.integers(0, 2**40))
 
 
-decoders = st.builds(
-    Decoder,
-    order=st.sampled_from(list(heuristics.HEURISTICS.values())),
+samplers = st.builds(
+    Sampler,
+    order=st.sampled_from([ORDERS.make(name) for name in ORDERS.names(baseline=True)]),
     count=st.sampled_from(COUNTS),
     token=st.sampled_from(TOKENS),
     steps=st.one_of(st.none(), st.integers(1, 12)),
     noise=st.sampled_from([0.0, 0.5]),
 )
 any_mode = st.builds(
-    lambda d, r: Decoder(d.order, d.count, d.token, r or d.remasker, d.steps, d.noise),
-    decoders,
-    st.sampled_from([None, RePredict(), QualityUndo(Fickle()), QualityUndo(Fickle(), remembers=False, doubt=0.0)]),
+    lambda sampler, remasker: sampler.replace(remasker=remasker or sampler.remasker),
+    samplers,
+    st.sampled_from([None, RePredict(), CriticUndo(critic=fickle), CriticUndo(0.3, 0.0, False, critic=fickle)]),
 )
 
 
 @settings(max_examples=150, deadline=None)
 @given(problems(), any_mode)
-def test_given_tokens_stay_no_mask_is_left_and_the_budget_holds(problem: tuple[Tensor, int], decoder: Decoder) -> None:
+def test_given_tokens_stay_no_mask_is_left_and_the_budget_holds(problem: tuple[Tensor, int], sampler: Sampler) -> None:
     tokens, seed = problem
     before = tokens.clone()
-    out = decode(HashDenoiser(VOCAB), tokens, decoder, seeds=seed)
+    out = decode(HashDenoiser(VOCAB), tokens, sampler, seeds=seed)
     given = tokens != 0
     assert (tokens == before).all()  # the input is not written to
     assert (out.tokens[given] == tokens[given]).all()
     assert (out.tokens != 0).all()
-    budget = decoder.steps if decoder.steps is not None else max(1, int((~given).sum(dim=1).max()))
-    assert (out.forwards <= budget).all()
-    assert ((out.forwards == 0) == given.all(dim=1)).all()
+    budget = (~given).sum(dim=1) if sampler.steps is None else sampler.steps
+    assert (out.nfe <= budget).all()
+    assert ((out.nfe == 0) == given.all(dim=1)).all()
     assert ((out.commit_step >= 0) == ~given).all()
-    assert (out.commit_step < out.forwards[:, None]).all()
+    assert (out.commit_step < out.nfe[:, None]).all()
 
 
 @settings(max_examples=100, deadline=None)
-@given(problems(), decoders)
-def test_absorbing_commits_every_position_exactly_once(problem: tuple[Tensor, int], decoder: Decoder) -> None:
+@given(problems(), samplers)
+def test_absorbing_commits_every_position_exactly_once(problem: tuple[Tensor, int], sampler: Sampler) -> None:
     tokens, seed = problem
-    out = decode(HashDenoiser(VOCAB), tokens, decoder, seeds=seed, history=True)
-    assert out.history is not None
-    for before, after in zip(out.history[:-1], out.history[1:], strict=True):
+    history = History(tokens)
+    out = decode(HashDenoiser(VOCAB), tokens, sampler, seeds=seed, on_step=history)
+    kept = torch.stack(history.tokens)
+    for before, after in itertools.pairwise(kept):
         assert (after[before != 0] == before[before != 0]).all()
-    became = (out.history[:-1] == 0) & (out.history[1:] != 0)
+    became = (kept[:-1] == 0) & (kept[1:] != 0)
     assert (became.sum(dim=0) == (tokens == 0)).all()
     first = became.long().argmax(dim=0) if len(became) else torch.zeros_like(tokens)
     assert (out.commit_step[tokens == 0] == first[tokens == 0]).all()
-    assert (out.undone == 0).all()
+    assert (out.remasked == 0).all()
 
 
 @settings(max_examples=100, deadline=None)
 @given(problems(), any_mode, st.integers(0, 3), st.booleans())
 def test_a_sequence_does_not_notice_its_batch_nor_its_padding(
-    problem: tuple[Tensor, int], decoder: Decoder, padding: int, left: bool
+    problem: tuple[Tensor, int], sampler: Sampler, padding: int, left: bool
 ) -> None:
     tokens, seed = problem
-    steps = decoder.steps or 12  # None would mean the longest row of the batch
-    decoder = Decoder(decoder.order, decoder.count, decoder.token, decoder.remasker, steps, decoder.noise)
-    together = decode(HashDenoiser(VOCAB), tokens, decoder, seeds=seed)
+    together = decode(HashDenoiser(VOCAB), tokens, sampler, seeds=seed)
     row = tokens.shape[0] - 1
     pad = torch.full((1, padding), 3)
     real, no = torch.ones(1, tokens.shape[1], dtype=torch.bool), torch.zeros(1, padding, dtype=torch.bool)
     alone_tokens = torch.cat([pad, tokens[row:]] if left else [tokens[row:], pad], dim=1)
     mask = torch.cat([no, real] if left else [real, no], dim=1)
-    alone = decode(HashDenoiser(VOCAB), alone_tokens, decoder, seeds=torch.tensor([seed + row]), attention_mask=mask)
+    alone = decode(HashDenoiser(VOCAB), alone_tokens, sampler, seeds=torch.tensor([seed + row]), attention_mask=mask)
     cut = slice(padding, None) if left else slice(0, tokens.shape[1])
     assert (alone.tokens[0, cut] == together.tokens[row]).all()
     assert (alone.commit_step[0, cut] == together.commit_step[row]).all()
-    assert alone.forwards[0] == together.forwards[row]
+    assert alone.nfe[0] == together.nfe[row]
     torch.testing.assert_close(alone.order_log_probs[0, cut], together.order_log_probs[row])
 
 
@@ -116,24 +134,24 @@ def test_a_transformer_gives_the_same_samples_in_any_batch_and_padding(tiny_tran
     model = tiny_transformer.double()
     generator = torch.Generator().manual_seed(1)
     tokens = torch.randint(0, 5, (6, 9), generator=generator)
-    decoder = Decoder(heuristics.confidence, Linear(), Sample(), steps=4, noise=0.5)
-    together = decode(model, tokens, decoder, seeds=11)
+    sampler = Sampler("confidence", token=Sample(), steps=4, noise=0.5)
+    together = decode(model, tokens, sampler, seeds=11)
     for row in range(6):
         pad, no = torch.full((1, 3), 4), torch.zeros(1, 3, dtype=torch.bool)
         real = torch.ones(1, 9, dtype=torch.bool)
         padded = torch.cat([pad, tokens[row : row + 1]] if left else [tokens[row : row + 1], pad], dim=1)
         mask = torch.cat([no, real] if left else [real, no], dim=1)
-        alone = decode(model, padded, decoder, seeds=torch.tensor([11 + row]), attention_mask=mask)
+        alone = decode(model, padded, sampler, seeds=torch.tensor([11 + row]), attention_mask=mask)
         assert (alone.tokens[0, 3:] if left else alone.tokens[0, :9]).tolist() == together.tokens[row].tolist()
 
 
 def test_different_seeds_give_different_samples() -> None:
     tokens = torch.zeros(20, 8, dtype=torch.int64)
-    out = decode(HashDenoiser(VOCAB), tokens, Decoder(heuristics.random, Linear(), Sample(), steps=4))
+    out = decode(HashDenoiser(VOCAB), tokens, Sampler(heuristics.random, Linear(), Sample(), steps=4))
     assert len({tuple(row) for row in out.tokens.tolist()}) > 10
 
 
-def test_finished_rows_cost_no_forwards() -> None:
+def test_finished_rows_cost_no_forward_passes() -> None:
     sizes = []
 
     class Counting(HashDenoiser):
@@ -142,9 +160,9 @@ def test_finished_rows_cost_no_forwards() -> None:
             return super().forward(tokens, attention_mask, positions)
 
     tokens = torch.tensor([[0, 0, 0, 0], [1, 0, 1, 1], [1, 1, 1, 1]])
-    out = decode(Counting(VOCAB), tokens, Decoder(heuristics.confidence, Fixed(1)))
+    out = decode(Counting(VOCAB), tokens, Sampler(heuristics.confidence, Fixed(1)))
     assert sizes == [2, 1, 1, 1]
-    assert out.forwards.tolist() == [4, 1, 0]
+    assert out.nfe.tolist() == [4, 1, 0]
 
 
 def test_only_open_positions_get_logits() -> None:
@@ -156,44 +174,36 @@ def test_only_open_positions_get_logits() -> None:
             return super().forward(tokens, attention_mask, positions)
 
     tokens = torch.tensor([[0, 0, 0, 1]])
-    decode(Recording(VOCAB), tokens, Decoder(heuristics.confidence, Fixed(1)))
+    decode(Recording(VOCAB), tokens, Sampler(heuristics.confidence, Fixed(1)))
     assert asked == [3, 2, 1]
     asked.clear()
-    decode(Recording(VOCAB), tokens, Decoder(heuristics.confidence, Linear(), remasker=RePredict(), steps=3))
+    decode(Recording(VOCAB), tokens, Sampler(heuristics.confidence, Linear(), remasker=RePredict(), steps=3))
     assert asked == [3, 3, 3]
 
 
 def test_drift_is_the_divergence_from_the_prediction_one_step_before() -> None:
     """Of every open position, the latest first; inf where there was no earlier prediction to compare with."""
-    seen: list[State] = []
-
-    class Watching:
-        keep_drift = 2
-
-        def __call__(self, scores: Tensor, state: State, undone: Tensor) -> Tensor:
-            seen.append(state)
-            return Fixed(1)(scores, state, undone)
-
-    decode(HashDenoiser(VOCAB), torch.tensor([[0, 0, 1, 0, 0], [0, 2, 0, 0, 0]]), Decoder(heuristics.confidence, Watching()))
+    outputs: list[StepOutput] = []
+    tokens = torch.tensor([[0, 0, 1, 0, 0], [0, 2, 0, 0, 0]])
+    decode(HashDenoiser(VOCAB), tokens, Sampler("confidence", KLASS(confidence=1.0)), on_step=outputs.append)
     before = torch.zeros(2, 5, VOCAB)
     last = torch.full((2, 5), torch.inf)
-    for state in seen:
-        now = state.probabilities().double()
+    for output in outputs:
+        now = output.prediction.probabilities().double()
         moved = (now[..., 1:] * (now[..., 1:] / before[..., 1:]).log()).sum(-1)
-        expected = torch.where(state.masked & (before.sum(-1) > 0), moved, torch.inf)
-        assert state.drift is not None
-        torch.testing.assert_close(state.drift[..., 0].double(), expected, rtol=1e-4, atol=1e-6)
-        torch.testing.assert_close(state.drift[..., 1], last, rtol=1e-4, atol=1e-6)
-        before, last = now, state.drift[..., 0]
-    assert len(seen) == 3, "the last step of the budget unmasks what is left"
+        expected = torch.where(output.before.masked & (before.sum(-1) > 0), moved, torch.inf)
+        drift, _ = output.before.recall(Drift(2))
+        torch.testing.assert_close(drift[..., 0].double(), expected, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(drift[..., 1], last, rtol=1e-4, atol=1e-6)
+        before, last = now, drift[..., 0]
+    assert len(outputs) == 4
 
 
-def test_what_nobody_asks_for_is_not_kept() -> None:
-    def count(scores: Tensor, state: State, undone: Tensor) -> Tensor:
-        assert state.drift is None and state.first_look is None
-        return Fixed(1)(scores, state, undone)
-
-    decode(HashDenoiser(VOCAB), torch.zeros(1, 3, dtype=torch.int64), Decoder(heuristics.confidence, count))
+def test_a_memory_that_no_part_declares_is_not_kept() -> None:
+    kept = []
+    tokens = torch.zeros(1, 3, dtype=torch.int64)
+    decode(HashDenoiser(VOCAB), tokens, Sampler("confidence"), on_step=lambda output: kept.append(output.before.memory))
+    assert kept == [{}] * 3
 
 
 def test_klass_waits_until_a_prediction_has_been_seen_three_times() -> None:
@@ -203,22 +213,21 @@ def test_klass_waits_until_a_prediction_has_been_seen_three_times() -> None:
             logits = torch.tensor([-torch.inf, 0.0, 9.0, 1.0, 0.0], dtype=torch.float64).expand_as(out.logits)
             return out._replace(logits=logits)
 
-    out = decode(Certain(VOCAB), torch.zeros(1, 6, dtype=torch.int64), Decoder(heuristics.confidence, KLASS()))
+    out = decode(Certain(VOCAB), torch.zeros(1, 6, dtype=torch.int64), Sampler(heuristics.confidence, KLASS()))
     assert out.commit_step.tolist() == [[0, 1, 2, 2, 2, 2]]
 
 
 def test_repredict_can_change_a_committed_token() -> None:
     tokens = torch.zeros(30, 8, dtype=torch.int64)
-    out = decode(HashDenoiser(VOCAB), tokens, Decoder(heuristics.confidence, remasker=RePredict(), steps=8), history=True)
-    assert out.history is not None
-    before, after = out.history[:-1], out.history[1:]
+    history = History(tokens)
+    decode(HashDenoiser(VOCAB), tokens, Sampler(heuristics.confidence, remasker=RePredict(), steps=8), on_step=history)
+    before, after = torch.stack(history.tokens[:-1]), torch.stack(history.tokens[1:])
     assert ((before != 0) & (after != 0) & (before != after)).any()
 
 
-def test_undo_takes_back_and_does_not_repeat_itself() -> None:
-    class DoubtsTwos:
-        def quality(self, state: State) -> Tensor:
-            return torch.where(state.tokens == 2, -5.0, 5.0)
+def test_undo_remasks_and_does_not_repeat_itself() -> None:
+    def doubts_twos(state: DecodeState, prediction: Prediction) -> Tensor:
+        return torch.where(state.tokens == 2, -5.0, 5.0)
 
     class LovesTwos(HashDenoiser):
         def forward(self, tokens, attention_mask=None, positions=None):  # type: ignore[no-untyped-def]
@@ -227,30 +236,29 @@ def test_undo_takes_back_and_does_not_repeat_itself() -> None:
             return out._replace(logits=logits)
 
     tokens = torch.zeros(1, 4, dtype=torch.int64)
-    remembering = Decoder(heuristics.confidence, Fixed(2), remasker=QualityUndo(DoubtsTwos()), steps=6)
+    remembering = Sampler(heuristics.confidence, Fixed(2), remasker=CriticUndo(critic=doubts_twos), steps=6)
     out = decode(LovesTwos(VOCAB), tokens, remembering)
     assert out.tokens.tolist() == [[3, 3, 3, 3]]
-    assert out.undone.item() == 4
-    forgetful = Decoder(heuristics.confidence, Fixed(2), remasker=QualityUndo(DoubtsTwos(), remembers=False), steps=6)
+    assert out.remasked.item() == 4
+    forgetful = Sampler(heuristics.confidence, Fixed(2), remasker=CriticUndo(remembers=False, critic=doubts_twos), steps=6)
     assert decode(LovesTwos(VOCAB), tokens, forgetful).tokens.tolist() == [[2, 2, 2, 2]]
 
 
 def test_a_complete_sequence_without_a_mistake_is_left_alone() -> None:
-    class Content:
-        def quality(self, state: State) -> Tensor:
-            return torch.where(state.index == 0, 1.0, 5.0)  # all above one half, one below the level of doubt
+    def content(state: DecodeState, prediction: Prediction) -> Tensor:
+        return torch.where(state.index == 0, 1.0, 5.0)  # all above one half, one below the level of doubt
 
     tokens = torch.zeros(1, 4, dtype=torch.int64)
     out = decode(
-        HashDenoiser(VOCAB), tokens, Decoder(heuristics.confidence, Fixed(2), remasker=QualityUndo(Content()), steps=9)
+        HashDenoiser(VOCAB), tokens, Sampler(heuristics.confidence, Fixed(2), remasker=CriticUndo(critic=content), steps=9)
     )
-    assert out.undone.item() == 0
-    assert out.forwards.item() == 3  # two to fill, one to look back
+    assert out.remasked.item() == 0
+    assert out.nfe.item() == 3  # two to fill, one to review
 
 
 def test_order_log_probabilities_of_one_at_a_time_are_softmax_of_score_over_noise(hash_denoiser: HashDenoiser) -> None:
     tokens = torch.zeros(1, 3, dtype=torch.int64)
-    out = decode(hash_denoiser, tokens, Decoder(heuristics.left_to_right, Fixed(1), noise=2.0), seeds=5)
+    out = decode(hash_denoiser, tokens, Sampler(heuristics.left_to_right, Fixed(1), noise=2.0), seeds=5)
     path = out.commit_step[0].argsort().tolist()
     expected = 0.0
     left = [0, 1, 2]
@@ -269,18 +277,18 @@ def test_sampling_matches_its_distribution() -> None:
             return out._replace(logits=p.log().expand_as(out.logits))
 
     tokens = torch.zeros(4000, 1, dtype=torch.int64)
-    plain = decode(Fixed3(VOCAB), tokens, Decoder(heuristics.random, token=Sample(), steps=1))
+    plain = decode(Fixed3(VOCAB), tokens, Sampler(heuristics.random, token=Sample(), steps=1))
     shares = torch.bincount(plain.tokens[:, 0], minlength=5) / 4000
     assert shares.tolist() == pytest.approx([0, 0.5, 0.3, 0.2, 0], abs=0.03)
-    cut = decode(Fixed3(VOCAB), tokens, Decoder(heuristics.random, token=Sample(top_p=0.75), steps=1))
+    cut = decode(Fixed3(VOCAB), tokens, Sampler(heuristics.random, token=Sample(top_p=0.75), steps=1))
     shares = torch.bincount(cut.tokens[:, 0], minlength=5) / 4000
     assert shares.tolist() == pytest.approx([0, 5 / 8, 3 / 8, 0, 0], abs=0.03)
-    cold = decode(Fixed3(VOCAB), tokens, Decoder(heuristics.random, token=Sample(temperature=0.05), steps=1))
+    cold = decode(Fixed3(VOCAB), tokens, Sampler(heuristics.random, token=Sample(temperature=0.05), steps=1))
     assert (cold.tokens == 1).all()
 
 
-def test_a_result_can_be_saved_and_read_again(hash_denoiser: HashDenoiser, tmp_path) -> None:  # type: ignore[no-untyped-def]
-    out = decode(hash_denoiser, torch.zeros(2, 4, dtype=torch.int64), Decoder(heuristics.margin, steps=2), history=True)
+def test_a_result_can_be_saved_and_read_again(hash_denoiser: HashDenoiser, tmp_path: Path) -> None:
+    out = decode(hash_denoiser, torch.zeros(2, 4, dtype=torch.int64), Sampler(heuristics.margin, steps=2))
     out.save(tmp_path / "out.safetensors")
     again = Decoded.load(tmp_path / "out.safetensors")
     assert all(torch.equal(value, vars(again)[name]) for name, value in vars(out).items())
@@ -289,9 +297,75 @@ def test_a_result_can_be_saved_and_read_again(hash_denoiser: HashDenoiser, tmp_p
         Decoded.load(tmp_path / "bad")
 
 
-@pytest.mark.parametrize(("field", "value"), [("steps", 0), ("noise", -1.0)])
+def test_every_row_has_its_own_budget_unless_one_is_given() -> None:
+    """Without `steps`, the linear rule fills one position per step in every row, whatever the others need."""
+    tokens = torch.tensor([[0, 0, 0, 0], [1, 0, 0, 1], [2, 2, 2, 0]])
+    out = decode(HashDenoiser(VOCAB), tokens, Sampler("confidence"))
+    assert out.nfe.tolist() == [4, 2, 1]
+    assert decode(HashDenoiser(VOCAB), tokens, Sampler("confidence", steps=2)).nfe.tolist() == [2, 2, 1]
+
+
+def test_tokens_without_a_mask_are_returned_with_a_warning() -> None:
+    tokens = torch.tensor([[1, 2], [3, 4]])
+    with pytest.warns(UserWarning, match=r"no token is the mask \(0\)"):
+        out = decode(HashDenoiser(VOCAB), tokens, "confidence")
+    assert out.tokens.equal(tokens) and out.nfe.tolist() == [0, 0]
+
+
+def test_an_empty_batch_is_decoded_to_an_empty_result() -> None:
+    out = decode(HashDenoiser(VOCAB), torch.zeros(0, 4, dtype=torch.int64), "confidence")
+    assert out.tokens.shape == (0, 4)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "said"),
+    [
+        (torch.zeros(4, dtype=torch.int64), r"shape \(4,\); they must be int64 \(batch, length\)"),
+        (torch.zeros(2, 4), "torch.float32"),
+        (torch.tensor([[0, 9]]), "go up to 9, and the denoiser has a vocabulary of 5"),
+    ],
+)
+def test_tokens_that_the_denoiser_cannot_read_are_refused(tokens: Tensor, said: str) -> None:
+    with pytest.raises(BadInput, match=said):
+        decode(HashDenoiser(VOCAB), tokens, "confidence")
+
+
+def _bad(change: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
+    return lambda state, prediction: change(heuristics.confidence(state, prediction))
+
+
+@pytest.mark.parametrize(
+    ("order", "said"),
+    [
+        (_bad(lambda s: s * torch.nan), "returned NaN scores"),
+        (_bad(lambda s: s.masked_fill(torch.arange(s.shape[1]) == 1, torch.nan)), "returned NaN scores"),
+        (_bad(lambda s: s[:, :-1]), r"scores of shape \(2, 2\); they must be \(2, 3\)"),
+        (_bad(lambda s: s[0]), r"scores of shape \(3,\); they must be \(2, 3\)"),
+        (_bad(lambda s: s[..., None]), r"scores of shape \(2, 3, 1\)"),
+    ],
+)
+def test_scores_that_are_nan_or_of_another_shape_are_refused(order: Any, said: str) -> None:
+    with pytest.raises(BadInput, match=said):
+        decode(HashDenoiser(VOCAB), torch.zeros(2, 3, dtype=torch.int64), Sampler(order))
+
+
+@pytest.mark.parametrize("scores", [None, 0.5, [1.0, 2.0]])
+def test_scores_that_are_no_tensor_are_refused(scores: object) -> None:
+    with pytest.raises(BadInput, match="must be a float tensor"):
+        decode(HashDenoiser(VOCAB), torch.zeros(2, 3, dtype=torch.int64), Sampler(lambda state, prediction: scores))
+
+
+def test_a_count_rule_may_be_a_plain_function() -> None:
+    def two(scores: Tensor, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
+        return top(scores, torch.full_like(remasked, 2))
+
+    tokens = torch.zeros(1, 6, dtype=torch.int64)
+    assert decode(HashDenoiser(VOCAB), tokens, Sampler("confidence", two)).nfe.tolist() == [3]
+
+
+@pytest.mark.parametrize(("field", "value"), [("steps", 0), ("noise", -1.0), ("noise", math.nan), ("block_length", 0)])
 def test_impossible_settings_are_refused(field: str, value: float) -> None:
-    with pytest.raises(ValueError, match=field):
-        Decoder(heuristics.confidence, **{field: value})
+    with pytest.raises(BadInput, match=field):
+        Sampler("confidence", **{field: value})  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="temperature"):
         Sample(temperature=0)

@@ -1,0 +1,65 @@
+"""One instance of every registered part of a sampler, for tests that must hold for all of them."""
+
+import functools
+from typing import Any
+
+import torch
+
+from anyorder.decoding.remaskers import CriticUndo
+from anyorder.orders.learned import Critic, LearnedOrder
+from anyorder.orders.perturbed import Perturbed
+from anyorder.orders.policies import PolicyNetwork
+from anyorder.registry import COUNT_RULES, ORDERS, POLICIES, REMASKERS, TOKEN_RULES
+
+ARGUMENTS = {"even_blocks": (3,)}
+"""Of parts that have no defaults."""
+
+
+@functools.cache
+def network(architecture: str, seed: int = 0, scores_committed: bool = False, **settings: Any) -> PolicyNetwork:
+    """A policy for `conftest.HashDenoiser` with random weights everywhere, so that it is not the confidence order."""
+    torch.manual_seed(seed)
+    known = {"width": 8, "heads": 2} if architecture != "lookahead" else {"width": 8}
+    fields = POLICIES[architecture].Settings.__dataclass_fields__
+    settings = {name: value for name, value in known.items() if name in fields} | settings
+    policy: PolicyNetwork = POLICIES[architecture](
+        hidden_size=4,
+        vocab_size=5,
+        scores_committed=scores_committed,
+        denoiser_fingerprint="any",
+        **settings,
+    )
+    for parameter in policy.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    return policy.eval()
+
+
+@functools.cache
+def learned(architecture: str = "lookahead") -> LearnedOrder:
+    """A learned order with a critic of its own."""
+    return LearnedOrder(network(architecture), Critic(network("mlp", seed=1, scores_committed=True)))
+
+
+def orders() -> dict[str, Any]:
+    """Every registered order, every architecture of policies, and a perturbed one. `policy` is a learned order."""
+    found = {name: learned() if name == "policy" else ORDERS.make(name) for name in ORDERS}
+    policies = {f"policy {name}": LearnedOrder(network(name)) for name in POLICIES}
+    restricted = LearnedOrder(network("upo", top_positions=2))
+    return found | policies | {"perturbed": Perturbed(learned(), 0.2), "perturbed and restricted": Perturbed(restricted, 0.2)}
+
+
+def count_rules() -> dict[str, Any]:
+    """Every registered count rule."""
+    return {name: COUNT_RULES[name](*ARGUMENTS.get(name, ())) for name in COUNT_RULES}
+
+
+def token_rules() -> dict[str, Any]:
+    """Every registered token rule."""
+    return {name: TOKEN_RULES[name]() for name in TOKEN_RULES} | {"sample of few": TOKEN_RULES["sample"](0.8, 0.9, 3)}
+
+
+def remaskers() -> dict[str, Any]:
+    """Every registered remasker; `undo` with a critic of its own that doubts much."""
+    found = {name: REMASKERS[name]() for name in REMASKERS}
+    critic = Critic(network("mlp", seed=2, scores_committed=True))
+    return found | {"undo": CriticUndo(0.5, 0.9, True, critic), "undo without memory": CriticUndo(0.5, 0.9, False, critic)}
