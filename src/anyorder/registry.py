@@ -233,22 +233,30 @@ class Registry:
         return name, values
 
     def _given(self, entry: Entry, values: list[str], text: str) -> dict[str, Any]:
-        arguments = entry.arguments
+        """The arguments that a text gives, positional ones first, as in a call."""
+        arguments = {argument.name: argument for argument in entry.arguments}
+        where = f"{self.kind} {text!r}"
         given: dict[str, Any] = {}
+        named = False
         for place, value in enumerate(values):
             key, equals, plain = value.partition("=")
-            if equals:
-                argument = next((a for a in arguments if a.name == key), None)
-                if argument is None:
-                    known = ", ".join(a.name for a in arguments) or "none"
-                    raise BadInput(f"{self.kind} {text!r}: {entry.name} has no argument {key!r}; it has {known}")
-            else:
+            if not equals:
+                if named:
+                    raise BadInput(f"{where}: write the argument's name in front of {value!r}, as in the argument before it")
                 if place >= len(arguments):
                     most = len(arguments)
                     takes = "no arguments" if not most else "one argument" if most == 1 else f"{most} arguments at most"
-                    raise BadInput(f"{self.kind} {text!r}: {entry.name} takes {takes}")
-                argument, plain = arguments[place], value
-            given[argument.name] = _read(argument, plain, f"{self.kind} {text!r}")
+                    raise BadInput(f"{where}: {entry.name} takes {takes}")
+                key, plain = list(arguments)[place], value
+            named = named or bool(equals)
+            if key not in arguments:
+                raise BadInput(f"{where}: {entry.name} has no argument {key!r}; it has {', '.join(arguments) or 'none'}")
+            if key in given:
+                raise BadInput(f"{where}: it gives {key} twice")
+            given[key] = _read(arguments[key], plain, where)
+        missing = [name for name, a in arguments.items() if a.default is dataclasses.MISSING and name not in given]
+        if missing:
+            raise BadInput(f"{where}: {entry.name} needs {', '.join(missing)}: write {self.usage(entry.name)}")
         return given
 
     def _load_own(self) -> None:
