@@ -1,0 +1,181 @@
+"""Parts as values: what is inside them, how they are written down, and how text says them."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from anyorder.decoding.counts import KLASS, CountRule, Deadline, EvenBlocks, Fixed, Linear, Threshold, TwoPhase
+from anyorder.decoding.remaskers import CriticUndo
+from anyorder.decoding.tokens import Sample
+from anyorder.errors import BadInput
+from anyorder.memory import Drift, FirstPrediction
+from anyorder.orders.heuristics import confidence
+from anyorder.orders.perturbed import Perturbed, TopPositions
+from anyorder.parts import from_config, label_of, memories_of, rebuild, spelling, to_config, walk, written
+from anyorder.prediction import Prediction
+from anyorder.registry import COUNT_RULES, ORDERS, REMASKERS, TOKEN_RULES, Registry
+from anyorder.state import DecodeState
+from every_part import count_rules, learned, orders, remaskers, token_rules
+
+
+def order_of_tests(state: DecodeState, prediction: Prediction) -> Tensor:
+    return confidence(state, prediction)
+
+
+def critic_of_tests(state: DecodeState, prediction: Prediction) -> Tensor:
+    return torch.zeros(state.tokens.shape)
+
+
+@dataclass(frozen=True)
+class RuleOfTests(CountRule):
+    """A rule around another one."""
+
+    inner: CountRule = Threshold()
+    often: int = 1
+
+    def __call__(self, scores: Tensor, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
+        return self.inner(scores, state, prediction, remasked)
+
+
+def no_weights(part: Any) -> dict[str, Any] | None:
+    return None
+
+
+def again(part: Any, kind: str) -> Any:
+    return from_config(to_config(part, no_weights, kind), lambda values: pytest.fail(f"no weights expected: {values}"))
+
+
+def test_walk_finds_all_parts_inside() -> None:
+    rule = Deadline(Threshold(0.5), TwoPhase(first=Fixed(2)))
+    assert [type(part).__name__ for part in walk(rule)] == [
+        "Deadline", "Threshold", "TwoPhase", "Fixed", "Threshold", "EntropyBound",
+    ]  # fmt: skip
+    assert list(walk(Perturbed(confidence, 0.1)))[1] is confidence
+
+
+def test_memories_are_collected_once_however_deep() -> None:
+    assert memories_of(Perturbed(learned(), 0.1), Deadline(KLASS(), KLASS())) == (FirstPrediction(), Drift(2))
+    assert memories_of(confidence, Linear()) == ()
+
+
+def test_rebuild_changes_parts_inside_and_leaves_all_others_alone() -> None:
+    rule = Deadline(RuleOfTests(Fixed(1)), Linear())
+    changed = rebuild(rule, lambda part: Fixed(7) if isinstance(part, Fixed) else part)
+    assert changed == Deadline(RuleOfTests(Fixed(7)), Linear())
+    assert rebuild(rule, lambda part: part) is rule
+
+
+PLAIN = {
+    **{("order", name): part for name, part in orders().items() if "policy" not in name and "perturbed" not in name},
+    **{("count rule", name): part for name, part in count_rules().items()},
+    **{("token rule", name): part for name, part in token_rules().items()},
+    **{("remasker", name): part for name, part in remaskers().items() if "undo" not in name},
+    ("order", "perturbed"): Perturbed(TopPositions(3), 0.25, 4),
+    ("order", "function"): order_of_tests,
+    ("count rule", "of others"): Deadline(RuleOfTests(KLASS(0.8, history=3), 4), TwoPhase(again=Fixed(3))),
+    ("remasker", "with a function"): CriticUndo(0.2, 0.8, False, critic_of_tests),
+}
+
+
+@pytest.mark.parametrize(("kind", "name"), PLAIN)
+def test_parts_are_the_same_after_being_written_and_read(kind: str, name: str) -> None:
+    assert again(PLAIN[kind, name], kind) == PLAIN[kind, name]
+
+
+def test_what_is_written_are_kinds_names_and_arguments() -> None:
+    assert to_config(Deadline(Threshold(0.5), Linear()), no_weights, "count rule") == {
+        "kind": "count rule",
+        "name": "deadline",
+        "rule": {"kind": "count rule", "name": "threshold", "level": 0.5},
+        "schedule": {"kind": "count rule", "name": "linear"},
+    }
+    assert to_config(order_of_tests, no_weights, "order") == {"kind": "order", "name": f"{__name__}:order_of_tests"}
+
+
+@dataclass(frozen=True)
+class Heavy:
+    table: tuple[int, ...] = (1, 2)
+
+    def __call__(self, state: DecodeState, prediction: Prediction) -> Tensor: ...
+
+
+class Stateful:
+    def __call__(self, state: DecodeState, prediction: Prediction) -> Tensor: ...
+
+
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [
+        (lambda state, prediction: None, "the order '.*<lambda>' cannot be found by name later: register it"),
+        (Heavy(), "Heavy.table is a tuple, which cannot be saved"),
+        (Stateful(), "the order Stateful cannot be saved: it must be a function or a dataclass"),
+        (Perturbed(lambda state, prediction: None, 0.1), "<lambda>' cannot be found by name later"),
+        (torch.nn.Linear(2, 2), "the order Linear cannot be saved"),
+    ],
+)
+def test_parts_that_cannot_be_read_again_are_refused(part: Any, said: str) -> None:
+    with pytest.raises(BadInput, match=said):
+        to_config(part, no_weights, "order")
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"kind": "order", "name": "no_such"}, "order 'no_such' is unknown"),
+        ({"kind": "magic", "name": "confidence"}, "'magic' 'confidence' is no part of a sampler"),
+        ({"kind": "order"}, "is no part of a sampler"),
+        ({"kind": "order", "name": "confidence", "level": 1}, "'confidence' takes no arguments"),
+        ({"kind": "order", "name": "top_k", "k": 0}, "'top_k' cannot be made: k is 0"),
+        ({"kind": "order", "name": "top_k", "size": 3}, "'top_k' cannot be made: .*unexpected keyword argument 'size'"),
+        ({"kind": "order", "name": "subprocess:Popen", "args": "true"}, "neither a function nor a dataclass"),
+        ({"kind": "order", "name": "no_such_package:part"}, "is unknown"),
+        ({"kind": "count rule", "name": "deadline", "rule": {"kind": "count rule", "name": "no"}}, "'no' is unknown"),
+    ],
+)
+def test_damaged_values_are_refused(values: dict[str, Any], said: str) -> None:
+    with pytest.raises(BadInput, match=said):
+        from_config(values, lambda entry: None)
+
+
+SPELLED = {
+    **{(ORDERS, name): ORDERS.make(name) for name in ORDERS},
+    **{(COUNT_RULES, name): part for name, part in count_rules().items()},
+    **{(TOKEN_RULES, name): part for name, part in token_rules().items()},
+    **{(REMASKERS, name): REMASKERS.make(name) for name in REMASKERS},
+    (COUNT_RULES, "all arguments"): KLASS(0.123456789, 1e-7, 3, 4),
+    (COUNT_RULES, "the last alone"): KLASS(k=2),
+    (COUNT_RULES, "none in between"): EvenBlocks(3, 2),
+    (TOKEN_RULES, "the last"): Sample(top_k=4),
+    (REMASKERS, "a flag"): CriticUndo(remembers=False),
+    (ORDERS, "a reference"): order_of_tests,
+}
+
+
+@pytest.mark.parametrize(("registry", "name"), SPELLED, ids=lambda value: value.kind if isinstance(value, Registry) else value)
+def test_a_spelling_reads_back_to_the_same_part(registry: Registry, name: str) -> None:
+    part = SPELLED[registry, name]
+    assert registry.make(spelling(part, registry)) == part
+
+
+def test_a_spelling_leaves_out_defaults() -> None:
+    assert spelling(Threshold(), COUNT_RULES) == "threshold"
+    assert spelling(Threshold(0.99), COUNT_RULES) == "threshold:0.99"
+    assert spelling(KLASS(0.5, 0.1), COUNT_RULES) == "klass:0.5:0.1"
+    assert spelling(TopPositions(3), ORDERS) == "top_k:3"
+
+
+def test_parts_that_text_cannot_say_have_a_label_that_tells_them_apart() -> None:
+    assert label_of(Deadline(Threshold(0.95), Linear()), COUNT_RULES) == "deadline(threshold:0.95, linear)"
+    assert label_of(lambda state, prediction: None, ORDERS) == "<lambda>"
+    assert label_of(Stateful(), ORDERS) == f"{__name__}:Stateful"
+    with pytest.raises(BadInput, match="cannot be said in text"):
+        spelling(Deadline(Threshold(0.95), Linear()), COUNT_RULES)
+
+
+@pytest.mark.parametrize("number", [0.1, 1.0, 1e-9, 0.30000000000000004, 2 / 3, 1e22])
+def test_numbers_are_written_shortly_and_exactly(number: float) -> None:
+    assert float(written(number)) == number
+    assert written(1.0) == "1" and written(0.9) == "0.9"
