@@ -4,12 +4,27 @@ import functools
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from anyorder.decoding.counts import top
 from anyorder.decoding.remaskers import CriticUndo
 from anyorder.orders.learned import Critic, LearnedOrder
 from anyorder.orders.perturbed import Perturbed
 from anyorder.orders.policies import PolicyNetwork
+from anyorder.prediction import Prediction
 from anyorder.registry import COUNT_RULES, ORDERS, POLICIES, REMASKERS, TOKEN_RULES
+from anyorder.state import DecodeState
+
+
+def order_of_tests(state: DecodeState, prediction: Prediction) -> Tensor:
+    """An order that is not registered, but can be found by reference."""
+    return -prediction.scatter(prediction.top_log_probs[:, 1], torch.inf)
+
+
+def rule_of_tests(scores: Tensor, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
+    """A count rule that is a plain function."""
+    return top(scores, torch.full_like(remasked, 2))
+
 
 ARGUMENTS = {"even_blocks": (3,)}
 """Of parts that have no defaults."""

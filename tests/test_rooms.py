@@ -13,9 +13,12 @@ HEIGHT = {
     for height, names in enumerate(
         [
             ["errors", "files", "noise", "processes", "registry", "relations"],
-            ["diffusion"],
+            ["diffusion", "hub", "state"],
+            ["prediction"],
+            ["memory"],
             ["denoisers"],
             ["orders"],
+            ["parts"],
             ["tasks"],
             ["decoding"],
             ["losses"],

@@ -23,6 +23,8 @@ class Memory(Protocol):
     def update(self, memory: tuple[Tensor, ...], state: DecodeState, prediction: Prediction) -> tuple[Tensor, ...]:
         """The memory after a later prediction."""
 
+    def __hash__(self) -> int: ...
+
 
 @dataclass(frozen=True)
 class FirstPrediction:

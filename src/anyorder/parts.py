@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from anyorder.errors import BadInput
-from anyorder.registry import COUNT_RULES, ORDERS, REMASKERS, TOKEN_RULES, Registry
+from anyorder.orders.base import Unbound
+from anyorder.registry import COUNT_RULES, ORDERS, REMASKERS, TOKEN_RULES, Argument, Entry, Registry
 
 _KINDS: Mapping[str, Registry] = {
     "order": ORDERS,
@@ -96,6 +97,8 @@ def from_config(values: Mapping[str, Any], weights: Callable[[Mapping[str, Any]]
         if arguments:
             raise BadInput(f"the {values['kind']} {values['name']!r} takes no arguments")
         return part
+    for argument in Entry(values["name"], part, {}).arguments:
+        _check(argument, arguments.get(argument.name, argument.default), values["name"])
     try:
         return part(**arguments)
     except (TypeError, ValueError) as error:
@@ -113,7 +116,8 @@ def spelling(part: Any, registry: Registry) -> str:
         return text
     arguments = registry.entry(text).arguments
     plain = {argument.name for argument in arguments}
-    if any(getattr(part, f.name) != f.default for f in dataclasses.fields(part) if f.name not in plain):
+    inner = [(field.default, getattr(part, field.name)) for field in dataclasses.fields(part) if field.name not in plain]
+    if not all(value == default or (isinstance(default, Unbound) and default.stands_for(value)) for default, value in inner):
         raise BadInput(f"{text} holds other parts than by default, which cannot be said in text")
     values = [(argument, getattr(part, argument.name)) for argument in arguments]
     while values and values[-1][1] == values[-1][0].default:
@@ -138,6 +142,14 @@ def label_of(part: Any, registry: Registry) -> str:
     said = (label_of(value, registry) if callable(value) else written(value) for value in inner)
     known = (entry.name for entry in registry.known() if entry.part is type(part))
     return f"{next(known, type(part).__name__)}({', '.join(said)})"
+
+
+def _check(argument: Argument, value: Any, name: str) -> None:
+    """Raise BadInput unless a value has the type of an argument, or is its default."""
+    kinds = (int, float) if argument.type is float else argument.type
+    right = isinstance(value, kinds) and isinstance(value, bool) == (argument.type is bool)
+    if value is not argument.default and not right:
+        raise BadInput(f"{name}.{argument.name} is {value!r}; it must be {argument.type.__name__}")
 
 
 def written(value: Any) -> str:

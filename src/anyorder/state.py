@@ -1,18 +1,15 @@
 """What a sampler carries from step to step."""
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from anyorder import noise
 from anyorder.errors import BadInput
-
-if TYPE_CHECKING:
-    from anyorder.memory import Memory
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +57,7 @@ class DecodeState:
     attention_mask: Tensor | None = None
     x0: Tensor | None = None
     open: Tensor | None = None
-    memory: Mapping["Memory", tuple[Tensor, ...]] = field(default_factory=dict)
+    memory: Mapping[Hashable, tuple[Tensor, ...]] = field(default_factory=dict)
 
     @classmethod
     def start(
@@ -138,7 +135,7 @@ class DecodeState:
     def _keys(self, purpose: int) -> tuple[Tensor, int, Tensor, Tensor]:
         return self.seeds[:, None], purpose, self.step[:, None], self.index
 
-    def recall(self, memory: "Memory") -> tuple[Tensor, ...]:
+    def recall(self, memory: Hashable) -> tuple[Tensor, ...]:
         """What is remembered under a memory.
 
         Raises:

@@ -1,7 +1,7 @@
 """What to remask: rules that take committed tokens back."""
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -87,6 +87,10 @@ class OwnCritic(Unbound):
                 "this policy was fitted without scores of committed tokens, so it cannot undo: fit with objective.critic"
             )
         return order.critic
+
+    def stands_for(self, part: Any) -> bool:
+        """See `Unbound`."""
+        return isinstance(part, Critic)
 
     def __call__(self, state: DecodeState, prediction: Prediction) -> Tensor:
         raise BadInput("a critic must be bound to its denoiser first: sampler.bind(denoiser)")

@@ -253,7 +253,7 @@ def as_order(order: Any) -> Order:
             if isinstance(error, BadInput):
                 raise
             raise BadInput(f"order {order!r}: behind '~' stands the standard deviation of the noise, 0 or more") from error
-    if order not in ORDERS and Path(order).is_dir():
+    if order and order not in ORDERS and Path(order).is_dir():
         return SavedOrder(order)
     try:
         return ORDERS.make(order)  # type: ignore[no-any-return]
@@ -267,13 +267,14 @@ def _made(part: Any, registry: Any) -> Any:
 
 def _checked(field: str, part: Any, kind: str) -> Any:
     """The part, unless it cannot be one of its kind."""
+    one = f"an {kind}" if kind == "order" else f"a {kind}"
     if inspect.isclass(part):
         raise BadInput(f"{field} is the class {part.__name__}; make an instance of it: {part.__name__}(...)")
     if not callable(part):
-        raise BadInput(f"{field} is {part!r}; it must be the name of a {kind}, or a {kind}")
+        raise BadInput(f"{field} is {part!r}; it must be the name of {one}, or {one}")
     found = getattr(part, "part_kind", kind)
     if found != kind:
-        raise BadInput(f"{field} is the {found} {type(part).__name__}; it must be a {kind}")
+        raise BadInput(f"{field} is the {found} {type(part).__name__}; it must be {one}")
     return part
 
 

@@ -46,3 +46,7 @@ class Unbound(ABC):
     @abstractmethod
     def bind(self, binding: Binding) -> Any:
         """The part that it stands for."""
+
+    def stands_for(self, part: Any) -> bool:
+        """Whether a part may be what `bind` gave, so that text need not mention it."""
+        return False

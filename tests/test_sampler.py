@@ -1,0 +1,172 @@
+"""Samplers as values: made from names and parts, and written as text."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from anyorder.decoding.counts import EntropyBound, EvenBlocks, Fixed, Linear, Threshold, TwoPhase
+from anyorder.decoding.remaskers import Absorbing, CriticUndo, RePredict
+from anyorder.decoding.sampler import Sampler, as_order
+from anyorder.decoding.tokens import Argmax, Sample
+from anyorder.errors import BadInput
+from anyorder.orders import heuristics
+from anyorder.orders.learned import LearnedOrder, SavedOrder
+from anyorder.orders.perturbed import Perturbed, TopPositions
+from anyorder.registry import ORDERS, REMASKERS
+from every_part import count_rules, learned, network, order_of_tests, rule_of_tests
+
+# ---- from names -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_sampler_is_made_from_names() -> None:
+    sampler = Sampler("confidence", count="threshold:0.9", token="sample:0.7", remasker="repredict", steps=20)
+    assert sampler == Sampler(heuristics.confidence, Threshold(0.9), Sample(0.7), RePredict(), 20)
+
+
+def test_defaults_are_an_even_pace_the_likeliest_token_and_nothing_remasked() -> None:
+    sampler = Sampler("margin")
+    assert (sampler.count, sampler.token, sampler.remasker) == (Linear(), Argmax(), Absorbing())
+    assert Sampler("margin", remasker="undo").count == TwoPhase()
+
+
+def test_an_order_is_a_name_a_folder_a_function_or_a_policy(tmp_path: Path) -> None:
+    learned().save_pretrained(tmp_path / "policy")
+    assert as_order("top_k:3") == TopPositions(3)
+    assert as_order("margin~0.5") == Perturbed(heuristics.margin, 0.5)
+    assert as_order("policy") == SavedOrder()
+    assert as_order(str(tmp_path / "policy")) == as_order(tmp_path / "policy") == SavedOrder(str(tmp_path / "policy"))
+    assert as_order(order_of_tests) is order_of_tests
+    assert isinstance(as_order(network("mlp")), LearnedOrder)
+    assert as_order("every_part:order_of_tests").__name__ == "order_of_tests"
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"order": "confidense"}, "order 'confidense' is unknown: use one of .*, or the folder of a policy"),
+        ({"order": 5}, "order is 5; it must be the name of an order, or an order"),
+        ({"order": None}, "order is None"),
+        ({"order": TopPositions}, r"order is the class TopPositions; make an instance of it: TopPositions\(...\)"),
+        ({"order": Threshold()}, "order is the count rule Threshold; it must be an order"),
+        ({"count": "treshold"}, "count rule 'treshold' is unknown"),
+        ({"count": "threshold:0.9:1"}, "threshold takes one argument"),
+        ({"count": 5}, "count is 5"),
+        ({"count": Threshold}, "count is the class Threshold"),
+        ({"count": Sample()}, "count is the token rule Sample"),
+        ({"token": "confidence"}, "token rule 'confidence' is unknown"),
+        ({"token": 1.0}, "token is 1.0"),
+        ({"token": Sample}, "token is the class Sample"),
+        ({"remasker": "redo"}, "remasker 'redo' is unknown"),
+        ({"remasker": order_of_tests}, "it must be the name of a remasker, or a `Remasker`"),
+        ({"remasker": RePredict}, "it must be the name of a remasker, or a `Remasker`"),
+        ({"steps": 0}, "steps is 0; it must be a whole number of forward passes, 1 or more"),
+        ({"steps": "20"}, "steps is '20'; it must be a whole number"),
+        ({"steps": 2.5}, "steps is 2.5"),
+        ({"steps": True}, "steps is True"),
+        ({"noise": "0.5"}, "noise is '0.5'; the scale of Gumbel noise is a number, 0 or more"),
+        ({"noise": -0.1}, "noise is -0.1"),
+        ({"block_length": 0}, "block_length is 0; it must be a whole number of positions, 1 or more"),
+        ({"block_length": 4, "remasker": "undo"}, "use the remasker 'none' in blocks"),
+        ({"block_length": 4, "remasker": "repredict"}, "use the remasker 'none' in blocks"),
+        ({"block_length": 4, "count": "cosine"}, "cosine counts over the whole sequence"),
+        ({"block_length": 4, "count": "two_phase"}, "two_phase counts over the whole sequence"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused(fields: dict[str, Any], said: str) -> None:
+    with pytest.raises(BadInput, match=said):
+        Sampler(**{"order": "confidence", **fields})
+
+
+def test_in_blocks_the_even_pace_is_one_per_block() -> None:
+    sampler = Sampler("confidence", block_length=4)
+    assert (sampler.count, sampler.count_rule) == (Linear(), EvenBlocks(4))
+    assert sampler.replace(block_length=2).count_rule == EvenBlocks(2)
+    assert sampler.replace(block_length=None).count_rule == Linear()
+    assert Sampler("confidence", Threshold(0.8), block_length=4).count_rule == Threshold(0.8)
+
+
+def test_samplers_with_equal_parts_are_equal() -> None:
+    assert Sampler("margin", steps=4) == Sampler(heuristics.margin, Linear(), steps=4)
+    assert Sampler("margin", steps=4) != Sampler("margin", steps=5)
+    assert len({Sampler("margin"), Sampler("margin"), Sampler("entropy")}) == 2
+
+
+# ---- text -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "sampler"),
+    [
+        ("confidence", Sampler("confidence")),
+        ("confidence@threshold:0.99", Sampler("confidence", Threshold(0.99))),
+        ("policy+undo", Sampler("policy", TwoPhase(), remasker=CriticUndo())),
+        ("policy+undo@entropy_bound:0.1", Sampler("policy", EntropyBound(0.1), remasker=CriticUndo())),
+        ("policy+undo:0.5:0.8", Sampler("policy", remasker=CriticUndo(0.5, 0.8))),
+        ("margin+repredict", Sampler("margin", remasker=RePredict())),
+        ("margin+none", Sampler("margin")),
+        ("margin@blocks:32", Sampler("margin", block_length=32)),
+        ("margin@blocks:4@fixed:2", Sampler("margin", Fixed(2), block_length=4)),
+        ("margin@fixed:2@blocks:4", Sampler("margin", Fixed(2), block_length=4)),
+        ("policy~0.1", Sampler(Perturbed(SavedOrder(), 0.1))),
+        ("top_k:3~0.1@linear", Sampler(Perturbed(TopPositions(3), 0.1))),
+    ],
+)
+def test_text_says_order_remasker_blocks_and_count_rule(text: str, sampler: Sampler) -> None:
+    assert Sampler.parse(text) == sampler
+    assert Sampler.parse(str(sampler)) == sampler
+
+
+def test_other_fields_are_given_beside_the_text() -> None:
+    assert Sampler.parse("margin", steps=7, noise=0.5) == Sampler("margin", steps=7, noise=0.5)
+    assert Sampler.parse("margin", count="fixed:2") == Sampler("margin", Fixed(2))
+    assert Sampler.parse("margin@fixed:3", count="fixed:2") == Sampler("margin", Fixed(3)), "what the text says comes first"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "sampler '': order '' is unknown"),
+        ("confidense", "sampler 'confidense': order 'confidense' is unknown"),
+        ("confidence@", "count rule '' is unknown"),
+        ("confidence@fixed:2@cosine", "write one count rule behind '@'"),
+        ("confidence@blocks:2@blocks:3", "and '@blocks:LENGTH' once"),
+        ("confidence@blocks", "blocks are written blocks:32"),
+        ("confidence@blocks:0", "blocks are written blocks:32"),
+        ("confidence@blocks:x", "blocks are written blocks:32"),
+        ("confidence+undo@blocks:4", "use the remasker 'none' in blocks"),
+        ("confidence+undo+repredict", "remasker 'undo\\+repredict' is unknown"),
+        ("confidence+", "remasker '' is unknown"),
+        ("confidence~much", "behind '~' stands the standard deviation"),
+        ("confidence~-1", "behind '~' stands the standard deviation"),
+        ("confidence:1", "confidence takes no arguments"),
+        ("~0.1", "order '' is unknown"),
+    ],
+)
+def test_text_of_another_form_is_refused(text: str, said: str) -> None:
+    with pytest.raises(BadInput, match=said):
+        Sampler.parse(text)
+
+
+SAYABLE = {
+    **{f"order {name}": {"order": ORDERS.make(name)} for name in ORDERS},
+    **{f"count rule {name}": {"order": "margin", "count": part} for name, part in count_rules().items()},
+    **{f"remasker {name}": {"order": "margin", "remasker": REMASKERS.make(name)} for name in REMASKERS},
+    "own order": {"order": order_of_tests},
+    "own count rule": {"order": "margin", "count": rule_of_tests},
+    "perturbed": {"order": "margin~0.123456789"},
+    "drawn, in blocks": {"order": "margin", "count": "plackett_luce:0.5", "block_length": 4},
+}
+
+
+@pytest.mark.parametrize("name", SAYABLE)
+def test_a_sampler_in_text_reads_back_to_the_same(name: str) -> None:
+    sampler = Sampler(**SAYABLE[name])
+    assert Sampler.parse(str(sampler)) == sampler
+
+
+@pytest.mark.parametrize("blocks", [None, 3])
+@pytest.mark.parametrize("name", [n for n, part in count_rules().items() if n not in ("cosine", "two_phase")])
+def test_every_count_rule_that_works_in_blocks_is_read_back_in_blocks(name: str, blocks: int | None) -> None:
+    sampler = Sampler("margin", count_rules()[name], block_length=blocks)
+    assert Sampler.parse(str(sampler)) == sampler
