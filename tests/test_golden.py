@@ -518,6 +518,9 @@ def training_cases() -> dict[str, Callable[[], dict[str, Any]]]:
     add("order keep_lost lost_weight", ORDER, objective={"keep_lost": 0.3, "lost_weight": 0.5})
     add("order selection", ORDER, objective={"selection_weight": 0.5})
     add("order undo_rounds", ORDER, objective={"undo_rounds": 3, "rollout_steps": [1, 3]}, run={"steps": 12})
+    hard = {"options": {"givens": 2, "unique": False}}
+    rounds = {"undo_rounds": 3, "rollout_steps": [1, 2]}  # long enough that rejected tokens are replaced and undone again
+    add("order undo_rounds long", ORDER, objective=rounds, data=hard, optimizer={"lr": 0.03}, run={"steps": 24})
     add("order seed muon ema", ORDER, seed=3, optimizer={"name": "muon", "ema": 0.9})
     weighted = {"schedule": "cosine", "time_weight": True}
     add("order uniform time weight", ORDER, objective={"states": "uniform", "name": "order"}, masking=weighted)
