@@ -118,7 +118,7 @@ def test_what_the_model_cannot_read_is_left_out_when_asked(model: Path, tmp_path
     asked = wishes(model, tmp_path / "a.fasta", skip_unreadable=True)
     bench = _prepare(asked, console)
     assert len(bench.train) + len(bench.test) == 10
-    assert not {"", "ACX", "A" * 39} & {*bench.task.texts(bench.train.x0), *bench.task.texts(bench.test.x0)}
+    assert not {"", "ACX", "A" * 39} & {*bench.task.decode(bench.train.x0), *bench.task.decode(bench.test.x0)}
     said = console.export_text()
     assert "4 of 15 sequences left out, which the model cannot read" in said
     assert "a.fasta, x (line 21): 'X' at position 3" in said
@@ -203,7 +203,7 @@ def test_the_command_on_the_card_makes_the_same_fit_again(model: Path, data: Pat
 
 
 def test_a_model_that_does_not_fit_the_alphabet_is_refused(model: Path, data: Path, tmp_path: Path) -> None:
-    from anyorder.zoo.serving import task_for
+    from anyorder.zoo.matching import task_for
 
     denoiser = load_denoiser(model)
     with pytest.raises(BadInput, match=r"33 tokens with mask 32, the model .* 25 with mask 4"):
@@ -213,7 +213,7 @@ def test_a_model_that_does_not_fit_the_alphabet_is_refused(model: Path, data: Pa
 
 
 def test_sequences_are_no_longer_than_the_model(model: Path) -> None:
-    from anyorder.zoo.serving import task_for
+    from anyorder.zoo.matching import task_for
 
     denoiser = load_denoiser(model)
     task = task_for("protein", str(model), denoiser, {})
@@ -225,10 +225,11 @@ def test_sequences_are_no_longer_than_the_model(model: Path) -> None:
 
 
 def test_a_denoiser_of_sequences_serves_other_problems_that_it_can_solve(tmp_path: Path) -> None:
+    from anyorder.zoo.matching import task_for
+
     from anyorder.tasks import make_task
     from anyorder.training.denoiser import make_denoiser
     from anyorder.training.settings import DenoiserSettings
-    from anyorder.zoo.serving import task_for
 
     denoiser = make_denoiser(make_task("text", length=20), DenoiserSettings(width=8, layers=1, positions=True))
     denoiser.save_pretrained(tmp_path)

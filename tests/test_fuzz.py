@@ -31,7 +31,7 @@ from anyorder.report.sources import read_metrics
 from anyorder.reproduce.study import Decoding, Setting, Study
 from anyorder.session import key_values, open_session
 from anyorder.tasks import TASKS, make_task
-from anyorder.tasks.maths_prompts import read_problems
+from anyorder.tasks.math_prompts import read_problems
 from anyorder.training.checkpoint import load_checkpoint
 from anyorder.training.fit import run_recipe
 from anyorder.training.settings import load_recipe, recipe_names, validate_recipe

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from anyorder.zoo.matching import task_for
 from typer.testing import CliRunner
 
 from anyorder.cli import app
@@ -19,7 +20,6 @@ from anyorder.tasks.alphabets import TokenizerAlphabet, alphabet_of
 from anyorder.tasks.sequences import Sequences
 from anyorder.zoo import load_denoiser
 from anyorder.zoo.options import load_model
-from anyorder.zoo.serving import task_for
 from tiny_llada import MASK, SPECIAL, save_llada
 
 transformers = pytest.importorskip("transformers")
@@ -59,12 +59,12 @@ def test_nothing_is_produced_that_is_no_text(tmp_path: Path) -> None:
 def test_a_model_whose_mask_only_its_configuration_names_serves_text(tmp_path: Path) -> None:
     folder = save_llada(tmp_path / "llada")
     denoiser = load_denoiser(folder, trust_remote_code=True)
-    task = task_for("text", str(folder), denoiser, {"length": 20})
+    task = task_for(denoiser, "text", length=20)
     assert isinstance(task, Sequences)
     problem = task.parse("one_{3}two")
     assert int((problem.tokens == MASK).sum()) == 3
     assert task.encode(["one<|mdm_mask|>"]).tokens[0].tolist().count(MASK) == 1
-    assert task.texts(task.encode(["née"]).x0) == ["née"]  # type: ignore[arg-type]
+    assert task.decode(task.encode(["née"]).x0) == ["née"]  # type: ignore[arg-type]
     assert task.symbols.symbols == frozenset(range(256))
     with pytest.raises(BadInput, match=r"has no mask token|neither an alphabet"):
         alphabet_of(str(folder))
@@ -74,7 +74,7 @@ def test_padding_that_ends_texts_as_well_gives_way_to_another_token(tmp_path: Pa
     folder = save_bert(tmp_path / "bert", pad_token="[SEP]")
     denoiser = load_denoiser(folder)
     assert denoiser.pad_token_id is None, "the end of a text is no padding"
-    task = task_for("text", str(folder), denoiser, {"length": 20})
+    task = task_for(denoiser, "text", length=20)
     assert isinstance(task, Sequences)
     both = task.encode(["_{4}", "_{14}"])
     assert both.labels["length"].tolist() == [6, 16]

@@ -109,7 +109,7 @@ def test_sequences_are_framed_padded_and_all_unknown() -> None:
     found = PROTEIN.encode(["AC", "ACDE"])
     assert found.tokens.tolist() == [[0, 32, 32, 2, 1, 1], [0, 32, 32, 32, 32, 2]]
     assert found.x0 is not None
-    assert PROTEIN.texts(found.x0) == ["AC", "ACDE"]
+    assert PROTEIN.decode(found.x0) == ["AC", "ACDE"]
     assert found.maskable.sum(dim=1).tolist() == [2, 4]
 
 
@@ -149,7 +149,7 @@ def test_a_free_length_is_generated_with_its_end(monkeypatch: pytest.MonkeyPatch
     problem = task.generate(2, seed=0)
     assert problem.tokens.tolist() == [[2, *[4] * 7]] * 2
     tokens = torch.tensor([[2, *ANTIBERTY.encode("ACD"), 3, *ANTIBERTY.encode("EF"), 3]])
-    assert task.texts(tokens) == ["ACD"], "what follows the first end is cut off"
+    assert task.decode(tokens) == ["ACD"], "what follows the first end is cut off"
     endless = Symbols(("[PAD]", "[MASK]", "A"), "[MASK]", "[PAD]")
     monkeypatch.setitem(ALPHABETS, "endless", endless)
     with pytest.raises(BadInput, match="no end symbol"):
@@ -362,7 +362,7 @@ def test_the_shipped_model_of_text_knows_definitions_from_shuffled_words() -> No
     assert (likely["texts"] > likely["shuffled"] + 1).all(), "nats per piece"
     decoder = make_decoder("policy", 20, 0.0, session.load_policy)
     filled = decode(session.denoiser, session.task.parse("a person who _{1} music").tokens, decoder).tokens
-    assert session.task.texts(filled)[0].startswith("a person who ")  # type: ignore[attr-defined]
+    assert session.task.decode(filled)[0].startswith("a person who ")  # type: ignore[attr-defined]
 
 
 def test_at_free_length_what_stands_behind_the_end_counts_for_nothing() -> None:

@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from anyorder.evaluation.evaluate import evaluate
     from anyorder.orders.base import State
     from anyorder.orders.policies import LearnedOrder, Policy
-    from anyorder.tasks import make_task
+    from anyorder.tasks import Task, check_fits, make_task
     from anyorder.training.fit import fit_order, fit_order_by_reward
     from anyorder.zoo import load_denoiser, load_order
+    from anyorder.zoo.matching import task_for
 
 _EXPORTS = {
     "Decoded": "anyorder.decoding.trajectory",
@@ -31,6 +32,7 @@ _EXPORTS = {
     "LearnedOrder": "anyorder.orders.policies",
     "Policy": "anyorder.orders.policies",
     "State": "anyorder.orders.base",
+    "Task": "anyorder.tasks",
     "WrappedDenoiser": "anyorder.denoisers.base",
     "decode": "anyorder.decoding.loop",
     "evaluate": "anyorder.evaluation.evaluate",
@@ -38,7 +40,9 @@ _EXPORTS = {
     "fit_order_by_reward": "anyorder.training.fit",
     "load_denoiser": "anyorder.zoo",
     "load_order": "anyorder.zoo",
+    "check_fits": "anyorder.tasks",
     "make_task": "anyorder.tasks",
+    "task_for": "anyorder.zoo.matching",
 }
 
 __all__ = [
@@ -47,7 +51,9 @@ __all__ = [
     "LearnedOrder",
     "Policy",
     "State",
+    "Task",
     "WrappedDenoiser",
+    "check_fits",
     "decode",
     "evaluate",
     "fit_order",
@@ -55,6 +61,7 @@ __all__ = [
     "load_denoiser",
     "load_order",
     "make_task",
+    "task_for",
 ]
 
 

@@ -9,7 +9,7 @@ from anyorder.errors import BadInput
 from anyorder.processes import launched
 
 TaskOption = Annotated[
-    str, typer.Option("--task", help="sudoku, sat, countdown, zebra, sorting, tsp, text, protein, antibody, molecules or maths")
+    str, typer.Option("--task", help="sudoku, sat, countdown, zebra, sorting, tsp, text, protein, antibody, molecules or math")
 ]
 DataOption = Annotated[Path | None, typer.Option("--data", help="problems in a published format; fresh ones when not given")]
 DenoiserOption = Annotated[str | None, typer.Option("--denoiser", help="a shipped name or a folder; the task's own by default")]

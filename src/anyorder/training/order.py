@@ -154,7 +154,7 @@ class OrderJob:
         chance = torch.from_numpy(rng.random((size, x0.shape[1])))[rows].to(self.device)
         x_t, masked = mask_tokens(x0, generated, 1 - self.schedule.alpha(t), self.task.mask_token_id, chance)
         time_weight = self.schedule.weight(t).float() if self.recipe.masking.time_weight else None
-        columns = without_padding(x_t, getattr(self.task, "pad_token_id", None))
+        columns = without_padding(x_t, self.task.pad_token_id)
         x_t, masked, generated, x0 = (v[:, columns] for v in (x_t, masked, generated, x0))
         return Batch(x_t, masked, generated, x0, attention_of(self.denoiser, x_t), time_weight)
 
