@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from anyorder.zoo.matching import task_for
 from typer.testing import CliRunner
 
 from anyorder.cli import app
@@ -19,6 +18,7 @@ from anyorder.orders.heuristics import confidence
 from anyorder.tasks.alphabets import TokenizerAlphabet, alphabet_of
 from anyorder.tasks.sequences import Sequences
 from anyorder.zoo import load_denoiser
+from anyorder.zoo.matching import task_for
 from anyorder.zoo.options import load_model
 from tiny_llada import MASK, SPECIAL, save_llada
 
@@ -96,7 +96,7 @@ def test_a_tokenizer_without_anything_to_pad_with_is_refused() -> None:
         def get_vocab(self) -> dict[str, int]:
             return {chr(97 + n): n for n in range(4)}
 
-    with pytest.raises(BadInput, match="no special token left to pad with: give it a pad token"):
+    with pytest.raises(BadInput, match="no special token to pad with: give it a pad token"):
         TokenizerAlphabet(Letters(), 5, 4)
     assert TokenizerAlphabet(Letters(), 6, 4).pad_token_id == 5, "an output without a token does as well"
 

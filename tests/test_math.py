@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from anyorder.zoo.matching import task_for
 from torch import Tensor
 from typer.testing import CliRunner
 
@@ -21,6 +20,7 @@ from anyorder.tasks.alphabets import TokenizerAlphabet
 from anyorder.tasks.base import Instances
 from anyorder.tasks.math import Math
 from anyorder.tasks.math_prompts import TEMPLATES, Problem, read_problems, reasoning_of
+from anyorder.zoo.matching import task_for
 from conftest import shared_file
 from tiny_llada import CLS, END, MASK, START, TURN_END, save_llada, save_tokenizer
 
@@ -119,7 +119,7 @@ def test_examples_that_are_no_examples_are_refused(alphabet: TokenizerAlphabet, 
         math(alphabet, shots=2)
     with pytest.raises(BadInput, match="give both, a number and a file"):
         math(alphabet, examples=str(path))
-    with pytest.raises(BadInput, match="holds 1 problems; 2 are to be examples"):
+    with pytest.raises(BadInput, match="holds 1 problems; shots asks for 2"):
         math(alphabet, shots=2, examples=str(path))
     with pytest.raises(BadInput, match="no such file"):
         math(alphabet, shots=2, examples=str(tmp_path / "none"))
@@ -132,9 +132,8 @@ def test_a_solution_without_the_calculator_s_marks() -> None:
 def test_a_chat_template_that_fails_is_one_clear_error(tmp_path: Path) -> None:
     tokenizer = save_tokenizer(tmp_path)
     tokenizer.chat_template = "{{ raise_exception('only system prompts') }}"
-    task = math(TokenizerAlphabet(tokenizer, 272, MASK))
     with pytest.raises(BadInput, match="only system prompts; chat=0 leaves it out"):
-        task.encode([HENS])
+        math(TokenizerAlphabet(tokenizer, 272, MASK))
 
 
 # ---- layout -------------------------------------------------------------------------------------------------------------
@@ -165,9 +164,9 @@ def test_a_prompt_that_does_not_fit_is_refused(alphabet: TokenizerAlphabet) -> N
         math(alphabet, prompt="cot")
     with pytest.raises(BadInput, match="needs the tokenizer of a model"):
         make_task("math")
-    with pytest.raises(BadInput, match="none of text"):
+    with pytest.raises(BadInput, match="is not the tokenizer of a model"):
         math("characters")
-    with pytest.raises(BadInput, match="give a file of problems with --data"):
+    with pytest.raises(BadInput, match=r"give a file of problems \(--data\)"):
         math(alphabet).generate(3, 0)
 
 
@@ -235,7 +234,7 @@ def test_files_that_cannot_be_used_say_where(text: str, message: str, tmp_path: 
         read_problems(path)
 
 
-# ---- judgement ----------------------------------------------------------------------------------------------------------
+# ---- checking -----------------------------------------------------------------------------------------------------------
 
 
 def test_the_final_answer_decides(alphabet: TokenizerAlphabet) -> None:
@@ -349,4 +348,4 @@ def test_evaluate_and_sample_from_the_command_line(folder: Path, tmp_path: Path)
     )
     sample = CliRunner().invoke(app, ["sample", "What is 6 times 7? #### 42", *model, "--steps", "4"])
     assert sample.exit_code == 1
-    assert "0 of 1 right" in sample.output
+    assert "right: 0 of 1" in sample.output

@@ -70,7 +70,7 @@ def test_text_in_pieces_of_words_comes_back_and_is_shorter(text: str) -> None:
 def test_the_space_before_an_unknown_piece_belongs_to_it() -> None:
     mask = SUBWORDS.mask_token_id
     assert SUBWORDS.encode("a _{2} of _") == [*SUBWORDS.encode("a"), mask, mask, *SUBWORDS.encode(" of"), mask]
-    with pytest.raises(BadInput, match="'\xe9' at position 2 is no symbol"):
+    with pytest.raises(BadInput, match="'\xe9' at position 2 is not one of the symbols"):
         SUBWORDS.encode("a\xe9")
 
 
@@ -82,7 +82,7 @@ def test_unknown_symbols_are_written_as_underscores_numbers_or_the_mask() -> Non
 
 @pytest.mark.parametrize("text", ["AXA", "A A", "ABA", "A<cls>A", "A*", "a"])
 def test_what_is_no_amino_acid_is_refused_and_its_place_named(text: str) -> None:
-    with pytest.raises(BadInput, match=r"at position [12] is no amino acid"):
+    with pytest.raises(BadInput, match=r"at position [12] is not one of the amino acids"):
         ESM.encode(text)
 
 
@@ -197,7 +197,7 @@ def test_records_have_the_name_that_the_file_gives_them(tmp_path: Path) -> None:
     (tmp_path / "a.fasta").write_text(f">one first\nAC\n>{' ' * 60}two\nDE\n>{long} y\nFG\n")
     records = list(read_records(tmp_path / "a.fasta"))
     assert [(r.name, r.line, r.text) for r in records] == [("one", 1, "AC"), ("two", 3, "DE"), (long, 5, "FG")]
-    assert [r.place for r in records] == ["one (line 1)", "two (line 3)", f"{long[:60]} (line 5)"]
+    assert [r.place for r in records] == ["one (line 1)", "two (line 3)", f"{long[:57]}... (line 5)"]
 
 
 @pytest.mark.parametrize(
@@ -223,9 +223,9 @@ def test_another_column_can_be_named(name: str, text: str, tmp_path: Path) -> No
         ("a.txt", "A" * 1100, "line 1 has 1100 symbols; this task takes 1022"),
         ("a.jsonl", '{"id": 3}\n', "line 1 has no column sequence, smiles or text .*; it has id"),
         ("a.jsonl", "3\n", "line 1: a string, or an object"),
-        ("a.jsonl", '{"text": 3}\n', "line 1: text is no string"),
-        ("a.csv.gz", "sequence\nAC\n", "is no whole gzip file"),
-        ("a.jsonl", "{\n", "line 1: no JSON"),
+        ("a.jsonl", '{"text": 3}\n', "line 1: text is not a string"),
+        ("a.csv.gz", "sequence\nAC\n", "is not a complete gzip file"),
+        ("a.jsonl", "{\n", "line 1 is not JSON"),
         ("a.csv", "id,name\n1,2\n", "no column sequence, smiles or text .*; it has id, name"),
         ("a.pdf", "AC", "not .pdf"),
     ],

@@ -257,10 +257,8 @@ def _judge(
 
 def _from_easy_to_hard(labels: np.ndarray, task: Task) -> list[str]:
     """The different labels (N,) in the order of the task, others behind them by name."""
-    known = task.difficulty_order
-    return sorted(
-        {str(label) for label in labels}, key=lambda label: (known.index(label) if label in known else len(known), label)
-    )
+    rank = {label: place for place, label in enumerate(task.difficulty_order)}
+    return sorted({str(label) for label in labels}, key=lambda label: (rank.get(label, len(rank)), label))
 
 
 def order_diversity(commit_step: Tensor, reference: Tensor) -> float:

@@ -5,7 +5,17 @@ A new task is one class, registered with `@TASKS.register("my_task")` or named a
 
 from anyorder.registry import TASKS
 from anyorder.tasks.antibody import Antibody
-from anyorder.tasks.base import CheckResult, Instances, Task, check_fits, make_task, task_class
+from anyorder.tasks.base import (
+    CheckResult,
+    Instances,
+    Task,
+    cell_accuracy,
+    check_fits,
+    make_task,
+    per_instance_seeds,
+    read_lines,
+    task_class,
+)
 from anyorder.tasks.countdown import Countdown
 from anyorder.tasks.drawing import Drawing
 from anyorder.tasks.math import Math
@@ -35,7 +45,10 @@ __all__ = [
     "Task",
     "Tsp",
     "Zebra",
+    "cell_accuracy",
     "check_fits",
     "make_task",
+    "per_instance_seeds",
+    "read_lines",
     "task_class",
 ]

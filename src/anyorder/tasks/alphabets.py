@@ -134,7 +134,9 @@ class Symbols:
                 continue
             token = self._ids.get(match["symbol"], -1)
             if token not in self.symbols:
-                raise BadInput(f"{match['symbol']!r} at position {match.start() + 1} is no {self.what} of this model")
+                raise BadInput(
+                    f"{match['symbol']!r} at position {match.start() + 1} is not one of the {self.what}s of this model"
+                )
             tokens.append(token)
         return tokens
 
@@ -159,7 +161,7 @@ class TokenizerAlphabet:
         source: name or folder of the model, where the tokenizer can be found again; "" if unknown.
 
     Raises:
-        BadInput: no token is left to pad with.
+        BadInput: there is no token to pad with.
     """
 
     tokenizer: Any
@@ -179,12 +181,12 @@ class TokenizerAlphabet:
         object.__setattr__(self, "pad_token_id", self._padding(set(probe) | {self.mask_token_id}))
 
     def _padding(self, used: set[int]) -> int:
-        """The tokenizer's own padding, unless it frames texts as well; then another token that is no text."""
+        """The tokenizer's own padding, unless it frames texts as well; then another token that is not text."""
         candidates = [self.tokenizer.pad_token_id, self.tokenizer.unk_token_id, *sorted(self.of_no_text)]
         free = [token for token in candidates if token is not None and token not in used]
         if not free:
             raise BadInput(
-                f"the tokenizer of {self.source or 'the model'} has no special token to pad with: give it a pad token of its own"
+                f"the tokenizer of {self.source or 'the model'} has no special token to pad with: give it a pad token"
             )
         return int(free[0])
 

@@ -273,7 +273,7 @@ def task_class(name: str) -> type[Task]:
     """
     found: Any = TASKS[name]
     if not (inspect.isclass(found) and issubclass(found, Task)):
-        raise BadInput(f"{name} is no task: it must be a subclass of anyorder.tasks.Task")
+        raise BadInput(f"{name} is not a task: it must be a subclass of anyorder.tasks.Task")
     return found
 
 

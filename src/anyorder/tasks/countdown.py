@@ -206,7 +206,7 @@ class Countdown(Task):
         parts = [part.strip() for part in text.split(",")]
         for part in parts:
             if not (part.isascii() and part.isdigit() and part[0] != "0" and len(part) <= 3):
-                raise BadInput(f"{part!r} is no number from 1 to 999")
+                raise BadInput(f"{part!r} is not a number from 1 to 999")
         if len(parts) != self.numbers + 1:
             raise BadInput(
                 f"this problem has {len(parts)} numbers with its target; the task is set up for {self.numbers} and a target"
@@ -214,7 +214,7 @@ class Countdown(Task):
         return [int(part) for part in parts]
 
     def format(self, tokens: Tensor) -> str:
-        """The solution up to [EOS], or the whole row where no problem ends; '.' for what is still masked and '?' for what is no
+        """The solution up to [EOS], or all of the row if no problem ends; '.' for what is still masked and '?' for what is not a
         character."""
         row = tokens.tolist()
         answer = row[row.index(SEP) + 1 :] if SEP in row else row

@@ -39,7 +39,7 @@ class Math(Task):
         longest: most tokens of prompt and answer.
 
     Raises:
-        BadInput: arguments that do not fit one another, no tokenizer, or math-verify is not installed.
+        BadInput: arguments that contradict each other, no tokenizer, or math-verify is not installed.
     """
 
     correct_means: ClassVar[str] = "right"

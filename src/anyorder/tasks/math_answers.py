@@ -51,7 +51,7 @@ def final_answer(text: str) -> Answer | None:
     4. what follows the last "answer is", up to the end of the sentence;
     5. the last number, with its fraction or percent sign.
 
-    Where rules 2 to 4 find a sentence (three words or more), its last number is meant.
+    Where rules 2 to 4 find a sentence (three words or more), its last number is the answer.
     """
     box = last_box(text)
     if box:

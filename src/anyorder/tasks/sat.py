@@ -249,7 +249,7 @@ class Sat(Task):
 
     def _assignment(self, text: Any) -> np.ndarray:
         if not isinstance(text, str):
-            raise BadInput(f"the assignment {text!r} is no text such as 1,-2,3")
+            raise BadInput(f"the assignment {text!r} is not a text such as 1,-2,3")
         literals = [self._literal(literal, 0) for literal in text.split(",")]
         if [abs(literal) for literal in literals] != list(range(1, self.variables + 1)):
             raise BadInput(f"the assignment {text!r} does not name variables 1 to {self.variables} in order")

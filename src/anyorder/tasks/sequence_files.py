@@ -114,15 +114,15 @@ def _from_json(line: str, number: int, path: Path, column: str) -> Record:
     try:
         value = parse_json(line)
     except ValueError as error:
-        raise BadInput(f"{where}: no JSON: {error}") from error
+        raise BadInput(f"{where} is not JSON: {error}") from error
     if isinstance(value, str) and not column:
         return Record("", number, value)
     if not isinstance(value, dict):
-        raise BadInput(f"{where}: a string, or an object with a column {column or 'sequence, smiles or text'}, is wanted")
+        raise BadInput(f"{where} must be a string or an object with a column {column or 'sequence, smiles or text'}")
     found = _column(list(value), column, where)
     text = value[found]
     if text is not None and not isinstance(text, str):
-        raise BadInput(f"{where}: {found} is no string")
+        raise BadInput(f"{where}: {found} is not a string")
     return Record("", number, text or "", found)
 
 

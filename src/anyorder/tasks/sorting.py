@@ -46,7 +46,7 @@ class Sorting(Task):
         return {"items": items} if items >= 2 else {}
 
     def relations(self) -> Mapping[str, Relation]:
-        """given: any position to a given number. answer: two places of the answer. next: neighbours in the answer. value:
+        """given: any position to a given number. answer: two places of the answer. next: neighbors in the answer. value:
         the same number, wherever it stands."""
         answer = torch.arange(self.length) >= self.items
         place = torch.arange(self.length)
@@ -105,7 +105,7 @@ class Sorting(Task):
         parts = _parts(text)
         for part in parts:
             if not (part.isascii() and part.isdigit() and len(part) <= 9 and int(part) < self.values):
-                raise BadInput(f"{part!r} is no number from 0 to {self.values - 1}")
+                raise BadInput(f"{part!r} is not a number from 0 to {self.values - 1}")
         if len(parts) != self.items:
             raise BadInput(f"this sequence has {len(parts)} numbers; the task is set up for {self.items}")
         return [int(part) for part in parts]

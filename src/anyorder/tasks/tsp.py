@@ -49,7 +49,7 @@ class Tsp(Task):
         return {"cities": cities} if 4 <= cities <= 12 else {}
 
     def relations(self) -> Mapping[str, Relation]:
-        """city: where a city is, and its position in the tour. part: all cities, all positions of the tour. next: neighbouring
+        """city: where a city is, and its position in the tour. part: all cities, all positions of the tour. next: neighboring
         positions of the tour, which is closed."""
         n = self.cities
         at = torch.arange(self.length)
@@ -69,7 +69,7 @@ class Tsp(Task):
     def encode(self, points: np.ndarray) -> Instances:
         """Instances from points (N, n, 2), with optimal tours.
 
-        The label `difficulty` is "greedy" where going to the nearest city is optimal, and "search" otherwise.
+        The label `difficulty` is "greedy" if going to the nearest city is optimal, and "search" otherwise.
         """
         from anyorder.tasks.tsp_rules import shortest_tours
 

@@ -9,7 +9,7 @@ mask; 1 + attribute * houses + k the k-th value of an attribute; then "none", wh
 have; then the types, the last of them "no clue", for the slots left over at the end.
 
 Files are JSON lines, {"clues": ["A1 << B2", "A3 between C1 and D2", "B4 at 2", ...], "solution": ["A2 B1 C3 D4", ...]}: the
-statements of `zebra_text`, and the values of each house from left to right, which may be left out.
+statements of `zebra_text`, and the values of each house from left to right, which are optional.
 """
 
 import json
@@ -35,7 +35,7 @@ from anyorder.tasks.zebra_text import (
     IMMEDIATE,
     INEQUALITY,
     LEFT,
-    NEIGHBOUR,
+    NEIGHBOR,
     PADDING,
     name_of,
     read_statement,
@@ -183,7 +183,7 @@ class Zebra(Task):
         kind, operands = clues[:, :, :1], clues[:, :, 1:]
         named = rename.gather(1, operands.clamp(min=0).flatten(1)).view(operands.shape)
         a, b, c = torch.where(operands < 0, -1, named).split(1, dim=2)
-        symmetric = (kind == EQUALITY) | (kind == INEQUALITY) | (kind == NEIGHBOUR)
+        symmetric = (kind == EQUALITY) | (kind == INEQUALITY) | (kind == NEIGHBOR)
         swap = torch.where(symmetric, a > b, mirrored & ((kind == LEFT) | (kind == IMMEDIATE)))
         a, b = torch.where(swap, b, a), torch.where(swap, a, b)
         swap = (kind == BETWEEN) & (b > c)

@@ -36,9 +36,7 @@ def task_for(denoiser: Denoiser, name: str | None = None, /, **options: Any) -> 
         return task_class(name or _usual_task(denoiser, source)).for_denoiser(denoiser, options, source)
     trained = make_task(saved[0], **saved[1])
     if name not in (None, trained.name):
-        raise BadInput(
-            f"the denoiser {source} is for {trained.name}, not for {name}: leave the task out, or take another denoiser"
-        )
+        raise BadInput(f"the denoiser {source} is for {trained.name}, not for {name}: choose another task or another denoiser")
     task = trained.variant(options)
     check_fits(task, denoiser)
     return task
