@@ -101,6 +101,23 @@ def test_a_tokenizer_without_anything_to_pad_with_is_refused() -> None:
     assert TokenizerAlphabet(Letters(), 6, 4).pad_token_id == 5, "an output without a token does as well"
 
 
+def test_the_word_that_a_tokenizer_does_not_know_is_named(tmp_path: Path) -> None:
+    denoiser = load_denoiser(save_bert(tmp_path / "bert"))
+    task = task_for(denoiser, "text", length=20)
+    with pytest.raises(BadInput, match=r"does not know 'ⵣⵣⵣ'"):
+        task.parse("a b ⵣⵣⵣ")
+    with pytest.raises(BadInput, match=r"does not know 'ⵣ{37}\.\.\.'"):
+        task.parse("a " + "ⵣ" * 50)
+
+
+def test_a_character_task_is_refused_by_a_model_of_words(tmp_path: Path) -> None:
+    from anyorder import check_fits, make_task
+
+    denoiser = load_denoiser(save_bert(tmp_path / "bert"))
+    with pytest.raises(BadInput, match=r"disagree: vocabulary size .* anyorder\.task_for\(denoiser\) makes the right task"):
+        check_fits(make_task("text"), denoiser)
+
+
 def test_tokenizer_and_configuration_must_mean_the_same_mask(tmp_path: Path) -> None:
     folder = save_bert(tmp_path / "bert")
     change_config(folder, mask_token_id=29)

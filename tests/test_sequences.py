@@ -222,7 +222,7 @@ def test_another_column_can_be_named(name: str, text: str, tmp_path: Path) -> No
         ("a.txt", "", "holds no sequences"),
         ("a.txt", "A" * 1100, "line 1 has 1100 symbols; this task takes 1022"),
         ("a.jsonl", '{"id": 3}\n', "line 1 has no column sequence, smiles or text .*; it has id"),
-        ("a.jsonl", "3\n", "line 1: a string, or an object"),
+        ("a.jsonl", "3\n", "line 1 must be a string or an object"),
         ("a.jsonl", '{"text": 3}\n', "line 1: text is not a string"),
         ("a.csv.gz", "sequence\nAC\n", "is not a complete gzip file"),
         ("a.jsonl", "{\n", "line 1 is not JSON"),

@@ -284,7 +284,7 @@ def _name_of(kind: type[Task]) -> str:
         return kind.__name__
 
 
-def check_fits(task: Task, denoiser: Denoiser, instances: Instances | None = None) -> None:
+def check_fits(task: Task, denoiser: Any, instances: Instances | None = None) -> None:
     """Refuse a task and a denoiser that disagree.
 
     Args:

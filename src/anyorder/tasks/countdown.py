@@ -214,8 +214,10 @@ class Countdown(Task):
         return [int(part) for part in parts]
 
     def format(self, tokens: Tensor) -> str:
-        """The solution up to [EOS], or all of the row if no problem ends; '.' for what is still masked and '?' for what is not a
-        character."""
+        """The solution up to [EOS], or all of the row if no problem ends.
+
+        '.' stands for what is still masked and '?' for what is not a character.
+        """
         row = tokens.tolist()
         answer = row[row.index(SEP) + 1 :] if SEP in row else row
         return _text(answer[: answer.index(EOS)] if EOS in answer else answer)

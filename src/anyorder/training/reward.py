@@ -26,10 +26,10 @@ from anyorder.orders.base import State
 from anyorder.orders.heuristics import HEURISTICS, ORACLES, confidence
 from anyorder.orders.reward_policies import most_confident
 from anyorder.processes import Shard
-from anyorder.tasks.base import CheckResult, Instances, Task
+from anyorder.tasks.base import CheckResult, Instances, Task, check_fits
 from anyorder.training.denoiser import step_generator, training_problems
 from anyorder.training.joint import Pair
-from anyorder.training.order import check_fits, make_policy
+from anyorder.training.order import make_policy
 from anyorder.training.rewards import REWARDS, Ending, Reward, likelihood_bonus, returns_at, with_speed
 from anyorder.training.rollout import Expert, Recorder, Step, rollout
 from anyorder.training.settings import RewardRecipe, RewardSettings, RolloutSettings
@@ -55,7 +55,7 @@ class RewardJob:
         instances: Instances | None = None,
         reward: Reward | None = None,
     ) -> None:
-        check_fits(recipe.denoiser, denoiser, task, recipe.task.options)
+        check_fits(task, denoiser)
         self.recipe, self.task = recipe, task
         self.settings, self.update = recipe.rollout, recipe.update
         trained = self.update.train_denoiser
