@@ -44,7 +44,7 @@ def test_sample_solves_a_puzzle() -> None:
     result = run("sample", PUZZLE)
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() == SOLVED
-    assert "1 of 1 keep the rules" in result.stderr
+    assert "instance accuracy: 1 of 1" in result.stderr
 
 
 def test_sample_reads_a_file_and_exits_with_1_if_a_sample_is_wrong(tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_sample_reads_a_file_and_exits_with_1_if_a_sample_is_wrong(tmp_path: Pat
     assert (tmp_path / "out.safetensors").exists()
     wrong = run("sample", HARD, "--order", "random", "--steps", "1")
     assert wrong.returncode == 1
-    assert "0 of 1 keep the rules" in wrong.stderr
+    assert "instance accuracy: 0 of 1" in wrong.stderr
 
 
 def test_sample_solves_a_formula() -> None:

@@ -227,10 +227,10 @@ def test_relations_hold_between_neighbours_and_between_equal_characters() -> Non
     ("text", "message"),
     [
         ("1,2,3", "3 numbers with its target; the task is set up for 4"),
-        ("1,2,3,x,5", "'x' is no number"),
-        ("1,2,3,,5", "'' is no number"),
-        ("1,2,3,0,5", "'0' is no number from 1 to 999"),
-        ("1,2,3,1000,5", "'1000' is no number"),
+        ("1,2,3,x,5", "'x' is not a number"),
+        ("1,2,3,,5", "'' is not a number"),
+        ("1,2,3,0,5", "'0' is not a number from 1 to 999"),
+        ("1,2,3,1000,5", "'1000' is not a number"),
         ("1,1,1,1,999", "cannot make 999"),
     ],
 )

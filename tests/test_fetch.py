@@ -221,6 +221,6 @@ def test_the_real_antiberty_designs_with_its_shipped_order(tmp_path: Path, monke
     assert all(bool(torch.isfinite(step).all()) for step in scores)
     assert len(scores[0].unique()) > 1, "the order tells positions apart"
     assert bool((found.tokens != task.mask_token_id).all())
-    for text, length in zip(task.texts(found.tokens), problems.maskable.sum(dim=1).tolist(), strict=True):
+    for text, length in zip(task.decode(found.tokens), problems.maskable.sum(dim=1).tolist(), strict=True):
         assert len(text) == length
         assert set(text) <= set(AMINO_ACIDS)

@@ -99,7 +99,7 @@ def test_the_task_follows_from_the_data(model: Path, data: Path, tmp_path: Path)
             {},
             r"a\.fasta, s0 \(line 1\) has 61 symbols; this model takes 38",
         ),
-        ("", {"task": "sudoku"}, "none of sequences"),
+        ("", {"task": "sudoku"}, "not made of sequences"),
         ("", {"architecture": "huge"}, "'huge' is unknown"),
     ],
 )
@@ -118,7 +118,7 @@ def test_what_the_model_cannot_read_is_left_out_when_asked(model: Path, tmp_path
     asked = wishes(model, tmp_path / "a.fasta", skip_unreadable=True)
     bench = _prepare(asked, console)
     assert len(bench.train) + len(bench.test) == 10
-    assert not {"", "ACX", "A" * 39} & {*bench.task.texts(bench.train.x0), *bench.task.texts(bench.test.x0)}
+    assert not {"", "ACX", "A" * 39} & {*bench.task.decode(bench.train.x0), *bench.task.decode(bench.test.x0)}
     said = console.export_text()
     assert "4 of 15 sequences left out, which the model cannot read" in said
     assert "a.fasta, x (line 21): 'X' at position 3" in said
@@ -203,23 +203,23 @@ def test_the_command_on_the_card_makes_the_same_fit_again(model: Path, data: Pat
 
 
 def test_a_model_that_does_not_fit_the_alphabet_is_refused(model: Path, data: Path, tmp_path: Path) -> None:
-    from anyorder.zoo.serving import task_for
+    from anyorder.zoo.matching import task_for
 
     denoiser = load_denoiser(model)
-    with pytest.raises(BadInput, match=r"33 tokens with mask 32, the model .* 25 with mask 4"):
-        task_for("protein", str(model), denoiser, {"alphabet": "esm"})
-    with pytest.raises(BadInput, match="model of sequences, not of sudoku"):
-        task_for("sudoku", str(model), denoiser, {})
+    with pytest.raises(BadInput, match=r"vocabulary size 33 of the task against 25 .*; mask token 32 of the task against 4"):
+        task_for(denoiser, "protein", alphabet="esm")
+    with pytest.raises(BadInput, match="the task sudoku and the denoiser disagree: vocabulary size 10 of the task against 25"):
+        task_for(denoiser, "sudoku")
 
 
 def test_sequences_are_no_longer_than_the_model(model: Path) -> None:
-    from anyorder.zoo.serving import task_for
+    from anyorder.zoo.matching import task_for
 
     denoiser = load_denoiser(model)
-    task = task_for("protein", str(model), denoiser, {})
+    task = task_for(denoiser, "protein")
     assert task.length == 40
     with pytest.raises(BadInput, match="takes 38 symbols at most, not 50"):
-        task_for("protein", str(model), denoiser, {"length": 50})
+        task_for(denoiser, "protein", length=50)
     with pytest.raises(BadInput, match="has 39 symbols; this task takes 38"):
         task.parse("_{39}")
 
@@ -228,19 +228,20 @@ def test_a_denoiser_of_sequences_serves_other_problems_that_it_can_solve(tmp_pat
     from anyorder.tasks import make_task
     from anyorder.training.denoiser import make_denoiser
     from anyorder.training.settings import DenoiserSettings
-    from anyorder.zoo.serving import task_for
+    from anyorder.zoo.matching import task_for
 
     denoiser = make_denoiser(make_task("text", length=20), DenoiserSettings(width=8, layers=1, positions=True))
     denoiser.save_pretrained(tmp_path)
     (tmp_path / "task.json").write_text(json.dumps({"name": "text", "options": {"length": 20}}))
-    assert task_for("text", str(tmp_path), denoiser, {"length": 10, "hide": 0.5}).length == 12
+    denoiser = load_denoiser(tmp_path)
+    assert task_for(denoiser, length=10, hide=0.5).length == 12
     for options, message in (
         ({"length": 30}, "takes 20 symbols at most, not 30"),
-        ({"alphabet": "esm"}, "the alphabet esm has 33 tokens with mask 32, the model"),
+        ({"alphabet": "esm"}, "the alphabet esm has 33 tokens with mask 32, the denoiser"),
         ({"free_length": True}, "trained at given lengths"),
     ):
         with pytest.raises(BadInput, match=message):
-            task_for("text", str(tmp_path), denoiser, options)
+            task_for(denoiser, "text", **options)
 
 
 def test_positions_of_esm_begin_after_its_padding() -> None:

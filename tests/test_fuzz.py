@@ -31,7 +31,7 @@ from anyorder.report.sources import read_metrics
 from anyorder.reproduce.study import Decoding, Setting, Study
 from anyorder.session import key_values, open_session
 from anyorder.tasks import TASKS, make_task
-from anyorder.tasks.maths_prompts import read_problems
+from anyorder.tasks.math_prompts import read_problems
 from anyorder.training.checkpoint import load_checkpoint
 from anyorder.training.fit import run_recipe
 from anyorder.training.settings import load_recipe, recipe_names, validate_recipe
@@ -236,16 +236,16 @@ def test_first_lines_that_tell_the_options(kind: str, tmp_path: Path) -> None:
     check()
 
 
-MATHS = [{"question": "How much is 6 times 7?", "answer": "6*7=<<6*7=42>>42\n#### 42"},
+MATH = [{"question": "How much is 6 times 7?", "answer": "6*7=<<6*7=42>>42\n#### 42"},
          {"problem": "What is $x$?", "solution": "It is \\boxed{2}.", "level": "1"}]  # fmt: skip
 
 
 @pytest.mark.parametrize("form", ["lines", "list"])
 def test_files_of_mathematics(form: str, tmp_path: Path) -> None:
-    valid = ("\n".join(map(json.dumps, MATHS)) if form == "lines" else json.dumps(MATHS)).encode()
+    valid = ("\n".join(map(json.dumps, MATH)) if form == "lines" else json.dumps(MATH)).encode()
 
     @many
-    @given(content=st.one_of(damaged(valid), altered(MATHS).map(lambda v: json.dumps(v).encode())))
+    @given(content=st.one_of(damaged(valid), altered(MATH).map(lambda v: json.dumps(v).encode())))
     def check(content: bytes) -> None:
         (tmp_path / "m.json").write_bytes(content)
         survives(lambda: read_problems(tmp_path / "m.json"))

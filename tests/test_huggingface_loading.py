@@ -18,8 +18,8 @@ from anyorder.orders.heuristics import confidence
 from anyorder.tasks.alphabets import TokenizerAlphabet, alphabet_of
 from anyorder.tasks.sequences import Sequences
 from anyorder.zoo import load_denoiser
+from anyorder.zoo.matching import task_for
 from anyorder.zoo.options import load_model
-from anyorder.zoo.serving import task_for
 from tiny_llada import MASK, SPECIAL, save_llada
 
 transformers = pytest.importorskip("transformers")
@@ -59,12 +59,12 @@ def test_nothing_is_produced_that_is_no_text(tmp_path: Path) -> None:
 def test_a_model_whose_mask_only_its_configuration_names_serves_text(tmp_path: Path) -> None:
     folder = save_llada(tmp_path / "llada")
     denoiser = load_denoiser(folder, trust_remote_code=True)
-    task = task_for("text", str(folder), denoiser, {"length": 20})
+    task = task_for(denoiser, "text", length=20)
     assert isinstance(task, Sequences)
     problem = task.parse("one_{3}two")
     assert int((problem.tokens == MASK).sum()) == 3
     assert task.encode(["one<|mdm_mask|>"]).tokens[0].tolist().count(MASK) == 1
-    assert task.texts(task.encode(["née"]).x0) == ["née"]  # type: ignore[arg-type]
+    assert task.decode(task.encode(["née"]).x0) == ["née"]  # type: ignore[arg-type]
     assert task.symbols.symbols == frozenset(range(256))
     with pytest.raises(BadInput, match=r"has no mask token|neither an alphabet"):
         alphabet_of(str(folder))
@@ -74,7 +74,7 @@ def test_padding_that_ends_texts_as_well_gives_way_to_another_token(tmp_path: Pa
     folder = save_bert(tmp_path / "bert", pad_token="[SEP]")
     denoiser = load_denoiser(folder)
     assert denoiser.pad_token_id is None, "the end of a text is no padding"
-    task = task_for("text", str(folder), denoiser, {"length": 20})
+    task = task_for(denoiser, "text", length=20)
     assert isinstance(task, Sequences)
     both = task.encode(["_{4}", "_{14}"])
     assert both.labels["length"].tolist() == [6, 16]
@@ -96,9 +96,26 @@ def test_a_tokenizer_without_anything_to_pad_with_is_refused() -> None:
         def get_vocab(self) -> dict[str, int]:
             return {chr(97 + n): n for n in range(4)}
 
-    with pytest.raises(BadInput, match="no special token left to pad with: give it a pad token"):
+    with pytest.raises(BadInput, match="no special token to pad with: give it a pad token"):
         TokenizerAlphabet(Letters(), 5, 4)
     assert TokenizerAlphabet(Letters(), 6, 4).pad_token_id == 5, "an output without a token does as well"
+
+
+def test_the_word_that_a_tokenizer_does_not_know_is_named(tmp_path: Path) -> None:
+    denoiser = load_denoiser(save_bert(tmp_path / "bert"))
+    task = task_for(denoiser, "text", length=20)
+    with pytest.raises(BadInput, match=r"does not know 'ⵣⵣⵣ'"):
+        task.parse("a b ⵣⵣⵣ")
+    with pytest.raises(BadInput, match=r"does not know 'ⵣ{37}\.\.\.'"):
+        task.parse("a " + "ⵣ" * 50)
+
+
+def test_a_character_task_is_refused_by_a_model_of_words(tmp_path: Path) -> None:
+    from anyorder import check_fits, make_task
+
+    denoiser = load_denoiser(save_bert(tmp_path / "bert"))
+    with pytest.raises(BadInput, match=r"disagree: vocabulary size .* anyorder\.task_for\(denoiser\) makes the right task"):
+        check_fits(make_task("text"), denoiser)
 
 
 def test_tokenizer_and_configuration_must_mean_the_same_mask(tmp_path: Path) -> None:

@@ -84,8 +84,8 @@ def test_columns_of_padding_alone_are_left_out_and_the_loss_and_gradients_stay(
 
 def test_an_order_is_fitted_without_the_padding_too(lines: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     denoiser = make_job(lines).denoiser
-    changes = {"denoiser": "given", "policy": {"architecture": "mlp", "width": 8, "first_look": False}}
-    objective = {"objective": {"name": "order", "states": "uniform", "quality": False}}
+    changes = {"denoiser": "given", "policy": {"architecture": "mlp", "width": 8}}
+    objective = {"objective": {"name": "order", "states": "uniform", "critic": False}}
     recipe = validate_recipe({"kind": "order"} | values(lines) | changes | objective)
     assert isinstance(recipe, OrderRecipe)
     job = OrderJob(recipe, denoiser, make_task("text", alphabet="characters", length=30))

@@ -70,7 +70,7 @@ def test_text_in_pieces_of_words_comes_back_and_is_shorter(text: str) -> None:
 def test_the_space_before_an_unknown_piece_belongs_to_it() -> None:
     mask = SUBWORDS.mask_token_id
     assert SUBWORDS.encode("a _{2} of _") == [*SUBWORDS.encode("a"), mask, mask, *SUBWORDS.encode(" of"), mask]
-    with pytest.raises(BadInput, match="'\xe9' at position 2 is no symbol"):
+    with pytest.raises(BadInput, match="'\xe9' at position 2 is not one of the symbols"):
         SUBWORDS.encode("a\xe9")
 
 
@@ -82,7 +82,7 @@ def test_unknown_symbols_are_written_as_underscores_numbers_or_the_mask() -> Non
 
 @pytest.mark.parametrize("text", ["AXA", "A A", "ABA", "A<cls>A", "A*", "a"])
 def test_what_is_no_amino_acid_is_refused_and_its_place_named(text: str) -> None:
-    with pytest.raises(BadInput, match=r"at position [12] is no amino acid"):
+    with pytest.raises(BadInput, match=r"at position [12] is not one of the amino acids"):
         ESM.encode(text)
 
 
@@ -109,7 +109,7 @@ def test_sequences_are_framed_padded_and_all_unknown() -> None:
     found = PROTEIN.encode(["AC", "ACDE"])
     assert found.tokens.tolist() == [[0, 32, 32, 2, 1, 1], [0, 32, 32, 32, 32, 2]]
     assert found.x0 is not None
-    assert PROTEIN.texts(found.x0) == ["AC", "ACDE"]
+    assert PROTEIN.decode(found.x0) == ["AC", "ACDE"]
     assert found.maskable.sum(dim=1).tolist() == [2, 4]
 
 
@@ -149,7 +149,7 @@ def test_a_free_length_is_generated_with_its_end(monkeypatch: pytest.MonkeyPatch
     problem = task.generate(2, seed=0)
     assert problem.tokens.tolist() == [[2, *[4] * 7]] * 2
     tokens = torch.tensor([[2, *ANTIBERTY.encode("ACD"), 3, *ANTIBERTY.encode("EF"), 3]])
-    assert task.texts(tokens) == ["ACD"], "what follows the first end is cut off"
+    assert task.decode(tokens) == ["ACD"], "what follows the first end is cut off"
     endless = Symbols(("[PAD]", "[MASK]", "A"), "[MASK]", "[PAD]")
     monkeypatch.setitem(ALPHABETS, "endless", endless)
     with pytest.raises(BadInput, match="no end symbol"):
@@ -197,7 +197,7 @@ def test_records_have_the_name_that_the_file_gives_them(tmp_path: Path) -> None:
     (tmp_path / "a.fasta").write_text(f">one first\nAC\n>{' ' * 60}two\nDE\n>{long} y\nFG\n")
     records = list(read_records(tmp_path / "a.fasta"))
     assert [(r.name, r.line, r.text) for r in records] == [("one", 1, "AC"), ("two", 3, "DE"), (long, 5, "FG")]
-    assert [r.place for r in records] == ["one (line 1)", "two (line 3)", f"{long[:60]} (line 5)"]
+    assert [r.place for r in records] == ["one (line 1)", "two (line 3)", f"{long[:57]}... (line 5)"]
 
 
 @pytest.mark.parametrize(
@@ -222,10 +222,10 @@ def test_another_column_can_be_named(name: str, text: str, tmp_path: Path) -> No
         ("a.txt", "", "holds no sequences"),
         ("a.txt", "A" * 1100, "line 1 has 1100 symbols; this task takes 1022"),
         ("a.jsonl", '{"id": 3}\n', "line 1 has no column sequence, smiles or text .*; it has id"),
-        ("a.jsonl", "3\n", "line 1: a string, or an object"),
-        ("a.jsonl", '{"text": 3}\n', "line 1: text is no string"),
-        ("a.csv.gz", "sequence\nAC\n", "is no whole gzip file"),
-        ("a.jsonl", "{\n", "line 1: no JSON"),
+        ("a.jsonl", "3\n", "line 1 must be a string or an object"),
+        ("a.jsonl", '{"text": 3}\n', "line 1: text is not a string"),
+        ("a.csv.gz", "sequence\nAC\n", "is not a complete gzip file"),
+        ("a.jsonl", "{\n", "line 1 is not JSON"),
         ("a.csv", "id,name\n1,2\n", "no column sequence, smiles or text .*; it has id, name"),
         ("a.pdf", "AC", "not .pdf"),
     ],
@@ -362,7 +362,7 @@ def test_the_shipped_model_of_text_knows_definitions_from_shuffled_words() -> No
     assert (likely["texts"] > likely["shuffled"] + 1).all(), "nats per piece"
     decoder = make_decoder("policy", 20, 0.0, session.load_policy)
     filled = decode(session.denoiser, session.task.parse("a person who _{1} music").tokens, decoder).tokens
-    assert session.task.texts(filled)[0].startswith("a person who ")  # type: ignore[attr-defined]
+    assert session.task.decode(filled)[0].startswith("a person who ")  # type: ignore[attr-defined]
 
 
 def test_at_free_length_what_stands_behind_the_end_counts_for_nothing() -> None:

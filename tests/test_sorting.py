@@ -100,9 +100,9 @@ def test_relations_of_a_short_sequence() -> None:
     ("text", "message"),
     [
         ("1,2,3", "has 3 numbers; the task is set up for 4"),
-        ("1,2,3,x", "'x' is no number from 0 to 9"),
-        ("1,2,3,10", "'10' is no number"),
-        ("1,2,3,-1", "'-1' is no number"),
+        ("1,2,3,x", "'x' is not a number from 0 to 9"),
+        ("1,2,3,10", "'10' is not a number"),
+        ("1,2,3,-1", "'-1' is not a number"),
         ("", "has 0 numbers"),
     ],
 )

@@ -228,7 +228,7 @@ def test_a_judge_whose_weights_are_missing_is_refused_before_anything_is_decoded
 def test_puzzles_have_no_structure(folder: Path) -> None:
     puzzles = make_task("sudoku", box=2)
     problems = puzzles.generate(1, 0)
-    with pytest.raises(BadInput, match="ESMFold folds proteins; sudoku is none"):
+    with pytest.raises(BadInput, match="the task sudoku is not made of text"):
         structure_judges(ESMFold(folder))["pTM"](puzzles, problems, problems.tokens)
 
 

@@ -372,7 +372,7 @@ def test_bad_recipes_name_the_key(override: str, message: str) -> None:
         ("objective.rollout_steps=[0,4]", "rollout_steps"),
         ("data.options.givns=3", "givns"),
         ("policy.width=97", "not a multiple"),
-        ("denoiser=sudoku9", "is not for the task"),
+        ("denoiser=sudoku9", "is for sudoku with other options than box=2"),
         ("masking.focal_gamma=1.0", "only schedule, levels and time_weight"),
     ],
 )

@@ -126,7 +126,7 @@ def test_every_tour_is_judged_as_brute_force_judges_it() -> None:
 
 def test_ties_count_as_right_whichever_tour_is_stored() -> None:
     task = Tsp(5, 8)
-    instances = task.parse("0,0 2,0 0,2 2,2 1,1")  # the centre may stand between any two neighbours
+    instances = task.parse("0,0 2,0 0,2 2,2 1,1")  # the centre may stand between any two neighbors
     best, _ = brute_force(task._points(instances.tokens)[0].numpy())
     assert len(best) == 8
     for tour in best:
@@ -161,7 +161,7 @@ def test_relations_of_a_small_problem() -> None:
     assert solved["next"][4].nonzero()[:, 0].tolist() == [5, 7] and not solved["next"][0].any()
 
 
-def test_the_label_says_whether_the_nearest_neighbour_is_enough() -> None:
+def test_the_label_says_whether_the_nearest_neighbor_is_enough() -> None:
     labels = Tsp(8).generate(300, seed=0).labels["difficulty"]
     assert set(labels.tolist()) == {"greedy", "search"}
 

@@ -20,3 +20,8 @@ def first_line(error: Exception) -> str:
 
 class WrongDenoiser(AnyorderError):
     """A policy met a denoiser that it was not fitted to."""
+
+
+def shorten(text: str, most: int = 40) -> str:
+    """A text of at most `most` characters for a message, with an ellipsis where it was cut."""
+    return text if len(text) <= most else text[: most - 3] + "..."

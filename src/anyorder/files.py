@@ -63,25 +63,30 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
 
 
 @contextmanager
-def open_text(path: Path, newline: str | None = None) -> Iterator[TextIO]:
+def open_text(path: str | Path, newline: str | None = None) -> Iterator[TextIO]:
     """A file of UTF-8 text to read, with or without a byte order mark; packed by gzip where its name ends in .gz.
 
     Raises:
-        BadInput: in the body of the `with`, where the text is none, or is no gzip or CSV where it is read as that.
+        BadInput: no such file; in the body of the `with`, bytes that are not UTF-8 text, gzip or CSV.
     """
+    path = Path(path)
+    if not path.exists():
+        raise BadInput(f"no such file: {path}")
+    if path.is_dir():
+        raise BadInput(f"{path} is a folder, not a file")
     opened = gzip.open if path.suffix.lower() == ".gz" else open
     with opened(path, mode="rt", encoding="utf-8-sig", newline=newline) as file:
         try:
             yield file
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise BadInput(f"{path} is no whole gzip file: {error}") from error
+            raise BadInput(f"{path} is not a complete gzip file: {error}") from error
         except UnicodeDecodeError as error:
             raise BadInput(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from error
         except csv.Error as error:
-            raise BadInput(f"{path} is no CSV: {error}") from error
+            raise BadInput(f"{path} is not CSV: {error}") from error
 
 
-def read_text(path: Path) -> str:
+def read_text(path: str | Path) -> str:
     """All of a file of UTF-8 text.
 
     Raises:
@@ -103,7 +108,7 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("nested too deeply") from error
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: str | Path) -> Any:
     """The values of a JSON file.
 
     Raises:

@@ -21,7 +21,7 @@ from anyorder.evaluation.tables import markdown, rich_tables
 from anyorder.files import write_json, write_text
 from anyorder.orders.policies import ARCHITECTURES, LearnedOrder
 from anyorder.session import key_values
-from anyorder.tasks import TASKS, make_task
+from anyorder.tasks import TASKS, task_class
 from anyorder.tasks.alphabets import Alphabet
 from anyorder.tasks.base import Instances
 from anyorder.tasks.sequence_files import Record, read_records, suffix_of
@@ -29,8 +29,8 @@ from anyorder.tasks.sequences import Sequences
 from anyorder.training.fit import fit_order
 from anyorder.training.settings import ObjectiveSettings, PolicySettings
 from anyorder.zoo import SERVES, folder_of, speaks_esm, task_of
+from anyorder.zoo.matching import task_for
 from anyorder.zoo.options import load_model
-from anyorder.zoo.serving import task_for
 
 HEURISTICS = ("random", "left_to_right", "confidence", "margin", "entropy")
 TASK_OF_SUFFIX = {".fasta": "protein", ".fa": "protein", ".faa": "protein", ".smi": "molecules", ".smiles": "molecules"}
@@ -148,19 +148,19 @@ def _prepare(wishes: Wishes, console: Console) -> _Bench:
     denoiser = load_model(wishes.model, options, trust_remote_code=wishes.trust_remote_code)
     records = list(read_records(wishes.data, wishes.column))
     name = wishes.task or _serves(wishes.model, denoiser) or _task_of_file(wishes.data, records)
-    if name not in TASKS or not issubclass(TASKS[name], Sequences):
-        raise BadInput(f"task {name!r} is none of sequences: use text, protein, antibody or molecules")
+    if not issubclass(task_class(name), Sequences):
+        suitable = ", ".join(other for other in TASKS if issubclass(task_class(other), Sequences))
+        raise BadInput(f"task {name!r} is not made of sequences: use one of {suitable}")
     lengths = _readable(name, wishes, denoiser, records, console)
     texts = list(lengths)
     if len(texts) < _FEWEST:
         which = " that the model can read" if wishes.skip_unreadable else ""
         raise BadInput(f"{wishes.data} holds {len(texts)} different sequences{which}; a fit needs {_FEWEST} or more")
-    task = task_for(name, wishes.model, denoiser, {"length": max(lengths.values())})
+    task = task_for(denoiser, name, length=max(lengths.values()))
     assert isinstance(task, Sequences)
     shuffled = [texts[i] for i in np.random.default_rng(wishes.seed).permutation(len(texts))]
     held = max(2, min(_TEST_MOST, int(_TEST_SHARE * len(texts))))
-    test_task = make_task(name, **{**task.options, "hide": wishes.hide})
-    assert isinstance(test_task, Sequences)
+    test_task = task.variant({"hide": wishes.hide})
     return _Bench(denoiser, task, task.encode(shuffled[held:]), test_task.encode(shuffled[:held]))
 
 
@@ -186,9 +186,9 @@ def _readable(
     Raises:
         BadInput: a sequence that it cannot read, where none is to be left out; the error says where.
     """
-    task = task_for(name, wishes.model, denoiser, {})
+    task = task_for(denoiser, name)
     assert isinstance(task, Sequences)
-    most = getattr(denoiser, "max_length", None)
+    most = denoiser.max_length
     if most is not None:
         most -= len(task.symbols.start) + len(task.symbols.end)
     lengths: dict[str, int] = {}

@@ -14,13 +14,11 @@ from anyorder.evaluation.evaluate import environment
 from anyorder.evaluation.trajectories import Watch
 from anyorder.files import find_file, open_text
 from anyorder.orders.policies import LearnedOrder
-from anyorder.tasks import TASKS
-from anyorder.tasks.base import Instances, Task
-from anyorder.tasks.maths import Maths
-from anyorder.tasks.sequences import Sequences
+from anyorder.tasks import Instances, Task, task_class
+from anyorder.tasks.sequence_files import looks_like_a_file
 from anyorder.zoo import default_denoiser, load_order, order_folder
+from anyorder.zoo.matching import task_for
 from anyorder.zoo.options import load_model
-from anyorder.zoo.serving import task_for
 
 _FRESH = 500
 
@@ -49,7 +47,7 @@ class Session:
     def all_orders(self) -> list[str]:
         """Every heuristic, what was learned for this denoiser, and the oracle where solutions are known."""
         heuristics = ["random", "confidence", "margin", "log_margin", "entropy"]
-        if isinstance(self.task, Sequences | Maths):
+        if self.task.sequential:
             heuristics.insert(1, "left_to_right")
         return [*heuristics, *self.learned_orders(), *(["oracle"] if self.instances.x0 is not None else [])]
 
@@ -91,20 +89,21 @@ def open_session(
         trust_remote_code: run the code that comes with a model of Hugging Face.
         model_options: key=value options of the denoiser, see `load_model`.
     """
-    if task_name not in TASKS:
-        raise BadInput(f"task {task_name!r} is unknown: use one of {', '.join(TASKS)}")
+    kind = task_class(task_name)
+    if problem is not None and not _is_file(problem) and looks_like_a_file(problem):
+        raise BadInput(f"no such file: {problem}")
     path = (data and found(data)) if problem is None else (Path(problem) if _is_file(problem) else None)
     if generate and path is not None:
         raise BadInput("--set chooses what to generate; it has no meaning together with --data")
     options = key_values(task_options, "--task-option")
     if not options and denoiser_name is None:
-        options = _options_of(TASKS[task_name], path, problem)
+        options = _options_of(kind, path, problem)
     if denoiser_name is None:
         denoiser_name = default_denoiser(task_name, options)
     asked = key_values(model_options, "--model-option")
     denoiser = load_model(denoiser_name, asked, trust_remote_code=trust_remote_code)
     device = next(denoiser.parameters()).device
-    task = task_for(task_name, denoiser_name, denoiser, options)
+    task = task_for(denoiser, task_name, **options)
     if path is not None:
         instances, source = task.load(path, limit), path.name
     elif problem is not None:
@@ -135,14 +134,12 @@ def open_session(
     return Session(task, instances, denoiser, load_policy, has_policy, meta)
 
 
-def _options_of(task: Any, path: Path | None, problem: str | None) -> dict[str, Any]:
+def _options_of(task: type[Task], path: Path | None, problem: str | None) -> dict[str, Any]:
     """What a file or a problem typed as text says of the options of its task."""
     if path is None:
-        nothing_read: dict[str, Any] = task.options_of(None, problem)
-        return nothing_read
+        return task.options_of(None, problem)
     with open_text(path) as file:
-        told: dict[str, Any] = task.options_of(file.readline, problem)
-        return told
+        return task.options_of(file.readline, problem)
 
 
 def key_values(pairs: list[str] | None, option: str) -> dict[str, Any]:

@@ -210,7 +210,7 @@ def sample(
     from anyorder.evaluation.saved import check_suffix, save_trajectories
     from anyorder.processes import Shard
     from anyorder.session import open_session
-    from anyorder.tasks.sequences import Sequences, design_names, write_fasta
+    from anyorder.tasks.sequences import design_names, write_fasta
 
     if trajectories:
         check_suffix(trajectories)
@@ -219,7 +219,7 @@ def sample(
         task, None, denoiser, limit, seed, None, task_options, policy, strict=not any_denoiser, problem=problem,
         trust_remote_code=trust_remote_code, model_options=model_options,
     )  # fmt: skip
-    if fasta and not isinstance(session.task, Sequences):
+    if fasta and not session.task.sequential:
         raise BadInput(f"--fasta is for sequences, not for {task}: use --out")
     instances = session.instances
     instances = instances[torch.arange(len(instances)).repeat_interleave(number)]
@@ -247,8 +247,8 @@ def sample(
     if trajectories and watch:
         save_trajectories(watch.trajectories(), trajectories)
     forwards = float(decoded.forwards.double().mean())
-    verdict = getattr(session.task, "valid_means", "keep the rules")
-    print(f"{int(right.sum())} of {len(right)} {verdict}; {forwards:.1f} forwards each", file=sys.stderr)
+    share = f"{session.task.correct_means}: {int(right.sum())} of {len(right)}"
+    print(f"{share}; {forwards:.1f} forwards each", file=sys.stderr)
     if not shown or not (only_valid or bool(right.all())):
         raise typer.Exit(1)
 

@@ -8,9 +8,7 @@ import typer
 from anyorder.errors import BadInput
 from anyorder.processes import launched
 
-TaskOption = Annotated[
-    str, typer.Option("--task", help="sudoku, sat, countdown, zebra, sorting, tsp, text, protein, antibody, molecules or maths")
-]
+TaskOption = Annotated[str, typer.Option("--task", help="name of a task (`anyorder list` shows them), or my_module:MyTask")]
 DataOption = Annotated[Path | None, typer.Option("--data", help="problems in a published format; fresh ones when not given")]
 DenoiserOption = Annotated[str | None, typer.Option("--denoiser", help="a shipped name or a folder; the task's own by default")]
 LimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="use only the first N problems")]

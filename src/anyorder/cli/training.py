@@ -162,8 +162,8 @@ def list_all() -> None:
         table.add_row("order", name, (function.__doc__ or "").splitlines()[0])
     table.add_row("order", "top_k:K", "Uniform among the K most confident positions. X~SIGMA perturbs the probabilities of X.")
     table.add_row("order", "policy", "The denoiser's learned order; a folder names any other. +undo takes commitments back.")
-    for name, cls in TASKS.items():
-        table.add_row("task", name, (cls.__doc__ or "").splitlines()[0])
+    for entry in TASKS.entries():
+        table.add_row("task", entry.name, entry.help)
     for name, package in PACKAGES.items():
         table.add_row("fetch", name, package.about)
     for name in recipe_names():

@@ -67,6 +67,7 @@ class HuggingFaceDenoiser(nn.Module):
         tokenizer: Any = None,
     ) -> None:
         super().__init__()
+        self.source = ""
         self.model = model
         loaded: Any = model  # of the many classes of the hub
         config: Any = loaded.config

@@ -141,6 +141,7 @@ class Transformer(nn.Module, PyTorchModelHubMixin, library_name="anyorder"):
         super().__init__()
         if width % len(heads):
             raise ValueError(f"width {width} is not a multiple of the {len(heads)} heads")
+        self.source = ""
         self.vocab_size = vocab_size
         self.mask_token_id = mask_token_id
         self.pad_token_id = pad_token_id

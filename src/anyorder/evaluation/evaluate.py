@@ -24,7 +24,7 @@ from anyorder.evaluation.statistics import mcnemar, mean_interval, oracle_gap_cl
 from anyorder.evaluation.trajectories import Watch
 from anyorder.files import write_atomically, write_json
 from anyorder.processes import Shard
-from anyorder.tasks.base import Instances, Task
+from anyorder.tasks.base import Instances, Task, check_fits
 
 Judge = Callable[[Task, Instances, Tensor], np.ndarray]
 """A number for each completed sequence (N, L), float (N,), nan where it has none."""
@@ -184,6 +184,7 @@ def evaluate(
     """
     if any(is_oracle(order) for order in orders) and instances.x0 is None:
         raise BadInput("an oracle needs the solutions, and these instances come without: leave the oracle out")
+    check_fits(task, denoiser, instances)
     if against != "best" and against not in orders:
         raise BadInput(f"cannot compare with {against!r}: it is not among the orders {', '.join(orders)}")
     results = []
@@ -207,7 +208,7 @@ def evaluate(
                 results.append(_judge(task, instances, decoded, order, budget, scale, seconds, diversity, judges or {}))
     comparisons = compare_all(results, against)
     facts = {**environment(), **(meta or {}), "seed": seed, "against": against}
-    facts["correct_means"] = getattr(task, "valid_means", "instance accuracy")
+    facts["correct_means"] = task.correct_means
     if "models" in instances.labels:  # the stored solution is one of so many
         facts["exact_match_ceiling"] = float((1 / instances.labels["models"].clip(min=1)).mean())
     return Report(results, comparisons, facts)
@@ -227,7 +228,7 @@ def _judge(
     verdict = task.check(instances, decoded.tokens)
     correct = verdict.instance_correct.numpy()
     labels = instances.labels.get("difficulty", np.array([]))
-    per_sample = task.measure(instances, decoded.tokens) if hasattr(task, "measure") else {}
+    per_sample = dict(task.measure(instances, decoded.tokens))
     per_sample |= {name: judge(task, instances, decoded.tokens) for name, judge in judges.items()}
     cells = float(verdict.cell_accuracy.double().mean())
     same = None if instances.x0 is None else ((decoded.tokens == instances.x0) | ~instances.maskable).all(dim=1)
@@ -245,12 +246,19 @@ def _judge(
         seconds=seconds,
         order_diversity=diversity,
         by_difficulty={
-            str(label): (int((labels == label).sum()), float(correct[labels == label].mean())) for label in np.unique(labels)
+            label: (int((labels == label).sum()), float(correct[labels == label].mean()))
+            for label in _from_easy_to_hard(labels, task)
         },
         measures={name: mean_interval(values) for name, values in per_sample.items()},
         correct=correct,
         cells=verdict.cell_accuracy.double().numpy(),
     )
+
+
+def _from_easy_to_hard(labels: np.ndarray, task: Task) -> list[str]:
+    """The different labels (N,) in the order of the task, others behind them by name."""
+    rank = {label: place for place, label in enumerate(task.difficulty_order)}
+    return sorted({str(label) for label in labels}, key=lambda label: (rank.get(label, len(rank)), label))
 
 
 def order_diversity(commit_step: Tensor, reference: Tensor) -> float:

@@ -17,9 +17,8 @@ from anyorder.denoisers.causal import CausalModel
 from anyorder.errors import BadInput
 from anyorder.evaluation.evaluate import Judge
 from anyorder.evaluation.structure import ESMFOLD, ESMFold, structure_judges
-from anyorder.tasks.antibody import Antibody, chain_of
+from anyorder.tasks.antibody import chain_of
 from anyorder.tasks.base import Instances, Task
-from anyorder.tasks.sequences import Sequences
 from anyorder.zoo.fetch import fetched
 
 
@@ -43,7 +42,7 @@ class PseudoLikelihood:
     @torch.no_grad()
     def __call__(self, task: Task, instances: Instances, tokens: Tensor) -> np.ndarray:
         found = []
-        generated = task.generated(instances, tokens) if isinstance(task, Sequences) else instances.maskable
+        generated = task.generated(instances, tokens)
         for start in range(0, len(tokens), self.batch_size):
             rows = slice(start, start + self.batch_size)
             found.append(self._batch(tokens[rows], generated[rows]))
@@ -84,9 +83,7 @@ class CausalPerplexity:
         self.judge = CausalModel(f"{fetched(name)}#model.gguf" if name in QUANTISED else name, device)
 
     def __call__(self, task: Task, instances: Instances, tokens: Tensor) -> np.ndarray:
-        if not isinstance(task, Sequences):
-            raise BadInput(f"a causal judge reads text; {task.name} is none")
-        return self.judge.nats(task.texts(tokens))
+        return self.judge.nats(task.texts(instances, tokens))
 
 
 class PredictedError:
@@ -110,9 +107,7 @@ class PredictedError:
         self.runner: Any = IgFoldRunner(num_models=models, verbose=False)
 
     def __call__(self, task: Task, instances: Instances, tokens: Tensor) -> np.ndarray:
-        if not isinstance(task, Antibody):
-            raise BadInput(f"IgFold folds antibodies; {task.name} is none")
-        return np.array([self._angstrom(text) for text in task.texts(tokens)])
+        return np.array([self._angstrom(text) for text in task.texts(instances, tokens)])
 
     def _angstrom(self, text: str) -> float:
         chain = chain_of(text)

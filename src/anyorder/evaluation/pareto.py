@@ -128,7 +128,7 @@ def pareto(
         )
         verdict, forwards = task.check(instances, decoded.tokens), decoded.forwards.numpy()
         points.append(measured(*what, verdict.instance_correct.numpy(), verdict.cell_accuracy.numpy(), forwards))
-    facts = {**environment(), **(meta or {}), "seed": seed, "correct_means": getattr(task, "valid_means", "instance accuracy")}
+    facts = {**environment(), **(meta or {}), "seed": seed, "correct_means": task.correct_means}
     return fronts_of(points, bounds or (1.0, float(longest)), against, facts)
 
 

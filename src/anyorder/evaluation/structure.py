@@ -24,7 +24,7 @@ from anyorder.evaluation.evaluate import Judge
 from anyorder.files import cache_folder, parse_json, write_text
 from anyorder.tasks.alphabets import AMINO_ACIDS
 from anyorder.tasks.base import Instances, Task
-from anyorder.tasks.sequences import Sequences, over_pairs
+from anyorder.tasks.sequences import over_pairs
 
 ESMFOLD = "facebook/esmfold_v1"
 """The predictor of the paper."""
@@ -257,10 +257,8 @@ def structure_judges(predictor: ESMFold, *, inner_tm: bool = False, progress: Pr
 
     def per_sample(measure: Callable[[list[Structure]], np.ndarray]) -> Judge:
         def judge(task: Task, instances: Instances, tokens: Tensor) -> np.ndarray:
-            if not isinstance(task, Sequences):
-                raise BadInput(f"ESMFold folds proteins; {task.name} is none")
             whole = task.check(instances, tokens).instance_correct.numpy().astype(bool)
-            texts = task.texts(tokens)
+            texts = task.texts(instances, tokens)
             scores = np.full(len(texts), np.nan)
             folded = predictor.fold([text for text, right in zip(texts, whole, strict=True) if right], progress)
             scores[whole] = measure(folded) if folded else []

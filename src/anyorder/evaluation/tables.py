@@ -4,11 +4,9 @@ from rich.table import Table
 
 from anyorder.evaluation.calibration import Calibration
 from anyorder.evaluation.evaluate import Comparison, Report, Result
-from anyorder.tasks import sudoku_rules, zebra_rules
 
 _HEADERS = ("order", "instance accuracy", "95 % interval", "cell accuracy", "forwards", "difference", "p", "oracle gap closed")
 _DIVERSITY = "order diversity"
-_FROM_EASY_TO_HARD = (sudoku_rules.TECHNIQUES, zebra_rules.TECHNIQUES)
 
 
 def rows_of(report: Report, steps: int, noise: float) -> list[tuple[str, ...]]:
@@ -56,8 +54,7 @@ def difficulty_rows(report: Report, steps: int, noise: float) -> tuple[list[str]
     """Header and rows of instance accuracy by difficulty; no rows when the instances have no such labels."""
     cell = [r for r in report.results if (r.steps, r.noise) == (steps, noise)]
     found = cell[0].by_difficulty
-    known = next((names for names in _FROM_EASY_TO_HARD if found.keys() <= set(names)), sorted(found))
-    labels = [name for name in known if name in found]
+    labels = list(found)  # `evaluate` orders them from easy to hard
     header = ["order", *(f"{name} ({found[name][0]})" for name in labels)]
     rows = [[r.order, *(f"{100 * r.by_difficulty[name][1]:.1f} %" for name in labels)] for r in cell] if labels else []
     return header, rows

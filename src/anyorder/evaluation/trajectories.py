@@ -19,7 +19,7 @@ from anyorder.decoding.recorder import CANDIDATES, Move, Recorder
 from anyorder.decoding.trajectory import Decoded
 from anyorder.processes import Shard
 from anyorder.tasks.base import Instances, Task
-from anyorder.tasks.drawing import Drawing, drawing_of, hidden_tokens, notes_of, token_writer
+from anyorder.tasks.drawing import Drawing
 
 FORMAT: Literal["anyorder.trajectories"] = "anyorder.trajectories"
 VERSION: Literal[1] = 1
@@ -202,9 +202,9 @@ class Watch:
 
     def __init__(self, task: Task, instances: Instances, about: dict[str, Any], candidates: int = CANDIDATES) -> None:
         self.task, self.instances, self.candidates = task, instances, candidates
-        pad = getattr(task, "pad_token_id", None)
+        pad = task.pad_token_id
         self.pad = None if pad is None else int(pad)
-        self.about = {**about, "correct_means": getattr(task, "valid_means", "instance accuracy")}
+        self.about = {**about, "correct_means": task.correct_means}
         self.lengths = _lengths(instances.tokens.numpy(), self.pad)
         self.runs: list[Run] = []
 
@@ -245,8 +245,6 @@ class Watch:
 
     def _find_dead_ends(self, decodes: list[Decode]) -> None:
         """Ask the task's solver about every state; tasks without one leave it open."""
-        if not hasattr(self.task, "dead_ends"):
-            return
         mask = self.task.mask_token_id
         states, rows = [], []
         for number, decode in enumerate(decodes):
@@ -254,10 +252,13 @@ class Watch:
             after = states_of(problem, decode, mask)[1:]
             states += after
             rows += [number] * len(after)
-        dead = self.task.dead_ends(self.instances[torch.tensor(rows)], torch.tensor(states)).tolist() if rows else []
+        proven = self.task.dead_ends(self.instances[torch.tensor(rows)], torch.tensor(states)) if rows else None
+        if proven is None:
+            return
+        dead = proven.tolist()
         for decode in decodes:
             own, dead = dead[: len(decode.steps)], dead[len(decode.steps) :]
-            decode.dead = [step for step, proven in enumerate(own) if proven]
+            decode.dead = [step for step, is_dead in enumerate(own) if is_dead]
 
     def trajectories(self) -> Trajectories:
         """All that was kept."""
@@ -267,15 +268,14 @@ class Watch:
                 tokens=tokens[number][:length],
                 truth=None if truth is None else truth[number, :length].tolist(),
                 labels={name: _plain(values[number]) for name, values in self.instances.labels.items()},
-                notes=notes_of(self.task, self.instances.tokens[number]),
+                notes=self.task.notes(self.instances.tokens[number]),
             )
             for number, length in enumerate(self.lengths)
         ]
-        values: dict[str, Any] = {"about": self.about, "drawing": drawing_of(self.task), "mask": self.task.mask_token_id}
-        values |= {"hidden": hidden_tokens(self.task), "problems": problems, "runs": self.runs}
+        values: dict[str, Any] = {"about": self.about, "drawing": self.task.drawing(), "mask": self.task.mask_token_id}
+        values |= {"hidden": self.task.hidden_tokens(), "problems": problems, "runs": self.runs}
         used = {t for _, row in Trajectories.model_construct(**values)._sequences() for t in row}
-        write = token_writer(self.task)
-        return Trajectories(**values, texts={token: write(token) for token in sorted(used)})
+        return Trajectories(**values, texts={token: self.task.token_text(token) for token in sorted(used)})
 
 
 def _step(move: Move) -> Step:

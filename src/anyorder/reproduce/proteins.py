@@ -28,7 +28,6 @@ from anyorder.reproduce.study import Decoding, Setting, Study, damaged
 from anyorder.tasks import make_task
 from anyorder.tasks.sequence_files import read_sequences
 from anyorder.tasks.sequences import (
-    Sequences,
     design_names,
     mean_identity,
     over_pairs,
@@ -104,14 +103,13 @@ class ProteinStudy(Study):
             fasta = self._cell_path(decoding, order, drawn).with_suffix(".fasta")
             if not fasta.exists():
                 task = make_task(setting.task, **setting.options)
-                assert isinstance(task, Sequences)
                 empty = task.generate(setting.problems, decoding.seed, length=decoding.length)
                 decoder = make_decoder(order, decoding.steps, decoding.noise, load_policy, token=Sample(setting.temperature))
                 seed = 10_000 * decoding.seed + decoding.length  # other noise at every length
                 found = decode_in_batches(
                     denoiser, empty, decoder, seed=seed, batch_size=_BATCH, progress=None, name=order
                 )  # fmt: skip
-                texts = task.texts(found.tokens)
+                texts = task.texts(empty, found.tokens)
                 names = design_names(texts, f"{decoding.model} {order}", decoding.steps, decoding.seed)
                 write_fasta(fasta, list(zip(names, texts, strict=True)))
             texts = [text for _, text in read_sequences(fasta)]

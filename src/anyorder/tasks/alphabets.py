@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from anyorder.denoisers.huggingface import load_transformers, tokens_of_no_text
-from anyorder.errors import BadInput
+from anyorder.errors import BadInput, shorten
 from anyorder.files import cache_folder
 
 _UNKNOWN = re.compile(r"_(?:\{(\d{1,6})\})?")
@@ -52,6 +52,9 @@ class Alphabet(Protocol):
 
     def decode(self, tokens: list[int]) -> str:
         """Text of tokens, `_` where they are masked, without padding and frame."""
+
+    def token_text(self, token: int) -> str:
+        """What one token is written as, special tokens by their names."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,9 @@ class Symbols:
                 continue
             token = self._ids.get(match["symbol"], -1)
             if token not in self.symbols:
-                raise BadInput(f"{match['symbol']!r} at position {match.start() + 1} is no {self.what} of this model")
+                raise BadInput(
+                    f"{match['symbol']!r} at position {match.start() + 1} is not one of the {self.what}s of this model"
+                )
             tokens.append(token)
         return tokens
 
@@ -139,6 +144,10 @@ class Symbols:
         """See `Alphabet`."""
         mask = self.mask_token_id
         return "".join("_" if t == mask else self.tokens[t] if t in self.symbols else "" for t in tokens)
+
+    def token_text(self, token: int) -> str:
+        """See `Alphabet`."""
+        return self.tokens[token]
 
 
 @dataclass(frozen=True)
@@ -149,16 +158,16 @@ class TokenizerAlphabet:
         tokenizer: a fast or slow tokenizer.
         vocab_size: of the model, whose output may have more entries than the tokenizer.
         mask_token_id: the mask, which the tokenizer need not know.
-        name: of the model, for messages.
+        source: name or folder of the model, where the tokenizer can be found again; "" if unknown.
 
     Raises:
-        BadInput: no token is left to pad with.
+        BadInput: there is no token to pad with.
     """
 
     tokenizer: Any
     vocab_size: int
     mask_token_id: int
-    name: str = "of the model"
+    source: str = ""
     pad_token_id: int = field(init=False)
     start: tuple[int, ...] = field(init=False)
     end: tuple[int, ...] = field(init=False)
@@ -172,11 +181,13 @@ class TokenizerAlphabet:
         object.__setattr__(self, "pad_token_id", self._padding(set(probe) | {self.mask_token_id}))
 
     def _padding(self, used: set[int]) -> int:
-        """The tokenizer's own padding, unless it frames texts as well; then another token that is no text."""
-        wishes = [self.tokenizer.pad_token_id, self.tokenizer.unk_token_id, *sorted(self.of_no_text)]
-        free = [token for token in wishes if token is not None and token not in used]
+        """The tokenizer's own padding, unless it frames texts as well; then another token that is not text."""
+        candidates = [self.tokenizer.pad_token_id, self.tokenizer.unk_token_id, *sorted(self.of_no_text)]
+        free = [token for token in candidates if token is not None and token not in used]
         if not free:
-            raise BadInput(f"the tokenizer {self.name} has no special token left to pad with: give it a pad token of its own")
+            raise BadInput(
+                f"the tokenizer of {self.source or 'the model'} has no special token to pad with: give it a pad token"
+            )
         return int(free[0])
 
     @cached_property
@@ -201,11 +212,17 @@ class TokenizerAlphabet:
         tokens += self._plain(text[at:])
         unknown = self.tokenizer.unk_token_id
         if unknown is not None and unknown in tokens:
-            raise BadInput(f"{text[:40]!r} holds something that the model's tokenizer does not know")
+            raise BadInput(f"the tokenizer of {self.source or 'the model'} does not know {self._unknown_in(text)}")
         return tokens
 
     def _plain(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
+
+    def _unknown_in(self, text: str) -> str:
+        """The first word that the tokenizer does not know, or the text if all words are known one by one."""
+        unknown = self.tokenizer.unk_token_id
+        found = next((word for word in text.split() if unknown in self._plain(word)), None)
+        return f"a part of {shorten(text)!r}" if found is None else f"{shorten(found)!r}"
 
     def decode(self, tokens: list[int]) -> str:
         """See `Alphabet`."""
@@ -216,6 +233,11 @@ class TokenizerAlphabet:
             elif kept == self.mask_token_id:
                 parts.append("_" * len(list(run)))
         return "".join(parts)
+
+    def token_text(self, token: int) -> str:
+        """See `Alphabet`; an ordinary token with its leading space."""
+        piece = str(self.tokenizer.convert_ids_to_tokens(token))
+        return piece if token in self.tokenizer.all_special_ids else piece.replace("Ġ", " ").replace("▁", " ")
 
 
 AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWY"
@@ -278,7 +300,7 @@ def alphabet_of(name: str) -> Alphabet:
         raise BadInput(f"{name!r} is neither an alphabet ({', '.join(ALPHABETS)}) nor has it a tokenizer: {error}") from error
     if tokenizer.mask_token_id is None:
         raise BadInput(f"the tokenizer of {name} has no mask token")
-    return TokenizerAlphabet(tokenizer, vocab_size, tokenizer.mask_token_id, f"of {name}")
+    return TokenizerAlphabet(tokenizer, vocab_size, tokenizer.mask_token_id, name)
 
 
 def has_plain_vocabulary(name: str) -> bool:

@@ -1,16 +1,17 @@
-"""Antibody variable domains: design at a given length, at free length, and in-filling, judged by numbering.
+"""Antibody variable domains: design at a given length, at free length, and in-filling, checked by numbering.
 
 A sequence is valid when it is one variable domain: it can be numbered (IMGT), and hardly anything stands before or after the
 domain. Two domains in a row, or one with a long tail, are chimeras: the known failure of decoding at free length.
 """
 
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from torch import Tensor
 
-from anyorder.errors import BadInput
+from anyorder.errors import BadInput, shorten
+from anyorder.registry import TASKS
 from anyorder.tasks.base import Instances
 from anyorder.tasks.sequences import Sequences, identities
 
@@ -21,14 +22,15 @@ NEAR_DUPLICATE = 0.9
 """Identity above which two samples are called near-duplicates."""
 
 
+@TASKS.register("antibody")
 class Antibody(Sequences):
     """Antibody variable domains, for AntiBERTy and its like; valid means one domain that can be numbered.
 
     Args: see `Sequences`. By default the alphabet of AntiBERTy, and up to 150 residues.
     """
 
-    name: ClassVar[str] = "antibody"
-    valid_means: ClassVar[str] = "numberable"
+    correct_means: ClassVar[str] = "numberable"
+    drawn_as: ClassVar[Literal["amino acids", "smiles", "text"]] = "amino acids"
     default_alphabet: ClassVar[str] = "antiberty"
     default_length: ClassVar[int] = 150
 
@@ -40,7 +42,7 @@ class Antibody(Sequences):
         """Besides the measures of all sequences: bit score of the best germline profile, share of heavy chains among those that
         can be numbered, share of chimeras (two domains, or a domain with a long tail), and share with a near-duplicate
         (identity above .9) among the samples."""
-        texts = self.texts(tokens)
+        texts = self.decode(tokens)
         same = identities(self._generated(instances, tokens))
         np.fill_diagonal(same, 0.0)
         return {
@@ -60,7 +62,7 @@ def cdr_masked(sequence: str, region: str = "cdr3") -> str:
     """
     found = _annotator().segment(sequence)
     if found.error is not None:
-        raise BadInput(f"{sequence[:30]}... cannot be numbered: {found.error}")
+        raise BadInput(f"{shorten(sequence)} cannot be numbered: {found.error}")
     parts = {name: getattr(found, name) for name in ("prefix", *_REGIONS, "postfix")}
     if region not in _REGIONS:
         raise BadInput(f"region {region!r} is unknown: use one of {', '.join(_REGIONS)}")
@@ -104,4 +106,4 @@ def _annotator() -> Any:
     return immunum.Annotator(chains=["ig"], scheme="imgt")
 
 
-_MISSING = "judging antibodies needs: pip install 'anyorder[antibodies]'"
+_MISSING = "checking antibodies needs: pip install 'anyorder[antibodies]'"

@@ -1,21 +1,26 @@
 """What a task is: data, an encoding and a checker. Plain data, no model.
 
-A task turns problems into token sequences whose unknown positions hold the mask, and judges completed sequences by the
-rules of the problem, never by comparison with one stored solution alone.
+A task turns problems into token sequences whose unknown positions hold the mask, and checks completed sequences by the
+rules of the problem, not only by comparison with one stored solution.
 """
 
+import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
+from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from anyorder.errors import BadInput
+from anyorder.denoisers.base import Denoiser
+from anyorder.errors import BadInput, shorten
 from anyorder.files import open_text
+from anyorder.registry import TASKS
 from anyorder.relations import Relation
+from anyorder.tasks.drawing import Drawing
 
 Row = TypeVar("Row")
 
@@ -27,7 +32,7 @@ class Instances:
     Args:
         tokens: int64 (N, L), the mask at every unknown position.
         maskable: bool (N, L), the positions that are generated.
-        x0: int64 (N, L), a solution; None where none is known.
+        x0: int64 (N, L), a solution; None if none is known.
         labels: per-instance labels for reports, e.g. {"difficulty": (N,) array of str, "givens": (N,) array of int}.
     """
 
@@ -47,53 +52,276 @@ class Instances:
         return replace(self, tokens=self.tokens[index], maskable=self.maskable[index], x0=x0, labels=labels)
 
 
-class Verdict(NamedTuple):
-    """What the checker says of N completed sequences.
+class CheckResult(NamedTuple):
+    """What the checker says about N completed sequences.
 
     instance_correct: bool (N,), every rule is kept and no given was changed.
-    cell_accuracy: float (N,), share of the generated positions that are right (each task says against what).
+    cell_accuracy: float (N,), share of the generated positions that are right (each task says compared with what).
     """
 
     instance_correct: Tensor
     cell_accuracy: Tensor
 
 
-class Task(Protocol):
-    """A kind of problem. One file in `anyorder/tasks`, registered in `anyorder/tasks/__init__.py`."""
+class Task(ABC):
+    """A kind of problem: one class, registered with `@TASKS.register("my_task")` or named as `my_module:MyTask`.
 
-    name: ClassVar[str]
+    A subclass sets `vocab_size`, `mask_token_id` and `length` and implements `check`. Everything else has a default.
+
+    Attributes:
+        vocab_size: V, number of tokens, the mask included.
+        mask_token_id: token of an unknown position.
+        length: L, the most tokens of a sequence.
+        pad_token_id: padding behind shorter sequences; None if all sequences have the same length.
+        correct_means: heading of the share of correct instances in tables, such as "valid".
+        sequential: left to right is a sensible order, as in text.
+        difficulty_order: values of the label `difficulty` from easy to hard.
+    """
+
     vocab_size: int
     mask_token_id: int
     length: int
+    pad_token_id: int | None = None
+    correct_means: ClassVar[str] = "instance accuracy"
+    sequential: ClassVar[bool] = False
+    difficulty_order: ClassVar[tuple[str, ...]] = ()
+
+    # ---- what the task is ---------------------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """The registered name; `module:Class` if there is none, or the bare class name for a class defined in a script."""
+        try:
+            return TASKS.name_of(self)
+        except BadInput:
+            return type(self).__name__
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The arguments that make this task again, as plain values. By default the attributes of the same names."""
+        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
 
     @staticmethod
     def options_of(first_lines: Callable[[], str] | None, text: str | None) -> dict[str, Any]:
-        """Options of the task that a file (`first_lines()` reads one line) or a problem typed as text gives away."""
+        """Options that a file (`first_lines()` reads one line) or a problem typed as text reveals; {} if unclear."""
+        return {}
+
+    def main_metric(self, instances: Instances) -> str:
+        """The number that matters most for these problems: "instance_correct" or "cell_accuracy"."""
+        return "instance_correct"
 
     def relations(self) -> Mapping[str, Relation]:
-        """The relations between positions that a structured denoiser may use. May be empty."""
+        """The relations between positions that a structured denoiser may use."""
+        return {}
 
-    @property
-    def generate(self) -> Callable[..., Instances]:
-        """`generate(count, seed, **options)`: `count` fresh problems. The i-th depends on seed and i only."""
+    # ---- problems -----------------------------------------------------------------------------------------------------
+
+    def generate(self, count: int, seed: int, *args: Any, **options: Any) -> Instances:
+        """Make `count` fresh problems. The i-th depends on the seed, the options and i only.
+
+        Raises:
+            BadInput: this task has no generator.
+        """
+        raise BadInput(f"the task {self.name} has no generator: give a file of problems (--data)")
 
     def augment(self, x0: Tensor, tokens: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Replace solutions and problems (B, L) by equivalent ones, drawn from the task's symmetries."""
+        """Replace solutions and problems (B, L) by equivalent ones, drawn from the task's symmetries. None by default."""
+        return x0, tokens
 
-    def load(self, path: Path, limit: int | None = None) -> Instances:
-        """Read problems from one of the published file formats."""
+    def load(self, path: str | Path, limit: int | None = None) -> Instances:
+        """Read the first `limit` problems of a file, all by default; `read_lines` does most of the work.
+
+        Raises:
+            BadInput: no such file, a problem that cannot be read, or this task reads no files.
+        """
+        raise BadInput(f"the task {self.name} reads no files: use generated problems or a problem as text")
 
     def parse(self, text: str) -> Instances:
-        """One problem from text typed by a person."""
+        """One problem from text typed by a person.
+
+        Raises:
+            BadInput: the text is no problem, or this task reads no text.
+        """
+        raise BadInput(f"the task {self.name} reads no problems as text: use generated problems or a file")
+
+    # ---- completed sequences ------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def check(self, instances: Instances, tokens: Tensor) -> CheckResult:
+        """Check completed sequences (N, L) by the rules."""
+
+    def measure(self, instances: Instances, tokens: Tensor) -> dict[str, np.ndarray]:
+        """Further numbers of each completed sequence by name, float (N,), nan where one has none. Tables show the means."""
+        return {}
+
+    def generated(self, instances: Instances, tokens: Tensor) -> Tensor:
+        """Positions bool (N, L) of completed sequences that were generated and count."""
+        return instances.maskable
+
+    def texts(self, instances: Instances, tokens: Tensor) -> list[str]:
+        """Completed sequences (N, L) as text, as a model of text or of sequences reads them.
+
+        Raises:
+            BadInput: this task is not made of text.
+        """
+        raise BadInput(f"the task {self.name} is not made of text: use a task such as text, protein or math")
 
     def format(self, tokens: Tensor) -> str:
-        """A completed sequence (L,) as text for a person."""
+        """A sequence (L,) as text for a person."""
+        return " ".join(self.token_text(token) for token in tokens.tolist())
 
-    def check(self, instances: Instances, tokens: Tensor) -> Verdict:
-        """Judge completed sequences (N, L) by the rules."""
+    def dead_ends(self, instances: Instances, states: Tensor) -> Tensor | None:
+        """Whether it is proven that no solution completes a partly filled sequence (N, L), bool (N,).
+
+        None if the task has no solver that could prove it.
+        """
+        return None
+
+    # ---- drawing ------------------------------------------------------------------------------------------------------
+
+    def drawing(self) -> Drawing:
+        """Where the positions stand: one after the other by default."""
+        return Drawing()
+
+    def token_text(self, token: int) -> str:
+        """What a token is written as: its number by default."""
+        return str(token)
+
+    def hidden_tokens(self) -> list[int]:
+        """Tokens that are not drawn where they are given, such as padding."""
+        return []
+
+    def notes(self, tokens: Tensor) -> list[str]:
+        """What a person must know about a problem (L,) besides its positions, such as the clues."""
+        return []
+
+    # ---- the denoiser -------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def for_denoiser(cls, denoiser: Denoiser, options: Mapping[str, Any], source: str = "") -> Self:
+        """The task of this kind for a denoiser that was not trained by a recipe, such as a model of Hugging Face.
+
+        The default makes the task from its options. A task whose vocabulary is that of the model overrides this.
+
+        Args:
+            denoiser: any denoiser.
+            options: arguments of the task.
+            source: name or folder of the denoiser, for its vocabulary and for messages; "" if unknown.
+
+        Raises:
+            BadInput: the options cannot be used, or task and denoiser disagree, see `check_fits`.
+        """
+        task = make(cls, options)
+        check_fits(task, denoiser)
+        return task
+
+    def variant(self, options: Mapping[str, Any]) -> Self:
+        """This task with other options, for the denoiser that was trained for it.
+
+        The default refuses every change. A task whose denoiser serves many problems overrides this.
+
+        Raises:
+            BadInput: the denoiser cannot serve that task.
+        """
+        other = make(type(self), {**self.options, **options})
+        if not self.serves(other):
+            changed = ", ".join(f"{key}={value}" for key, value in other.options.items() if self.options.get(key) != value)
+            raise BadInput(f"the denoiser is for {self.name} with other options than {changed}: leave them out, or train one")
+        return other
+
+    def serves(self, other: "Task") -> bool:
+        """Whether a denoiser that was trained for this task is one for the other task too."""
+        return type(other) is type(self) and other.options == self.options
 
 
-def read_lines(path: Path, limit: int | None, parse: Callable[[str], Row], what: str) -> list[Row]:
+T = TypeVar("T", bound=Task)
+
+
+def make(kind: type[T], options: Mapping[str, Any]) -> T:
+    """A task of a class from its options.
+
+    Raises:
+        BadInput: the class has no such option, or a value cannot be used.
+    """
+    known = inspect.signature(kind).parameters
+    name = _name_of(kind)
+    unknown = [key for key in options if key not in known]
+    if unknown:
+        has = f"its options are {', '.join(known)}" if known else "it has none"
+        raise BadInput(f"the task {name} has no option {unknown[0]!r}: {has}")
+    try:
+        return kind(**options)
+    except TypeError as error:
+        given = ", ".join(f"{key}={shorten(repr(value))}" for key, value in options.items())
+        raise BadInput(f"the task {name} cannot be made with {given or 'no options'}: {error}") from error
+
+
+def make_task(name: str, **options: Any) -> Task:
+    """A task by registered name, or as `module:Class`, with the arguments of its class, e.g. `make_task("sudoku", box=2)`.
+
+    Raises:
+        BadInput: no such task, an option that it does not have, or a value that cannot be used.
+    """
+    return make(task_class(name), options)
+
+
+def task_class(name: str) -> type[Task]:
+    """The class of a task by registered name, or as `module:Class`.
+
+    Raises:
+        BadInput: no such task, or something else than a subclass of `Task`.
+    """
+    found: Any = TASKS[name]
+    if not (inspect.isclass(found) and issubclass(found, Task)):
+        raise BadInput(f"{name} is not a task: it must be a subclass of anyorder.tasks.Task")
+    return found
+
+
+def _name_of(kind: type[Task]) -> str:
+    try:
+        return TASKS.name_of(kind)
+    except BadInput:
+        return kind.__name__
+
+
+def check_fits(task: Task, denoiser: Any, instances: Instances | None = None) -> None:
+    """Refuse a task and a denoiser that disagree.
+
+    Args:
+        task: any task.
+        denoiser: any denoiser.
+        instances: the problems that are to be decoded. If they are given, their length counts, not the task's longest.
+
+    Raises:
+        BadInput: they disagree in vocabulary size, mask token or length; the message names which.
+    """
+    length = task.length if instances is None else instances.tokens.shape[1]
+    most = max_length_of(denoiser)
+    facts = {
+        "vocabulary size": (task.vocab_size, denoiser.vocab_size),
+        "mask token": (task.mask_token_id, denoiser.mask_token_id),
+        "length": (length, length if most is None else most),
+    }
+    wrong = [name for name, (own, other) in facts.items() if (own > other if name == "length" else own != other)]
+    if wrong:
+        said = "; ".join(f"{name} {facts[name][0]} of the task against {facts[name][1]} of the denoiser" for name in wrong)
+        raise BadInput(
+            f"the task {task.name} and the denoiser disagree: {said}. anyorder.task_for(denoiser) makes the right task"
+        )
+
+
+def same_tokens(one: Task | Denoiser, other: Task | Denoiser) -> bool:
+    """Whether two tasks or denoisers have the same vocabulary size and mask token."""
+    return (one.vocab_size, one.mask_token_id) == (other.vocab_size, other.mask_token_id)
+
+
+def max_length_of(denoiser: Denoiser) -> int | None:
+    """The most tokens that a denoiser takes; None if it does not say."""
+    most: int | None = getattr(denoiser, "max_length", None)
+    return most
+
+
+def read_lines(path: str | Path, limit: int | None, parse: Callable[[str], Row], what: str) -> list[Row]:
     """What `parse` makes of each line that is not blank, the first `limit` of them; `what` names the problems in the error.
 
     Raises:
@@ -111,7 +339,7 @@ def read_lines(path: Path, limit: int | None, parse: Callable[[str], Row], what:
             except ValueError as error:
                 raise BadInput(f"{path}, line {number}: {error}") from error
     if not found:
-        raise BadInput(f"{path} holds no {what}")
+        raise BadInput(f"{path} holds no {what}: it is empty")
     return found
 
 

@@ -13,7 +13,7 @@ has nine targets only (of 10 to 100), which suggests that these were never train
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,8 +21,9 @@ from torch import Tensor
 
 from anyorder.errors import BadInput
 from anyorder.files import parse_json
+from anyorder.registry import TASKS
 from anyorder.relations import Relation
-from anyorder.tasks.base import Instances, Verdict, cell_accuracy, per_instance_seeds, read_lines
+from anyorder.tasks.base import CheckResult, Instances, Task, cell_accuracy, per_instance_seeds, read_lines
 from anyorder.tasks.vocabulary import EOS, MASK, PAD, SEP, YE_VOCABULARY
 
 _LENGTHS = {3: 44, 4: 52, 5: 72}
@@ -32,14 +33,13 @@ _SPECIAL = 5
 _TOKEN = {character: token for token, character in enumerate(YE_VOCABULARY)}
 
 
-class Countdown:
+@TASKS.register("countdown")
+class Countdown(Task):
     """Countdown: equations that make a target of all given numbers.
 
     Args:
         numbers: n, how many are given: 3, 4 or 5.
     """
-
-    name: ClassVar[str] = "countdown"
 
     def __init__(self, numbers: int = 4) -> None:
         if numbers not in _LENGTHS:
@@ -165,7 +165,7 @@ class Countdown:
 
     # ---- reading and writing --------------------------------------------------------------------------------------
 
-    def load(self, path: Path, limit: int | None = None) -> Instances:
+    def load(self, path: str | Path, limit: int | None = None) -> Instances:
         """JSON lines: Ye's {"input": "86,28,13,31,96", "output": "86+28=114,..."}, or d1's {"input": "30,100,93",
         "output": "23"}, whose output is the target. Problems without a solution in the file are solved here; x0 is None if
         one of them has none."""
@@ -206,7 +206,7 @@ class Countdown:
         parts = [part.strip() for part in text.split(",")]
         for part in parts:
             if not (part.isascii() and part.isdigit() and part[0] != "0" and len(part) <= 3):
-                raise BadInput(f"{part!r} is no number from 1 to 999")
+                raise BadInput(f"{part!r} is not a number from 1 to 999")
         if len(parts) != self.numbers + 1:
             raise BadInput(
                 f"this problem has {len(parts)} numbers with its target; the task is set up for {self.numbers} and a target"
@@ -214,15 +214,21 @@ class Countdown:
         return [int(part) for part in parts]
 
     def format(self, tokens: Tensor) -> str:
-        """The solution up to [EOS], or the whole row where no problem ends; '.' for what is still masked and '?' for what is no
-        character."""
+        """The solution up to [EOS], or all of the row if no problem ends.
+
+        '.' stands for what is still masked and '?' for what is not a character.
+        """
         row = tokens.tolist()
         answer = row[row.index(SEP) + 1 :] if SEP in row else row
         return _text(answer[: answer.index(EOS)] if EOS in answer else answer)
 
+    def token_text(self, token: int) -> str:
+        """The character, special tokens by their names."""
+        return str(YE_VOCABULARY[token])
+
     # ---- checking -------------------------------------------------------------------------------------------------
 
-    def check(self, instances: Instances, tokens: Tensor) -> Verdict:
+    def check(self, instances: Instances, tokens: Tensor) -> CheckResult:
         """By the rules: the problem is unchanged, and the text up to [EOS] solves it, with nothing but [PAD] after it.
 
         Cell accuracy is the share of generated positions equal to the stored solution, though there may be others; where
@@ -232,7 +238,7 @@ class Countdown:
         solved = [self._solved(*rows) for rows in zip(instances.tokens, tokens, strict=True)]
         correct = kept & torch.tensor(solved, dtype=torch.bool)
         right = correct[:, None].expand_as(tokens) if instances.x0 is None else tokens == instances.x0
-        return Verdict(correct, cell_accuracy(instances, right))
+        return CheckResult(correct, cell_accuracy(instances, right))
 
     def _solved(self, given: Tensor, tokens: Tensor) -> bool:
         from anyorder.tasks.countdown_rules import is_solution

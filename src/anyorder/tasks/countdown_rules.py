@@ -1,4 +1,4 @@
-"""The rules of Countdown: an exact solver and a generator compiled by numba, and the judge of a written solution."""
+"""The rules of Countdown: an exact solver and a generator compiled by numba, and the checker of a written solution."""
 
 import re
 from collections.abc import Sequence

@@ -3,13 +3,14 @@
 import hashlib
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from torch import Tensor
 
 from anyorder.errors import BadInput
 from anyorder.files import cache_folder, find_file, write_text
+from anyorder.registry import TASKS
 from anyorder.tasks.alphabets import Alphabet
 from anyorder.tasks.base import Instances
 from anyorder.tasks.sequence_files import read_sequences
@@ -19,6 +20,7 @@ _PROBE = 1000
 """Molecules of a file that are looked at to see whether it is written in canonical form."""
 
 
+@TASKS.register("molecules")
 class Molecules(Sequences):
     """Molecules as SMILES; valid means that RDKit reads them.
 
@@ -26,8 +28,8 @@ class Molecules(Sequences):
         known: file of training molecules; with it, novelty and scaffold novelty are measured.
     """
 
-    name: ClassVar[str] = "molecules"
-    valid_means: ClassVar[str] = "valid"
+    correct_means: ClassVar[str] = "valid"
+    drawn_as: ClassVar[Literal["amino acids", "smiles", "text"]] = "smiles"
     default_alphabet: ClassVar[str] = "smiles"
     default_length: ClassVar[int] = 57
 
@@ -50,7 +52,7 @@ class Molecules(Sequences):
         """Of the valid molecules (nan for others): unique, internal diversity (1 minus mean Tanimoto similarity of Morgan
         fingerprints); of the valid and unique ones: novel and with a novel Murcko scaffold (both against `known`); of all, the
         token entropy. As MOSES has it (arXiv 1811.12823): novelty is of the set, repeats do not count twice."""
-        smiles = [_canonical(text) for text in self.texts(tokens)]
+        smiles = [_canonical(text) for text in self.decode(tokens)]
         valid = np.array([s is not None for s in smiles])
         good = [s for s in smiles if s is not None]
         found = {
@@ -133,4 +135,4 @@ def _rdkit() -> Any:
     try:
         return _Rdkit()
     except ImportError as error:
-        raise BadInput("judging molecules needs: pip install 'anyorder[molecules]'") from error
+        raise BadInput("checking molecules needs: pip install 'anyorder[molecules]'") from error

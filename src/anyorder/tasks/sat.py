@@ -9,7 +9,7 @@ Layouts:
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,8 +17,9 @@ from torch import Tensor
 
 from anyorder.errors import BadInput
 from anyorder.files import parse_json
+from anyorder.registry import TASKS
 from anyorder.relations import Relation, same
-from anyorder.tasks.base import Instances, Verdict, cell_accuracy, per_instance_seeds, read_lines
+from anyorder.tasks.base import CheckResult, Instances, Task, cell_accuracy, per_instance_seeds, read_lines
 from anyorder.tasks.drawing import Drawing
 from anyorder.tasks.vocabulary import EOS, MASK, SEP, YE_VOCABULARY
 
@@ -32,7 +33,8 @@ def ye_clauses(variables: int) -> int:
     return int(4.258 * variables + 58.26 * variables ** (-2 / 3))
 
 
-class Sat:
+@TASKS.register("sat")
+class Sat(Task):
     """Satisfiable random 3-SAT formulas.
 
     Args:
@@ -40,8 +42,6 @@ class Sat:
         clauses: m; Ye's number for n when not given.
         layout: "infill" or "prefix" (see the module).
     """
-
-    name: ClassVar[str] = "sat"
 
     def __init__(self, variables: int = 9, clauses: int | None = None, layout: str = "infill") -> None:
         if variables < 3:
@@ -191,7 +191,7 @@ class Sat:
 
     # ---- reading and writing --------------------------------------------------------------------------------------
 
-    def load(self, path: Path, limit: int | None = None) -> Instances:
+    def load(self, path: str | Path, limit: int | None = None) -> Instances:
         """JSON lines: Ye's {"input": "1,4,5/...", "output": "1,2,d,..."}, or {"n", "clauses": [[1, -2, 3], ...]}."""
         answers: list[np.ndarray] = []
 
@@ -249,7 +249,7 @@ class Sat:
 
     def _assignment(self, text: Any) -> np.ndarray:
         if not isinstance(text, str):
-            raise BadInput(f"the assignment {text!r} is no text such as 1,-2,3")
+            raise BadInput(f"the assignment {text!r} is not a text such as 1,-2,3")
         literals = [self._literal(literal, 0) for literal in text.split(",")]
         if [abs(literal) for literal in literals] != list(range(1, self.variables + 1)):
             raise BadInput(f"the assignment {text!r} does not name variables 1 to {self.variables} in order")
@@ -293,7 +293,7 @@ class Sat:
             dead[number] = count_models(torch.cat([formula, fixed]).numpy(), self.variables) == 0
         return dead | ~own.all(dim=1)
 
-    def check(self, instances: Instances, tokens: Tensor) -> Verdict:
+    def check(self, instances: Instances, tokens: Tensor) -> CheckResult:
         """By the rules: the formula is unchanged, every variable has a value, every clause a true literal.
 
         Cell accuracy is the share of variables equal to the stored assignment where one is known, though formulas may
@@ -309,7 +309,7 @@ class Sat:
         kept = ((instances.tokens == tokens) | instances.maskable).all(dim=1)
         right = legal if instances.x0 is None else tokens[:, places] == instances.x0[:, places]
         everything = Instances(values, torch.ones_like(right))
-        return Verdict(satisfied & legal.all(dim=1) & kept, cell_accuracy(everything, right))
+        return CheckResult(satisfied & legal.all(dim=1) & kept, cell_accuracy(everything, right))
 
 
 def _generate_with_solver(variables: int, clauses: int, seeds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,17 +1,19 @@
 """Files of sequences: .fasta, .smi, .txt, .jsonl and .csv, each also as .gz."""
 
 import csv
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from anyorder.errors import BadInput
+from anyorder.errors import BadInput, shorten
 from anyorder.files import open_text, parse_json
 
 COLUMNS = ("sequence", "smiles", "text")
 """Columns that hold sequences, in whatever case, when none is named."""
 
 _TOO_LONG_TO_SHOW = 60
+_SUFFIXES = ("txt", "csv", "tsv", "json", "jsonl", "fasta", "fa", "faa", "smi", "smiles")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,12 @@ class Record:
     @property
     def place(self) -> str:
         """For messages."""
-        return f"{self.name[:_TOO_LONG_TO_SHOW]} (line {self.line})" if self.name else f"line {self.line}"
+        return f"{shorten(self.name, _TOO_LONG_TO_SHOW)} (line {self.line})" if self.name else f"line {self.line}"
+
+
+def looks_like_a_file(text: str) -> bool:
+    """Whether a text is the name of a file rather than a problem: one word that ends in the suffix of a data file."""
+    return re.fullmatch(rf"\S+\.({'|'.join(_SUFFIXES)})(\.gz)?", text.strip(), re.IGNORECASE) is not None
 
 
 def suffix_of(path: Path) -> str:
@@ -41,7 +48,7 @@ def suffix_of(path: Path) -> str:
     return Path(name).suffix
 
 
-def read_records(path: Path, column: str = "") -> Iterator[Record]:
+def read_records(path: str | Path, column: str = "") -> Iterator[Record]:
     """Each sequence of a .fasta, .smi, .txt, .jsonl or .csv file.
 
     Args:
@@ -50,6 +57,7 @@ def read_records(path: Path, column: str = "") -> Iterator[Record]:
     Raises:
         BadInput: another format, no such column, or what is not the format that its name says.
     """
+    path = Path(path)
     suffix = suffix_of(path)
     if column and suffix not in (".csv", ".jsonl"):
         raise BadInput(f"{path} has no columns; column {column!r} has a meaning only in .csv and .jsonl")
@@ -70,7 +78,7 @@ def read_records(path: Path, column: str = "") -> Iterator[Record]:
             raise BadInput(f"{path}: sequences are read from .fasta, .smi, .txt, .jsonl or .csv, not {suffix or 'this'}")
 
 
-def read_sequences(path: Path, column: str = "") -> Iterator[tuple[str, str]]:
+def read_sequences(path: str | Path, column: str = "") -> Iterator[tuple[str, str]]:
     """(place in the file, sequence) of each sequence of a file, see `read_records`."""
     for record in read_records(path, column):
         yield record.place, record.text
@@ -106,15 +114,15 @@ def _from_json(line: str, number: int, path: Path, column: str) -> Record:
     try:
         value = parse_json(line)
     except ValueError as error:
-        raise BadInput(f"{where}: no JSON: {error}") from error
+        raise BadInput(f"{where} is not JSON: {error}") from error
     if isinstance(value, str) and not column:
         return Record("", number, value)
     if not isinstance(value, dict):
-        raise BadInput(f"{where}: a string, or an object with a column {column or 'sequence, smiles or text'}, is wanted")
+        raise BadInput(f"{where} must be a string or an object with a column {column or 'sequence, smiles or text'}")
     found = _column(list(value), column, where)
     text = value[found]
     if text is not None and not isinstance(text, str):
-        raise BadInput(f"{where}: {found} is no string")
+        raise BadInput(f"{where}: {found} is not a string")
     return Record("", number, text or "", found)
 
 

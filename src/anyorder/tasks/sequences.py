@@ -5,23 +5,27 @@ Layout: start, the sequence, end, padding up to the longest of the batch. A prob
 them (unconditional generation at a given length), those that the user masks, or a share that the task hides.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from anyorder.denoisers.base import Denoiser
+from anyorder.denoisers.huggingface import HuggingFaceDenoiser
 from anyorder.errors import BadInput
 from anyorder.files import write_text
-from anyorder.relations import Relation
-from anyorder.tasks.alphabets import Alphabet, alphabet_of
-from anyorder.tasks.base import Instances, Verdict, per_instance_seeds
+from anyorder.registry import TASKS
+from anyorder.tasks.alphabets import Alphabet, TokenizerAlphabet, alphabet_of, has_plain_vocabulary
+from anyorder.tasks.base import CheckResult, Instances, Task, check_fits, make, max_length_of, per_instance_seeds, same_tokens
+from anyorder.tasks.drawing import Drawing
 from anyorder.tasks.sequence_files import read_sequences
 
 
-class Sequences:
+@TASKS.register("text")
+class Sequences(Task):
     """Text, or any sequences over an alphabet. Valid is what is complete and keeps the given symbols.
 
     Args:
@@ -31,8 +35,10 @@ class Sequences:
         free_length: the end is generated as well, anywhere in the `length` places; what follows the first end is cut off.
     """
 
-    name: ClassVar[str] = "text"
-    valid_means: ClassVar[str] = "complete"
+    correct_means: ClassVar[str] = "complete"
+    sequential: ClassVar[bool] = True
+    pad_token_id: int
+    drawn_as: ClassVar[Literal["amino acids", "smiles", "text"]] = "text"
     default_alphabet: ClassVar[str] = "characters"
     default_length: ClassVar[int] = 128
 
@@ -54,22 +60,20 @@ class Sequences:
 
     @property
     def alphabet_name(self) -> str:
-        """For messages."""
-        return str(getattr(self.alphabet, "name", self.alphabet))
+        """The name of the alphabet, or of the model whose tokenizer it is; "" if it has none."""
+        if isinstance(self.alphabet, str):
+            return self.alphabet
+        return self.alphabet.source if isinstance(self.alphabet, TokenizerAlphabet) else ""
 
     @property
     def options(self) -> dict[str, Any]:
-        """The arguments that make this task again."""
-        return {"alphabet": self.alphabet, "length": self.most, "hide": self.hide, "free_length": self.free_length}
+        """The arguments that make this task again; without `alphabet` if that has no name."""
+        named = {"alphabet": self.alphabet_name} if self.alphabet_name else {}
+        return {**named, "length": self.most, "hide": self.hide, "free_length": self.free_length}
 
-    @staticmethod
-    def options_of(first_lines: Callable[[], str] | None, text: str | None) -> dict[str, Any]:
-        """Sequences give nothing away about the model they are for."""
-        return {}
-
-    def relations(self) -> Mapping[str, Relation]:
-        """None."""
-        return {}
+    def main_metric(self, instances: Instances) -> str:
+        """The share of hidden symbols that were recovered if these are known, else whether a sequence is valid."""
+        return "instance_correct" if instances.x0 is None else "cell_accuracy"
 
     # ---- encoding -----------------------------------------------------------------------------------------------------
 
@@ -123,7 +127,11 @@ class Sequences:
             row[: len(framed)] = torch.tensor(framed)
         return out
 
-    def texts(self, tokens: Tensor) -> list[str]:
+    def texts(self, instances: Instances, tokens: Tensor) -> list[str]:
+        """Completed sequences (N, L) as text, see `decode`."""
+        return self.decode(tokens)
+
+    def decode(self, tokens: Tensor) -> list[str]:
         """Sequences (N, L) as text: up to the first end, without frame and padding; `_` where masked."""
         found = []
         for row in tokens.tolist():
@@ -137,7 +145,7 @@ class Sequences:
     def generate(self, count: int, seed: int, length: int | tuple[int, int] = 0) -> Instances:
         """Empty sequences of a length, or of lengths drawn uniformly from a range (low, high); `length` of the task if 0.
 
-        They have no truth (x0 is None): what is made of them is judged by its validity and by measures of the set.
+        They have no solution (x0 is None): completed sequences are checked for validity, and `measure` describes the set.
         """
         low, high = length if isinstance(length, tuple) else (length or self.most, length or self.most)
         if not 1 <= low <= high <= self.most:
@@ -146,11 +154,7 @@ class Sequences:
         lengths = low + np.array([int(s % (high - low + 1)) for s in seeds], dtype=np.int64)
         return self._instances(self._frame([[self.mask_token_id] * n for n in lengths]), None)
 
-    def augment(self, x0: Tensor, tokens: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Nothing is equivalent to a sequence but itself."""
-        return x0, tokens
-
-    def load(self, path: Path, limit: int | None = None) -> Instances:
+    def load(self, path: str | Path, limit: int | None = None) -> Instances:
         """Sequences from .fasta, .smi, .txt (one per line), .jsonl or .csv (a column sequence, smiles or text).
 
         Raises:
@@ -174,35 +178,35 @@ class Sequences:
 
     def format(self, tokens: Tensor) -> str:
         """The sequence as text, `_` for what is still masked."""
-        return self.texts(tokens[None])[0]
+        return self.decode(tokens[None])[0]
 
-    # ---- judgement ----------------------------------------------------------------------------------------------------
+    # ---- checking -----------------------------------------------------------------------------------------------------
 
     def valid(self, texts: list[str]) -> np.ndarray:
         """Which texts are valid, bool (N,). Any text is; proteins and molecules have more to say."""
         return np.ones(len(texts), dtype=bool)
 
-    def check(self, instances: Instances, tokens: Tensor) -> Verdict:
+    def check(self, instances: Instances, tokens: Tensor) -> CheckResult:
         """Complete, given symbols kept, only symbols of the alphabet where generated, and `valid`.
 
         Cell accuracy is the share of generated symbols that equal the hidden ones, nan where these are unknown.
         """
         allowed = torch.tensor(sorted(self.symbols.symbols | (set(self.symbols.end) if self.free_length else set())))
         kept = ((tokens == instances.tokens) | instances.maskable).all(dim=1)
-        whole = (torch.isin(tokens, allowed) | ~instances.maskable).all(dim=1) & kept
+        complete = (torch.isin(tokens, allowed) | ~instances.maskable).all(dim=1) & kept
         good = np.zeros(len(tokens), dtype=bool)
-        if bool(whole.any()):
-            good[whole.numpy()] = self.valid(self.texts(tokens[whole]))
+        if bool(complete.any()):
+            good[complete.numpy()] = self.valid(self.decode(tokens[complete]))
         if instances.x0 is None:
             accuracy = torch.full((len(tokens),), torch.nan)
         else:
             hit = (tokens == instances.x0) & instances.maskable
             accuracy = hit.sum(dim=1) / instances.maskable.sum(dim=1).clamp(min=1)
-        return Verdict(torch.from_numpy(good), accuracy)
+        return CheckResult(torch.from_numpy(good), accuracy)
 
     def measure(self, instances: Instances, tokens: Tensor) -> dict[str, np.ndarray]:
         """Numbers per sample float (N,), nan where one has none; their means describe the set."""
-        texts = self.texts(tokens)
+        texts = self.decode(tokens)
         return {
             "token entropy": np.array([token_entropy(row) for row in self._generated(instances, tokens)]),
             "unique": first_occurrence(texts),
@@ -219,6 +223,81 @@ class Sequences:
             return instances.maskable
         ends = torch.isin(tokens, torch.tensor(self.symbols.end)) & instances.maskable
         return instances.maskable & (ends.cumsum(dim=1) == 0)
+
+    # ---- drawing ------------------------------------------------------------------------------------------------------
+
+    def drawing(self) -> Drawing:
+        """Symbols one after the other, in the colors of their kind."""
+        return Drawing(symbols=self.drawn_as)
+
+    def token_text(self, token: int) -> str:
+        """The symbol; of a tokenizer, what the token is in a text, with its leading space."""
+        return self.symbols.token_text(token)
+
+    def hidden_tokens(self) -> list[int]:
+        """Padding, and what frames a sequence."""
+        return [self.pad_token_id, *self.symbols.start, *self.symbols.end]
+
+    # ---- the denoiser -------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def for_denoiser(cls, denoiser: Denoiser, options: Mapping[str, Any], source: str = "") -> Self:
+        """Sequences in the alphabet of a model: the default one if it fits, else that of the model's tokenizer or vocabulary.
+
+        The length is cut to what the model takes if no length is asked for. The denoiser of a Hugging Face model is told
+        which token is padding, and that it may produce the end if the length is free.
+
+        Raises:
+            BadInput: the options cannot be used, the alphabet is not that of the model, or the length is too large for it.
+        """
+        task = make(cls, options)
+        if "alphabet" not in options and not same_tokens(task, denoiser) and isinstance(denoiser, HuggingFaceDenoiser):
+            options = {**options, "alphabet": _alphabet_of(denoiser, source)}
+            task = make(cls, options)
+        most = max_length_of(denoiser)
+        if most is not None and task.length > most and same_tokens(task, denoiser):
+            most -= task.length - task.most
+            if "length" in options:
+                raise BadInput(f"{source or 'the denoiser'} takes {most} symbols at most, not {options['length']}")
+            task = make(cls, {**options, "length": most})
+        check_fits(task, denoiser)
+        if isinstance(denoiser, HuggingFaceDenoiser):
+            if task.free_length:
+                denoiser.allow(task.symbols.end)
+            if denoiser.pad_token_id != task.pad_token_id:  # it has none, or one that ends texts as well
+                denoiser.pad_with(task.pad_token_id)
+        return task
+
+    def variant(self, options: Mapping[str, Any]) -> Self:
+        """Sequences in the same alphabet with other options: the denoiser of one task serves all that are no longer.
+
+        Raises:
+            BadInput: another alphabet, a larger length, or a free length where the denoiser never learned to end.
+        """
+        other = make(type(self), {**self.options, "alphabet": self.alphabet, **options})
+        if not same_tokens(self, other):
+            raise BadInput(
+                f"the alphabet {other.alphabet_name} has {other.vocab_size} tokens with mask {other.mask_token_id}, the "
+                f"denoiser {self.vocab_size} with mask {self.mask_token_id}: leave the alphabet out"
+            )
+        if other.most > self.most:
+            raise BadInput(f"the denoiser takes {self.most} symbols at most, not {other.most}")
+        if other.free_length and not self.free_length:
+            raise BadInput("the denoiser was trained at given lengths and never ends a sequence: leave free_length out")
+        return other
+
+    def serves(self, other: Task) -> bool:
+        """A denoiser of sequences serves all tasks of its kind."""
+        return type(other) is type(self)
+
+
+def _alphabet_of(denoiser: HuggingFaceDenoiser, source: str) -> str | Alphabet:
+    """The symbols of a model: those of its tokenizer, or of its plain list."""
+    if source and (denoiser.tokenizer is None or has_plain_vocabulary(source)):
+        return source
+    if denoiser.tokenizer is None:
+        raise BadInput("the denoiser has no tokenizer: name the alphabet of the model (option alphabet)")
+    return TokenizerAlphabet(denoiser.tokenizer, denoiser.vocab_size, denoiser.mask_token_id, source)
 
 
 def design_names(texts: list[str], order: str, steps: int, seed: int) -> list[str]:

@@ -7,26 +7,26 @@ a learned order has nothing to find with a good denoiser, and so a test that can
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from anyorder.errors import BadInput
+from anyorder.registry import TASKS
 from anyorder.relations import Relation
-from anyorder.tasks.base import Instances, Verdict, cell_accuracy, per_instance_seeds, read_lines
+from anyorder.tasks.base import CheckResult, Instances, Task, cell_accuracy, per_instance_seeds, read_lines
 
 
-class Sorting:
+@TASKS.register("sorting")
+class Sorting(Task):
     """Sorting numbers in ascending order.
 
     Args:
         items: n, how many numbers.
         values: numbers run from 0 to values - 1.
     """
-
-    name: ClassVar[str] = "sorting"
 
     def __init__(self, items: int = 16, values: int = 100) -> None:
         for what, number in (("items", items), ("values", values)):
@@ -46,7 +46,7 @@ class Sorting:
         return {"items": items} if items >= 2 else {}
 
     def relations(self) -> Mapping[str, Relation]:
-        """given: any position to a given number. answer: two places of the answer. next: neighbours in the answer. value:
+        """given: any position to a given number. answer: two places of the answer. next: neighbors in the answer. value:
         the same number, wherever it stands."""
         answer = torch.arange(self.length) >= self.items
         place = torch.arange(self.length)
@@ -93,7 +93,7 @@ class Sorting:
         assert out.x0 is not None
         return out.x0, out.tokens
 
-    def load(self, path: Path, limit: int | None = None) -> Instances:
+    def load(self, path: str | Path, limit: int | None = None) -> Instances:
         """One sequence per line, numbers separated by commas or spaces."""
         return self.encode(np.array(read_lines(path, limit, self._numbers, "sequences")))
 
@@ -105,7 +105,7 @@ class Sorting:
         parts = _parts(text)
         for part in parts:
             if not (part.isascii() and part.isdigit() and len(part) <= 9 and int(part) < self.values):
-                raise BadInput(f"{part!r} is no number from 0 to {self.values - 1}")
+                raise BadInput(f"{part!r} is not a number from 0 to {self.values - 1}")
         if len(parts) != self.items:
             raise BadInput(f"this sequence has {len(parts)} numbers; the task is set up for {self.items}")
         return [int(part) for part in parts]
@@ -114,14 +114,14 @@ class Sorting:
         """The answer as `3,3,5,9`; '.' for what is still masked."""
         return ",".join("." if t == self.mask_token_id else str(t - 1) for t in tokens[self.items :].tolist())
 
-    def check(self, instances: Instances, tokens: Tensor) -> Verdict:
+    def check(self, instances: Instances, tokens: Tensor) -> CheckResult:
         """By the rules: the given numbers are unchanged, and the answer is these in ascending order.
 
         Cell accuracy is the share of places that hold the right number; there is one right answer only.
         """
         answer = instances.tokens[:, : self.items].sort(dim=1).values
         right = tokens == torch.cat([instances.tokens[:, : self.items], answer], dim=1)
-        return Verdict(right.all(dim=1), cell_accuracy(instances, right))
+        return CheckResult(right.all(dim=1), cell_accuracy(instances, right))
 
 
 def _parts(text: str) -> list[str]:

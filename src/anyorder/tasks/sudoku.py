@@ -17,16 +17,19 @@ from torch import Tensor
 
 from anyorder.errors import BadInput
 from anyorder.files import open_text
+from anyorder.registry import TASKS
 from anyorder.relations import Relation, same
-from anyorder.tasks.base import Instances, Verdict, cell_accuracy, per_instance_seeds
+from anyorder.tasks.base import CheckResult, Instances, Task, cell_accuracy, per_instance_seeds
 from anyorder.tasks.drawing import Drawing
+from anyorder.tasks.sudoku_rules import TECHNIQUES, count_solutions, generate_many, houses
 from anyorder.tasks.vocabulary import EOS, MASK, SEP, YE_VOCABULARY
 
 _DIGITS = "0123456789ABCDEFG"
 _COLUMNS = (("quizzes", "solutions"), ("puzzle", "solution"), ("Puzzle", "Solution"))
 
 
-class Sudoku:
+@TASKS.register("sudoku")
+class Sudoku(Task):
     """Sudoku with one solution per puzzle.
 
     Args:
@@ -34,7 +37,7 @@ class Sudoku:
         layout: "infill" or "prefix" (see the module).
     """
 
-    name: ClassVar[str] = "sudoku"
+    difficulty_order: ClassVar[tuple[str, ...]] = TECHNIQUES
 
     def __init__(self, box: int = 3, layout: str = "infill") -> None:
         if box not in (2, 3, 4):
@@ -94,8 +97,6 @@ class Sudoku:
             difficulty: keep only puzzles whose hardest technique is this one (see `TECHNIQUES`).
             unique: every puzzle has one solution. Otherwise random cells are blanked, as in the 4x4 set of d1.
         """
-        from anyorder.tasks.sudoku_rules import TECHNIQUES
-
         if difficulty is not None and difficulty not in TECHNIQUES:
             raise BadInput(f"difficulty {difficulty!r} is unknown: use one of {', '.join(TECHNIQUES)}")
         if not isinstance(givens, int) and not (isinstance(givens, tuple | list) and len(givens) == 2):
@@ -118,8 +119,6 @@ class Sudoku:
         return _join(parts)[slice(0, count)]
 
     def _generate_batch(self, seeds: np.ndarray, low: int, high: int, unique: bool) -> Instances:
-        from anyorder.tasks.sudoku_rules import TECHNIQUES, generate_many
-
         clues_wanted = low + (seeds >> 8) % (high - low + 1)
         puzzles, solutions, clues, grades = generate_many(self.box, clues_wanted, seeds, unique)
         labels = {"givens": clues, "difficulty": np.array(TECHNIQUES)[grades]}
@@ -176,7 +175,7 @@ class Sudoku:
 
     # ---- reading and writing --------------------------------------------------------------------------------------
 
-    def load(self, path: Path, limit: int | None = None) -> Instances:
+    def load(self, path: str | Path, limit: int | None = None) -> Instances:
         """CSV with a puzzle and a solution column, as Ye et al., d1 and sudoku-exchange publish them, or bare puzzle lines."""
         puzzles: list[np.ndarray] = []
         solutions: list[np.ndarray] = []
@@ -220,8 +219,6 @@ class Sudoku:
         Raises:
             BadInput: wrong length, wrong character, a digit twice in a house, or no solution.
         """
-        from anyorder.tasks.sudoku_rules import count_solutions
-
         puzzle = self._digits("".join(text.split()))
         self._no_clash(puzzle, "puzzle")
         solution = np.zeros_like(puzzle)
@@ -251,8 +248,6 @@ class Sudoku:
         return solution
 
     def _no_clash(self, grid: np.ndarray, what: str) -> None:
-        from anyorder.tasks.sudoku_rules import houses
-
         kinds = ("row", "column", "box")
         for number, house in enumerate(houses(self.box)):
             digits = grid[house][grid[house] > 0]
@@ -287,8 +282,6 @@ class Sudoku:
 
     def dead_ends(self, instances: Instances, states: Tensor) -> Tensor:
         """Whether it is proven that no solution completes a partly filled grid (N, L), bool (N,)."""
-        from anyorder.tasks.sudoku_rules import count_solutions
-
         puzzle = self._puzzle_grid(instances.tokens)
         masked = self._answer(states) == self.mask_token_id
         grid = torch.where(masked, puzzle, self._grid(states))
@@ -297,14 +290,12 @@ class Sudoku:
         found = [count_solutions(row, self.box, 1, solution) for row in grid.clamp(0, self.side).numpy().astype(np.int8)]
         return (torch.tensor(found) == 0) | ~legal.all(dim=1)
 
-    def check(self, instances: Instances, tokens: Tensor) -> Verdict:
+    def check(self, instances: Instances, tokens: Tensor) -> CheckResult:
         """By the rules: all givens kept, and every row, column and box holds every digit.
 
         Cell accuracy is the share of blanks equal to the stored solution where one is known; otherwise the share of
         blanks that clash with no other cell.
         """
-        from anyorder.tasks.sudoku_rules import houses
-
         grid, puzzle = self._grid(tokens), self._puzzle_grid(instances.tokens)
         legal = (grid >= 1) & (grid <= self.side)
         digit = torch.where(legal, grid, 0)
@@ -321,7 +312,7 @@ class Sudoku:
                 clash[:, house[index]] |= seen > 1
             right = legal & ~clash
         blanks = Instances(puzzle, puzzle == 0)
-        return Verdict(complete & kept & legal.all(dim=1), cell_accuracy(blanks, right))
+        return CheckResult(complete & kept & legal.all(dim=1), cell_accuracy(blanks, right))
 
 
 def _join(parts: list[Instances]) -> Instances:

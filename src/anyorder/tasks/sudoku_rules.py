@@ -57,7 +57,7 @@ def _used(grid: np.ndarray, box: int, rows: np.ndarray, cols: np.ndarray, boxes:
 
 
 @njit(cache=True)
-def _search(grid: np.ndarray, box: int, limit: int, node_limit: int, randomise: bool, solution: np.ndarray) -> tuple[int, int]:
+def _search(grid: np.ndarray, box: int, limit: int, node_limit: int, randomize: bool, solution: np.ndarray) -> tuple[int, int]:
     """Depth-first search on the cell with the fewest candidates: (solutions found up to `limit`, nodes spent).
 
     The last solution found is left in `solution`; `grid` is unchanged when the search runs to its end or its limit.
@@ -114,7 +114,7 @@ def _search(grid: np.ndarray, box: int, limit: int, node_limit: int, randomise: 
             depth -= 1
             descend = False
             continue
-        skip = np.random.randint(_popcount(left)) if randomise else 0
+        skip = np.random.randint(_popcount(left)) if randomize else 0
         pick = left
         for _ in range(skip):
             pick &= pick - 1

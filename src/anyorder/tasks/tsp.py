@@ -15,11 +15,13 @@ import torch
 from torch import Tensor
 
 from anyorder.errors import BadInput
+from anyorder.registry import TASKS
 from anyorder.relations import Relation, same
-from anyorder.tasks.base import Instances, Verdict, cell_accuracy, per_instance_seeds, read_lines
+from anyorder.tasks.base import CheckResult, Instances, Task, cell_accuracy, per_instance_seeds, read_lines
 
 
-class Tsp:
+@TASKS.register("tsp")
+class Tsp(Task):
     """Shortest closed tours through cities on a grid.
 
     Args:
@@ -27,7 +29,7 @@ class Tsp:
         grid: coordinates run from 0 to grid - 1.
     """
 
-    name: ClassVar[str] = "tsp"
+    difficulty_order: ClassVar[tuple[str, ...]] = ("greedy", "search")
 
     def __init__(self, cities: int = 8, grid: int = 16) -> None:
         if not isinstance(cities, int) or not 4 <= cities <= 12:
@@ -47,7 +49,7 @@ class Tsp:
         return {"cities": cities} if 4 <= cities <= 12 else {}
 
     def relations(self) -> Mapping[str, Relation]:
-        """city: where a city is, and its position in the tour. part: all cities, all positions of the tour. next: neighbouring
+        """city: where a city is, and its position in the tour. part: all cities, all positions of the tour. next: neighboring
         positions of the tour, which is closed."""
         n = self.cities
         at = torch.arange(self.length)
@@ -67,7 +69,7 @@ class Tsp:
     def encode(self, points: np.ndarray) -> Instances:
         """Instances from points (N, n, 2), with optimal tours.
 
-        The label `difficulty` is "greedy" where going to the nearest city is optimal, and "search" otherwise.
+        The label `difficulty` is "greedy" if going to the nearest city is optimal, and "search" otherwise.
         """
         from anyorder.tasks.tsp_rules import shortest_tours
 
@@ -121,7 +123,7 @@ class Tsp:
 
     # ---- reading and writing --------------------------------------------------------------------------------------
 
-    def load(self, path: Path, limit: int | None = None) -> Instances:
+    def load(self, path: str | Path, limit: int | None = None) -> Instances:
         """One problem per line, `x,y` of each city, separated by spaces; tours are computed here."""
         return self.encode(np.stack(read_lines(path, limit, self._cities, "problems")))
 
@@ -166,7 +168,7 @@ class Tsp:
         gap = torch.where(excess <= TOLERANCE, 0.0, excess / shortest)
         return torch.where(legal & kept, gap, torch.inf)
 
-    def check(self, instances: Instances, tokens: Tensor) -> Verdict:
+    def check(self, instances: Instances, tokens: Tensor) -> CheckResult:
         """By the rules: the cities are unchanged, and the tour visits each once from city 0 and is as short as can be.
 
         Any optimal tour is right, in either direction. Cell accuracy is the share of generated places equal to the stored
@@ -174,11 +176,11 @@ class Tsp:
         """
         correct = self.tour_gap(instances, tokens) == 0
         if instances.x0 is None:
-            return Verdict(correct, cell_accuracy(instances, correct[:, None].expand_as(tokens)))
+            return CheckResult(correct, cell_accuracy(instances, correct[:, None].expand_as(tokens)))
         tours = tokens[:, self.cities :]
         back = torch.cat([tokens[:, : self.cities], _reversed(tours)], dim=1)
         forth, turned = (cell_accuracy(instances, way == instances.x0) for way in (tokens, back))
-        return Verdict(correct, torch.maximum(forth, turned))
+        return CheckResult(correct, torch.maximum(forth, turned))
 
 
 def _reversed(tours: Tensor) -> Tensor:

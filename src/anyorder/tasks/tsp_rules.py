@@ -45,7 +45,7 @@ def _held_karp(distance: np.ndarray, tour: np.ndarray) -> float:
 
 
 @njit(cache=True)
-def _nearest_neighbour_length(distance: np.ndarray) -> float:
+def _nearest_neighbor_length(distance: np.ndarray) -> float:
     """Length of the tour from city 0 that always goes to the nearest city left, of several the first."""
     n = distance.shape[0]
     left = np.ones(n, np.bool_)
@@ -68,7 +68,7 @@ def shortest_tours(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarr
 
     Returns:
         tours int64 (N, n), from city 0, the first in dictionary order of several (so the second city is less than the last);
-        their lengths (N,); whether the nearest-neighbour tour from city 0 is as short, bool (N,).
+        their lengths (N,); whether the nearest-neighbor tour from city 0 is as short, bool (N,).
     """
     count, n = points.shape[:2]
     tours = np.zeros((count, n), np.int64)
@@ -77,7 +77,7 @@ def shortest_tours(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarr
     for i in range(count):
         distance = _distances(points[i])
         lengths[i] = _held_karp(distance, tours[i])
-        greedy[i] = _nearest_neighbour_length(distance) <= lengths[i] + TOLERANCE
+        greedy[i] = _nearest_neighbor_length(distance) <= lengths[i] + TOLERANCE
     return tours, lengths, greedy
 
 

@@ -9,7 +9,7 @@ mask; 1 + attribute * houses + k the k-th value of an attribute; then "none", wh
 have; then the types, the last of them "no clue", for the slots left over at the end.
 
 Files are JSON lines, {"clues": ["A1 << B2", "A3 between C1 and D2", "B4 at 2", ...], "solution": ["A2 B1 C3 D4", ...]}: the
-statements of `zebra_text`, and the values of each house from left to right, which may be left out.
+statements of `zebra_text`, and the values of each house from left to right, which are optional.
 """
 
 import json
@@ -24,16 +24,18 @@ from torch import Tensor
 
 from anyorder.errors import BadInput
 from anyorder.files import parse_json, write_text
+from anyorder.registry import TASKS
 from anyorder.relations import Relation, same
-from anyorder.tasks.base import Instances, Verdict, cell_accuracy, per_instance_seeds, read_lines
+from anyorder.tasks.base import CheckResult, Instances, Task, cell_accuracy, per_instance_seeds, read_lines
 from anyorder.tasks.drawing import Drawing
+from anyorder.tasks.zebra_rules import TECHNIQUES, all_hold, count_solutions, generate_many, grade
 from anyorder.tasks.zebra_text import (
     BETWEEN,
     EQUALITY,
     IMMEDIATE,
     INEQUALITY,
     LEFT,
-    NEIGHBOUR,
+    NEIGHBOR,
     PADDING,
     name_of,
     read_statement,
@@ -43,7 +45,8 @@ from anyorder.tasks.zebra_text import (
 )
 
 
-class Zebra:
+@TASKS.register("zebra")
+class Zebra(Task):
     """Zebra puzzles with one solution per puzzle.
 
     Args:
@@ -52,7 +55,7 @@ class Zebra:
         slots: most clues that a puzzle can have; enough for 99 % of the generator's when not given.
     """
 
-    name: ClassVar[str] = "zebra"
+    difficulty_order: ClassVar[tuple[str, ...]] = TECHNIQUES
 
     def __init__(self, houses: int = 4, attributes: int = 4, slots: int | None = None) -> None:
         if not (3 <= houses <= 6 and 3 <= attributes <= 6):
@@ -137,8 +140,6 @@ class Zebra:
             givens: cells of the grid that are given.
             difficulty: keep only puzzles whose hardest technique is this one (see `TECHNIQUES`).
         """
-        from anyorder.tasks.zebra_rules import TECHNIQUES, generate_many
-
         if difficulty is not None and difficulty not in TECHNIQUES:
             raise BadInput(f"difficulty {difficulty!r} is unknown: use one of {', '.join(TECHNIQUES)}")
         if not isinstance(givens, int) or not 0 <= givens <= self.values:
@@ -152,8 +153,6 @@ class Zebra:
         return self.encode(clues, houses, given, self._labels(clues, grades))
 
     def _labels(self, clues: np.ndarray, grades: np.ndarray) -> dict[str, np.ndarray]:
-        from anyorder.tasks.zebra_rules import TECHNIQUES
-
         return {"clues": (clues[:, :, 0] != PADDING).sum(axis=1), "difficulty": np.array(TECHNIQUES)[grades]}
 
     def augment(self, x0: Tensor, tokens: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
@@ -184,7 +183,7 @@ class Zebra:
         kind, operands = clues[:, :, :1], clues[:, :, 1:]
         named = rename.gather(1, operands.clamp(min=0).flatten(1)).view(operands.shape)
         a, b, c = torch.where(operands < 0, -1, named).split(1, dim=2)
-        symmetric = (kind == EQUALITY) | (kind == INEQUALITY) | (kind == NEIGHBOUR)
+        symmetric = (kind == EQUALITY) | (kind == INEQUALITY) | (kind == NEIGHBOR)
         swap = torch.where(symmetric, a > b, mirrored & ((kind == LEFT) | (kind == IMMEDIATE)))
         a, b = torch.where(swap, b, a), torch.where(swap, a, b)
         swap = (kind == BETWEEN) & (b > c)
@@ -193,7 +192,7 @@ class Zebra:
 
     # ---- reading and writing --------------------------------------------------------------------------------------
 
-    def load(self, path: Path, limit: int | None = None) -> Instances:
+    def load(self, path: str | Path, limit: int | None = None) -> Instances:
         """JSON lines (see the module). Every puzzle must have one solution, and the one stored, if any, must be it."""
 
         def puzzle_of(line: str) -> Instances:
@@ -235,8 +234,6 @@ class Zebra:
         return self._puzzle([statement for statement in re.split(r"[;\n]", text) if statement.strip()])
 
     def _puzzle(self, statements: Sequence[str]) -> Instances:
-        from anyorder.tasks.zebra_rules import count_solutions, grade
-
         clues, given = [], np.zeros((1, self.values), dtype=bool)
         domain = np.full(self.values, (1 << self.houses) - 1)
         for number, statement in enumerate(statements, start=1):
@@ -299,8 +296,6 @@ class Zebra:
 
     def dead_ends(self, instances: Instances, states: Tensor) -> Tensor:
         """Whether it is proven that no solution completes a partly filled grid (N, L), bool (N,)."""
-        from anyorder.tasks.zebra_rules import count_solutions
-
         clues, found = self._clues(instances.tokens).numpy(), np.empty(self.values, np.int64)
         dead = torch.zeros(len(states), dtype=torch.bool)
         for number, grid in enumerate(self._grid(states).numpy()):
@@ -313,14 +308,12 @@ class Zebra:
             dead[number] = not own.all() or count_solutions(clues[number], domain, self.houses, 1, found) == 0
         return dead
 
-    def check(self, instances: Instances, tokens: Tensor) -> Verdict:
+    def check(self, instances: Instances, tokens: Tensor) -> CheckResult:
         """By the rules: clues and givens unchanged, every attribute has each of its values once, every clue holds.
 
         Cell accuracy is the share of the generated cells equal to the stored solution where one is known; otherwise the
         share that hold a value of their attribute that no other cell holds.
         """
-        from anyorder.tasks.zebra_rules import all_hold
-
         count = len(tokens)
         own = torch.arange(self.values).view(self.attributes, 1, self.houses)
         at = self._grid(tokens)[..., None] == own  # (N, attribute, house, value)
@@ -332,7 +325,7 @@ class Zebra:
         right[:, self._grid_start :] = (at & once[:, :, None]).any(dim=3).view(count, -1)
         if instances.x0 is not None:
             right = tokens == instances.x0
-        return Verdict(once.all(dim=2).all(dim=1) & holds & kept, cell_accuracy(instances, right))
+        return CheckResult(once.all(dim=2).all(dim=1) & holds & kept, cell_accuracy(instances, right))
 
 
 def _is_texts(value: Any) -> bool:

@@ -7,7 +7,7 @@ int64 (values,), and a solution is the house of every value, int64 (values,).
 import numpy as np
 from numba import njit
 
-from anyorder.tasks.zebra_text import BETWEEN, ENDS, EQUALITY, IMMEDIATE, INEQUALITY, LEFT, NEIGHBOUR, PADDING
+from anyorder.tasks.zebra_text import BETWEEN, ENDS, EQUALITY, IMMEDIATE, INEQUALITY, LEFT, NEIGHBOR, PADDING
 
 TECHNIQUES = ("propagation", "probing", "search")
 """Difficulty labels, from easy to hard. `propagation`: narrowing the domains clue by clue, with single candidates of values
@@ -34,7 +34,7 @@ def holds(clue: np.ndarray, house: np.ndarray) -> bool:
         true = a < b
     elif kind == IMMEDIATE:
         true = a + 1 == b
-    elif kind == NEIGHBOUR:
+    elif kind == NEIGHBOR:
         true = abs(a - b) == 1
     elif kind == BETWEEN:
         c = house[clue[3]]
@@ -80,7 +80,7 @@ def _narrow(clue: np.ndarray, domain: np.ndarray, houses: int) -> int:
     elif kind == IMMEDIATE:
         new_a &= b >> 1
         new_b &= a << 1
-    elif kind == NEIGHBOUR:
+    elif kind == NEIGHBOR:
         new_a &= b >> 1 | b << 1
         new_b &= a >> 1 | a << 1
     elif kind == BETWEEN:
@@ -182,7 +182,7 @@ def _bit(bits: int, number: int) -> int:
 
 @njit(cache=True)
 def search(
-    clues: np.ndarray, domain: np.ndarray, houses: int, limit: int, avoid: np.ndarray, randomise: bool, house: np.ndarray
+    clues: np.ndarray, domain: np.ndarray, houses: int, limit: int, avoid: np.ndarray, randomize: bool, house: np.ndarray
 ) -> int:
     """Number of solutions other than `avoid` within the domains, counted up to `limit`; the last one is left in `house`.
 
@@ -205,7 +205,7 @@ def search(
             if count > 1 and (best < 0 or count * weight[best] < size * weight[v]):
                 best, size = v, count
         if best >= 0:
-            bit = _bit(here[best], np.random.randint(size) if randomise else 0)
+            bit = _bit(here[best], np.random.randint(size) if randomize else 0)
             stack[depth + 1] = here
             stack[depth + 1, best] = bit
             here[best] ^= bit
@@ -264,7 +264,7 @@ def _draw_clue(kind: int, house: np.ndarray, houses: int, other: np.ndarray, clu
         if kind <= INEQUALITY and a // houses == b // houses:
             continue
         if holds(clue, house) and not holds(clue, other):
-            if kind in (EQUALITY, INEQUALITY, NEIGHBOUR):
+            if kind in (EQUALITY, INEQUALITY, NEIGHBOR):
                 clue[1], clue[2] = min(a, b), max(a, b)
             elif kind == BETWEEN:
                 clue[2], clue[3] = min(b, c), max(b, c)

@@ -8,12 +8,12 @@ A value is attribute * houses + k, written as a letter for its attribute and a n
     INEQUALITY  A1 != B2                not the same house
     LEFT        A1 < B2                 somewhere left of
     IMMEDIATE   A1 << B2                immediately left of
-    NEIGHBOUR   A1 ~ B2                 next to
+    NEIGHBOR   A1 ~ B2                 next to
     BETWEEN     A1 between B2 and C3    strictly between, B2 and C3 in either order
     ENDS        A1 at end               in the first or the last house
     PADDING                             no clue
 
-Operands of symmetric clues stand in ascending order: a and b of EQUALITY, INEQUALITY and NEIGHBOUR, b and c of BETWEEN.
+Operands of symmetric clues stand in ascending order: a and b of EQUALITY, INEQUALITY and NEIGHBOR, b and c of BETWEEN.
 EQUALITY and INEQUALITY compare values of two attributes. `A1 at 2` says that A1 lives in the second house: a given cell of
 the grid, not a clue. A solution names the values of each house from left to right: `A2 B1 C3`, `A1 B3 C1`, ...
 """
@@ -23,9 +23,9 @@ from collections.abc import Sequence
 
 from anyorder.errors import BadInput
 
-EQUALITY, INEQUALITY, LEFT, IMMEDIATE, NEIGHBOUR, BETWEEN, ENDS, PADDING = range(8)
+EQUALITY, INEQUALITY, LEFT, IMMEDIATE, NEIGHBOR, BETWEEN, ENDS, PADDING = range(8)
 
-_SYMBOLS = {"=": EQUALITY, "!=": INEQUALITY, "<": LEFT, "<<": IMMEDIATE, "~": NEIGHBOUR}
+_SYMBOLS = {"=": EQUALITY, "!=": INEQUALITY, "<": LEFT, "<<": IMMEDIATE, "~": NEIGHBOR}
 _SYMBOL_OF = {kind: symbol for symbol, kind in _SYMBOLS.items()}
 _STATEMENT = re.compile(r"(\w+)\s*(=|!=|<<|<|~|\bbetween\b|\bat\b)\s*(\w.*)", re.IGNORECASE)
 _NAME = re.compile(r"([A-F])([1-6])", re.IGNORECASE)
@@ -66,7 +66,7 @@ def read_statement(text: str, houses: int, attributes: int) -> tuple[int, int, i
     """
     match = _STATEMENT.fullmatch(text.strip())
     if match is None:
-        raise BadInput(f"{text.strip()!r} is no clue: write one of {_FORMS}")
+        raise BadInput(f"{text.strip()!r} is not a clue: write one of {_FORMS}")
     relation, rest = match[2].lower(), match[3]
     a = value_of(match[1], houses, attributes)
     if relation == "at":
@@ -77,7 +77,7 @@ def read_statement(text: str, houses: int, attributes: int) -> tuple[int, int, i
         return PADDING, a, int(rest) - 1, -1
     names = re.split(r"\s+and\s+", rest, flags=re.IGNORECASE) if relation == "between" else [rest]
     if relation == "between" and len(names) != 2:
-        raise BadInput(f"{text.strip()!r} is no clue: write A1 between B2 and C3")
+        raise BadInput(f"{text.strip()!r} is not a clue: write A1 between B2 and C3")
     others = [value_of(name, houses, attributes) for name in names]
     if len({a, *others}) <= len(others):
         raise BadInput(f"{text.strip()!r} names a value twice")
@@ -86,7 +86,7 @@ def read_statement(text: str, houses: int, attributes: int) -> tuple[int, int, i
     kind, b = _SYMBOLS[relation], others[0]
     if kind in (EQUALITY, INEQUALITY) and a // houses == b // houses:
         raise BadInput(f"{text.strip()!r} compares two values of one attribute, which never share a house")
-    if kind in (EQUALITY, INEQUALITY, NEIGHBOUR):
+    if kind in (EQUALITY, INEQUALITY, NEIGHBOR):
         a, b = min(a, b), max(a, b)
     return kind, a, b, -1
 

@@ -46,7 +46,7 @@ def draw_clean(
     if instances.x0 is None:
         raise BadInput("training needs problems with known solutions")
     index = torch.from_numpy(rng.integers(0, len(instances), recipe.run.batch_size))
-    pad = getattr(task, "pad_token_id", None)
+    pad = task.pad_token_id
     if recipe.data.group_by_length and pad is not None:
         index = _of_similar_length(instances.x0, pad, recipe, step)
     x0, tokens = task.augment(instances.x0[index], instances.tokens[index], rng)
@@ -78,7 +78,7 @@ def make_denoiser(task: Task, settings: DenoiserSettings) -> Transformer:
         vocab_size=task.vocab_size,
         mask_token_id=task.mask_token_id,
         max_length=task.length,
-        pad_token_id=getattr(task, "pad_token_id", None),
+        pad_token_id=task.pad_token_id,
         **settings.model_dump(exclude={"form"}),
     )
     model.set_relations(task.relations())
@@ -123,7 +123,7 @@ class DenoiserJob:
         x_t, masked = mask_tokens(x0, maskable, 1 - self.schedule.alpha(t), self.task.mask_token_id, uniform)
         everywhere = int(masked.sum())
         rows, t = shard.slice(size), t[shard.slice(size)].to(self.device)
-        columns = without_padding(x_t[rows], getattr(self.task, "pad_token_id", None))
+        columns = without_padding(x_t[rows], self.task.pad_token_id)
         x0, x_t, masked = (v[rows, columns].to(self.device) for v in (x0, x_t, masked))
         logits, _ = model(x_t, attention_of(self.denoiser, x_t))
         losses = token_cross_entropy(logits, x0, masked)

@@ -1,7 +1,6 @@
 """Running a recipe: what `anyorder train` and `anyorder.fit_order` do."""
 
 import hashlib
-import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,10 @@ from rich.console import Console
 from torch import nn
 
 from anyorder.denoisers.base import fingerprint
-from anyorder.denoisers.huggingface import HuggingFaceDenoiser
 from anyorder.errors import AnyorderError, BadInput
 from anyorder.files import write_json
 from anyorder.orders.policies import LearnedOrder
 from anyorder.processes import launched
-from anyorder.tasks import make_task
 from anyorder.tasks.base import Instances, Task
 from anyorder.training.denoiser import DenoiserJob
 from anyorder.training.joint import JointJob
@@ -38,8 +35,8 @@ from anyorder.training.settings import (
     load_recipe,
 )
 from anyorder.zoo import load_order
+from anyorder.zoo.matching import task_for
 from anyorder.zoo.options import load_model
-from anyorder.zoo.serving import task_for
 
 
 def run_recipe(
@@ -65,10 +62,7 @@ def run_recipe(
                 raise BadInput("training runs where accelerate puts it: choose the device by CUDA_VISIBLE_DEVICES")
             wishes = {"device": "cpu", **(model_options or {})}
             denoiser = load_model(recipe.denoiser, wishes, trust_remote_code=trust_remote_code)
-            if isinstance(denoiser, HuggingFaceDenoiser):
-                task = task_for(recipe.task.name, recipe.denoiser, denoiser, recipe.task.options)
-            else:
-                task = make_task(recipe.task.name, **recipe.task.options)
+            task = task_for(denoiser, recipe.task.name, **recipe.task.options)
             identity["denoiser_fingerprint"] = fingerprint(denoiser)
             if isinstance(recipe, RewardRecipe):
                 job = RewardJob(recipe, denoiser, task)
@@ -179,8 +173,7 @@ def fit_order_by_reward(
 
 def _options_of(task: Task) -> dict[str, Any]:
     """The arguments that make a task again, as far as they are plain."""
-    arguments = {name: getattr(task, name, None) for name in inspect.signature(type(task)).parameters}
-    return {n: v for n, v in getattr(task, "options", arguments).items() if isinstance(v, int | float | str)}
+    return {n: v for n, v in task.options.items() if isinstance(v, int | float | str)}
 
 
 def _fit(

@@ -23,13 +23,12 @@ from anyorder.decoding.loop import forbid
 from anyorder.decoding.remaskers import QualityUndo
 from anyorder.denoisers.base import attention_of, fingerprint
 from anyorder.diffusion import mask_tokens, stratified
-from anyorder.errors import BadInput
 from anyorder.losses import correctness_loss, loss_regression, order_loss, rank_loss, selection_loss
 from anyorder.orders.base import State
 from anyorder.orders.policies import Policy, PolicyNetwork
 from anyorder.orders.reward_policies import REWARD_POLICIES
 from anyorder.processes import Shard
-from anyorder.tasks.base import Instances, Task
+from anyorder.tasks.base import Instances, Task, check_fits
 from anyorder.training.denoiser import draw_clean, make_schedule, step_generator, training_problems, without_padding
 from anyorder.training.settings import ObjectiveSettings, OrderRecipe, PolicySettings
 
@@ -51,13 +50,6 @@ class Pool:
     per_step: Tensor
     reviews: Tensor
     keeps: Tensor
-
-
-def check_fits(name: str, denoiser: nn.Module, task: Task, options: dict[str, Any]) -> None:
-    """A denoiser that is not of a task's vocabulary or length is an error."""
-    size = getattr(denoiser, "max_length", None) or task.length
-    if (denoiser.vocab_size, denoiser.mask_token_id) != (task.vocab_size, task.mask_token_id) or size < task.length:
-        raise BadInput(f"the denoiser {name} is not for the task {task.name} {options}")
 
 
 def make_policy(
@@ -93,7 +85,7 @@ class OrderJob:
     def __init__(self, recipe: OrderRecipe, denoiser: nn.Module, task: Task, instances: Instances | None = None) -> None:
         self.recipe, self.task = recipe, task
         self.objective: ObjectiveSettings = recipe.objective
-        check_fits(recipe.denoiser, denoiser, task, recipe.task.options)
+        check_fits(task, denoiser)
         self.denoiser = denoiser.eval().requires_grad_(False)
         if instances is None:
             instances = training_problems(task, recipe.data)
@@ -154,7 +146,7 @@ class OrderJob:
         chance = torch.from_numpy(rng.random((size, x0.shape[1])))[rows].to(self.device)
         x_t, masked = mask_tokens(x0, generated, 1 - self.schedule.alpha(t), self.task.mask_token_id, chance)
         time_weight = self.schedule.weight(t).float() if self.recipe.masking.time_weight else None
-        columns = without_padding(x_t, getattr(self.task, "pad_token_id", None))
+        columns = without_padding(x_t, self.task.pad_token_id)
         x_t, masked, generated, x0 = (v[:, columns] for v in (x_t, masked, generated, x0))
         return Batch(x_t, masked, generated, x0, attention_of(self.denoiser, x_t), time_weight)
 

@@ -26,10 +26,10 @@ from anyorder.orders.base import State
 from anyorder.orders.heuristics import HEURISTICS, ORACLES, confidence
 from anyorder.orders.reward_policies import most_confident
 from anyorder.processes import Shard
-from anyorder.tasks.base import Instances, Task, Verdict
+from anyorder.tasks.base import CheckResult, Instances, Task, check_fits
 from anyorder.training.denoiser import step_generator, training_problems
 from anyorder.training.joint import Pair
-from anyorder.training.order import check_fits, make_policy
+from anyorder.training.order import make_policy
 from anyorder.training.rewards import REWARDS, Ending, Reward, likelihood_bonus, returns_at, with_speed
 from anyorder.training.rollout import Expert, Recorder, Step, rollout
 from anyorder.training.settings import RewardRecipe, RewardSettings, RolloutSettings
@@ -55,7 +55,7 @@ class RewardJob:
         instances: Instances | None = None,
         reward: Reward | None = None,
     ) -> None:
-        check_fits(recipe.denoiser, denoiser, task, recipe.task.options)
+        check_fits(task, denoiser)
         self.recipe, self.task = recipe, task
         self.settings, self.update = recipe.rollout, recipe.update
         trained = self.update.train_denoiser
@@ -239,7 +239,7 @@ class RewardJob:
             return Expert(known[name], count)
         return Expert(confidence, Threshold(self.settings.expert_level)) if self.settings.experts else None
 
-    def _numbers(self, rewards: Tensor, groups: Tensor, verdict: Verdict) -> dict[str, float]:
+    def _numbers(self, rewards: Tensor, groups: Tensor, verdict: CheckResult) -> dict[str, float]:
         """What is logged of a round."""
         worth = rewards if rewards.ndim == 1 else rewards.sum(dim=1)
         table = [worth[groups == g] for g in range(int(groups.max()) + 1)]
@@ -311,9 +311,6 @@ def judged_by(model: CausalModel) -> Reward:
     """Mean log-likelihood of the text under a causal model, in nats per token (arXiv 2510.05725, appendix D.2)."""
 
     def reward(end: Ending) -> Tensor:
-        texts = getattr(end.task, "texts", None)
-        if texts is None:
-            raise BadInput(f"a causal judge reads text; {end.task.name} is none")
-        return -torch.from_numpy(model.nats(texts(end.decoded.tokens))).float()
+        return -torch.from_numpy(model.nats(end.task.texts(end.instances, end.decoded.tokens))).float()
 
     return reward

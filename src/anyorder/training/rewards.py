@@ -9,7 +9,7 @@ from torch import Tensor
 
 from anyorder.decoding.trajectory import Decoded
 from anyorder.errors import BadInput
-from anyorder.tasks.base import Instances, Task, Verdict
+from anyorder.tasks.base import CheckResult, Instances, Task
 
 
 class Ending(NamedTuple):
@@ -18,7 +18,7 @@ class Ending(NamedTuple):
     task: Task
     instances: Instances
     decoded: Decoded
-    verdict: Verdict
+    verdict: CheckResult
 
 
 Reward = Callable[[Ending], Tensor]

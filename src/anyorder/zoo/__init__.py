@@ -18,10 +18,8 @@ from anyorder.errors import BadCheckpoint, BadInput, first_line
 from anyorder.files import parse_json
 from anyorder.hub import UNLOADABLE
 from anyorder.orders.learned import LearnedOrder
-from anyorder.tasks import make_task
+from anyorder.tasks import Task, make_task
 from anyorder.tasks.alphabets import ESM, alphabet_of, has_plain_vocabulary
-from anyorder.tasks.base import Task
-from anyorder.tasks.sequences import Sequences
 from anyorder.zoo.fetch import fetched
 
 M = TypeVar("M", bound=nn.Module)
@@ -65,26 +63,35 @@ def order_folder(name: str | Path) -> Path:
 def default_denoiser(task_name: str, options: dict[str, Any]) -> str:
     """The shipped denoiser for a task with these options."""
     wanted = make_task(task_name, **options)
-    if isinstance(wanted, Sequences):  # many tasks fit one model of sequences
-        for name, served in {**{n: task_of(folder_of(n)).name for n in zoo_names()}, **SERVES}.items():
-            if served == task_name:
-                return name
-        raise BadInput(f"no denoiser is shipped for {task_name}: give one with --denoiser, a folder or a hub id")
-    for name in zoo_names():
-        task = task_of(folder_of(name))
-        if vars(task) == vars(wanted) and type(task) is type(wanted):
-            return name
-    raise BadInput(f"no denoiser is shipped for {task_name} with {options or 'default options'}: train one and give --denoiser")
+    shipped = (name for name in zoo_names() if task_of(folder_of(name)).serves(wanted))
+    fetched_ones = (name for name, served in SERVES.items() if served == task_name)
+    for name in (*shipped, *fetched_ones):
+        return name
+    given = ", ".join(f"{key}={value}" for key, value in options.items())
+    raise BadInput(
+        f"no denoiser is shipped for {task_name} with {given or 'default options'}: give one with --denoiser, as a folder or a "
+        "hub id"
+    )
 
 
 def task_of(folder: Path) -> Task:
     """The task that a denoiser was trained for."""
+    name, options = saved_task(folder)
+    return make_task(name, **options)
+
+
+def saved_task(folder: Path) -> tuple[str, dict[str, Any]]:
+    """Name and options of the task that a denoiser was trained for.
+
+    Raises:
+        BadInput: no `task.json`, or one that does not name a task.
+    """
     path = folder / "task.json"
     try:
         values = parse_json(path.read_text(encoding="utf-8"))
-        return make_task(values["name"], **values["options"])
+        return str(values["name"]), dict(values["options"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"{path} does not say what task this denoiser is for: {error}") from error
+        raise BadInput(f"{path} does not say which task this denoiser is for: {first_line(error)}") from error
 
 
 def load_denoiser(name: str | Path, *, trust_remote_code: bool = False, **options: Any) -> Transformer | HuggingFaceDenoiser:
@@ -97,7 +104,13 @@ def load_denoiser(name: str | Path, *, trust_remote_code: bool = False, **option
     Raises:
         BadInput: no such denoiser, or one that cannot be used. BadCheckpoint: weights that cannot be read.
     """
-    if _is_hub_id(name):
+    denoiser = _open(name, trust_remote_code, options)
+    denoiser.source = str(name)  # for `task_for`
+    return denoiser
+
+
+def _open(name: str | Path, trust_remote_code: bool, options: dict[str, Any]) -> Transformer | HuggingFaceDenoiser:
+    if is_hub_id(name):
         found = HuggingFaceDenoiser.from_pretrained(str(name), trust_remote_code=trust_remote_code, **options)
         return _only_amino_acids(found, options)
     folder = folder_of(name)
@@ -137,7 +150,8 @@ def is_hugging_face(folder: Path) -> bool:
     return isinstance(config, dict) and bool({"model_type", "auto_map"} & config.keys())
 
 
-def _is_hub_id(name: str | Path) -> bool:
+def is_hub_id(name: str | Path) -> bool:
+    """Whether this is the id owner/name of a model on the hub, not a folder."""
     return isinstance(name, str) and name.count("/") == 1 and not name.startswith((".", "/")) and not Path(name).exists()
 
 

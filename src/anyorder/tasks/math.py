@@ -1,30 +1,32 @@
-"""Mathematics in words, for language models: GSM8K and MATH-500 or any file like them, judged by the final answer.
+"""Mathematics in words, for language models: GSM8K and MATH-500 or any file like them, checked by the final answer.
 
 Layout: the prompt, `length` unknown tokens for the answer, padding up to the longest of the batch. An order decodes them all at
 once, or in blocks (`confidence@blocks:32`).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from anyorder.denoisers.huggingface import special_tokens
+from anyorder.denoisers.base import Denoiser
+from anyorder.denoisers.huggingface import HuggingFaceDenoiser, special_tokens
 from anyorder.errors import BadInput, first_line
-from anyorder.relations import Relation
+from anyorder.registry import TASKS
 from anyorder.tasks.alphabets import TokenizerAlphabet, alphabet_of
-from anyorder.tasks.base import Instances, Verdict
-from anyorder.tasks.maths_answers import Answer, equivalent, final_answer, require_library
-from anyorder.tasks.maths_prompts import TEMPLATES, Problem, read_problems
+from anyorder.tasks.base import CheckResult, Instances, Task, check_fits, make, max_length_of
+from anyorder.tasks.math_answers import Answer, equivalent, final_answer, require_library
+from anyorder.tasks.math_prompts import TEMPLATES, Problem, read_problems
 
 _LLADA_CONTEXT = 4096
 
 
-class Maths:
+@TASKS.register("math")
+class Math(Task):
     """Mathematics in words (GSM8K, MATH-500) for language models. Right is an answer equivalent to the reference.
 
     Args:
@@ -37,11 +39,12 @@ class Maths:
         longest: most tokens of prompt and answer.
 
     Raises:
-        BadInput: arguments that do not fit one another, no tokenizer, or math-verify is not installed.
+        BadInput: arguments that contradict each other, no tokenizer, or math-verify is not installed.
     """
 
-    name: ClassVar[str] = "maths"
-    valid_means: ClassVar[str] = "right"
+    correct_means: ClassVar[str] = "right"
+    sequential: ClassVar[bool] = True
+    pad_token_id: int
 
     def __init__(
         self,
@@ -55,10 +58,10 @@ class Maths:
     ) -> None:
         require_library()
         if not alphabet:
-            raise BadInput("maths needs the tokenizer of a model: give the model (--denoiser), or its folder as alphabet")
+            raise BadInput("math needs the tokenizer of a model: give the model (--denoiser), or its folder as alphabet")
         symbols = alphabet_of(alphabet) if isinstance(alphabet, str) else alphabet
         if not isinstance(symbols, TokenizerAlphabet):
-            raise BadInput(f"the alphabet {alphabet} is none of text: maths needs a model with a tokenizer")
+            raise BadInput(f"the alphabet {alphabet} is not the tokenizer of a model: give the folder of a model")
         if prompt not in TEMPLATES:
             raise BadInput(f"prompt {prompt!r} is unknown: use one of {', '.join(TEMPLATES)}")
         if shots < 0 or bool(shots) != bool(examples):
@@ -66,22 +69,40 @@ class Maths:
         if not 1 <= length <= longest:
             raise BadInput(f"length {length} must lie in 1..{longest}")
         self.symbols = symbols
+        self.prompt, self.shots, self.examples_file = prompt, shots, examples
         self.template = TEMPLATES[prompt]
         self.examples = read_problems(Path(examples), shots) if shots else []
         if len(self.examples) < shots:
-            raise BadInput(f"{examples} holds {len(self.examples)} problems; {shots} are to be examples")
+            raise BadInput(f"{examples} holds {len(self.examples)} problems; shots asks for {shots}")
         self.chat = bool(chat) and bool(getattr(symbols.tokenizer, "chat_template", None))
         self.answer_length, self.length = length, longest
         self.vocab_size, self.mask_token_id = symbols.vocab_size, symbols.mask_token_id
+        self.pad_token_id = self._padding()
 
-    @staticmethod
-    def options_of(first_lines: Callable[[], str] | None, text: str | None) -> dict[str, Any]:
-        """Questions give nothing away about the model they are for."""
-        return {}
+    @property
+    def options(self) -> dict[str, Any]:
+        """The arguments that make this task again; without `alphabet` if nobody knows where the tokenizer came from."""
+        named = {"alphabet": self.symbols.source} if self.symbols.source else {}
+        prompt = {"prompt": self.prompt, "shots": self.shots, "examples": self.examples_file, "chat": self.chat}
+        return {**named, **prompt, "length": self.answer_length, "longest": self.length}
 
-    def relations(self) -> Mapping[str, Relation]:
-        """None."""
-        return {}
+    @classmethod
+    def for_denoiser(cls, denoiser: Denoiser, options: Mapping[str, Any], source: str = "") -> Self:
+        """Mathematics in the model's own tokens; the model may end its answers, and padding is a token that no answer holds.
+
+        Raises:
+            BadInput: the denoiser has no tokenizer, or the options cannot be used.
+        """
+        if not isinstance(denoiser, HuggingFaceDenoiser) or denoiser.tokenizer is None:
+            raise BadInput(f"{source or 'the denoiser'} has no tokenizer, and math needs one: use a model of Hugging Face")
+        alphabet = TokenizerAlphabet(denoiser.tokenizer, denoiser.vocab_size, denoiser.mask_token_id, source)
+        most = max_length_of(denoiser)
+        room = {} if most is None else {"longest": most}
+        task = make(cls, {"alphabet": alphabet, **room, **options})
+        check_fits(task, denoiser)
+        denoiser.allow(task.ends)
+        denoiser.pad_with(task.pad_token_id)
+        return task
 
     # ---- tokens that are no text --------------------------------------------------------------------------------------
 
@@ -96,15 +117,14 @@ class Maths:
             found |= set(after[:1]) & self._special
         return frozenset(found)
 
-    @cached_property
-    def pad_token_id(self) -> int:
+    def _padding(self) -> int:
         """Padding: the tokenizer's own, unless it ends answers as well (LLaDA); then a special token of no other use here."""
         tokenizer = self.symbols.tokenizer
         used = self.ends | set(self._prompt(Problem("?", "", ""))) | {self.mask_token_id}
-        wishes = [tokenizer.pad_token_id, tokenizer.unk_token_id, *sorted(self._special)]
-        free = [token for token in wishes if token is not None and token not in used]
+        candidates = [tokenizer.pad_token_id, tokenizer.unk_token_id, *sorted(self._special)]
+        free = [token for token in candidates if token is not None and token not in used]
         if not free:
-            raise BadInput("this tokenizer has no special token left to pad with: give it a pad token of its own")
+            raise BadInput("this tokenizer has no special token to pad with: give it a pad token of its own")
         return int(free[0])
 
     @property
@@ -161,15 +181,7 @@ class Maths:
             labels["difficulty"] = np.array([f"level {problem.level}" for problem in problems])
         return Instances(tokens, tokens == self.mask_token_id, None, labels)
 
-    def generate(self, count: int, seed: int) -> Instances:
-        """Raises BadInput: nobody makes up problems in words here."""
-        raise BadInput("maths has no generator: give a file of problems with --data")
-
-    def augment(self, x0: Tensor, tokens: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Nothing is equivalent to a question but itself."""
-        return x0, tokens
-
-    def load(self, path: Path, limit: int | None = None) -> Instances:
+    def load(self, path: str | Path, limit: int | None = None) -> Instances:
         """The published files of GSM8K and MATH-500, and all like them, see `read_problems`.
 
         Raises:
@@ -205,19 +217,19 @@ class Maths:
         """Prompt and answer as text, `_` where masked, without special tokens."""
         return self.symbols.decode([token for token in tokens.tolist() if token != self.pad_token_id])
 
-    # ---- judgement ----------------------------------------------------------------------------------------------------
+    # ---- checking -----------------------------------------------------------------------------------------------------
 
-    def check(self, instances: Instances, tokens: Tensor) -> Verdict:
+    def check(self, instances: Instances, tokens: Tensor) -> CheckResult:
         """By the final answer (`final_answer`, `equivalent`): it is complete, the prompt is unchanged, and it says the same as
         the reference. Cell accuracy is nan: no answer is right token by token.
         """
-        whole = ((tokens == instances.tokens) | instances.maskable).all(dim=1) & (tokens != self.mask_token_id).all(dim=1)
+        complete = ((tokens == instances.tokens) | instances.maskable).all(dim=1) & (tokens != self.mask_token_id).all(dim=1)
         references = instances.labels["answer"]
         right = [
             found is not None and (not reference or equivalent(str(reference), found.text))
             for found, reference in zip(self._final(instances, tokens), references, strict=True)
         ]
-        return Verdict(whole & torch.tensor(right, dtype=torch.bool), torch.full((len(tokens),), torch.nan))
+        return CheckResult(complete & torch.tensor(right, dtype=torch.bool), torch.full((len(tokens),), torch.nan))
 
     def measure(self, instances: Instances, tokens: Tensor) -> dict[str, np.ndarray]:
         """Per answer float (N,): answered, there is one at all; marked, by more than being the last number; its tokens up to

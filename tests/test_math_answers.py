@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from anyorder.errors import BadInput
-from anyorder.tasks.maths_answers import Answer, Judge, equivalent, final_answer, last_box
-from anyorder.tasks.maths_prompts import read_problems
+from anyorder.tasks.math_answers import Answer, Checker, equivalent, final_answer, last_box
+from anyorder.tasks.math_prompts import read_problems
 from conftest import shared_file
 
 pytest.importorskip("math_verify")
 
-BENCHMARK: dict[str, Any] = runpy.run_path(str(Path(__file__).resolve().parents[1] / "benchmarks" / "maths_equivalence.py"))
+BENCHMARK: dict[str, Any] = runpy.run_path(str(Path(__file__).resolve().parents[1] / "benchmarks" / "math_equivalence.py"))
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ DIFFERENT = [
 
 
 def test_what_the_library_gets_wrong_is_known() -> None:
-    """Notations as people write them, by hand: 12 of 32 are missed and 2 of 15 pass (docs/maths.md)."""
+    """Notations as people write them, by hand: 12 of 32 are missed and 2 of 15 pass (docs/math.md)."""
     assert {answer for reference, answer in SAME if not equivalent(reference, answer)} == {
         "x<2 \\text{ or } x>3",
         "6+(-5)i",
@@ -184,13 +184,13 @@ def test_what_the_library_gets_wrong_is_known() -> None:
 
 
 @pytest.mark.parametrize("answer", ["9^{9^{9^{9}}}", "(10^9)!", "(" * 130 + "5" + ")" * 130, r"\left(1+x\right)^{100000}"])
-def test_what_takes_for_ever_is_wrong_and_the_next_is_judged(answer: str) -> None:
-    judge = Judge(seconds=1.0)
-    assert judge("\\frac{1}{2}", "0.5")
+def test_what_takes_for_ever_is_wrong_and_the_next_is_checked(answer: str) -> None:
+    checker = Checker(seconds=1.0)
+    assert checker("\\frac{1}{2}", "0.5")
     began = time.monotonic()
-    assert not judge("5", answer)
+    assert not checker("5", answer)
     assert time.monotonic() - began < 60, "it was given up"
-    assert judge("\\frac{1}{2}", "0.5")
+    assert checker("\\frac{1}{2}", "0.5")
 
 
 @pytest.mark.parametrize("answer", ["}{", "\\frac{" * 40, "\ud800\0", "\\begin{matrix}", "\n\n", "x" * 301, "__import__('os')"])
@@ -198,13 +198,13 @@ def test_what_cannot_be_read_is_wrong(answer: str) -> None:
     assert not equivalent("5", answer)
 
 
-def test_a_judge_that_died_is_replaced() -> None:
-    judge = Judge()
-    assert judge("\\frac{1}{2}", "0.5")
-    assert judge._process is not None
-    judge._process.kill()
-    judge._process.wait()
-    assert judge("\\frac{1}{2}", "0.5")
+def test_a_checker_that_died_is_replaced() -> None:
+    checker = Checker()
+    assert checker("\\frac{1}{2}", "0.5")
+    assert checker._process is not None
+    checker._process.kill()
+    checker._process.wait()
+    assert checker("\\frac{1}{2}", "0.5")
 
 
 def test_any_thread_may_ask() -> None:
@@ -219,11 +219,11 @@ def test_any_thread_may_ask() -> None:
 
 
 def test_a_library_that_is_missing_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("anyorder.tasks.maths_answers.find_spec", lambda name: None)
+    monkeypatch.setattr("anyorder.tasks.math_answers.find_spec", lambda name: None)
     from anyorder.tasks import make_task
 
-    with pytest.raises(BadInput, match=r"pip install 'anyorder\[maths\]'"):
-        make_task("maths", alphabet="characters")
+    with pytest.raises(BadInput, match=r"pip install 'anyorder\[math\]'"):
+        make_task("math", alphabet="characters")
 
 
 def test_the_last_box_is_that_of_the_solution() -> None:

@@ -1,6 +1,6 @@
 """The final answer in a text, and whether it is equivalent to a reference.
 
-Numbers are compared here, exactly; everything else by math-verify (Apache-2.0), see `maths_judge`.
+Numbers are compared here, exactly; everything else by math-verify (Apache-2.0), see `math_checker`.
 """
 
 import json
@@ -51,7 +51,7 @@ def final_answer(text: str) -> Answer | None:
     4. what follows the last "answer is", up to the end of the sentence;
     5. the last number, with its fraction or percent sign.
 
-    Where rules 2 to 4 find a sentence (three words or more), its last number is meant.
+    Where rules 2 to 4 find a sentence (three words or more), its last number is the answer.
     """
     box = last_box(text)
     if box:
@@ -128,8 +128,8 @@ def equivalent(reference: str, answer: str) -> bool:
     return _ask(reference, answer)
 
 
-class Judge:
-    """The process that judges, started when it is first asked, and again after an answer that ended it.
+class Checker:
+    """The process that compares answers, started at the first question and again after an answer that ended it.
 
     Args:
         seconds: of processor time that it may take for one answer.
@@ -141,7 +141,7 @@ class Judge:
         self._lock = threading.Lock()
 
     def __call__(self, reference: str, answer: str) -> bool:
-        """Whether an answer is equivalent to a reference; False where judging it takes too long or crashes."""
+        """Whether an answer is equivalent to a reference; False if the comparison takes too long or crashes."""
         with self._lock:
             process = self._running()
             assert process.stdin is not None
@@ -152,7 +152,7 @@ class Judge:
                 line = process.stdout.readline()
             except OSError:
                 line = ""
-            except BaseException:  # ctrl-C: what it still says would be taken for the next verdict
+            except BaseException:  # ctrl-C: its late answer would be taken for the next one
                 process.kill()
                 raise
             if not line:
@@ -161,21 +161,21 @@ class Judge:
 
     def _running(self) -> subprocess.Popen[str]:
         if self._process is None or self._process.poll() is not None:
-            program = Path(__file__).with_name("maths_judge.py")
+            program = Path(__file__).with_name("math_checker.py")
             self._process = subprocess.Popen(
                 [sys.executable, "-P", str(program), str(self.seconds)],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, encoding="utf-8",
             )  # fmt: skip
             assert self._process.stdout is not None
             if self._process.stdout.readline().strip() != "ready":
-                raise BadInput(f"the judge of answers does not start: see `{sys.executable} -c 'import math_verify'`")
+                raise BadInput(f"the checker of answers does not start: see `{sys.executable} -c 'import math_verify'`")
         return self._process
 
 
-_ask = Judge()
+_ask = Checker()
 
 
 def require_library() -> None:
     """Raises BadInput where math-verify is not installed."""
     if find_spec("math_verify") is None:
-        raise BadInput("answers are judged by math-verify: pip install 'anyorder[maths]'")
+        raise BadInput("answers are checked by math-verify: pip install 'anyorder[math]'")

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from anyorder.errors import BadInput
 from anyorder.files import open_text, parse_json, read_json
 from anyorder.tasks.base import read_lines
-from anyorder.tasks.maths_answers import last_box
+from anyorder.tasks.math_answers import last_box
 
 _CALCULATOR = re.compile(r"<<[^<>]*>>")
 
@@ -76,15 +76,13 @@ def reasoning_of(solution: str) -> str:
     return _CALCULATOR.sub("", solution.partition("####")[0]).strip()
 
 
-def read_problems(path: Path, limit: int | None = None) -> list[Problem]:
+def read_problems(path: str | Path, limit: int | None = None) -> list[Problem]:
     """Problems of GSM8K or MATH: JSON lines, or one JSON list, of objects with `question` and `answer` (which ends in
     `#### 42`), or with `problem` and `solution` (which ends in a box), and perhaps `answer` and `level`.
 
     Raises:
         BadInput: no such file, no JSON, or a row without question or answer; the error says which.
     """
-    if not path.is_file():
-        raise BadInput(f"no such file: {path}")
     with open_text(path) as file:
         if file.read(1) != "[":
             return read_lines(path, limit, lambda line: _problem(parse_json(line)), "problems")

@@ -18,9 +18,9 @@ from anyorder.evaluation.orders import make_decoder
 from anyorder.tasks import make_task
 from anyorder.tasks.alphabets import TokenizerAlphabet
 from anyorder.tasks.base import Instances
-from anyorder.tasks.maths import Maths
-from anyorder.tasks.maths_prompts import TEMPLATES, Problem, read_problems, reasoning_of
-from anyorder.zoo.serving import task_for
+from anyorder.tasks.math import Math
+from anyorder.tasks.math_prompts import TEMPLATES, Problem, read_problems, reasoning_of
+from anyorder.zoo.matching import task_for
 from conftest import shared_file
 from tiny_llada import CLS, END, MASK, START, TURN_END, save_llada, save_tokenizer
 
@@ -47,18 +47,18 @@ def alphabet(tmp_path_factory: pytest.TempPathFactory) -> TokenizerAlphabet:
     return TokenizerAlphabet(save_tokenizer(tmp_path_factory.mktemp("tokenizer")), 272, MASK)
 
 
-def maths(alphabet: TokenizerAlphabet | str, **options: Any) -> Maths:
-    task = make_task("maths", alphabet=alphabet, **options)
-    assert isinstance(task, Maths)
+def math(alphabet: TokenizerAlphabet | str, **options: Any) -> Math:
+    task = make_task("math", alphabet=alphabet, **options)
+    assert isinstance(task, Math)
     return task
 
 
-def prompt_of(task: Maths, instances: Instances, row: int = 0) -> str:
+def prompt_of(task: Math, instances: Instances, row: int = 0) -> str:
     given = instances.tokens[row][~instances.maskable[row] & (instances.tokens[row] != task.pad_token_id)]
     return str(task.symbols.tokenizer.decode(given.tolist()))
 
 
-def filled(task: Maths, instances: Instances, texts: list[str], end: int | None = END) -> Tensor:
+def filled(task: Math, instances: Instances, texts: list[str], end: int | None = END) -> Tensor:
     """Instances with these answers, ended, and nonsense after the end."""
     tokens = instances.tokens.clone()
     for row, generated, text in zip(tokens, instances.maskable, texts, strict=True):
@@ -72,7 +72,7 @@ def filled(task: Maths, instances: Instances, texts: list[str], end: int | None 
 
 
 def test_upo_asks_in_the_words_of_its_appendix(alphabet: TokenizerAlphabet) -> None:
-    task = maths(alphabet)
+    task = math(alphabet)
     assert prompt_of(task, task.encode([HENS])) == (
         "<|startoftext|><|start_header_id|>user<|end_header_id|>\n\n"
         "You are a math expert. You will be given a question to solve. Solve it step by step. Wrap the final answer in a "
@@ -83,11 +83,11 @@ def test_upo_asks_in_the_words_of_its_appendix(alphabet: TokenizerAlphabet) -> N
 
 
 def test_a_plain_question_and_no_chat(alphabet: TokenizerAlphabet) -> None:
-    task = maths(alphabet, prompt="plain", chat=0)
+    task = math(alphabet, prompt="plain", chat=0)
     assert prompt_of(task, task.encode([HENS])) == HENS.question
-    assert maths(alphabet, prompt="plain").encode([HENS]).tokens[0, 0] == START
+    assert math(alphabet, prompt="plain").encode([HENS]).tokens[0, 0] == START
     assert task.ends == {END}
-    assert maths(alphabet).ends == {END, TURN_END}, "in a chat the end of the turn ends the answer"
+    assert math(alphabet).ends == {END, TURN_END}, "in a chat the end of the turn ends the answer"
 
 
 @pytest.mark.parametrize("prompt", TEMPLATES)
@@ -97,7 +97,7 @@ def test_examples_speak_the_template_s_own_format(alphabet: TokenizerAlphabet, p
         {"question": f"What is {n} and {n}?", "answer": f"<<{n}+{n}={2 * n}>>{2 * n} it is.\n#### {2 * n}"} for n in range(9)
     ]
     path.write_text("\n".join(map(json.dumps, rows)))
-    task = maths(alphabet, prompt=prompt, shots=8, examples=str(path), chat=0)
+    task = math(alphabet, prompt=prompt, shots=8, examples=str(path), chat=0)
     text = prompt_of(task, task.encode([HENS]))
     assert [text.count(f"What is {n} and {n}?") for n in range(9)] == [1] * 8 + [0]
     told = {
@@ -116,13 +116,13 @@ def test_examples_that_are_no_examples_are_refused(alphabet: TokenizerAlphabet, 
     path = tmp_path / "train.jsonl"
     path.write_text(json.dumps({"question": "1?", "answer": "#### 1"}))
     with pytest.raises(BadInput, match="give both, a number and a file"):
-        maths(alphabet, shots=2)
+        math(alphabet, shots=2)
     with pytest.raises(BadInput, match="give both, a number and a file"):
-        maths(alphabet, examples=str(path))
-    with pytest.raises(BadInput, match="holds 1 problems; 2 are to be examples"):
-        maths(alphabet, shots=2, examples=str(path))
+        math(alphabet, examples=str(path))
+    with pytest.raises(BadInput, match="holds 1 problems; shots asks for 2"):
+        math(alphabet, shots=2, examples=str(path))
     with pytest.raises(BadInput, match="no such file"):
-        maths(alphabet, shots=2, examples=str(tmp_path / "none"))
+        math(alphabet, shots=2, examples=str(tmp_path / "none"))
 
 
 def test_a_solution_without_the_calculator_s_marks() -> None:
@@ -132,16 +132,15 @@ def test_a_solution_without_the_calculator_s_marks() -> None:
 def test_a_chat_template_that_fails_is_one_clear_error(tmp_path: Path) -> None:
     tokenizer = save_tokenizer(tmp_path)
     tokenizer.chat_template = "{{ raise_exception('only system prompts') }}"
-    task = maths(TokenizerAlphabet(tokenizer, 272, MASK))
     with pytest.raises(BadInput, match="only system prompts; chat=0 leaves it out"):
-        task.encode([HENS])
+        math(TokenizerAlphabet(tokenizer, 272, MASK))
 
 
 # ---- layout -------------------------------------------------------------------------------------------------------------
 
 
 def test_the_answer_follows_the_prompt_and_padding_follows_the_answer(alphabet: TokenizerAlphabet) -> None:
-    task = maths(alphabet, prompt="plain", chat=False, length=16)
+    task = math(alphabet, prompt="plain", chat=False, length=16)
     both = task.encode([HENS, HALF])
     lengths = [len(HENS.question), len(HALF.question)]
     assert both.tokens.shape == (2, max(lengths) + 16)
@@ -156,19 +155,19 @@ def test_the_answer_follows_the_prompt_and_padding_follows_the_answer(alphabet: 
 
 def test_a_prompt_that_does_not_fit_is_refused(alphabet: TokenizerAlphabet) -> None:
     with pytest.raises(BadInput, match="this question takes 38 tokens and its answer 16, more than the 50"):
-        maths(alphabet, prompt="plain", chat=0, length=16, longest=50).parse(HENS.question)
+        math(alphabet, prompt="plain", chat=0, length=16, longest=50).parse(HENS.question)
     with pytest.raises(BadInput, match="holds the mask token itself"):
-        maths(alphabet).parse("What is <|mdm_mask|>?")
+        math(alphabet).parse("What is <|mdm_mask|>?")
     with pytest.raises(BadInput, match=r"length 0 must lie in 1\.\.4096"):
-        maths(alphabet, length=0)
+        math(alphabet, length=0)
     with pytest.raises(BadInput, match="use one of upo, plain, lm_eval, minerva"):
-        maths(alphabet, prompt="cot")
+        math(alphabet, prompt="cot")
     with pytest.raises(BadInput, match="needs the tokenizer of a model"):
-        make_task("maths")
-    with pytest.raises(BadInput, match="none of text"):
-        maths("characters")
-    with pytest.raises(BadInput, match="give a file of problems with --data"):
-        maths(alphabet).generate(3, 0)
+        make_task("math")
+    with pytest.raises(BadInput, match="is not the tokenizer of a model"):
+        math("characters")
+    with pytest.raises(BadInput, match=r"give a file of problems \(--data\)"):
+        math(alphabet).generate(3, 0)
 
 
 def test_other_tokenizers_keep_their_own_padding(tmp_path: Path) -> None:
@@ -183,7 +182,7 @@ def test_other_tokenizers_keep_their_own_padding(tmp_path: Path) -> None:
     ]
     (tmp_path / "vocab.txt").write_text("\n".join(words))
     tokenizer = transformers.BertTokenizer(str(tmp_path / "vocab.txt"), do_lower_case=False)
-    task = maths(TokenizerAlphabet(tokenizer, len(words), 4), prompt="plain", length=8)
+    task = math(TokenizerAlphabet(tokenizer, len(words), 4), prompt="plain", length=8)
     instances = task.parse("1 + 1 #### 2")
     assert task.pad_token_id == 0
     assert instances.tokens[0, :2].tolist() == [2, words.index("1")], "it begins as the tokenizer begins every text"
@@ -195,7 +194,7 @@ def test_other_tokenizers_keep_their_own_padding(tmp_path: Path) -> None:
 
 
 def test_the_published_files_are_read(alphabet: TokenizerAlphabet) -> None:
-    task = maths(alphabet)
+    task = math(alphabet)
     gsm8k = task.load(shared_file("math/gsm8k_test.jsonl"))
     assert (len(gsm8k), gsm8k.labels["answer"][0]) == (1319, "18")
     math500 = task.load(shared_file("math/math500_test.json"), limit=20)
@@ -235,11 +234,11 @@ def test_files_that_cannot_be_used_say_where(text: str, message: str, tmp_path: 
         read_problems(path)
 
 
-# ---- judgement ----------------------------------------------------------------------------------------------------------
+# ---- checking -----------------------------------------------------------------------------------------------------------
 
 
 def test_the_final_answer_decides(alphabet: TokenizerAlphabet) -> None:
-    task = maths(alphabet, length=48)
+    task = math(alphabet, length=48)
     problems = task.encode([HENS] * 5 + [HALF])
     texts = [
         "6 and 7\n<answer>\\boxed{42}</answer>",
@@ -262,7 +261,7 @@ def test_the_final_answer_decides(alphabet: TokenizerAlphabet) -> None:
 
 
 def test_no_answer_without_all_its_tokens_or_with_another_prompt(alphabet: TokenizerAlphabet) -> None:
-    task = maths(alphabet, length=16)
+    task = math(alphabet, length=16)
     problem = task.encode([HENS])
     tokens = filled(task, problem, ["\\boxed{42}"])
     assert bool(task.check(problem, tokens).instance_correct)
@@ -275,14 +274,14 @@ def test_no_answer_without_all_its_tokens_or_with_another_prompt(alphabet: Token
 
 
 def test_what_a_model_asks_itself_after_its_answer_does_not_count(alphabet: TokenizerAlphabet) -> None:
-    task = maths(alphabet, prompt="lm_eval", chat=0, length=48)
+    task = math(alphabet, prompt="lm_eval", chat=0, length=48)
     problem = task.encode([HENS])
     tokens = filled(task, problem, [" It is\n#### 42\n\nQuestion: And 2?\nAnswer: #### 2"], end=None)
     assert bool(task.check(problem, tokens).instance_correct)
 
 
 def test_a_typed_question_without_a_reference_wants_an_answer(alphabet: TokenizerAlphabet) -> None:
-    task = maths(alphabet, length=16)
+    task = math(alphabet, length=16)
     open_question, known = task.parse("Six times seven?"), task.parse("Six times seven? #### 42")
     assert known.labels["answer"].tolist() == ["42"]
     assert torch.equal(open_question.tokens, known.tokens), "the reference is no part of the prompt"
@@ -296,8 +295,8 @@ def test_a_typed_question_without_a_reference_wants_an_answer(alphabet: Tokenize
 
 def test_a_model_may_end_its_answers_and_never_sees_padding(folder: Path, denoiser: HuggingFaceDenoiser) -> None:
     assert {END, CLS} <= set(denoiser.forbidden)
-    task = task_for("maths", str(folder), denoiser, {"length": 12, "prompt": "plain"})
-    assert isinstance(task, Maths)
+    task = task_for(denoiser, "math", length=12, prompt="plain")
+    assert isinstance(task, Math)
     assert {END, TURN_END} & set(denoiser.forbidden) == set()
     assert {MASK, CLS} <= set(denoiser.forbidden)
     assert denoiser.pad_token_id == task.pad_token_id == CLS
@@ -314,7 +313,7 @@ def test_a_model_may_end_its_answers_and_never_sees_padding(folder: Path, denois
 def test_blocks_are_those_of_llada_s_generate(folder: Path, denoiser: HuggingFaceDenoiser) -> None:
     from anyorder.interfaces.llada import generate
 
-    task = task_for("maths", str(folder), denoiser, {"length": 16, "prompt": "plain"})
+    task = task_for(denoiser, "math", length=16, prompt="plain")
     problem = task.parse("What is 6 times 7?")
     ours = decode(denoiser, problem.tokens, make_decoder("confidence@blocks:8", 8, 0.0, _no_policy)).tokens
     prompt = problem.tokens[:, ~problem.maskable[0]]
@@ -327,15 +326,15 @@ def _no_policy(name: str) -> Any:
 
 def test_a_model_without_tokenizer_is_refused(folder: Path, denoiser: HuggingFaceDenoiser) -> None:
     denoiser.tokenizer = None
-    with pytest.raises(BadInput, match="has no tokenizer, and maths needs one"):
-        task_for("maths", str(folder), denoiser, {})
+    with pytest.raises(BadInput, match="has no tokenizer, and math needs one"):
+        task_for(denoiser, "math")
 
 
 def test_evaluate_and_sample_from_the_command_line(folder: Path, tmp_path: Path) -> None:
     data, out = tmp_path / "problems.jsonl", tmp_path / "report.json"
     rows = [{"question": HENS.question, "answer": HENS.solution}, {"problem": HALF.question, "solution": HALF.solution}]
     data.write_text("\n".join(map(json.dumps, rows)))
-    model = ["--task", "maths", "--denoiser", str(folder), "--trust-remote-code", "--task-option", "length=16"]
+    model = ["--task", "math", "--denoiser", str(folder), "--trust-remote-code", "--task-option", "length=16"]
     orders = "confidence,confidence@blocks:8,left_to_right@blocks:8@threshold:0.5"
     result = CliRunner().invoke(
         app, ["evaluate", *model, "--data", str(data), "--orders", orders, "--steps", "8,16", "--json", str(out)]
@@ -349,4 +348,4 @@ def test_evaluate_and_sample_from_the_command_line(folder: Path, tmp_path: Path)
     )
     sample = CliRunner().invoke(app, ["sample", "What is 6 times 7? #### 42", *model, "--steps", "4"])
     assert sample.exit_code == 1
-    assert "0 of 1 right" in sample.output
+    assert "right: 0 of 1" in sample.output

@@ -1,6 +1,6 @@
 """How answers of GSM8K and MATH-500 are judged: every reference against other ways to write it, and against wrong answers.
 
-    python benchmarks/maths_equivalence.py ../shared/data/math [--library] [--limit 200]
+    python benchmarks/math_equivalence.py ../shared/data/math [--library] [--limit 200]
 
 Prints, for each way, how many answers were judged right, and all that were misjudged. With --library answers are judged by
 math-verify alone, without what comes before it here.
@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
-from anyorder.tasks.maths_answers import Judge, equivalent, final_answer
-from anyorder.tasks.maths_prompts import Problem, read_problems
+from anyorder.tasks.math_answers import Checker, equivalent, final_answer
+from anyorder.tasks.math_prompts import Problem, read_problems
 
 FRACTION = re.compile(r"(-?)\\d?frac(?:\{(-?\d+)\}|\s?(\d))(?:\{(\d+)\}|(\d))")
 INTEGER = re.compile(r"-?\d+")
@@ -197,7 +197,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="first N problems of each file")
     options = parser.parse_args()
     for name in ("gsm8k_test.jsonl", "math500_test.json"):
-        found = judge(read_problems(options.folder / name, options.limit), by=Judge() if options.library else equivalent)
+        found = judge(read_problems(options.folder / name, options.limit), by=Checker() if options.library else equivalent)
         print(f"\n## {name}\n\n| says the same? | way | answers | judged right |\n|---|---|---|---|")
         for (right, way), rows in found.items():
             print(f"| {'yes' if right else 'no'} | {way} | {len(rows)} | {sum(row[2] for row in rows)} |")

@@ -1,12 +1,12 @@
 """Is an answer equivalent to a reference? By math-verify, in a process of its own.
 
 Computer algebra on a model's output may run for ever, take all memory or crash the interpreter, and no signal stops what runs
-in compiled code (9^{9^{9^9}} is enough). So this file is a program, which `maths_answers` runs as
+in compiled code (9^{9^{9^9}} is enough). So this file is a program, which `math_answers` runs as
 
-    python -P maths_judge.py SECONDS
+    python -P math_checker.py SECONDS
 
 It says "ready", then answers each line of JSON [reference, answer] by a line true or false. A pair that takes more than
-SECONDS of processor time ends the process, as does one that crashes it: so verdicts do not depend on how busy the machine is
+SECONDS of processor time ends the process, as does one that crashes it: so results do not depend on how busy the machine is
 (but on Windows, which has no such timer, the seconds are the clock's). It imports nothing of this package, so that it starts
 quickly.
 """
@@ -23,7 +23,7 @@ _MEMORY = 4 * 2**30
 
 
 def equivalence() -> Callable[[str, str], bool]:
-    """The library's judgement of a reference and an answer, both LaTeX as it stands in a box. No limit of time: its own are
+    """What the library says of a reference and an answer, both LaTeX as it stands in a box. No limit of time: its own are
     signals, which work in the main thread only and do not stop compiled code."""
     from math_verify import LatexExtractionConfig, parse, verify
 

@@ -1,0 +1,56 @@
+"""The task of a denoiser."""
+
+from typing import Any
+
+from anyorder.denoisers.base import Denoiser
+from anyorder.denoisers.huggingface import HuggingFaceDenoiser
+from anyorder.errors import BadInput
+from anyorder.tasks import Task, check_fits, make_task, task_class
+from anyorder.zoo import SERVES, folder_of, is_hub_id, saved_task, speaks_esm
+
+
+def task_for(denoiser: Denoiser, name: str | None = None, /, **options: Any) -> Task:
+    """Make the right task for a denoiser: the one that it was trained for, or one in the tokens of a Hugging Face model.
+
+    Args:
+        denoiser: any denoiser; `load_denoiser` notes on it where it came from.
+        name: of the task. By default the task that the denoiser was trained for; for models of Hugging Face, proteins if the
+            model has the alphabet of ESM, else text.
+        options: arguments of the task that are to differ.
+
+    Raises:
+        BadInput: the denoiser is for another task, or the options do not fit it.
+
+    Example:
+        >>> import anyorder
+        >>> denoiser = anyorder.load_denoiser("sudoku4")
+        >>> anyorder.task_for(denoiser).options
+        {'box': 2, 'layout': 'infill'}
+    """
+    source = source_of(denoiser)
+    folder = None if not source or is_hub_id(source) else folder_of(source)
+    saved = saved_task(folder) if folder is not None and (folder / "task.json").is_file() else None
+    if saved is None or isinstance(denoiser, HuggingFaceDenoiser):  # whose tokens only the model knows
+        if saved is not None and name in (None, saved[0]):
+            name, options = saved[0], {**saved[1], **options}
+        return task_class(name or _usual_task(denoiser, source)).for_denoiser(denoiser, options, source)
+    trained = make_task(saved[0], **saved[1])
+    if name not in (None, trained.name):
+        raise BadInput(f"the denoiser {source} is for {trained.name}, not for {name}: choose another task or another denoiser")
+    task = trained.variant(options)
+    check_fits(task, denoiser)
+    return task
+
+
+def source_of(denoiser: Denoiser) -> str:
+    """The name, folder or hub id from which a denoiser was loaded; "" if it was made in this process."""
+    return str(getattr(denoiser, "source", ""))
+
+
+def _usual_task(denoiser: Denoiser, source: str) -> str:
+    """The task of a denoiser that no recipe trained."""
+    if source in SERVES:
+        return SERVES[source]
+    if not isinstance(denoiser, HuggingFaceDenoiser):
+        raise BadInput(f"the denoiser {source} does not say which task it is for: name one, as in task_for(denoiser, 'text')")
+    return "protein" if speaks_esm(denoiser) else "text"
