@@ -1,0 +1,1 @@
+"""Example parts for anyorder: one file each."""
