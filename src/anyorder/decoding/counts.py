@@ -97,7 +97,7 @@ class Cosine(CountRule):
 
     def in_blocks(self, length: int) -> CountRule:
         """See `CountRule`."""
-        raise BadInput("the count rule cosine counts over the whole sequence, not in blocks: use linear, fixed, threshold, ...")
+        raise _not_in_blocks("cosine")
 
 
 @COUNT_RULES.register("fixed")
@@ -253,9 +253,7 @@ class TwoPhase(CountRule):
 
     def in_blocks(self, length: int) -> CountRule:
         """See `CountRule`."""
-        raise BadInput(
-            "the count rule two_phase counts over the whole sequence, not in blocks: use linear, fixed, threshold, ..."
-        )
+        raise _not_in_blocks("two_phase")
 
 
 @COUNT_RULES.register("deadline")
@@ -327,6 +325,10 @@ class EvenBlocks(CountRule):
         number, step = state.step // steps, state.step % steps
         size = (block == number[:, None]).sum(dim=1)
         return top(scores, size // steps + (step < size % steps).long())
+
+
+def _not_in_blocks(name: str) -> BadInput:
+    return BadInput(f"the count rule {name} counts over the whole sequence, not in blocks: use another one, such as linear")
 
 
 def block_of(generated: Tensor, length: int) -> Tensor:

@@ -164,7 +164,7 @@ class Task(ABC):
         Raises:
             BadInput: this task is not made of text.
         """
-        raise BadInput(f"the task {self.name} is not made of text: use a task such as text, protein or math")
+        raise BadInput(f"the task {self.name} is not made of text: use a task of sequences, such as text")
 
     def format(self, tokens: Tensor) -> str:
         """A sequence (L,) as text for a person."""
