@@ -1,1 +1,8 @@
-"""Denoisers: the protocol, the small transformer. A new one is one file here, or any module wrapped."""
+"""Denoisers: what a denoiser is, the small transformer, the adapter for Hugging Face models, any module wrapped."""
+
+from anyorder.denoisers.base import Denoiser as Denoiser
+from anyorder.denoisers.base import DenoiserOutput as DenoiserOutput
+from anyorder.denoisers.base import WrappedDenoiser as WrappedDenoiser
+from anyorder.denoisers.base import fingerprint as fingerprint
+from anyorder.denoisers.huggingface import HuggingFaceDenoiser as HuggingFaceDenoiser
+from anyorder.denoisers.transformer import Transformer as Transformer

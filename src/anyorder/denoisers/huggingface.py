@@ -1,11 +1,11 @@
 """Any masked-token model of the Hugging Face hub as a denoiser: `*ForMaskedLM` (BERT, ALBERT, ModernBERT, ESM, DPLM), and
 masked diffusion models that come with their own code (LLaDA, Dream).
 
-The head of a large vocabulary is the cost of a forward, and only masked positions need it. So the input of the model's output
-embedding is cut down to the chosen positions before the head sees it; this works for every model whose head is a module.
+The output layer over a large vocabulary is most of the cost of a forward pass, and only masked positions need it. So its input is
+reduced to the chosen positions; this works for every model whose output layer is a module.
 
-Models count positions in ways of their own (from 0, from the padding's id, relative to one another), and some take none from
-outside. So padding is moved to the right end before the model sees it, where it disturbs no way of counting.
+Models count positions in different ways (from 0, from the padding's id, relative to one another), and some take no position ids. So
+padding is moved to the right end before the model sees it, where it disturbs no way of counting.
 """
 
 import warnings
@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from anyorder.denoisers.base import DenoiserOutput
+from anyorder.denoisers.padding import align_left, move_back
 from anyorder.errors import BadCheckpoint, BadInput, first_line
 
 _SHIFTED = {"dream"}
@@ -191,17 +192,16 @@ class HuggingFaceDenoiser(nn.Module):
         """See `Denoiser`. Padding may stand on either side. Hidden states are those that the model's head reads, or of its
         last layer where the model's body gives them."""
         real = torch.ones_like(tokens) if attention_mask is None else attention_mask.long()
-        seat: Tensor | None = None  # (B, L), the column in which each position stands before the model
+        column: Tensor | None = None  # (B, L), the column in which the model predicts each position
         if attention_mask is not None:
-            at_left = (1 - real).argsort(dim=1, stable=True)
-            seat, tokens, real = at_left.argsort(dim=1), tokens.gather(1, at_left), real.gather(1, at_left)
-        if self.shift:  # what stands before a position predicts it; the first stands for itself, as in Dream
-            seat = (torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens) if seat is None else seat) - 1
-            seat = seat.clamp(min=0)
+            tokens, real, column = align_left(tokens, attention_mask)
+        if self.shift:  # the token before a position predicts it; the first one predicts itself, as in Dream
+            column = (torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens) if column is None else column) - 1
+            column = column.clamp(min=0)
         inputs: dict[str, Any] = {"input_ids": tokens, "attention_mask": real}
         if self._mask_as_is:
             inputs["attention_mask"] = None if bool(real.all()) else real.bool()[:, None, None, :]
-        wanted = positions if positions is None or seat is None else _at(positions, seat)
+        wanted = positions if positions is None or column is None else _at(positions, column)
         caught: dict[str, Tensor] = {}
 
         def cut(_module: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -226,13 +226,13 @@ class HuggingFaceDenoiser(nn.Module):
                 hook.remove()
         logits = output.logits if hasattr(output, "logits") else output[0]
         if "cut" not in caught:  # the head is no module of its own: it has seen every position
-            logits = _moved(logits, seat) if wanted is None else logits[wanted]
+            logits = move_back(logits, column) if wanted is None else logits[wanted]
         hidden = caught.get("body", caught.get("head"))
         if hidden is None:
             raise BadInput("this model shows no hidden states: wrap it with WrappedDenoiser")
         if self._ban.device != logits.device:
             self._ban = self._ban.to(logits.device)
-        return DenoiserOutput(logits.masked_fill(self._ban, -torch.inf), _moved(hidden, seat))
+        return DenoiserOutput(logits.masked_fill(self._ban, -torch.inf), move_back(hidden, column))
 
 
 def is_shifted(config: Any) -> bool:
@@ -252,15 +252,10 @@ def _model_type(config: Any) -> str:
     return str(getattr(config, "model_type", "")).lower()
 
 
-def _at(positions: Tensor, seat: Tensor) -> tuple[Tensor, Tensor]:
+def _at(positions: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
     """Rows and columns at which the chosen positions bool (B, L) are predicted."""
-    rows, columns = positions.nonzero(as_tuple=True)
-    return rows, seat[rows, columns]
-
-
-def _moved(values: Tensor, seat: Tensor | None) -> Tensor:
-    """Values (B, L, D) moved to the positions that they speak of."""
-    return values if seat is None else values[torch.arange(len(values), device=values.device)[:, None], seat]
+    rows, places = positions.nonzero(as_tuple=True)
+    return rows, column[rows, places]
 
 
 def _tokenizer_of(transformers: Any, name: str | Path, source: dict[str, Any]) -> Any:

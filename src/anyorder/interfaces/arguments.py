@@ -7,13 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from anyorder.decoding.sampler import Sampler, as_order
 from anyorder.decoding.tokens import Argmax, Sample, TokenRule
 from anyorder.denoisers.base import Denoiser
 from anyorder.denoisers.huggingface import HuggingFaceDenoiser, is_shifted
 from anyorder.errors import BadInput
 from anyorder.orders.base import Order
-from anyorder.orders.heuristics import HEURISTICS
-from anyorder.zoo import load_order
 
 
 def as_denoiser(
@@ -86,16 +85,10 @@ def token_rule(temperature: float, top_p: float | None = None, top_k: int | None
 
 
 def find_order(order: Order | str | Path, denoiser: Denoiser) -> Order:
-    """An order by the name of a heuristic, by the folder of a policy that was fitted to this denoiser, or itself.
+    """An order by its name, by the folder of a policy that was fitted to this denoiser, or itself.
 
     Raises:
-        BadInput: neither of the three.
+        BadInput: none of the three.
         WrongDenoiser: the policy was fitted to another denoiser.
     """
-    if not isinstance(order, str | Path):
-        return order
-    if str(order) in HEURISTICS:
-        return HEURISTICS[str(order)]
-    if Path(order).is_dir():
-        return load_order(order, denoiser if isinstance(denoiser, nn.Module) else None)
-    raise BadInput(f"order {str(order)!r} is unknown: use one of {', '.join(HEURISTICS)}, an Order, or the folder of a policy")
+    return Sampler(as_order(order)).bind(denoiser).order

@@ -11,10 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from anyorder.decoding.counts import top
+from anyorder.decoding.sampler import as_order
 from anyorder.denoisers.base import Denoiser
 from anyorder.errors import BadInput
-from anyorder.orders.base import Order, State
-from anyorder.orders.heuristics import HEURISTICS
+from anyorder.orders.base import Order
+from anyorder.orders.learned import LearnedOrder
+from anyorder.parts import memories_of
+from anyorder.prediction import Prediction
+from anyorder.state import DecodeState
 
 try:
     from diffusers.schedulers.scheduling_block_refinement import BlockRefinementScheduler, BlockRefinementSchedulerOutput
@@ -123,7 +127,7 @@ class OrderScheduler(BlockRefinementScheduler):
         if mask_token_id is None:
             raise BadInput("an order ranks masked positions: give mask_token_id, or no order")
         seen = self._seen(sample, input_ids, hidden_states, attention_mask)
-        if getattr(where, "reads_hidden", False) and seen.hidden.shape[2] == 0:
+        if isinstance(where, LearnedOrder) and where.policy.reads_hidden and seen.hidden.shape[2] == 0:
             raise BadInput(
                 "this order reads the denoiser's hidden states: give hidden_states to step(), or build the pipeline with "
                 "model=scheduler.watch(denoiser)"
@@ -131,7 +135,8 @@ class OrderScheduler(BlockRefinementScheduler):
         out = super().step(model_output, timestep, sample, **options)
         masked = sample == mask_token_id
         editable = torch.ones_like(masked) if prompt_mask is None else ~prompt_mask.expand_as(masked)
-        scores = where(self._state(model_output, int(timestep), masked, editable, seen, generator))[:, -sample.shape[1] :]
+        state, prediction = self._state(model_output, int(timestep), masked, editable, seen, mask_token_id, generator)
+        scores = where(state, prediction)[:, -sample.shape[1] :]
         sure = masked & (out.sampled_probs > (self.config.threshold if threshold is None else threshold))
         out.transfer_index = top(scores.masked_fill(sure, torch.inf), out.transfer_index.sum(dim=1))
         out.prev_sample = torch.where(out.transfer_index | out.editing_transfer_index, out.sampled_tokens, sample)
@@ -156,23 +161,28 @@ class OrderScheduler(BlockRefinementScheduler):
         return Seen(tokens, hidden, attention_mask)
 
     def _state(
-        self, logits: Tensor, step: int, masked: Tensor, editable: Tensor, seen: Seen, generator: torch.Generator | None
-    ) -> State:
+        self,
+        logits: Tensor,
+        step: int,
+        masked: Tensor,
+        editable: Tensor,
+        seen: Seen,
+        mask_token_id: int,
+        generator: torch.Generator | None,
+    ) -> tuple[DecodeState, Prediction]:
         """The block as an order sees it: at the end of all that the denoiser saw, only its masks to be ranked."""
         before = seen.tokens.shape[1] - masked.shape[1]
         everywhere = nn.functional.pad(masked, (before, 0))
-        return State(
-            tokens=seen.tokens,
-            masked=everywhere,
-            generated=nn.functional.pad(editable | masked, (before, 0)),
-            predicted=everywhere,
-            logits=logits[masked],
-            hidden=seen.hidden,
-            step=step,
-            steps=self.num_inference_steps,
-            seeds=torch.randint(2**62, (len(masked),), generator=generator, device=masked.device),
-            attention_mask=None if seen.attention_mask is None else seen.attention_mask.bool(),
-        )
+        count = torch.full((len(masked),), self.num_inference_steps, device=masked.device)
+        state = DecodeState.start(
+            seen.tokens,
+            nn.functional.pad(editable | masked, (before, 0)),
+            mask_token_id,
+            torch.randint(2**62, (len(masked),), generator=generator, device=masked.device),
+            count,
+            None if seen.attention_mask is None else seen.attention_mask.bool(),
+        ).replace(masked=everywhere, step=torch.full_like(count, step))
+        return state, Prediction(logits[masked], seen.hidden, everywhere)
 
 
 class WatchedModel(nn.Module):
@@ -197,12 +207,9 @@ class WatchedModel(nn.Module):
 
 def _find(order: Order | str | None) -> Order | None:
     """An order by name, or itself, if a scheduler can use it."""
-    if getattr(order, "keep_first_look", False):
-        raise BadInput("this policy compares with the first forward, which a scheduler does not keep: use anyorder.decode")
-    if not isinstance(order, str):
-        return order
-    if order not in HEURISTICS:
-        raise BadInput(
-            f"order {order!r} is unknown: use one of {', '.join(HEURISTICS)}, or an Order, such as load_order(folder, denoiser)"
-        )
-    return HEURISTICS[order]
+    if order is None:
+        return None
+    found = as_order(order)
+    if memories_of(found):
+        raise BadInput("this order compares with earlier predictions, which a scheduler does not keep: use anyorder.decode")
+    return found

@@ -1,18 +1,22 @@
 """Dream's `diffusion_generate(...)` (arXiv 2508.15487): the same arguments and, with its own algorithms, the same tokens."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from anyorder.decoding.counts import Ancestral, CountRule, Timesteps
-from anyorder.decoding.loop import Decoder, decode
-from anyorder.decoding.tokens import Sample, TokenRule, cut
+from anyorder.decoding.loop import decode
+from anyorder.decoding.result import History
+from anyorder.decoding.sampler import Sampler
+from anyorder.decoding.tokens import Sample, TokenRule, truncate
 from anyorder.errors import BadInput
 from anyorder.interfaces.arguments import as_denoiser, find_order, token_rule, with_new_tokens
-from anyorder.orders.base import Order, State
+from anyorder.orders.base import Order
 from anyorder.orders.heuristics import entropy, margin, random
+from anyorder.prediction import Prediction
+from anyorder.state import DecodeState
 
 _ALGORITHMS = ("origin", "maskgit_plus", "topk_margin", "entropy")
 
@@ -97,14 +101,14 @@ def diffusion_generate(
         where, count, alg_temp = random, Ancestral(eps), None
     else:
         where = _Algorithm(alg, token, (temperature or 1.0, top_p or 1.0, top_k), drawn=bool(alg_temp))
-    decoder = Decoder(where, count, token, steps=steps, noise=alg_temp or 0.0)
-    history = output_history and return_dict_in_generate
-    decoded = decode(denoiser, tokens, decoder, seeds=seed, attention_mask=attention_mask, history=history)
+    sampler = Sampler(where, count, token, steps=steps, noise=alg_temp or 0.0)
+    history = History(tokens) if output_history and return_dict_in_generate else None
+    decoded = decode(denoiser, tokens, sampler, seeds=seed, attention_mask=attention_mask, on_step=history or ())
     if not return_dict_in_generate:
         return decoded.tokens
-    if decoded.history is None:
+    if history is None:
         return DreamOutput(decoded.tokens)
-    after = list(decoded.history[1:])
+    after = history.tokens[1:]
     return DreamOutput(decoded.tokens, (*after, *[decoded.tokens] * (steps - len(after))))
 
 
@@ -135,13 +139,14 @@ class _Algorithm:
     shape: tuple[float, float, int | None]
     drawn: bool
 
-    def __call__(self, state: State) -> Tensor:
+    def __call__(self, state: DecodeState, prediction: Prediction) -> Tensor:
         if self.alg == "maskgit_plus" and isinstance(self.token, Sample):
-            return self._probability(state, self.token(state)[1])
-        shaped = replace(state, logits=cut(state.logits, *self.shape), memo={})
+            assert prediction.candidate_log_probs is not None
+            return self._probability(prediction, prediction.candidate_log_probs)
+        shaped = prediction.with_logits(truncate(prediction.logits, *self.shape))
         if self.alg == "maskgit_plus":
-            return self._probability(state, shaped.summary.top_log_probs[:, 0])
-        return margin(shaped) if self.alg == "topk_margin" else entropy(shaped)
+            return self._probability(prediction, shaped.top_log_probs[:, 0])
+        return margin(state, shaped) if self.alg == "topk_margin" else entropy(state, shaped)
 
-    def _probability(self, state: State, log_probs: Tensor) -> Tensor:
-        return state.scatter(log_probs.exp() if self.drawn else log_probs)
+    def _probability(self, prediction: Prediction, log_probs: Tensor) -> Tensor:
+        return prediction.scatter(log_probs.exp() if self.drawn else log_probs)

@@ -5,17 +5,20 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from anyorder.decoding.blocks import EvenBlocks, InBlocks
-from anyorder.decoding.loop import Decoder, decode
+from anyorder.decoding.counts import EvenBlocks
+from anyorder.decoding.loop import decode
+from anyorder.decoding.sampler import Sampler
 from anyorder.decoding.tokens import Argmax, Sample, TokenRule
 from anyorder.denoisers.base import Denoiser, DenoiserOutput
 from anyorder.errors import BadInput
 from anyorder.interfaces.arguments import as_denoiser, find_order, with_new_tokens
-from anyorder.orders.base import Order, State
-from anyorder.orders.heuristics import HEURISTICS
+from anyorder.orders.base import Order
+from anyorder.orders.heuristics import confidence, random
+from anyorder.prediction import Prediction
+from anyorder.state import DecodeState
 
 MASK_ID = 126336
-_REMASKING = {"low_confidence": "confidence", "random": "random"}
+_REMASKING: dict[str, Order] = {"low_confidence": confidence, "random": random}
 
 
 @torch.no_grad()
@@ -75,12 +78,13 @@ def generate(
     if order is not None:
         where = find_order(order, denoiser)
     elif sampled and remasking == "low_confidence":
-        where = _SampledConfidence(token)
+        where = drawn_confidence
     else:
-        where = HEURISTICS[_REMASKING[remasking]]
-    decoder = Decoder(InBlocks(where, block_length), EvenBlocks(block_length, steps // blocks), token, steps=steps)
-    seen = Guided(denoiser, cfg_scale, prompt.shape[1]) if cfg_scale else denoiser
-    return decode(seen, tokens, decoder, seeds=seed, attention_mask=attention_mask).tokens
+        where = _REMASKING[remasking]
+    count = EvenBlocks(block_length, steps // blocks)
+    sampler = Sampler(where, count, token, steps=steps, block_length=block_length)
+    guided = Guided(denoiser, cfg_scale, prompt.shape[1]) if cfg_scale else denoiser
+    return decode(guided, tokens, sampler, seeds=seed, attention_mask=attention_mask).tokens
 
 
 class Guided:
@@ -108,13 +112,7 @@ class Guided:
         return DenoiserOutput(torch.where(logits == -torch.inf, logits, guided), hidden)
 
 
-class _SampledConfidence:
-    """Probability of the token that is about to be committed, as LLaDA ranks it under sampling."""
-
-    def __init__(self, token: TokenRule) -> None:
-        self.token = token
-
-    def __call__(self, state: State) -> Tensor:
-        tokens, _ = self.token(state)
-        log_p = torch.log_softmax(state.logits.float(), dim=-1).gather(1, tokens[:, None])[:, 0]
-        return state.scatter(log_p)
+def drawn_confidence(state: DecodeState, prediction: Prediction) -> Tensor:
+    """Log-probability of the token that is about to be committed, as LLaDA ranks it under sampling."""
+    assert prediction.candidates is not None
+    return prediction.scatter(prediction.log_probs_of(prediction.candidates))
