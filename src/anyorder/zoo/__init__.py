@@ -1,15 +1,16 @@
 """Denoisers and their orders, by name (shipped with the package) or by folder.
 
 A denoiser's folder holds `config.json`, `model.safetensors`, `task.json`, a card `README.md`, in `order/` the policy that was
-fitted to it, and where undoing has a judge of its own, that in `order/judge/`. Models of Hugging Face go by hub id, by folder,
-or by the name under which `anyorder fetch` obtained them; orders fitted to the latter are shipped as those of our own are.
+fitted to it, and in `order/critic/` the critic if that is a network of its own. Models of Hugging Face are named by hub id, by
+folder, or by the name under which `anyorder fetch` obtained them; orders fitted to the latter are shipped as well.
 """
 
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import safetensors.torch
+import torch
 from torch import nn
 
 from anyorder.denoisers.huggingface import HuggingFaceDenoiser
@@ -18,11 +19,11 @@ from anyorder.errors import BadCheckpoint, BadInput, first_line
 from anyorder.files import parse_json
 from anyorder.hub import UNLOADABLE
 from anyorder.orders.learned import LearnedOrder
+from anyorder.registry import DENOISERS
 from anyorder.tasks import Task, make_task
 from anyorder.tasks.alphabets import ESM, alphabet_of, has_plain_vocabulary
 from anyorder.zoo.fetch import fetched
-
-M = TypeVar("M", bound=nn.Module)
+from anyorder.zoo.options import as_device, as_dtype, quantized
 
 MODELS = ("antiberty", "rxnmapper")
 """Denoisers that `anyorder fetch` obtains."""
@@ -69,7 +70,7 @@ def default_denoiser(task_name: str, options: dict[str, Any]) -> str:
         return name
     given = ", ".join(f"{key}={value}" for key, value in options.items())
     raise BadInput(
-        f"no denoiser is shipped for {task_name} with {given or 'default options'}: give one with --denoiser, as a folder or a "
+        f"no denoiser is shipped for {task_name} with {given or 'default options'}: give one with --model, as a folder or a "
         "hub id"
     )
 
@@ -94,30 +95,63 @@ def saved_task(folder: Path) -> tuple[str, dict[str, Any]]:
         raise BadInput(f"{path} does not say which task this denoiser is for: {first_line(error)}") from error
 
 
-def load_denoiser(name: str | Path, *, trust_remote_code: bool = False, **options: Any) -> Transformer | HuggingFaceDenoiser:
-    """A denoiser in eval mode, by shipped or fetched name, folder, or hub id.
+def load_denoiser(
+    name: str | Path,
+    *,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    quantization: str | None = None,
+    weights: str | Path | None = None,
+    trust_remote_code: bool = False,
+    **options: Any,
+) -> Any:
+    """A denoiser in eval mode, by shipped or fetched name, folder, hub id, or the class of a module of your own.
 
     Args:
-        name: where it is.
-        trust_remote_code, options: of Hugging Face models, see `HuggingFaceDenoiser.from_pretrained`.
+        name: where it is: a name that `anyorder list` shows, a folder, a hub id `owner/name`, or `package.module:Class`.
+        device: where it runs, such as "cuda:1"; by default the GPU if there is one.
+        dtype: of its weights: bfloat16, float16 or float32; as they are saved by default.
+        quantization: "4bit" or "8bit", by bitsandbytes, for models of Hugging Face.
+        weights: a safetensors file, for `package.module:Class`.
+        trust_remote_code: run the code that comes with a model of Hugging Face.
+        options: of Hugging Face models, see `HuggingFaceDenoiser.from_pretrained`: revision, mask_token_id,
+            attn_implementation, cache_dir, ...; or arguments of `package.module:Class`.
+
+    Returns:
+        A denoiser. Its attribute `source` is the name, and `own_order` the folder of the order that was fitted to it, if any.
 
     Raises:
-        BadInput: no such denoiser, or one that cannot be used. BadCheckpoint: weights that cannot be read.
+        BadInput: no such denoiser, or options that are not for it. BadCheckpoint: weights that cannot be read.
     """
-    denoiser = _open(name, trust_remote_code, options)
+    where, kind = as_device(device), as_dtype(dtype)
+    if DENOISERS.is_reference(str(name)):
+        denoiser = _of_class(str(name), options, weights).to(where)
+    else:
+        if weights is not None:
+            raise BadInput(f"weights= is for a class, package.module:Class, and {name} is none")
+        if kind is not None and not is_ours(name):
+            options["dtype"] = kind
+        if quantization is not None:
+            options |= quantized(quantization, where)
+        denoiser = _open(name, trust_remote_code, options)
+        denoiser = denoiser if quantization is not None else denoiser.to(where)
+    if kind is not None and quantization is None:
+        denoiser = denoiser.to(kind)
     denoiser.source = str(name)  # for `task_for`
+    own = order_folder(name)
+    denoiser.own_order = str(own) if (own / "config.json").is_file() else ""
     return denoiser
 
 
-def _open(name: str | Path, trust_remote_code: bool, options: dict[str, Any]) -> Transformer | HuggingFaceDenoiser:
+def _open(name: str | Path, trust_remote_code: bool, options: dict[str, Any]) -> Any:
     if is_hub_id(name):
         found = HuggingFaceDenoiser.from_pretrained(str(name), trust_remote_code=trust_remote_code, **options)
         return _only_amino_acids(found, options)
     folder = folder_of(name)
     if not is_hugging_face(folder):
         if options:
-            raise BadInput(f"{name} is no model of Hugging Face: it does not take {', '.join(options)}")
-        return _load(Transformer, folder, "denoiser")
+            raise BadInput(f"{name} is not a model of Hugging Face: it does not take {', '.join(options)}")
+        return _load(folder)
     if plain := has_plain_vocabulary(str(folder)):  # which says what is what
         symbols = alphabet_of(str(folder))
         special = set(range(symbols.vocab_size)) - symbols.symbols
@@ -155,14 +189,42 @@ def is_hub_id(name: str | Path) -> bool:
     return isinstance(name, str) and name.count("/") == 1 and not name.startswith((".", "/")) and not Path(name).exists()
 
 
-def _load(cls: type[M], folder: Path, what: str) -> M:
-    """A module from `config.json` and `model.safetensors`, in eval mode (and without the hub's remarks on stdout)."""
+def is_ours(name: str | Path) -> bool:
+    """Whether a name or folder is a denoiser that this library trained."""
+    return not is_hub_id(name) and not is_hugging_face(folder_of(name))
+
+
+def _load(folder: Path) -> nn.Module:
+    """A denoiser from `config.json` and `model.safetensors`, in eval mode. The configuration may name its `class`."""
     try:
         config = parse_json((folder / "config.json").read_text(encoding="utf-8"))
-        module = cls(**config)
+        cls: Any = DENOISERS[config.pop("class")] if "class" in config else Transformer
+        module: nn.Module = cls(**config)
         module.load_state_dict(safetensors.torch.load_file(folder / "model.safetensors"))
+    except BadInput:
+        raise
     except UNLOADABLE as error:
-        raise BadCheckpoint(f"{folder} holds no readable {what}: {first_line(error)}") from error
+        raise BadCheckpoint(f"{folder} holds no readable denoiser: {first_line(error)}") from error
+    return module.eval()
+
+
+def _of_class(name: str, options: dict[str, Any], weights: str | Path | None) -> nn.Module:
+    """A module of a class of the user's, with its weights if they are given."""
+    cls = DENOISERS[name]
+    try:
+        module: nn.Module = cls(**options)
+    except (TypeError, ValueError) as error:
+        raise BadInput(f"{name} cannot be made from {options or 'no arguments'}: {first_line(error)}") from error
+    missing = [part for part in ("mask_token_id", "vocab_size", "hidden_size") if not hasattr(module, part)]
+    if missing:
+        raise BadInput(f"{name} is not a denoiser: it has no {', '.join(missing)} (see anyorder.Denoiser, or WrappedDenoiser)")
+    if weights is not None:
+        if not Path(weights).is_file():
+            raise BadInput(f"no such file: {weights}")
+        try:
+            module.load_state_dict(safetensors.torch.load_file(weights))
+        except UNLOADABLE as error:
+            raise BadCheckpoint(f"{weights} holds no weights of {name}: {first_line(error)}") from error
     return module.eval()
 
 
@@ -180,3 +242,6 @@ def load_order(folder: str | Path, denoiser: nn.Module | None = None, *, strict:
     """
     own = order_folder(folder)
     return LearnedOrder.from_pretrained(own if (own / "config.json").is_file() else folder, denoiser, strict=strict)
+
+
+from anyorder.zoo.matching import task_for as task_for  # noqa: E402  # it needs the names above
