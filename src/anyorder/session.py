@@ -1,73 +1,76 @@
-"""What every command needs before it can start: a task, problems, a denoiser, and its policy."""
+"""What every command needs before it can start: a task, problems, a denoiser, and samplers bound to it."""
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from anyorder.decoding.sampler import Sampler
 from anyorder.denoisers.base import fingerprint
-from anyorder.denoisers.huggingface import HuggingFaceDenoiser
-from anyorder.denoisers.transformer import Transformer
 from anyorder.errors import BadInput
-from anyorder.evaluation.evaluate import environment
+from anyorder.evaluation.evaluate import default_samplers, environment
 from anyorder.evaluation.trajectories import Watch
 from anyorder.files import find_file, open_text
-from anyorder.orders.policies import LearnedOrder
 from anyorder.tasks import Instances, Task, task_class
 from anyorder.tasks.sequence_files import looks_like_a_file
-from anyorder.zoo import default_denoiser, load_order, order_folder
+from anyorder.zoo import default_denoiser, load_denoiser
 from anyorder.zoo.matching import task_for
-from anyorder.zoo.options import load_model
 
-_FRESH = 500
+DEFAULT_TASK = "sudoku"
+_GENERATED = 200
 
 
 @dataclass(frozen=True)
 class Session:
-    """Loaded and checked against one another."""
+    """Loaded and checked against one another.
+
+    Args:
+        task, instances, denoiser: what is decoded.
+        meta: facts for reports.
+        strict: whether a policy of another denoiser is an error.
+    """
 
     task: Task
     instances: Instances
-    denoiser: Transformer | HuggingFaceDenoiser
-    load_policy: Callable[[str], LearnedOrder]
-    has_policy: bool
+    denoiser: Any
     meta: dict[str, Any]
+    strict: bool
 
-    def learned_orders(self) -> list[str]:
-        """The denoiser's own policy, if there is one, and with undo, if it can judge."""
-        if not self.has_policy:
-            return []
-        return ["policy", "policy+undo"] if self.load_policy("policy").judges else ["policy"]
+    @property
+    def longest(self) -> int:
+        """Positions to fill of the longest problem, at least 1."""
+        return max(1, int(self.instances.maskable.sum(dim=1).max()))
 
-    def best_order(self) -> str:
-        """The denoiser's own policy, with undo where it can judge; confidence where there is none."""
-        return ["confidence", *self.learned_orders()][-1]
+    def samplers(self) -> list[str]:
+        """The samplers that are compared when none are named."""
+        return default_samplers(self.task, self.denoiser, self.instances)
 
-    def all_orders(self) -> list[str]:
-        """Every heuristic, what was learned for this denoiser, and the oracle where solutions are known."""
-        heuristics = ["random", "confidence", "margin", "log_margin", "entropy"]
-        if self.task.sequential:
-            heuristics.insert(1, "left_to_right")
-        return [*heuristics, *self.learned_orders(), *(["oracle"] if self.instances.x0 is not None else [])]
+    def best_sampler(self) -> str:
+        """The denoiser's own policy, with undo if it has a critic; confidence if there is no policy."""
+        known = self.samplers()
+        return next((name for name in ("policy+undo", "policy") if name in known), "confidence")
+
+    def bind(self, text: str, **fields: Any) -> Sampler:
+        """A sampler from text, with its policies loaded."""
+        return Sampler.parse(text, **fields).bind(self.denoiser, strict=self.strict)
 
     def watch(self, seed: int, keep: int | None = None, instances: Instances | None = None) -> Watch:
-        """What keeps how the first `keep` of these problems, or of the session's, are decoded."""
+        """What records how the first `keep` of these problems, or of the session's, are decoded."""
         problems = self.instances if instances is None else instances
         about = {**environment(), **self.meta, "seed": seed}
         return Watch(self.task, problems[slice(0, keep)], about)
 
 
 def open_session(
-    task_name: str,
-    data: Path | None,
-    denoiser_name: str | None,
-    limit: int | None,
-    seed: int,
-    generate: list[str] | None,
-    task_options: list[str] | None,
-    policy: Path | None,
     *,
+    task: str | None = None,
+    data: Path | None = None,
+    model: str | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    generate: list[str] | None = None,
+    task_options: list[str] | None = None,
+    policy: Path | None = None,
     strict: bool = True,
     problem: str | None = None,
     trust_remote_code: bool = False,
@@ -76,62 +79,55 @@ def open_session(
     """Load everything, or say what does not fit.
 
     Args:
-        task_name: name of the task.
-        data: a file of problems, here or among what was fetched; fresh ones are generated without it and `problem`.
-        denoiser_name: zoo name or folder; the shipped denoiser of the task when not given.
-        limit: first N problems (500 when they are generated).
+        task: name of the task; by default the one that the model is for, or sudoku without a model.
+        data: a file of problems, here or among the fetched ones; without it and `problem`, problems are generated.
+        model: shipped or fetched name, folder, hub id, or package.module:Class; the shipped one of the task by default.
+        limit: first N problems (200 if they are generated).
         seed: of generated problems.
         generate: key=value options of the generator.
-        task_options: key=value options of the task; read off the data when not given.
-        policy: folder that the order `policy` means; the denoiser's own when not given.
-        strict: a policy of another denoiser is an error, else a warning.
+        task_options: key=value options of the task; read off the data by default.
+        policy: folder that the order `policy` means; the denoiser's own by default.
+        strict: a policy of another denoiser is an error, otherwise a warning.
         problem: a problem as text or the path of a file, in place of `data`.
         trust_remote_code: run the code that comes with a model of Hugging Face.
-        model_options: key=value options of the denoiser, see `load_model`.
+        model_options: key=value options of the denoiser, see `load_denoiser`.
     """
-    kind = task_class(task_name)
     if problem is not None and not _is_file(problem) and looks_like_a_file(problem):
         raise BadInput(f"no such file: {problem}")
     path = (data and found(data)) if problem is None else (Path(problem) if _is_file(problem) else None)
     if generate and path is not None:
-        raise BadInput("--set chooses what to generate; it has no meaning together with --data")
+        raise BadInput("--generate chooses what to generate; it has no meaning together with a file of problems")
     options = key_values(task_options, "--task-option")
-    if not options and denoiser_name is None:
-        options = _options_of(kind, path, problem)
-    if denoiser_name is None:
-        denoiser_name = default_denoiser(task_name, options)
+    if model is None:
+        task = task or DEFAULT_TASK
+        options = options or _options_of(task_class(task), path, problem)
+        model = default_denoiser(task, options)
     asked = key_values(model_options, "--model-option")
-    denoiser = load_model(denoiser_name, asked, trust_remote_code=trust_remote_code)
-    device = next(denoiser.parameters()).device
-    task = task_for(denoiser, task_name, **options)
+    denoiser = load_denoiser(model, trust_remote_code=trust_remote_code, **asked)
+    if policy is not None:
+        if not (policy / "config.json").is_file():
+            raise BadInput(f"{policy} holds no order policy (no config.json): fit one with `anyorder train` or `anyorder fit`")
+        denoiser.own_order = str(policy)
+    made = task_for(denoiser, task, **options)
     if path is not None:
-        instances, source = task.load(path, limit), path.name
+        instances, source = made.load(path, limit), path.name
     elif problem is not None:
-        instances, source = task.parse(problem), "text"
+        instances, source = made.parse(problem), "text"
     else:
-        chosen = key_values(generate, "--set")
+        chosen = key_values(generate, "--generate")
         try:
-            instances = task.generate(limit or _FRESH, 1_000_000 + seed, **chosen)
+            instances = made.generate(limit or _GENERATED, 1_000_000 + seed, **chosen)
         except TypeError as error:
-            raise BadInput(f"the generator of {task_name} does not take {', '.join(chosen)}") from error
-        source = f"generated {task_name}" + "".join(f", {key} {value}" for key, value in chosen.items())
-    loaded: dict[str, LearnedOrder] = {}
-
-    def load_policy(name: str) -> LearnedOrder:
-        if name not in loaded:
-            folder = (policy or order_folder(str(denoiser_name))) if name == "policy" else Path(name)
-            loaded[name] = load_order(folder, denoiser, strict=strict).to(device)
-        return loaded[name]
-
+            raise BadInput(f"the generator of {made.name} does not take {', '.join(chosen)}") from error
+        source = f"generated {made.name}" + "".join(f", {key} {value}" for key, value in chosen.items())
     meta: dict[str, Any] = {
-        "task": task_name,
+        "task": made.name,
         "data": source,
-        "denoiser": str(denoiser_name),
+        "denoiser": model,
         "denoiser_fingerprint": fingerprint(denoiser),
     }
     meta |= {"model_options": asked} if asked else {}
-    has_policy = policy is not None or (order_folder(denoiser_name) / "config.json").is_file()
-    return Session(task, instances, denoiser, load_policy, has_policy, meta)
+    return Session(made, instances, denoiser, meta, strict)
 
 
 def _options_of(task: type[Task], path: Path | None, problem: str | None) -> dict[str, Any]:

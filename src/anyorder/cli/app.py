@@ -1,39 +1,42 @@
-"""The command line: `anyorder demo | fit | train | evaluate | pareto | pass-at-n | sample | fold | headroom | report | plot |
-reproduce | fetch | list`.
+"""The command line. Each command is a function in a module beside this one.
 
-Exit codes: 0 done; 1 done, but some sample breaks the rules; 2 bad input or a file that cannot be used; 130 interrupted (a
-training run has written its checkpoint); 141, or 1, where whoever read the output has gone.
+Exit codes: 0 done; 1 done, but a printed sample breaks the rules; 2 bad input or a file that cannot be used; 130 interrupted (a
+training run has written its checkpoint); 141, or 1, if the reader of the output has gone.
 """
 
 import os
 import sys
+from functools import partial
 from typing import Annotated
 
 import typer
 
 from anyorder import __version__
+from anyorder.cli.command import Command
 from anyorder.errors import AnyorderError, BadInput
 from anyorder.processes import launched, launched_alone
 
-_ON_SEVERAL_PROCESSES = ("train", "evaluate", "pareto", "pass-at-n", "sample")
+_ON_SEVERAL_PROCESSES = ("train", "evaluate", "pareto", "sample")
 
 app = typer.Typer(
     help="Learned unmasking orders for masked diffusion models.", no_args_is_help=True, pretty_exceptions_enable=False
 )
+command = partial(app.command, cls=Command)
+"""Decorator that adds a command."""
 
 
 def main() -> None:
-    """Entry point: user errors are one line, not a traceback; of several processes only the first speaks."""
+    """Entry point. User errors are one line, not a traceback; of several processes only the first prints."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a terminal that lacks a character shows another
+            stream.reconfigure(errors="replace")  # a terminal that lacks a character shows another one
     try:
         if launched()[0]:
             sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - open as long as the process
         code = app(standalone_mode=False)  # the exit code where a command raised typer.Exit
         sys.stdout.flush()
         sys.exit(code if isinstance(code, int) else 0)
-    except BrokenPipeError:  # whoever read has gone, as `head` does: nobody is left to tell
+    except BrokenPipeError:  # the reader has gone, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except BadInput as error:  # all processes find the same
@@ -47,7 +50,7 @@ def main() -> None:
     except FileNotFoundError as error:
         _fail(f"no such file: {error.filename}", 2)
     except IsADirectoryError as error:
-        _fail(f"{error.filename} is a folder; a file is wanted", 2)
+        _fail(f"{error.filename} is a folder; give a file", 2)
     except UnicodeDecodeError as error:
         _fail(f"the file is not UTF-8 text: {error}", 2)
     except Exception as error:  # click's own usage errors know how to show themselves
@@ -55,7 +58,7 @@ def main() -> None:
             error.show()
             sys.exit(error.exit_code)
         if isinstance(error, OSError) and error.strerror:
-            if error.filename is None:  # a full device behind standard output: keep the interpreter from trying once more
+            if error.filename is None:  # standard output is full: do not let the interpreter write to it again
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             _fail(f"cannot use {error.filename or 'the output'}: {error.strerror}", 2)
         sys.stderr = sys.__stderr__

@@ -1,23 +1,35 @@
-"""Commands that decode: evaluate, headroom, sample, demo."""
+"""Commands that decode: evaluate, pareto, headroom, sample, demo."""
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from anyorder.cli.app import app
+from anyorder.cli.app import command
 from anyorder.cli.options import (
-    AnyDenoiserOption,
+    STEPS,
+    AgainstOption,
+    BatchSizeOption,
+    CountOption,
     DataOption,
-    DenoiserOption,
     GenerateOption,
+    IgnoreFingerprintOption,
+    JsonOption,
+    JudgeOption,
     LimitOption,
+    MarkdownOption,
     ModelOption,
+    ModelOptionsOption,
+    NoiseOption,
+    OrderOption,
+    OrdersOption,
+    PlotOption,
     PolicyOption,
     ProgressBar,
     RemoteCodeOption,
     SeedOption,
+    StepsOption,
     TaskOption,
     TaskOptionsOption,
     TemperatureOption,
@@ -25,95 +37,104 @@ from anyorder.cli.options import (
     TrajectoriesOption,
     names,
     numbers,
+    read_budget,
     read_budgets,
+    read_noise,
     token_rule,
     wide_console,
 )
 from anyorder.errors import BadInput
 
 
-@app.command()
+@command()
 def evaluate(
-    task: TaskOption = "sudoku",
+    model: ModelOption = None,
+    task: TaskOption = None,
     data: DataOption = None,
-    denoiser: DenoiserOption = None,
-    orders: Annotated[str | None, typer.Option(help="comma-separated; X+undo, X+repredict: other modes, X@COUNT: its count "
-                                               "rule, X@blocks:32: in blocks. All that can be had if not given")] = None,
-    steps: Annotated[str, typer.Option(help="comma-separated budgets of forwards; 'all': one position per step")] = "5,10,20",
-    noise: Annotated[str, typer.Option(help="comma-separated scales of Gumbel noise on the scores")] = "0",
+    orders: OrdersOption = None,
+    steps: StepsOption = STEPS,
+    noise: NoiseOption = "0",
+    count: CountOption = "",
+    draws: Annotated[
+        int, typer.Option(min=1, help="decode each problem N times and print Pass@1 to Pass@N, estimated without bias")
+    ] = 1,
+    against: AgainstOption = "best",
     limit: LimitOption = None,
     policy: PolicyOption = None,
-    against: Annotated[str, typer.Option(help="order to compare with; 'best' is the best heuristic of each table")] = "best",
-    count: Annotated[str, typer.Option(help="how many per step: linear, cosine, fixed:K, threshold:P, factor:F, "
-                                       "entropy_bound:G, klass:P:KL, predicted_error:E, score_threshold:P, bernoulli:T, ...; "
-                                       "see `anyorder list`")] = "",
-    json_out: Annotated[Path | None, typer.Option("--json", help="write the report (.json, or .parquet)")] = None,
-    plot: Annotated[Path | None, typer.Option("--plot", help="draw accuracy against forwards (.png or .svg)")] = None,
-    markdown_out: Annotated[Path | None, typer.Option("--markdown", help="write the tables as Markdown")] = None,
+    json_out: JsonOption = None,
+    plot: PlotOption = None,
+    markdown_out: MarkdownOption = None,
     trajectories: TrajectoriesOption = None,
-    keep: Annotated[int | None, typer.Option(min=1, help="of the first N problems only; of all by default")] = None,
+    keep: Annotated[int | None, typer.Option(min=1, help="record the first N problems only; all by default")] = None,
     seed: SeedOption = 0,
-    batch_size: Annotated[int, typer.Option(min=1)] = 256,
+    batch_size: BatchSizeOption = 256,
     generate: GenerateOption = None,
     task_options: TaskOptionsOption = None,
     temperature: TemperatureOption = 0.0,
     top_p: TopPOption = 1.0,
-    judge: Annotated[list[str] | None, typer.Option(help="pseudo_likelihood[:K], perplexity:MODEL, igfold[:MODELS], "
-                                            "esmfold[:MODEL]")] = None,
-    any_denoiser: AnyDenoiserOption = False,
+    judge: JudgeOption = None,
+    ignore_fingerprint: IgnoreFingerprintOption = False,
     trust_remote_code: RemoteCodeOption = False,
-    model_options: ModelOption = None,
-) -> None:  # fmt: skip
-    """Hold orders against one another on the same problems."""
-    from rich.console import Console
-
-    from anyorder.evaluation.evaluate import evaluate as run
-    from anyorder.evaluation.judges import make_judges
-    from anyorder.evaluation.orders import parse_count_rule
-    from anyorder.evaluation.saved import check_suffix, save_trajectories
-    from anyorder.evaluation.tables import markdown, rich_tables
-    from anyorder.files import write_text
+    model_options: ModelOptionsOption = None,
+) -> None:
+    """Compare samplers on the same problems: accuracy with intervals, paired tests, NFE, the share of the oracle gap closed."""
     from anyorder.processes import Shard
     from anyorder.session import open_session
 
     if keep and not trajectories:
-        raise BadInput("--keep says of how many problems the trajectories are kept: it needs --trajectories FILE")
+        raise BadInput("--keep says how many problems are recorded: it needs --trajectories FILE")
     if trajectories:
+        from anyorder.evaluation.saved import check_suffix
+
         check_suffix(trajectories)
-    rule = parse_count_rule(count) if count else None
-    scales = numbers(noise, float, "--noise")
-    if min(scales) < 0:
-        raise BadInput(f"--noise {noise!r}: a scale cannot be negative")
-    token = token_rule(temperature, top_p)
-    shard = Shard.join()
+    token, scales, shard = token_rule(temperature, top_p), read_noise(noise), Shard.join()
     session = open_session(
-        task, data, denoiser, limit, seed, generate, task_options, policy, strict=not any_denoiser,
-        trust_remote_code=trust_remote_code, model_options=model_options,
+        task=task, data=data, model=model, limit=limit, seed=seed, generate=generate, task_options=task_options, policy=policy,
+        strict=not ignore_fingerprint, trust_remote_code=trust_remote_code, model_options=model_options,
     )  # fmt: skip
-    budgets = read_budgets(steps, int(session.instances.maskable.sum(dim=1).max()))
+    samplers = names(orders) if orders is not None else session.samplers()
+    common: dict[str, Any] = {"token": token, "seed": seed, "batch_size": batch_size, "shard": shard, "strict": session.strict}
+    if draws > 1:
+        if judge or trajectories or scales != [0.0]:
+            raise BadInput("--draws prints Pass@N alone: leave out --judge, --trajectories and --noise, and write ORDER~SIGMA")
+        return _pass_at_n(session, samplers, draws, read_budget(steps, session.longest), count, common, json_out, plot, markdown_out)
+    budgets = read_budgets(steps, session.longest)
+    _table(session, samplers, budgets, scales, count, against, judge or [], common, seed, keep, (json_out, plot, markdown_out, trajectories))
+
+
+def _table(
+    session: Any,
+    samplers: list[str],
+    budgets: list[int],
+    scales: list[float],
+    count: str,
+    against: str,
+    judges: list[str],
+    common: dict[str, Any],
+    seed: int,
+    keep: int | None,
+    outputs: tuple[Path | None, ...],
+) -> None:
+    """Evaluate, print the tables and write the files."""
+    from rich.console import Console
+
+    from anyorder.evaluation.evaluate import evaluate as run
+    from anyorder.evaluation.judges import make_judges
+    from anyorder.evaluation.saved import save_trajectories
+    from anyorder.evaluation.tables import markdown, rich_tables
+    from anyorder.files import write_text
+    from anyorder.registry import COUNT_RULES
+
+    json_out, plot, markdown_out, trajectories = outputs
     watch = session.watch(seed, keep) if trajectories else None
-    console = Console(stderr=True)
-    with ProgressBar(console) as progress:
+    with ProgressBar(Console(stderr=True)) as progress:
         report = run(
-            session.denoiser,
-            session.task,
-            session.instances,
-            names(orders) if orders is not None else session.all_orders(),
-            budgets,
-            noise=scales,
-            load_policy=session.load_policy,
-            against=against,
-            count=rule,
-            token=token,
-            judges=make_judges(judge or [], session.denoiser),
-            seed=seed,
-            batch_size=batch_size,
-            progress=progress,
-            meta={**session.meta, "count": count or "linear; second_look with undo"},
-            watch=watch,
-            shard=shard,
-        )
-    if shard.index:
+            session.denoiser, session.task, session.instances, samplers, budgets,
+            noise=scales, against=against, count=COUNT_RULES.make(count) if count else None,
+            judges=make_judges(judges, session.denoiser), progress=progress, watch=watch,
+            meta={**session.meta, "count": count or "linear; two_phase with undo"}, **common,
+        )  # fmt: skip
+    if common["shard"].index:
         return
     for table in rich_tables(report):
         wide_console().print(table)
@@ -129,35 +150,163 @@ def evaluate(
         print(f"plot: {accuracy_against_steps(report, plot, session.meta['data'])}")
 
 
-@app.command()
-def headroom(
-    task: TaskOption = "sudoku",
+def _pass_at_n(
+    session: Any,
+    samplers: list[str],
+    draws: int,
+    steps: int,
+    count: str,
+    common: dict[str, Any],
+    json_out: Path | None,
+    plot: Path | None,
+    markdown_out: Path | None,
+) -> None:
+    """Decode every problem several times, print Pass@N and write the files."""
+    from rich.console import Console
+
+    from anyorder.evaluation.pass_at_n import grid_of, lines_of
+    from anyorder.evaluation.pass_at_n import pass_at_n as run
+    from anyorder.evaluation.tables import markdown_grids, rich_table
+    from anyorder.files import write_json, write_text
+
+    texts = [f"{text}@{count}" if count and "@" not in text else text for text in samplers]
+    with ProgressBar(Console(stderr=True)) as progress:
+        results = run(
+            session.denoiser, session.task, session.instances, texts, draws, steps=steps, progress=progress, **common
+        )  # fmt: skip
+    if common["shard"].index:
+        return
+    grid = grid_of(results)
+    wide_console().print(rich_table(*grid))
+    if json_out:
+        meta = {**session.meta, "seed": common["seed"], "steps": steps}
+        write_json(json_out, {"results": [result.to_json() for result in results], "meta": meta})
+    if markdown_out:
+        write_text(markdown_out, markdown_grids([grid]))
+    if plot:
+        from anyorder.report.plots import panels
+
+        print(f"plot: {panels({session.meta['data']: lines_of(results)}, plot, 'N', 'Pass@N, %')}")
+
+
+@command()
+def pareto(
+    model: ModelOption = None,
+    task: TaskOption = None,
     data: DataOption = None,
-    denoiser: DenoiserOption = None,
-    steps: Annotated[int, typer.Option(min=1, help="budget of forwards")] = 10,
-    limit: LimitOption = 200,
+    orders: Annotated[
+        str | None,
+        typer.Option(
+            "--orders",
+            help="comma-separated curves ORDER[@COUNT[:V1/V2/...]] over the values of a count rule, or over budgets for rules "
+            "without one; every rule that suits confidence and the model's policy if not given",
+        ),
+    ] = None,
+    blocks: Annotated[str, typer.Option(help="comma-separated modes: 'full', or positions per block")] = "full",
+    against: AgainstOption = "best",
+    bounds: Annotated[
+        str | None, typer.Option(help="LOW,HIGH: forward passes between which the area is taken; 1 to one position per step")
+    ] = None,
+    limit: LimitOption = None,
+    policy: PolicyOption = None,
+    json_out: JsonOption = None,
+    plot: PlotOption = None,
+    markdown_out: MarkdownOption = None,
     seed: SeedOption = 0,
-    batch_size: Annotated[int, typer.Option(min=1)] = 256,
+    batch_size: BatchSizeOption = 256,
+    generate: GenerateOption = None,
+    task_options: TaskOptionsOption = None,
+    temperature: TemperatureOption = 0.0,
+    top_p: TopPOption = 1.0,
+    ignore_fingerprint: IgnoreFingerprintOption = False,
+    trust_remote_code: RemoteCodeOption = False,
+    model_options: ModelOptionsOption = None,
+) -> None:
+    """Accuracy against forward passes: curves of operating points on the same problems, their fronts, the area under them."""
+    from rich.console import Console
+
+    from anyorder.evaluation.curves import parse_curves
+    from anyorder.evaluation.pareto import grids_of, lines_of
+    from anyorder.evaluation.pareto import pareto as run
+    from anyorder.evaluation.tables import markdown_grids, rich_table
+    from anyorder.files import write_json, write_text
+    from anyorder.processes import Shard
+    from anyorder.session import open_session
+
+    token, shard = token_rule(temperature, top_p), Shard.join()
+    session = open_session(
+        task=task, data=data, model=model, limit=limit, seed=seed, generate=generate, task_options=task_options, policy=policy,
+        strict=not ignore_fingerprint, trust_remote_code=trust_remote_code, model_options=model_options,
+    )  # fmt: skip
+    wanted = names(orders) if orders is not None else ["confidence", *(["policy"] if session.denoiser.own_order else [])]
+    with ProgressBar(Console(stderr=True)) as progress:
+        found = run(
+            session.denoiser, session.task, session.instances,
+            parse_curves(wanted, session.denoiser, session.longest, strict=session.strict), _modes(blocks),
+            against=against, bounds=None if bounds is None else _bounds(bounds), token=token, seed=seed,
+            batch_size=batch_size, progress=progress, meta=session.meta, shard=shard, strict=session.strict,
+        )  # fmt: skip
+    if shard.index:
+        return
+    grids = grids_of(found)
+    for grid in grids:
+        wide_console().print(rich_table(*grid))
+    if json_out:
+        write_json(json_out, found.to_json())
+    if markdown_out:
+        write_text(markdown_out, markdown_grids(grids))
+    if plot:
+        from anyorder.report.plots import panels
+
+        labels = ("forward passes per sequence (NFE)", f"{found.meta['correct_means']}, %")
+        print(f"plot: {panels(lines_of(found), plot, *labels, log_x=True)}")
+
+
+def _modes(text: str) -> list[int | None]:
+    modes: list[int | None] = []
+    for part in text.split(","):
+        if part.strip() != "full" and not (part.strip().isdigit() and int(part) > 0):
+            raise BadInput(f"--blocks {text!r}: write 'full' and numbers of positions from 1 on, separated by commas")
+        modes.append(None if part.strip() == "full" else int(part))
+    return list(dict.fromkeys(modes))
+
+
+def _bounds(text: str) -> tuple[float, float]:
+    found = numbers(text, float, "--bounds")
+    if len(found) != 2 or not 0 < found[0] < found[1]:
+        raise BadInput(f"--bounds {text!r}: write two numbers, the first above 0 and below the second")
+    return found[0], found[1]
+
+
+@command()
+def headroom(
+    model: ModelOption = None,
+    task: TaskOption = None,
+    data: DataOption = None,
+    steps: StepsOption = STEPS,
+    limit: LimitOption = None,
+    seed: SeedOption = 0,
+    batch_size: BatchSizeOption = 256,
     generate: GenerateOption = None,
     task_options: TaskOptionsOption = None,
     trust_remote_code: RemoteCodeOption = False,
-    model_options: ModelOption = None,
+    model_options: ModelOptionsOption = None,
 ) -> None:
-    """Is learning an order worth it for this model and data? Heuristics, oracle, and the denoiser's calibration."""
+    """Is an order worth learning for this model and data? Heuristics, oracles, and the calibration of the model's confidence."""
     from rich.console import Console
 
-    from anyorder.evaluation.headroom import measure, verdict
+    from anyorder.evaluation.headroom import measure, recommendation
     from anyorder.evaluation.tables import calibration_summary, calibration_table, rich_tables
     from anyorder.session import open_session
 
     session = open_session(
-        task, data, denoiser, limit, seed, generate, task_options, None,
+        task=task, data=data, model=model, limit=limit, seed=seed, generate=generate, task_options=task_options,
         trust_remote_code=trust_remote_code, model_options=model_options,
     )  # fmt: skip
-    console = wide_console()
+    console, budget = wide_console(), read_budget(steps, session.longest)
     with ProgressBar(Console(stderr=True)) as progress:
         found = measure(
-            session.denoiser, session.task, session.instances, steps, seed=seed, batch_size=batch_size, progress=progress
+            session.denoiser, session.task, session.instances, budget, seed=seed, batch_size=batch_size, progress=progress
         )
     for table in rich_tables(found.report):
         console.print(table)
@@ -167,23 +316,20 @@ def headroom(
     ):
         console.print(calibration_summary(title, part))
         console.print(calibration_table(part))
-    console.print(verdict(found), style="bold")
+    console.print(recommendation(found), style="bold")
 
 
-@app.command()
+@command()
 def sample(
     problem: Annotated[str, typer.Argument(help="a problem as text, or a file of problems")],
-    task: TaskOption = "sudoku",
-    denoiser: DenoiserOption = None,
-    order: Annotated[
-        str | None,
-        typer.Option(help="an order, or 'policy'; +undo or +repredict for another mode. The best there is by default"),
-    ] = None,
-    steps: Annotated[str, typer.Option(help="budget of forwards; 'all' for one position per step")] = "20",
+    model: ModelOption = None,
+    task: TaskOption = None,
+    order: OrderOption = None,
+    steps: StepsOption = STEPS,
     number: Annotated[int, typer.Option(min=1, help="samples of each problem")] = 1,
     only_valid: Annotated[bool, typer.Option("--only-valid", help="print only samples that keep the rules")] = False,
     policy: PolicyOption = None,
-    noise: Annotated[float, typer.Option(min=0, help="scale of Gumbel noise on the scores")] = 0.0,
+    noise: NoiseOption = "0",
     seed: SeedOption = 0,
     limit: LimitOption = None,
     out: Annotated[
@@ -193,20 +339,19 @@ def sample(
         Path | None, typer.Option("--fasta", help="write the sequences as FASTA, named by order, steps, seed and length")
     ] = None,
     trajectories: TrajectoriesOption = None,
-    batch_size: Annotated[int, typer.Option(min=1)] = 256,
+    batch_size: BatchSizeOption = 256,
     task_options: TaskOptionsOption = None,
     temperature: TemperatureOption = 0.0,
     top_p: TopPOption = 1.0,
-    any_denoiser: AnyDenoiserOption = False,
+    ignore_fingerprint: IgnoreFingerprintOption = False,
     trust_remote_code: RemoteCodeOption = False,
-    model_options: ModelOption = None,
+    model_options: ModelOptionsOption = None,
 ) -> None:
-    """Decode problems; solutions go to standard output, one per line. Exit code 1 if one that is printed breaks the rules, or
-    none is printed."""
+    """Decode problems and print the solutions, one per line. Exit code 1 if a printed solution breaks the rules, or none is
+    printed."""
     import torch
 
     from anyorder.evaluation.evaluate import decode_in_batches
-    from anyorder.evaluation.orders import make_decoder
     from anyorder.evaluation.saved import check_suffix, save_trajectories
     from anyorder.processes import Shard
     from anyorder.session import open_session
@@ -214,31 +359,34 @@ def sample(
 
     if trajectories:
         check_suffix(trajectories)
+    scales = read_noise(noise)
+    if len(scales) != 1:
+        raise BadInput(f"--noise {noise!r}: give one scale")
     shard = Shard.join()
     session = open_session(
-        task, None, denoiser, limit, seed, None, task_options, policy, strict=not any_denoiser, problem=problem,
-        trust_remote_code=trust_remote_code, model_options=model_options,
+        task=task, model=model, limit=limit, seed=seed, task_options=task_options, policy=policy, problem=problem,
+        strict=not ignore_fingerprint, trust_remote_code=trust_remote_code, model_options=model_options,
     )  # fmt: skip
     if fasta and not session.task.sequential:
-        raise BadInput(f"--fasta is for sequences, not for {task}: use --out")
+        raise BadInput(f"--fasta is for sequences, not for {session.task.name}: use --out")
     instances = session.instances
     instances = instances[torch.arange(len(instances)).repeat_interleave(number)]
-    budget = read_budgets(steps, int(instances.maskable.sum(dim=1).max()))[0]
-    order = order or session.best_order()
-    decoder = make_decoder(order, budget, noise, session.load_policy, token=token_rule(temperature, top_p))
+    budget = read_budget(steps, session.longest)
+    order = order or session.best_sampler()
+    sampler = session.bind(order, steps=budget, noise=scales[0], token=token_rule(temperature, top_p))
     watch = session.watch(seed, instances=instances) if trajectories else None
-    decoder = watch.over(decoder, seed) if watch else decoder
     batch_size = min(batch_size, -(-len(instances) // shard.count))
     decoded = decode_in_batches(
-        session.denoiser, instances, decoder, seed=seed, batch_size=batch_size, progress=None, name="sample", shard=shard
-    )
+        session.denoiser, instances, sampler, seed=seed, batch_size=batch_size, progress=None, name="sample", shard=shard,
+        watch=watch,
+    )  # fmt: skip
     if trajectories and watch:
-        watch.note(order, decoder, decoded, shard)
+        watch.keep(order, sampler, decoded, shard)
     right = session.task.check(instances, decoded.tokens).instance_correct
     shown = [session.task.format(tokens) for tokens in (decoded.tokens[right] if only_valid else decoded.tokens)]
     for text in shown:
         print(text)
-    if shard.index:  # the first one's exit code is everyone's
+    if shard.index:  # the first process's exit code is everyone's
         return
     if fasta:
         write_fasta(fasta, list(zip(design_names(shown, order, budget, seed), shown, strict=True)))
@@ -246,20 +394,26 @@ def sample(
         decoded.save(out)
     if trajectories and watch:
         save_trajectories(watch.trajectories(), trajectories)
-    forwards = float(decoded.forwards.double().mean())
-    share = f"{session.task.correct_means}: {int(right.sum())} of {len(right)}"
-    print(f"{share}; {forwards:.1f} forwards each", file=sys.stderr)
+    _say_what_failed(session.task.correct_means, right, float(decoded.nfe.double().mean()))
     if not shown or not (only_valid or bool(right.all())):
         raise typer.Exit(1)
 
 
-@app.command()
+def _say_what_failed(measure: str, right: Any, nfe: float) -> None:
+    """One line on standard error: the share that is right, NFE, and the numbers of the samples that failed."""
+    failed = [str(number + 1) for number in (~right).nonzero()[:, 0].tolist()]
+    shown = ", ".join(failed[:20]) + (", ..." if len(failed) > 20 else "")
+    said = f"; failed: number {shown}" if failed else ""
+    print(f"{measure}: {int(right.sum())} of {len(right)}; {nfe:.1f} forward passes each{said}", file=sys.stderr)
+
+
+@command()
 def demo(
-    out: Annotated[Path, typer.Option("--out", help="folder of the picture, the report and the fitted policy")] = Path("demo"),
-    instances: Annotated[int, typer.Option(min=10, help="puzzles to solve under every order")] = 200,
+    out: Annotated[Path, typer.Option("--out", help="folder of the plot, the report and the fitted policy")] = Path("demo"),
+    limit: Annotated[int, typer.Option(min=10, help="puzzles to solve under every sampler")] = 200,
     seed: SeedOption = 0,
 ) -> None:
-    """Solve real Sudokus under every order, fit a policy, and see what the learned order gains."""
+    """Fit a policy to a Sudoku model, solve random puzzles under every sampler, and write a page to watch them on."""
     from anyorder.demo import run_demo
 
-    run_demo(out, instances, seed)
+    run_demo(out, limit, seed)

@@ -5,28 +5,28 @@ from typing import Annotated
 
 import typer
 
-from anyorder.cli.app import app
-from anyorder.cli.options import LimitOption, ProgressBar, wide_console
+from anyorder.cli.app import command
+from anyorder.cli.options import JsonOption, LimitOption, ProgressBar, wide_console
 from anyorder.errors import BadInput
 
 
-@app.command()
+@command()
 def fold(
     file: Annotated[Path, typer.Argument(help="protein sequences: .fasta, .txt, .jsonl or .csv")],
     model: Annotated[str, typer.Option("--model", help="hub id or folder of an ESMFold")] = "facebook/esmfold_v1",
-    json_out: Annotated[Path | None, typer.Option("--json", help="write the scores of every sequence")] = None,
+    json_out: JsonOption = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; the GPU where there is one")] = None,
     dtype: Annotated[
-        str | None, typer.Option(help="of the weights: float32, bfloat16; as its authors run it by default")
+        str | None, typer.Option(help="of the weights: float32 or bfloat16; as its authors run it by default")
     ] = None,
     chunk_size: Annotated[int | None, typer.Option(min=1, help="smaller: less memory for long sequences, more time")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="sequences of equal length folded together")] = 1,
+    fold_batch_size: Annotated[int, typer.Option(min=1, help="sequences of equal length folded together")] = 1,
     inner_tm: Annotated[
         bool, typer.Option("--inner-tm", help="mean TM-score of all pairs as well: pip install 'anyorder[tm]' (GPLv3)")
     ] = False,
     limit: LimitOption = None,
 ) -> None:
-    """Predict the structures of proteins by ESMFold: pLDDT, pTM, pAE, foldability. Interrupted, the same command goes on."""
+    """Predict the structures of proteins with ESMFold: pLDDT, pTM, pAE, foldability. After an interruption, run it again."""
     import itertools
 
     from rich.console import Console
@@ -39,11 +39,11 @@ def fold(
     if not file.is_file():
         raise BadInput(f"no such file: {file}")
     if inner_tm:
-        tm_align()  # say now that it is missing, not after hours of folding
+        tm_align()  # fail before hours of folding
     read = list(itertools.islice(read_records(file), limit))
     if not read:
         raise BadInput(f"{file} holds no sequences")
-    predictor = ESMFold(model, device=device, dtype=dtype, chunk_size=chunk_size, batch_size=batch_size)
+    predictor = ESMFold(model, device=device, dtype=dtype, chunk_size=chunk_size, batch_size=fold_batch_size)
     with ProgressBar(Console(stderr=True)) as bar:
         structures = predictor.fold([record.text.strip() for record in read], lambda done, total: bar("folding", done, total))
     table = Table("sequence", "length", "pLDDT", "pTM", "pAE, Å", "foldable")

@@ -5,11 +5,11 @@ from typing import Annotated
 
 import typer
 
-from anyorder.cli.app import app
+from anyorder.cli.app import command
 from anyorder.errors import BadInput
 
 
-@app.command()
+@command()
 def report(
     sources: Annotated[
         list[Path],
@@ -20,7 +20,7 @@ def report(
     out: Annotated[Path, typer.Option("--out", "-o", help="the page to write")] = Path("report.html"),
     title: Annotated[str, typer.Option(help="of the page")] = "",
 ) -> None:
-    """A page that plays decodings back, orders side by side: one file, to be opened in any browser, that fetches nothing."""
+    """Write a page that plays decodings back, side by side: one file for any browser, which loads nothing from a network."""
     from anyorder.files import write_text
     from anyorder.report.page import build_page
     from anyorder.report.sources import read_sources
@@ -32,7 +32,7 @@ def report(
     print(f"open in a browser: {out}")
 
 
-@app.command()
+@command()
 def plot(
     kind: Annotated[str, typer.Argument(help="accuracy, pareto, calibration, order-map or training")],
     sources: Annotated[list[Path], typer.Argument(help="as for `report`; for training the folder of the run")],
@@ -41,8 +41,8 @@ def plot(
     steps: Annotated[int | None, typer.Option(min=1, help="of this budget only")] = None,
     title: Annotated[str, typer.Option(help="of accuracy and pareto")] = "",
 ) -> None:
-    """A plot for a paper from saved results, in one style: accuracy against forwards, Pareto front, calibration of the scores,
-    map of the order (mean step per cell), training."""
+    """Draw a plot for a paper from saved results: accuracy against forward passes, Pareto front, calibration of the scores, map of
+    the order (mean step per cell), training curves."""
     from anyorder.cli.options import names
     from anyorder.evaluation.saved import report_of
     from anyorder.report import plots

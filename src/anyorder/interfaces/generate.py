@@ -52,7 +52,8 @@ def generate(
         threshold: take every token with a probability above it, and the best in order until the schedule is kept.
         order: the name of an order, an `Order`, or the folder of a fitted policy.
         seed: of sampling and of random orders; row i uses seed + i.
-        sampler: a `Sampler`, its spelling, or its folder, in place of order, steps, block_length, temperature, top_p, threshold.
+        sampler: a `Sampler`, its spelling, or its folder, in place of order, steps, block_length, temperature, top_p and
+            threshold.
         mask_token_id: the mask, if neither the generation configuration nor the configuration names it.
         suppress_tokens: tokens that are never produced, such as padding; the mask never is.
         token_type_ids: accepted, because tokenizers return them, and ignored.

