@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from anyorder.errors import BadInput
-from anyorder.evaluation.evaluate import environment
+from anyorder.evaluation.comparison import environment
 from anyorder.files import write_json, write_text
 from anyorder.report.plots import bars, panels
 from anyorder.reproduce import adaptive, draws, falsification, proteins, reward, speed, stability
@@ -67,7 +67,7 @@ _SETTINGS: dict[str, list[Setting]] = {
                 "task.options={cities=5, grid=5}",
                 "run.steps=600",
                 "optimizer.ema=0.99",
-                "masking.normalise=rows",
+                "masking.normalize=rows",
             ),
             adaptive="sudoku9-adaptive",
             policy_changes=(*_TSP, "run.steps=100"),
@@ -153,6 +153,18 @@ def reproduce(
     elif outcome.bars:
         bars(outcome.bars, folder / f"{target}.png", outcome.y_label)
     return replace(outcome, markdown=f"{about}\n{outcome.markdown}")
+
+
+def describe_targets() -> str:
+    """Every target with its cost at small scale, the cheapest first, for help texts."""
+
+    def cost(name: str) -> tuple[int, str]:
+        if not set(TARGETS[name].tasks) <= SCALES["small"].keys():
+            return 10_001, "paper scale only"
+        minutes = TARGETS[name].minutes
+        return (10_000, "not measured") if minutes is None else (minutes, f"{minutes} min")
+
+    return ", ".join(f"{name} ({cost(name)[1]})" for name in sorted(TARGETS, key=lambda name: (cost(name)[0], name)))
 
 
 def _about(settings: list[Setting], seeds: list[int], scale: str) -> str:

@@ -5,12 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from anyorder.evaluation.orders import PolicyLoader
-from anyorder.evaluation.pass_at_n import PassAtN, grid_of, lines_of, of_counts, pass_at_n
+from anyorder.evaluation.repeated_draws import PassAtN, grid_of, lines_of, of_counts, pass_at_n
 from anyorder.evaluation.tables import markdown_table
 from anyorder.reproduce.outcome import Cells, Outcome, Solved, Target
 from anyorder.reproduce.reward import RewardStudy, about
-from anyorder.reproduce.study import AnyDenoiser, Decoding, Setting
+from anyorder.reproduce.study import Decoding, Setting
 
 DRAWS = 16
 BASELINES = ("random", "top_k:5")
@@ -26,12 +25,12 @@ class DrawStudy(RewardStudy):
         """See `Study`."""
         return f", {DRAWS} draws"
 
-    def measure(self, denoiser: AnyDenoiser, load_policy: PolicyLoader, decoding: Decoding, order: str) -> dict[str, Any]:
+    def measure(self, denoiser: Any, decoding: Decoding, order: str) -> dict[str, Any]:
         """See `Study`."""
         task, problems = self.problems(decoding.setting)
         draws = DRAWS if _is_drawn(order) else 1
-        result = pass_at_n(denoiser, task, problems, [order], draws, load_policy=load_policy, steps=decoding.steps)[0]
-        return {"draws": draws, "forwards": result.forwards, "correct": result.correct.tolist()}
+        result = pass_at_n(denoiser, task, problems, [order], draws, steps=decoding.steps)[0]
+        return {"draws": draws, "nfe": result.nfe, "correct": result.correct.tolist()}
 
     def kept(self, values: dict[str, Any]) -> np.ndarray:
         """See `Study`."""

@@ -13,15 +13,16 @@ from pathlib import Path
 
 import numpy as np
 
+from anyorder.decoding.sampler import Sampler
 from anyorder.decoding.tokens import Sample
 from anyorder.denoisers.base import fingerprint
 from anyorder.errors import BadInput
-from anyorder.evaluation.evaluate import decode_in_batches
-from anyorder.evaluation.orders import make_decoder
+from anyorder.evaluation.batches import decode_in_batches
 from anyorder.evaluation.statistics import wilson
 from anyorder.evaluation.structure import ESMFOLD, ESMFold, Structure, mean_tm, tm_align
 from anyorder.evaluation.tables import markdown_table
 from anyorder.files import cache_folder, find_file, read_json, write_json
+from anyorder.orders.learned import saved_order
 from anyorder.reproduce import published
 from anyorder.reproduce.outcome import Outcome, Solved, Target
 from anyorder.reproduce.study import Decoding, Setting, Study, damaged
@@ -93,21 +94,22 @@ class ProteinStudy(Study):
         """`MEASURES` of each sequence by order, float (N, 8), nan where not asked for; computed now, or read from the cells."""
         assert isinstance(decoding, Design)
         assert isinstance(decoding.setting, ProteinSetting)
-        denoiser, load_policy = self.load(decoding)
+        denoiser = self.load(decoding)
         setting, mark = decoding.setting, fingerprint(denoiser)
         scores = {}
         for order in decoding.orders:
             drawn = f"{mark} {decoding.length} {decoding.seed} {setting.temperature}"
             if order.startswith("policy"):
-                drawn += fingerprint(load_policy("").policy)
+                drawn += fingerprint(saved_order(denoiser).policy)
             fasta = self._cell_path(decoding, order, drawn).with_suffix(".fasta")
             if not fasta.exists():
                 task = make_task(setting.task, **setting.options)
                 empty = task.generate(setting.problems, decoding.seed, length=decoding.length)
-                decoder = make_decoder(order, decoding.steps, decoding.noise, load_policy, token=Sample(setting.temperature))
+                token = Sample(setting.temperature)
+                sampler = Sampler.parse(order, steps=decoding.steps, noise=decoding.noise, token=token).bind(denoiser)
                 seed = 10_000 * decoding.seed + decoding.length  # other noise at every length
                 found = decode_in_batches(
-                    denoiser, empty, decoder, seed=seed, batch_size=_BATCH, progress=None, name=order
+                    denoiser, empty, sampler, seed=seed, batch_size=_BATCH, progress=None, name=order
                 )  # fmt: skip
                 texts = task.texts(empty, found.tokens)
                 names = design_names(texts, f"{decoding.model} {order}", decoding.steps, decoding.seed)

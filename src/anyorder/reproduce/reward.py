@@ -284,7 +284,7 @@ def about(settings: list[Setting], seeds: list[int], scale: str) -> str:
 
 _TASKS = ("sudoku4",)
 TARGETS = {
-    "upo-table2": Target(_TASKS, _table2_needs, _table2, RewardStudy, about),
+    "upo-table2": Target(_TASKS, _table2_needs, _table2, RewardStudy, about, minutes=15),
     "upo-table4": Target(_TASKS, _table4_needs, _table4, RewardStudy, about),
     "upo-figure3": Target(_TASKS, _figure_needs(list(REFERENCES)), _figure3, RewardStudy, about),
     "upo-figure4": Target(_TASKS, _figure_needs(["confidence", "top_k", *ABLATIONS]), _figure4, RewardStudy, about),

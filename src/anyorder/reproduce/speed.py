@@ -1,20 +1,21 @@
-"""Accuracy against forwards of policies trained for speed (Jazbec et al., arXiv 2512.09106), on a denoiser of ours."""
+"""Accuracy against forward passes of policies trained for speed (Jazbec et al., arXiv 2512.09106), on a denoiser of ours."""
 
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from anyorder.decoding.sampler import Sampler
+from anyorder.evaluation.batches import decode_in_batches
+from anyorder.evaluation.comparison import environment
 from anyorder.evaluation.curves import parse_curves
-from anyorder.evaluation.evaluate import decode_in_batches, environment
-from anyorder.evaluation.orders import PolicyLoader, make_decoder
-from anyorder.evaluation.pareto import Measured, fronts_of, grids_of, lines_of, measured
+from anyorder.evaluation.operating_points import Measured, fronts_of, grids_of, lines_of, measured
 from anyorder.evaluation.tables import markdown_grids, markdown_table
 from anyorder.reproduce.outcome import Cells, Outcome, Solved, Target
 from anyorder.reproduce.reward import RewardSetting, RewardStudy
-from anyorder.reproduce.study import AnyDenoiser, Decoding, Setting
+from anyorder.reproduce.study import Decoding, Setting
 from anyorder.training.settings import AnyRecipe, load_recipe
-from anyorder.zoo import load_order
+from anyorder.zoo import load_denoiser
 
 EXPONENTS = {"30": "0.9", "10": "0.9", "3": "0.95", "1": "0.99", "0": "0.99"}
 """alpha of ((n - steps + 1) / n)^alpha, and the threshold whose imitation training starts from, a quick or a careful one.
@@ -48,29 +49,23 @@ class SpeedStudy(RewardStudy):
         """See `Study`."""
         return (*super().before(model), *([_start_of(model)] if model.startswith("reward/alpha-") else []))
 
-    def load(self, decoding: Decoding) -> tuple[AnyDenoiser, PolicyLoader]:
-        """See `Study`; the frozen denoiser comes with the order that is shipped for it."""
-        denoiser, load_policy = super().load(decoding)
-        shipped = decoding.setting.denoiser
-        return denoiser, (lambda _name: load_order(shipped, denoiser)) if decoding.model == "frozen" else load_policy
-
     @property
     def measure_mark(self) -> str:
         """See `Study`."""
         return ", forwards"
 
-    def measure(self, denoiser: AnyDenoiser, load_policy: PolicyLoader, decoding: Decoding, order: str) -> dict[str, Any]:
+    def measure(self, denoiser: Any, decoding: Decoding, order: str) -> dict[str, Any]:
         """See `Study`."""
         task, problems = self.problems(decoding.setting)
-        decoder = make_decoder(order, decoding.steps, decoding.noise, load_policy)
-        decoded = decode_in_batches(denoiser, problems, decoder, seed=0, batch_size=256, progress=None, name=order)
-        verdict = task.check(problems, decoded.tokens)
-        outcome = self.keep(verdict.instance_correct.numpy(), verdict.cell_accuracy.numpy())
-        return {**outcome, "forwards": decoded.forwards.tolist()}
+        sampler = Sampler.parse(order, steps=decoding.steps, noise=decoding.noise).bind(denoiser)
+        decoded = decode_in_batches(denoiser, problems, sampler, seed=0, batch_size=256, progress=None, name=order)
+        checked = task.check(problems, decoded.tokens)
+        outcome = self.keep(checked.instance_correct.numpy(), checked.cell_accuracy.numpy())
+        return {**outcome, "nfe": decoded.nfe.tolist()}
 
     def kept(self, values: dict[str, Any]) -> np.ndarray:
         """See `Study`."""
-        return np.concatenate([super().kept(values), np.array(values["forwards"], dtype=float)[None]])
+        return np.concatenate([super().kept(values), np.array(values["nfe"], dtype=float)[None]])
 
 
 def _start_of(model: str) -> str:
@@ -81,7 +76,7 @@ def _start_of(model: str) -> str:
 
 def _rule_points(s: Setting) -> list[tuple[str, str, int]]:
     """(curve, order, steps) of what needs no training here."""
-    curves = parse_curves([*BY_RULE, *BY_SUPERVISION], lambda _name: load_order(s.denoiser), s.steps)
+    curves = parse_curves([*BY_RULE, *BY_SUPERVISION], load_denoiser(s.denoiser), s.steps)
     return [(curve.name, point.spec, point.steps or s.steps) for curve in curves for point in curve.points]
 
 
@@ -120,10 +115,10 @@ def _layout(settings: list[Setting], seeds: list[int], solved: Solved, folder: P
         lines[s.name] = lines_of(found)["full diffusion"]
         values[s.name] = {
             "areas": {c.curve: c.area for c in found.curves},
-            "points": {p.spec: (p.forwards, p.accuracy) for p in points},
+            "points": {p.spec: (p.nfe, p.accuracy) for p in points},
         }
-    title = "Jazbec et al.: accuracy against forwards, full diffusion"
-    return Outcome(title, "\n".join(parts), values, lines, "forwards of the denoiser per sequence", log_x=True)
+    title = "Jazbec et al.: accuracy against forward passes, full diffusion"
+    return Outcome(title, "\n".join(parts), values, lines, "forward passes per sequence (NFE)", log_x=True)
 
 
 def _about(settings: list[Setting], seeds: list[int], scale: str) -> str:
@@ -149,4 +144,4 @@ SMALL = RewardSetting(
     key="sudoku9-speed",
     reward="sudoku9-speed",
 )
-TARGETS = {"jazbec-pareto": Target((SMALL.name,), _needs, _layout, SpeedStudy, _about)}
+TARGETS = {"jazbec-pareto": Target((SMALL.name,), _needs, _layout, SpeedStudy, _about, minutes=30)}

@@ -22,18 +22,16 @@ import torch
 from rich.console import Console
 
 from anyorder import __version__
-from anyorder.denoisers.base import default_device, fingerprint
-from anyorder.denoisers.huggingface import HuggingFaceDenoiser
-from anyorder.denoisers.transformer import Transformer
+from anyorder.denoisers.base import fingerprint
 from anyorder.errors import AnyorderError, BadInput, first_line
-from anyorder.evaluation.evaluate import evaluate
-from anyorder.evaluation.orders import PolicyLoader
+from anyorder.evaluation.comparison import evaluate
 from anyorder.files import read_json, write_json
+from anyorder.orders.learned import saved_order
 from anyorder.tasks import make_task
 from anyorder.tasks.base import Instances, Task
 from anyorder.training.fit import run_recipe
 from anyorder.training.settings import AnyRecipe, load_recipe, recipe_names
-from anyorder.zoo import load_denoiser, load_order
+from anyorder.zoo import load_denoiser
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ class Setting:
         adaptive: the recipe of Algorithm 1; its `train_denoiser` is the switch between the halves.
         denoiser_changes, policy_changes, joint_changes: overrides of these recipes.
         problems: how many test problems, drawn with `generate` options.
-        steps: budget of forwards of the tables. figure_steps: of figure 3.
+        steps: budget of forward passes of the tables. figure_steps: of figure 3.
         noise: scale of Gumbel noise on the scores in stochastic decoding.
     """
 
@@ -86,7 +84,6 @@ class Decoding:
     noise: float = 0.0
 
 
-AnyDenoiser = Transformer | HuggingFaceDenoiser
 TEST_SEED = 8_000_000
 _POLICIES = ("policy/", "reward/")
 
@@ -151,13 +148,14 @@ class Study:
         task = make_task(setting.task, **setting.options)
         return task, task.generate(setting.problems, TEST_SEED, **setting.generate)
 
-    def load(self, decoding: Decoding) -> tuple[AnyDenoiser, PolicyLoader]:
-        """The denoiser that a decoding is of, and what loads its policy."""
+    def load(self, decoding: Decoding) -> Any:
+        """The denoiser of a decoding; its `own_order` is the folder of the policy that the decoding is about."""
         folder = self.ensure(decoding.setting, decoding.model)
-        denoiser_folder = self.model_folder(decoding.setting, "frozen") if decoding.model.startswith(_POLICIES) else folder
-        device = default_device()
-        denoiser = load_denoiser(str(denoiser_folder)).to(device)
-        return denoiser, lambda _name: load_order(folder, denoiser).to(device)
+        policy_only = decoding.model.startswith(_POLICIES)
+        denoiser = load_denoiser(str(self.model_folder(decoding.setting, "frozen") if policy_only else folder))
+        if policy_only:
+            denoiser.own_order = str(folder)
+        return denoiser
 
     def _cell_path(self, decoding: Decoding, order: str, mark: str) -> Path:
         setting = decoding.setting
@@ -167,17 +165,17 @@ class Study:
 
     def decode(self, decoding: Decoding) -> dict[str, np.ndarray]:
         """What is kept of each order, per problem; measured now, or read from the cells that are there."""
-        denoiser, load_policy = self.load(decoding)
+        denoiser = self.load(decoding)
         mark, policy_mark = fingerprint(denoiser), ""
         if any(order.startswith("policy") for order in decoding.orders):
-            policy_mark = fingerprint(load_policy("").policy)
+            policy_mark = fingerprint(saved_order(denoiser).policy)
         found = {}
         for order in decoding.orders:
             marks = mark + (policy_mark if order.startswith("policy") else "")
             path = self._cell_path(decoding, order, marks + self.measure_mark)
             if not path.exists():
                 about = {"order": order, "model": decoding.model, "steps": decoding.steps, "noise": decoding.noise}
-                measured = self.measure(denoiser, load_policy, decoding, order)
+                measured = self.measure(denoiser, decoding, order)
                 write_json(path, {**about, "problems": decoding.setting.problems, **measured})
             with damaged(path):
                 found[order] = self.kept(read_json(path))
@@ -188,13 +186,12 @@ class Study:
         """What tells apart the cells of studies that measure otherwise."""
         return ""
 
-    def measure(self, denoiser: AnyDenoiser, load_policy: PolicyLoader, decoding: Decoding, order: str) -> dict[str, Any]:
+    def measure(self, denoiser: Any, decoding: Decoding, order: str) -> dict[str, Any]:
         """What is written of a cell."""
         task, problems = self.problems(decoding.setting)
-        noise = [decoding.noise]
-        report = evaluate(denoiser, task, problems, [order], [decoding.steps], noise=noise, load_policy=load_policy)
+        report = evaluate(denoiser, task, problems, [order], [decoding.steps], noise=[decoding.noise])
         result = report.results[0]
-        return {"forwards": result.forwards, **self.keep(result.correct, result.cells)}
+        return {"nfe": result.nfe, **self.keep(result.correct, result.cells)}
 
     def keep(self, correct: np.ndarray, cells: np.ndarray) -> dict[str, Any]:
         """What is written of outcomes bool (N,) and shares of right cells (N,)."""
