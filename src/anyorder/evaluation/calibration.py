@@ -1,8 +1,8 @@
-"""Is the denoiser's confidence to be believed? Reliability table and expected calibration error.
+"""How reliable is the denoiser's confidence? Reliability table and expected calibration error.
 
-This says in a minute which case a model is in. Where confidence is calibrated on the states that decoding visits, the
-confidence order is close to the best that can be read off those states, and a learned order has little to add; where it is
-not, a learned order has something to learn.
+This tells within a minute what a learned order can gain. If confidence is calibrated on the states that decoding visits, the
+confidence order is close to the best order that can be read off those states. If it is not, a learned order has something to
+learn.
 """
 
 from dataclasses import dataclass
@@ -11,17 +11,17 @@ import torch
 from torch import Tensor
 
 from anyorder.decoding.counts import Linear
-from anyorder.decoding.loop import Decoder, decode
+from anyorder.decoding.loop import decode
+from anyorder.decoding.sampler import Sampler
+from anyorder.decoding.step import StepOutput
 from anyorder.denoisers.base import Denoiser
 from anyorder.errors import BadInput
-from anyorder.orders.base import State
-from anyorder.orders.heuristics import confidence
 from anyorder.tasks.base import Instances
 
 
 @dataclass(frozen=True)
 class Bin:
-    """Predictions with confidence in [low, high): how many, their mean confidence, the share that is right."""
+    """Predictions with confidence in [low, high): their number, mean confidence, and accuracy."""
 
     low: float
     high: float
@@ -40,7 +40,7 @@ class Calibration:
 
     @property
     def overconfidence(self) -> float:
-        """Mean confidence minus accuracy; above 0 the model believes itself too much."""
+        """Mean confidence minus accuracy; above 0 the model is overconfident."""
         return sum(b.count * (b.confidence - b.accuracy) for b in self.bins) / max(1, self.count)
 
 
@@ -58,22 +58,20 @@ def calibration(confidences: Tensor, right: Tensor, bins: int = 10) -> Calibrati
 
 
 class _Recorder:
-    """The confidence order, noting what it saw."""
+    """A callback that records the likeliest token of each prediction, and which of them the confidence order prefers."""
 
     def __init__(self) -> None:
         self.confidences: list[Tensor] = []
         self.right: list[Tensor] = []
         self.first: list[Tensor] = []
 
-    def __call__(self, state: State) -> Tensor:
-        if state.x0 is None:
-            raise BadInput("calibration needs problems with known solutions")
-        self.confidences.append(state.summary.top_log_probs[:, 0].exp())
-        self.right.append(state.summary.top_tokens[:, 0] == state.x0[state.predicted])
-        best = confidence(state)
-        top = best == best.max(dim=1, keepdim=True).values
-        self.first.append(top[state.predicted])
-        return best
+    def __call__(self, output: StepOutput) -> None:
+        prediction, x0 = output.prediction, output.before.x0
+        assert x0 is not None
+        self.confidences.append(prediction.top_log_probs[:, 0].exp())
+        self.right.append(prediction.top_tokens[:, 0] == x0[prediction.predicted])
+        top = output.scores == output.scores.max(dim=1, keepdim=True).values
+        self.first.append(top[prediction.predicted])
 
 
 @torch.no_grad()
@@ -83,10 +81,15 @@ def path_calibration(
     """Calibration on the states that confidence decoding visits: of all predictions, and of the most confident of each state.
 
     The second is what an order acts upon.
+
+    Raises:
+        BadInput: the solutions are unknown.
     """
-    recorder = _Recorder()
+    if instances.x0 is None:
+        raise BadInput("calibration needs problems with known solutions")
+    recorder, sampler = _Recorder(), Sampler("confidence", Linear(), steps=steps)
     for start in range(0, len(instances), batch_size):
         batch = instances[slice(start, start + batch_size)]
-        decode(denoiser, batch.tokens, Decoder(recorder, Linear(), steps=steps), x0=batch.x0)
+        decode(denoiser, batch.tokens, sampler, x0=batch.x0, on_step=recorder)
     confidences, right, first = (torch.cat(v) for v in (recorder.confidences, recorder.right, recorder.first))
     return calibration(confidences, right), calibration(confidences[first], right[first])

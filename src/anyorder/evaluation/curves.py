@@ -1,37 +1,30 @@
-"""Curves of operating points: an order and a count rule, from quick to careful."""
+"""Curves of operating points: a sampler and a count rule, from fast to careful."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from anyorder.decoding.remaskers import Absorbing
+from anyorder.decoding.sampler import Sampler
+from anyorder.denoisers.base import Denoiser
 from anyorder.errors import BadInput
-from anyorder.evaluation.orders import NUMBERS, PolicyLoader, make_decoder
-from anyorder.orders.policies import LearnedOrder
-from anyorder.orders.reward_policies import RewardPolicy
-
-VALUES = {
-    "threshold": "0.5/0.7/0.8/0.9/0.95/0.99",
-    "score_threshold": "0.5/0.7/0.8/0.9/0.95/0.99",
-    "factor": "3/1.5/0.7/0.3/0.1/0.03",
-    "entropy_bound": "3/1/0.3/0.1/0.03/0.01",
-    "klass": "0.5:1/0.6:0.3/0.6:0.1/0.8:0.03/0.9:0.01/0.99:0.005",
-    "predicted_error": "3/1/0.5/0.2/0.1/0.03",
-    "bernoulli": "0/0.25/0.5/1/1.5/2",
-    "dynamic_plackett_luce": "0.25/0.5/0.75/1/1.5/2",
-}
-"""What each rule is tried with when nobody says otherwise."""
+from anyorder.evaluation.samplers import SamplerLike, as_sampler, label_for
+from anyorder.orders.learned import LearnedOrder
+from anyorder.parts import walk
+from anyorder.registry import COUNT_RULES, POLICIES
 
 _SHORT = 24
-_HEURISTIC = ("linear", "threshold", "factor", "entropy_bound", "klass")
-_SUPERVISED = ("linear", "score_threshold", "predicted_error")
-_BY_REWARD = ("linear", "score_threshold", "bernoulli")
 
 
 @dataclass(frozen=True)
 class Point:
-    """An operating point: a decoder as `make_decoder` reads it, and its budget of forwards; None for one position per step."""
+    """An operating point: a label, a sampler bound to its denoiser, and a budget of forward passes; None for one position per
+    step."""
 
-    spec: str
+    label: str
+    sampler: Sampler
     steps: int | None = None
 
 
@@ -43,48 +36,94 @@ class Curve:
     points: tuple[Point, ...]
 
 
-def parse_curves(texts: list[str], load_policy: PolicyLoader, longest: int) -> list[Curve]:
-    """Curves from `ORDER[@RULE[:V1/V2/...]]`.
+CurveLike = SamplerLike | Curve
+Curves = CurveLike | Sequence[CurveLike] | Mapping[str, CurveLike]
 
-    The values are what stands behind the rule's name in `make_decoder`; for a rule that takes no number (linear, cosine) they
-    are budgets of forwards, and `all` is one position per step. Without values the rule is tried with `VALUES`, or with six
-    budgets up to half of `longest` (all of it where problems are short). Without a rule there is a curve for each that suits
-    the order; for an order that undoes or re-predicts, one over budgets with the rule that it has by itself.
+
+def as_curves(samplers: Curves, denoiser: Denoiser, longest: int, *, token: Any = None, strict: bool = True) -> list[Curve]:
+    """Curves from samplers.
+
+    Args:
+        samplers: texts of the form `ORDER[+REMASKER][@RULE[:V1/V2/...]]`, orders, samplers, curves, or a mapping from labels to
+            any of these. Without a rule there is a curve for each count rule that is registered for this kind of order
+            (`curve_for`), or one over budgets if the order has a remasker. Without values a rule is tried with those that it is
+            registered with; a rule without arguments is tried with budgets of forward passes, six up to half of `longest` (all
+            of it for short problems), and `all` is one position per step. A sampler with `steps` is one point.
+        denoiser: what the samplers are bound to.
+        longest: positions to fill in the longest problem.
+        token: token rule of the samplers that are made here.
+        strict: a policy that was fitted to another denoiser is an error; otherwise a warning.
+
+    Raises:
+        BadInput: an unknown order or rule, values that cannot be read, or two different curves with the same name.
     """
+    if isinstance(samplers, Mapping):
+        pairs = [(str(label), one) for label, one in samplers.items()]
+    else:
+        several = isinstance(samplers, Sequence) and not isinstance(samplers, str)
+        pairs = [("", one) for one in (samplers if several else [samplers])]  # type: ignore[list-item, union-attr]
+    if not pairs:
+        raise BadInput("there is nothing to compare: give at least one order, such as 'confidence'")
+    fields = {} if token is None else {"token": token}
     found: dict[str, Curve] = {}
-    for text in texts:
-        order, at, rule = text.partition("@")
-        for name in [rule] if at else _rules_of(order, load_policy):
-            curve = _curve(order, name, longest)
-            found[curve.name] = curve
+    for label, one in pairs:
+        for curve in _curves(label, one, denoiser, longest, fields, strict):
+            if found.setdefault(curve.name, curve) != curve:
+                raise BadInput(f"two curves are called {curve.name!r}: pass a mapping {{label: sampler}} to name them apart")
     return list(found.values())
 
 
-def _rules_of(order: str, load_policy: PolicyLoader) -> tuple[str, ...]:
-    made = make_decoder(order, 1, 0.0, load_policy).order
-    if "+" in order:
-        return ("",)
-    if not isinstance(made, LearnedOrder):
-        return _HEURISTIC
-    return _BY_REWARD if isinstance(made.policy, RewardPolicy) else _SUPERVISED
+def _curves(
+    label: str, one: CurveLike, denoiser: Denoiser, longest: int, fields: dict[str, Any], strict: bool
+) -> list[Curve]:
+    if isinstance(one, Curve):
+        return [one]
+    order, at, rule = one.partition("@") if isinstance(one, str) else (one, "", "")
+    base = as_sampler(order, **fields).bind(denoiser, strict=strict)
+    if isinstance(one, Sampler):
+        name = label or label_for(one)
+        budgets = [base.steps] if base.steps else _budgets(longest)
+        return [Curve(name, tuple(Point(name, base, budget) for budget in budgets))]
+    name = label or label_for(order)
+    rules = [rule] if at else _rules_for(base)
+    return [_curve(name, base, text, longest) for text in rules]
 
 
-def _curve(order: str, rule: str, longest: int) -> Curve:
+def _rules_for(sampler: Sampler) -> list[str]:
+    """The count rules that are tried with an order."""
+    if not isinstance(sampler.remasker, Absorbing):
+        return [""]  # its own
+    policy = next((part.policy for part in walk(sampler.order) if isinstance(part, LearnedOrder)), None)
+    kind = "heuristic"
+    if policy is not None:
+        facts = next((e.facts for e in POLICIES.known() if e.part is type(policy)), {})
+        kind = str(facts.get("trained_by", "supervised"))
+    return [entry.name for entry in COUNT_RULES.entries() if kind in entry.facts.get("curve_for", ())]
+
+
+def _curve(order: str, base: Sampler, rule: str, longest: int) -> Curve:
     name, _, text = rule.partition(":")
     label = f"{order}@{name}" if name else order
-    if name in NUMBERS:
-        values = _split(text or VALUES.get(name, ""), label)
-        return Curve(label, tuple(Point(f"{label}:{value}") for value in values))
-    if not text:
-        most = longest if longest <= _SHORT else longest // 2
-        budgets = np.geomspace(min(most, max(2, longest // 12)), most, 6).round().astype(int)
-        return Curve(label, tuple(Point(label, int(budget)) for budget in np.unique(budgets)))
-    return Curve(label, tuple(Point(label, _budget(value, label)) for value in _split(text, label)))
+    arguments = COUNT_RULES.entry(name).arguments if name else ()
+    if arguments:
+        values = text.split("/") if text else [str(value) for value in arguments[0].values]
+        spelled = [f"{name}:{value}" for value in _checked(values, label)]
+        return Curve(label, tuple(Point(f"{order}@{rule}", base.replace(count=rule)) for rule in spelled))
+    sampler = base.replace(count=name) if name else base
+    budgets = [_budget(value, label) for value in _checked(text.split("/"), label)] if text else _budgets(longest)
+    return Curve(label, tuple(Point(label, sampler, budget) for budget in budgets))
 
 
-def _split(text: str, label: str) -> list[str]:
-    values = [value.strip() for value in text.split("/")]
-    if not all(values):
+def _budgets(longest: int) -> list[int | None]:
+    """Six budgets of forward passes, evenly by ratio."""
+    most = longest if longest <= _SHORT else longest // 2
+    budgets = np.geomspace(min(most, max(2, longest // 12)), most, 6).round().astype(int)
+    return [int(budget) for budget in np.unique(budgets)]
+
+
+def _checked(values: list[str], label: str) -> list[str]:
+    values = [value.strip() for value in values]
+    if not values or not all(values):
         raise BadInput(f"curve {label!r}: give its values, as in {label}:1/2/3")
     return values
 
@@ -93,5 +132,5 @@ def _budget(value: str, label: str) -> int | None:
     if value == "all":
         return None
     if not value.isdigit() or int(value) < 1:
-        raise BadInput(f"curve {label!r}: {value!r} is no budget of forwards; numbers from 1 on, or 'all'")
+        raise BadInput(f"curve {label!r}: {value!r} is no budget of forward passes; use whole numbers from 1 on, or 'all'")
     return int(value)

@@ -2,7 +2,7 @@
 
 A path unmasks one position per step: at x_n the order draws a position a_n from g(a_n | x_n), a softmax of its scores, and the
 denoiser draws the token there from pi(x_{n-1} | x_n, a_n). Summed over all paths that end alike this is the distribution of
-outputs p_g(x_0), which the theory of unmasking policy optimisation (UPO, arXiv 2510.05725, section 3.3) is about: maximise, for
+outputs p_g(x_0), which the theory of unmasking policy optimization (UPO, arXiv 2510.05725, section 3.3) is about: maximize, for
 a reward r(x_0) of 0 or 1 and the success rate r_old of the order before,
 
     E_{x_0 ~ p_g}[A(x_0)] - beta KL(p_g || p_ref),    A = (r - r_old) / sqrt(r_old (1 - r_old) + epsilon)     (eq. 10)
@@ -24,7 +24,9 @@ from torch import Tensor, nn
 from anyorder.denoisers.base import Denoiser, DenoiserOutput, attention_of, forbid_mask
 from anyorder.errors import BadInput
 from anyorder.losses import policy_log_probabilities
-from anyorder.orders.base import Order, State
+from anyorder.orders.base import Order
+from anyorder.prediction import Prediction
+from anyorder.state import DecodeState
 
 ENUMERABLE = 2**17
 """Most paths that are enumerated."""
@@ -36,7 +38,7 @@ _CERTAIN = 700.0
 class Paths:
     """All N paths from one partly masked sequence: T steps through S_t states each, to O outputs. Probabilities are float64.
 
-    states: of each step t, every state that can occur, as an order sees it.
+    states, predictions: of each step t, every state that can occur, and what the denoiser predicts there.
     at: int64 (N, T), the row of `states[t]` in which a path is at step t.
     places: int64 (N, T), the position that it unmasks then.
     token_log_probs: (N, T), log-probability of the token there.
@@ -44,7 +46,8 @@ class Paths:
     ends: int64 (N,), the output of each path.
     """
 
-    states: list[State]
+    states: list[DecodeState]
+    predictions: list[Prediction]
     at: Tensor
     places: Tensor
     token_log_probs: Tensor
@@ -53,8 +56,13 @@ class Paths:
 
     def choices(self, order: Order) -> Tensor:
         """log g(a_n | x_n) of every step of every path, (N, T), differentiable in the order."""
-        log_q = [policy_log_probabilities(order(state).double(), state.masked) for state in self.states]
+        log_q = self.step_log_probs(order)
         return torch.stack([table[self.at[:, t], self.places[:, t]] for t, table in enumerate(log_q)], dim=1)
+
+    def step_log_probs(self, order: Order) -> list[Tensor]:
+        """log g(i | x) of every position of every state, one (S_t, L) per step, differentiable in the order."""
+        pairs = zip(self.states, self.predictions, strict=True)
+        return [policy_log_probabilities(order(state, said).double(), state.masked) for state, said in pairs]
 
     def log_probs(self, order: Order) -> Tensor:
         """log p_g(x_{0:L}) of every path, (N,)."""
@@ -129,13 +137,16 @@ def enumerate_paths(denoiser: Denoiser, tokens: Tensor) -> Paths:
     ends = torch.arange(len(outputs)).repeat(len(orders))
     taken = orders.repeat_interleave(len(outputs), dim=0)
     now = tokens.repeat(len(taken), 1)
-    states, at, token_log_probs = [], [], []
+    states, predictions, at, token_log_probs = [], [], [], []
     for t in range(steps):
         rows, row_of = now.unique(dim=0, return_inverse=True)
         masked = rows == mask
         logits, hidden = denoiser(rows, attention_of(denoiser, rows), masked)
         seeds = torch.zeros(len(rows), dtype=torch.int64)
-        states.append(State(rows, masked, (tokens == mask).expand_as(rows), masked, logits, hidden, t, steps, seeds))
+        budget = torch.full((len(rows),), steps)
+        state = DecodeState.start(rows, (tokens == mask).expand_as(rows), mask, seeds, budget)
+        states.append(state.replace(masked=masked, step=torch.full((len(rows),), t)))
+        predictions.append(Prediction(logits, hidden, masked))
         number = (masked.flatten().cumsum(0) - 1).view_as(masked)  # row of the logits
         place = taken[:, t, None]
         token = outputs[ends].gather(1, place)
@@ -143,7 +154,7 @@ def enumerate_paths(denoiser: Denoiser, tokens: Tensor) -> Paths:
         token_log_probs.append(log_p.gather(1, token)[:, 0])
         at.append(row_of)
         now = now.scatter(1, place, token)
-    return Paths(states, torch.stack(at, dim=1), taken, torch.stack(token_log_probs, dim=1), outputs, ends)
+    return Paths(states, predictions, torch.stack(at, dim=1), taken, torch.stack(token_log_probs, dim=1), outputs, ends)
 
 
 class TableDenoiser(nn.Module):
@@ -205,7 +216,7 @@ class TabularOrder(nn.Module):
         table = torch.zeros(self.tokens.shape, dtype=torch.float64) if scores is None else torch.cat(scores).double()
         self.scores = nn.Parameter(table)
 
-    def forward(self, state: State) -> Tensor:
+    def forward(self, state: DecodeState, prediction: Prediction) -> Tensor:
         """Scores float64 (B, L), -inf where nothing is masked.
 
         Raises:
@@ -218,11 +229,12 @@ class TabularOrder(nn.Module):
 
 
 def confidence_softmax(temperature: float) -> Order:
-    """The softmax realisation of the max-confidence order (eq. 25): a position weighs as much as the sum over words of
+    """The softmax realization of the max-confidence order (eq. 25): a position weighs as much as the sum over words of
     exp(probability / temperature)."""
 
-    def order(state: State) -> Tensor:
-        return state.scatter(torch.logsumexp(torch.softmax(state.logits.double(), dim=-1) / temperature, dim=-1))
+    def order(state: DecodeState, prediction: Prediction) -> Tensor:
+        probabilities = torch.softmax(prediction.logits.double(), dim=-1)
+        return prediction.scatter(torch.logsumexp(probabilities / temperature, dim=-1))
 
     return order
 
@@ -261,7 +273,7 @@ def tilted(reference: Tensor, reward: Tensor, previous: float, beta: float, epsi
 
 
 class Best(NamedTuple):
-    """An order that maximises eq. 10 over all orders, and a bound on what it may still lack of the maximum."""
+    """An order that maximizes eq. 10 over all orders, and a bound on what it may still lack of the maximum."""
 
     order: TabularOrder
     gap: float
@@ -338,12 +350,12 @@ def best_order_by_path(
 ) -> TabularOrder:
     """The maximum over orders of eq. 10 with the divergence of whole paths in place of that of outputs, exactly.
 
-    That divergence is a sum over steps, so the maximum is that of an entropy-regularised decision process: scores
+    That divergence is a sum over steps, so the maximum is that of an entropy-regularized decision process: scores
     log g_ref + Q / t with t = beta * sqrt(r_old (1 - r_old) + epsilon) and Q by soft dynamic programming. Arguments as
     `best_order`.
     """
     temperature = beta * deviation(previous, epsilon)
-    log_ref = [policy_log_probabilities(reference(state).double(), state.masked) for state in paths.states]
+    log_ref = paths.step_log_probs(reference)
 
     def backup(expected: Tensor, t: int) -> Tensor:
         return temperature * torch.logsumexp(log_ref[t] + expected / temperature, dim=1)

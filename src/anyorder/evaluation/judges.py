@@ -1,11 +1,14 @@
-"""Judges of samples that take a model: the pseudo-likelihood of a masked model, the perplexity of a causal one, predicted
-structures.
+"""Judges: outside models that rate finished samples. The pseudo-likelihood under a masked model, the perplexity under a causal
+one, predicted structures.
 
-A judge is a function of a task, instances and completed sequences (N, L) that gives a number per sample, see `evaluate`.
+A judge is a function of a task, instances and completed sequences (N, L) that returns a number per sample, see `evaluate`. What
+is registered in `JUDGES` is such a function, or a dataclass with a method `columns(denoiser)` that returns judges by the name of
+their column; its fields are the arguments that text can give.
 """
 
 import os
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,8 +18,9 @@ from torch import Tensor, nn
 from anyorder.denoisers.base import Denoiser, attention_of, default_device
 from anyorder.denoisers.causal import CausalModel
 from anyorder.errors import BadInput
-from anyorder.evaluation.evaluate import Judge
+from anyorder.evaluation.comparison import Judge
 from anyorder.evaluation.structure import ESMFOLD, ESMFold, structure_judges
+from anyorder.registry import JUDGES
 from anyorder.tasks.antibody import chain_of
 from anyorder.tasks.base import Instances, Task
 from anyorder.zoo.fetch import fetched
@@ -26,12 +30,12 @@ from anyorder.zoo.fetch import fetched
 class PseudoLikelihood:
     """Mean log p(x_i | the rest) in nats per generated symbol, float (N,); larger is more natural to the model.
 
-    Exact pseudo-likelihood hides one position at a time and costs L forwards. With `folds` = k, every k-th generated position
-    is hidden at once, which costs k forwards; the answer is a little lower, the more so the smaller k.
+    Exact pseudo-likelihood hides one position at a time and costs L forward passes. With `folds` = k, every k-th generated position
+    is hidden at once, which costs k forward passes and gives a slightly lower value, the lower the smaller k.
 
     Args:
-        denoiser: the masked model that judges; judging the samples of a model by the model itself rewards what it likes.
-        folds: forwards per sequence.
+        denoiser: the masked model that judges. A model overrates its own samples.
+        folds: forward passes per sequence.
         batch_size: sequences at a time.
     """
 
@@ -65,22 +69,22 @@ class PseudoLikelihood:
         return mean
 
 
-QUANTISED = ("smollm2",)
+QUANTIZED = ("smollm2",)
 """Causal judges that `anyorder fetch` obtains."""
 
 
 class CausalPerplexity:
     """Negative log-likelihood of the text under a causal model of Hugging Face, in nats per token, float (N,).
 
-    `exp` of its mean is the generative perplexity. Low alone is no praise: text that repeats itself has it too, so token
-    entropy stands beside it.
+    `exp` of its mean is the generative perplexity. Text that repeats itself has a low value too, so compare token entropy as
+    well.
 
     Args:
         name, device: see `CausalModel`; the name may also be `smollm2`, once that was fetched.
     """
 
     def __init__(self, name: str, device: str = "cpu") -> None:
-        self.judge = CausalModel(f"{fetched(name)}#model.gguf" if name in QUANTISED else name, device)
+        self.judge = CausalModel(f"{fetched(name)}#model.gguf" if name in QUANTIZED else name, device)
 
     def __call__(self, task: Task, instances: Instances, tokens: Tensor) -> np.ndarray:
         return self.judge.nats(task.texts(instances, tokens))
@@ -116,27 +120,84 @@ class PredictedError:
         return float(self.runner.predict([{chain: text}])[0].prmsd.mean())
 
 
+class JudgeColumns(ABC):
+    """A registered judge with arguments: base class of frozen dataclasses."""
+
+    @abstractmethod
+    def columns(self, denoiser: Denoiser) -> dict[str, Judge]:
+        """Judges by the name of their column in tables.
+
+        Raises:
+            BadInput: the judge's model or package is not available.
+        """
+
+
+@JUDGES.register("pseudo_likelihood")
+@dataclass(frozen=True)
+class PseudoLikelihoodColumns(JudgeColumns):
+    """Mean log-probability of each symbol given the rest, under the denoiser itself."""
+
+    folds: int = field(default=10, metadata={"help": "forward passes per sequence"})
+
+    def __post_init__(self) -> None:
+        if self.folds < 1:
+            raise ValueError(f"folds is {self.folds}; at least one forward pass is needed")
+
+    def columns(self, denoiser: Denoiser) -> dict[str, Judge]:
+        """See `JudgeColumns`."""
+        return {"pseudo-likelihood": PseudoLikelihood(denoiser, self.folds)}
+
+
+@JUDGES.register("perplexity")
+@dataclass(frozen=True)
+class PerplexityColumns(JudgeColumns):
+    """Nats per token under a causal language model."""
+
+    model: str = field(metadata={"help": "hub id or folder of a causal model, or a fetched name"})
+
+    def columns(self, denoiser: Denoiser) -> dict[str, Judge]:
+        """See `JudgeColumns`."""
+        return {"nats per token": CausalPerplexity(self.model, default_device())}
+
+
+@JUDGES.register("igfold")
+@dataclass(frozen=True)
+class IgFoldColumns(JudgeColumns):
+    """Predicted error of antibody structures, in Angstrom."""
+
+    models: int = field(default=4, metadata={"help": "how many of its four models"})
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.models <= 4:
+            raise ValueError(f"models is {self.models}; IgFold has 1 to 4")
+
+    def columns(self, denoiser: Denoiser) -> dict[str, Judge]:
+        """See `JudgeColumns`."""
+        return {"structure error": PredictedError(self.models)}
+
+
+@JUDGES.register("esmfold")
+@dataclass(frozen=True)
+class ESMFoldColumns(JudgeColumns):
+    """Confidence of ESMFold in predicted structures, four columns."""
+
+    model: str = field(default=ESMFOLD, metadata={"help": "hub id or folder of a structure predictor"})
+
+    def columns(self, denoiser: Denoiser) -> dict[str, Judge]:
+        """See `JudgeColumns`. A missing model is reported now, not after the first decoding."""
+        predictor = ESMFold(self.model)
+        predictor.check()
+        return structure_judges(predictor)
+
+
 def make_judges(specs: list[str], denoiser: Denoiser) -> dict[str, Judge]:
-    """Judges from `pseudo_likelihood[:FOLDS]`, `perplexity:MODEL`, `igfold[:MODELS]` and `esmfold[:MODEL]`, by the name
-    of their column; `esmfold` has four, see `structure_judges`.
+    """Judges from text such as `pseudo_likelihood:10`, by the name of their column; see `Registry.make`.
 
     Raises:
-        BadInput: an unknown judge, or one whose model or package is not here.
+        BadInput: an unknown judge, an argument that cannot be used, or a model or package that is not available.
     """
     judges: dict[str, Judge] = {}
     for spec in specs:
-        kind, _, value = spec.partition(":")
-        if kind == "pseudo_likelihood" and (not value or (value.isdigit() and int(value) > 0)):
-            judges["pseudo-likelihood"] = PseudoLikelihood(denoiser, int(value or 10))
-        elif kind == "perplexity" and value:
-            judges["nats per token"] = CausalPerplexity(value, default_device())
-        elif kind == "igfold" and value in ("", "1", "2", "3", "4"):
-            judges["structure error"] = PredictedError(int(value or 4))
-        elif kind == "esmfold":
-            predictor = ESMFold(value or ESMFOLD)
-            predictor.check()  # say now that it is missing, not after the first order was decoded
-            judges |= structure_judges(predictor)
-        else:
-            known = "pseudo_likelihood[:FOLDS], perplexity:MODEL, igfold[:MODELS] or esmfold[:MODEL]"
-            raise BadInput(f"judge {spec!r} is unknown: use {known}")
+        made = JUDGES.make(spec)
+        judges |= made.columns(denoiser) if hasattr(made, "columns") else {spec: made}
     return judges

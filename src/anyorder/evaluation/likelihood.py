@@ -29,13 +29,15 @@ from torch import Tensor
 from anyorder.denoisers.base import Denoiser, attention_of
 from anyorder.errors import BadInput
 from anyorder.losses import policy_log_probabilities
-from anyorder.orders.base import Order, State
+from anyorder.orders.base import Order
+from anyorder.prediction import Prediction
+from anyorder.state import DecodeState
 
 ENUMERABLE = 14
 """Most positions whose subsets are enumerated."""
 
-ProposalOrder = Callable[[State, Tensor], Tensor]
-"""Scores (B, L) from a state and a proposal z (B, L) of all tokens; the policy is their softmax over the masked positions."""
+ProposalOrder = Callable[[DecodeState, Prediction, Tensor], Tensor]
+"""Scores (B, L) from a state, a prediction and a proposal z (B, L) of all tokens; the policy is their softmax over the masked positions."""
 
 
 class Bound(NamedTuple):
@@ -54,7 +56,7 @@ class Process:
     Args:
         denoiser: the model.
         order: an `Order`, or a `ProposalOrder` when `looks_at_proposal`.
-        temperature: of the softmax of the scores; `Decoder(noise=temperature)` draws from it.
+        temperature: of the softmax of the scores; `Sampler(order, noise=temperature)` draws from it.
         looks_at_proposal: whether the order's scores depend on the proposed tokens.
         proposals: draws of z for F when proposals are too many to enumerate, for `estimate_bound` only; None to enumerate. The
             logarithm of a mean of few draws is too low on average, so the bound stays a bound, and gets looser.
@@ -71,26 +73,30 @@ class Process:
         masked = tokens == self.denoiser.mask_token_id
         logits, hidden = self.denoiser(tokens, attention_of(self.denoiser, tokens), masked)
         seeds = torch.zeros(len(tokens), dtype=torch.int64, device=tokens.device)
-        state = State(tokens, masked, masked, masked, logits, hidden, 0, 1, seeds, x0=x0)
-        log_p = state.scatter(state.truth_log_probs()).double()
+        state = DecodeState.start(tokens, masked, self.denoiser.mask_token_id, seeds, torch.ones_like(seeds), x0=x0)
+        prediction = Prediction(logits, hidden, masked)
+        log_p = prediction.scatter(prediction.log_probs_of(x0[masked])).double()
         if not self.looks_at_proposal:
-            log_q = self._log_q(self.order(state), masked)  # type: ignore[call-arg]
+            log_q = self._log_q(self.order(state, prediction), masked)  # type: ignore[call-arg]
             return log_p, log_q, log_q
-        log_r = self._log_q(self.order(state, x0), masked)  # type: ignore[call-arg]
+        log_r = self._log_q(self.order(state, prediction, x0), masked)  # type: ignore[call-arg]
         chance = torch.zeros_like(log_r)
-        for weights, z in self._proposals(state, generator):
+        for weights, z in self._proposals(state, prediction, generator):
             for i in masked.any(dim=0).nonzero()[:, 0].tolist():
                 with_truth = z.clone()
                 with_truth[:, i] = x0[:, i]
-                chance[:, i] += weights * self._log_q(self.order(state, with_truth), masked)[:, i].exp()  # type: ignore[call-arg]
+                log_q = self._log_q(self.order(state, prediction, with_truth), masked)  # type: ignore[call-arg]
+                chance[:, i] += weights * log_q[:, i].exp()
         return log_p, log_r, chance.log().masked_fill(~masked, -torch.inf)
 
     def _log_q(self, scores: Tensor, masked: Tensor) -> Tensor:
         return policy_log_probabilities(scores.double() / self.temperature, masked)
 
-    def _proposals(self, state: State, generator: torch.Generator | None) -> list[tuple[Tensor, Tensor]]:
+    def _proposals(
+        self, state: DecodeState, prediction: Prediction, generator: torch.Generator | None
+    ) -> list[tuple[Tensor, Tensor]]:
         """Proposals z (B, L) with their weights (B,): all of them, or random draws."""
-        probabilities = state.probabilities().double()
+        probabilities = prediction.probabilities().double()
         masked, batch = state.masked, len(state.tokens)
         if self.proposals is not None:
             safe = torch.where(masked[..., None], probabilities, torch.ones_like(probabilities)).flatten(0, 1)
@@ -99,12 +105,12 @@ class Process:
             weight = probabilities.new_full((batch,), 1 / self.proposals)
             return [(weight, torch.where(masked, drawn[..., k], state.tokens)) for k in range(self.proposals)]
         where = masked.any(dim=0).nonzero()[:, 0].tolist()
-        if state.logits.shape[-1] ** len(where) > 2**16:
+        if prediction.logits.shape[-1] ** len(where) > 2**16:
             raise BadInput(
                 f"{len(where)} masked positions have too many proposals to enumerate: set proposals to a number of draws"
             )
         found = []
-        for words in itertools.product(range(state.logits.shape[-1]), repeat=len(where)):
+        for words in itertools.product(range(prediction.logits.shape[-1]), repeat=len(where)):
             z, weight = state.tokens.clone(), probabilities.new_ones(batch)
             for i, word in zip(where, words, strict=True):
                 weight = weight * torch.where(masked[:, i], probabilities[:, i, word], float(word == 0))

@@ -10,8 +10,8 @@ import numpy as np
 from pydantic import ValidationError
 
 from anyorder.errors import BadInput, first_line
-from anyorder.evaluation.evaluate import Comparison, Report, Result, compare_all
-from anyorder.evaluation.statistics import Interval, wilson
+from anyorder.evaluation.results import Comparison, Report, Result, compare_all
+from anyorder.evaluation.statistics import Interval, share_interval, wilson
 from anyorder.evaluation.trajectories import FORMAT, VERSION, Trajectories
 from anyorder.files import parse_json, write_atomically
 
@@ -109,7 +109,7 @@ def report_from(values: dict[str, Any], path: Path) -> Report:
     nothing = np.array([])
     try:
         results = [
-            Result(**{**r, "ci95": Interval(*r["ci95"]), "by_difficulty": {k: (int(n), float(a)) for k, (n, a) in
+            Result(**{**r, "ci95": Interval(*r["ci95"]), "cell_ci95": r["cell_ci95"] and Interval(*r["cell_ci95"]), "by_difficulty": {k: (int(n), float(a)) for k, (n, a) in
                       r["by_difficulty"].items()}, "measures": {k: (float(m), float(low), float(high)) for k, (m, low, high) in
                       r["measures"].items()}}, correct=nothing, cells=nothing)
             for r in values["results"]
@@ -133,15 +133,17 @@ def report_of(trajectories: Trajectories) -> Report:
         results.append(
             Result(
                 order=run.order,
+                kind=run.kind,
                 steps=run.steps,
                 noise=run.noise,
                 instances=len(correct),
                 instance_accuracy=float(correct.mean()),
                 cell_accuracy=None if np.isnan(cells).any() else float(cells.mean()),
+                cell_ci95=None if np.isnan(cells).any() else share_interval(cells),
                 exact_match=None if any(p.truth is None for p in trajectories.problems) else float(np.mean(exact)),
                 ci95=wilson(int(correct.sum()), len(correct)),
-                forwards=float(np.mean([decode.forwards for decode in run.decodes])),
-                undone=float(np.mean([sum(len(step.back) for step in decode.steps) for decode in run.decodes])),
+                nfe=float(np.mean([decode.nfe for decode in run.decodes])),
+                remasked=float(np.mean([sum(len(step.remasked) for step in decode.steps) for decode in run.decodes])),
                 seconds=0.0,
                 order_diversity=None,
                 by_difficulty={
@@ -153,7 +155,8 @@ def report_of(trajectories: Trajectories) -> Report:
                 cells=cells,
             )
         )
-    return Report(results, compare_all(results, "best"), trajectories.about)
+    metric = str(trajectories.about.get("main_metric", "instance_correct"))
+    return Report(results, compare_all(results, "best", metric), trajectories.about)
 
 
 def _read_json(path: Path) -> Any:

@@ -20,20 +20,30 @@ def wilson(successes: float, trials: int) -> Interval:
         return Interval(0.0, 1.0)
     z = 1.959963984540054
     share = successes / trials
-    centre = (share + z * z / (2 * trials)) / (1 + z * z / trials)
+    center = (share + z * z / (2 * trials)) / (1 + z * z / trials)
     half = z / (1 + z * z / trials) * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials**2))
-    low = 0.0 if successes == 0 else centre - half
-    return Interval(low, 1.0 if successes == trials else centre + half)
+    low = 0.0 if successes == 0 else max(0.0, center - half)
+    return Interval(low, 1.0 if successes == trials else min(1.0, center + half))
 
 
 def mean_interval(values: np.ndarray) -> tuple[float, float, float]:
-    """Mean of values (N,) and its 95 % interval by the normal approximation; nan entries do not count, nan if none is left."""
+    """Mean of values (N,) and its 95 % interval by the normal approximation; nan entries do not count, nan if there
+    are no others. The interval of a share, where all values are 0 or 1, is within [0, 1]."""
     values = values[~np.isnan(values)]
     if not len(values):
         return math.nan, math.nan, math.nan
     mean = float(values.mean())
     half = 1.96 * float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.inf
-    return mean, mean - half, mean + half
+    low, high = mean - half, mean + half
+    if bool(np.isin(values, (0.0, 1.0)).all()):  # a share of the samples
+        low, high = max(0.0, low), min(1.0, high)
+    return mean, low, high
+
+
+def share_interval(values: np.ndarray) -> Interval:
+    """95 % interval of the mean of shares (N,), within [0, 1]; see `mean_interval`."""
+    _, low, high = mean_interval(values)
+    return Interval(max(0.0, low), min(1.0, high))
 
 
 def mcnemar(a: np.ndarray, b: np.ndarray) -> float:
@@ -61,10 +71,12 @@ def sign_flip(differences: np.ndarray, draws: int = 20_000, seed: int = 0) -> fl
 
 
 def paired_interval(a: np.ndarray, b: np.ndarray) -> Interval:
-    """95 % interval of the difference mean(a) - mean(b) over the same instances (normal approximation, paired)."""
+    """95 % interval of the difference mean(a) - mean(b) over the same instances (normal approximation, paired),
+    within [-1, 1]."""
     difference = a.astype(float) - b.astype(float)
     half = 1.96 * difference.std(ddof=1) / math.sqrt(len(difference)) if len(difference) > 1 else 1.0
-    return Interval(difference.mean() - half, difference.mean() + half)
+    mean = difference.mean()
+    return Interval(max(-1.0, mean - half), min(1.0, mean + half))
 
 
 def oracle_gap_closed(accuracy: float, baseline: float, oracle: float) -> float | None:

@@ -20,7 +20,7 @@ from torch import Tensor
 from anyorder.denoisers.base import default_device
 from anyorder.denoisers.huggingface import load_transformers
 from anyorder.errors import AnyorderError, BadInput, first_line
-from anyorder.evaluation.evaluate import Judge
+from anyorder.evaluation.comparison import Judge
 from anyorder.files import cache_folder, parse_json, write_text
 from anyorder.tasks.alphabets import AMINO_ACIDS
 from anyorder.tasks.base import Instances, Task
@@ -245,23 +245,23 @@ def structure_summary(structures: list[Structure]) -> dict[str, float]:
 
 
 def structure_judges(predictor: ESMFold, *, inner_tm: bool = False, progress: Progress | None = None) -> dict[str, Judge]:
-    """Judges for `evaluate`: pLDDT, pTM, pAE and the share of foldable samples, and inner-TM where it is wanted.
+    """Judges for `evaluate`: pLDDT, pTM, pAE and the share of foldable samples, and inner-TM if requested.
 
     The predictor remembers what it folded, so several judges fold a sample once. A sample that is not complete has no score.
 
     Raises:
-        BadInput: inner-TM is wanted, and its extra is not installed.
+        BadInput: inner-TM is requested, and its extra is not installed.
     """
     if inner_tm:
         tm_align()
 
     def per_sample(measure: Callable[[list[Structure]], np.ndarray]) -> Judge:
         def judge(task: Task, instances: Instances, tokens: Tensor) -> np.ndarray:
-            whole = task.check(instances, tokens).instance_correct.numpy().astype(bool)
+            complete = task.check(instances, tokens).instance_correct.numpy().astype(bool)
             texts = task.texts(instances, tokens)
             scores = np.full(len(texts), np.nan)
-            folded = predictor.fold([text for text, right in zip(texts, whole, strict=True) if right], progress)
-            scores[whole] = measure(folded) if folded else []
+            folded = predictor.fold([text for text, right in zip(texts, complete, strict=True) if right], progress)
+            scores[complete] = measure(folded) if folded else []
             return scores
 
         return judge
@@ -279,7 +279,7 @@ def mean_tm(structures: list[Structure]) -> np.ndarray:
     """Mean TM-score of each structure to all others, float (N,), nan where there is no other.
 
     Its mean is inner-TM, the average over all pairs (appendix A.2.2): low where samples differ in fold. Structures are
-    aligned by TM-align; where two differ in length, the mean of both normalisations counts.
+    aligned by TM-align; where two differ in length, the mean of both normalizations counts.
     """
     count = len(structures)
     if count < 2:
@@ -295,7 +295,7 @@ def mean_tm(structures: list[Structure]) -> np.ndarray:
 
 
 def tm_align() -> Any:
-    """TM-align of the package `tmtools`, an extra because its licence is GPLv3.
+    """TM-align of the package `tmtools`, an extra because its license is GPLv3.
 
     Raises:
         BadInput: it is not installed.

@@ -3,26 +3,39 @@
 from rich.table import Table
 
 from anyorder.evaluation.calibration import Calibration
-from anyorder.evaluation.evaluate import Comparison, Report, Result
+from anyorder.evaluation.results import Comparison, Report, Result
 
-_HEADERS = ("order", "instance accuracy", "95 % interval", "cell accuracy", "forwards", "difference", "p", "oracle gap closed")
 _DIVERSITY = "order diversity"
+
+
+def metric_name(report: Report) -> str:
+    """What the metric that matters is called, see `Task.main_metric`."""
+    return headers_of(report)[1]
+
+
+def headers_of(report: Report) -> list[str]:
+    """Column heads: the metric that matters first, see `Task.main_metric`."""
+    metrics = [str(report.meta.get("correct_means", "instance accuracy")), "cell accuracy"]
+    main, other = metrics[::-1] if report.main_metric == "cell_accuracy" else metrics
+    return ["order", main, "95 % interval", other, "NFE", "difference", "p", "oracle gap closed"]
 
 
 def rows_of(report: Report, steps: int, noise: float) -> list[tuple[str, ...]]:
     """One row of text per order at this number of steps and scale of noise."""
     compared = {(c.order, c.steps, c.noise): c for c in report.comparisons}
     cell = [r for r in report.results if (r.steps, r.noise) == (steps, noise)]
-    return [_row(result, compared.get((result.order, steps, noise))) for result in cell]
+    return [_row(result, compared.get((result.order, steps, noise)), report.main_metric) for result in cell]
 
 
-def _row(result: Result, comparison: Comparison | None) -> tuple[str, ...]:
+def _row(result: Result, comparison: Comparison | None, metric: str) -> tuple[str, ...]:
+    value, (low, high) = result.main(metric)
+    other = result.instance_accuracy if metric == "cell_accuracy" else result.cell_accuracy
     row = (
         result.order,
-        f"{100 * result.instance_accuracy:.1f} %",
-        f"{100 * result.ci95[0]:.1f} - {100 * result.ci95[1]:.1f}",
-        "" if result.cell_accuracy is None else f"{100 * result.cell_accuracy:.1f} %",
-        f"{result.forwards:.1f}",
+        f"{100 * value:.1f} %",
+        f"{100 * low:.1f} - {100 * high:.1f}",
+        "" if other is None else f"{100 * other:.1f} %",
+        f"{result.nfe:.1f}",
     )
     if comparison is None:
         return (*row, "reference", "", "")
@@ -92,8 +105,7 @@ def grids_of(report: Report) -> list[Grid]:
             extra.append("exact match" + ("" if ceiling is None else f" (ceiling {100 * ceiling:.1f} %)"))
             for row, result in zip(table, cell, strict=True):
                 row.append("" if result.exact_match is None else f"{100 * result.exact_match:.1f} %")
-        headers = [report.meta.get("correct_means", name) if name == "instance accuracy" else name for name in _HEADERS]
-        grids.append((title, [*headers, *extra], table))
+        grids.append((title, [*headers_of(report), *extra], table))
         if any(r.measures for r in cell):
             header, rows = measure_rows(cell)
             grids.append((f"{title}: means over the samples, 95 % intervals", header, rows))

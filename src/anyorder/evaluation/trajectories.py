@@ -1,29 +1,29 @@
 """Decodings that can be watched again: a documented, versioned format (docs/report.md), and what fills it.
 
 A file holds problems once, and runs of them: an order at a budget of steps and a scale of noise. A run has one decode per
-problem, a decode one entry per forward: what the denoiser proposed, how the order scored it, what was committed and what was
-taken back.
+problem, a decode one entry per forward pass: what the denoiser proposed, how the order scored it, what was committed and what
+was remasked.
 """
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from anyorder.decoding.loop import Decoder
-from anyorder.decoding.recorder import CANDIDATES, Move, Recorder
-from anyorder.decoding.trajectory import Decoded
+from anyorder.decoding.result import Decoded
+from anyorder.decoding.sampler import Sampler
+from anyorder.evaluation.recorder import CANDIDATES, Move, Recorder
+from anyorder.evaluation.samplers import Kind, kind_of
 from anyorder.processes import Shard
 from anyorder.tasks.base import Instances, Task
 from anyorder.tasks.drawing import Drawing
 
 FORMAT: Literal["anyorder.trajectories"] = "anyorder.trajectories"
-VERSION: Literal[1] = 1
-MOST_LIKELY = 1000
+VERSION: Literal[2] = 2
+THOUSANDTHS = 1000
 """Probabilities are whole numbers of thousandths."""
 
 
@@ -32,13 +32,13 @@ class _Part(BaseModel):
 
 
 class Step(_Part):
-    """One forward.
+    """One forward pass.
 
     at, put: positions that got a token, ascending, and the tokens.
-    back: positions whose token was taken back.
+    remasked: positions whose token was remasked.
     predicted: positions that could be chosen, ascending; None for all that are masked before the step.
-    scores: the order's score of each of them, to three significant digits and no finer than 0.0001; None where it held the
-        position back.
+    scores: the order's score of each of them, to three significant digits and no finer than 0.0001; None where it
+        excluded the position.
     candidates: k lists, one value per predicted position: the likeliest token, the second likeliest, and so on; -1 for one
         whose probability rounds to 0.
     probabilities: the same k lists, of the denoiser's probabilities in thousandths.
@@ -46,14 +46,14 @@ class Step(_Part):
 
     at: list[int]
     put: list[int]
-    back: list[int]
+    remasked: list[int]
     predicted: list[int] | None = None
     scores: list[float | None]
     candidates: list[list[int]]
     probabilities: list[list[int]]
 
     @model_validator(mode="after")
-    def _whole(self) -> "Step":
+    def _consistent(self) -> "Step":
         if len(self.at) != len(self.put):
             raise ValueError(f"{len(self.at)} positions and {len(self.put)} tokens")
         if len(self.candidates) != len(self.probabilities):
@@ -67,14 +67,14 @@ class Decode(_Part):
     """How one problem was decoded.
 
     tokens: the completed sequence. commit_step: the step, from 0, in which each position got its final token; -1 where given.
-    forwards: of the denoiser. correct: the verdict of the task's checker. cell_accuracy: see the task; None where unknown.
-    dead: the steps after which it is proven that no solution by the rules completes the state; None where nobody can tell.
-    steps: one entry per forward.
+    nfe: forward passes of the denoiser. correct: the result of the task's check. cell_accuracy: see the task; None if unknown.
+    dead: the steps after which it is proven that no solution by the rules completes the state; None if there is no solver.
+    steps: one entry per forward pass.
     """
 
     tokens: list[int]
     commit_step: list[int]
-    forwards: int = Field(ge=0)
+    nfe: int = Field(ge=0)
     correct: bool
     cell_accuracy: float | None = None
     dead: list[int] | None = None
@@ -95,9 +95,11 @@ class Problem(_Part):
 
 
 class Run(_Part):
-    """All problems under one order. steps: the budget of forwards; noise: scale of the Gumbel noise on the scores."""
+    """All problems under one order. steps: the budget of forward passes; noise: scale of the Gumbel noise on the
+    scores; kind: of the order, see `samplers.Kind`."""
 
     order: str
+    kind: Kind
     steps: int = Field(ge=1)
     noise: float = Field(0.0, ge=0)
     decodes: list[Decode]
@@ -117,7 +119,7 @@ class Trajectories(_Part):
     """
 
     format: Literal["anyorder.trajectories"] = FORMAT
-    version: Literal[1] = VERSION
+    version: Literal[2] = VERSION
     about: dict[str, Any]
     drawing: Drawing
     mask: int
@@ -127,7 +129,7 @@ class Trajectories(_Part):
     runs: list[Run]
 
     @model_validator(mode="after")
-    def _whole(self) -> "Trajectories":
+    def _consistent(self) -> "Trajectories":
         for name, tokens in self._sequences():
             if missing := {token for token in tokens if token not in self.texts}:
                 raise ValueError(f"{name} holds token {min(missing)}, and texts does not say how that is written")
@@ -162,7 +164,7 @@ def states_of(problem: Problem, decode: Decode, mask: int) -> list[list[int]]:
         now = list(states[-1])
         for position, token in zip(step.at, step.put, strict=True):
             now[position] = token
-        for position in step.back:
+        for position in step.remasked:
             now[position] = mask
         states.append(now)
     return states
@@ -177,7 +179,7 @@ def _check(problem: Problem, decode: Decode, mask: int) -> None:
     length = len(problem.tokens)
     if len(decode.tokens) != length or len(decode.commit_step) != length:
         raise ValueError(f"the problem has {length} tokens, its decode {len(decode.tokens)}")
-    places = {at for step in decode.steps for at in (*step.at, *step.back, *(step.predicted or []))}
+    places = {at for step in decode.steps for at in (*step.at, *step.remasked, *(step.predicted or []))}
     if places and not (min(places) >= 0 and max(places) < length):
         raise ValueError(f"positions run from 0 to {length - 1}, not to {max(places, key=abs)}")
     states = states_of(problem, decode, mask)
@@ -197,51 +199,51 @@ class Watch:
     Args:
         task, instances: the problems to keep; of the problems that are decoded, they must be the first.
         about: facts to keep with them.
-        candidates: k, tokens kept per position and forward.
+        candidates: k, tokens kept per position and forward pass.
     """
 
     def __init__(self, task: Task, instances: Instances, about: dict[str, Any], candidates: int = CANDIDATES) -> None:
         self.task, self.instances, self.candidates = task, instances, candidates
         pad = task.pad_token_id
         self.pad = None if pad is None else int(pad)
-        self.about = {**about, "correct_means": task.correct_means}
+        self.about = {**about, "correct_means": task.correct_means, "main_metric": task.main_metric(instances)}
         self.lengths = _lengths(instances.tokens.numpy(), self.pad)
         self.runs: list[Run] = []
 
-    def over(self, decoder: Decoder, seed: int) -> Decoder:
-        """The same decoder with a recorder in the place of its order, for `decode_in_batches` with this seed."""
-        self.recorder = Recorder(decoder.order, seed * 2**32, len(self.instances), self.candidates)
-        return replace(decoder, order=self.recorder)
+    def record(self, seed: int) -> Recorder:
+        """The callback to pass to `decode_in_batches` with this seed."""
+        self.recorder = Recorder(seed * 2**32, len(self.instances), self.candidates)
+        return self.recorder
 
-    def note(self, order: str, decoder: Decoder, decoded: Decoded, shard: Shard = Shard()) -> None:
-        """Keep what the recorder saw, as a run of this name.
+    def note(self, label: str, sampler: Sampler, decoded: Decoded, shard: Shard = Shard()) -> None:
+        """Keep what was recorded, as a run of this label.
 
         Args:
-            order: its name.
-            decoder: from `over`.
-            decoded: what came of it, the kept problems first.
+            label: of the sampler.
+            sampler: what decoded.
+            decoded: the result, the kept problems first.
             shard: this process among those that decoded it together.
         """
         count = len(self.instances)
         self.recorder.gather(shard)
-        moves = self.recorder.moves(decoded, self.task.mask_token_id)
-        verdict = self.task.check(self.instances, decoded.tokens[:count])
+        checked = self.task.check(self.instances, decoded.tokens[:count])
         decodes = []
-        for number, steps in enumerate(moves):
-            length, cells = self.lengths[number], float(verdict.cell_accuracy[number])
+        for number, steps in enumerate(self.recorder.moves()):
+            length, cells = self.lengths[number], float(checked.cell_accuracy[number])
             decodes.append(
                 Decode(
                     tokens=decoded.tokens[number, :length].tolist(),
                     commit_step=decoded.commit_step[number, :length].tolist(),
-                    forwards=int(decoded.forwards[number]),
-                    correct=bool(verdict.instance_correct[number]),
+                    nfe=int(decoded.nfe[number]),
+                    correct=bool(checked.instance_correct[number]),
                     cell_accuracy=None if math.isnan(cells) else round(cells, 4),
                     steps=[_step(move) for move in steps],
                 )
             )
         self._find_dead_ends(decodes)
         most = int(self.instances.maskable.sum(dim=1).max())
-        self.runs.append(Run(order=order, steps=decoder.steps or max(1, most), noise=decoder.noise, decodes=decodes))
+        budget = sampler.steps or max(1, most)
+        self.runs.append(Run(order=label, kind=kind_of(sampler), steps=budget, noise=sampler.noise, decodes=decodes))
 
     def _find_dead_ends(self, decodes: list[Decode]) -> None:
         """Ask the task's solver about every state; tasks without one leave it open."""
@@ -280,11 +282,11 @@ class Watch:
 
 def _step(move: Move) -> Step:
     """A move in the numbers of the format."""
-    thousandths = np.rint(move.probabilities * MOST_LIKELY).astype(int)
+    thousandths = np.rint(move.probabilities * THOUSANDTHS).astype(int)
     return Step(
         at=move.at.tolist(),
         put=move.put.tolist(),
-        back=move.back.tolist(),
+        remasked=move.remasked.tolist(),
         predicted=move.predicted.tolist() if move.unusual else None,
         scores=[float(f"{round(score, 4) + 0.0:.3g}") if math.isfinite(score) else None for score in move.scores.tolist()],
         candidates=np.where(thousandths > 0, move.candidates, -1).tolist(),

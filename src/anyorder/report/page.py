@@ -16,10 +16,9 @@ from typing import Any
 
 from anyorder import __version__
 from anyorder.errors import BadInput
-from anyorder.evaluation.evaluate import Report, Result
-from anyorder.evaluation.orders import is_heuristic, is_oracle
+from anyorder.evaluation.results import Report, Result
 from anyorder.evaluation.saved import report_of
-from anyorder.evaluation.tables import format_p, grids_of
+from anyorder.evaluation.tables import format_p, grids_of, metric_name
 from anyorder.evaluation.trajectories import Problem, Trajectories
 
 _SCRIPTS = ("dom.js", "data.js", "board.js", "column.js", "plot.js", "main.js")
@@ -69,29 +68,32 @@ def build_page(trajectories: Trajectories | None, report: Report | None = None, 
 def headlines(report: Report) -> list[str]:
     """What the results say in a sentence for each budget of steps and scale of noise."""
     sentences = []
-    means = str(report.meta.get("correct_means", "instance accuracy"))
     for result in report.results:
-        cell = [r for r in report.results if (r.steps, r.noise) == (result.steps, result.noise) and not is_oracle(r.order)]
-        if not cell or result is not max(cell, key=lambda r: r.instance_accuracy):
+        cell = [r for r in report.results if (r.steps, r.noise) == (result.steps, result.noise) and r.kind != "oracle"]
+        if not cell or result is not max(cell, key=lambda r: r.main(report.main_metric)[0]):
             continue
         noise = f" and order noise {result.noise:g}" if result.noise else ""
-        sentence = f"At {result.steps} steps{noise}, {_accuracy(result, means)}"
+        sentence = f"At {result.steps} steps{noise}, {_accuracy(result, report)}"
         found = next(
             (c for c in report.comparisons
              if (c.order, c.steps, c.noise) == (result.order, result.steps, result.noise)), None
         )  # fmt: skip
         base = next((r for r in cell if found and r.order == found.against), None)
         if found and base:
-            sentence += f"; {_accuracy(base, means)} (p: {format_p(found.p_value)})"
+            sentence += f"; {_accuracy(base, report)} (p: {format_p(found.p_value)})"
         sentences.append(f"{sentence}.")
     return sentences
 
 
-def _accuracy(result: Result, means: str) -> str:
-    low, high = (100 * value for value in result.ci95)
-    share = f"{100 * result.instance_accuracy:.1f} % ({low:.1f} to {high:.1f})"
-    what = f"solves {share}" if means == "instance accuracy" else f"makes {share} {means}"
-    return f"{result.order} {what} with {result.forwards:.1f} forwards"
+def _accuracy(result: Result, report: Report) -> str:
+    value, (low, high) = result.main(report.main_metric)
+    share = f"{100 * value:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
+    means = str(report.meta.get("correct_means", "instance accuracy"))
+    if report.main_metric == "cell_accuracy":
+        what = f"recovers {share} of the tokens"
+    else:
+        what = f"solves {share}" if means == "instance accuracy" else f"makes {share} {means}"
+    return f"{result.order} {what} with {result.nfe:.1f} forward passes"
 
 
 def _title(report: Report, about: dict[str, Any]) -> str:
@@ -114,12 +116,12 @@ def _page_data(trajectories: Trajectories | None, report: Report, about: dict[st
     data: dict[str, Any] = {
         "runs": [],
         "results": [
-            {"order": r.order, "noise": r.noise, "forwards": r.forwards, "instance_accuracy": r.instance_accuracy,
-             "ci95": list(r.ci95), "kind": _kind(r.order)}
+            {"order": r.order, "noise": r.noise, "nfe": r.nfe, "accuracy": r.main(report.main_metric)[0],
+             "ci95": list(r.main(report.main_metric)[1]), "kind": r.kind}
             for r in report.results
         ],
         "words": {
-            "accuracy": correct_means.capitalize() if sequences else "Instance accuracy",
+            "accuracy": metric_name(report).capitalize(),
             "right": correct_means if sequences else "solved",
             "wrong": f"not {correct_means}" if sequences else "not solved",
             "bad": "unlike the original" if sequences else "wrong",
@@ -146,19 +148,15 @@ def _label(problem: Problem) -> str:
     return ", ".join(str(value) if name == "difficulty" else f"{name} {value}" for name, value in known)
 
 
-def _kind(order: str) -> str:
-    return "oracle" if is_oracle(order) else "heuristic" if is_heuristic(order) else "learned"
-
-
 def _opening(trajectories: Trajectories) -> dict[str, Any]:
-    """Where to start: the most accurate order that does not look at the truth beside a heuristic of the same budget, on the
+    """Where to start: the most accurate order that does not read the solution beside a heuristic of the same budget, on the
     first problem that they differ on."""
     runs = list(enumerate(trajectories.runs))
     solved = {number: [decode.correct for decode in run.decodes] for number, run in runs}
-    honest = [number for number, run in runs if not is_oracle(run.order)] or [0]
+    honest = [number for number, run in runs if run.kind != "oracle"] or [0]
     first = max(honest, key=lambda number: sum(solved[number]))
     same = [n for n, run in runs if n != first and (run.steps, run.noise) == _budget(trajectories, first)]
-    others = sorted(same, key=lambda n: (trajectories.runs[n].order != "confidence", is_oracle(trajectories.runs[n].order)))
+    others = sorted(same, key=lambda n: (trajectories.runs[n].order != "confidence", trajectories.runs[n].kind == "oracle"))
     second = [*others, *(n for n, _ in runs if n != first)][:1]
     pairs = zip(solved[first], solved[second[0]] if second else solved[first], strict=True)
     telling = [number for number, (a, b) in enumerate(pairs) if a and not b]

@@ -1,4 +1,4 @@
-"""Plots for papers, as PNG or SVG by suffix: accuracy against forwards, Pareto fronts, calibration of scores, maps of orders,
+"""Plots for papers, as PNG or SVG by suffix: accuracy against forward passes, Pareto fronts, calibration of scores, maps of orders,
 training."""
 
 from collections import Counter
@@ -11,14 +11,14 @@ import torch
 
 from anyorder.errors import BadInput
 from anyorder.evaluation.calibration import Calibration, calibration
-from anyorder.evaluation.evaluate import Report, Result
-from anyorder.evaluation.orders import is_heuristic, is_oracle
-from anyorder.evaluation.trajectories import MOST_LIKELY, Run, Trajectories, predicted_of, states_of
-from anyorder.report.style import COLOURS, figure, legend_aside, look_of, spread
+from anyorder.evaluation.results import Report, Result
+from anyorder.evaluation.tables import metric_name
+from anyorder.evaluation.trajectories import THOUSANDTHS, Run, Trajectories, predicted_of, states_of
+from anyorder.report.style import COLORS, figure, legend_aside, look_of, spread
 
 
 def accuracy_against_steps(report: Report, path: Path, title: str = "") -> Path:
-    """Instance accuracy against the mean number of forwards, one line per order, with 95 % intervals.
+    """The metric that matters against the mean number of forward passes, one line per order, with 95 % intervals.
 
     With several scales of noise there is one panel for each.
     """
@@ -26,45 +26,45 @@ def accuracy_against_steps(report: Report, path: Path, title: str = "") -> Path:
     with figure(path, len(noises), 5.0, 4.2, share_y=True) as axes:
         for axis, noise in zip(axes, noises, strict=True):
             for number, order in enumerate(dict.fromkeys(r.order for r in report.results)):
-                rows = sorted((r for r in report.results if r.order == order and r.noise == noise), key=lambda r: r.forwards)
-                _accuracies(axis, rows, marker="o", label=order, **look_of(order, number))
-            axis.set_xlabel("forwards of the denoiser per sequence")
+                rows = sorted((r for r in report.results if r.order == order and r.noise == noise), key=lambda r: r.nfe)
+                _accuracies(axis, rows, report.main_metric, marker="o", label=order, **look_of(order, number))
+            axis.set_xlabel("NFE: forward passes per sequence")
             axis.set_ylim(0, 102)
             axis.set_title(title if not noise else f"{title}, order noise {noise:g}".lstrip(", "))
-        axes[0].set_ylabel(f"{report.meta.get('correct_means', 'instance accuracy')}, %")
+        axes[0].set_ylabel(f"{metric_name(report)}, %")
         legend_aside(axes[-1])
     return path
 
 
 def pareto_front(report: Report, path: Path, title: str = "") -> Path:
-    """Accuracy against forwards, a curve for each order through all its budgets, noises and count rules, with 95 % intervals.
+    """Accuracy against forward passes, a curve for each order through all its budgets, noises and count rules, with 95 % intervals.
 
-    The thick line is the front: what no other order beats with as many forwards or fewer. Oracles are no part of it.
+    The thick line is the front: what no other order beats with as many forward passes or fewer. Oracles are no part of it.
     """
     markers = cycle("osD^vP*X")
     with figure(path, 1, 5.6, 4.4, aside=2.0) as (axis,):
-        honest = [r for r in report.results if not is_oracle(r.order)]
-        front = front_of(honest)
+        honest = [r for r in report.results if r.kind != "oracle"]
+        front = front_of(honest, report.main_metric)
         if front:
-            x = [r.forwards for r in front] + [max(r.forwards for r in honest)]
-            y = [100 * r.instance_accuracy for r in front]
+            x = [r.nfe for r in front] + [max(r.nfe for r in honest)]
+            y = [100 * r.main(report.main_metric)[0] for r in front]
             axis.step(x, [*y, y[-1]], where="post", color="#1a1e24", alpha=0.16, linewidth=7, label="front", zorder=1)
         families = dict.fromkeys(_family(r.order) for r in report.results)
         for number, family in enumerate(families):
-            rows = sorted((r for r in report.results if _family(r.order) == family), key=lambda r: r.forwards)
-            _accuracies(axis, rows, marker=next(markers), label=family, **look_of(family, number))
-        axis.set_xlabel("forwards of the denoiser per sequence")
-        axis.set_ylabel(f"{report.meta.get('correct_means', 'instance accuracy')}, %")
+            rows = sorted((r for r in report.results if _family(r.order) == family), key=lambda r: r.nfe)
+            _accuracies(axis, rows, report.main_metric, marker=next(markers), label=family, **look_of(family, number))
+        axis.set_xlabel("NFE: forward passes per sequence")
+        axis.set_ylabel(f"{metric_name(report)}, %")
         axis.set_title(title)
         legend_aside(axis)
     return path
 
 
-def front_of(results: list[Result]) -> list[Result]:
-    """The results that no other one beats in accuracy with as many forwards or fewer, by forwards."""
+def front_of(results: list[Result], metric: str = "instance_correct") -> list[Result]:
+    """The results that no other one beats in accuracy with as many forward passes or fewer, by their number."""
     front: list[Result] = []
-    for result in sorted(results, key=lambda r: (r.forwards, -r.instance_accuracy)):
-        if not front or result.instance_accuracy > front[-1].instance_accuracy:
+    for result in sorted(results, key=lambda r: (r.nfe, -r.main(metric)[0])):
+        if not front or result.main(metric)[0] > front[-1].main(metric)[0]:
             front.append(result)
     return front
 
@@ -75,27 +75,28 @@ def _family(order: str) -> str:
     return f"{order}@{rule.partition(':')[0]}" if rule else order
 
 
-def _accuracies(axis: Any, rows: list[Result], **look: Any) -> None:
-    y = [100 * r.instance_accuracy for r in rows]
-    bars = [spread(v, 100 * r.ci95[0], 100 * r.ci95[1]) for v, r in zip(y, rows, strict=True)]
-    axis.errorbar([r.forwards for r in rows], y, yerr=np.array(bars).reshape(-1, 2).T, elinewidth=1.0, **look)
+def _accuracies(axis: Any, rows: list[Result], metric: str, **look: Any) -> None:
+    found = [r.main(metric) for r in rows]
+    y = [100 * value for value, _ in found]
+    bars = [spread(100 * value, 100 * low, 100 * high) for value, (low, high) in found]
+    axis.errorbar([r.nfe for r in rows], y, yerr=np.array(bars).reshape(-1, 2).T, elinewidth=1.0, **look)
 
 
 def calibration_of_scores(trajectories: Trajectories, path: Path) -> Path:
-    """Is a policy's score to be believed? One panel per run: the share of proposals that are right against what was predicted,
+    """How reliable are a policy's scores? One panel per run: the share of proposals that are right against what was predicted,
     by the denoiser's confidence and, for learned orders, by the score, read as the log-odds of being right (objective
-    `correctness`). Every proposal of every forward counts; the area of a dot is their number.
+    `correctness`). Every proposal of every forward pass counts; the area of a dot is their number.
 
     Raises:
         BadInput: no solutions are known.
     """
     with figure(path, len(trajectories.runs), 3.6, 3.9, aside=1.0) as axes:
         for axis, run in zip(axes, trajectories.runs, strict=True):
-            for name, part, colour in _reliability(trajectories, run):
+            for name, part, color in _reliability(trajectories, run):
                 most = max(b.count for b in part.bins)
                 x, y = [b.confidence for b in part.bins], [b.accuracy for b in part.bins]
-                axis.plot(x, y, color=colour, label=f"{name}: error {part.error:.3f}, too sure by {part.overconfidence:+.3f}")
-                axis.scatter(x, y, s=[8 + 90 * b.count / most for b in part.bins], color=colour)
+                axis.plot(x, y, color=color, label=f"{name}: error {part.error:.3f}, overconfident by {part.overconfidence:+.3f}")
+                axis.scatter(x, y, s=[8 + 90 * b.count / most for b in part.bins], color=color)
             axis.plot([0, 1], [0, 1], color="#8a94a2", linestyle=":", linewidth=1)
             axis.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel="predicted", title=run.name)
             axis.legend(loc="upper left", fontsize=7)
@@ -111,15 +112,15 @@ def _reliability(trajectories: Trajectories, run: Run) -> list[tuple[str, Calibr
         for step, before in zip(decode.steps, states_of(problem, decode, trajectories.mask), strict=False):
             positions = predicted_of(step, before, trajectories.mask)
             if positions and step.candidates:
-                confidences += [p / MOST_LIKELY for p in step.probabilities[0]]
+                confidences += [p / THOUSANDTHS for p in step.probabilities[0]]
                 scores += [float("-inf") if score is None else score for score in step.scores]
                 right += [problem.truth[at] == token for at, token in zip(positions, step.candidates[0], strict=True)]
     if not right:
         raise BadInput(f"{run.name}: nothing was predicted in it")
     hits = torch.tensor(right)
-    found = [("confidence", calibration(torch.tensor(confidences), hits), COLOURS[0])]
-    if not (is_heuristic(run.order.partition("+")[0]) or is_oracle(run.order)):
-        found.append(("score", calibration(torch.sigmoid(torch.tensor(scores)), hits), COLOURS[1]))
+    found = [("confidence", calibration(torch.tensor(confidences), hits), COLORS[0])]
+    if run.kind == "learned":
+        found.append(("score", calibration(torch.sigmoid(torch.tensor(scores)), hits), COLORS[1]))
     return found
 
 
@@ -138,8 +139,8 @@ def order_map(trajectories: Trajectories, path: Path) -> Path:
                 continue
             place = np.arange(1, len(mean) + 1)
             band = np.sqrt(_mean((values - mean) ** 2))
-            axis.plot(place, mean, color=COLOURS[0])
-            axis.fill_between(place, mean - band, mean + band, color=COLOURS[0], alpha=0.18, linewidth=0)
+            axis.plot(place, mean, color=COLORS[0])
+            axis.fill_between(place, mean - band, mean + band, color=COLORS[0], alpha=0.18, linewidth=0)
             axis.set_xlabel("position")
         if grid:
             axes[-1].figure.colorbar(image, ax=list(axes), fraction=0.03, pad=0.02, label="mean step")
@@ -175,8 +176,8 @@ def _draw_grid(axis: Any, trajectories: Trajectories, mean: np.ndarray, most: fl
     axis.set_yticks(range(drawing.rows), drawing.row_names or range(1, drawing.rows + 1))
     for (row, column), value in np.ndenumerate(table):
         if np.isfinite(value):
-            colour = "#ffffff" if value > 0.7 * most else "#1a1e24"
-            axis.text(column, row, f"{value:.1f}", ha="center", va="center", fontsize=7, color=colour)
+            color = "#ffffff" if value > 0.7 * most else "#1a1e24"
+            axis.text(column, row, f"{value:.1f}", ha="center", va="center", fontsize=7, color=color)
     for line in range(drawing.box, drawing.columns, drawing.box) if drawing.box else ():
         axis.axvline(line - 0.5, color="#5a6472", linewidth=1)
         axis.axhline(line - 0.5, color="#5a6472", linewidth=1)
@@ -212,7 +213,7 @@ def training_curves(metrics: list[dict[str, float]], path: Path) -> Path:
             for number, name in enumerate(names):
                 points = [(row["step"], row[name]) for row in metrics if name in row]
                 label = _LEVELS[int(name[-1])] if "_level_" in name else name.replace("_", " ")
-                axis.plot(*zip(*points, strict=True), label=label, color=COLOURS[number])
+                axis.plot(*zip(*points, strict=True), label=label, color=COLORS[number])
             axis.set(title=title, xlabel="step")
             axis.legend(fontsize=7)
     return path
@@ -233,8 +234,8 @@ def panels(
                 x, y, low, high = zip(*sorted(points), strict=True)
                 bars = np.array([spread(*values) for values in zip(y, low, high, strict=True)]).T
                 look = look_of(label, number)
-                if orders[label.partition("@")[0]] > 1:  # one order under several rules: the colours tell the rules apart
-                    look["color"] = COLOURS[number % len(COLOURS)]
+                if orders[label.partition("@")[0]] > 1:  # one order under several rules: the colors tell the rules apart
+                    look["color"] = COLORS[number % len(COLORS)]
                 axis.errorbar(x, y, yerr=bars, label=label, marker="o", elinewidth=1.0, **look)
             axis.set(title=title, xlabel=x_label)
             if log_x:
@@ -255,7 +256,7 @@ def bars(groups: dict[str, dict[str, dict[str, tuple[float, float, float]]]], pa
                 places = [x + (number - (len(labels) - 1) / 2) * width for x in range(len(panel))]
                 y, low, high = zip(*(group[label] for group in panel.values()), strict=True)
                 error = np.array([spread(*values) for values in zip(y, low, high, strict=True)]).T
-                axis.bar(places, y, width, yerr=error, label=label, capsize=2, color=COLOURS[number % len(COLOURS)])
+                axis.bar(places, y, width, yerr=error, label=label, capsize=2, color=COLORS[number % len(COLORS)])
             axis.set_xticks(range(len(panel)), list(panel))
             axis.set_title(title)
             axis.grid(False, axis="x")

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from anyorder.errors import BadInput, first_line
-from anyorder.evaluation.evaluate import Report
+from anyorder.evaluation.results import Report
 from anyorder.evaluation.saved import SUFFIXES, join, load
 from anyorder.evaluation.trajectories import Trajectories
 from anyorder.files import parse_json

@@ -1,4 +1,4 @@
-"""One look for every plot: colours of orders, type, grid, and how a figure becomes a PNG or SVG file."""
+"""One look for every plot: colors of orders, type, grid, and how a figure becomes a PNG or SVG file."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,8 +8,8 @@ from typing import Any
 from anyorder.errors import BadInput
 from anyorder.files import write_atomically
 
-COLOURS = ("#1f6fc4", "#c3271b", "#157347", "#a55d00", "#7a35ad", "#0b7c86", "#a8326f", "#5d6b1f", "#6b4f3a", "#44546a")
-"""Of curves without a colour of their own, in turn."""
+COLORS = ("#1f6fc4", "#c3271b", "#157347", "#a55d00", "#7a35ad", "#0b7c86", "#a8326f", "#5d6b1f", "#6b4f3a", "#44546a")
+"""Of curves without a color of their own, in turn."""
 
 _OF_ORDERS = {
     "oracle": ("#8a94a2", ":"),
@@ -54,10 +54,10 @@ _RC: dict[Any, Any] = {
 
 
 def look_of(name: str, number: int = 0) -> dict[str, Any]:
-    """Colour and line of an order, whatever its count rule; curve `number` of a plot where it has none of its own."""
+    """Color and line of an order, whatever its count rule; curve `number` of a plot where it has none of its own."""
     known = _OF_ORDERS.get(name) or _OF_ORDERS.get(name.partition("@")[0])
-    colour, line = known or (COLOURS[number % len(COLOURS)], "-.")
-    return {"color": colour, "linestyle": line, "linewidth": 2.3 if name.startswith("policy") else 1.6}
+    color, line = known or (COLORS[number % len(COLORS)], "-.")
+    return {"color": color, "linestyle": line, "linewidth": 2.3 if name.startswith("policy") else 1.6}
 
 
 @contextmanager

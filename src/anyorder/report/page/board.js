@@ -4,7 +4,7 @@ const AMINO_ACIDS = {
   hydrophobic: "AVLIM", aromatic: "FWYH", polar: "STNQ", positive: "KR", negative: "DE", special: "CGP",
 };
 
-/** The class that colours a token of a sequence. */
+/** The class that colors a token of a sequence. */
 function kindOf(symbols, text) {
   if (symbols === "amino acids") {
     const kind = Object.keys(AMINO_ACIDS).find((name) => text.length === 1 && AMINO_ACIDS[name].includes(text));
@@ -76,11 +76,11 @@ class Board {
     return `row ${rows ? rows[row] : row + 1}, ${names ? names[column] : `column ${column + 1}`}`;
   }
 
-  /** Draw the state after t forwards. */
+  /** Draw the state after t forward passes. */
   show(replay, t, chosen, shade) {
     const { page } = this;
     const step = replay.steps[t - 1];
-    const taken = new Map((step?.back ?? []).map((at) => [at, replay.states[t - 1][at]]));
+    const taken = new Map((step?.remasked ?? []).map((at) => [at, replay.states[t - 1][at]]));
     const first = replay.firstWrong && t >= replay.firstWrong ? new Set(replay.wrong[replay.firstWrong - 1]) : new Set();
     this.positions.forEach((at, n) => {
       const cell = this.cells[n];
@@ -102,7 +102,7 @@ class Board {
       const share = shade === "step" && !empty ? when / Math.max(1, replay.last) : replay.sure[t][at];
       cell.style.setProperty("--share", given ? 0 : share);
       const said = empty ? `empty, likeliest ${text || "unknown"}` : given ? `${text}, given` : `${text}, step ${when}`;
-      cell.setAttribute("aria-label", `${this.placeName(at)}: ${said}${wrong ? ", wrong" : ""}${taken.has(at) ? ", taken back" : ""}`);
+      cell.setAttribute("aria-label", `${this.placeName(at)}: ${said}${wrong ? ", wrong" : ""}${taken.has(at) ? ", remasked" : ""}`);
       cell.setAttribute("aria-selected", at === chosen);
     });
   }

@@ -33,11 +33,11 @@ class Column {
     const decode = (await decodesOf(this.run))[number];
     this.replay = new Replay(this.page, this.page.problems[number], decode);
     this.board.lay(this.replay.problem);
-    const { correct, forwards } = decode;
+    const { correct, nfe } = decode;
     const word = this.page.words[correct ? "right" : "wrong"];
     this.verdict.className = `verdict ${correct ? "right" : "wrong"}`;
     this.verdict.textContent = `${correct ? "✓" : "✗"} ${word}`;
-    this.verdict.title = plural(forwards, "forward");
+    this.verdict.title = plural(nfe, "forward pass", "forward passes");
     this.drawFinds();
   }
 
@@ -59,7 +59,7 @@ class Column {
     this.finds.replaceChildren(...items);
   }
 
-  /** Draw the state after t forwards, or the last one. */
+  /** Draw the state after t forward passes, or the last one. */
   show(t, last, chosen, shade) {
     const { replay } = this;
     const here = Math.min(t, replay.last);
@@ -68,13 +68,13 @@ class Column {
     const step = replay.steps[here - 1];
     const empty = this.board.positions.filter((at) => replay.states[here][at] === replay.mask).length;
     const parts = [];
-    if (t > replay.last) parts.push(`Finished after ${plural(replay.last, "forward")}`);
+    if (t > replay.last) parts.push(`Finished after ${plural(replay.last, "forward pass", "forward passes")}`);
     else if (!step) parts.push("Nothing committed yet");
     else {
       const bad = replay.wrong[here - 1].length;
       parts.push(`Step ${here}: ${step.at.length} committed${bad ? `, ${bad} ${this.page.words.bad}` : ""}`);
-      if (step.back.length) parts.push(`${step.back.length} taken back`);
-      if (!step.at.length && !step.back.length) parts.push("looked, and left it as it was");
+      if (step.remasked.length) parts.push(`${step.remasked.length} remasked`);
+      if (!step.at.length && !step.remasked.length) parts.push("looked, and left it as it was");
     }
     parts.push(empty ? `${empty} empty` : "complete");
     if (replay.dead?.has(here)) parts.push("a dead end");
@@ -89,7 +89,7 @@ class Column {
       const looks = step ? [] : ["absent"];
       if (n < t && step) looks.push("past");
       if (step && replay.wrong[n].length) looks.push("wrong");
-      if (step?.back.length) looks.push("back");
+      if (step?.remasked.length) looks.push("back");
       if (replay.dead?.has(n + 1)) looks.push("dead");
       if (n + 1 === Math.min(t, replay.last)) looks.push("now");
       const block = make("i", { class: looks.join(" "), on: { click: () => this.events.step(n + 1) } });
@@ -120,7 +120,7 @@ class Column {
     const out = [make("p", { text: sentences.join(" ") })];
     if (said) {
       const score = said.score === null ? "held back by the order" : `score ${said.score}, rank ${said.rank} of ${said.of}`;
-      out.push(make("p", { class: "muted", text: `${when ? "Then" : "The next forward"}: ${score}` }));
+      out.push(make("p", { class: "muted", text: `${when ? "Then" : "The next forward pass"}: ${score}` }));
       for (const [candidate, p] of said.candidates) {
         out.push(make("div", { class: "bar" }, make("b", { text: written(page, candidate) }),
           make("i", { style: { "--width": `${100 * p}%` } }), make("span", { text: percent(p, 1) })));

@@ -18,12 +18,12 @@ const decodesOf = (() => {
 })();
 
 /**
- * One decode as states: `states[t]` holds the tokens after t forwards.
+ * One decode as states: `states[t]` holds the tokens after t forward passes.
  *
- * `filledIn[t]`: for each position the forward, from 1, that committed its token; 0 where given or empty.
+ * `filledIn[t]`: for each position the forward pass, from 1, that committed its token; 0 where given or empty.
  * `sure[t]`: the denoiser's probability, 0 to 1, of each token: when it was committed, or of the likeliest one where empty.
  * `guess[t]`: the likeliest token of each empty position; -1 where there is none.
- * `steps[t - 1]` is what happened in forward t; `wrong[t - 1]` which of its commitments were mistakes.
+ * `steps[t - 1]` is what happened in forward pass t; `wrong[t - 1]` which of its commitments were mistakes.
  */
 class Replay {
   constructor(page, problem, decode) {
@@ -45,7 +45,7 @@ class Replay {
     this.look(this.last);
   }
 
-  /** What forward t saw, before it changed anything. */
+  /** What forward pass t saw, before it changed anything. */
   look(t) {
     const tokens = this.states[t];
     const sure = t ? this.sure[t - 1].slice() : tokens.map(() => 1);
@@ -82,7 +82,7 @@ class Replay {
         flagged.add(at);
       }
     });
-    for (const at of step.back) {
+    for (const at of step.remasked) {
       tokens[at] = this.mask;
       when[at] = 0;
       flagged.delete(at);
@@ -99,7 +99,7 @@ class Replay {
     return this.dead === null || this.dead.has(t);
   }
 
-  /** The probability that forward t gave to a token; 0 where it was not among the candidates that are kept. */
+  /** The probability that forward pass t gave to a token; 0 where it was not among the candidates that are kept. */
   probability(t, at, token) {
     const k = this.predicted[t - 1].indexOf(at);
     const step = this.steps[t - 1];
@@ -107,17 +107,17 @@ class Replay {
     return rank < 0 ? 0 : step.probabilities[rank][k] / 1000;
   }
 
-  /** The forward with the first mistake, 0 for none. */
+  /** The forward pass with the first mistake, 0 for none. */
   get firstWrong() {
     return this.wrong.findIndex((list) => list.length) + 1;
   }
 
-  /** The forward after which no solution is left for the first time, 0 for none. */
+  /** The forward pass after which no solution is left for the first time, 0 for none. */
   get firstDead() {
     return this.dead && this.dead.size ? Math.min(...this.dead) : 0;
   }
 
-  /** What forward t said of a position: candidates as [token, probability], the order's score and its rank; null if nothing. */
+  /** What forward pass t said of a position: candidates as [token, probability], the order's score and its rank; null if nothing. */
   proposal(t, at) {
     const k = t >= 1 && t <= this.last ? this.predicted[t - 1].indexOf(at) : -1;
     if (k < 0) return null;

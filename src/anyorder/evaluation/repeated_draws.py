@@ -8,12 +8,12 @@ import numpy as np
 from anyorder.decoding.tokens import TokenRule
 from anyorder.denoisers.base import Denoiser
 from anyorder.errors import BadInput
-from anyorder.evaluation.evaluate import Progress, decode_in_batches
-from anyorder.evaluation.orders import PolicyLoader, make_decoder
+from anyorder.evaluation.batches import Progress, decode_in_batches
+from anyorder.evaluation.samplers import Samplers, as_samplers, check_oracles
 from anyorder.evaluation.statistics import Interval, bootstrap_weights, percentile_interval
 from anyorder.evaluation.tables import Grid
 from anyorder.processes import Shard
-from anyorder.tasks.base import Instances, Task
+from anyorder.tasks.base import Instances, Task, check_fits
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class PassAtN:
     """An order drawn `draws` times on each instance.
 
     accuracy: Pass@k for k = 1..draws. ci95: its intervals, by bootstrap over the instances.
-    forwards: mean of one draw.
+    nfe: mean number of forward passes of one draw.
     correct: how many of the draws are right, int (N,), or (S, N) for orders of several seeds.
     """
 
@@ -30,7 +30,7 @@ class PassAtN:
     draws: int
     accuracy: list[float]
     ci95: list[Interval]
-    forwards: float
+    nfe: float
     correct: np.ndarray = field(repr=False)
 
     def to_json(self) -> dict[str, Any]:
@@ -51,7 +51,7 @@ def pass_at_k(correct: np.ndarray, draws: int, k: int) -> np.ndarray:
         float (N,). The ratio is the product of 1 - k / i over i = n - c + 1 .. n; no binomial is formed, so nothing overflows.
     """
     if not 1 <= k <= draws:
-        raise ValueError(f"k is {k}; of {draws} draws at least one and at most all can be looked at")
+        raise ValueError(f"k is {k}; of {draws} draws k must be between 1 and that number")
     if correct.size and not 0 <= correct.min() <= correct.max() <= draws:
         raise ValueError(f"between 0 and {draws} of {draws} draws can be right")
     factors = 1 - k / np.arange(draws, 0, -1)
@@ -64,51 +64,57 @@ def pass_at_n(
     denoiser: Denoiser,
     task: Task,
     instances: Instances,
-    orders: list[str],
+    samplers: Samplers,
     draws: int,
     *,
-    load_policy: PolicyLoader,
     steps: int,
-    token: TokenRule | None = None,
+    token: TokenRule | str | None = None,
     seed: int = 0,
     batch_size: int = 256,
     progress: Progress | None = None,
     shard: Shard = Shard(),
+    strict: bool = True,
 ) -> list[PassAtN]:
-    """Decode the same instances `draws` times under every order; draw j is what seed + j gives in `evaluate`.
+    """Decode the same instances `draws` times with every sampler; draw j is what seed + j gives in `evaluate`.
 
     Args:
-        denoiser, task, instances: what is decoded, and who judges it.
-        orders: see `make_decoder`; `random`, `top_k:5` and `policy~SIGMA` are those of the paper. An order without chance gives
-            the same in every draw.
+        denoiser, task, instances: what is decoded, and what checks it.
+        samplers: as in `evaluate`; `random`, `top_k:5` and `policy~SIGMA` are those of the paper. A deterministic order gives the
+            same result in every draw.
         draws: of each instance.
-        steps: budget of forwards; as many as there are positions for one position per step.
-        load_policy, token, seed, batch_size, progress, shard: as in `evaluate`.
+        steps: budget of forward passes; as many as there are positions for one position per step.
+        token, seed, batch_size, progress, shard, strict: as in `evaluate`.
+
+    Raises:
+        BadInput: no draws, task and denoiser disagree, two equal labels, or an oracle without known solutions.
     """
+    check_fits(task, denoiser, instances)
     if draws < 1:
         raise BadInput(f"{draws} draws: at least one is needed")
+    bound = {label: one.bind(denoiser, strict=strict) for label, one in as_samplers(samplers, token=token).items()}
+    check_oracles(bound, instances)
     results = []
-    for order in orders:
-        decoder = make_decoder(order, steps, 0.0, load_policy, token=token)
-        right, forwards = np.zeros(len(instances), dtype=np.int64), 0.0
+    for label, own in bound.items():
+        sampler = own.replace(steps=steps)
+        right, nfe = np.zeros(len(instances), dtype=np.int64), 0.0
         for draw in range(draws):
             decoded = decode_in_batches(
-                denoiser, instances, decoder, seed=seed + draw, batch_size=batch_size, progress=progress,
-                name=f"{order}, draw {draw + 1} of {draws}", shard=shard,
+                denoiser, instances, sampler, seed=seed + draw, batch_size=batch_size, progress=progress,
+                name=f"{label}, draw {draw + 1} of {draws}", shard=shard,
             )  # fmt: skip
             right += task.check(instances, decoded.tokens).instance_correct.numpy()
-            forwards += float(decoded.forwards.double().mean()) / draws
-        results.append(of_counts(order, right, draws, forwards))
+            nfe += float(decoded.nfe.double().mean()) / draws
+        results.append(of_counts(label, right, draws, nfe))
     return results
 
 
-def of_counts(order: str, correct: np.ndarray, draws: int, forwards: float) -> PassAtN:
+def of_counts(order: str, correct: np.ndarray, draws: int, nfe: float) -> PassAtN:
     """Pass@k, k = 1..draws, where `correct` of each instance's draws are right: int (N,), or (S, N) for the mean over S
     orders of one kind, such as the policies of several seeds."""
     rows = np.atleast_2d(correct)
     each = np.stack([np.mean([pass_at_k(row, draws, k) for row in rows], axis=0) for k in range(1, draws + 1)], axis=1)
     intervals = [percentile_interval(column) for column in (bootstrap_weights(rows.shape[1]) @ each).T]
-    return PassAtN(order, rows.shape[1], draws, each.mean(axis=0).tolist(), intervals, forwards, correct)
+    return PassAtN(order, rows.shape[1], draws, each.mean(axis=0).tolist(), intervals, nfe, correct)
 
 
 def shown_draws(draws: int) -> list[int]:
@@ -122,9 +128,9 @@ def grid_of(results: list[PassAtN]) -> Grid:
     rows = []
     for r in results:
         cells = [(100 * r.accuracy[k - 1], *(100 * bound for bound in r.ci95[k - 1])) for k in shown]
-        rows.append([r.order, f"{r.forwards:.1f}", *(f"{a:.1f} % ({low:.1f} - {high:.1f})" for a, low, high in cells)])
+        rows.append([r.order, f"{r.nfe:.1f}", *(f"{a:.1f} % ({low:.1f} - {high:.1f})" for a, low, high in cells)])
     title = f"Pass@N, {results[0].instances} instances, {results[0].draws} draws of each, 95 % intervals"
-    return title, ["order", "forwards per draw", *(f"Pass@{k}" for k in shown)], rows
+    return title, ["order", "NFE per draw", *(f"Pass@{k}" for k in shown)], rows
 
 
 def lines_of(results: list[PassAtN]) -> dict[str, list[tuple[float, float, float, float]]]:

@@ -1,6 +1,6 @@
-"""Accuracy against forwards: curves of operating points on the same instances, their fronts, and paired comparisons."""
+"""Accuracy against forward passes: curves of operating points on the same instances, their fronts, and paired comparisons."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -9,14 +9,15 @@ import numpy as np
 from anyorder.decoding.tokens import TokenRule
 from anyorder.denoisers.base import Denoiser
 from anyorder.errors import BadInput
-from anyorder.evaluation.curves import Curve
-from anyorder.evaluation.evaluate import Progress, decode_in_batches, environment
+from anyorder.evaluation.batches import Progress, decode_in_batches
+from anyorder.evaluation.comparison import environment
+from anyorder.evaluation.curves import Curves, as_curves
 from anyorder.evaluation.fronts import area, attained, non_dominated
-from anyorder.evaluation.orders import PolicyLoader, is_heuristic, is_oracle, make_decoder
+from anyorder.evaluation.samplers import Kind, check_oracles, kind_of
 from anyorder.evaluation.statistics import Interval, bootstrap_weights, percentile_interval, wilson
 from anyorder.evaluation.tables import Grid
 from anyorder.processes import Shard
-from anyorder.tasks.base import Instances, Task
+from anyorder.tasks.base import Instances, Task, check_fits
 
 
 @dataclass
@@ -24,25 +25,26 @@ class Measured:
     """One operating point on N instances.
 
     block: positions per block; None for full diffusion.
-    on_front: whether no other point of the same mode, of whatever curve, is as cheap and as accurate.
-    correct, forwards_each: bool (N,), int (N,).
+    on_front: whether no other point of the same mode, on any curve, is as cheap and as accurate.
+    nfe: mean number of forward passes. correct, nfe_each: bool (N,), int (N,).
     """
 
     curve: str
-    spec: str
+    label: str
+    kind: Kind
     steps: int
     block: int | None
     accuracy: float
     ci95: Interval
     cell_accuracy: float
-    forwards: float
+    nfe: float
     correct: np.ndarray = field(repr=False)
-    forwards_each: np.ndarray = field(repr=False)
+    nfe_each: np.ndarray = field(repr=False)
     on_front: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, the outcomes of all instances among them."""
-        outcomes = {"correct": self.correct.astype(int).tolist(), "forwards_each": self.forwards_each.tolist()}
+        outcomes = {"correct": self.correct.astype(int).tolist(), "nfe_each": self.nfe_each.tolist()}
         return {**asdict(self), **outcomes}
 
 
@@ -67,7 +69,7 @@ class Summary:
 
 @dataclass
 class Fronts:
-    """What was found. bounds: forwards between which the areas lie; budgets: at which accuracies are compared."""
+    """What was found. bounds: forward passes between which the areas lie; budgets: at which accuracies are compared."""
 
     points: list[Measured]
     curves: list[Summary]
@@ -86,48 +88,54 @@ def pareto(
     denoiser: Denoiser,
     task: Task,
     instances: Instances,
-    curves: list[Curve],
-    blocks: list[int | None],
+    samplers: Curves,
+    blocks: Sequence[int | None] = (None,),
     *,
-    load_policy: PolicyLoader,
     against: str = "best",
     bounds: tuple[float, float] | None = None,
-    token: TokenRule | None = None,
+    token: TokenRule | str | None = None,
     seed: int = 0,
     batch_size: int = 256,
     progress: Progress | None = None,
     meta: dict[str, Any] | None = None,
     shard: Shard = Shard(),
+    strict: bool = True,
 ) -> Fronts:
     """Decode the same instances at every operating point of every curve.
 
     Args:
-        denoiser, task, instances: what is decoded, and who judges it.
-        curves: see `curves.parse_curves`.
+        denoiser, task, instances: what is decoded, and what checks it.
+        samplers: texts, orders, samplers or curves, or a mapping from labels to any of these, see `as_curves`.
         blocks: modes: None for full diffusion, or positions per block.
-        load_policy, token, seed, batch_size, progress, meta, shard: as in `evaluate`.
+        token, seed, batch_size, progress, meta, shard, strict: as in `evaluate`.
         against: name of the curve that all others are compared with; "best" for the heuristic with the largest area in each
-            mode (picked on these very instances, which favours the heuristics).
-        bounds: forwards between which areas are taken; when not given, from 1 to one position per step of the longest problem.
+            mode (picked on these very instances, which favors the heuristics).
+        bounds: forward passes between which areas are taken; by default, from 1 to one position per step of the longest
+            problem.
 
     Raises:
-        BadInput: an oracle without known solutions, `against` is no curve, or bounds that hold nothing.
+        BadInput: task and denoiser disagree, an oracle without known solutions, `against` is no curve, or empty bounds.
     """
-    if instances.x0 is None and any(is_oracle(point.spec) for curve in curves for point in curve.points):
-        raise BadInput("an oracle needs the solutions, and these instances come without: leave the oracle out")
+    check_fits(task, denoiser, instances)
+    longest = max(1, int(instances.maskable.sum(dim=1).max()))
+    curves = as_curves(samplers, denoiser, longest, token=token, strict=strict)
+    check_oracles({point.label: point.sampler for curve in curves for point in curve.points}, instances)
     if against != "best" and against not in [curve.name for curve in curves]:
         raise BadInput(f"cannot compare with {against!r}: it is not among the curves {', '.join(c.name for c in curves)}")
-    longest = max(1, int(instances.maskable.sum(dim=1).max()))
-    wanted = [(curve.name, p.spec, p.steps or longest, block) for block in blocks for curve in curves for p in curve.points]
-    decoders = [make_decoder(_held(spec, block), steps, 0.0, load_policy, token=token) for _, spec, steps, block in wanted]
+    wanted = [
+        (curve.name, p.label, block, p.sampler.replace(steps=p.steps or longest, block_length=block or p.sampler.block_length))
+        for block in blocks for curve in curves for p in curve.points
+    ]  # fmt: skip
     points = []
-    for number, (what, decoder) in enumerate(zip(wanted, decoders, strict=True), start=1):
-        label = f"{number} of {len(wanted)}: {what[1]}, {mode_name(what[3])}"
+    for number, (name, label, block, sampler) in enumerate(wanted, start=1):
+        said = f"{number} of {len(wanted)}: {label}, {mode_name(block)}"
         decoded = decode_in_batches(
-            denoiser, instances, decoder, seed=seed, batch_size=batch_size, progress=progress, name=label, shard=shard
+            denoiser, instances, sampler, seed=seed, batch_size=batch_size, progress=progress, name=said, shard=shard
         )
-        verdict, forwards = task.check(instances, decoded.tokens), decoded.forwards.numpy()
-        points.append(measured(*what, verdict.instance_correct.numpy(), verdict.cell_accuracy.numpy(), forwards))
+        checked = task.check(instances, decoded.tokens)
+        correct, cells = checked.instance_correct.numpy(), checked.cell_accuracy.numpy()
+        kind, steps = kind_of(sampler), sampler.steps or longest
+        points.append(measured(name, label, kind, steps, block, correct, cells, decoded.nfe.numpy()))
     facts = {**environment(), **(meta or {}), "seed": seed, "correct_means": task.correct_means}
     return fronts_of(points, bounds or (1.0, float(longest)), against, facts)
 
@@ -136,29 +144,25 @@ def fronts_of(points: list[Measured], bounds: tuple[float, float], against: str,
     """Fronts, areas and differences of points measured on the same instances; see `pareto`. Sets their `on_front`."""
     low, high = bounds
     if not 0 < low < high:
-        raise BadInput(f"the area would run from {low:g} to {high:g} forwards: give --bounds LOW,HIGH")
+        raise BadInput(f"the area would run from {low:g} to {high:g} forward passes: give --bounds LOW,HIGH")
     budgets = np.unique(np.maximum(low, high / 2.0 ** np.arange(5)))
     summaries = []
     for block in dict.fromkeys(point.block for point in points):
         mode = [p for p in points if p.block == block]
-        for index in non_dominated(np.array([p.forwards for p in mode]), np.array([p.accuracy for p in mode])):
+        for index in non_dominated(np.array([p.nfe for p in mode]), np.array([p.accuracy for p in mode])):
             mode[index].on_front = True
         summaries += _summaries(mode, against, low, high, budgets)
     facts = {**meta, "against": against, "instances": len(points[0].correct)}
     return Fronts(points, summaries, (low, high), budgets.tolist(), facts)
 
 
-def _held(spec: str, block: int | None) -> str:
-    return spec if block is None else f"{spec}@blocks:{block}"
-
-
 def measured(
-    curve: str, spec: str, steps: int, block: int | None, correct: np.ndarray, cells: np.ndarray, forwards: np.ndarray
+    curve: str, label: str, kind: Kind, steps: int, block: int | None, correct: np.ndarray, cells: np.ndarray, nfe: np.ndarray
 ) -> Measured:
-    """An operating point from the outcome bool (N,), share of right cells (N,) and forwards int (N,) of each instance."""
+    """An operating point from the outcome bool (N,), share of right cells (N,) and forward passes int (N,) of each instance."""
     accuracy, interval = float(correct.mean()), wilson(int(correct.sum()), len(correct))
     cell_accuracy = float(cells.astype(float).mean())
-    return Measured(curve, spec, steps, block, accuracy, interval, cell_accuracy, float(forwards.mean()), correct, forwards)
+    return Measured(curve, label, kind, steps, block, accuracy, interval, cell_accuracy, float(nfe.mean()), correct, nfe)
 
 
 def _summaries(points: list[Measured], against: str, low: float, high: float, budgets: np.ndarray) -> list[Summary]:
@@ -167,13 +171,13 @@ def _summaries(points: list[Measured], against: str, low: float, high: float, bu
     weights = bootstrap_weights(len(points[0].correct))
     found = {}
     for name, mine in curves.items():
-        forwards = np.stack([p.forwards_each for p in mine], axis=1).astype(float)  # (N, P)
+        nfe = np.stack([p.nfe_each for p in mine], axis=1).astype(float)  # (N, P)
         accuracy = np.stack([p.correct for p in mine], axis=1).astype(float)
-        draws = list(zip(weights @ forwards, weights @ accuracy, strict=True))
-        mean = (forwards.mean(axis=0), accuracy.mean(axis=0))
+        draws = list(zip(weights @ nfe, weights @ accuracy, strict=True))
+        mean = (nfe.mean(axis=0), accuracy.mean(axis=0))
         found[name] = _of_fronts(lambda f, a: np.array([area(f, a, low, high), *attained(f, a, budgets)]), mean, draws)
     if against == "best":
-        heuristics = [name for name, mine in curves.items() if is_heuristic(mine[0].spec)]
+        heuristics = [name for name, mine in curves.items() if mine[0].kind == "heuristic"]
         base = max(heuristics, key=lambda name: found[name][0][0], default=None)
     else:
         base = against
@@ -213,30 +217,30 @@ def grids_of(found: Fronts) -> list[Grid]:
     for block in dict.fromkeys(curve.block for curve in found.curves):
         mode, curves = mode_name(block), [curve for curve in found.curves if curve.block == block]
         low, high = found.bounds
-        title = f"{mode}, {instances} instances: mean {measure} over {low:.1f} to {high:.1f} forwards, evenly by logarithm"
+        title = f"{mode}, {instances} instances: mean {measure} over {low:.1f} to {high:.1f} NFE, evenly by logarithm"
         rows = [[c.curve, _percent(c.area), _range(c.area_ci95), *_difference(c)] for c in curves]
         grids.append((title, ["curve", "area", "95 % interval", "difference", "95 % interval"], rows))
         rows = [[c.curve, *_at(c)] for c in curves]
-        title = f"{mode}: {measure} at a budget of forwards; difference to {curves[0].against} with 95 % interval"
+        title = f"{mode}: {measure} at a budget of NFE; difference to {curves[0].against} with 95 % interval"
         grids.append((title, ["curve", *(f"{budget:.1f}" for budget in found.budgets)], rows))
         rows = [
-            [p.spec, str(p.steps), f"{p.forwards:.1f}", _percent(p.accuracy), _range(p.ci95), _percent(p.cell_accuracy),
+            [p.label, str(p.steps), f"{p.nfe:.1f}", _percent(p.accuracy), _range(p.ci95), _percent(p.cell_accuracy),
              "yes" if p.on_front else ""]
             for p in found.points if p.block == block
         ]  # fmt: skip
-        header = ["operating point", "steps", "forwards", measure, "95 % interval", "cell accuracy", "on the front"]
+        header = ["operating point", "steps", "NFE", measure, "95 % interval", "cell accuracy", "on the front"]
         grids.append((f"{mode}: operating points", header, rows))
     return grids
 
 
 def lines_of(found: Fronts) -> dict[str, dict[str, list[tuple[float, float, float, float]]]]:
-    """Points (forwards, accuracy, and its interval, in percent) of each mode and curve, for a plot: those that no other point
+    """Points (NFE, accuracy, and its interval, in percent) of each mode and curve, for a plot: those that no other point
     of the same curve dominates."""
     lines: dict[str, dict[str, list[tuple[float, float, float, float]]]] = {}
     for name, block in dict.fromkeys((p.curve, p.block) for p in found.points):
         mine = [p for p in found.points if (p.curve, p.block) == (name, block)]
-        best = non_dominated(np.array([p.forwards for p in mine]), np.array([p.accuracy for p in mine]))
-        points = [(p.forwards, 100 * p.accuracy, 100 * p.ci95[0], 100 * p.ci95[1]) for p in (mine[i] for i in best)]
+        best = non_dominated(np.array([p.nfe for p in mine]), np.array([p.accuracy for p in mine]))
+        points = [(p.nfe, 100 * p.accuracy, 100 * p.ci95[0], 100 * p.ci95[1]) for p in (mine[i] for i in best)]
         lines.setdefault(mode_name(block), {})[name] = points
     return lines
 

@@ -1,0 +1,55 @@
+"""Decode any number of instances, in batches and by several processes."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import nn
+
+from anyorder.decoding.loop import Callback, decode
+from anyorder.decoding.result import Decoded
+from anyorder.decoding.sampler import Sampler
+from anyorder.denoisers.base import Denoiser
+from anyorder.processes import Shard
+from anyorder.tasks.base import Instances
+
+Progress = Callable[[str, int, int], None]
+"""Called with the name of what is decoded, the instances done, and their number."""
+
+
+def decode_in_batches(
+    denoiser: Denoiser,
+    instances: Instances,
+    sampler: Sampler,
+    *,
+    seed: int,
+    batch_size: int,
+    progress: Progress | None,
+    name: str,
+    shard: Shard = Shard(),
+    on_step: Callback | Sequence[Callback] = (),
+) -> Decoded:
+    """Decode all instances on the denoiser's device; instance i has the seed `seed * 2^32 + i` whatever the batch size.
+
+    Sequences of similar length are decoded together, without the padding that none of them needs. The batches are distributed
+    over the processes of `shard`, and each returns the complete result, bit for bit what one process alone would return.
+    Callbacks (`on_step`) recognize an instance by its seed.
+    """
+    parts = []
+    device = next((p.device for p in denoiser.parameters()), None) if isinstance(denoiser, nn.Module) else None
+    known = getattr(denoiser, "pad_token_id", None)
+    pad = -1 if known is None else int(known)
+    columns = torch.arange(1, instances.tokens.shape[1] + 1)
+    ends = torch.where(instances.tokens != pad, columns, 0).amax(dim=1)
+    order = ends.argsort(descending=True, stable=True)
+    shares = [order.split(batch_size)[process :: shard.count] for process in range(shard.count)]
+    mine = shares[shard.index]
+    for index in mine:
+        batch, width = instances[index], max(1, int(ends[index].max()))
+        seeds = (index + seed * 2**32).to(device)
+        x0 = None if batch.x0 is None else batch.x0[:, :width].to(device)
+        decoded = decode(denoiser, batch.tokens[:, :width].to(device), sampler, seeds=seeds, x0=x0, on_step=on_step).cpu()
+        parts.append(decoded if width == len(columns) else decoded.widen(len(columns), pad))
+        if progress is not None:
+            progress(name, sum(len(part.tokens) for part in parts), sum(len(index) for index in mine))
+    decoded_order = torch.cat([index for share in shares for index in share])
+    return Decoded.join([part for share in shard.gather(parts) for part in share])[decoded_order.argsort()]

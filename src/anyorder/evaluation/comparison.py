@@ -1,0 +1,172 @@
+"""Samplers x steps x noise on the same instances, with intervals, paired tests and the share of the oracle gap closed."""
+
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from anyorder.decoding.counts import CountRule
+from anyorder.decoding.result import Decoded
+from anyorder.decoding.sampler import Sampler
+from anyorder.decoding.tokens import TokenRule
+from anyorder.denoisers.base import Denoiser
+from anyorder.errors import BadInput
+from anyorder.evaluation.batches import Progress, decode_in_batches
+from anyorder.evaluation.results import Report, Result, compare_all
+from anyorder.evaluation.samplers import Samplers, as_samplers, check_oracles, kind_of
+from anyorder.evaluation.statistics import mean_interval, share_interval, wilson
+from anyorder.evaluation.trajectories import Watch
+from anyorder.processes import Shard
+from anyorder.tasks.base import Instances, Task, check_fits
+
+Judge = Callable[[Task, Instances, Tensor], np.ndarray]
+"""A number for each completed sequence (N, L), float (N,), nan where it has none."""
+
+
+def evaluate(
+    denoiser: Denoiser,
+    task: Task,
+    instances: Instances,
+    samplers: Samplers,
+    steps: int | Sequence[int],
+    *,
+    noise: Sequence[float] | None = None,
+    against: str = "best",
+    count: CountRule | str | None = None,
+    token: TokenRule | str | None = None,
+    judges: Mapping[str, Judge] | None = None,
+    seed: int = 0,
+    batch_size: int = 256,
+    progress: Progress | None = None,
+    meta: dict[str, Any] | None = None,
+    watch: Watch | None = None,
+    shard: Shard = Shard(),
+    strict: bool = True,
+) -> Report:
+    """Decode the same instances with every sampler, number of steps and scale of noise.
+
+    Args:
+        denoiser, task, instances: what is decoded, and what checks it.
+        samplers: spellings, samplers or orders, or a mapping from labels to any of these, see `as_samplers`.
+        steps: budgets of forward passes.
+        noise: scales of Gumbel noise on the scores; each sampler's own by default.
+        against: label of the sampler that all others are compared with, at the same steps and noise; "best" for the best
+            heuristic there (picked on these very instances, which favors the heuristics).
+        count, token: rules of the samplers that name none themselves.
+        judges: further measures of the samples, such as a model's likelihood, see `make_judges`.
+        seed, batch_size: as in `decode_in_batches`; results do not depend on the batch size.
+        progress: called as the work goes on.
+        meta: facts to keep with the report.
+        watch: keeps how its problems, the first of `instances`, are decoded.
+        shard: this process among several that all call this; each returns the same report, except for the seconds.
+        strict: a policy that was fitted to another denoiser is an error; otherwise a warning.
+
+    Raises:
+        BadInput: task and denoiser disagree, an oracle without known solutions, two equal labels, or `against` is no label.
+    """
+    check_fits(task, denoiser, instances)
+    bound = {label: s.bind(denoiser, strict=strict) for label, s in as_samplers(samplers, count=count, token=token).items()}
+    check_oracles(bound, instances)
+    if against != "best" and against not in bound:
+        raise BadInput(f"cannot compare with {against!r}: it is not among the samplers {', '.join(bound)}")
+    metric = task.main_metric(instances)
+    results = []
+    quiet: dict[tuple[str, int], Tensor] = {}  # commit steps without noise
+    for scale in [None] if noise is None else sorted(noise):
+        for budget in [steps] if isinstance(steps, int) else steps:
+            for label, own in bound.items():
+                sampler = own.replace(steps=budget, noise=own.noise if scale is None else scale)
+                name = f"{label}, {budget} steps" + (f", noise {sampler.noise:g}" if sampler.noise else "")
+                on_step = () if watch is None else watch.record(seed)
+                began = time.perf_counter()
+                decoded = decode_in_batches(
+                    denoiser, instances, sampler, seed=seed, batch_size=batch_size, progress=progress, name=name, shard=shard,
+                    on_step=on_step,
+                )  # fmt: skip
+                seconds = time.perf_counter() - began
+                if watch is not None:
+                    watch.note(label, sampler, decoded, shard)
+                if not sampler.noise:
+                    quiet[label, budget] = decoded.commit_step
+                diversity = order_diversity(decoded.commit_step, quiet[label, budget]) if (label, budget) in quiet else None
+                results.append(_result(task, instances, decoded, label, sampler, seconds, diversity, judges or {}))
+    comparisons = compare_all(results, against, metric)
+    facts = {**environment(), **(meta or {}), "seed": seed, "against": against}
+    facts |= {"correct_means": task.correct_means, "main_metric": metric}
+    if "models" in instances.labels:  # the stored solution is one of so many
+        facts["exact_match_ceiling"] = float((1 / instances.labels["models"].clip(min=1)).mean())
+    return Report(results, comparisons, facts)
+
+
+def _result(
+    task: Task,
+    instances: Instances,
+    decoded: Decoded,
+    label: str,
+    sampler: Sampler,
+    seconds: float,
+    diversity: float | None,
+    judges: Mapping[str, Judge],
+) -> Result:
+    """Check the decoded sequences and gather all numbers of one cell."""
+    checked = task.check(instances, decoded.tokens)
+    correct = checked.instance_correct.numpy()
+    labels = instances.labels.get("difficulty", np.array([]))
+    per_sample = dict(task.measure(instances, decoded.tokens))
+    per_sample |= {name: judge(task, instances, decoded.tokens) for name, judge in judges.items()}
+    cells = checked.cell_accuracy.double().numpy()
+    known = not np.isnan(cells).any()
+    same = None if instances.x0 is None else ((decoded.tokens == instances.x0) | ~instances.maskable).all(dim=1)
+    return Result(
+        order=label,
+        kind=kind_of(sampler),
+        steps=sampler.steps or 0,
+        noise=sampler.noise,
+        instances=len(correct),
+        instance_accuracy=float(correct.mean()),
+        cell_accuracy=float(checked.cell_accuracy.double().mean()) if known else None,
+        cell_ci95=share_interval(cells) if known else None,
+        exact_match=None if same is None else float(same.double().mean()),
+        ci95=wilson(int(correct.sum()), len(correct)),
+        nfe=float(decoded.nfe.double().mean()),
+        remasked=float(decoded.remasked.double().mean()),
+        seconds=seconds,
+        order_diversity=diversity,
+        by_difficulty={
+            label: (int((labels == label).sum()), float(correct[labels == label].mean()))
+            for label in _from_easy_to_hard(labels, task)
+        },
+        measures={name: mean_interval(values) for name, values in per_sample.items()},
+        correct=correct,
+        cells=cells,
+    )
+
+
+def _from_easy_to_hard(labels: np.ndarray, task: Task) -> list[str]:
+    """The different labels (N,) in the order of the task, others behind them by name."""
+    rank = {label: place for place, label in enumerate(task.difficulty_order)}
+    return sorted({str(label) for label in labels}, key=lambda label: (rank.get(label, len(rank)), label))
+
+
+def order_diversity(commit_step: Tensor, reference: Tensor) -> float:
+    """1 minus the mean, over sequences, of the correlation between two orders' commit steps (N, L); -1 marks given positions.
+
+    Sequences in which all positions are committed in one step have no order and are left out.
+    """
+    generated = (reference >= 0).double()
+    count = generated.sum(dim=1, keepdim=True).clamp(min=1)
+    a, b = (((v.double() - (v * generated).sum(dim=1, keepdim=True) / count) * generated) for v in (commit_step, reference))
+    norm = (a.square().sum(dim=1) * b.square().sum(dim=1)).sqrt()
+    varied = norm > 0
+    return float(1 - ((a * b).sum(dim=1)[varied] / norm[varied]).mean()) if varied.any() else 0.0
+
+
+def environment() -> dict[str, Any]:
+    """Versions and machine, for the record."""
+    packages = {name: version(name) for name in ("anyorder", "torch", "numpy")}
+    return {"versions": {**packages, "python": platform.python_version()}, "threads": torch.get_num_threads()}

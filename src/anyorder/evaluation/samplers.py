@@ -1,0 +1,135 @@
+"""What is compared: samplers with labels, and what kind of order each of them has."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING
+from pathlib import Path
+from typing import Any, Literal
+
+from anyorder.decoding.remaskers import Absorbing
+from anyorder.decoding.sampler import Sampler
+from anyorder.denoisers.base import Denoiser
+from anyorder.errors import BadInput
+from anyorder.orders.base import Order
+from anyorder.orders.learned import LearnedOrder, SavedOrder, saved_order
+from anyorder.orders.perturbed import Perturbed
+from anyorder.orders.policies import PolicyNetwork
+from anyorder.parts import label_of, walk
+from anyorder.registry import ORDERS, Entry
+from anyorder.tasks.base import Instances, Task
+
+SamplerLike = str | Sampler | Order | PolicyNetwork
+"""A sampler's spelling, a sampler, or an order: a function of a state and a prediction, or an object that is called so."""
+
+Samplers = SamplerLike | Sequence[SamplerLike] | Mapping[str, SamplerLike]
+"""One or several of them, or a mapping from labels."""
+
+Kind = Literal["heuristic", "oracle", "learned", "other"]
+"""Of an order: one of the baselines, one that reads the solution, a policy, or anything else."""
+
+
+def as_samplers(samplers: Samplers, **fields: Any) -> dict[str, Sampler]:
+    """Samplers by label.
+
+    Args:
+        samplers: spellings such as "policy+undo@threshold:0.9", samplers, orders, or a mapping from labels to any of these.
+            Without a mapping, the label of a spelling is the text as typed, that of a sampler `str(sampler)`, and that of an
+            order its name.
+        fields: further fields of the samplers that are made here, such as `count` and `token`; complete samplers keep theirs,
+            and None leaves the default.
+
+    Raises:
+        BadInput: nothing is given, two have the same label, or one is no sampler.
+    """
+    given = {name: value for name, value in fields.items() if value is not None}
+    if isinstance(samplers, Mapping):
+        found = {str(label): as_sampler(one, **given) for label, one in samplers.items()}
+    else:
+        found = {}
+        for one in samplers if isinstance(samplers, Sequence) and not isinstance(samplers, str) else [samplers]:
+            label, sampler = label_for(one), as_sampler(one, **given)
+            if label in found:
+                raise BadInput(f"two samplers are called {label!r}: pass a mapping {{label: sampler}} to name them apart")
+            found[label] = sampler
+    if not found:
+        raise BadInput("there is nothing to compare: give at least one sampler, such as 'confidence'")
+    return found
+
+
+def as_sampler(one: SamplerLike, **fields: Any) -> Sampler:
+    """A sampler from its spelling or from an order; a sampler is returned as it is."""
+    if isinstance(one, Sampler):
+        return one
+    return Sampler.parse(one, **fields) if isinstance(one, str) else Sampler(one, **fields)  # type: ignore[arg-type]
+
+
+def label_for(one: SamplerLike) -> str:
+    """What a sampler is called in tables."""
+    if isinstance(one, str | Sampler):
+        return str(one)
+    return "policy" if isinstance(one, LearnedOrder | PolicyNetwork) else label_of(one, ORDERS)
+
+
+def kind_of(sampler: Sampler) -> Kind:
+    """What kind of order a sampler has, by the facts of the registry.
+
+    An order of another package, or one that is not registered, is "other": results are never compared with it by default. So is
+    a baseline with a remasker.
+    """
+    inside = [_facts(part) for part in walk(sampler.order)]
+    if any(facts.get("oracle") for facts in inside):
+        return "oracle"
+    if any(isinstance(part, LearnedOrder | SavedOrder) for part in walk(sampler.order)):
+        return "learned"
+    order = sampler.order.order if isinstance(sampler.order, Perturbed) else sampler.order
+    baseline = _facts(order).get("baseline") and isinstance(sampler.remasker, Absorbing)
+    return "heuristic" if baseline else "other"
+
+
+def _facts(part: Any) -> Mapping[str, Any]:
+    """The facts under which an order of this package is registered; {} for any other."""
+    entry = next((e for e in ORDERS.known() if e.part is part or e.part is type(part)), None)
+    return {} if entry is None else entry.facts
+
+
+def color_of(label: str) -> str | None:
+    """The color that the order of a label is registered with, if there is one."""
+    name = label.partition("@")[0].partition("+")[0].partition("~")[0].partition(":")[0]
+    color = ORDERS.entry(name).facts.get("color") if name in ORDERS else None
+    return None if color is None else str(color)
+
+
+def check_oracles(samplers: Mapping[str, Sampler], instances: Instances) -> None:
+    """Refuse oracles if the solutions are unknown.
+
+    Raises:
+        BadInput: there is one.
+    """
+    oracles = [label for label, sampler in samplers.items() if kind_of(sampler) == "oracle"]
+    if oracles and instances.x0 is None:
+        raise BadInput(f"{oracles[0]} is an oracle and reads the solutions, which these problems do not have: leave it out")
+
+
+def default_samplers(task: Task, denoiser: Denoiser, instances: Instances) -> list[str]:
+    """What `anyorder evaluate` compares by default: the orders that are registered with `default=True`, those of other packages
+    unless they are registered with `default=False`, and the denoiser's own policy.
+
+    Sequential orders are included only if the task is sequential, oracles only if the solutions are known, and `policy+undo`
+    only if the policy has a critic.
+    """
+    found = []
+    for entry in ORDERS.entries():
+        if not entry.facts.get("default", _is_foreign(entry)) or any(a.default is MISSING for a in entry.arguments):
+            continue
+        if (entry.facts.get("sequential") and not task.sequential) or (entry.facts.get("oracle") and instances.x0 is None):
+            continue
+        found.append(entry.name)
+    own = getattr(denoiser, "own_order", None)
+    if own and (Path(own) / "config.json").is_file():
+        found.append("policy")
+        if saved_order(denoiser, strict=False).critic is not None:  # type: ignore[arg-type]
+            found.append("policy+undo")
+    return found
+
+
+def _is_foreign(entry: Entry) -> bool:
+    return str(getattr(entry.part, "__module__", "")).partition(".")[0] != __name__.partition(".")[0]
