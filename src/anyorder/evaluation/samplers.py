@@ -1,5 +1,6 @@
 """What is compared: samplers with labels, and what kind of order each of them has."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING
 from pathlib import Path
@@ -93,9 +94,18 @@ def _facts(part: Any) -> Mapping[str, Any]:
 
 def color_of(label: str) -> str | None:
     """The color that the order of a label is registered with, if there is one."""
-    name = label.partition("@")[0].partition("+")[0].partition("~")[0].partition(":")[0]
-    color = ORDERS.entry(name).facts.get("color") if name in ORDERS else None
+    color = _facts_of_label(label).get("color")
     return None if color is None else str(color)
+
+
+def is_oracle(label: str) -> bool:
+    """Whether the order of a label is registered as an oracle."""
+    return bool(_facts_of_label(label).get("oracle"))
+
+
+def _facts_of_label(label: str) -> Mapping[str, Any]:
+    name = re.split("[@+~:]", label)[0]
+    return ORDERS.entry(name).facts if name in ORDERS else {}
 
 
 def check_oracles(samplers: Mapping[str, Sampler], instances: Instances) -> None:

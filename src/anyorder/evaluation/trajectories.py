@@ -69,6 +69,7 @@ class Decode(_Part):
     tokens: the completed sequence. commit_step: the step, from 0, in which each position got its final token; -1 where given.
     nfe: forward passes of the denoiser. correct: the result of the task's check. cell_accuracy: see the task; None if unknown.
     dead: the steps after which it is proven that no solution by the rules completes the state; None if there is no solver.
+    wrong: if no solution is known, the first position whose token leaves no solution; None if that is unknown.
     steps: one entry per forward pass.
     """
 
@@ -78,6 +79,7 @@ class Decode(_Part):
     correct: bool
     cell_accuracy: float | None = None
     dead: list[int] | None = None
+    wrong: int | None = Field(None, ge=0)
     steps: list[Step]
 
 
@@ -261,6 +263,31 @@ class Watch:
         for decode in decodes:
             own, dead = dead[: len(decode.steps)], dead[len(decode.steps) :]
             decode.dead = [step for step, is_dead in enumerate(own) if is_dead]
+
+        if self.instances.x0 is None:
+            self._find_wrong_cells(decodes)
+
+    def _find_wrong_cells(self, decodes: list[Decode]) -> None:
+        """Name the cell that led into the first dead end: commit the tokens of that step one by one and ask the solver."""
+        mask = self.task.mask_token_id
+        states, rows, cells = [], [], []
+        for number, decode in enumerate(decodes):
+            if not decode.dead:
+                continue
+            first = decode.dead[0]
+            problem = Problem(tokens=self.instances.tokens[number].tolist())
+            now, step = list(states_of(problem, decode, mask)[first]), decode.steps[first]
+            for position in step.remasked:
+                now[position] = mask
+            for position, token in zip(step.at, step.put, strict=True):
+                now[position] = token
+                states.append(list(now))
+                rows.append(number)
+                cells.append(position)
+        proven = self.task.dead_ends(self.instances[torch.tensor(rows)], torch.tensor(states)) if rows else None
+        for number, position, dead in zip(rows, cells, [] if proven is None else proven.tolist(), strict=False):
+            if dead and decodes[number].wrong is None:
+                decodes[number].wrong = position
 
     def trajectories(self) -> Trajectories:
         """All that was kept."""

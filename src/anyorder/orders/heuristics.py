@@ -26,51 +26,51 @@ from anyorder.state import DecodeState
 _RANDOM_ORDER = 1
 
 
-@ORDERS.register("random", baseline=True, default=True, color="gray")
+@ORDERS.register("random", baseline=True, default=True, color="#c9a227")
 def random(state: DecodeState, prediction: Prediction) -> Tensor:
     """Uniform numbers in (0, 1), drawn again in every step."""
     return state.uniform(_RANDOM_ORDER).float().masked_fill(~prediction.predicted, -torch.inf)
 
 
-@ORDERS.register("left_to_right", baseline=True, default=True, sequential=True)
+@ORDERS.register("left_to_right", baseline=True, default=True, sequential=True, color="#6b4f3a")
 def left_to_right(state: DecodeState, prediction: Prediction) -> Tensor:
     """Minus the position."""
     return -state.index.float().masked_fill(~prediction.predicted, torch.inf)
 
 
-@ORDERS.register("confidence", baseline=True, default=True)
+@ORDERS.register("confidence", baseline=True, default=True, color="#1f6fc4")
 def confidence(state: DecodeState, prediction: Prediction) -> Tensor:
     """Log of the largest probability (not that of a sampled token; they coincide under argmax)."""
     return prediction.scatter(prediction.top_log_probs[:, 0])
 
 
-@ORDERS.register("margin", baseline=True, default=True)
+@ORDERS.register("margin", baseline=True, default=True, color="#157347")
 def margin(state: DecodeState, prediction: Prediction) -> Tensor:
     """Largest minus second largest probability."""
     top = prediction.top_log_probs.exp()
     return prediction.scatter(top[:, 0] - top[:, 1])
 
 
-@ORDERS.register("log_margin", baseline=True, default=True)
+@ORDERS.register("log_margin", baseline=True, default=True, color="#0b7c86")
 def log_margin(state: DecodeState, prediction: Prediction) -> Tensor:
     """Largest minus second largest log-probability."""
     top = prediction.top_log_probs
     return prediction.scatter(top[:, 0] - top[:, 1])
 
 
-@ORDERS.register("entropy", baseline=True, default=True)
+@ORDERS.register("entropy", baseline=True, default=True, color="#7a35ad")
 def entropy(state: DecodeState, prediction: Prediction) -> Tensor:
     """Minus the entropy in nats."""
     return prediction.scatter(-prediction.entropy)
 
 
-@ORDERS.register("oracle", oracle=True, default=True)
+@ORDERS.register("oracle", oracle=True, default=True, color="#8a94a2")
 def oracle(state: DecodeState, prediction: Prediction) -> Tensor:
     """log p(x0): the position where the denoiser's loss is smallest. Reads the solution."""
     return prediction.scatter(prediction.log_probs_of(_truth(state, prediction)))
 
 
-@ORDERS.register("gt_margin", oracle=True)
+@ORDERS.register("gt_margin", oracle=True, color="#b4bcc6")
 def gt_margin(state: DecodeState, prediction: Prediction) -> Tensor:
     """p(x0) minus the largest probability of any other token. Reads the solution."""
     x0 = _truth(state, prediction)

@@ -101,7 +101,7 @@ def _scores(policy: PolicyNetwork, state: DecodeState, prediction: Prediction) -
     return prediction.once(policy, lambda: policy(state, prediction), per_row=True)
 
 
-@ORDERS.register("policy")
+@ORDERS.register("policy", color="#c3271b")
 @dataclass(frozen=True)
 class SavedOrder(Unbound):
     """The denoiser's own learned order, or the one in a folder. It is loaded when the sampler is bound to a denoiser."""

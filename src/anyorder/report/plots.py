@@ -1,5 +1,5 @@
-"""Plots for papers, as PNG or SVG by suffix: accuracy against forward passes, Pareto fronts, calibration of scores, maps of orders,
-training."""
+"""Plots for papers, as PNG or SVG by suffix: accuracy against forward passes, Pareto fronts, calibration of scores, maps of
+orders, training."""
 
 from collections import Counter
 from itertools import cycle
@@ -37,7 +37,8 @@ def accuracy_against_steps(report: Report, path: Path, title: str = "") -> Path:
 
 
 def pareto_front(report: Report, path: Path, title: str = "") -> Path:
-    """Accuracy against forward passes, a curve for each order through all its budgets, noises and count rules, with 95 % intervals.
+    """Accuracy against forward passes, a curve for each order through all its budgets, noises and count rules, with 95 %
+    intervals.
 
     The thick line is the front: what no other order beats with as many forward passes or fewer. Oracles are no part of it.
     """
@@ -95,7 +96,8 @@ def calibration_of_scores(trajectories: Trajectories, path: Path) -> Path:
             for name, part, color in _reliability(trajectories, run):
                 most = max(b.count for b in part.bins)
                 x, y = [b.confidence for b in part.bins], [b.accuracy for b in part.bins]
-                axis.plot(x, y, color=color, label=f"{name}: error {part.error:.3f}, overconfident by {part.overconfidence:+.3f}")
+                label = f"{name}: error {part.error:.3f}, overconfident by {part.overconfidence:+.3f}"
+                axis.plot(x, y, color=color, label=label)
                 axis.scatter(x, y, s=[8 + 90 * b.count / most for b in part.bins], color=color)
             axis.plot([0, 1], [0, 1], color="#8a94a2", linestyle=":", linewidth=1)
             axis.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel="predicted", title=run.name)

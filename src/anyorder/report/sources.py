@@ -1,5 +1,7 @@
 """What a page or a plot is made from: files named one by one, or the folder of a run."""
 
+import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,29 +11,51 @@ from anyorder.evaluation.saved import SUFFIXES, join, load
 from anyorder.evaluation.trajectories import Trajectories
 from anyorder.files import parse_json
 
-_NAMES = ("report.json", *(f"trajectories{suffix}" for suffix in SUFFIXES))
 
-
-def read_sources(paths: list[Path]) -> tuple[Trajectories | None, Report | None]:
-    """Trajectories, joined, and the report; either may be missing, not both.
+def read_sources(
+    paths: list[Path], tell: Callable[[str], None] = warnings.warn
+) -> tuple[Trajectories | None, Report | None]:
+    """Trajectories, joined, and the report; one of them may be missing.
 
     Args:
-        paths: files, or folders that hold `report.json` and `trajectories.json.gz` (or .json, .parquet).
+        paths: files, or folders. Of a folder, every .json, .json.gz and .parquet file is read that holds trajectories or a
+            report; its name does not matter.
+        tell: called with a sentence for each such file of a folder that is not used, and why.
 
     Raises:
         BadInput: a folder without such files, a file that holds neither, several reports, or different problems.
     """
     trajectories: list[tuple[Path, Trajectories]] = []
     reports: list[tuple[Path, Report]] = []
-    for path in (file for source in paths for file in _files(source)):
-        found = load(path)
-        if isinstance(found, Report):
-            reports.append((path, found))
-        else:
-            trajectories.append((path, found))
+    for source in paths:
+        for path, found in _read_folder(source, tell) if source.is_dir() else [(source, load(source))]:
+            if isinstance(found, Report):
+                reports.append((path, found))
+            else:
+                trajectories.append((path, found))
     if len(reports) > 1:
         raise BadInput(f"{reports[0][0]} and {reports[1][0]} are both reports of an evaluation: give one")
     return join(trajectories) if trajectories else None, reports[0][1] if reports else None
+
+
+def _read_folder(folder: Path, tell: Callable[[str], None]) -> list[tuple[Path, Trajectories | Report]]:
+    """Everything usable in a folder, by content."""
+    found: list[tuple[Path, Trajectories | Report]] = []
+    refused = []
+    for path in sorted(path for path in folder.iterdir() if path.is_file() and path.name.endswith(SUFFIXES)):
+        try:
+            found.append((path, load(path)))
+        except BadInput as error:
+            refused.append(str(error))
+    if not found:
+        reasons = "".join(f"; {reason}" for reason in refused)
+        raise BadInput(
+            f"{folder} holds neither trajectories nor a report ({', '.join(SUFFIXES)}): write them with `anyorder evaluate "
+            f"--trajectories FILE --json FILE`{reasons}"
+        )
+    for reason in refused:
+        tell(f"not used: {reason}")
+    return found
 
 
 def select(
@@ -40,7 +64,7 @@ def select(
     """The same with these orders and this budget of steps only.
 
     Raises:
-        BadInput: nothing is left.
+        BadInput: no run and no result remains.
     """
 
     def wanted(order: str, budget: int) -> bool:
@@ -76,12 +100,3 @@ def read_metrics(paths: list[Path]) -> list[dict[str, float]]:
     if not rows or not all(isinstance(row, dict) for row in rows):
         raise BadInput(f"{path} holds no metrics, one JSON object per line")
     return rows
-
-
-def _files(source: Path) -> list[Path]:
-    if not source.is_dir():
-        return [source]
-    found = [source / name for name in _NAMES if (source / name).is_file()]
-    if not found:
-        raise BadInput(f"{source} holds none of {', '.join(_NAMES)}: name the files themselves")
-    return found

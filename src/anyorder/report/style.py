@@ -1,4 +1,4 @@
-"""One look for every plot: colors of orders, type, grid, and how a figure becomes a PNG or SVG file."""
+"""The style of every plot: colors of orders, type, grid, and how a figure becomes a PNG or SVG file."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,28 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from anyorder.errors import BadInput
+from anyorder.evaluation.samplers import color_of, is_oracle
 from anyorder.files import write_atomically
 
 COLORS = ("#1f6fc4", "#c3271b", "#157347", "#a55d00", "#7a35ad", "#0b7c86", "#a8326f", "#5d6b1f", "#6b4f3a", "#44546a")
 """Of curves without a color of their own, in turn."""
 
-_OF_ORDERS = {
-    "oracle": ("#8a94a2", ":"),
-    "gt_margin": ("#b4bcc6", ":"),
-    "random": ("#c9a227", "-"),
-    "left_to_right": ("#6b4f3a", "-"),
-    "confidence": ("#1f6fc4", "-"),
-    "margin": ("#157347", "-"),
-    "log_margin": ("#0b7c86", "-"),
-    "entropy": ("#7a35ad", "-"),
-    "policy": ("#c3271b", "-"),
-    "policy+undo": ("#8c1010", "--"),
-    "MLP policy, L_ORDER": ("#d9730d", "-"),
-    "policy, L_ORDER, MLP": ("#d9730d", "-"),
-    "shipped policy": ("#c3271b", "-"),
-    "released denoiser": ("#8a94a2", "--"),
-    "plain L_MDM": ("#6b4f3a", "-"),
-}
 _RC: dict[Any, Any] = {
     "font.size": 9,
     "axes.titlesize": 10,
@@ -54,10 +38,11 @@ _RC: dict[Any, Any] = {
 
 
 def look_of(name: str, number: int = 0) -> dict[str, Any]:
-    """Color and line of an order, whatever its count rule; curve `number` of a plot where it has none of its own."""
-    known = _OF_ORDERS.get(name) or _OF_ORDERS.get(name.partition("@")[0])
-    color, line = known or (COLORS[number % len(COLORS)], "-.")
-    return {"color": color, "linestyle": line, "linewidth": 2.3 if name.startswith("policy") else 1.6}
+    """Color and line of an order, with any count rule: the color that it is registered with, else that of curve `number`."""
+    color = color_of(name)
+    line = "-." if color is None else ":" if is_oracle(name) else "--" if "+" in name.partition("@")[0] else "-"
+    width = 2.3 if name.startswith("policy") else 1.6
+    return {"color": color or COLORS[number % len(COLORS)], "linestyle": line, "linewidth": width}
 
 
 @contextmanager

@@ -49,7 +49,9 @@ class Column {
     if (replay.firstWrong) {
       const at = replay.wrong[replay.firstWrong - 1][0];
       const token = replay.states[replay.firstWrong][at];
-      const what = `${written(page, token)} in place of ${written(page, replay.reference[at])}`;
+      const what = replay.reference
+        ? `${written(page, token)} in place of ${written(page, replay.reference[at])}`
+        : `${written(page, token)}, with which no solution is left`;
       const more = replay.wrong[replay.firstWrong - 1].length - 1;
       items.push(jump(replay.firstWrong, "wrong",
         `${page.words.first}: step ${replay.firstWrong}, ${this.board.placeName(at)}, ${what}${more ? `, and ${more} more` : ""}`));
@@ -74,7 +76,7 @@ class Column {
       const bad = replay.wrong[here - 1].length;
       parts.push(`Step ${here}: ${step.at.length} committed${bad ? `, ${bad} ${this.page.words.bad}` : ""}`);
       if (step.remasked.length) parts.push(`${step.remasked.length} remasked`);
-      if (!step.at.length && !step.remasked.length) parts.push("looked, and left it as it was");
+      if (!step.at.length && !step.remasked.length) parts.push("nothing was changed");
     }
     parts.push(empty ? `${empty} empty` : "complete");
     if (replay.dead?.has(here)) parts.push("a dead end");
@@ -119,7 +121,7 @@ class Column {
     const said = replay.proposal(when || t + 1, at);
     const out = [make("p", { text: sentences.join(" ") })];
     if (said) {
-      const score = said.score === null ? "held back by the order" : `score ${said.score}, rank ${said.rank} of ${said.of}`;
+      const score = said.score === null ? "excluded by the order" : `score ${said.score}, rank ${said.rank} of ${said.of}`;
       out.push(make("p", { class: "muted", text: `${when ? "Then" : "The next forward pass"}: ${score}` }));
       for (const [candidate, p] of said.candidates) {
         out.push(make("div", { class: "bar" }, make("b", { text: written(page, candidate) }),

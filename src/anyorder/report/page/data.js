@@ -93,9 +93,13 @@ class Replay {
     this.wrong.push(wrong);
   }
 
-  /** Not the token of the known solution; where a solver has looked, only if no solution is left at all. */
+  /**
+   * Not the token of the known solution; if the task has a solver, only if no solution is left at all. Without a known solution,
+   * the one cell that the solver names.
+   */
   isWrong(at, token, t) {
-    if (!this.reference || this.reference[at] === token) return false;
+    if (!this.reference) return this.decode.wrong === at && t === this.firstDead;
+    if (this.reference[at] === token) return false;
     return this.dead === null || this.dead.has(t);
   }
 

@@ -18,7 +18,7 @@ function make(tag, properties = {}, ...children) {
 
 const find = (id) => document.getElementById(id);
 const percent = (share, digits = 0) => `${(100 * share).toFixed(digits)} %`;
-const plural = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
+const plural = (count, word, words = `${word}s`) => `${count} ${count === 1 ? word : words}`;
 
 /** A token as it is drawn: blanks and line feeds get a sign of their own. */
 function written(page, token) {
