@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from anyorder.decoding.loop import Decoder, decode
+from anyorder.decoding.loop import decode
+from anyorder.decoding.sampler import Sampler
 from anyorder.denoisers.base import fingerprint
 from anyorder.denoisers.huggingface import HuggingFaceDenoiser
 from anyorder.errors import BadInput
@@ -113,7 +114,7 @@ def test_padding_on_either_side_changes_nothing(name: str, side: str) -> None:
         alone = denoiser(tokens, None, tokens == MASK).logits
         among = denoiser(padded, mask, padded == MASK).logits
     torch.testing.assert_close(among, alone, atol=2e-5, rtol=1e-4)
-    decoder = Decoder(confidence, steps=3)
+    decoder = Sampler(confidence, steps=3)
     a = decode(denoiser, tokens, decoder).tokens
     b = decode(denoiser, padded, decoder, attention_mask=mask).tokens[mask].view_as(a)
     assert torch.equal(a, b)

@@ -10,7 +10,8 @@ import torch
 from typer.testing import CliRunner
 
 from anyorder.cli import app
-from anyorder.decoding.loop import Decoder, decode
+from anyorder.decoding.loop import decode
+from anyorder.decoding.sampler import Sampler
 from anyorder.denoisers.base import attention_of
 from anyorder.denoisers.huggingface import HuggingFaceDenoiser, tokens_of_no_text
 from anyorder.errors import BadCheckpoint, BadInput
@@ -19,7 +20,7 @@ from anyorder.tasks.alphabets import TokenizerAlphabet, alphabet_of
 from anyorder.tasks.sequences import Sequences
 from anyorder.zoo import load_denoiser
 from anyorder.zoo.matching import task_for
-from anyorder.zoo.options import load_model
+
 from tiny_llada import MASK, SPECIAL, save_llada
 
 transformers = pytest.importorskip("transformers")
@@ -51,7 +52,7 @@ def test_nothing_is_produced_that_is_no_text(tmp_path: Path) -> None:
     denoiser = HuggingFaceDenoiser.from_pretrained(folder, trust_remote_code=True)
     assert denoiser.forbidden == list(range(256, 272)), "special tokens, added ones too, and outputs without a token"
     tokens = torch.full((2, 12), MASK)
-    assert int(decode(denoiser, tokens, Decoder(confidence, steps=4)).tokens.max()) < 256
+    assert int(decode(denoiser, tokens, Sampler(confidence, steps=4)).tokens.max()) < 256
     assert tokens_of_no_text(denoiser.tokenizer, 272) == set(range(256, 272))
     assert len(SPECIAL) == 8
 
@@ -80,7 +81,7 @@ def test_padding_that_ends_texts_as_well_gives_way_to_another_token(tmp_path: Pa
     assert both.labels["length"].tolist() == [6, 16]
     assert attention_of(denoiser, both.tokens) is not None
     alone = task.encode(["_{4}"])
-    decoder = Decoder(confidence, steps=4)
+    decoder = Sampler(confidence, steps=4)
     apart, together = (decode(denoiser, problem.tokens, decoder).tokens[0, :6] for problem in (alone, both))
     assert torch.equal(apart, together)
 
@@ -216,12 +217,12 @@ def test_options_of_the_model_come_from_the_command_line(tmp_path: Path, monkeyp
         )
 
     monkeypatch.setattr(transformers.AutoModelForMaskedLM, "from_pretrained", recorded)
-    common = ["--task", "text", "--denoiser", str(folder), "--order", "confidence", "--steps", "2"]
-    wishes = ["--model-option", "dtype=bfloat16", "--model-option", "revision=abc", "--model-option", "device=cpu"]
-    result = CliRunner().invoke(app, ["sample", "a_{3}b", *common, *wishes])
+    common = ["--task", "text", "--model", str(folder), "--order", "confidence", "--steps", "2"]
+    options = ["--model-option", "dtype=bfloat16", "--model-option", "revision=abc", "--model-option", "device=cpu"]
+    result = CliRunner().invoke(app, ["sample", "a_{3}b", *common, *options])
     assert result.exit_code == 0, result.output
     assert (given[0]["dtype"], given[0]["revision"]) == (torch.bfloat16, "abc")
-    load_model(str(folder), {"quantisation": "4bit", "device": "cpu"})
+    load_denoiser(str(folder), quantization="4bit", device="cpu")
     assert given[1]["quantization_config"].load_in_4bit
     assert given[1]["device_map"] == {"": "cpu"}
     headroom = ["headroom", *common[:4], "--data", str(tmp_path / "texts.txt"), "--steps", "2", "--task-option", "hide=.5"]
@@ -235,15 +236,16 @@ def test_options_of_the_model_come_from_the_command_line(tmp_path: Path, monkeyp
         ({"dtype": "float8"}, "dtype 'float8' is unknown: use bfloat16, float16 or float32"),
         ({"dtype": "int64"}, "dtype 'int64' is unknown"),
         ({"device": "abacus"}, "device 'abacus' cannot be used"),
-        ({"quantisation": "2bit"}, "use 4bit or 8bit"),
+        ({"quantization": "2bit"}, "use 4bit or 8bit"),
         ({"mask_token_id": 300}, "300 is not in the model's vocabulary"),
     ],
 )
 def test_options_that_mean_nothing_are_refused(tmp_path: Path, option: dict[str, Any], complaint: str) -> None:
     with pytest.raises(BadInput, match=complaint):
-        load_model(str(save_bert(tmp_path / "bert")), option)
+        load_denoiser(str(save_bert(tmp_path / "bert")), **option)
 
 
 def test_our_own_models_take_no_options_of_hugging_face() -> None:
-    with pytest.raises(BadInput, match="sudoku4 is no model of Hugging Face: it does not take dtype"):
-        load_denoiser("sudoku4", dtype="bfloat16")
+    with pytest.raises(BadInput, match="sudoku4 is not a model of Hugging Face: it does not take revision"):
+        load_denoiser("sudoku4", revision="abc")
+    assert next(load_denoiser("sudoku4", dtype="bfloat16").parameters()).dtype == torch.bfloat16

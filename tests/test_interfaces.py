@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from anyorder.denoisers.base import WrappedDenoiser
 from anyorder.errors import BadInput
 from anyorder.interfaces.llada import generate
-from anyorder.orders.base import State
+from anyorder.prediction import Prediction
+from anyorder.state import DecodeState
 
 WORDS, MASK = 40, 39
 
@@ -125,7 +126,7 @@ class Logits(nn.Module):
 def test_another_order_and_sampling() -> None:
     prompts = torch.randint(0, MASK, (3, 4), generator=torch.Generator().manual_seed(3))
 
-    def leftmost(state: State) -> Tensor:
+    def leftmost(state: DecodeState, prediction: Prediction) -> Tensor:
         return (-state.index).float().masked_fill(~state.masked, -torch.inf)
 
     one = generate(MODEL, prompts, None, 8, 8, 8, mask_id=MASK, order=leftmost)

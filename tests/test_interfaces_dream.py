@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from anyorder.denoisers.huggingface import HuggingFaceDenoiser
 from anyorder.errors import BadInput
 from anyorder.interfaces.dream import DreamOutput, diffusion_generate
-from anyorder.orders.base import State
+from anyorder.prediction import Prediction
+from anyorder.state import DecodeState
 
 WORDS, MASK = 40, 39
 
@@ -167,8 +168,8 @@ def test_origin_transfers_each_token_with_probability_one_minus_s_over_t() -> No
 def test_an_order_takes_the_place_of_the_algorithm_and_not_of_the_timesteps() -> None:
     prompts = words(3, 5)
 
-    def doubtful(state: State) -> Tensor:
-        return state.scatter(-state.summary.top_log_probs[:, 0])
+    def doubtful(state: DecodeState, prediction: Prediction) -> Tensor:
+        return prediction.scatter(-prediction.top_log_probs[:, 0])
 
     def history(**how: Any) -> list[Tensor]:
         out = diffusion_generate(
@@ -232,7 +233,7 @@ def test_a_denoiser_of_dream_gives_the_same() -> None:
         ({"alg_temp": -1.0}, "alg_temp is -1.0"),
         ({"temperature": -0.5}, "temperature is -0.5"),
         ({"temperature": 1.0, "top_p": 0.0}, "must lie in"),
-        ({"top_k": 0}, "at least one token must be left"),
+        ({"top_k": 0}, "at least one token must remain"),
         ({"max_new_tokens": None}, "give max_new_tokens or max_length"),
         ({"max_new_tokens": None, "max_length": 3}, "are 5 long already"),
         ({"max_new_tokens": 0}, "nothing to generate"),

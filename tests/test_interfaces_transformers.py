@@ -9,16 +9,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from anyorder.decoding.loop import Decoder, decode
+from anyorder.decoding.loop import decode
+from anyorder.decoding.sampler import Sampler
 from anyorder.denoisers.base import WrappedDenoiser, fingerprint
 from anyorder.denoisers.huggingface import HuggingFaceDenoiser
 from anyorder.errors import BadInput, WrongDenoiser
 from anyorder.interfaces import llada
 from anyorder.interfaces.dream import diffusion_generate
 from anyorder.interfaces.transformers import MaskedGenerationMixin, as_generator
-from anyorder.orders.base import State
+from anyorder.prediction import Prediction
+from anyorder.state import DecodeState
 from anyorder.orders.heuristics import margin
-from anyorder.orders.policies import LearnedOrder, Policy
+from anyorder.orders.learned import LearnedOrder
+from anyorder.orders.policies import MLPPolicy, ScoreTransformer
 
 transformers = pytest.importorskip("transformers")
 
@@ -136,10 +139,10 @@ def test_orders_by_name_by_hand_and_from_a_folder(tmp_path: Path) -> None:
     tokens = sentences(masks=0.7)
     denoiser = HuggingFaceDenoiser(PLAIN, MASK)
     torch.manual_seed(2)
-    policy = Policy("mlp", 16, WORDS, width=8, denoiser_fingerprint=fingerprint(denoiser))
+    policy = MLPPolicy(hidden_size=16, vocab_size=WORDS, width=8, denoiser_fingerprint=fingerprint(denoiser))
     nn.init.normal_(policy.out.weight, std=3.0)
     policy.save_pretrained(tmp_path / "policy")
-    expected = decode(denoiser, tokens, Decoder(LearnedOrder(policy.eval()), steps=3)).tokens
+    expected = decode(denoiser, tokens, Sampler(LearnedOrder(policy.eval()), steps=3)).tokens
     assert torch.equal(MODEL.generate(tokens, steps=3, order=tmp_path / "policy"), expected)
     assert torch.equal(MODEL.generate(tokens, steps=3, order=str(tmp_path / "policy")), expected)
     assert torch.equal(MODEL.generate(tokens, steps=3, order=LearnedOrder(policy)), expected)
@@ -154,7 +157,7 @@ def test_orders_by_name_by_hand_and_from_a_folder(tmp_path: Path) -> None:
 
 def test_the_other_calls_take_names_and_folders_too(tmp_path: Path) -> None:
     prompts = sentences(masks=0.0)
-    policy = Policy("score_transformer", 16, WORDS, width=8, denoiser_fingerprint=fingerprint(HuggingFaceDenoiser(PLAIN, MASK)))
+    policy = ScoreTransformer(hidden_size=16, vocab_size=WORDS, width=8, denoiser_fingerprint=fingerprint(HuggingFaceDenoiser(PLAIN, MASK)))
     policy.save_pretrained(tmp_path)
     confident = llada.generate(PLAIN, prompts, None, 4, 8, 8, mask_id=MASK)
     assert torch.equal(llada.generate(PLAIN, prompts, None, 4, 8, 8, mask_id=MASK, order=tmp_path), confident), (
@@ -201,15 +204,15 @@ def test_any_denoiser_becomes_a_generator() -> None:
     denoiser = WrappedDenoiser(Table(), mask_token_id=5, vocab_size=6)
     tokens = torch.tensor([[1, 5, 5, 2]])
     assert torch.equal(
-        as_generator(denoiser).generate(tokens, steps=2), decode(denoiser, tokens, Decoder(_leftmost, steps=2)).tokens
+        as_generator(denoiser).generate(tokens, steps=2), decode(denoiser, tokens, Sampler(_leftmost, steps=2)).tokens
     )
     with pytest.raises(BadInput, match="forbidden"):
         as_generator(denoiser, suppress_tokens=[1])
 
 
-def _leftmost(state: State) -> Tensor:
+def _leftmost(state: DecodeState, prediction: Prediction) -> Tensor:
     """All positions of the table are equally sure, so that confidence goes from the left."""
-    return -state.index.float().masked_fill(~state.predicted, torch.inf)
+    return -state.index.float().masked_fill(~prediction.predicted, torch.inf)
 
 
 @pytest.mark.parametrize(
@@ -218,7 +221,7 @@ def _leftmost(state: State) -> Tensor:
         ({"order": "best"}, "random, left_to_right, confidence"),
         ({"steps": 0}, "at least one forward"),
         ({"block_length": 0}, "at least one token"),
-        ({"max_new_tokens": 12, "steps": 2, "block_length": 4}, "do not suffice for"),
+        ({"max_new_tokens": 12, "steps": 2, "block_length": 4}, "are too few for"),
         ({"threshold": 1.5}, "from 0 to 1"),
         ({"temperature": -1.0}, "temperature is -1.0"),
         ({"top_p": 2.0}, "must lie in"),

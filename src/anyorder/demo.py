@@ -11,18 +11,19 @@ from anyorder.cli.options import ProgressBar, wide_console
 from anyorder.decoding.loop import decode
 from anyorder.decoding.sampler import Sampler
 from anyorder.denoisers.base import Denoiser
-from anyorder.evaluation.evaluate import Report, evaluate
+from anyorder.evaluation.comparison import evaluate
+from anyorder.evaluation.results import Report
 from anyorder.evaluation.saved import save_trajectories
 from anyorder.evaluation.tables import format_p, rich_tables
 from anyorder.evaluation.trajectories import Watch
 from anyorder.files import write_text
+from anyorder.registry import ORDERS
 from anyorder.report.page import build_page
 from anyorder.report.plots import accuracy_against_steps
 from anyorder.tasks.base import Instances
 from anyorder.tasks.sudoku import Sudoku
 from anyorder.training.fit import run_recipe
-from anyorder.training.settings import OrderRecipe, load_recipe
-from anyorder.registry import ORDERS
+from anyorder.training.settings import load_recipe
 from anyorder.zoo import load_denoiser, load_order
 
 _STEPS = [10, 20]
@@ -49,8 +50,8 @@ def run_demo(folder: Path, instances: int, seed: int) -> None:
 
     console.print(f"\n[bold]3. The same {instances} puzzles under every sampler[/bold]")
     console.print(
-        f"{fitted} is the policy just fitted; policy is the shipped one, which was fitted for longer. +undo completes the grid, asks a "
-        "critic, and remasks what it doubts; confidence+undo is its control, the same critic with confidence as the order."
+        f"{fitted} is the policy just fitted; policy is the shipped one, which was fitted for longer. +undo completes the grid, "
+        "asks a critic, and remasks what it doubts; confidence+undo is its control, the same critic with confidence as the order."
     )
     meta = {"task": "sudoku", "data": "generated, minimal", "denoiser": "sudoku9"}
     watch = Watch(task, puzzles[slice(0, _WATCHED)], meta)

@@ -1,5 +1,5 @@
-"""`anyorder fit`: bring a model and sequences, see what there is to gain, fit an order, see what it gained, and get a folder with
-the policy and a card."""
+"""`anyorder fit`: bring a model and sequences, see what there is to gain, fit an order, see what it gained, and get a folder
+with the policy and a card."""
 
 import json
 import shlex
@@ -15,7 +15,9 @@ from torch import nn
 from anyorder.decoding.tokens import Sample
 from anyorder.denoisers.base import fingerprint
 from anyorder.errors import BadInput
-from anyorder.evaluation.evaluate import Progress, Report, evaluate
+from anyorder.evaluation.batches import Progress
+from anyorder.evaluation.comparison import evaluate
+from anyorder.evaluation.results import Report
 from anyorder.evaluation.statistics import mean_interval, sign_flip
 from anyorder.evaluation.tables import markdown, rich_tables
 from anyorder.files import write_json, write_text
@@ -93,7 +95,9 @@ class _Comparison:
         return [int(n) - frame for n in (self.test.tokens != self.task.pad_token_id).sum(dim=1)]
 
 
-def fit_and_compare(settings: FitSettings, folder: Path, console: Console, progress: Progress | None = None) -> LearnedOrder | None:
+def fit_and_compare(
+    settings: FitSettings, folder: Path, console: Console, progress: Progress | None = None
+) -> LearnedOrder | None:
     """Measure the headroom, fit an order, compare, and write the policy, a report and a card into a folder.
 
     A tenth of the sequences (100 at most) is kept out of the fit and used for both comparisons. With `headroom_only` there is
@@ -142,7 +146,9 @@ def fit_and_compare(settings: FitSettings, folder: Path, console: Console, progr
         reports["unconditional"] = compare({**known, "policy": order}, empty, sampled=True)
     write_json(folder / "report.json", {what: report.to_json() for what, report in reports.items()})
     trained = str(order.policy.config()["architecture"])
-    write_text(folder / "README.md", card(settings, trained, bench.task.name, bench.denoiser, len(bench.train), reports, gained))
+    write_text(
+        folder / "README.md", card(settings, trained, bench.task.name, bench.denoiser, len(bench.train), reports, gained)
+    )
     return order
 
 
@@ -184,9 +190,7 @@ def _task_of_file(path: Path, records: list[Record]) -> str:
     return TASK_OF_SUFFIX.get(suffix_of(path), "text")
 
 
-def _readable(
-    name: str, settings: FitSettings, denoiser: Any, records: list[Record], console: Console
-) -> dict[str, int]:
+def _readable(name: str, settings: FitSettings, denoiser: Any, records: list[Record], console: Console) -> dict[str, int]:
     """The different sequences that the model can read, and their symbols. The console says what is left out.
 
     Raises:

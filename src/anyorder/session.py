@@ -8,7 +8,8 @@ from typing import Any
 from anyorder.decoding.sampler import Sampler
 from anyorder.denoisers.base import fingerprint
 from anyorder.errors import BadInput
-from anyorder.evaluation.evaluate import default_samplers, environment
+from anyorder.evaluation.comparison import environment
+from anyorder.evaluation.samplers import default_samplers
 from anyorder.evaluation.trajectories import Watch
 from anyorder.files import find_file, open_text
 from anyorder.tasks import Instances, Task, task_class

@@ -45,6 +45,8 @@ from anyorder.cli.options import (
 )
 from anyorder.errors import BadInput
 
+_DEFAULT_COUNT = "linear; two_phase with undo"
+
 
 @command()
 def evaluate(
@@ -78,14 +80,16 @@ def evaluate(
     model_options: ModelOptionsOption = None,
 ) -> None:
     """Compare samplers on the same problems: accuracy with intervals, paired tests, NFE, the share of the oracle gap closed."""
+    from anyorder.evaluation.judges import make_judges
+    from anyorder.evaluation.saved import check_suffix, save_trajectories
+    from anyorder.evaluation.tables import markdown, rich_tables
+    from anyorder.files import write_text
     from anyorder.processes import Shard
     from anyorder.session import open_session
 
     if keep and not trajectories:
         raise BadInput("--keep says how many problems are recorded: it needs --trajectories FILE")
     if trajectories:
-        from anyorder.evaluation.saved import check_suffix
-
         check_suffix(trajectories)
     token, scales, shard = token_rule(temperature, top_p), read_noise(noise), Shard.join()
     session = open_session(
@@ -97,44 +101,15 @@ def evaluate(
     if draws > 1:
         if judge or trajectories or scales != [0.0]:
             raise BadInput("--draws prints Pass@N alone: leave out --judge, --trajectories and --noise, and write ORDER~SIGMA")
-        return _pass_at_n(session, samplers, draws, read_budget(steps, session.longest), count, common, json_out, plot, markdown_out)
-    budgets = read_budgets(steps, session.longest)
-    _table(session, samplers, budgets, scales, count, against, judge or [], common, seed, keep, (json_out, plot, markdown_out, trajectories))
-
-
-def _table(
-    session: Any,
-    samplers: list[str],
-    budgets: list[int],
-    scales: list[float],
-    count: str,
-    against: str,
-    judges: list[str],
-    common: dict[str, Any],
-    seed: int,
-    keep: int | None,
-    outputs: tuple[Path | None, ...],
-) -> None:
-    """Evaluate, print the tables and write the files."""
-    from rich.console import Console
-
-    from anyorder.evaluation.evaluate import evaluate as run
-    from anyorder.evaluation.judges import make_judges
-    from anyorder.evaluation.saved import save_trajectories
-    from anyorder.evaluation.tables import markdown, rich_tables
-    from anyorder.files import write_text
-    from anyorder.registry import COUNT_RULES
-
-    json_out, plot, markdown_out, trajectories = outputs
+        outputs = (json_out, plot, markdown_out)
+        return _pass_at_n(session, samplers, draws, read_budget(steps, session.longest), count, common, outputs)
     watch = session.watch(seed, keep) if trajectories else None
-    with ProgressBar(Console(stderr=True)) as progress:
-        report = run(
-            session.denoiser, session.task, session.instances, samplers, budgets,
-            noise=scales, against=against, count=COUNT_RULES.make(count) if count else None,
-            judges=make_judges(judges, session.denoiser), progress=progress, watch=watch,
-            meta={**session.meta, "count": count or "linear; two_phase with undo"}, **common,
-        )  # fmt: skip
-    if common["shard"].index:
+    settings = {
+        "noise": scales, "against": against, "count": count or None, "watch": watch,
+        "judges": make_judges(judge or [], session.denoiser), "meta": {**session.meta, "count": count or _DEFAULT_COUNT},
+    }  # fmt: skip
+    report = _evaluated(session, samplers, read_budgets(steps, session.longest), settings | common)
+    if shard.index:
         return
     for table in rich_tables(report):
         wide_console().print(table)
@@ -150,6 +125,18 @@ def _table(
         print(f"plot: {accuracy_against_steps(report, plot, session.meta['data'])}")
 
 
+def _evaluated(session: Any, samplers: list[str], budgets: list[int], settings: dict[str, Any]) -> Any:
+    """The report, with a progress bar while it is made."""
+    from rich.console import Console
+
+    from anyorder.evaluation.comparison import evaluate as run
+
+    with ProgressBar(Console(stderr=True)) as progress:
+        return run(
+            session.denoiser, session.task, session.instances, samplers, budgets, progress=progress, **settings
+        )  # fmt: skip
+
+
 def _pass_at_n(
     session: Any,
     samplers: list[str],
@@ -157,18 +144,17 @@ def _pass_at_n(
     steps: int,
     count: str,
     common: dict[str, Any],
-    json_out: Path | None,
-    plot: Path | None,
-    markdown_out: Path | None,
+    outputs: tuple[Path | None, ...],
 ) -> None:
     """Decode every problem several times, print Pass@N and write the files."""
     from rich.console import Console
 
-    from anyorder.evaluation.pass_at_n import grid_of, lines_of
-    from anyorder.evaluation.pass_at_n import pass_at_n as run
+    from anyorder.evaluation.repeated_draws import grid_of, lines_of
+    from anyorder.evaluation.repeated_draws import pass_at_n as run
     from anyorder.evaluation.tables import markdown_grids, rich_table
     from anyorder.files import write_json, write_text
 
+    json_out, plot, markdown_out = outputs
     texts = [f"{text}@{count}" if count and "@" not in text else text for text in samplers]
     with ProgressBar(Console(stderr=True)) as progress:
         results = run(
@@ -225,9 +211,8 @@ def pareto(
     """Accuracy against forward passes: curves of operating points on the same problems, their fronts, the area under them."""
     from rich.console import Console
 
-    from anyorder.evaluation.curves import parse_curves
-    from anyorder.evaluation.pareto import grids_of, lines_of
-    from anyorder.evaluation.pareto import pareto as run
+    from anyorder.evaluation.operating_points import grids_of, lines_of
+    from anyorder.evaluation.operating_points import pareto as run
     from anyorder.evaluation.tables import markdown_grids, rich_table
     from anyorder.files import write_json, write_text
     from anyorder.processes import Shard
@@ -238,11 +223,11 @@ def pareto(
         task=task, data=data, model=model, limit=limit, seed=seed, generate=generate, task_options=task_options, policy=policy,
         strict=not ignore_fingerprint, trust_remote_code=trust_remote_code, model_options=model_options,
     )  # fmt: skip
-    wanted = names(orders) if orders is not None else ["confidence", *(["policy"] if session.denoiser.own_order else [])]
+    own = ["policy"] if session.denoiser.own_order else []
+    wanted = names(orders) if orders is not None else ["confidence", *own]
     with ProgressBar(Console(stderr=True)) as progress:
         found = run(
-            session.denoiser, session.task, session.instances,
-            parse_curves(wanted, session.denoiser, session.longest, strict=session.strict), _modes(blocks),
+            session.denoiser, session.task, session.instances, wanted, _modes(blocks),
             against=against, bounds=None if bounds is None else _bounds(bounds), token=token, seed=seed,
             batch_size=batch_size, progress=progress, meta=session.meta, shard=shard, strict=session.strict,
         )  # fmt: skip
@@ -292,10 +277,11 @@ def headroom(
     trust_remote_code: RemoteCodeOption = False,
     model_options: ModelOptionsOption = None,
 ) -> None:
-    """Is an order worth learning for this model and data? Heuristics, oracles, and the calibration of the model's confidence."""
+    """Is an order worth learning for this model and data? Heuristics, oracles, and the model's calibration."""
     from rich.console import Console
 
-    from anyorder.evaluation.headroom import measure, recommendation
+    from anyorder.evaluation.headroom_check import headroom as run
+    from anyorder.evaluation.headroom_check import recommendation
     from anyorder.evaluation.tables import calibration_summary, calibration_table, rich_tables
     from anyorder.session import open_session
 
@@ -305,7 +291,7 @@ def headroom(
     )  # fmt: skip
     console, budget = wide_console(), read_budget(steps, session.longest)
     with ProgressBar(Console(stderr=True)) as progress:
-        found = measure(
+        found = run(
             session.denoiser, session.task, session.instances, budget, seed=seed, batch_size=batch_size, progress=progress
         )
     for table in rich_tables(found.report):
@@ -351,7 +337,7 @@ def sample(
     printed."""
     import torch
 
-    from anyorder.evaluation.evaluate import decode_in_batches
+    from anyorder.evaluation.batches import decode_in_batches
     from anyorder.evaluation.saved import check_suffix, save_trajectories
     from anyorder.processes import Shard
     from anyorder.session import open_session
@@ -378,10 +364,10 @@ def sample(
     batch_size = min(batch_size, -(-len(instances) // shard.count))
     decoded = decode_in_batches(
         session.denoiser, instances, sampler, seed=seed, batch_size=batch_size, progress=None, name="sample", shard=shard,
-        watch=watch,
+        on_step=() if watch is None else watch.record(seed),
     )  # fmt: skip
     if trajectories and watch:
-        watch.keep(order, sampler, decoded, shard)
+        watch.note(order, sampler, decoded, shard)
     right = session.task.check(instances, decoded.tokens).instance_correct
     shown = [session.task.format(tokens) for tokens in (decoded.tokens[right] if only_valid else decoded.tokens)]
     for text in shown:

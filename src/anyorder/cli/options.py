@@ -21,7 +21,7 @@ DataOption = Annotated[Path | None, typer.Option("--data", help="file of problem
 ModelOption = Annotated[
     str | None,
     typer.Option(
-        "--model", help="shipped or fetched name, folder, hub id, or package.module:Class; the shipped one of the task by default"
+        "--model", help="shipped or fetched name, folder, hub id, or package.module:Class; by default the task's shipped one"
     ),
 ]
 LimitOption = Annotated[
@@ -45,17 +45,19 @@ TemperatureOption = Annotated[
 TopPOption = Annotated[
     float, typer.Option("--top-p", min=0.001, max=1, help="when sampling, keep the likeliest tokens up to this probability")
 ]
-OrdersOption = Annotated[str | None, typer.Option("--orders", help=f"comma-separated samplers: {SAMPLERS}; a default set if not given")]
+OrdersOption = Annotated[
+    str | None, typer.Option("--orders", help=f"comma-separated samplers: {SAMPLERS}; a default set if not given")
+]
 OrderOption = Annotated[
     str | None, typer.Option("--order", help=f"sampler: {SAMPLERS}; the model's own policy by default, else confidence")
 ]
 StepsOption = Annotated[
-    str, typer.Option("--steps", help="budget of forward passes, or several separated by commas; 'all' for one position per step")
+    str, typer.Option("--steps", help="budget of forward passes, or several, comma-separated; 'all' for one position per step")
 ]
 CountOption = Annotated[
     str, typer.Option("--count", help="count rule of the samplers that name none: {count_rules}; linear, two_phase with undo")
 ]
-NoiseOption = Annotated[str, typer.Option("--noise", help="scale of Gumbel noise on the scores, or several separated by commas")]
+NoiseOption = Annotated[str, typer.Option("--noise", help="scale of Gumbel noise on the scores, or several, comma-separated")]
 BatchSizeOption = Annotated[int, typer.Option("--batch-size", min=1, help="sequences decoded together; no effect on results")]
 JudgeOption = Annotated[list[str] | None, typer.Option("--judge", help="outside model that rates the samples: {judges}")]
 JsonOption = Annotated[Path | None, typer.Option("--json", help="write the results (.json; evaluate also .parquet)")]

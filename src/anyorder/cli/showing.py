@@ -41,8 +41,8 @@ def plot(
     steps: Annotated[int | None, typer.Option(min=1, help="of this budget only")] = None,
     title: Annotated[str, typer.Option(help="of accuracy and pareto")] = "",
 ) -> None:
-    """Draw a plot for a paper from saved results: accuracy against forward passes, Pareto front, calibration of the scores, map of
-    the order (mean step per cell), training curves."""
+    """Draw a plot for a paper from saved results: accuracy against forward passes, Pareto front, calibration of the scores, map
+    of the order (mean step per cell), training curves."""
     from anyorder.cli.options import names
     from anyorder.evaluation.saved import report_of
     from anyorder.report import plots

@@ -63,7 +63,9 @@ def train(
 @command()
 def reproduce(
     target: Annotated[str, typer.Argument(help="{targets}; or 'all' of the scale")],
-    scale: Annotated[str, typer.Option(help="small: two cores, within the hour; paper: the 6M GPT-2 or DPLM, one GPU")] = "small",
+    scale: Annotated[
+        str, typer.Option(help="small: two cores, within the hour; paper: the 6M GPT-2 or DPLM, one GPU")
+    ] = "small",
     out: Annotated[
         Path | None, typer.Option("--out", help="folder shared by all targets; runs/reproduce/SCALE by default")
     ] = None,
@@ -99,7 +101,9 @@ def fit(
     updates: Annotated[int, typer.Option(min=1, help="optimizer updates of the fit")] = 300,
     train_batch_size: Annotated[int, typer.Option(min=1, help="sequences per update")] = 32,
     batch_size: BatchSizeOption = 256,
-    hide: Annotated[float, typer.Option(min=0.01, max=1, help="share of the symbols hidden in the in-filling comparison")] = 0.5,
+    hide: Annotated[
+        float, typer.Option(min=0.01, max=1, help="share of the symbols hidden in the in-filling comparison")
+    ] = 0.5,
     samples: Annotated[int, typer.Option(min=0, help="unconditional samples per order")] = 50,
     architecture: Annotated[str, typer.Option(help="of the policy: {policies}; the default of fit_order if not given")] = "",
     seed: SeedOption = 0,

@@ -42,10 +42,11 @@ class WrappedDenoiser(nn.Module):
     """Make a denoiser of any module that maps tokens (B, L) to logits.
 
     The module may return logits (B, L, V), a tuple (logits, hidden), or an output with `.logits` and, if it has them,
-    `.hidden_states` or `.last_hidden_state`. Without hidden states the logits take their place. The mask token is never predicted.
+    `.hidden_states` or `.last_hidden_state`. Without hidden states the logits take their place. The mask token is never
+    predicted.
 
-    A batch with padding is passed as `module(tokens, attention_mask)`, with the padding moved behind the text, so that it may be
-    on either side. A module whose `forward` takes no attention mask sees the sequences of each length alone.
+    A batch with padding is passed as `module(tokens, attention_mask)`, with the padding moved behind the text, so that it may
+    be on either side. A module whose `forward` takes no attention mask sees the sequences of each length alone.
 
     Args:
         module: the model.
@@ -134,6 +135,12 @@ def _takes_attention_mask(module: nn.Module) -> bool:
 def default_device() -> str:
     """The GPU where there is one."""
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def device_of(denoiser: object, fallback: torch.device | str = "cpu") -> torch.device:
+    """The device of a denoiser's weights; `fallback` if it has none."""
+    weights = next(iter(denoiser.parameters()), None) if isinstance(denoiser, nn.Module) else None
+    return torch.device(fallback) if weights is None else weights.device
 
 
 def attention_of(denoiser: object, tokens: Tensor) -> Tensor | None:

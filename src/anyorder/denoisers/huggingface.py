@@ -4,8 +4,8 @@ masked diffusion models that come with their own code (LLaDA, Dream).
 The output layer over a large vocabulary is most of the cost of a forward pass, and only masked positions need it. So its input
 is reduced to the chosen positions; this works for every model whose output layer is a module.
 
-Models count positions in different ways (from 0, from the padding's id, relative to one another), and some take no position ids.
-So padding is moved to the right end before the model sees it, where it disturbs no way of counting.
+Models count positions in different ways (from 0, from the padding's id, relative to one another), and some take no position
+ids. So padding is moved to the right end before the model sees it, where it disturbs no way of counting.
 """
 
 import warnings

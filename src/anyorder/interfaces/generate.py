@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from anyorder.decoding.counts import CountRule, Deadline, Fixed, Linear, Threshold
 from anyorder.decoding.loop import Callback, decode
 from anyorder.decoding.sampler import Sampler
-from anyorder.denoisers.base import Denoiser, attention_of
+from anyorder.denoisers.base import Denoiser, attention_of, device_of
 from anyorder.errors import BadInput
 from anyorder.interfaces.arguments import as_denoiser, find_order, token_rule, with_new_tokens
 from anyorder.orders.base import Order
@@ -76,7 +76,7 @@ def generate(
         tokens, attention_mask = collate(
             _rows(tokens, lengths), pad_token_id=int(tokens.new_tensor(_pad(denoiser))), side="left"
         )
-    device = next(denoiser.parameters()).device if isinstance(denoiser, nn.Module) else tokens.device
+    device = device_of(denoiser, tokens.device)
     home, tokens = tokens.device, tokens.to(device)
     attention_mask = None if attention_mask is None else attention_mask.to(device)
     tokens, attention_mask = with_new_tokens(tokens, attention_mask, max_new_tokens or 0, denoiser.mask_token_id)

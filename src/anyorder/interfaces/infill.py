@@ -6,6 +6,7 @@ from typing import Any
 
 from anyorder.decoding.loop import decode
 from anyorder.decoding.sampler import Sampler
+from anyorder.denoisers.base import device_of
 from anyorder.errors import BadInput
 from anyorder.interfaces.generate import collate
 from anyorder.tasks import Sequences
@@ -53,7 +54,7 @@ def infill(
         sampler = Sampler.from_pretrained(sampler, denoiser) if Path(sampler).is_dir() else Sampler.parse(str(sampler))
     sampler = sampler if steps is None else sampler.replace(steps=steps)
     tokens = [problem.tokens[0] for problem in problems]
-    device = next(denoiser.parameters()).device
+    device = device_of(denoiser)
     filled: list[str] = []
     for first in range(0, len(tokens), batch_size):
         batch, mask = collate(tokens[first : first + batch_size], task.pad_token_id)

@@ -8,7 +8,7 @@ import numpy as np
 from anyorder.decoding.sampler import Sampler
 from anyorder.evaluation.batches import decode_in_batches
 from anyorder.evaluation.comparison import environment
-from anyorder.evaluation.curves import parse_curves
+from anyorder.evaluation.curves import as_curves
 from anyorder.evaluation.operating_points import Measured, fronts_of, grids_of, lines_of, measured
 from anyorder.evaluation.tables import markdown_grids, markdown_table
 from anyorder.reproduce.outcome import Cells, Outcome, Solved, Target
@@ -76,8 +76,8 @@ def _start_of(model: str) -> str:
 
 def _rule_points(s: Setting) -> list[tuple[str, str, int]]:
     """(curve, order, steps) of what needs no training here."""
-    curves = parse_curves([*BY_RULE, *BY_SUPERVISION], load_denoiser(s.denoiser), s.steps)
-    return [(curve.name, point.spec, point.steps or s.steps) for curve in curves for point in curve.points]
+    curves = as_curves([*BY_RULE, *BY_SUPERVISION], load_denoiser(s.denoiser), s.steps)
+    return [(curve.name, point.label, point.steps or s.steps) for curve in curves for point in curve.points]
 
 
 def _needs(settings: list[Setting], seeds: list[int]) -> list[Decoding]:
@@ -96,8 +96,9 @@ def _layout(settings: list[Setting], seeds: list[int], solved: Solved, folder: P
     for s in settings:
 
         def point(curve: str, label: str, model: str, order: str, steps: int, s: Setting = s) -> Measured:
-            right, share, forwards = cells.of(s, model, order, steps=steps)[0]
-            return measured(curve, label, steps, None, right.astype(bool), share, forwards.astype(int))
+            right, share, nfe = cells.of(s, model, order, steps=steps)[0]
+            kind = "learned" if order.startswith("policy") else "heuristic"
+            return measured(curve, label, kind, steps, None, right.astype(bool), share, nfe.astype(int))
 
         points = [point(curve, order, "frozen", order, steps) for curve, order, steps in _rule_points(s)]
         for seed in seeds:
