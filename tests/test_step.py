@@ -50,14 +50,15 @@ def same(one: Decoded, other: Decoded) -> None:
 @torch.no_grad()
 def run(state: DecodeState, sampler: Sampler) -> Decoded:
     """Step until every row is complete or its own budget is spent."""
-    count, done = len(state), []
+    rows, done = [], []
     while len(state):
         state, output = step(state, predict(HashDenoiser(VOCAB), state, sampler), sampler)
         review = sampler.remasker.reviews & ~output.before.finished & (state.step < state.steps - 1)
         over = state.finished & ~review
-        done.append(state.rows(over))
+        rows.append(state.row[over])
+        done.append(Decoded.of(state, over))
         state = state.rows(~over)
-    return Decoded.of(done, count)
+    return Decoded.join(done)[torch.cat(rows).argsort()]
 
 
 def test_every_registered_part_is_tried() -> None:

@@ -61,14 +61,16 @@ def remember(state: DecodeState, prediction: Prediction, memories: tuple[Memory,
     if not memories:
         return state
     first = state.step == 0
+    some_first = bool(first.any())
+    all_first = some_first and bool(first.all())
     kept = {}
     for memory in memories:
         old = state.memory.get(memory)
-        if old is None or bool(first.all()):
+        if old is None or all_first:
             kept[memory] = memory.init(state, prediction)
             continue
         new = memory.update(old, state, prediction)
-        if bool(first.any()):
+        if some_first:
             fresh = memory.init(state, prediction)
             new = tuple(torch.where(first.view(-1, *[1] * (n.ndim - 1)), f, n) for f, n in zip(fresh, new, strict=True))
         kept[memory] = new

@@ -151,8 +151,9 @@ class DecodeState:
 
     def rows(self, index: Tensor) -> "DecodeState":
         """Some of the sequences, by bool (B,) or int64 index."""
-        return self.replace(**{name: value[index] for name, value in self.tensors().items()},
-                            memory={part: tuple(v[index] for v in values) for part, values in self.memory.items()})  # fmt: skip
+        index = index.nonzero()[:, 0] if index.dtype == torch.bool else index
+        memory = {part: tuple(v.index_select(0, index) for v in values) for part, values in self.memory.items()}
+        return self.replace(**{name: v.index_select(0, index) for name, v in self.tensors().items()}, memory=memory)
 
     def where(self, rows: Tensor, other: "DecodeState") -> "DecodeState":
         """The sequences of `other` where `rows` (B,) is True and of this state elsewhere. Memories stay: a part starts its

@@ -50,19 +50,20 @@ def decode(
     mask = attention_of(denoiser, tokens) if attention_mask is None else attention_mask
     state = init(tokens, denoiser.mask_token_id, steps=sampler.steps, seeds=seeds, attention_mask=mask, x0=x0)
     if not state.masked.any() and len(state):
-        warnings.warn(
-            f"nothing to decode: no token is the mask ({denoiser.mask_token_id}); the tokens are returned", stacklevel=3
-        )
-    done = [state.rows(state.finished)]
-    state = state.rows(~state.finished)
+        message = f"nothing to decode: no token is the mask ({denoiser.mask_token_id}); the tokens are returned"
+        warnings.warn(message, stacklevel=3)
+    rows, done = [state.row[state.finished]], [Decoded.of(state, state.finished)]
+    if state.finished.any():
+        state = state.rows(~state.finished)
     while len(state):
         state, output = step(state, predict(denoiser, state, sampler), sampler)
         for callback in callbacks:
             callback(output)
-        # a sequence that was just completed is predicted once more if the remasker reviews it and two steps remain
-        review = sampler.remasker.reviews & ~output.before.finished & (state.step < state.steps - 1)
-        over = state.finished & ~review
+        over = state.finished
+        if sampler.remasker.reviews:  # predict a sequence that was just completed once more if two steps remain
+            over = over & (output.before.finished | (state.step >= state.steps - 1))
         if over.any():
-            done.append(state.rows(over))
+            rows.append(state.row[over])
+            done.append(Decoded.of(state, over))
             state = state.rows(~over)
-    return Decoded.of(done, len(tokens))
+    return Decoded.join(done)[torch.cat(rows).argsort()]

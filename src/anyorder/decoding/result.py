@@ -35,11 +35,10 @@ class Decoded:
     order_log_probs: Tensor
 
     @classmethod
-    def of(cls, states: list[DecodeState], count: int) -> "Decoded":
-        """The result of `count` sequences from their final states, in the order of `DecodeState.row`."""
-        back = torch.cat([state.row for state in states]).argsort()
-        assert len(back) == count
-        return cls(**{name: torch.cat([getattr(state, name) for state in states])[back] for name in _names()})
+    def of(cls, state: DecodeState, finished: Tensor) -> "Decoded":
+        """The sequences of a state where `finished` bool (B,) is True."""
+        index = finished.nonzero()[:, 0]
+        return cls(**{name: getattr(state, name).index_select(0, index) for name in _names()})
 
     def widen(self, length: int, pad: int) -> "Decoded":
         """The same with padding behind, up to `length` columns."""

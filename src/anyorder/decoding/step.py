@@ -9,8 +9,8 @@ from anyorder import noise
 from anyorder.decoding.counts import open_block
 from anyorder.decoding.sampler import Sampler
 from anyorder.denoisers.base import Denoiser
-from anyorder.errors import BadInput
 from anyorder.memory import remember
+from anyorder.orders.base import checked_scores
 from anyorder.prediction import Prediction, forbid
 from anyorder.state import DecodeState
 
@@ -77,23 +77,28 @@ def step(state: DecodeState, prediction: Prediction, sampler: Sampler) -> tuple[
     if sampler.block_length is not None:
         state = state.replace(open=open_block(state, sampler.block_length) & state.masked)
     state = remember(state, prediction, sampler.memories)
-    prediction = prediction.with_candidates(*sampler.token(state, prediction))  # what
+    candidates, log_probs = sampler.token(state, prediction)  # what
+    prediction = prediction.with_candidates(candidates, log_probs)
     scores = _scores(state, prediction, sampler)  # where
     noisy = (scores + sampler.noise * state.gumbel(_ORDER_NOISE)).float() if sampler.noise else scores
 
-    last = (state.step == state.steps - 1)[:, None]
-    remasked = sampler.remasker.remask(state, prediction) & ~last  # what to remask
-    selected = prediction.predicted & last
-    if not last.all():  # how many
-        selected |= sampler.count_rule(noisy, state, prediction, remasked.sum(dim=1)) & prediction.predicted & ~last
+    last = state.step == state.steps - 1
+    some_last = bool(last.any())
+    remasked = sampler.remasker.remask(state, prediction)  # what to remask
+    if some_last:
+        remasked = remasked & ~last[:, None]
+    count = remasked.sum(dim=1)
+    selected = prediction.predicted
+    if not (some_last and bool(last.all())):  # how many
+        selected = sampler.count_rule(noisy, state, prediction, count) & prediction.predicted
+        if some_last:
+            selected = torch.where(last[:, None], prediction.predicted, selected)
     rejected = sampler.remasker.reject(state, prediction, remasked)
 
-    assert prediction.candidates is not None
-    assert prediction.candidate_log_probs is not None
-    filled = state.tokens.masked_scatter(prediction.predicted, prediction.candidates)
+    filled = state.tokens.masked_scatter(prediction.predicted, candidates)
     masked = (prediction.predicted & ~selected) | remasked
     new = selected & (filled != state.tokens)
-    log_probs = prediction.scatter(prediction.candidate_log_probs, 0.0).float()
+    log_probs = prediction.scatter(log_probs, 0.0).float()
     order_log_probs = state.order_log_probs
     if sampler.noise:
         order_log_probs = torch.where(new, _order_log_probs(scores, noisy, selected, sampler.noise).float(), order_log_probs)
@@ -107,21 +112,14 @@ def step(state: DecodeState, prediction: Prediction, sampler: Sampler) -> tuple[
         order_log_probs=order_log_probs,
         rejected=torch.where(rejected, state.tokens, state.rejected.masked_fill(selected, -1)),
         nfe=state.nfe + 1,
-        remasked=state.remasked + remasked.sum(dim=1),
+        remasked=state.remasked + count,
     )
     return after, StepOutput(state, after, prediction, scores, selected, remasked)
 
 
 def _scores(state: DecodeState, prediction: Prediction, sampler: Sampler) -> Tensor:
     """The order's scores (B, L), -inf at positions that are not open."""
-    scores = sampler.order(state, prediction)
-    if not isinstance(scores, Tensor) or not scores.is_floating_point():
-        given = scores.dtype if isinstance(scores, Tensor) else type(scores).__name__
-        raise BadInput(f"the order returned {given}; scores must be a float tensor")
-    if scores.shape != state.tokens.shape:
-        raise BadInput(f"the order returned scores of shape {tuple(scores.shape)}; they must be {tuple(state.tokens.shape)}")
-    if bool(scores.isnan().any()):
-        raise BadInput("the order returned NaN scores: look for a logarithm of 0 or a difference of infinities in it")
+    scores = checked_scores(sampler.order(state, prediction), state)
     return scores.masked_fill(~(prediction.predicted if state.open is None else state.open), -torch.inf)
 
 

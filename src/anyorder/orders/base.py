@@ -1,11 +1,13 @@
 """What an order is."""
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torch import Tensor
 
+from anyorder.errors import BadInput
 from anyorder.prediction import Prediction
 from anyorder.state import DecodeState
 
@@ -50,3 +52,19 @@ class Unbound(ABC):
     def stands_for(self, part: Any) -> bool:
         """Whether a part may be what `bind` gave, so that text need not mention it."""
         return False
+
+
+def checked_scores(scores: Any, state: DecodeState) -> Tensor:
+    """What an order returned, float (B, L).
+
+    Raises:
+        BadInput: it is no float tensor, of another shape than the tokens, or NaN somewhere.
+    """
+    if not isinstance(scores, Tensor) or not scores.is_floating_point():
+        given = scores.dtype if isinstance(scores, Tensor) else type(scores).__name__
+        raise BadInput(f"the order returned {given}; scores must be a float tensor")
+    if scores.shape != state.tokens.shape:
+        raise BadInput(f"the order returned scores of shape {tuple(scores.shape)}; they must be {tuple(state.tokens.shape)}")
+    if scores.numel() and math.isnan(scores.max().item()):
+        raise BadInput("the order returned NaN scores: look for a logarithm of 0 or a difference of infinities in it")
+    return scores
