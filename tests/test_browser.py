@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from anyorder.decoding.counts import Fixed
-from anyorder.decoding.loop import Decoder, decode
-from anyorder.decoding.remaskers import QualityUndo
+from anyorder.decoding.loop import decode
+from anyorder.decoding.remaskers import CriticUndo
+from anyorder.decoding.sampler import Sampler
 from anyorder.evaluation.trajectories import Trajectories, Watch, states_of
 from anyorder.orders import heuristics
 from anyorder.report.page import build_page
@@ -36,10 +37,9 @@ def trajectories(count: int = 8) -> Trajectories:
         (f"policy{EVIL}", heuristics.entropy, True),
         ("random", heuristics.random, False),
     ):
-        decoder = watch.over(
-            Decoder(order, Fixed(3), remasker=QualityUndo(Doubt()), steps=9) if undo else Decoder(order, steps=5), 0
-        )
-        watch.note(name, decoder, decode(HashDenoiser(5), instances.tokens, decoder))
+        undoing = Sampler(order, Fixed(3), remasker=CriticUndo(critic=Doubt()), steps=9)
+        sampler = undoing if undo else Sampler(order, steps=5)
+        watch.note(name, sampler, decode(HashDenoiser(5), instances.tokens, sampler, on_step=watch.record(0)))
     found = watch.trajectories()
     assert instances.x0 is not None
     for problem, decoded in zip(found.problems[::2], found.runs[0].decodes[::2], strict=True):
@@ -179,14 +179,14 @@ def test_what_was_taken_back_is_shown(page: Any) -> None:
     soon(page.locator("#problems button[aria-current=true]")).to_have_count(1)  # unpacked and drawn
     column = page.locator(".column").nth(1)
     moves = [decoded.steps for decoded in found.runs[1].decodes]
-    number, step = next((n, t) for n, steps in enumerate(moves) for t, each in enumerate(steps, start=1) if each.back)
+    number, step = next((n, t) for n, steps in enumerate(moves) for t, each in enumerate(steps, start=1) if each.remasked)
     page.locator("#problems button").nth(number).click()
     page.locator("#step").focus()
     for _ in range(step):
         page.keyboard.press(".")
-    back = found.runs[1].decodes[number].steps[step - 1].back
+    back = found.runs[1].decodes[number].steps[step - 1].remasked
     assert column.locator(".cell.taken").count() == len(back)
-    assert f"{len(back)} taken back" in column.locator(".status").inner_text()
+    assert f"{len(back)} remasked" in column.locator(".status").inner_text()
 
 
 def test_a_cell_tells_what_was_proposed_and_arrows_move_on_a_board(page: Any) -> None:
@@ -220,7 +220,7 @@ def test_markup_in_names_and_tokens_is_text(page: Any) -> None:
 
 def test_both_schemes_and_the_switch(page: Any) -> None:
     def paper() -> str:
-        colour: str = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        colour: str = page.evaluate("getComputedStyle(document.body).remaskedgroundColor")
         return colour
 
     page.emulate_media(color_scheme="light")
@@ -271,6 +271,6 @@ def test_a_page_of_results_alone_has_nothing_to_watch(browser: Any, tmp_path: Pa
 
 def test_the_seeds_of_this_file_are_not_empty() -> None:
     found = trajectories()
-    assert any(step.back for decoded in found.runs[1].decodes for step in decoded.steps)
+    assert any(step.remasked for decoded in found.runs[1].decodes for step in decoded.steps)
     assert len({decoded.correct for decoded in found.runs[0].decodes}) == 2
     assert torch.tensor(found.problems[0].tokens).eq(0).sum() == 7

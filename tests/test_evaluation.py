@@ -7,43 +7,43 @@ import numpy as np
 import pytest
 import torch
 
-from anyorder.decoding.actions import Bernoulli, DynamicPlackettLuce, PlackettLuce
-from anyorder.decoding.blocks import EvenBlocks, InBlocks
-from anyorder.decoding.counts import KLASS, Linear, Threshold
-from anyorder.decoding.loop import Decoder, decode
+from anyorder.decoding.loop import decode
+from anyorder.decoding.sampler import Sampler
 from anyorder.decoding.tokens import Sample
 from anyorder.denoisers.transformer import Transformer
 from anyorder.errors import BadInput
+from anyorder.evaluation.batches import decode_in_batches
 from anyorder.evaluation.calibration import calibration, path_calibration
-from anyorder.evaluation.evaluate import Report, decode_in_batches, evaluate, order_diversity
-from anyorder.evaluation.headroom import measure, verdict
-from anyorder.evaluation.orders import make_decoder, parse_count_rule
-from anyorder.evaluation.statistics import mcnemar, oracle_gap_closed, paired_interval, wilson
-from anyorder.evaluation.tables import markdown, rich_tables
+from anyorder.evaluation.comparison import evaluate, order_diversity
+from anyorder.evaluation.headroom_check import headroom, recommendation
+from anyorder.evaluation.results import Report
+from anyorder.evaluation.samplers import as_samplers, default_samplers, kind_of
+from anyorder.evaluation.statistics import mcnemar, mean_interval, oracle_gap_closed, paired_interval, share_interval, wilson
+from anyorder.evaluation.tables import grids_of, markdown, rich_tables
 from anyorder.orders.heuristics import confidence
-from anyorder.orders.policies import LearnedOrder, Policy
+from anyorder.orders.learned import Critic, LearnedOrder
+from anyorder.prediction import Prediction
+from anyorder.registry import ORDERS, POLICIES
 from anyorder.report.plots import accuracy_against_steps
+from anyorder.state import DecodeState
 from anyorder.tasks import make_task
 from anyorder.tasks.sudoku import Sudoku
 from conftest import HashDenoiser
 
 
-def no_policy(name: str) -> LearnedOrder:
-    raise AssertionError(name)
-
-
-def toy_policy(name: str) -> LearnedOrder:
+def toy_policy() -> LearnedOrder:
     torch.manual_seed(0)
-    return LearnedOrder(Policy("mlp", hidden_size=4, vocab_size=5, judges=True).eval())
+    network = POLICIES["mlp"](hidden_size=4, vocab_size=5, scores_committed=True).eval()
+    return LearnedOrder(network, Critic(network))
 
 
 @pytest.fixture(scope="module")
 def report() -> Report:
     task = Sudoku(2)
-    orders = ["random", "confidence", "policy", "policy+undo", "confidence+repredict", "oracle"]
-    return evaluate(
-        HashDenoiser(5), task, task.generate(30, 0, givens=12), orders, [2, 4], noise=[0.0, 0.5], load_policy=toy_policy, seed=3
-    )
+    samplers = {name: name for name in ("random", "confidence", "confidence+repredict", "oracle")}
+    policies = {"policy": toy_policy(), "policy+undo": Sampler(toy_policy(), remasker="undo")}
+    problems = task.generate(30, 0, givens=12)
+    return evaluate(HashDenoiser(5), task, problems, {**samplers, **policies}, [2, 4], noise=[0.0, 0.5], seed=3)
 
 
 def test_wilson_interval_matches_the_textbook() -> None:
@@ -75,13 +75,13 @@ def test_a_report_has_every_cell_and_the_promised_fields(report: Report, tmp_pat
     report.save(tmp_path / "r.json")
     values = json.loads((tmp_path / "r.json").read_text())
     assert len(values["results"]) == 6 * 2 * 2
-    needed = {"order", "steps", "noise", "instances", "instance_accuracy", "cell_accuracy", "ci95", "forwards", "seconds"}
+    needed = {"order", "steps", "noise", "instances", "instance_accuracy", "cell_accuracy", "ci95", "nfe", "seconds"}
     assert needed <= values["results"][0].keys()
     assert {"order", "against", "steps", "difference", "p_value", "oracle_gap_closed"} <= values["comparisons"][0].keys()
     assert {"versions", "seed"} <= values["meta"].keys()
     for result in values["results"]:
         assert result["ci95"][0] <= result["instance_accuracy"] <= result["ci95"][1]
-        assert result["forwards"] <= result["steps"]
+        assert result["nfe"] <= result["steps"]
         assert result["noise"] > 0 or result["order_diversity"] == pytest.approx(0.0)
         assert result["noise"] == 0 or result["order_diversity"] > 0 or result["order"] not in ("random", "confidence")
 
@@ -98,9 +98,7 @@ def test_results_do_not_depend_on_the_batch_size() -> None:
     task = Sudoku(2)
     instances = task.generate(9, 0, givens=12)
     outcomes = [
-        evaluate(
-            HashDenoiser(5), task, instances, ["random"], [3], noise=[0.5], load_policy=no_policy, batch_size=size
-        ).results[0]
+        evaluate(HashDenoiser(5), task, instances, ["random"], [3], noise=[0.5], batch_size=size).results[0]
         for size in (1, 4, 9)
     ]
     assert all((o.correct == outcomes[0].correct).all() for o in outcomes)
@@ -125,97 +123,82 @@ def test_parquet(report: Report, tmp_path: Path) -> None:
 def test_an_oracle_without_solutions_is_refused() -> None:
     task = Sudoku(2)
     puzzle = task.parse("1000000000000000")
-    with pytest.raises(BadInput, match="leave the oracle out"):
-        evaluate(HashDenoiser(5), task, puzzle, ["oracle"], [2], load_policy=no_policy)
-    with pytest.raises(BadInput, match="not among the orders"):
-        evaluate(HashDenoiser(5), task, puzzle, ["random"], [2], load_policy=no_policy, against="margin")
+    with pytest.raises(BadInput, match="oracle and reads the solutions"):
+        evaluate(HashDenoiser(5), task, puzzle, ["oracle"], [2])
+    with pytest.raises(BadInput, match="not among the samplers"):
+        evaluate(HashDenoiser(5), task, puzzle, ["random"], [2], against="margin")
 
 
-@pytest.mark.parametrize(
-    ("spec", "message"),
-    [("best", "use one of random"), ("confidence+magic", "'\\+repredict' or '\\+undo'"), ("random+undo+undo", "nothing")],
-)
-def test_unknown_orders_list_the_known_ones(spec: str, message: str) -> None:
-    with pytest.raises(BadInput, match=message):
-        make_decoder(spec, 3, 0.0, no_policy)
+def outside_in(state: DecodeState, prediction: Prediction) -> torch.Tensor:
+    """An order that nobody registered."""
+    middle = (state.tokens.shape[1] - 1) / 2
+    return (state.index - middle).abs().float()
 
 
-def test_an_order_can_have_a_count_rule_of_its_own() -> None:
-    decoder = make_decoder("confidence@threshold:0.8", 3, 0.0, no_policy)
-    assert decoder.count == parse_count_rule("threshold:0.8")
-    assert make_decoder("confidence", 3, 0.0, no_policy).count == parse_count_rule("linear")
-    assert make_decoder("policy+undo", 3, 0.0, toy_policy).count == parse_count_rule("second_look")
-
-
-def test_an_order_can_be_held_to_blocks() -> None:
-    decoder = make_decoder("confidence@blocks:4", 3, 0.0, no_policy)
-    assert decoder.order == InBlocks(confidence, 4)
-    assert decoder.count == EvenBlocks(4)
-    for spec in ("confidence@blocks:4@entropy_bound:0.2", "confidence@entropy_bound:0.2@blocks:4"):
-        assert make_decoder(spec, 3, 0.0, no_policy).count == parse_count_rule("entropy_bound:0.2")
-    for spec, message in {
-        "confidence@blocks": "blocks:32",
-        "confidence@blocks:0": "blocks:32",
-        "confidence@blocks:4@cosine": "use linear, fixed, threshold",
-        "confidence+repredict@blocks:4": "nothing is undone in blocks",
-        "confidence@blocks:4@blocks:2": "once",
-        "confidence@fixed:1@fixed:2": "one count rule",
-    }.items():
-        with pytest.raises(BadInput, match=message):
-            make_decoder(spec, 3, 0.0, no_policy)
-
-
-def test_count_rules_by_name() -> None:
-    assert parse_count_rule("threshold:0.8") == type(parse_count_rule("threshold"))(0.8)
-    with pytest.raises(BadInput, match="use one of linear"):
-        parse_count_rule("all-at-once")
-    for text, message in (("linear:3", "takes no number"), ("fixed:0", "at least one position")):
-        with pytest.raises(BadInput, match=message):
-            parse_count_rule(text)
-    with pytest.raises(BadInput, match="is not a number"):
-        parse_count_rule("threshold:high")
-
-
-@pytest.mark.parametrize(
-    ("text", "rule"),
-    [
-        ("klass", KLASS()), ("klass:0.6:0.015", KLASS(0.6, 0.015)), ("klass:0.6:0.015:3:2", KLASS(0.6, 0.015, 3, 2)),
-        ("score_threshold:0.7", Threshold(0.7, by="score")), ("bernoulli:0.5", Bernoulli(0.5)), ("bernoulli:0", Bernoulli(0.0)),
-        ("dynamic_plackett_luce", DynamicPlackettLuce()), ("plackett_luce:2", PlackettLuce(2.0, Linear())),
-    ],
-)  # fmt: skip
-def test_rules_with_several_numbers_and_rules_that_draw(text: str, rule: object) -> None:
-    assert make_decoder(f"policy@{text}", 3, 0.0, toy_policy).count == rule
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("klass:1:2:3:4:5", "klass takes 4 numbers at most"), ("threshold:0.5:0.6", "takes one number"),
-        ("bernoulli:-1", "cannot be negative"), ("dynamic_plackett_luce:0", "must be above 0"),
-        ("bernoulli:hot", "not a number"),
-        ("klass:0.9:0.01:0", "must be at least 1"), ("coin", "use one of linear.*bernoulli"),
-    ],
-)  # fmt: skip
-def test_rules_that_cannot_be_are_refused(text: str, message: str) -> None:
-    with pytest.raises(BadInput, match=message):
-        parse_count_rule(text)
-
-
-def test_rules_that_draw_are_held_to_blocks() -> None:
-    assert make_decoder("policy@bernoulli:0.5@blocks:4", 3, 0.0, toy_policy).count == Bernoulli(0.5)
-    assert make_decoder("policy@plackett_luce:2@blocks:4", 3, 0.0, toy_policy).count == PlackettLuce(2.0, EvenBlocks(4))
-
-
-def test_temperature_zero_is_the_mode_and_a_threshold_on_the_score_at_one_half_the_same() -> None:
-    """The knobs at test time of arXiv 2512.09106."""
+def test_an_own_function_is_compared_under_its_name() -> None:
     task = Sudoku(2)
-    problems = task.generate(20, 0, givens=8)
-    mode, half = (
-        decode(HashDenoiser(5), problems.tokens, make_decoder(f"policy@{rule}", 16, 0.0, toy_policy))
-        for rule in ("bernoulli:0", "score_threshold:0.5")
-    )
-    assert torch.equal(mode.commit_step, half.commit_step)
+    report = evaluate(HashDenoiser(5), task, task.generate(12, 0, givens=12), [outside_in, "random"], 3)
+    assert [(r.order, r.kind) for r in report.results] == [("outside_in", "other"), ("random", "heuristic")]
+    assert [(c.order, c.against) for c in report.comparisons] == [("outside_in", "random")]
+
+
+def test_a_mapping_gives_the_labels() -> None:
+    task = Sudoku(2)
+    samplers = {"mine": outside_in, "fast": Sampler("confidence", count="threshold:0.5"), "usual": "confidence"}
+    report = evaluate(HashDenoiser(5), task, task.generate(5, 0, givens=12), samplers, [3], against="usual")
+    assert [r.order for r in report.results] == ["mine", "fast", "usual"]
+    assert {c.against for c in report.comparisons} == {"usual"}
+
+
+def test_equal_labels_and_nothing_at_all_are_refused() -> None:
+    with pytest.raises(BadInput, match="two samplers are called 'confidence': pass a mapping"):
+        as_samplers(["confidence", confidence])
+    with pytest.raises(BadInput, match="nothing to compare"):
+        as_samplers([])
+    with pytest.raises(BadInput, match="use one of random"):
+        as_samplers(["best"])
+
+
+def test_an_order_of_another_package_is_no_baseline() -> None:
+    ORDERS.register("outside_in_test", default=True)(outside_in)
+    try:
+        assert kind_of(Sampler("outside_in_test")) == "other"
+        task = Sudoku(2)
+        assert "outside_in_test" in default_samplers(task, HashDenoiser(5), task.generate(2, 0))
+    finally:
+        del ORDERS._entries["outside_in_test"]
+    kinds = {text: kind_of(Sampler.parse(text)) for text in ("margin~0.1", "top_k:3", "margin+repredict", "gt_margin", "policy")}
+    assert list(kinds.values()) == ["heuristic", "heuristic", "other", "oracle", "learned"]
+
+
+def test_the_default_samplers_suit_task_and_problems() -> None:
+    task = Sudoku(2)
+    found = default_samplers(task, HashDenoiser(5), task.generate(2, 0))
+    assert {"random", "confidence", "oracle"} <= set(found) and not {"left_to_right", "policy", "gt_margin"} & set(found)
+    assert "oracle" not in default_samplers(task, HashDenoiser(5), task.parse("1000000000000000"))
+    assert "left_to_right" in default_samplers(make_task("protein"), HashDenoiser(5), task.generate(2, 0))
+
+
+def test_for_infilling_the_recovered_share_comes_first() -> None:
+    task = make_task("protein", length=12)
+    torch.manual_seed(0)
+    denoiser = Transformer(33, 32, task.length, 16, 1, ["everything"] * 2, pad_token_id=1).eval()
+    problems = task.encode(["ACDEFGH", "MKTAYIAK", "GGGGA"])  # type: ignore[attr-defined]
+    report = evaluate(denoiser, task, problems, ["confidence", "random"], 3)
+    header, rows = grids_of(report)[0][1:]
+    assert header[:5] == ["order", "cell accuracy", "95 % interval", task.correct_means, "NFE"]
+    for result, row in zip(report.results, rows, strict=True):
+        low, high = result.cell_ci95 or (-1, 2)
+        assert 0 <= low <= (result.cell_accuracy or 0) <= high <= 1
+        assert row[1] == f"{100 * (result.cell_accuracy or 0):.1f} %"
+    best, worse = sorted((r.cell_accuracy or 0 for r in report.results), reverse=True)
+    assert report.comparisons[0].difference == pytest.approx(worse - best)
+
+
+def test_intervals_of_shares_are_within_zero_and_one() -> None:
+    assert mean_interval(np.array([1.0, 1.0, 0.0]))[2] == 1.0
+    assert share_interval(np.array([0.9, 1.0, 1.0, 0.5])).high == 1.0
+    assert paired_interval(np.array([True, True, False]), np.array([False, False, False])).high == 1.0
 
 
 def test_order_diversity_by_hand() -> None:
@@ -236,9 +219,9 @@ def test_calibration_by_hand() -> None:
 
 def test_headroom_measures_all_orders_and_says_what_it_means() -> None:
     task = Sudoku(2)
-    found = measure(HashDenoiser(5), task, task.generate(10, 0, givens=12), 3)
+    found = headroom(HashDenoiser(5), task, task.generate(10, 0, givens=12), 3)
     assert {r.order for r in found.report.results} >= {"random", "confidence", "oracle", "gt_margin"}
-    assert "best heuristic" in verdict(found)
+    assert "best heuristic" in recommendation(found)
     every, first = path_calibration(HashDenoiser(5), task.generate(10, 0, givens=12), 3)
     assert every.count >= first.count > 0
 
@@ -249,9 +232,9 @@ def test_sequences_of_any_length_come_back_in_their_places(batch_size: int) -> N
     torch.manual_seed(0)
     denoiser = Transformer(33, 32, task.length, 16, 1, ["everything"] * 2, pad_token_id=1).eval()
     problems = task.encode(["AC_D_", "MKTAYIAK_", "____", "G__________W", "A_"])  # type: ignore[attr-defined]
-    decoder = Decoder(confidence, token=Sample(1.0), steps=4)
-    whole = decode(denoiser, problems.tokens, decoder, seeds=torch.arange(5) + 7 * 2**32)
-    found = decode_in_batches(denoiser, problems, decoder, seed=7, batch_size=batch_size, progress=None, name="")
-    for name in ("tokens", "commit_step", "forwards", "undone"):
-        assert torch.equal(getattr(found, name), getattr(whole, name)), name
-    assert torch.allclose(found.token_log_probs, whole.token_log_probs, atol=1e-5)
+    sampler = Sampler(confidence, token=Sample(1.0), steps=4)
+    expected = decode(denoiser, problems.tokens, sampler, seeds=torch.arange(5) + 7 * 2**32)
+    found = decode_in_batches(denoiser, problems, sampler, seed=7, batch_size=batch_size, progress=None, name="")
+    for name in ("tokens", "commit_step", "nfe", "remasked"):
+        assert torch.equal(getattr(found, name), getattr(expected, name)), name
+    assert torch.allclose(found.token_log_probs, expected.token_log_probs, atol=1e-5)

@@ -9,14 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from anyorder.decoding.counts import Fixed
-from anyorder.decoding.loop import Decoder, decode
+from anyorder.decoding.loop import decode
+from anyorder.decoding.sampler import Sampler
 from anyorder.decoding.tokens import Sample
 from anyorder.denoisers.base import DenoiserOutput, forbid_mask
 from anyorder.errors import BadInput
 from anyorder.evaluation.likelihood import Process, estimate_bound, exact_bound, log_likelihood
 from anyorder.losses import mdm_loss, token_cross_entropy
-from anyorder.orders.base import State
-from anyorder.orders.heuristics import HEURISTICS, confidence
+from anyorder.orders.heuristics import confidence
+from anyorder.prediction import Prediction
+from anyorder.registry import ORDERS
+from anyorder.state import DecodeState
 
 LENGTH, WORDS, MASK = 3, 2, 2
 EMPTY = torch.full((LENGTH,), MASK)
@@ -55,19 +58,19 @@ def perfect_denoiser() -> tuple[Table, Tensor]:
     return Table(logits), log_joint
 
 
-def proposal_confidence(state: State, z: Tensor) -> Tensor:
+def proposal_confidence(state: DecodeState, prediction: Prediction, z: Tensor) -> Tensor:
     """log-probability of the proposed token: the order of algorithms that rank their samples."""
-    log_probs = torch.log_softmax(state.logits.float(), dim=-1)
-    return state.scatter(log_probs.gather(1, z[state.masked][:, None])[:, 0])
+    log_probs = torch.log_softmax(prediction.logits.float(), dim=-1)
+    return prediction.scatter(log_probs.gather(1, z[state.masked][:, None])[:, 0])
 
 
-def leftmost(state: State) -> Tensor:
+def leftmost(state: DecodeState, prediction: Prediction) -> Tensor:
     return (-1000.0 * state.index).float().masked_fill(~state.masked, -torch.inf)
 
 
 PROCESSES: dict[str, Callable[[], Process]] = {
     "confidence": lambda: Process(arbitrary_denoiser(), confidence, 0.5),
-    "entropy": lambda: Process(arbitrary_denoiser(1), HEURISTICS["entropy"], 0.2),
+    "entropy": lambda: Process(arbitrary_denoiser(1), ORDERS["entropy"], 0.2),
     "sampled confidence": lambda: Process(arbitrary_denoiser(2), proposal_confidence, 0.7, looks_at_proposal=True),
 }
 
@@ -113,7 +116,7 @@ def test_the_exact_likelihood_by_hand_over_all_orders() -> None:
 @pytest.mark.parametrize("name", ["confidence", "random weights"])
 def test_a_perfect_denoiser_makes_the_bound_tight_whatever_the_order(name: str) -> None:
     denoiser, log_joint = perfect_denoiser()
-    order = confidence if name == "confidence" else (lambda state: state.scatter(state.logits[:, 0].float()))
+    order = confidence if name == "confidence" else (lambda state, prediction: prediction.scatter(prediction.logits[:, 0].float()))
     process = Process(denoiser, order, 0.3)
     for x0, expected in zip(ALL, log_joint.tolist(), strict=True):
         assert exact_bound(process, EMPTY, x0).total == pytest.approx(expected, abs=1e-5)
@@ -130,8 +133,8 @@ def test_a_deterministic_order_makes_the_bound_tight_whatever_the_denoiser() -> 
 def test_decoding_draws_sequences_with_the_exact_probabilities() -> None:
     process = PROCESSES["confidence"]()
     draws = 4000
-    decoder = Decoder(confidence, Fixed(1), Sample(temperature=1.0), noise=0.5)
-    decoded = decode(process.denoiser, EMPTY.expand(draws, -1), decoder, seeds=7)
+    sampler = Sampler(confidence, Fixed(1), Sample(temperature=1.0), noise=0.5)
+    decoded = decode(process.denoiser, EMPTY.expand(draws, -1), sampler, seeds=7)
     for x0 in ALL:
         share = float((decoded.tokens == x0).all(dim=1).double().mean())
         expected = math.exp(log_likelihood(process, EMPTY, x0))
@@ -176,7 +179,7 @@ def test_nothing_to_decode_is_certain() -> None:
 
 def test_forward_states_are_biased_unless_the_policy_is_uniform() -> None:
     denoiser = arbitrary_denoiser()
-    uniform = Process(denoiser, lambda state: state.scatter(torch.zeros(len(state.logits))))
+    uniform = Process(denoiser, lambda state, prediction: prediction.scatter(torch.zeros(len(prediction.logits))))
     estimate = estimate_bound(uniform, EMPTY, ALL[1], 4000, states="forward", seed=2)
     assert abs(estimate.total - exact_bound(uniform, EMPTY, ALL[1]).total) < 4 * estimate.standard_error
     sharp = Process(denoiser, confidence, 0.05)
@@ -187,7 +190,7 @@ def test_forward_states_are_biased_unless_the_policy_is_uniform() -> None:
 def test_the_uniform_bound_is_minus_l_mdm() -> None:
     """L_MDM with the linear schedule's 1/t over all t, integrated by hand over the number of masks: the same number."""
     denoiser, x0 = arbitrary_denoiser(), ALL[6]
-    uniform = Process(denoiser, lambda state: state.scatter(torch.zeros(len(state.logits))))
+    uniform = Process(denoiser, lambda state, prediction: prediction.scatter(torch.zeros(len(prediction.logits))))
     total = 0.0
     for hidden in range(1, LENGTH + 1):
         subsets = list(itertools.combinations(range(LENGTH), hidden))

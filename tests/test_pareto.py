@@ -8,29 +8,24 @@ import numpy as np
 import pytest
 import torch
 
-from anyorder.decoding.blocks import EvenBlocks, InBlocks
-from anyorder.decoding.counts import EntropyBound, Linear
-from anyorder.decoding.loop import Decoder, decode
+from anyorder.decoding.counts import EntropyBound, EvenBlocks
+from anyorder.decoding.loop import decode
+from anyorder.decoding.sampler import Sampler
 from anyorder.errors import BadInput
-from anyorder.evaluation.curves import VALUES, parse_curves
+from anyorder.evaluation.curves import as_curves
 from anyorder.evaluation.fronts import area, attained, hull, non_dominated
-from anyorder.evaluation.orders import make_decoder
-from anyorder.evaluation.pareto import Fronts, grids_of, lines_of, pareto
+from anyorder.evaluation.operating_points import Fronts, grids_of, lines_of, pareto
 from anyorder.orders.heuristics import confidence, entropy
-from anyorder.orders.policies import LearnedOrder, Policy
-from anyorder.orders.reward_policies import ConfidencePolicy
+from anyorder.orders.learned import LearnedOrder
+from anyorder.registry import COUNT_RULES, POLICIES
 from anyorder.tasks.sudoku import Sudoku
 from conftest import HashDenoiser
 from test_cli import refused, run
 
 
-def no_policy(name: str) -> LearnedOrder:
-    raise AssertionError(name)
-
-
 def points(*pairs: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
-    forwards, accuracy = zip(*pairs, strict=True)
-    return np.array(forwards, dtype=float), np.array(accuracy, dtype=float)
+    nfe, accuracy = zip(*pairs, strict=True)
+    return np.array(nfe, dtype=float), np.array(accuracy, dtype=float)
 
 
 def test_the_front_leaves_out_what_is_dominated() -> None:
@@ -52,7 +47,7 @@ def test_at_a_budget_the_mixture_is_attained_and_below_the_cheapest_point_its_sh
 
 
 def test_the_area_by_hand() -> None:
-    """Forwards 2 and 4, accuracies .5 and .9. From 1 to 2 y = x / 4, so the integral of y dx / x is .25; from 2 to 4
+    """NFE 2 and 4, accuracies .5 and .9. From 1 to 2 y = x / 4, so the integral of y dx / x is .25; from 2 to 4
     y = .1 + .2 x: .1 ln 2 + .4; from 4 to 8 y = .9: .9 ln 2. Over ln 8: (.65 + ln 2) / (3 ln 2)."""
     expected = (0.65 + math.log(2)) / (3 * math.log(2))
     assert area(*points((2, 0.5), (4, 0.9)), 1, 8) == pytest.approx(expected)
@@ -72,37 +67,50 @@ def test_a_better_front_has_a_larger_area() -> None:
 
 
 def test_curves_from_text() -> None:
-    found = {c.name: c for c in parse_curves(["confidence@threshold:0.5/0.9", "entropy@linear:3/all"], no_policy, 57)}
-    assert [p.spec for p in found["confidence@threshold"].points] == ["confidence@threshold:0.5", "confidence@threshold:0.9"]
-    assert [(p.spec, p.steps) for p in found["entropy@linear"].points] == [("entropy@linear", 3), ("entropy@linear", None)]
+    found = {c.name: c for c in as_curves(["confidence@threshold:0.5/0.9", "entropy@linear:3/all"], HashDenoiser(), 57)}
+    assert [p.label for p in found["confidence@threshold"].points] == ["confidence@threshold:0.5", "confidence@threshold:0.9"]
+    assert [(p.label, p.steps) for p in found["entropy@linear"].points] == [("entropy@linear", 3), ("entropy@linear", None)]
+
+
+def supervised() -> LearnedOrder:
+    return LearnedOrder(POLICIES["mlp"](hidden_size=4, vocab_size=5))
+
+
+def by_reward() -> LearnedOrder:
+    return LearnedOrder(POLICIES["confidence_transformer"](hidden_size=4, vocab_size=5))
 
 
 def test_an_order_without_a_rule_has_a_curve_for_each_that_suits_it() -> None:
-    supervised = LearnedOrder(Policy("mlp", hidden_size=4, vocab_size=5))
-    by_reward = LearnedOrder(ConfidencePolicy())
-
-    def names(order: str, policy: LearnedOrder = supervised) -> list[str]:
-        return [curve.name.partition("@")[2] for curve in parse_curves([order], lambda _: policy, 57)]
+    def names(order: object) -> list[str]:
+        return [curve.name.partition("@")[2] for curve in as_curves([order], HashDenoiser(), 57)]  # type: ignore[list-item]
 
     assert names("confidence") == ["linear", "threshold", "factor", "entropy_bound", "klass"]
-    assert names("policy") == ["linear", "score_threshold", "predicted_error"]
-    assert names("policy", by_reward) == ["linear", "score_threshold", "bernoulli"]
-    assert [c.name for c in parse_curves(["confidence+repredict"], no_policy, 57)] == ["confidence+repredict"]
+    assert set(names(supervised())) == {"linear", "score_threshold", "predicted_error"}
+    assert set(names(by_reward())) == {"linear", "score_threshold", "bernoulli"}
+    assert [c.name for c in as_curves(["confidence+repredict"], HashDenoiser(), 57)] == ["confidence+repredict"]
+
+
+def test_orders_and_samplers_make_curves_under_their_labels() -> None:
+    samplers = {"mine": confidence, "careful": Sampler("entropy", steps=9), "slow": Sampler("margin")}
+    found = {curve.name: curve for curve in as_curves(samplers, HashDenoiser(), 10)}
+    assert {"mine@linear", "mine@threshold", "careful", "slow"} <= set(found)
+    assert [p.steps for p in found["careful"].points] == [9] and len(found["slow"].points) > 4
+    with pytest.raises(BadInput, match="two curves are called 'margin'"):
+        as_curves([Sampler("margin", steps=3), Sampler("margin", steps=4)], HashDenoiser(), 10)
 
 
 @pytest.mark.parametrize("longest", [10, 57, 162])
-def test_every_default_curve_has_at_least_five_operating_points_that_can_be_made(longest: int) -> None:
-    policy = LearnedOrder(ConfidencePolicy())
-    for curve in parse_curves(["confidence", *(f"policy@{rule}" for rule in VALUES)], lambda _: policy, longest):
-        assert len(curve.points) >= 5
-        for point in curve.points:
-            make_decoder(point.spec, point.steps or longest, 0.0, lambda _: policy)
+def test_every_default_curve_has_at_least_five_operating_points(longest: int) -> None:
+    rules = [e.name for e in COUNT_RULES.entries() if e.facts.get("curve_for") or any(a.values for a in e.arguments)]
+    assert len(rules) >= 8
+    for curve in as_curves([f"confidence@{rule}" for rule in rules], HashDenoiser(), longest):
+        assert len(curve.points) >= 5, curve.name
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("confidence@linear:few", "no budget of forwards"),
+        ("confidence@linear:few", "no budget of forward passes"),
         ("confidence@linear:0", "numbers from 1 on"),
         ("confidence@fixed", "give its values"),
         ("confidence@threshold:0.5//0.9", "give its values"),
@@ -111,35 +119,32 @@ def test_every_default_curve_has_at_least_five_operating_points_that_can_be_made
 )
 def test_curves_that_cannot_be_are_refused(text: str, message: str) -> None:
     with pytest.raises(BadInput, match=message):
-        parse_curves([text], no_policy, 9)
+        as_curves([text], HashDenoiser(), 9)
 
 
 @pytest.fixture(scope="module")
 def found() -> Fronts:
     task = Sudoku(2)
     texts = ["confidence@threshold:0.3/0.9", "random@linear:2/4", "confidence@klass:0.5:1/0.9:0.1"]
-    return pareto(
-        HashDenoiser(5), task, task.generate(40, 0, givens=12), parse_curves(texts, no_policy, 4), [None, 2],
-        load_policy=no_policy, bounds=(1.0, 4.0),
-    )  # fmt: skip
+    return pareto(HashDenoiser(5), task, task.generate(40, 0, givens=12), texts, [None, 2], bounds=(1.0, 4.0))
 
 
 def test_every_operating_point_is_measured_in_every_mode(found: Fronts) -> None:
-    assert [(p.spec, p.block) for p in found.points[:2]] == [
+    assert [(p.label, p.block) for p in found.points[:2]] == [
         ("confidence@threshold:0.3", None), ("confidence@threshold:0.9", None)
     ]  # fmt: skip
     assert len(found.points) == 2 * 6
     for p in found.points:
-        assert p.forwards == pytest.approx(p.forwards_each.mean()) and p.accuracy == pytest.approx(p.correct.mean())
-        assert p.forwards <= p.steps
+        assert p.nfe == pytest.approx(p.nfe_each.mean()) and p.accuracy == pytest.approx(p.correct.mean())
+        assert p.nfe <= p.steps
 
 
 def test_the_front_of_a_mode_is_taken_over_all_curves(found: Fronts) -> None:
     for block in (None, 2):
         mode = [p for p in found.points if p.block == block]
         for p in mode:
-            beaten = any(q.forwards <= p.forwards and q.accuracy > p.accuracy for q in mode)
-            beaten |= any(q.forwards < p.forwards and q.accuracy >= p.accuracy for q in mode)
+            beaten = any(q.nfe <= p.nfe and q.accuracy > p.accuracy for q in mode)
+            beaten |= any(q.nfe < p.nfe and q.accuracy >= p.accuracy for q in mode)
             assert not (p.on_front and beaten)
         assert any(p.on_front for p in mode)
 
@@ -147,7 +152,7 @@ def test_the_front_of_a_mode_is_taken_over_all_curves(found: Fronts) -> None:
 def test_areas_are_those_of_the_points_and_differences_are_to_the_best_heuristic_of_the_mode(found: Fronts) -> None:
     for curve in found.curves:
         mine = [p for p in found.points if (p.curve, p.block) == (curve.curve, curve.block)]
-        expected = area(np.array([p.forwards for p in mine]), np.array([p.accuracy for p in mine]), 1.0, 4.0)
+        expected = area(np.array([p.nfe for p in mine]), np.array([p.accuracy for p in mine]), 1.0, 4.0)
         assert curve.area == pytest.approx(expected)
         mode = {c.curve: c.area for c in found.curves if c.block == curve.block}
         assert curve.against is not None and mode[curve.against] == max(mode.values())
@@ -160,42 +165,42 @@ def test_areas_are_those_of_the_points_and_differences_are_to_the_best_heuristic
 
 def test_outcomes_are_kept_and_everything_is_shown(found: Fronts) -> None:
     values = json.loads(json.dumps(found.to_json()))
-    assert all(len(p["correct"]) == len(p["forwards_each"]) == 40 for p in values["points"])
+    assert all(len(p["correct"]) == len(p["nfe_each"]) == 40 for p in values["points"])
     assert [title.split(",")[0].split(":")[0] for title, _, _ in grids_of(found)] == ["full diffusion"] * 3 + [
         "blocks of 2"
     ] * 3
     assert list(lines_of(found)) == ["full diffusion", "blocks of 2"]
 
 
-def test_without_bounds_the_area_runs_from_one_forward_to_one_position_per_step() -> None:
+def test_without_bounds_the_area_runs_from_one_forward_pass_to_one_position_per_step() -> None:
     task = Sudoku(2)
     problems = task.generate(10, 0, givens=12)
-    curves = parse_curves(["random@linear:1/2", "confidence@linear:2/4"], no_policy, 4)
-    found = pareto(HashDenoiser(5), task, problems, curves, [None], load_policy=no_policy)
+    curves = ["random@linear:1/2", "confidence@linear:2/4"]
+    found = pareto(HashDenoiser(5), task, problems, curves, [None])
     assert found.bounds == (1.0, 4.0) and found.budgets == [1.0, 2.0, 4.0]
     with pytest.raises(BadInput, match="give --bounds"):
-        pareto(HashDenoiser(5), task, task.generate(2, 0, givens=15), curves, [None], load_policy=no_policy)
+        pareto(HashDenoiser(5), task, task.generate(2, 0, givens=15), curves, [None])
     with pytest.raises(BadInput, match="not among the curves"):
-        pareto(HashDenoiser(5), task, problems, curves, [None], load_policy=no_policy, against="margin@linear")
+        pareto(HashDenoiser(5), task, problems, curves, [None], against="margin@linear")
 
 
 def test_the_entropy_bound_in_blocks_looks_at_the_open_block_alone() -> None:
     """Something is unmasked in every step although the surest positions lie in later blocks."""
     tokens = torch.zeros(20, 8, dtype=torch.int64)
-    out = decode(HashDenoiser(), tokens, Decoder(InBlocks(entropy, 2), EntropyBound(0.0)))
+    out = decode(HashDenoiser(), tokens, Sampler(entropy, EntropyBound(0.0), block_length=2))
     steps = [sorted(set(row)) for row in out.commit_step.tolist()]
     assert all(row == list(range(len(row))) for row in steps)
 
 
 @pytest.mark.parametrize(("length", "budget"), [(8, 8), (9, 9), (5, 9), (8, 4)])
-def test_a_budget_spread_over_blocks_wastes_no_forward(length: int, budget: int) -> None:
+def test_a_budget_spread_over_blocks_wastes_no_forward_pass(length: int, budget: int) -> None:
     tokens = torch.zeros(3, 9, dtype=torch.int64)
     tokens[1, length:] = 1  # a shorter sequence beside longer ones
-    decoder = make_decoder("confidence@blocks:3", budget, 0.0, no_policy)
-    assert isinstance(decoder.count, EvenBlocks) and isinstance(make_decoder("confidence", 3, 0.0, no_policy).count, Linear)
-    out = decode(HashDenoiser(), tokens, decoder)
-    for row, forwards in zip(out.commit_step.tolist(), out.forwards.tolist(), strict=True):
-        assert len({step for step in row if step >= 0}) == forwards
+    sampler = Sampler.parse("confidence@blocks:3", steps=budget)
+    assert isinstance(sampler.count_rule, EvenBlocks)
+    out = decode(HashDenoiser(), tokens, sampler)
+    for row, nfe in zip(out.commit_step.tolist(), out.nfe.tolist(), strict=True):
+        assert len({step for step in row if step >= 0}) == nfe
         first = [max(step for step in row[i : i + 3]) for i in range(0, 9, 3)]
         assert first == sorted(first) or -1 in first
 
@@ -229,6 +234,6 @@ def test_bad_input_is_one_clear_error(arguments: list[str], message: str) -> Non
 
 def test_confidence_is_the_order_within_blocks() -> None:
     tokens = torch.zeros(4, 6, dtype=torch.int64)
-    out = decode(HashDenoiser(), tokens, make_decoder("confidence@blocks:6", 6, 0.0, no_policy))
-    same = decode(HashDenoiser(), tokens, Decoder(confidence, steps=6))
+    out = decode(HashDenoiser(), tokens, Sampler.parse("confidence@blocks:6", steps=6))
+    same = decode(HashDenoiser(), tokens, Sampler(confidence, steps=6))
     assert torch.equal(out.commit_step, same.commit_step)

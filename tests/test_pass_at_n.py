@@ -12,17 +12,19 @@ import torch
 from torch import Tensor
 
 from anyorder.decoding.counts import Fixed
-from anyorder.decoding.loop import Decoder, decode
+from anyorder.decoding.loop import decode
+from anyorder.decoding.sampler import Sampler
 from anyorder.errors import BadInput
-from anyorder.evaluation.evaluate import decode_in_batches
-from anyorder.evaluation.orders import make_decoder
-from anyorder.evaluation.pass_at_n import grid_of, pass_at_k, pass_at_n, shown_draws
+from anyorder.evaluation.batches import decode_in_batches
+from anyorder.evaluation.repeated_draws import grid_of, pass_at_k, pass_at_n, shown_draws
 from anyorder.evaluation.statistics import bootstrap_weights, percentile_interval
-from anyorder.orders.base import State
+from anyorder.orders.base import Order
 from anyorder.orders.heuristics import confidence
+from anyorder.orders.learned import LearnedOrder
 from anyorder.orders.perturbed import Perturbed, TopPositions
-from anyorder.orders.policies import LearnedOrder
-from anyorder.orders.reward_policies import ConfidencePolicy
+from anyorder.prediction import Prediction
+from anyorder.registry import POLICIES
+from anyorder.state import DecodeState
 from anyorder.tasks.sudoku import Sudoku
 from conftest import HashDenoiser
 from test_cli import run
@@ -30,17 +32,15 @@ from test_cli import run
 CONFIDENCES = [0.5, 0.9, 0.6, 0.8, 0.7]
 
 
-def no_policy(name: str) -> LearnedOrder:
-    raise AssertionError(name)
+MakeState = Callable[..., tuple[DecodeState, Prediction]]
 
 
-def drawn(order: Callable[[State], Tensor], make_state: Callable[..., State], seeds: int = 4000) -> Tensor:
+def drawn(order: Order, make_state: MakeState, seeds: int = 4000) -> Tensor:
     """How often each position comes first, (L,)."""
-    state = make_state([[c, 1 - c] for c in CONFIDENCES])
+    state, prediction = make_state([[c, 1 - c] for c in CONFIDENCES])
     counts = torch.zeros(len(CONFIDENCES))
     for seed in range(seeds):
-        again = State(**{**vars(state), "seeds": torch.tensor([seed]), "memo": {}})
-        counts[order(again).argmax()] += 1
+        counts[order(state.replace(seeds=torch.tensor([seed])), prediction).argmax()] += 1
     return counts / seeds
 
 
@@ -73,22 +73,22 @@ def test_impossible_numbers_are_refused(correct: list[int], k: int) -> None:
         pass_at_k(np.array(correct), 3, k)
 
 
-def test_without_noise_the_order_is_the_order(make_state: Callable[..., State]) -> None:
-    state = make_state([[c, 1 - c] for c in CONFIDENCES])
-    plain, same = confidence(state), Perturbed(confidence, 0.0)(state)
+def test_without_noise_the_order_is_the_order(make_state: MakeState) -> None:
+    seen = make_state([[c, 1 - c] for c in CONFIDENCES])
+    plain, same = confidence(*seen), Perturbed(confidence, 0.0)(*seen)
     assert same.argsort(descending=True).tolist() == plain.argsort(descending=True).tolist()
 
 
-def test_noise_is_on_the_scale_of_probabilities(make_state: Callable[..., State]) -> None:
+def test_noise_is_on_the_scale_of_probabilities(make_state: MakeState) -> None:
     """Of two positions with g = .9 and .1 the second comes first when the difference of two normals exceeds .8."""
     scores = torch.tensor([[0.9, 0.1, 0.0, 0.0, 0.0]]).log()
-    shares = drawn(Perturbed(lambda _: scores, 0.8), make_state)
+    shares = drawn(Perturbed(lambda state, prediction: scores, 0.8), make_state)
     beyond = 0.5 * math.erfc((0.8 / (0.8 * math.sqrt(2))) / math.sqrt(2))
     assert shares[1].item() == pytest.approx(beyond, abs=4 * math.sqrt(beyond * (1 - beyond) / 4000))
     assert shares[2:].sum() == 0
 
 
-def test_much_noise_is_the_uniform_choice_among_the_positions_of_a_restricted_policy(make_state: Callable[..., State]) -> None:
+def test_much_noise_is_the_uniform_choice_among_the_positions_of_a_restricted_policy(make_state: MakeState) -> None:
     """The correspondence of arXiv 2510.05725, appendix D.3."""
     for order in (Perturbed(confidence, 1e3, top_positions=3), TopPositions(3)):
         shares = drawn(order, make_state)
@@ -98,33 +98,33 @@ def test_much_noise_is_the_uniform_choice_among_the_positions_of_a_restricted_po
 
 def test_the_best_position_alone_is_the_confidence_order() -> None:
     tokens = torch.zeros(6, 7, dtype=torch.int64)
-    one = decode(HashDenoiser(), tokens, Decoder(TopPositions(1), Fixed(1)))
-    other = decode(HashDenoiser(), tokens, Decoder(confidence, Fixed(1)))
+    one = decode(HashDenoiser(), tokens, Sampler(TopPositions(1), Fixed(1)))
+    other = decode(HashDenoiser(), tokens, Sampler(confidence, Fixed(1)))
     assert torch.equal(one.commit_step, other.commit_step)
 
 
-def test_a_restricted_policy_is_perturbed_within_its_restriction() -> None:
-    policy = LearnedOrder(ConfidencePolicy(top_positions=2))
-    order = make_decoder("policy~0.5", 9, 0.0, lambda _: policy).order
-    assert order == Perturbed(policy, 0.5, 2)
-    assert make_decoder("confidence~0.5", 9, 0.0, no_policy).order == Perturbed(confidence, 0.5, 0)
-    assert make_decoder("top_k:5", 9, 0.0, no_policy).order == TopPositions(5)
+def test_a_restricted_policy_is_perturbed_within_its_restriction(make_state: MakeState) -> None:
+    policy = LearnedOrder(POLICIES["confidence_transformer"](hidden_size=4, vocab_size=5, top_positions=2).eval())
+    shares = drawn(Perturbed(policy, 1e3), make_state, seeds=200)
+    assert (shares > 0).nonzero()[:, 0].tolist() == [1, 3], "the two most confident"
+    assert Sampler("confidence~0.5").order == Perturbed(confidence, 0.5)
+    assert Sampler("top_k:5").order == TopPositions(5)
 
 
 @pytest.mark.parametrize("spec", ["top_k:0", "top_k:few", "confidence~loud", "confidence~-1", "confidence~nan", "confidence~"])
 def test_orders_that_cannot_be_drawn_are_refused(spec: str) -> None:
-    with pytest.raises(BadInput, match="stands"):
-        make_decoder(spec, 3, 0.0, no_policy)
+    with pytest.raises(BadInput, match=spec.partition("~")[0]):
+        Sampler.parse(spec)
 
 
 @pytest.mark.parametrize("spec", ["confidence~0.3", "top_k:2", "confidence@bernoulli:0.5", "random"])
 def test_a_draw_belongs_to_the_sequence_and_not_to_its_batch_or_padding(spec: str) -> None:
     tokens = torch.zeros(5, 8, dtype=torch.int64)
-    decoder = make_decoder(spec, 8, 0.0, no_policy)
-    together = decode(HashDenoiser(), tokens, decoder, seeds=11)
+    sampler = Sampler.parse(spec, steps=8)
+    together = decode(HashDenoiser(), tokens, sampler, seeds=11)
     padded = torch.cat([torch.full((1, 3), 2), tokens[3:4]], dim=1)
     real = torch.arange(11)[None] >= 3
-    alone = decode(HashDenoiser(), padded, decoder, seeds=torch.tensor([14]), attention_mask=real)
+    alone = decode(HashDenoiser(), padded, sampler, seeds=torch.tensor([14]), attention_mask=real)
     assert torch.equal(alone.commit_step[0, 3:], together.commit_step[3])
     assert torch.equal(alone.tokens[0, 3:], together.tokens[3])
 
@@ -133,13 +133,13 @@ def test_draws_are_those_of_evaluate_and_a_draw_more_changes_none() -> None:
     task, denoiser = Sudoku(2), HashDenoiser(5)
     problems = task.generate(40, 0, givens=14)
     few, more = (
-        pass_at_n(denoiser, task, problems, ["random", "confidence"], draws, load_policy=no_policy, steps=2, seed=3)
+        pass_at_n(denoiser, task, problems, ["random", "confidence"], draws, steps=2, seed=3)
         for draws in (2, 3)
     )
-    decoder = make_decoder("random", 2, 0.0, no_policy)
+    sampler = Sampler("random", steps=2)
     right = [
         task.check(problems, decode_in_batches(
-            denoiser, problems, decoder, seed=3 + j, batch_size=9, progress=None, name="").tokens).instance_correct
+            denoiser, problems, sampler, seed=3 + j, batch_size=9, progress=None, name="").tokens).instance_correct
         for j in range(3)
     ]  # fmt: skip
     assert few[0].correct.tolist() == (right[0].long() + right[1].long()).tolist()
@@ -157,9 +157,9 @@ def test_the_table_shows_powers_of_two_and_all() -> None:
     assert shown_draws(6) == [1, 2, 4, 6]
     assert shown_draws(8) == [1, 2, 4, 8]
     found = pass_at_n(
-        HashDenoiser(5), Sudoku(2), Sudoku(2).generate(6, 0, givens=14), ["random"], 3, load_policy=no_policy, steps=2
+        HashDenoiser(5), Sudoku(2), Sudoku(2).generate(6, 0, givens=14), ["random"], 3, steps=2
     )
-    assert grid_of(found)[1] == ["order", "forwards per draw", "Pass@1", "Pass@2", "Pass@3"]
+    assert grid_of(found)[1] == ["order", "NFE per draw", "Pass@1", "Pass@2", "Pass@3"]
 
 
 def test_resamples_of_a_mean_spread_by_its_standard_error() -> None:

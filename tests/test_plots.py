@@ -7,18 +7,20 @@ import pytest
 
 from anyorder.errors import BadInput
 from anyorder.evaluation.saved import report_of, save_trajectories
+from anyorder.registry import ORDERS
 from anyorder.report import plots
 from anyorder.report.sources import read_metrics, read_sources, select
+from anyorder.report.style import COLORS, look_of
 from test_trajectories import watched
 
 
 def test_the_front_is_what_nothing_else_beats() -> None:
     _, report = watched(["confidence", "random"])
     results = [
-        type(r)(**{**vars(r), "forwards": forwards, "instance_accuracy": accuracy})
-        for r, forwards, accuracy in zip(report.results * 3, (4, 4, 9, 2, 12, 6), (0.5, 0.6, 0.8, 0.1, 0.8, 0.4), strict=True)
+        type(r)(**{**vars(r), "nfe": nfe, "instance_accuracy": accuracy})
+        for r, nfe, accuracy in zip(report.results * 3, (4, 4, 9, 2, 12, 6), (0.5, 0.6, 0.8, 0.1, 0.8, 0.4), strict=True)
     ]
-    assert [(r.forwards, r.instance_accuracy) for r in plots.front_of(results)] == [(2, 0.1), (4, 0.6), (9, 0.8)]
+    assert [(r.nfe, r.instance_accuracy) for r in plots.front_of(results)] == [(2, 0.1), (4, 0.6), (9, 0.8)]
 
 
 @pytest.mark.parametrize("suffix", [".png", ".svg"])
@@ -36,7 +38,7 @@ def test_every_plot_comes_out(tmp_path: Path, suffix: str) -> None:
 
 def test_sources_are_files_or_a_folder_and_can_be_narrowed(tmp_path: Path) -> None:
     trajectories, report = watched(["confidence", "random"])
-    with pytest.raises(BadInput, match=r"holds none of report\.json"):
+    with pytest.raises(BadInput, match="holds neither trajectories nor a report"):
         read_sources([tmp_path])
     save_trajectories(trajectories, tmp_path / "trajectories.json.gz")
     report.save(tmp_path / "report.json")
@@ -49,6 +51,24 @@ def test_sources_are_files_or_a_folder_and_can_be_narrowed(tmp_path: Path) -> No
     assert [run.order for run in narrowed.runs] == [r.order for r in results.results] == ["random"]
     with pytest.raises(BadInput, match="no such run; there are confidence, 4 steps; random, 4 steps"):
         select(found, None, ["policy"], None)
+
+
+def test_a_folder_is_read_by_content_and_says_what_it_does_not_use(tmp_path: Path) -> None:
+    trajectories, report = watched(["confidence"])
+    save_trajectories(trajectories, tmp_path / "tuesday.json")
+    report.save(tmp_path / "table-of-tuesday.json")
+    (tmp_path / "settings.json").write_text("{}")
+    (tmp_path / "notes.txt").write_text("no JSON at all")
+    said: list[str] = []
+    found, results = read_sources([tmp_path], said.append)
+    assert found == trajectories and results is not None
+    assert len(said) == 1 and "settings.json holds no trajectories" in said[0]
+
+
+def test_colors_come_from_the_registry_or_else_in_turn() -> None:
+    assert look_of("confidence@threshold:0.9")["color"] == ORDERS.entry("confidence").facts["color"]
+    assert look_of("mine", 1)["color"] == COLORS[1]
+    assert [look_of(name)["linestyle"] for name in ("oracle", "policy+undo", "policy", "mine")] == [":", "--", "-", "-."]
 
 
 def test_metrics_are_read_and_refused(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from anyorder.cli import app
 from anyorder.errors import AnyorderError, BadInput
 from anyorder.evaluation import structure
-from anyorder.evaluation.evaluate import evaluate
+from anyorder.evaluation.comparison import evaluate
 from anyorder.evaluation.judges import make_judges
 from anyorder.evaluation.structure import (
     ESMFold,
@@ -196,9 +196,8 @@ def test_samples_are_judged_and_folded_once(folder: Path, tmp_path: Path, monkey
     monkeypatch.setattr(ESMFold, "_predict", lambda self, s: folded.extend(s) or real(self, s))  # type: ignore[func-returns-value]
     predictor = ESMFold(folder, device="cpu")
     report = evaluate(
-        denoiser, task, task.generate(3, 0, length=6), ["confidence"], [3], load_policy={}.__getitem__,
-        judges=structure_judges(predictor),
-    )  # fmt: skip
+        denoiser, task, task.generate(3, 0, length=6), ["confidence"], [3], judges=structure_judges(predictor)
+    )
     measures = report.results[0].measures
     assert {"pLDDT", "pTM", "pAE", "foldable", "diversity"} <= measures.keys()
     assert len(folded) == len(set(folded)) <= 3

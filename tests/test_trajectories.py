@@ -13,16 +13,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from anyorder.decoding.loop import Decoder, decode
-from anyorder.decoding.recorder import Recorder
-from anyorder.decoding.remaskers import QualityUndo
+from anyorder.decoding.loop import decode
+from anyorder.decoding.remaskers import CriticUndo
+from anyorder.decoding.result import History
+from anyorder.decoding.sampler import Sampler
 from anyorder.errors import BadInput
-from anyorder.evaluation.evaluate import Report, evaluate
-from anyorder.evaluation.orders import make_decoder
+from anyorder.evaluation.comparison import evaluate
+from anyorder.evaluation.recorder import Recorder
+from anyorder.evaluation.results import Report
 from anyorder.evaluation.saved import join, load, load_trajectories, report_of, save_trajectories, trajectories_from
 from anyorder.evaluation.trajectories import Trajectories, Watch, predicted_of, states_of
 from anyorder.orders import heuristics
-from anyorder.orders.base import State
+from anyorder.prediction import Prediction
+from anyorder.state import DecodeState
 from anyorder.tasks import make_task
 from anyorder.tasks.base import Instances
 from anyorder.tasks.protein import Protein
@@ -35,18 +38,18 @@ TASK = Sudoku(2)
 
 
 class Doubt:
-    """A judge that believes the first generated position wrong, the others doubtful, until it has looked twice."""
+    """A critic that believes the first generated position wrong, the others doubtful, until something was remasked."""
 
-    def quality(self, state: State) -> Tensor:
+    def __call__(self, state: DecodeState, prediction: Prediction) -> Tensor:
         doubted = torch.full(state.tokens.shape, 0.5)
-        doubted[:, 0] = torch.where(state.undone > 0, 3.0, -3.0)
+        doubted[:, 0] = torch.where(state.remasked > 0, 3.0, -3.0)
         return doubted
 
 
 def watched(orders: list[str], count: int = 6, steps: int = 4) -> tuple[Trajectories, Report]:
     instances = TASK.generate(count, 0, givens=8)
     watch = Watch(TASK, instances, {"task": "sudoku"})
-    report = evaluate(HashDenoiser(5), TASK, instances, orders, [steps], load_policy=lambda _: None, watch=watch)  # type: ignore[arg-type, return-value]
+    report = evaluate(HashDenoiser(5), TASK, instances, orders, [steps], watch=watch)
     return watch.trajectories(), report
 
 
@@ -57,22 +60,20 @@ def trajectories() -> Trajectories:
 
 @settings(max_examples=60, deadline=None)
 @given(problems(), any_mode)
-def test_what_is_recorded_is_what_happened(problem: tuple[Tensor, int], decoder: Decoder) -> None:
+def test_what_is_recorded_is_what_happened(problem: tuple[Tensor, int], sampler: Sampler) -> None:
     tokens, seed = problem
-    recorder = Recorder(decoder.order, seed, len(tokens))
-    watched_decoder = Decoder(recorder, decoder.count, decoder.token, decoder.remasker, decoder.steps, decoder.noise)
-    out = decode(HashDenoiser(VOCAB), tokens, watched_decoder, seeds=seed, history=True)
-    plain = decode(HashDenoiser(VOCAB), tokens, decoder, seeds=seed)
+    recorder, history = Recorder(seed, len(tokens)), History(tokens)
+    out = decode(HashDenoiser(VOCAB), tokens, sampler, seeds=seed, on_step=[recorder, history])
+    plain = decode(HashDenoiser(VOCAB), tokens, sampler, seeds=seed)
     assert (out.tokens == plain.tokens).all() and (out.commit_step == plain.commit_step).all()  # watching changes nothing
-    assert out.history is not None
-    for row, moves in enumerate(recorder.moves(out, 0)):
-        assert len(moves) == out.forwards[row]
+    for row, moves in enumerate(recorder.moves()):
+        assert len(moves) == out.nfe[row]
         state, committed = tokens[row].numpy().copy(), np.full(tokens.shape[1], -1)
         for step, move in enumerate(moves):
-            assert (state[move.at] != move.put).all() and (state[move.back] != 0).all()
-            state[move.at], state[move.back] = move.put, 0
-            committed[move.at], committed[move.back] = step, -1
-            assert (state == out.history[step + 1, row].numpy()).all()
+            assert (state[move.at] != move.put).all() and (state[move.remasked] != 0).all()
+            state[move.at], state[move.remasked] = move.put, 0
+            committed[move.at], committed[move.remasked] = step, -1
+            assert (state == history.tokens[step + 1][row].numpy()).all()
             assert len(move.scores) == move.candidates.shape[1] == len(move.predicted)
             assert (np.diff(move.probabilities, axis=0) <= 0).all()
         assert (state == out.tokens[row].numpy()).all()
@@ -80,25 +81,36 @@ def test_what_is_recorded_is_what_happened(problem: tuple[Tensor, int], decoder:
 
 
 def test_only_the_wanted_sequences_are_recorded() -> None:
-    tokens = torch.zeros(5, 4, dtype=torch.int64)
-    recorder = Recorder(heuristics.confidence, 10, 2)
-    out = decode(HashDenoiser(5), tokens, Decoder(recorder, steps=2), seeds=10)
-    assert len(recorder.moves(out, 0)) == 2
+    recorder = Recorder(10, 2)
+    decode(HashDenoiser(5), torch.zeros(5, 4, dtype=torch.int64), "confidence", seeds=10, on_step=recorder)
+    assert [len(moves) for moves in recorder.moves()] == [4, 4]
 
 
-def test_commitments_that_are_taken_back_are_told() -> None:
+def test_remasked_tokens_are_recorded() -> None:
     instances = TASK.generate(1, 0, givens=8)
-    decoder = Decoder(heuristics.confidence, remasker=QualityUndo(Doubt()), steps=12)
+    sampler = Sampler(heuristics.confidence, count="linear", remasker=CriticUndo(critic=Doubt()), steps=12)
     watch = Watch(TASK, instances, {})
-    decoder = watch.over(decoder, 0)
-    out = decode(HashDenoiser(5), instances.tokens, decoder)
-    watch.note("with undo", decoder, out)
+    out = decode(HashDenoiser(5), instances.tokens, sampler, on_step=watch.record(0))
+    watch.note("with undo", sampler, out)
     problem, decode_ = watch.trajectories().problems[0], watch.runs[0].decodes[0]
-    back = [step.back for step in decode_.steps if step.back]
-    assert int(out.undone[0]) == sum(map(len, back)) > 0
-    taken = [number for number, step in enumerate(decode_.steps) if step.back]
-    after = states_of(problem, decode_, 0)[taken[0] + 1]
-    assert all(after[at] == 0 for at in back[0])
+    remasked = [step.remasked for step in decode_.steps if step.remasked]
+    assert int(out.remasked[0]) == sum(map(len, remasked)) > 0
+    numbers = [number for number, step in enumerate(decode_.steps) if step.remasked]
+    after = states_of(problem, decode_, 0)[numbers[0] + 1]
+    assert all(after[at] == 0 for at in remasked[0])
+
+
+def test_without_a_solution_the_solver_names_the_wrong_cell() -> None:
+    instances = TASK.generate(8, 0, givens=8)
+    unknown = Instances(instances.tokens, instances.maskable, None, {})
+    watch = Watch(TASK, unknown, {})
+    evaluate(HashDenoiser(5), TASK, unknown, ["random"], [3], watch=watch)
+    wrong = [decode_ for decode_ in watch.runs[0].decodes if decode_.dead]
+    assert wrong
+    for decode_ in wrong:
+        assert decode_.dead is not None and decode_.wrong in decode_.steps[decode_.dead[0]].at
+    known = watched(["random"], count=8, steps=3)[0]
+    assert all(decode_.wrong is None for decode_ in known.runs[0].decodes)
 
 
 def test_scores_and_candidates_are_those_of_the_moment() -> None:
@@ -125,7 +137,7 @@ def test_round_trip(trajectories: Trajectories, tmp_path: Path, name: str) -> No
     assert load_trajectories(tmp_path / name) == trajectories
 
 
-def test_every_mode_replays_to_its_answer_and_verdict(trajectories: Trajectories) -> None:
+def test_every_mode_replays_to_its_answer_and_check(trajectories: Trajectories) -> None:
     instances = TASK.generate(6, 0, givens=8)
     for run_ in trajectories.runs:
         for number, decode_ in enumerate(run_.decodes):
@@ -141,8 +153,8 @@ def test_a_report_can_be_made_of_trajectories() -> None:
     trajectories, report = watched(["confidence", "random", "oracle"])
     again = report_of(trajectories)
     for a, b in zip(again.results, report.results, strict=True):
-        assert (a.order, a.steps, a.instance_accuracy, a.ci95, a.forwards) == (
-            b.order, b.steps, b.instance_accuracy, b.ci95, b.forwards
+        assert (a.order, a.steps, a.instance_accuracy, a.ci95, a.nfe) == (
+            b.order, b.steps, b.instance_accuracy, b.ci95, b.nfe
         )  # fmt: skip
         assert a.cell_accuracy == pytest.approx(b.cell_accuracy, abs=1e-3)
     assert [c.p_value for c in again.comparisons] == [c.p_value for c in report.comparisons]
@@ -163,16 +175,17 @@ def test_padding_is_left_out_and_frames_are_hidden() -> None:
     task = Protein()
     instances = task.encode(["ACD__", "A__"])
     watch = Watch(task, instances, {})
-    decoder = watch.over(Decoder(heuristics.left_to_right, steps=2), 0)
+    sampler = Sampler(heuristics.left_to_right, steps=2)
     denoiser = HashDenoiser(task.vocab_size)
     denoiser.mask_token_id = task.mask_token_id
     real = instances.tokens != task.pad_token_id
-    watch.note("left_to_right", decoder, decode(denoiser, instances.tokens, decoder, attention_mask=real))
+    out = decode(denoiser, instances.tokens, sampler, attention_mask=real, on_step=watch.record(0))
+    watch.note("left_to_right", sampler, out)
     found = watch.trajectories()
     assert [len(problem.tokens) for problem in found.problems] == [7, 5]
     assert found.texts[found.problems[0].tokens[1]] == "A"
     assert found.problems[0].tokens[0] in found.hidden
-    assert found.runs[0].decodes[1].dead is None  # nobody can tell
+    assert found.runs[0].decodes[1].dead is None  # there is no solver
 
 
 def values_of(trajectories: Trajectories) -> dict[str, Any]:
@@ -193,12 +206,12 @@ def spoil(values: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
     ("path", "value", "message"),
     [
         ("format", "else", "holds no trajectories"),
-        ("version", 2, "version 2 of the format; this anyorder reads version 1"),
+        ("version", 1, "version 1 of the format; this anyorder reads version 2"),
         ("version", None, "version None"),
         ("runs.0.steps", 0, "runs.0.steps: Input should be greater than"),
         ("runs.0.decodes.0.steps.0.at", [99], "runs.0.decodes.0.steps.0: 1 positions and"),
-        ("runs.0.decodes.0.steps.0.back", [16], "positions run from 0 to 15"),
-        ("runs.0.decodes.0.steps.0.back", [-1], "positions run from 0 to 15"),
+        ("runs.0.decodes.0.steps.0.remasked", [16], "positions run from 0 to 15"),
+        ("runs.0.decodes.0.steps.0.remasked", [-1], "positions run from 0 to 15"),
         ("runs.0.decodes.0.steps.0.scores", [], "one value for each predicted position"),
         ("runs.0.decodes.0.tokens", [1] * 16, "the steps do not lead to its tokens"),
         ("runs.0.decodes.0.tokens", [1] * 15, "the problem has 16 tokens, its decode 15"),
@@ -258,8 +271,8 @@ def test_what_is_no_such_file_is_said(tmp_path: Path, content: bytes) -> None:
         (tmp_path / name).write_bytes(data)
         with pytest.raises(BadInput, match=name.replace(".", r"\.")):
             load(tmp_path / name)
-    whole = gzip.compress(b"{}" * 1000)
-    (tmp_path / "cut.json.gz").write_bytes(whole[: len(whole) // 2])
+    complete = gzip.compress(b"{}" * 1000)
+    (tmp_path / "cut.json.gz").write_bytes(complete[: len(complete) // 2])
     with pytest.raises(BadInput, match="no readable JSON"):
         load(tmp_path / "cut.json.gz")
 
@@ -287,9 +300,7 @@ def test_the_format_is_compact(tmp_path: Path) -> None:
     """Per decode of a 4x4 grid in 4 steps; docs/report.md has the 9x9 figures."""
     instances: Instances = TASK.generate(100, 0, givens=8)
     watch = Watch(TASK, instances, {})
-    evaluate(
-        HashDenoiser(5), TASK, instances, ["confidence"], [4], load_policy=lambda _: None, watch=watch  # type: ignore[arg-type, return-value]
-    )  # fmt: skip
+    evaluate(HashDenoiser(5), TASK, instances, ["confidence"], [4], watch=watch)
     save_trajectories(watch.trajectories(), tmp_path / "t.json.gz")
     assert (tmp_path / "t.json.gz").stat().st_size < 100 * 400
 
@@ -309,9 +320,3 @@ def test_sample_and_evaluate_write_them(tmp_path: Path) -> None:
     assert len(found.problems) == 3 and found.about["denoiser"] == "sudoku4"
     refused(run("evaluate", "--trajectories", "t.txt", cwd=tmp_path), "trajectories are written as .json, .json.gz, .parquet")
     refused(run("evaluate", "--keep", "3", cwd=tmp_path), "--keep says of how many problems")
-
-
-def test_a_watched_decoder_keeps_its_other_parts() -> None:
-    decoder = make_decoder("confidence@threshold:0.9", 5, 0.5, lambda _: None)  # type: ignore[arg-type, return-value]
-    watched_decoder = Watch(TASK, TASK.generate(1, 0), {}).over(decoder, 0)
-    assert (watched_decoder.count, watched_decoder.steps, watched_decoder.noise) == (decoder.count, 5, 0.5)

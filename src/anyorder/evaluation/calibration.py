@@ -16,6 +16,7 @@ from anyorder.decoding.sampler import Sampler
 from anyorder.decoding.step import StepOutput
 from anyorder.denoisers.base import Denoiser
 from anyorder.errors import BadInput
+from anyorder.orders.heuristics import confidence
 from anyorder.tasks.base import Instances
 
 
@@ -87,7 +88,7 @@ def path_calibration(
     """
     if instances.x0 is None:
         raise BadInput("calibration needs problems with known solutions")
-    recorder, sampler = _Recorder(), Sampler("confidence", Linear(), steps=steps)
+    recorder, sampler = _Recorder(), Sampler(confidence, Linear(), steps=steps)
     for start in range(0, len(instances), batch_size):
         batch = instances[slice(start, start + batch_size)]
         decode(denoiser, batch.tokens, sampler, x0=batch.x0, on_step=recorder)

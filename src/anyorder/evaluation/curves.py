@@ -60,8 +60,8 @@ def as_curves(samplers: Curves, denoiser: Denoiser, longest: int, *, token: Any 
     if isinstance(samplers, Mapping):
         pairs = [(str(label), one) for label, one in samplers.items()]
     else:
-        several = isinstance(samplers, Sequence) and not isinstance(samplers, str)
-        pairs = [("", one) for one in (samplers if several else [samplers])]  # type: ignore[list-item, union-attr]
+        several = samplers if isinstance(samplers, Sequence) and not isinstance(samplers, str) else [samplers]
+        pairs = [("", one) for one in several]
     if not pairs:
         raise BadInput("there is nothing to compare: give at least one order, such as 'confidence'")
     fields = {} if token is None else {"token": token}

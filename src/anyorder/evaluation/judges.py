@@ -2,8 +2,8 @@
 one, predicted structures.
 
 A judge is a function of a task, instances and completed sequences (N, L) that returns a number per sample, see `evaluate`. What
-is registered in `JUDGES` is such a function, or a dataclass with a method `columns(denoiser)` that returns judges by the name of
-their column; its fields are the arguments that text can give.
+is registered in `JUDGES` is such a function, or a dataclass with a method `columns(denoiser)` that returns judges by the name
+of their column; its fields are the arguments that text can give.
 """
 
 import os
@@ -30,8 +30,8 @@ from anyorder.zoo.fetch import fetched
 class PseudoLikelihood:
     """Mean log p(x_i | the rest) in nats per generated symbol, float (N,); larger is more natural to the model.
 
-    Exact pseudo-likelihood hides one position at a time and costs L forward passes. With `folds` = k, every k-th generated position
-    is hidden at once, which costs k forward passes and gives a slightly lower value, the lower the smaller k.
+    Exact pseudo-likelihood hides one position at a time and costs L forward passes. With `folds` = k, every k-th generated
+    position is hidden at once, which costs k forward passes and gives a slightly lower value, the lower the smaller k.
 
     Args:
         denoiser: the masked model that judges. A model overrates its own samples.

@@ -37,7 +37,8 @@ ENUMERABLE = 14
 """Most positions whose subsets are enumerated."""
 
 ProposalOrder = Callable[[DecodeState, Prediction, Tensor], Tensor]
-"""Scores (B, L) from a state, a prediction and a proposal z (B, L) of all tokens; the policy is their softmax over the masked positions."""
+"""Scores (B, L) from a state, a prediction and a proposal z (B, L) of all tokens; the policy is their softmax over the masked
+positions."""
 
 
 class Bound(NamedTuple):

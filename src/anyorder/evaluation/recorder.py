@@ -77,7 +77,8 @@ class Recorder:
 
     def gather(self, shard: Shard) -> None:
         """Add what the recorders of the other processes recorded; each sequence was decoded by one of them."""
-        self._moves = {row: moves for found in shard.gather([self._moves]) for row, moves in found.items()}
+        every = [found for share in shard.gather([self._moves]) for found in share]
+        self._moves = {row: moves for found in every for row, moves in found.items()}
 
     def moves(self) -> list[list[Move]]:
         """The steps of each recorded sequence."""

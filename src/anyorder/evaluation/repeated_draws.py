@@ -79,8 +79,8 @@ def pass_at_n(
 
     Args:
         denoiser, task, instances: what is decoded, and what checks it.
-        samplers: as in `evaluate`; `random`, `top_k:5` and `policy~SIGMA` are those of the paper. A deterministic order gives the
-            same result in every draw.
+        samplers: as in `evaluate`; `random`, `top_k:5` and `policy~SIGMA` are those of the paper. A deterministic order gives
+            the same result in every draw.
         draws: of each instance.
         steps: budget of forward passes; as many as there are positions for one position per step.
         token, seed, batch_size, progress, shard, strict: as in `evaluate`.

@@ -61,8 +61,8 @@ class Result:
 
 @dataclass
 class Comparison:
-    """Two samplers on the same instances: the difference in the main metric with its paired 95 % interval, and a p-value: of the
-    exact McNemar test, or of a sign-flip test if the metric is the cell accuracy."""
+    """Two samplers on the same instances: the difference in the main metric with its paired 95 % interval, and a p-value: of
+    the exact McNemar test, or of a sign-flip test if the metric is the cell accuracy."""
 
     order: str
     against: str

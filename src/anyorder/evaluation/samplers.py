@@ -60,7 +60,7 @@ def as_sampler(one: SamplerLike, **fields: Any) -> Sampler:
     """A sampler from its spelling or from an order; a sampler is returned as it is."""
     if isinstance(one, Sampler):
         return one
-    return Sampler.parse(one, **fields) if isinstance(one, str) else Sampler(one, **fields)  # type: ignore[arg-type]
+    return Sampler.parse(one, **fields) if isinstance(one, str) else Sampler(one, **fields)
 
 
 def label_for(one: SamplerLike) -> str:

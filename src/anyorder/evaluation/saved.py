@@ -108,18 +108,24 @@ def report_from(values: dict[str, Any], path: Path) -> Report:
     """A report from plain values, without the outcomes of single instances; `path` names it in errors."""
     nothing = np.array([])
     try:
-        results = [
-            Result(**{**r, "ci95": Interval(*r["ci95"]), "cell_ci95": r["cell_ci95"] and Interval(*r["cell_ci95"]), "by_difficulty": {k: (int(n), float(a)) for k, (n, a) in
-                      r["by_difficulty"].items()}, "measures": {k: (float(m), float(low), float(high)) for k, (m, low, high) in
-                      r["measures"].items()}}, correct=nothing, cells=nothing)
-            for r in values["results"]
-        ]  # fmt: skip
+        results = [Result(**{**r, **_typed(r)}, correct=nothing, cells=nothing) for r in values["results"]]
         comparisons = [Comparison(**{**c, "ci95": Interval(*c["ci95"])}) for c in values["comparisons"]]
         if not results or not isinstance(values["meta"], dict):
             raise ValueError("there are no results in it")
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise BadInput(f"{path} holds no report of `anyorder evaluate --json`: {first_line(error)}") from error
     return Report(results, comparisons, values["meta"])
+
+
+def _typed(result: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a result that are tuples."""
+    cells = result["cell_ci95"]
+    return {
+        "ci95": Interval(*result["ci95"]),
+        "cell_ci95": None if cells is None else Interval(*cells),
+        "by_difficulty": {name: (int(n), float(a)) for name, (n, a) in result["by_difficulty"].items()},
+        "measures": {name: (float(m), float(low), float(high)) for name, (m, low, high) in result["measures"].items()},
+    }
 
 
 def report_of(trajectories: Trajectories) -> Report:
