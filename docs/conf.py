@@ -11,6 +11,7 @@ from pathlib import Path
 from sphinx.application import Sphinx
 
 import anyorder
+from anyorder.cli.command import fill
 
 project = "anyorder"
 author = copyright = "The anyorder developers"
@@ -74,5 +75,5 @@ def _with_commands(text: str) -> str:
     """What `typer` knows of every command, in place of the comment that asks for it."""
     command = [sys.executable, "-m", "typer", "anyorder.cli", "utils", "docs", "--name", "anyorder"]
     found = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent).stdout
-    commands = found[found.index("\n## ") :].replace("```console", "```text")
+    commands = fill(found[found.index("\n## ") :].replace("```console", "```text"))
     return text.replace("<!-- every command -->", commands)

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from anyorder.decoding.loop import Decoder, decode
+from anyorder.decoding.loop import decode
+from anyorder.decoding.sampler import Sampler
 from anyorder.decoding.tokens import Sample
 from anyorder.denoisers.huggingface import HuggingFaceDenoiser
 from anyorder.errors import AnyorderError, BadCheckpoint, BadInput
@@ -186,7 +187,7 @@ def test_a_real_model_recovers_reactions(rxnmapper: HuggingFaceDenoiser) -> None
     assert isinstance(task, Sequences)
     assert (task.vocab_size, task.mask_token_id) == (rxnmapper.vocab_size, rxnmapper.mask_token_id) == (591, 14)
     problems = task.encode(REACTIONS)
-    found = decode(rxnmapper, problems.tokens, Decoder(confidence, steps=8))
+    found = decode(rxnmapper, problems.tokens, Sampler(confidence, steps=8))
     verdict = task.check(problems, found.tokens)
     assert bool(verdict.instance_correct.all())
     assert float(verdict.cell_accuracy.mean()) > 0.7, "chance is below 0.1"
@@ -196,11 +197,11 @@ def test_padding_does_not_touch_a_real_model(rxnmapper: HuggingFaceDenoiser) -> 
     task = make_task("text", alphabet="rxnmapper", hide=0.5)
     assert isinstance(task, Sequences)
     problems = task.encode(REACTIONS)
-    together = decode(rxnmapper, problems.tokens, Decoder(confidence, steps=6))
+    together = decode(rxnmapper, problems.tokens, Sampler(confidence, steps=6))
     for row, text in enumerate(REACTIONS):
         alone = task.encode(REACTIONS[: row + 1])[slice(row, row + 1)]
         length = int((problems.tokens[row] != task.pad_token_id).sum())
-        one = decode(rxnmapper, alone.tokens[:, :length], Decoder(confidence, steps=6), seeds=torch.tensor([row]))
+        one = decode(rxnmapper, alone.tokens[:, :length], Sampler(confidence, steps=6), seeds=torch.tensor([row]))
         assert torch.equal(one.tokens[0], together.tokens[row, :length]), text
 
 
@@ -216,7 +217,7 @@ def test_the_real_antiberty_designs_with_its_shipped_order(tmp_path: Path, monke
     task = make_task("antibody")
     assert isinstance(task, Sequences)
     problems = task.generate(2, seed=0, length=(20, 30))
-    found = decode(denoiser, problems.tokens, Decoder(order, steps=4, token=Sample(1.0)))
+    found = decode(denoiser, problems.tokens, Sampler(order, steps=4, token=Sample(1.0)))
     assert len(scores) == 4
     assert all(bool(torch.isfinite(step).all()) for step in scores)
     assert len(scores[0].unique()) > 1, "the order tells positions apart"

@@ -19,14 +19,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from anyorder.cli.options import names, numbers, read_budgets
-from anyorder.decoding.trajectory import Decoded
+from anyorder.decoding.result import Decoded
+from anyorder.decoding.sampler import Sampler
 from anyorder.denoisers.transformer import Transformer
 from anyorder.errors import AnyorderError, BadInput
-from anyorder.evaluation.curves import parse_curves
-from anyorder.evaluation.evaluate import Report
-from anyorder.evaluation.orders import make_decoder, parse_count_rule
+from anyorder.evaluation.curves import as_curves
+from anyorder.evaluation.results import Report
 from anyorder.evaluation.saved import load, save_trajectories
-from anyorder.orders.policies import LearnedOrder
+from anyorder.orders.learned import LearnedOrder
+from anyorder.registry import COUNT_RULES
 from anyorder.report.sources import read_metrics
 from anyorder.reproduce.study import Decoding, Setting, Study
 from anyorder.session import key_values, open_session
@@ -231,7 +232,7 @@ def test_first_lines_that_tell_the_options(kind: str, tmp_path: Path) -> None:
     @given(content=damaged(valid))
     def check(content: bytes) -> None:
         path.write_bytes(content)
-        survives(lambda: open_session(kind, path, None, 1, 0, None, None, None))
+        survives(lambda: open_session(task=kind, data=path, limit=1))
 
     check()
 
@@ -370,11 +371,11 @@ def test_orders_rules_curves_and_numbers(data: st.DataObject) -> None:
         ]
     )
     text = data.draw(st.one_of(st.text(max_size=12), st.lists(piece, max_size=6).map("".join)))
-    policy = load_order("sudoku4", load_denoiser("sudoku4"))
+    denoiser = load_denoiser("sudoku4")
     for read in (
-        lambda: make_decoder(text, 5, 0.0, lambda _: policy),
-        lambda: parse_curves([text], lambda _: policy, 16),
-        lambda: parse_count_rule(text),
+        lambda: Sampler.parse(text, steps=5).bind(denoiser),
+        lambda: as_curves([text], denoiser, 16),
+        lambda: COUNT_RULES.make(text),
         lambda: read_budgets(text, 16),
         lambda: numbers(text, float, "--noise"),
         lambda: names(text),
@@ -413,7 +414,7 @@ def test_options_of_tasks_and_generators(data: st.DataObject) -> None:
         task = make_task(kind, **key_values(pairs, "--task-option"))
         if task.length < 300:
             try:
-                task.generate(1, 0, **key_values(generate, "--set"))
+                task.generate(1, 0, **key_values(generate, "--generate"))
             except TypeError:  # an option that this generator does not have: `open_session` says so
                 return
 
@@ -439,21 +440,22 @@ def test_names_of_models(text: str) -> None:
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Trajectories in all forms, a report, decoded sequences, a run with checkpoints, and a reproduction's cell."""
-    from anyorder.evaluation.evaluate import decode_in_batches, evaluate
+    from anyorder.evaluation.batches import decode_in_batches
+    from anyorder.evaluation.comparison import evaluate
 
     room = tmp_path_factory.mktemp("kept")
-    session = open_session("sudoku", None, "sudoku4", 3, 0, ["givens=6"], ["box=2"], None)
+    session = open_session(model="sudoku4", limit=3, generate=["givens=6"])
     watch = session.watch(0)
     report: Report = evaluate(
-        session.denoiser, session.task, session.instances, ["confidence", "policy"], [3], load_policy=session.load_policy,
+        session.denoiser, session.task, session.instances, ["confidence", "policy"], [3],
         watch=watch, meta=session.meta,
     )  # fmt: skip
     report.save(room / "report.json")
     for name in ("t.json", "t.json.gz", "t.parquet"):
         save_trajectories(watch.trajectories(), room / name)
-    decoder = make_decoder("confidence", 3, 0.0, session.load_policy)
+    sampler = session.bind("confidence", steps=3)
     decode_in_batches(
-        session.denoiser, session.instances, decoder, seed=0, batch_size=9, progress=None, name=""
+        session.denoiser, session.instances, sampler, seed=0, batch_size=9, progress=None, name=""
     ).save(room / "d.safetensors")  # fmt: skip
     run_recipe(tiny_recipe(), room / "run")
     return room
@@ -509,7 +511,7 @@ def test_folders_of_models(name: str, tmp_path: Path) -> None:
             denoiser = load_denoiser(tmp_path / "m")
             assert isinstance(denoiser, Transformer)
             assert isinstance(load_order(tmp_path / "m", denoiser), LearnedOrder)
-            open_session("sudoku", None, str(tmp_path / "m"), 1, 0, None, None, None)
+            open_session(model=str(tmp_path / "m"), limit=1)
 
         survives(use)
 

@@ -11,10 +11,10 @@ from typer.testing import CliRunner
 
 from anyorder.cli import app
 from anyorder.decoding.loop import decode
+from anyorder.decoding.sampler import Sampler
 from anyorder.denoisers.huggingface import HuggingFaceDenoiser
 from anyorder.errors import BadInput
-from anyorder.evaluation.evaluate import decode_in_batches
-from anyorder.evaluation.orders import make_decoder
+from anyorder.evaluation.batches import decode_in_batches
 from anyorder.tasks import make_task
 from anyorder.tasks.alphabets import TokenizerAlphabet
 from anyorder.tasks.base import Instances
@@ -301,9 +301,9 @@ def test_a_model_may_end_its_answers_and_never_sees_padding(folder: Path, denois
     assert {MASK, CLS} <= set(denoiser.forbidden)
     assert denoiser.pad_token_id == task.pad_token_id == CLS
     problems = task.encode([HENS, HALF, Problem("1?", "1", "")])
-    decoder = make_decoder("confidence@blocks:4", 6, 0.0, _no_policy)
-    together = decode_in_batches(denoiser, problems, decoder, seed=0, batch_size=3, progress=None, name="")
-    alone = decode_in_batches(denoiser, problems, decoder, seed=0, batch_size=1, progress=None, name="")
+    sampler = Sampler.parse("confidence@blocks:4", steps=6)
+    together = decode_in_batches(denoiser, problems, sampler, seed=0, batch_size=3, progress=None, name="")
+    alone = decode_in_batches(denoiser, problems, sampler, seed=0, batch_size=1, progress=None, name="")
     assert torch.equal(together.tokens, alone.tokens)
     assert ((together.tokens == problems.tokens) | problems.maskable).all()
     steps = together.commit_step[problems.maskable].view(3, 3, 4)
@@ -315,13 +315,9 @@ def test_blocks_are_those_of_llada_s_generate(folder: Path, denoiser: HuggingFac
 
     task = task_for(denoiser, "math", length=16, prompt="plain")
     problem = task.parse("What is 6 times 7?")
-    ours = decode(denoiser, problem.tokens, make_decoder("confidence@blocks:8", 8, 0.0, _no_policy)).tokens
+    ours = decode(denoiser, problem.tokens, Sampler.parse("confidence@blocks:8", steps=8)).tokens
     prompt = problem.tokens[:, ~problem.maskable[0]]
     assert torch.equal(ours, generate(denoiser, prompt, None, 8, 16, 8))
-
-
-def _no_policy(name: str) -> Any:
-    raise AssertionError(name)
 
 
 def test_a_model_without_tokenizer_is_refused(folder: Path, denoiser: HuggingFaceDenoiser) -> None:
@@ -334,7 +330,7 @@ def test_evaluate_and_sample_from_the_command_line(folder: Path, tmp_path: Path)
     data, out = tmp_path / "problems.jsonl", tmp_path / "report.json"
     rows = [{"question": HENS.question, "answer": HENS.solution}, {"problem": HALF.question, "solution": HALF.solution}]
     data.write_text("\n".join(map(json.dumps, rows)))
-    model = ["--task", "math", "--denoiser", str(folder), "--trust-remote-code", "--task-option", "length=16"]
+    model = ["--task", "math", "--model", str(folder), "--trust-remote-code", "--task-option", "length=16"]
     orders = "confidence,confidence@blocks:8,left_to_right@blocks:8@threshold:0.5"
     result = CliRunner().invoke(
         app, ["evaluate", *model, "--data", str(data), "--orders", orders, "--steps", "8,16", "--json", str(out)]

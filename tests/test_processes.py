@@ -122,7 +122,7 @@ def test_weights_cut_over_processes_are_the_same_weights(recipes: dict[str, Path
 
 
 def test_an_evaluation_on_two_processes_is_that_on_one_bit_for_bit(tmp_path: Path) -> None:
-    common = ["evaluate", "--denoiser", "sudoku4", "--task-option", "box=2", "--set", "givens=5", "--limit", "30",
+    common = ["evaluate", "--model", "sudoku4", "--task-option", "box=2", "--generate", "givens=5", "--limit", "30",
               "--batch-size", "8", "--orders", "random,policy,policy+undo,confidence@bernoulli:1", "--steps", "3,5",
               "--noise", "0,0.5", "--temperature", "0.7", "--seed", "3"]  # fmt: skip
     said = {}
@@ -138,22 +138,21 @@ def test_an_evaluation_on_two_processes_is_that_on_one_bit_for_bit(tmp_path: Pat
     assert reports[0] == reports[1]
 
 
-@pytest.mark.parametrize("command", ["pareto", "pass-at-n"])
+@pytest.mark.parametrize("command", ["pareto", "evaluate"])
 def test_fronts_and_draws_on_two_processes_are_those_on_one(command: str, tmp_path: Path) -> None:
     common = [
         command,
-        "--denoiser",
+        "--model",
         "sudoku4",
-        "--task-option",
-        "box=2",
-        "--set",
+        "--generate",
         "givens=5",
         "--limit",
         "20",
         "--batch-size",
         "8",
     ]
-    common += ["--draws", "2"] if command == "pass-at-n" else ["--orders", "random,confidence@threshold:0.5/0.9"]
+    curves = "random,confidence@threshold:0.5/0.9"
+    common += ["--draws", "2", "--orders", "random"] if command == "evaluate" else ["--orders", curves]
     said = [anyorder(*common, "--json", tmp_path / f"{two}.json", two=two).stdout for two in (False, True)]
     assert said[0] == said[1]
     assert (tmp_path / "False.json").read_bytes() == (tmp_path / "True.json").read_bytes()
@@ -195,7 +194,7 @@ def test_a_batch_that_does_not_divide_and_commands_of_one_process_are_refused_on
     odd = anyorder("train", recipes["denoiser"], "--set", "run.batch_size=7", "--out", str(tmp_path / "odd"), two=True, code=1)
     assert odd.stderr.count("batch_size 7 does not divide among 2 processes") == 1
     alone = anyorder("list", code=2, RANK="0", WORLD_SIZE="2")
-    assert alone.stderr == "error: list runs on one process; on several: train, evaluate, pareto, pass-at-n, sample\n"
+    assert alone.stderr == "error: list runs on one process; on several: train, evaluate, pareto, sample\n"
     assert anyorder("list", code=2, RANK="1", WORLD_SIZE="2").stderr == ""
 
 

@@ -70,7 +70,7 @@ def test_a_fasta_file_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 def test_samples_are_written_as_fasta_and_folded(models: tuple[Path, Path], cache: Path, tmp_path: Path) -> None:
     out = tmp_path / "made.fasta"
-    command = ["sample", "9", "--task", "protein", "--denoiser", str(models[0]), "--order", "margin", "--steps", "3"]
+    command = ["sample", "9", "--task", "protein", "--model", str(models[0]), "--order", "margin", "--steps", "3"]
     result = CliRunner().invoke(app, [*command, "--number", "3", "--temperature", "1", "--seed", "4", "--fasta", str(out)])
     assert result.exit_code == 0, result.output
     made = [text for _, text in read_sequences(out)]

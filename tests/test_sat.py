@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anyorder.errors import BadInput
-from anyorder.evaluation.evaluate import evaluate
+from anyorder.evaluation.comparison import evaluate
 from anyorder.evaluation.tables import markdown
 from anyorder.tasks.base import Instances
 from anyorder.tasks.sat import Sat, ye_clauses
@@ -177,7 +177,7 @@ def test_models_of_a_file_are_counted_and_cap_the_exact_match(tmp_path: Path) ->
             logits[:, 3, 1], logits[:, 4, 5], logits[:, 5, 3] = 9.0, 9.0, 9.0  # 1, not 2, 3: right, and not as stored
             return logits[positions], torch.zeros(*tokens.shape, 1)
 
-    report = evaluate(Always(), task, problems, ["confidence"], [3], load_policy=lambda _: None)  # type: ignore[arg-type,return-value]
+    report = evaluate(Always(), task, problems, ["confidence"], [3])  # type: ignore[arg-type]
     assert (report.results[0].instance_accuracy, report.results[0].exact_match) == (1.0, 0.0)
     assert report.meta["exact_match_ceiling"] == pytest.approx(1 / 7)
     assert "exact match (ceiling 14.3 %)" in markdown(report)

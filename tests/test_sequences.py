@@ -16,7 +16,6 @@ from anyorder.decoding.loop import decode
 from anyorder.decoding.tokens import Sample
 from anyorder.errors import BadInput
 from anyorder.evaluation.judges import PseudoLikelihood
-from anyorder.evaluation.orders import make_decoder
 from anyorder.session import open_session
 from anyorder.tasks import make_task
 from anyorder.tasks.alphabets import (
@@ -330,20 +329,20 @@ def test_a_tokenizer_is_an_alphabet(tmp_path: Path) -> None:
 
 def test_the_shipped_model_of_molecules_designs_valid_ones_in_its_learned_order() -> None:
     pytest.importorskip("rdkit")
-    session = open_session("molecules", None, None, 24, 0, ["length=30-40"], None, None)
-    assert (session.meta["denoiser"], session.best_order()) == ("moses", "policy")
+    session = open_session(task="molecules", limit=24, generate=["length=30-40"])
+    assert (session.meta["denoiser"], session.best_sampler()) == ("moses", "policy")
     shares = {}
     for order in ("policy", "random"):
-        decoder = make_decoder(order, 40, 0.0, session.load_policy, token=Sample(0.4))
-        found = decode(session.denoiser, session.instances.tokens, decoder, seeds=1)
+        sampler = session.bind(order, steps=40, token=Sample(0.4))
+        found = decode(session.denoiser, session.instances.tokens, sampler, seeds=1)
         shares[order] = float(session.task.check(session.instances, found.tokens).instance_correct.float().mean())
     assert shares["policy"] > 0.75, "93 % of 10,000 in docs/sequences.md"
     assert shares["policy"] > shares["random"]
 
 
 def test_the_shipped_model_of_text_knows_definitions_from_shuffled_words() -> None:
-    session = open_session("text", None, None, None, 0, None, None, None, problem="a person who plays a musical instrument")
-    assert (session.meta["denoiser"], session.best_order()) == ("wordnet", "policy")
+    session = open_session(task="text", problem="a person who plays a musical instrument")
+    assert (session.meta["denoiser"], session.best_sampler()) == ("wordnet", "policy")
     texts = [
         "a person who plays a musical instrument",
         "the act of moving something to a new place",
@@ -360,8 +359,8 @@ def test_the_shipped_model_of_text_knows_definitions_from_shuffled_words() -> No
         assert problems.x0 is not None
         likely[name] = PseudoLikelihood(session.denoiser, folds=5)(session.task, problems, problems.x0)
     assert (likely["texts"] > likely["shuffled"] + 1).all(), "nats per piece"
-    decoder = make_decoder("policy", 20, 0.0, session.load_policy)
-    filled = decode(session.denoiser, session.task.parse("a person who _{1} music").tokens, decoder).tokens
+    sampler = session.bind("policy", steps=20)
+    filled = decode(session.denoiser, session.task.parse("a person who _{1} music").tokens, sampler).tokens
     assert session.task.decode(filled)[0].startswith("a person who ")  # type: ignore[attr-defined]
 
 

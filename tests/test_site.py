@@ -59,7 +59,7 @@ def test_the_site_builds_without_warnings_and_every_link_and_anchor_leads_somewh
     api = (tmp_path / "html/api.html").read_text(encoding="utf-8")
     assert 'id="anyorder.decode"' in api and "Fill every masked position of a batch" in api
     commands = (tmp_path / "html/commands.html").read_text(encoding="utf-8")
-    assert "--task-option" in commands and "anyorder pass-at-n" in commands
+    assert "--task-option" in commands and "anyorder pareto" in commands
 
 
 def test_the_index_lists_every_page_once() -> None:

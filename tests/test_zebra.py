@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from anyorder.denoisers.transformer import Transformer
 from anyorder.errors import BadInput
-from anyorder.evaluation.evaluate import evaluate
+from anyorder.evaluation.comparison import evaluate
 from anyorder.evaluation.tables import difficulty_rows
 from anyorder.tasks.base import Instances
 from anyorder.tasks.zebra import Zebra
@@ -21,7 +21,6 @@ from anyorder.tasks.zebra_rules import TECHNIQUES, count_solutions
 from anyorder.tasks.zebra_text import PADDING, read_statement, write_clue
 from anyorder.training.fit import fit_order
 from anyorder.training.settings import PolicySettings
-from anyorder.zoo import load_order
 
 MEANING = [
     lambda a, b, c, last: a == b,
@@ -392,6 +391,6 @@ def test_an_order_is_fitted_to_puzzles_of_any_size(tmp_path: Path, tiny: Transfo
 
 
 def test_reports_by_difficulty_go_from_easy_to_hard(tiny: Transformer) -> None:
-    report = evaluate(tiny, Zebra(3, 3), Zebra(3, 3).generate(60, 0), ["confidence"], [3], load_policy=load_order)
+    report = evaluate(tiny, Zebra(3, 3), Zebra(3, 3).generate(60, 0), ["confidence"], [3])
     header, _ = difficulty_rows(report, 3, 0.0)
     assert [name.split(" (")[0] for name in header] == ["order", "propagation", "probing"]
