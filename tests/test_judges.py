@@ -83,8 +83,13 @@ def test_perplexity_is_the_causal_model_s_own(task: Sequences, denoiser: Transfo
 
 
 def test_unknown_judges_are_refused(task: Sequences, denoiser: Transformer) -> None:
-    for spec in ("beauty", "pseudo_likelihood:0", "pseudo_likelihood:x", "perplexity"):
-        with pytest.raises(BadInput, match="pseudo_likelihood"):
+    for spec, message in {
+        "beauty": "use one of pseudo_likelihood",
+        "pseudo_likelihood:0": "at least one forward pass",
+        "pseudo_likelihood:x": "must be a whole number",
+        "perplexity": "perplexity needs model: write perplexity:MODEL",
+    }.items():
+        with pytest.raises(BadInput, match=message):
             make_judges([spec], denoiser)
     with pytest.raises(BadInput, match="cannot be loaded"):
         make_judges(["perplexity:no/such-model-here"], denoiser)

@@ -116,7 +116,8 @@ def test_the_exact_likelihood_by_hand_over_all_orders() -> None:
 @pytest.mark.parametrize("name", ["confidence", "random weights"])
 def test_a_perfect_denoiser_makes_the_bound_tight_whatever_the_order(name: str) -> None:
     denoiser, log_joint = perfect_denoiser()
-    order = confidence if name == "confidence" else (lambda state, prediction: prediction.scatter(prediction.logits[:, 0].float()))
+    orders = {"confidence": confidence}
+    order = orders.get(name, lambda state, prediction: prediction.scatter(prediction.logits[:, 0].float()))
     process = Process(denoiser, order, 0.3)
     for x0, expected in zip(ALL, log_joint.tolist(), strict=True):
         assert exact_bound(process, EMPTY, x0).total == pytest.approx(expected, abs=1e-5)

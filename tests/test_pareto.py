@@ -223,9 +223,9 @@ def test_the_command_writes_what_it_found(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--blocks", "0"], "'full', and numbers of positions"),
+        (["--blocks", "0"], "write 'full' and numbers of positions"),
         (["--bounds", "9,3"], "two numbers, the first above 0"),
-        (["--orders", "policy@bernoulli:high"], "is not a number"),
+        (["--orders", "policy@bernoulli:high"], "must be a number"),
     ],
 )
 def test_bad_input_is_one_clear_error(arguments: list[str], message: str) -> None:

@@ -67,7 +67,10 @@ def label_for(one: SamplerLike) -> str:
     """What a sampler is called in tables."""
     if isinstance(one, str | Sampler):
         return str(one)
-    return "policy" if isinstance(one, LearnedOrder | PolicyNetwork) else label_of(one, ORDERS)
+    if isinstance(one, LearnedOrder | PolicyNetwork):
+        return "policy"
+    module = getattr(one, "__module__", "")
+    return label_of(one, ORDERS).removeprefix(f"{module}:")
 
 
 def kind_of(sampler: Sampler) -> Kind:

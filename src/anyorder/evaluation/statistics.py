@@ -27,8 +27,8 @@ def wilson(successes: float, trials: int) -> Interval:
 
 
 def mean_interval(values: np.ndarray) -> tuple[float, float, float]:
-    """Mean of values (N,) and its 95 % interval by the normal approximation; nan entries do not count, nan if there
-    are no others. The interval of a share, where all values are 0 or 1, is within [0, 1]."""
+    """Mean of values (N,) and its 95 % interval by the normal approximation; nan entries do not count, nan if there are no
+    others. The interval of a share, where all values are 0 or 1, is within [0, 1]."""
     values = values[~np.isnan(values)]
     if not len(values):
         return math.nan, math.nan, math.nan
@@ -74,8 +74,8 @@ def paired_interval(a: np.ndarray, b: np.ndarray) -> Interval:
     """95 % interval of the difference mean(a) - mean(b) over the same instances (normal approximation, paired),
     within [-1, 1]."""
     difference = a.astype(float) - b.astype(float)
-    half = 1.96 * difference.std(ddof=1) / math.sqrt(len(difference)) if len(difference) > 1 else 1.0
-    mean = difference.mean()
+    half = 1.96 * float(difference.std(ddof=1)) / math.sqrt(len(difference)) if len(difference) > 1 else 1.0
+    mean = float(difference.mean())
     return Interval(max(-1.0, mean - half), min(1.0, mean + half))
 
 
