@@ -172,7 +172,7 @@ def test_resamples_of_a_mean_spread_by_its_standard_error() -> None:
 
 
 def test_the_command_writes_what_it_found(tmp_path: Path) -> None:
-    result = run("pass-at-n", "--task-option", "box=2", "--limit", "5", "--draws", "2", "--orders", "random,confidence~0.1",
+    result = run("evaluate", "--task-option", "box=2", "--steps", "4", "--limit", "5", "--draws", "2", "--orders", "random,confidence~0.1",
                  "--json", tmp_path / "r.json", "--markdown", tmp_path / "t.md", "--plot", tmp_path / "p.svg")  # fmt: skip
     assert result.returncode == 0, result.stderr
     values = json.loads((tmp_path / "r.json").read_text())

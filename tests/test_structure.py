@@ -206,7 +206,7 @@ def test_samples_are_judged_and_folded_once(folder: Path, tmp_path: Path, monkey
 
 def test_evaluate_takes_esmfold_as_a_judge(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "report.json"
-    asked = ["evaluate", "--task", "protein", "--denoiser", str(save_esm(tmp_path / "esm")), "--orders", "random"]
+    asked = ["evaluate", "--task", "protein", "--model", str(save_esm(tmp_path / "esm")), "--orders", "random"]
     asked += ["--steps", "3", "--generate", "length=6", "--limit", "2", "--temperature", "1", "--json", str(out)]
     result = CliRunner().invoke(app, [*asked, "--judge", f"esmfold:{folder}"])
     assert result.exit_code == 0, result.output

@@ -48,7 +48,7 @@ def test_a_policy_of_confidences_runs_on_another_denoiser_at_another_length(
 
 def test_it_is_refused_unless_one_insists_and_the_error_says_that_one_can(tmp_path: Path) -> None:
     folder = confidence_policy(tmp_path)
-    with pytest.raises(WrongDenoiser, match=r"reads confidences and no hidden states.*--any-denoiser"):
+    with pytest.raises(WrongDenoiser, match=r"reads confidences and no hidden states.*--ignore-fingerprint"):
         load_order(folder, load_denoiser("sudoku9"))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -80,6 +80,6 @@ def test_the_commands_carry_a_policy_over(tmp_path: Path) -> None:
     arguments = ["evaluate", "--task", "sat", "--policy", folder, "--orders", "confidence,policy@bernoulli:0", "--steps", "9",
                  "--limit", "3"]  # fmt: skip
     refused(run(*arguments), "fitted to the denoiser")
-    carried = run(*arguments, "--any-denoiser")
+    carried = run(*arguments, "--ignore-fingerprint")
     assert carried.returncode == 0, carried.stderr
     assert "policy@bernoulli:0" in carried.stdout

@@ -176,5 +176,5 @@ def check_denoiser(policy: PolicyNetwork, denoiser: nn.Module, folder: str | Pat
     if not policy.reads_hidden:
         message += "; it reads confidences and no hidden states, so it can be transferred, with unknown accuracy"
     if strict:
-        raise WrongDenoiser(f"{message}: fit a policy to this denoiser, or load it with strict=False (--any-denoiser)")
+        raise WrongDenoiser(f"{message}: fit a policy to this denoiser, or load it with strict=False (--ignore-fingerprint)")
     warnings.warn(message, stacklevel=4)
