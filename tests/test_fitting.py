@@ -16,7 +16,7 @@ from rich.console import Console
 
 from anyorder.cli import app
 from anyorder.errors import BadCheckpoint, BadInput
-from anyorder.evaluation.evaluate import Report
+from anyorder.evaluation.results import Report
 from anyorder.fitting import HEURISTICS, Wishes, _headroom, _prepare, card, fit_and_compare
 from anyorder.tasks.alphabets import AMINO_ACIDS
 from anyorder.zoo import load_denoiser, load_order

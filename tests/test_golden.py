@@ -180,7 +180,7 @@ def run(denoiser: Any, tokens: Tensor, x0: Tensor, spec: Spec) -> dict[str, Tens
         sampler = sampler.bind(denoiser, strict=False)
     history = History(tokens)
     if spec.batch_size:
-        from anyorder.evaluation.evaluate import decode_in_batches
+        from anyorder.evaluation.batches import decode_in_batches
         from anyorder.tasks.base import Instances
 
         problems = Instances(tokens, tokens == denoiser.mask_token_id, x0)

@@ -23,7 +23,7 @@ from anyorder.report.plots import accuracy_against_steps
 from anyorder.tasks.base import Instances
 from anyorder.tasks.sudoku import Sudoku
 from anyorder.training.fit import run_recipe
-from anyorder.training.settings import load_recipe
+from anyorder.training.recipes import load_recipe
 from anyorder.zoo import load_denoiser, load_order
 
 _STEPS = [10, 20]

@@ -27,7 +27,7 @@ def mdm_loss(
     *,
     focal_gamma: float | None = None,
     focal_alpha: float = 0.25,
-    normalise: str = "sequences",
+    normalize: str = "sequences",
 ) -> Tensor:
     """L_MDM (eq. 2): the mean over the batch of w_t * sum over masked i of l_i.
 
@@ -38,7 +38,7 @@ def mdm_loss(
         token_weight: (B, L), 1 when not given; never differentiated. With 1 + q this is L_PA-MDM (eq. 4).
         focal_gamma: when given, every l_i is multiplied by `focal_weight`.
         focal_alpha: scale of that weight.
-        normalise: "sequences" divides by B as eq. 2 does; "tokens" by the number of masked tokens, as Ye et al. do; "rows"
+        normalize: "sequences" divides by B as eq. 2 does; "tokens" by the number of masked tokens, as Ye et al. do; "rows"
             takes each row's mean over its masked tokens, then the mean of rows (the any-order autoregressive form of eq. 2).
     """
     losses = token_losses
@@ -48,13 +48,13 @@ def mdm_loss(
         losses = losses * time_weight[:, None]
     if token_weight is not None:
         losses = losses * token_weight.detach()
-    if normalise == "sequences":
+    if normalize == "sequences":
         return losses.sum() / losses.shape[0]
-    if normalise == "tokens":
+    if normalize == "tokens":
         return losses.sum() / masked.sum().clamp(min=1)
-    if normalise == "rows":
+    if normalize == "rows":
         return _mean_of_rows(losses, masked)
-    raise ValueError(f"normalise is {normalise!r}; it must be 'sequences', 'tokens' or 'rows'")
+    raise ValueError(f"normalize is {normalize!r}; it must be 'sequences', 'tokens' or 'rows'")
 
 
 def policy_log_probabilities(scores: Tensor, masked: Tensor) -> Tensor:
@@ -72,7 +72,7 @@ def policy_aware_weight(scores: Tensor, masked: Tensor, *, alpha: float = 1.0, p
     """1 + alpha * q_i of L_PA-MDM (eq. 4) at masked positions and 0 elsewhere, (B, L), with q the softmax of the scores over M.
 
     The scores of a policy give eq. 4; log c_i or the margin the heuristic-aware controls; log p_i(x0_i) / tau the weights of
-    PAPL (arXiv 2509.23405), together with `normalise="rows"`. Not differentiable: no gradient reaches the scores.
+    PAPL (arXiv 2509.23405), together with `normalize="rows"`. Not differentiable: no gradient reaches the scores.
     """
     q = policy_log_probabilities(scores.detach(), masked).exp()
     return (float(plus_one) + alpha * q) * masked
@@ -167,14 +167,14 @@ def rank_loss(
 # ---- by reward ----------------------------------------------------------------------------------------------------------
 
 
-def group_advantages(returns: Tensor, group: Tensor, *, standardise: bool, epsilon: float = 1e-4) -> Tensor:
-    """What each trajectory is better than its group: r - mean, over (std + epsilon) when `standardise` (GRPO,
+def group_advantages(returns: Tensor, group: Tensor, *, standardize: bool, epsilon: float = 1e-4) -> Tensor:
+    """What each trajectory is better than its group: r - mean, over (std + epsilon) when `standardize` (GRPO,
     arXiv 2402.03300; without the std arXiv 2512.09106). Exactly 0 in a group whose returns are all alike.
 
     Args:
         returns: float (N,).
         group: int64 (N,), the number of each trajectory's group, from 0.
-        standardise: divide by the group's standard deviation (of the population).
+        standardize: divide by the group's standard deviation (of the population).
         epsilon: added to it.
     """
     count = int(group.max()) + 1
@@ -182,7 +182,7 @@ def group_advantages(returns: Tensor, group: Tensor, *, standardise: bool, epsil
     mean = torch.zeros_like(size).index_add(0, group, returns) / size.clamp(min=1)
     centred = returns - mean[group]
     std = (torch.zeros_like(size).index_add(0, group, centred.square()) / size.clamp(min=1)).sqrt()
-    advantages = centred / (std[group] + epsilon) if standardise else centred
+    advantages = centred / (std[group] + epsilon) if standardize else centred
     highest = torch.full_like(size, -torch.inf).scatter_reduce(0, group, returns, "amax")
     lowest = torch.full_like(size, torch.inf).scatter_reduce(0, group, returns, "amin")
     return advantages.masked_fill((highest == lowest)[group], 0.0)

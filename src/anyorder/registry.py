@@ -342,11 +342,12 @@ REMASKERS = Registry("remasker", "anyorder.remaskers", ("anyorder.decoding",))
 POLICIES = Registry("policy", "anyorder.policies", ("anyorder.orders",))
 """Architectures of learned orders. Facts: `trained_by`, "supervised" or "reward"."""
 
-OBJECTIVES = Registry("objective", "anyorder.objectives", ("anyorder.training",))
-"""What a policy is trained for by supervision."""
+OBJECTIVES = Registry("objective", "anyorder.objectives", ("anyorder.training.objectives",))
+"""What a policy is trained for by supervision, see `anyorder.training.objectives`."""
 
-REWARDS = Registry("reward", "anyorder.rewards", ("anyorder.training",))
-"""What a decoded sequence is worth."""
+REWARDS = Registry("reward", "anyorder.rewards", ("anyorder.training.rewards",))
+"""What a decoded sequence is worth, see `anyorder.training.rewards`. Facts: `by_position`, it is earned when a position is
+committed, not at the end."""
 
 TASKS = Registry("task", "anyorder.tasks", ("anyorder.tasks",))
 """Kinds of problems."""

@@ -40,7 +40,7 @@ def _registered(name: str) -> Callable[[], str]:
 
 
 def _recipes() -> str:
-    from anyorder.training.settings import recipe_names
+    from anyorder.training.recipes import recipe_names
 
     return ", ".join(recipe_names())
 

@@ -51,7 +51,7 @@ def _fetchable() -> Iterator[Row]:
 
 
 def _recipes() -> Iterator[Row]:
-    from anyorder.training.settings import load_recipe, recipe_names
+    from anyorder.training.recipes import load_recipe, recipe_names
 
     for name in recipe_names():
         yield "recipe", name, load_recipe(name).description

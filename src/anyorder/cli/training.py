@@ -39,7 +39,7 @@ def train(
 
     from anyorder.session import key_values
     from anyorder.training.fit import run_recipe
-    from anyorder.training.settings import load_recipe
+    from anyorder.training.recipes import load_recipe
 
     checked = load_recipe(recipe, overrides)
     folder = out or Path("runs") / Path(recipe).stem

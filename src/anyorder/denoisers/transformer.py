@@ -6,6 +6,8 @@ and positions need no embedding: the relations say all there is to know about wh
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +15,7 @@ from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
 from anyorder.denoisers.base import DenoiserOutput, forbid_mask
+from anyorder.registry import DENOISERS
 from anyorder.relations import EVERYTHING, Relation
 
 
@@ -108,6 +111,22 @@ class RelationHeads(nn.Module):
         return torch.stack([biases[name] for name in self.head_relations], dim=1)
 
 
+@dataclass(frozen=True)
+class TransformerSettings:
+    """Settings of a `Transformer` that a recipe trains."""
+
+    width: int = field(default=96, metadata={"help": "width of the blocks"})
+    layers: int = field(default=6, metadata={"help": "number of blocks"})
+    heads: tuple[str, ...] = field(
+        default=(EVERYTHING,), metadata={"help": "one relation of the task per head; 'everything' is plain attention"}
+    )
+    mlp_ratio: int = field(default=4, metadata={"help": "hidden units of the MLPs over the width"})
+    dropout: float = field(default=0.0, metadata={"help": "in training"})
+    loops: int = field(default=1, metadata={"help": "passes through the blocks, with the same weights"})
+    positions: bool = field(default=False, metadata={"help": "learned position embeddings"})
+
+
+@DENOISERS.register("structured")
 class Transformer(nn.Module, PyTorchModelHubMixin, library_name="anyorder"):
     """Bidirectional transformer denoiser.
 
@@ -123,6 +142,17 @@ class Transformer(nn.Module, PyTorchModelHubMixin, library_name="anyorder"):
 
     Relations are set with `set_relations` once; they are saved with the weights.
     """
+
+    Settings: ClassVar[type] = TransformerSettings
+
+    @classmethod
+    def for_task(cls, task: Any, **settings: Any) -> "Transformer":
+        """A fresh denoiser for a task, with its relations."""
+        settings = {**settings, "heads": list(settings.get("heads", (EVERYTHING,)))}
+        size = {"vocab_size": task.vocab_size, "mask_token_id": task.mask_token_id, "max_length": task.length}
+        model = cls(**size, pad_token_id=task.pad_token_id, **settings)
+        model.set_relations(task.relations())
+        return model
 
     def __init__(
         self,
@@ -215,3 +245,20 @@ def paper_transformer(vocab_size: int, mask_token_id: int, max_length: int) -> T
         heads=[EVERYTHING] * 12,
         dropout=0.1,
     )
+
+
+@dataclass(frozen=True)
+class PaperSettings:
+    """The transformer of the paper has a fixed size."""
+
+
+@DENOISERS.register("paper")
+class PaperTransformer(Transformer):
+    """The denoiser of arXiv 2606.00295: a plain `Transformer` of a fixed size, see `paper_transformer`."""
+
+    Settings: ClassVar[type] = PaperSettings
+
+    @classmethod
+    def for_task(cls, task: Any, **settings: Any) -> Transformer:
+        """A fresh denoiser for a task."""
+        return paper_transformer(task.vocab_size, task.mask_token_id, task.length)

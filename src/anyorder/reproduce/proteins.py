@@ -35,7 +35,7 @@ from anyorder.tasks.sequences import (
     token_entropy,
     write_fasta,
 )
-from anyorder.training.settings import load_recipe
+from anyorder.training.recipes import load_recipe
 from anyorder.zoo import load_denoiser
 
 MEASURES = ("pLDDT", "pTM", "pAE", "foldable", "entropy of the set", "entropy of a sequence", "diversity", "inner-TM")

@@ -16,7 +16,7 @@ from anyorder.reproduce import published
 from anyorder.reproduce.outcome import Cells, Outcome, Solved, Target, difference, percent
 from anyorder.reproduce.study import Decoding, Setting, Study
 from anyorder.training.checkpoint import load_latest
-from anyorder.training.settings import AnyRecipe, load_recipe
+from anyorder.training.recipes import AnyRecipe, load_recipe
 
 HEURISTICS = ("random", "margin", "entropy", "confidence")
 REFERENCES = {

@@ -14,7 +14,7 @@ from anyorder.evaluation.tables import markdown_grids, markdown_table
 from anyorder.reproduce.outcome import Cells, Outcome, Solved, Target
 from anyorder.reproduce.reward import RewardSetting, RewardStudy
 from anyorder.reproduce.study import Decoding, Setting
-from anyorder.training.settings import AnyRecipe, load_recipe
+from anyorder.training.recipes import AnyRecipe, load_recipe
 from anyorder.zoo import load_denoiser
 
 EXPONENTS = {"30": "0.9", "10": "0.9", "3": "0.95", "1": "0.99", "0": "0.99"}

@@ -30,7 +30,7 @@ from anyorder.orders.learned import saved_order
 from anyorder.tasks import make_task
 from anyorder.tasks.base import Instances, Task
 from anyorder.training.fit import run_recipe
-from anyorder.training.settings import AnyRecipe, load_recipe, recipe_names
+from anyorder.training.recipes import AnyRecipe, load_recipe, recipe_names
 from anyorder.zoo import load_denoiser
 
 

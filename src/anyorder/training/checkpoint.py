@@ -15,14 +15,14 @@ from torch.optim import Optimizer
 
 from anyorder.errors import AnyorderError, BadCheckpoint
 from anyorder.files import parse_json, write_atomically
-from anyorder.training.sharding import cut_like
+from anyorder.training.sharding import shard_like
 
 _PATTERN = re.compile(r"step-(\d{8})\.safetensors$")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a run needs to go on: tensors by name, and plain values."""
+    """Everything that a run needs to continue: tensors by name, and plain values."""
 
     step: int
     tensors: dict[str, Tensor]
@@ -54,6 +54,11 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if _PATTERN.search(path.name))
 
 
+def step_of(path: Path) -> int:
+    """The step of a checkpoint file, by its name."""
+    return int(path.stem.removeprefix("step-"))
+
+
 def load_checkpoint(path: Path) -> Checkpoint:
     """Read one checkpoint.
 
@@ -82,12 +87,12 @@ def load_latest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
         except BadCheckpoint as error:
             problems.append(str(error))
     if problems:
-        raise BadCheckpoint(f"{problems[0]}; no older checkpoint is left in {folder}: delete it to start again")
+        raise BadCheckpoint(f"{problems[0]}; {folder} has no older checkpoint: delete it to start again")
     return None, []
 
 
 def optimizer_tensors(optimizers: list[Optimizer]) -> dict[str, Tensor]:
-    """The state of optimisers as named tensors."""
+    """The state of optimizers as named tensors."""
     tensors: dict[str, Tensor] = {}
     for number, optimizer in enumerate(optimizers):
         for index, state in optimizer.state_dict()["state"].items():
@@ -105,7 +110,7 @@ def load_optimizer_tensors(optimizers: list[Optimizer], tensors: Mapping[str, Te
         for name, tensor in tensors.items():
             if name.startswith(prefix):
                 index, key = name.removeprefix(prefix).split(".", 1)
-                state.setdefault(int(index), {})[key] = cut_like(tensor, parameters[int(index)])
+                state.setdefault(int(index), {})[key] = shard_like(tensor, parameters[int(index)])
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 

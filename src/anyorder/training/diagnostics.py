@@ -6,9 +6,11 @@ import math
 import torch
 from torch import Tensor, nn
 
-from anyorder.decoding.loop import Decoder, decode
+from anyorder.decoding.loop import decode
+from anyorder.decoding.sampler import Sampler
 from anyorder.losses import policy_log_probabilities
-from anyorder.orders.policies import LearnedOrder, PolicyNetwork
+from anyorder.orders.learned import LearnedOrder
+from anyorder.orders.policies import PolicyNetwork
 from anyorder.tasks.base import Instances, Task
 
 LEVELS = 5
@@ -99,7 +101,7 @@ def decoded_numbers(
     was_training = denoiser.training, policy.training
     denoiser.eval(), policy.eval()
     device = next(policy.parameters()).device
-    decoded = decode(denoiser, problems.tokens.to(device), Decoder(LearnedOrder(policy), steps=steps))  # type: ignore[arg-type]
+    decoded = decode(denoiser, problems.tokens.to(device), Sampler(LearnedOrder(policy), steps=steps))  # type: ignore[arg-type]
     denoiser.train(was_training[0]), policy.train(was_training[1])
     tokens = decoded.tokens.cpu()
     numbers = {"decoded_accuracy": float(task.check(problems, tokens).instance_correct.double().mean())}

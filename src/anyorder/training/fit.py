@@ -1,42 +1,40 @@
-"""Running a recipe: what `anyorder train` and `anyorder.fit_order` do."""
+"""Running a recipe: what `anyorder train`, `anyorder.fit_order` and `anyorder.fit_order_by_reward` do."""
 
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from rich.console import Console
 from torch import nn
 
-from anyorder.denoisers.base import fingerprint
-from anyorder.errors import AnyorderError, BadInput
+from anyorder.denoisers.base import device_of, fingerprint
+from anyorder.errors import AnyorderError, BadInput, first_line
 from anyorder.files import write_json
-from anyorder.orders.policies import LearnedOrder
+from anyorder.orders.learned import LearnedOrder
 from anyorder.processes import launched
+from anyorder.registry import POLICIES
 from anyorder.tasks.base import Instances, Task
 from anyorder.training.denoiser import DenoiserJob
 from anyorder.training.joint import JointJob
 from anyorder.training.loop import TrainingResult, train
 from anyorder.training.order import OrderJob
+from anyorder.training.recipes import AnyRecipe, DenoiserRecipe, OrderRecipe, RewardRecipe
 from anyorder.training.reward import RewardJob
 from anyorder.training.rewards import Reward
 from anyorder.training.settings import (
-    AnyRecipe,
-    DenoiserRecipe,
+    DataSettings,
     ObjectiveSettings,
     OptimizerSettings,
-    OrderRecipe,
     PolicySettings,
-    RewardRecipe,
     RolloutSettings,
     RunSettings,
     TaskSettings,
     UpdateSettings,
-    load_recipe,
 )
-from anyorder.zoo import load_order
+from anyorder.zoo import load_denoiser
 from anyorder.zoo.matching import task_for
-from anyorder.zoo.options import load_model
 
 
 def run_recipe(
@@ -49,8 +47,15 @@ def run_recipe(
 ) -> TrainingResult:
     """Train what a recipe describes into a folder; resume if the folder holds an unfinished run of it.
 
-    With `trust_remote_code`, the code that comes with a model of Hugging Face is run. `model_options` are of the denoiser that
-    an order is fitted to, see `load_model`; where it runs is for the training loop to say.
+    Args:
+        recipe: from `load_recipe`.
+        folder: of the run.
+        console: for the progress bar.
+        trust_remote_code: run the code that comes with a model of Hugging Face.
+        model_options: of the denoiser that an order is fitted to, see `load_denoiser`; the training loop chooses the device.
+
+    Raises:
+        BadInput: parts that do not fit one another, or a folder with another run.
     """
     identity = recipe.model_dump(mode="json")
     try:
@@ -59,9 +64,9 @@ def run_recipe(
             job = DenoiserJob(recipe)
         else:
             if "device" in (model_options or {}):
-                raise BadInput("training runs where accelerate puts it: choose the device by CUDA_VISIBLE_DEVICES")
-            wishes = {"device": "cpu", **(model_options or {})}
-            denoiser = load_model(recipe.denoiser, wishes, trust_remote_code=trust_remote_code)
+                raise BadInput("training runs where accelerate puts it: choose the device with CUDA_VISIBLE_DEVICES")
+            options = {"device": "cpu", **(model_options or {})}
+            denoiser = load_denoiser(recipe.denoiser, trust_remote_code=trust_remote_code, **options)
             task = task_for(denoiser, recipe.task.name, **recipe.task.options)
             identity["denoiser_fingerprint"] = fingerprint(denoiser)
             if isinstance(recipe, RewardRecipe):
@@ -77,6 +82,25 @@ def run_recipe(
     return result
 
 
+ORDER_OPTIMIZER = OptimizerSettings(name="muon", lr=4e-3, weight_decay=0.05, warmup_steps=20, ema=0.98)
+"""Optimizer of `fit_order`."""
+
+REWARD_OPTIMIZER = OptimizerSettings(lr=1e-3, betas=(0.9, 0.99), weight_decay=0.1, schedule="linear", clip_norm=0.2)
+"""Optimizer of `fit_order_by_reward`: that of UPO (arXiv 2510.05725), with a higher learning rate for small policies."""
+
+
+def default_fit(architecture: str | None = None) -> tuple[PolicySettings, ObjectiveSettings]:
+    """What `fit_order` and `anyorder fit` fit when nothing else is said.
+
+    The default policy is `mlp` (arXiv 2606.00295, section 3), which is cheap for every denoiser; it is trained for
+    `correctness` on the states of its own path. It reads positions one by one, so it is no critic; a policy that reads all
+    positions together (such as `lookahead`) is trained as a critic too.
+    """
+    name = architecture or "mlp"
+    together = POLICIES[name].reads_logits
+    return PolicySettings(architecture=name), ObjectiveSettings(name="correctness", states="model", critic=together)
+
+
 def fit_order(
     denoiser: nn.Module,
     task: Task,
@@ -86,8 +110,8 @@ def fit_order(
     steps: int = 300,
     batch_size: int = 64,
     seed: int = 0,
-    policy: PolicySettings | None = None,
-    objective: ObjectiveSettings | None = None,
+    policy: PolicySettings | Mapping[str, Any] | str | None = None,
+    objective: ObjectiveSettings | Mapping[str, Any] | str | None = None,
     console: Console | None = None,
 ) -> LearnedOrder:
     """Fit an order policy to your own frozen denoiser on your own problems, in minutes.
@@ -96,27 +120,32 @@ def fit_order(
         denoiser: any `Denoiser` module; its weights do not change.
         task: gives the checker, the relations and the augmentation.
         instances: problems with known solutions.
-        folder: where the policy, its metrics and checkpoints go.
-        steps, batch_size, seed: of the fit.
-        policy, objective: the shipped defaults when not given.
+        folder: for the policy, its metrics and checkpoints.
+        steps: optimizer updates. batch_size, seed: of the fit.
+        policy: the name of an architecture, its settings, or a mapping such as `{"architecture": "lookahead", "width": 96}`; see
+            `default_fit` for the default.
+        objective: a name, settings, or a mapping, likewise.
 
     Returns:
-        The fitted order, ready for `decode`.
+        The fitted order, ready for `Sampler`.
 
     Raises:
-        BadInput: the folder holds a fit to another denoiser or to other problems.
-        KeyboardInterrupt: Ctrl-C; a checkpoint is written first, and the same call goes on from it.
+        BadInput: settings that cannot be used, problems without solutions, a task and a denoiser that disagree, or a folder that
+            holds a fit to another denoiser or to other problems.
+        KeyboardInterrupt: Ctrl-C; a checkpoint is written first, and the same call resumes.
     """
+    chosen = _settings(PolicySettings, policy, "architecture")
+    default_policy, default_objective = default_fit(None if chosen is None else chosen.architecture)
     recipe = OrderRecipe(
         kind="order",
         seed=seed,
-        task=TaskSettings(name=task.name, options=_options_of(task)),
-        data=DEFAULT_ORDER_DATA,
+        task=_task_settings(task),
+        data=DataSettings(size=len(instances)),
         denoiser="given",
-        policy=policy or PolicySettings(),
-        objective=objective or ObjectiveSettings(),
-        optimizer=DEFAULT_ORDER_OPTIMIZER,
-        run=RunSettings(steps=steps, batch_size=batch_size),
+        policy=chosen or default_policy,
+        objective=_settings(ObjectiveSettings, objective, "name") or default_objective,
+        optimizer=ORDER_OPTIMIZER,
+        run=_checked(RunSettings, steps=steps, batch_size=batch_size),
     )
     return _fit(OrderJob(recipe, denoiser, task, instances), recipe, denoiser, instances, Path(folder), console)
 
@@ -131,49 +160,69 @@ def fit_order_by_reward(
     steps: int = 1600,
     batch_size: int = 96,
     seed: int = 0,
-    policy: PolicySettings | None = None,
-    rollout: RolloutSettings | None = None,
-    update: UpdateSettings | None = None,
+    policy: PolicySettings | Mapping[str, Any] | str | None = None,
+    rollout: RolloutSettings | Mapping[str, Any] | None = None,
+    update: UpdateSettings | Mapping[str, Any] | None = None,
     console: Console | None = None,
 ) -> LearnedOrder:
-    """Train an order policy by a reward of your own on your own frozen denoiser: UPO and its kin, see
+    """Train an order policy by a reward of your own on your own frozen denoiser: UPO and related methods, see
     `anyorder.training.reward`.
 
     Args:
-        denoiser, task, instances, folder, seed: as in `fit_order`; solutions need not be known.
-        reward: gives N decoded sequences a number each, see `anyorder.training.rewards`; 1 where the task's checker finds
-            nothing wrong when not given.
-        steps, batch_size: updates, and trajectories drawn in each round of them.
-        policy, rollout, update: the settings of UPO with its max-confidence reference when not given.
+        denoiser, task, instances, folder, seed: as in `fit_order`; solutions are not needed.
+        reward: gives each of N decoded sequences a number, see `anyorder.training.rewards`; by default 1 if the task's checker
+            finds nothing wrong, else 0.
+        steps, batch_size: optimizer updates, and trajectories drawn in each round of them.
+        policy, rollout, update: by default those of UPO with its max-confidence reference.
 
     Returns:
-        The trained order, ready for `decode`.
+        The trained order, ready for `Sampler`.
 
     Raises:
-        BadInput: the folder holds a run on another denoiser or other problems, or with other settings.
-        KeyboardInterrupt: Ctrl-C; a checkpoint is written first, and the same call goes on from it.
+        BadInput, KeyboardInterrupt: as `fit_order`.
     """
-    default = DEFAULT_REWARD_RECIPE
+    upo = UpdateSettings(inner=2, minibatches=2, reference="confidence", beta=0.005, imitation=40)
     values = {
         "kind": "reward",
         "seed": seed,
-        "task": {"name": task.name, "options": _options_of(task)},
-        "data": {"size": len(instances)},
+        "task": _task_settings(task),
+        "data": DataSettings(size=max(1, len(instances))),
         "denoiser": "given",
         "reward": {"name": "solved"},
-        "optimizer": default.optimizer,
-        "run": {"steps": steps, "batch_size": batch_size},
-        "policy": policy or default.policy,
-        "rollout": rollout or default.rollout,
-        "update": update or default.update,
+        "optimizer": REWARD_OPTIMIZER,
+        "run": _checked(RunSettings, steps=steps, batch_size=batch_size),
+        "policy": _settings(PolicySettings, policy, "architecture") or PolicySettings(architecture="upo"),
+        "rollout": _settings(RolloutSettings, rollout, "") or RolloutSettings(),
+        "update": _settings(UpdateSettings, update, "") or upo,
     }
-    recipe = RewardRecipe.model_validate(values)
+    recipe = _checked(RewardRecipe, **values)
     return _fit(RewardJob(recipe, denoiser, task, instances, reward), recipe, denoiser, instances, Path(folder), console)
 
 
-def _options_of(task: Task) -> dict[str, Any]:
-    """The arguments that make a task again, as far as they are plain."""
-    return {n: v for n, v in task.options.items() if isinstance(v, int | float | str)}
+def _settings(kind: type, given: Any, key: str) -> Any:
+    """Settings from an object, a mapping, or the value of their main key; None for None."""
+    if given is None or isinstance(given, kind):
+        return given
+    if isinstance(given, str) and key:
+        given = {key: given}
+    if not isinstance(given, Mapping):
+        raise BadInput(f"{given!r} is no {kind.__name__}: pass one, or a mapping of its keys")
+    return _checked(kind, **given)
+
+
+def _checked(kind: Any, **values: Any) -> Any:
+    """A section or recipe from values, whose errors are those of the user."""
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(str(part) for part in problem["loc"])
+        raise BadInput(f"{where + ': ' if where else ''}{problem['msg'].removeprefix('Value error, ')}") from error
+
+
+def _task_settings(task: Task) -> TaskSettings:
+    """Name and options of a task, as far as they are plain values."""
+    return TaskSettings(name=task.name, options={n: v for n, v in task.options.items() if isinstance(v, int | float | str)})
 
 
 def _fit(
@@ -190,19 +239,13 @@ def _fit(
         "denoiser_fingerprint": fingerprint(denoiser),
         "problems": hashlib.sha256(instances.tokens.numpy().tobytes()).hexdigest()[:16],
     }
-    device = next(denoiser.parameters()).device
+    device = device_of(denoiser)
     try:
         result = train(job, recipe.run, recipe.optimizer, folder, seed=recipe.seed, recipe=identity, console=console)
+    except ValueError as error:
+        raise error if isinstance(error, AnyorderError) else BadInput(f"this fit cannot be made: {first_line(error)}") from error
     finally:
         denoiser.to(device)
     if not result.finished:
         raise KeyboardInterrupt
-    return load_order(folder, denoiser).to(device)
-
-
-_SHIPPED, _UPO = load_recipe("sudoku9-order"), load_recipe("sudoku4-upo")
-assert isinstance(_SHIPPED, OrderRecipe)
-assert isinstance(_UPO, RewardRecipe)
-DEFAULT_ORDER_OPTIMIZER: OptimizerSettings = _SHIPPED.optimizer
-DEFAULT_ORDER_DATA = _SHIPPED.data
-DEFAULT_REWARD_RECIPE: RewardRecipe = _UPO
+    return LearnedOrder.from_pretrained(folder, denoiser)

@@ -14,13 +14,15 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
 from anyorder.denoisers.base import fingerprint
+from anyorder.denoisers.classes import save_denoiser
 from anyorder.losses import mdm_loss, policy_aware_weight
-from anyorder.orders.base import State
+from anyorder.prediction import Prediction
 from anyorder.processes import Shard
+from anyorder.state import DecodeState
 from anyorder.tasks.base import Instances, Task
 from anyorder.training.diagnostics import attention_to_mistakes, decoded_numbers, level_numbers, policy_numbers
-from anyorder.training.order import OrderJob
-from anyorder.training.settings import OrderRecipe
+from anyorder.training.order import OrderJob, scores_of
+from anyorder.training.recipes import OrderRecipe
 
 COLLAPSED = 0.1
 """Share of the positions that a uniform policy would reach, below which a policy is called collapsed."""
@@ -33,6 +35,13 @@ class CollapseWarning(UserWarning):
     """The policy gives nearly all its probability to a few positions whatever the problem, or only to tokens already known."""
 
 
+See = Callable[[Tensor, Tensor], tuple[DecodeState, Prediction]]
+"""State and prediction from logits (K, V) and hidden states (B, L, D)."""
+
+Score = Callable[[nn.Module, DecodeState, Prediction], Tensor]
+"""The scores (B, L) of a policy."""
+
+
 class Pair(nn.Module):
     """A denoiser and its policy as one module, so that several processes keep both alike."""
 
@@ -42,12 +51,12 @@ class Pair(nn.Module):
         self.policy = policy
 
     def forward(
-        self, tokens: Tensor, attention_mask: Tensor | None, masked: Tensor, as_state: Callable[[Tensor, Tensor], State]
-    ) -> tuple[Tensor, State, Tensor]:
-        """Logits (K, V) of the masked positions, the state that the policy sees (detached), its scores (B, L)."""
-        logits, hidden = self.denoiser(tokens, attention_mask, masked)
-        state = as_state(logits.detach(), hidden.detach())
-        return logits, state, self.policy(state)
+        self, state: DecodeState, positions: Tensor, see: See, score: Score
+    ) -> tuple[Tensor, DecodeState, Prediction, Tensor]:
+        """Logits (K, V) of the positions bool (B, L), state and prediction that the policy sees (detached), its scores (B, L)."""
+        logits, hidden = self.denoiser(state.tokens, state.attention_mask, positions)
+        state, prediction = see(logits.detach(), hidden.detach())
+        return logits, state, prediction, score(self.policy, state, prediction)
 
 
 class JointJob(OrderJob):
@@ -60,11 +69,11 @@ class JointJob(OrderJob):
         self.pair = Pair(denoiser, self.policy)
         self.model = self.pair
         self.rate_scales = {"denoiser.": recipe.joint.lr_scale}
-        self.kept_whole = [self.policy]
-        if "normalise" not in recipe.masking.model_fields_set:
-            self.normalise = "rows" if recipe.joint.weights == "papl" else "sequences"
+        self.unsharded = [self.policy]
+        if "normalize" not in recipe.masking.model_fields_set:
+            self.normalize = "rows" if recipe.joint.weights == "papl" else "sequences"
         else:
-            self.normalise = recipe.masking.normalise
+            self.normalize = recipe.masking.normalize
         self.problems = task.generate(recipe.joint.decode_problems, recipe.data.seed + 1_000_000, **recipe.data.options)
         self.warned: set[str] = set()
 
@@ -74,47 +83,49 @@ class JointJob(OrderJob):
     def loss(self, model: nn.Module, step: int, shard: Shard) -> tuple[Tensor, dict[str, float]]:
         """1. states; 2. denoiser and policy look at them; 3. the denoiser's loss, weighted; 4. the policy's objective."""
         batch = self._draw(step, shard)
-        logits, state, scores = model(batch.tokens, batch.attention_mask, batch.masked, batch.state)
-        token_losses = torch.nn.functional.cross_entropy(logits.float(), batch.x0[batch.masked], reduction="none")
-        losses = torch.zeros(batch.masked.shape, device=token_losses.device).masked_scatter(batch.masked, token_losses)
-        masking, token_weight = self.recipe.masking, self._token_weight(state, scores)
+        x0, masked = batch.state.x0, batch.state.masked
+        assert x0 is not None
+        logits, state, prediction, scores = model(batch.state, masked, batch.see, scores_of)
+        token_losses = torch.nn.functional.cross_entropy(logits.float(), x0[masked], reduction="none")
+        losses = torch.zeros(masked.shape, device=token_losses.device).masked_scatter(masked, token_losses)
+        masking, token_weight = self.recipe.masking, self._token_weight(state, prediction, scores)
         denoiser_loss = mdm_loss(
-            losses, batch.masked, batch.time_weight, token_weight,
-            focal_gamma=masking.focal_gamma, normalise=self.normalise,
+            losses, masked, batch.time_weight, token_weight,
+            focal_gamma=masking.focal_gamma, normalize=self.normalize,
         )  # fmt: skip
-        if self.normalise == "tokens":  # processes average their losses: weigh by this one's share of the tokens
-            denoiser_loss = denoiser_loss * batch.masked.sum() * shard.count / shard.total(batch.masked.sum()).clamp(min=1)
-        order_loss, logged = self._objective(scores, state, batch)
+        if self.normalize == "tokens":  # processes average their losses: weigh by this one's share of the tokens
+            denoiser_loss = denoiser_loss * masked.sum() * shard.count / shard.total(masked.sum()).clamp(min=1)
+        order_loss, logged = self._objective(scores, state, prediction, batch)
         logged |= {"denoiser_loss": float(denoiser_loss.detach()), "order_loss": float(order_loss.detach())}
         last = step + 1 == self.recipe.run.steps
         if (step + 1) % self.recipe.run.log_steps == 0 or last:
-            right = state.scatter(state.summary.top_tokens[:, 0], -1) == batch.x0
-            logged |= level_numbers(losses.detach(), right, batch.masked, batch.generated)
-            logged |= policy_numbers(scores.detach(), batch.masked)
-            logged |= attention_to_mistakes(token_weight, right, batch.masked)
+            right = prediction.scatter(prediction.top_tokens[:, 0], -1) == x0
+            logged |= level_numbers(losses.detach(), right, masked, state.generated)
+            logged |= policy_numbers(scores.detach(), masked)
+            logged |= attention_to_mistakes(token_weight, right, masked)
             self._warn_of_collapse(logged, step + 1)
         every = self.joint.decode_every
         if every and ((step + 1) % every == 0 or step == 0 or last):
-            if isinstance(model, FSDPModule):  # what lies outside its blocks is there only while the pair is called
+            if isinstance(model, FSDPModule):  # weights outside its blocks are there only while the pair is called
                 model.unshard()
             logged |= decoded_numbers(self.pair.denoiser, self.policy, self.task, self.problems, self.joint.decode_steps)
             if isinstance(model, FSDPModule):
                 model.reshard()
-        if batch.pool is not None:
-            self._advance(batch.pool, state, scores.detach())
+        self._advance(batch, state, prediction, scores)
         return denoiser_loss + order_loss, logged
 
-    def _token_weight(self, state: State, scores: Tensor) -> Tensor | None:
+    def _token_weight(self, state: DecodeState, prediction: Prediction, scores: Tensor) -> Tensor | None:
         """The weights of the tokens in L_MDM (B, L), None for all alike."""
-        joint, log_p = self.joint, state.summary.top_log_probs
+        joint, log_p = self.joint, prediction.top_log_probs
         if joint.weights == "uniform":
             return None
         if joint.weights == "confidence":
-            scores = state.scatter(log_p[:, 0] / joint.temperature)
+            scores = prediction.scatter(log_p[:, 0] / joint.temperature)
         elif joint.weights == "margin":
-            scores = state.scatter((log_p[:, 0].exp() - log_p[:, 1].exp()) / joint.temperature)
+            scores = prediction.scatter((log_p[:, 0].exp() - log_p[:, 1].exp()) / joint.temperature)
         elif joint.weights == "papl":
-            scores = state.scatter(state.truth_log_probs() / joint.temperature)
+            assert state.x0 is not None
+            scores = prediction.scatter(prediction.log_probs_of(state.x0[state.masked]) / joint.temperature)
         return policy_aware_weight(scores, state.masked, alpha=joint.alpha, plus_one=joint.plus_one)
 
     def _warn_of_collapse(self, logged: dict[str, float], step: int) -> None:
@@ -139,6 +150,6 @@ class JointJob(OrderJob):
 
     def save(self, folder: Path) -> None:
         """The denoiser, and in `order/` the policy with its fingerprint, as the zoo keeps them."""
-        self.pair.denoiser.save_pretrained(folder)  # type: ignore[operator]
-        self.policy.refer_to(fingerprint(self.pair.denoiser))
+        save_denoiser(self.pair.denoiser, folder)
+        self.policy.denoiser_fingerprint = fingerprint(self.pair.denoiser)
         self.policy.save_pretrained(folder / "order")

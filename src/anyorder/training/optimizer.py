@@ -1,4 +1,4 @@
-"""Optimisers and the learning-rate curve."""
+"""Optimizers and the learning-rate curve."""
 
 import math
 from typing import Any
@@ -13,7 +13,8 @@ def make_optimizers(model: nn.Module, settings: OptimizerSettings, scales: dict[
     """AdamW for every trained weight, or Muon for the matrices of blocks and AdamW for the rest.
 
     Args:
-        scales: learning rate, over the common one, of the weights whose names begin so; each group keeps it as "scale".
+        scales: learning rates, over the common one, of the weights whose names start with these prefixes; a group of parameters
+            holds its own as "scale".
     """
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     matrices = {name for name, p in trained if settings.name == "muon" and p.ndim == 2 and "blocks." in name}

@@ -1,4 +1,4 @@
-"""The progress bar of training: loss, speed, time left. Off a terminal it prints a line now and then instead."""
+"""The progress bar of training: loss, speed, time left. Without a terminal it prints a line every half minute."""
 
 import time
 from types import TracebackType
@@ -12,7 +12,7 @@ _SHOW_SECONDS = 0.5
 
 
 class TrainingProgress:
-    """Context manager; `update` after every step. The loss is read from the device only when it is shown."""
+    """Context manager; `update` after every step. The loss is copied from the device only when it is shown."""
 
     def __init__(self, steps: int, start: int, console: Console | None, *, enabled: bool) -> None:
         self.console = console or Console(stderr=True)

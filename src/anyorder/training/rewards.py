@@ -1,66 +1,90 @@
 """Rewards: what a completed sequence is worth to the policy that ordered it."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from anyorder.decoding.trajectory import Decoded
+from anyorder.decoding.result import Decoded
+from anyorder.denoisers.causal import CausalModel
 from anyorder.errors import BadInput
+from anyorder.registry import REWARDS
 from anyorder.tasks.base import CheckResult, Instances, Task
 
 
-class Ending(NamedTuple):
-    """N decoded sequences as a reward sees them: the task, its problems, what decoding did, and the task's verdict."""
+class Outcome(NamedTuple):
+    """N decoded sequences as a reward function receives them: the task, its problems, the result of decoding, and what the
+    task's rules say of it."""
 
     task: Task
     instances: Instances
     decoded: Decoded
-    verdict: CheckResult
+    check: CheckResult
 
 
-Reward = Callable[[Ending], Tensor]
+Reward = Callable[[Outcome], Tensor]
 """Of N sequences: float (N,) at their end, or (N, L), earned when the position is committed."""
 
 
-def solved(end: Ending) -> Tensor:
-    """1 where every rule is kept, else 0."""
-    return end.verdict.instance_correct.float()
+@REWARDS.register("solved")
+def solved(outcome: Outcome) -> Tensor:
+    """1 if every rule is kept, else 0."""
+    return outcome.check.instance_correct.float()
 
 
-def cells(end: Ending) -> Tensor:
+@REWARDS.register("cells")
+def cells(outcome: Outcome) -> Tensor:
     """Share of the generated positions that equal the stored solution (the dense reward of arXiv 2510.05725)."""
-    if end.instances.x0 is None:
-        raise BadInput("the reward `cells` needs problems with known solutions: use `rules` or `solved`")
-    return end.verdict.cell_accuracy.float()
+    if outcome.instances.x0 is None:
+        raise BadInput("the reward cells needs problems with known solutions: use rules or solved")
+    return outcome.check.cell_accuracy.float()
 
 
-def rules(end: Ending) -> Tensor:
-    """Mean of the share of the generated positions that break no rule and of `solved`. No solution is looked at, so that of
-    several solutions each is as good."""
-    verdict = end.task.check(replace(end.instances, x0=None), end.decoded.tokens)
-    return (verdict.cell_accuracy.float() + verdict.instance_correct.float()) / 2
+@REWARDS.register("rules")
+def rules(outcome: Outcome) -> Tensor:
+    """Mean of the share of the generated positions that break no rule and of `solved`. It does not read solutions, so of several
+    solutions each counts the same."""
+    check = outcome.task.check(replace(outcome.instances, x0=None), outcome.decoded.tokens)
+    return (check.cell_accuracy.float() + check.instance_correct.float()) / 2
 
 
-def likelihood(end: Ending) -> Tensor:
+@REWARDS.register("likelihood", by_position=True)
+def likelihood(outcome: Outcome) -> Tensor:
     """log-probability of each token when it was committed, over the number of generated positions, (N, L): the denoiser's own
     likelihood of its path, earned step by step (as in SAS, arXiv 2606.23567)."""
-    return end.decoded.token_log_probs / end.instances.maskable.sum(dim=1, keepdim=True).clamp(min=1)
+    return outcome.decoded.token_log_probs / outcome.instances.maskable.sum(dim=1, keepdim=True).clamp(min=1)
 
 
-REWARDS: dict[str, Reward] = {"solved": solved, "cells": cells, "rules": rules, "likelihood": likelihood}
-"""Rewards that a recipe can name; `judge`, which needs a model, comes beside them."""
+@REWARDS.register("judge")
+@dataclass(frozen=True)
+class JudgeReward:
+    """Mean log-likelihood of the text under a causal language model, in nats per token (arXiv 2510.05725, appendix D.2)."""
+
+    model: str = field(metadata={"help": "causal language model: folder or hub id"})
+
+    def __post_init__(self) -> None:
+        if not self.model:
+            raise ValueError("model is empty; it must name a causal language model")
+
+    @cached_property
+    def _judge(self) -> CausalModel:
+        return CausalModel(self.model)
+
+    def __call__(self, outcome: Outcome) -> Tensor:
+        texts = outcome.task.texts(outcome.instances, outcome.decoded.tokens)
+        return -torch.from_numpy(self._judge.nats(texts)).float()
 
 
 def with_speed(reward: Reward, exponent: float) -> Reward:
-    """r * ((n - steps + 1) / n)^exponent for n generated positions, the multiplicative reward of arXiv 2512.09106: what is
-    wrong earns nothing however fast. (The additive form collapses to speed alone.)"""
+    """r * ((n - steps + 1) / n)^exponent for n generated positions, the multiplicative reward of arXiv 2512.09106: a
+    wrong sequence earns nothing however fast. (The additive form collapses to speed alone.)"""
 
-    def speedy(end: Ending) -> Tensor:
-        count = end.instances.maskable.sum(dim=1).clamp(min=1)
-        return reward(end) * ((count - end.decoded.forwards + 1) / count).clamp(min=0) ** exponent
+    def speedy(outcome: Outcome) -> Tensor:
+        count = outcome.instances.maskable.sum(dim=1).clamp(min=1)
+        return reward(outcome) * ((count - outcome.decoded.nfe + 1) / count).clamp(min=0) ** exponent
 
     return speedy
 

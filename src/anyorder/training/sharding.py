@@ -1,4 +1,4 @@
-"""Several processes at one model: gradients averaged; weights that are cut over them (FSDP2) put together and cut again."""
+"""Several processes that train one model: averaged gradients, and weights that FSDP2 shards over the processes."""
 
 import torch
 from torch import Tensor, nn
@@ -9,11 +9,11 @@ from anyorder.processes import Shard
 
 @torch.no_grad()
 def average_gradients(model: nn.Module, shard: Shard) -> None:
-    """Give all processes the mean of their gradients; none counts as zero, and where all have none it stays so. What FSDP has
-    cut is averaged already.
+    """Give all processes the mean of their gradients. A missing gradient counts as zero, unless it is missing everywhere. FSDP
+    has averaged the gradients of sharded weights already.
 
-    DistributedDataParallel does the same in the midst of the backward pass, and waits for ever where processes call the model
-    more or less often than one another: rollouts end when they end.
+    DistributedDataParallel does the same within the backward pass, and waits forever if processes call the model a different
+    number of times, as they do after rollouts of different lengths.
     """
     if shard.count == 1:
         return
@@ -32,34 +32,34 @@ def average_gradients(model: nn.Module, shard: Shard) -> None:
 
 @torch.no_grad()
 def clip_gradients(model: nn.Module, longest: float) -> float:
-    """Scale all gradients so that together they are no longer than `longest`, some of them cut over processes and some not;
-    the length before."""
+    """Scale all gradients, sharded or not, so that their common norm is at most `longest`; return the norm before."""
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-    norm = float(torch.stack([whole(gradient.norm()).double() for gradient in gradients]).norm())
+    norm = float(torch.stack([unshard(gradient.norm()).double() for gradient in gradients]).norm())
     for gradient in gradients:
         gradient.mul_(min(1.0, longest / (norm + 1e-6)))
     return norm
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """A tensor that may be cut over processes, put together; all processes must ask at once."""
+def unshard(tensor: Tensor) -> Tensor:
+    """The full tensor of one that may be sharded; all processes must call this at once."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def cut_like(tensor: Tensor, reference: Tensor) -> Tensor:
-    """A whole tensor, the same on all processes, cut as `reference` is; as it is where that is whole or of another shape."""
+def shard_like(tensor: Tensor, reference: Tensor) -> Tensor:
+    """A full tensor, the same on all processes, sharded as `reference` is; unchanged if that is not sharded or of another
+    shape."""
     if isinstance(reference, DTensor) and tensor.shape == reference.shape:
         return distribute_tensor(tensor.to(reference.device), reference.device_mesh, reference.placements)
     return tensor
 
 
 @torch.no_grad()
-def make_whole(model: nn.Module, *, keep: bool) -> None:
-    """Put the weights of a model together in main memory where `keep`; all processes must ask at once. It is done with training
-    then."""
+def unshard_weights(model: nn.Module, *, keep: bool) -> None:
+    """Replace sharded weights of a model by full ones in main memory if `keep`; all processes must call this at once. The model
+    cannot be trained any more."""
     for module in model.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
             if isinstance(parameter, DTensor):
-                full = whole(parameter)
+                full = unshard(parameter)
                 if keep:
                     setattr(module, name, nn.Parameter(full.to("cpu", copy=True), requires_grad=parameter.requires_grad))

@@ -1,0 +1,92 @@
+"""What the training jobs draw in each step: problems, batches, and the random numbers of the step."""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from anyorder.diffusion import CosineSchedule, DiscreteSchedule, LinearSchedule
+from anyorder.errors import BadInput
+from anyorder.files import find_file
+from anyorder.tasks.base import Instances, Task
+from anyorder.tasks.base import check_fits as check_task
+from anyorder.training.recipes import AnyRecipe, DenoiserRecipe, OrderRecipe
+from anyorder.training.settings import DataSettings, MaskingSettings
+
+GROUP = 50
+"""Batches whose problems are sorted by length together, as with `group_by_length` of Transformers."""
+
+
+def make_schedule(settings: MaskingSettings) -> LinearSchedule | CosineSchedule | DiscreteSchedule:
+    """The schedule that a recipe names."""
+    if settings.schedule == "discrete":
+        return DiscreteSchedule(settings.levels)
+    return LinearSchedule() if settings.schedule == "linear" else CosineSchedule()
+
+
+def step_generator(seed: int, step: int) -> np.random.Generator:
+    """The random numbers of one training step: a pure function of (seed, step), the same on every process."""
+    return np.random.Generator(np.random.Philox(key=[seed, step]))
+
+
+def training_problems(task: Task, data: DataSettings) -> Instances:
+    """The problems that a recipe trains on.
+
+    Raises:
+        BadInput: no such file, or problems that cannot be read or generated.
+    """
+    if data.file is None:
+        return task.generate(data.size, data.seed, **data.options)
+    try:
+        return task.load(find_file(data.file), data.size)
+    except OSError as error:
+        raise BadInput(f"data.file {data.file} cannot be read: {error.strerror}") from error
+
+
+def draw_clean(
+    task: Task, instances: Instances, recipe: DenoiserRecipe | OrderRecipe, step: int, rng: np.random.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A batch of augmented problems: x0 (B, L), tokens with the mask at unknown positions (B, L), maskable (B, L).
+
+    Raises:
+        BadInput: there are no solutions.
+    """
+    if instances.x0 is None:
+        raise BadInput("training needs problems with known solutions")
+    index = torch.from_numpy(rng.integers(0, len(instances), recipe.run.batch_size))
+    pad = task.pad_token_id
+    if recipe.data.group_by_length and pad is not None:
+        index = _of_similar_length(instances.x0, pad, recipe, step)
+    x0, tokens = task.augment(instances.x0[index], instances.tokens[index], rng)
+    return x0, tokens, tokens == task.mask_token_id
+
+
+def _of_similar_length(x0: Tensor, pad: int, recipe: DenoiserRecipe | OrderRecipe, step: int) -> Tensor:
+    """The rows (B,) of batch `step`: those of `GROUP` batches are drawn together, sorted by length, cut, and shuffled."""
+    group, number = divmod(step, GROUP)
+    rng = step_generator(recipe.seed, 2**32 + group)  # beyond the number of any step
+    drawn = torch.from_numpy(rng.integers(0, len(x0), GROUP * recipe.run.batch_size))
+    by_length = drawn[(x0[drawn] != pad).sum(dim=1).argsort(stable=True)].view(GROUP, -1)
+    return by_length[rng.permutation(GROUP)[number]]
+
+
+def without_padding(tokens: Tensor, pad_token_id: int | None) -> slice:
+    """The columns of `tokens` (B, L) up to the last one in which any row holds something else than padding."""
+    if pad_token_id is None:
+        return slice(None)
+    used = (tokens != pad_token_id).any(dim=0).nonzero()
+    return slice(int(used.max()) + 1 if len(used) else 1)
+
+
+def check_fits(recipe: AnyRecipe, denoiser: nn.Module, task: Task) -> None:
+    """Refuse a denoiser that is not one for the task.
+
+    Raises:
+        BadInput: the denoiser does not follow the protocol `Denoiser`, or differs from the task in vocabulary size, mask token or
+            length; the message names which.
+    """
+    missing = [name for name in ("vocab_size", "mask_token_id", "hidden_size") if not hasattr(denoiser, name)]
+    if missing:
+        raise BadInput(
+            f"a {type(denoiser).__name__} is no denoiser: it has no {', '.join(missing)}; see Denoiser, or use WrappedDenoiser"
+        )
+    check_task(task, denoiser)

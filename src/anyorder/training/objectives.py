@@ -1,0 +1,85 @@
+"""What a policy is trained for by supervision: functions that turn its scores and the truth into a loss.
+
+An objective is a function `(scores, truth) -> loss`, or a frozen dataclass with such a `__call__`, whose fields are settings of the
+recipe's section `[objective]`. A new one takes a few lines, in any module::
+
+    @OBJECTIVES.register("my_objective")
+    def my_objective(scores: Tensor, truth: Truth) -> Tensor:
+        return correctness_loss(scores, truth.correct, truth.masked)
+
+`objective.name = "my_objective"`, or `"my_package.module:my_objective"` without registration, trains a policy for it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from anyorder import losses
+from anyorder.prediction import Prediction
+from anyorder.registry import OBJECTIVES
+from anyorder.state import DecodeState
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """What the scores of a batch are compared with.
+
+    Args:
+        state: the states, with the solutions `state.x0`.
+        prediction: what the denoiser predicts at the masked positions.
+        token_losses: l_i = -log p_i(x0_i) at masked positions (30 at most), 0 elsewhere, float (B, L).
+        correct: whether the likeliest token (masked positions) or the present one (elsewhere) is the solution's, bool (B, L).
+        row_weight: float (B,), 1 or, where a visible token is wrong already, `objective.incorrect_weight`.
+        time_weight: w_t of the schedule, float (B,); None if the recipe asks for none.
+    """
+
+    state: DecodeState
+    prediction: Prediction
+    token_losses: Tensor
+    correct: Tensor
+    row_weight: Tensor
+    time_weight: Tensor | None = None
+
+    @property
+    def masked(self) -> Tensor:
+        """The masked positions, bool (B, L)."""
+        return self.state.masked
+
+
+Objective = Callable[[Tensor, Truth], Tensor]
+"""The loss, a differentiable scalar, of scores float (B, L). Scores of unmasked positions belong to the critic."""
+
+
+@OBJECTIVES.register("order")
+def order(scores: Tensor, truth: Truth) -> Tensor:
+    """L_ORDER: the expected token loss under the policy's softmax (arXiv 2606.00295, eq. 3)."""
+    weight = truth.row_weight if truth.time_weight is None else truth.time_weight * truth.row_weight
+    return losses.order_loss(scores, truth.token_losses, truth.masked, weight)
+
+
+@OBJECTIVES.register("correctness")
+def correctness(scores: Tensor, truth: Truth) -> Tensor:
+    """Cross-entropy of the scores as log-odds that the likeliest token is right."""
+    return losses.correctness_loss(scores, truth.correct, truth.masked, truth.row_weight)
+
+
+@OBJECTIVES.register("loss")
+def loss(scores: Tensor, truth: Truth) -> Tensor:
+    """Regression of the denoiser's token losses."""
+    return losses.loss_regression(scores, truth.token_losses, truth.masked)
+
+
+@OBJECTIVES.register("rank")
+@dataclass(frozen=True)
+class Rank:
+    """Cross-entropy from the softmax of the oracle's scores log p(x0) to that of the policy's."""
+
+    temperature: float = field(default=1.0, metadata={"help": "of the oracle's softmax"})
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise ValueError(f"temperature is {self.temperature}; it must be above 0")
+
+    def __call__(self, scores: Tensor, truth: Truth) -> Tensor:
+        return losses.rank_loss(scores, -truth.token_losses, truth.masked, self.temperature, truth.row_weight)

@@ -1,0 +1,211 @@
+"""Recipes: one TOML file per experiment, checked before anything is computed."""
+
+import tomllib
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from anyorder.errors import BadInput
+from anyorder.files import read_text
+from anyorder.training.settings import (
+    DataSettings,
+    DenoiserSettings,
+    JointSettings,
+    MaskingSettings,
+    ObjectiveSettings,
+    OptimizerSettings,
+    PolicySettings,
+    RewardSettings,
+    RolloutSettings,
+    RunSettings,
+    Section,
+    TaskSettings,
+    UpdateSettings,
+)
+
+
+class DenoiserRecipe(Section):
+    """Train a denoiser from scratch."""
+
+    kind: Literal["denoiser"]
+    description: str = ""
+    seed: int = 0
+    task: TaskSettings
+    data: DataSettings
+    denoiser: DenoiserSettings = Field(default_factory=DenoiserSettings)
+    masking: MaskingSettings = MaskingSettings()
+    optimizer: OptimizerSettings
+    run: RunSettings
+
+
+class OrderRecipe(Section):
+    """Fit an order policy to a denoiser (a name, folder or hub id), frozen or trained with it (Algorithm 1)."""
+
+    kind: Literal["order"]
+    description: str = ""
+    seed: int = 0
+    task: TaskSettings
+    data: DataSettings
+    denoiser: str
+    policy: PolicySettings = Field(default_factory=PolicySettings)
+    objective: ObjectiveSettings = Field(default_factory=ObjectiveSettings)
+    train_denoiser: bool = False
+    joint: JointSettings = JointSettings()
+    masking: MaskingSettings = MaskingSettings()
+    optimizer: OptimizerSettings
+    run: RunSettings
+
+    @model_validator(mode="after")
+    def _every_key_has_a_use(self) -> "OrderRecipe":
+        """`[joint]` may stand in a recipe for both halves, which the key `train_denoiser` switches; all else must have a use."""
+        masking, states = self.masking.model_fields_set, self.objective.states
+        if masking & {"schedule", "levels", "time_weight", "scope"} and states != "uniform":
+            raise ValueError(
+                'masking.schedule, levels, time_weight and scope have an effect only with objective.states = "uniform"'
+            )
+        if self.train_denoiser:
+            if states == "model":
+                raise ValueError(
+                    'with train_denoiser, objective.states must be "uniform" or "teacher": a denoiser learns from true tokens'
+                )
+            if self.objective.critic:
+                raise ValueError("with train_denoiser, objective.critic must be false: no wrong token is ever visible")
+        elif "joint" not in self.model_fields_set and masking & {"scope", "focal_gamma", "normalize"}:
+            raise ValueError("without train_denoiser, the masking of an order recipe has only schedule, levels and time_weight")
+        elif self.joint.weights != "policy":
+            raise ValueError(f"joint.weights = {self.joint.weights!r} has an effect only with train_denoiser = true")
+        return self
+
+
+def _upo() -> PolicySettings:
+    return PolicySettings(architecture="upo")
+
+
+class RewardRecipe(Section):
+    """Train an order policy by reward on a denoiser (a name, folder or hub id), frozen or trained with it."""
+
+    kind: Literal["reward"]
+    description: str = ""
+    seed: int = 0
+    task: TaskSettings
+    data: DataSettings
+    denoiser: str
+    policy: PolicySettings = Field(default_factory=_upo)
+    start: str | None = Field(None, description="folder of a policy to start from, instead of a fresh one")
+    rollout: RolloutSettings = Field(default_factory=RolloutSettings)
+    reward: RewardSettings = Field(default_factory=RewardSettings)
+    update: UpdateSettings = UpdateSettings()
+    optimizer: OptimizerSettings
+    run: RunSettings
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> "RewardRecipe":
+        rollout, update = self.rollout, self.update
+        if update.reference != "none" and (rollout.actions, rollout.per_step) != ("plackett_luce", 1):
+            raise ValueError("references are orders of one position per step: rollout.actions plackett_luce, per_step 1")
+        if update.reference == "top_k" and self.start is None and not self.policy.settings.get("top_positions"):
+            raise ValueError("the reference top_k needs a policy that is restricted to the same K: set policy.top_positions")
+        if update.train_denoiser and not rollout.token_temperature:
+            raise ValueError("to train the denoiser its tokens must be drawn: rollout.token_temperature above 0")
+        if self.run.batch_size % rollout.group_size:
+            raise ValueError(f"run.batch_size {self.run.batch_size} is no multiple of rollout.group_size {rollout.group_size}")
+        if self.start is not None and "policy" in self.model_fields_set:
+            raise ValueError("policy would have no effect: the policy that start names brings its own settings")
+        return self
+
+
+Recipe = Annotated[DenoiserRecipe | OrderRecipe | RewardRecipe, Field(discriminator="kind")]
+AnyRecipe = DenoiserRecipe | OrderRecipe | RewardRecipe
+
+_KINDS: dict[str, type[BaseModel]] = {"denoiser": DenoiserRecipe, "order": OrderRecipe, "reward": RewardRecipe}
+
+
+class _Checked(BaseModel):
+    recipe: Recipe
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that come with the package."""
+    folder = resources.files("anyorder.recipes")
+    return sorted(item.name.removesuffix(".toml") for item in folder.iterdir() if item.name.endswith(".toml"))
+
+
+def load_recipe(source: str | Path, overrides: list[str] | None = None) -> AnyRecipe:
+    """A recipe from a TOML file or by the name of a shipped one, with `key.subkey=value` overrides (values are TOML).
+
+    Raises:
+        BadInput: no such recipe, a syntax error, an unknown key, a wrong type.
+    """
+    path = Path(source)
+    if path.suffix == ".toml" or path.is_file():
+        try:
+            text = read_text(path)
+        except OSError as error:
+            raise BadInput(f"cannot read the recipe {path}: {error.strerror}") from error
+    elif str(source) in recipe_names():
+        text = resources.files("anyorder.recipes").joinpath(f"{source}.toml").read_text(encoding="utf-8")
+    else:
+        raise BadInput(f"no recipe called {str(source)!r}: give a .toml file or one of {', '.join(recipe_names())}")
+    try:
+        values = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"{source} is not valid TOML: {error}") from error
+    for override in overrides or []:
+        _apply_override(values, override)
+    return validate_recipe(values, str(source))
+
+
+def validate_recipe(values: dict[str, Any], source: str = "recipe") -> AnyRecipe:
+    """A checked recipe from plain values.
+
+    Raises:
+        BadInput: an unknown key, a missing one, a wrong type, or a key that would have no effect.
+    """
+    try:
+        return _Checked.model_validate({"recipe": values}).recipe
+    except ValidationError as error:
+        lines = [_explain(problem) for problem in error.errors()]
+        raise BadInput(f"{source}: " + "; ".join(lines)) from error
+
+
+def _apply_override(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals:
+        raise BadInput(f"--set {override!r} must look like section.key=value")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except (ValueError, RecursionError):
+        value = text
+    *sections, last = key.strip().split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise BadInput(f"--set {override!r}: {section!r} is not a section")
+    values[last] = value
+
+
+def _explain(problem: Any) -> str:
+    """What pydantic found, as one clause that names the key."""
+    keys = [str(part) for part in problem["loc"][2:]]
+    where = ".".join(keys) or "kind"
+    if problem["type"] == "extra_forbidden":
+        known = _known_keys(str(problem["loc"][1]), keys[:-1])
+        return f"unknown key {where!r}; {'.'.join(keys[:-1]) or 'a recipe of this kind'} has {', '.join(known)}"
+    if problem["type"] == "missing":
+        return f"{where!r} is missing"
+    if problem["type"].startswith("union_tag"):
+        return "kind must be 'denoiser', 'order' or 'reward'"
+    if problem["type"] == "value_error":  # of a section as a whole: the message names the keys
+        return (f"{where}: " if keys else "") + str(problem["ctx"]["error"])
+    given = problem.get("input")
+    return f"{where!r} is {given!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
+
+
+def _known_keys(kind: str, sections: list[str]) -> list[str]:
+    """The keys of a section of a recipe."""
+    model: Any = _KINDS[kind]
+    for section in sections:
+        model = model.model_fields[section].annotation
+    return list(model.model_fields)

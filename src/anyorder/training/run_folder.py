@@ -1,0 +1,92 @@
+"""The folder of a run: claimed by one process, for one recipe."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from anyorder.errors import AnyorderError, BadCheckpoint, BadInput, first_line
+from anyorder.files import locked, read_json, write_json
+from anyorder.training.checkpoint import Checkpoint, list_checkpoints, step_of
+
+_LENGTH = "run.steps"
+
+
+def claim_folder(folder: Path, recipe: dict[str, Any], cycle: int, held: ExitStack) -> AnyorderError | None:
+    """Lock a folder for this run until `held` is closed, and write its recipe.
+
+    Args:
+        folder: of the run.
+        recipe: all settings.
+        cycle: steps that belong together; a run that ended within a cycle cannot be extended.
+        held: closed at the end of the run.
+
+    Returns:
+        Why the folder cannot be used; None if it can.
+    """
+    try:
+        held.enter_context(locked(folder))
+        _check_recipe(folder, recipe, cycle)
+    except AnyorderError as error:
+        return error
+    return None
+
+
+def _check_recipe(folder: Path, recipe: dict[str, Any], cycle: int) -> None:
+    """Write the recipe into a folder; refuse a folder with a run of another one. A larger `run.steps` extends the run."""
+    path = folder / "recipe.json"
+    if list_checkpoints(folder / "checkpoints"):
+        try:
+            existing = read_json(path)
+        except (OSError, BadInput) as error:
+            raise BadInput(f"{folder} has checkpoints but no readable recipe.json: choose another folder") from error
+        changed = sorted(_differences(existing, recipe))
+        if changed == [_LENGTH]:
+            _check_longer(folder, existing["run"].get("steps"), recipe["run"]["steps"], cycle)
+        elif changed:
+            raise BadInput(f"{folder} holds a run with other settings ({', '.join(changed)}): choose another folder")
+    for unfinished in (folder / "checkpoints").glob(".step-*"):  # of a write that was killed
+        unfinished.unlink(missing_ok=True)
+    write_json(path, recipe)
+
+
+def _check_longer(folder: Path, before: Any, now: int, cycle: int) -> None:
+    """Raise BadInput unless a run of `before` steps can be extended to `now`."""
+    if not (isinstance(before, int) and now > before):
+        raise BadInput(f"{folder} holds a run of {before} steps, which run.steps = {now} would shorten: give {before} or more")
+    done = step_of(list_checkpoints(folder / "checkpoints")[-1])
+    if done % cycle:
+        raise BadInput(
+            f"{folder} holds a run that ended within a round of {cycle} updates, after {done}, so it cannot be extended: choose "
+            f"another folder and a multiple of {cycle} for run.steps"
+        )
+
+
+def _differences(a: Any, b: Any, where: str = "") -> Iterator[str]:
+    if isinstance(a, dict) and isinstance(b, dict):
+        for key in a.keys() | b.keys():
+            yield from _differences(a.get(key), b.get(key), f"{where}.{key}".lstrip("."))
+    elif a != b:
+        yield where
+
+
+@contextmanager
+def restoring(folder: Path, checkpoint: Checkpoint | None) -> Iterator[None]:
+    """Report errors in the body as the fault of the checkpoint.
+
+    Raises:
+        BadCheckpoint: anything in the body did not fit the run.
+    """
+    try:
+        yield
+    except (torch.OutOfMemoryError, torch.distributed.DistError):
+        raise
+    except (RuntimeError, KeyError, ValueError, TypeError, IndexError) as error:
+        if checkpoint is None:
+            raise
+        fault = (
+            f"the checkpoint of step {checkpoint.step} in {folder / 'checkpoints'} does not fit this run ({first_line(error)})"
+        )
+        raise BadCheckpoint(f"{fault}: delete it to go on from the one before") from error
