@@ -220,8 +220,8 @@ def test_markup_in_names_and_tokens_is_text(page: Any) -> None:
 
 def test_both_schemes_and_the_switch(page: Any) -> None:
     def paper() -> str:
-        colour: str = page.evaluate("getComputedStyle(document.body).remaskedgroundColor")
-        return colour
+        color: str = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        return color
 
     page.emulate_media(color_scheme="light")
     light = paper()

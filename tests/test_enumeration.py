@@ -47,12 +47,13 @@ def test_too_many_paths_are_refused() -> None:
         enumerate_paths(denoiser_of(0), torch.zeros(3, dtype=torch.int64))
 
 
-def test_rollouts_draw_paths_with_their_probabilities_and_note_them() -> None:
+def test_rollouts_draw_paths_with_their_probabilities_and_record_them() -> None:
     order, count = random_order(PATHS, 2), 20_000
-    recorder = Recorder(order, PlackettLuce())
+    recorder = Recorder(PlackettLuce())
     steps, decoded = rollout(
-        denoiser_of(0), recorder, MASKS.expand(count, -1), first_seed=5, steps=None, token=Sample(), x0=None
-    )
+        denoiser_of(0), order, recorder, MASKS.expand(count, -1), first_seed=5, steps=None, block_length=None, token=Sample(),
+        x0=None,
+    )  # fmt: skip
     places = torch.stack([s.drawn.argmax(dim=1) for s in steps], dim=1)  # of the first two; the third is forced
     codes = torch.cat([decoded.tokens, places[:, :2]], dim=1) @ (10 ** torch.arange(LENGTH + 2))
     known = torch.cat([PATHS.outputs[PATHS.ends], PATHS.places[:, :2]], dim=1) @ (10 ** torch.arange(LENGTH + 2))
@@ -60,8 +61,8 @@ def test_rollouts_draw_paths_with_their_probabilities_and_note_them() -> None:
     shares = torch.bincount(path, minlength=len(known)).double() / count
     exact = PATHS.log_probs(order).exp().detach()
     assert (shares - exact).abs().sum().item() / 2 < 0.045  # total variation; the square root of 162 / 20,000 is .09
-    noted = torch.stack([s.log_prob for s in steps], dim=1)
-    torch.testing.assert_close(noted, PATHS.choices(order).detach()[path][:, : noted.shape[1]])
+    recorded = torch.stack([s.log_prob for s in steps], dim=1)
+    torch.testing.assert_close(recorded, PATHS.choices(order).detach()[path][:, : recorded.shape[1]])
     torch.testing.assert_close(
         decoded.token_log_probs.double().sum(dim=1), PATHS.token_log_probs[path].sum(dim=1), rtol=1e-5, atol=1e-5
     )

@@ -199,7 +199,7 @@ def test_the_uniform_bound_is_minus_l_mdm() -> None:
             masked = torch.zeros(1, LENGTH, dtype=torch.bool)
             masked[0, list(subset)] = True
             losses = token_cross_entropy(denoiser(torch.where(masked, MASK, x0[None])).logits, x0[None], masked)
-            total += mdm_loss(losses, masked, normalise="rows").item() / len(subsets)
+            total += mdm_loss(losses, masked, normalize="rows").item() / len(subsets)
     assert exact_bound(uniform, EMPTY, x0).total == pytest.approx(-total, abs=1e-5)
 
 

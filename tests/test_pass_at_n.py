@@ -172,8 +172,9 @@ def test_resamples_of_a_mean_spread_by_its_standard_error() -> None:
 
 
 def test_the_command_writes_what_it_found(tmp_path: Path) -> None:
-    result = run("evaluate", "--task-option", "box=2", "--steps", "4", "--limit", "5", "--draws", "2", "--orders", "random,confidence~0.1",
-                 "--json", tmp_path / "r.json", "--markdown", tmp_path / "t.md", "--plot", tmp_path / "p.svg")  # fmt: skip
+    result = run("evaluate", "--task-option", "box=2", "--steps", "4", "--limit", "5", "--draws", "2",
+                 "--orders", "random,confidence~0.1", "--json", tmp_path / "r.json",
+                 "--markdown", tmp_path / "t.md", "--plot", tmp_path / "p.svg")  # fmt: skip
     assert result.returncode == 0, result.stderr
     values = json.loads((tmp_path / "r.json").read_text())
     assert [r["order"] for r in values["results"]] == ["random", "confidence~0.1"]

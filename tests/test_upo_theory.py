@@ -1,4 +1,4 @@
-"""The theory of unmasking policy optimisation (arXiv 2510.05725), on a model small enough to enumerate every path."""
+"""The theory of unmasking policy optimization (arXiv 2510.05725), on a model small enough to enumerate every path."""
 
 import math
 from collections.abc import Callable
@@ -62,7 +62,7 @@ def token_level(order: TabularOrder, old: Tensor, advantages: Tensor, clip: floa
     return (weights * gain.sum(dim=1)).sum()
 
 
-def standardised(p: Tensor) -> Tensor:
+def standardized(p: Tensor) -> Tensor:
     rate = p @ REWARD
     return (REWARD - rate) / ((p @ (REWARD - rate).square()).sqrt() + EPSILON)
 
@@ -70,7 +70,7 @@ def standardised(p: Tensor) -> Tensor:
 def both_gradients(order: TabularOrder, old_order: TabularOrder, clip: float) -> tuple[Tensor, Tensor]:
     with torch.no_grad():
         p, choices = PATHS.distribution(old_order), PATHS.choices(old_order)
-    advantages = standardised(p)
+    advantages = standardized(p)
     return (
         slope_of(output_level(order, p, advantages), order),
         slope_of(token_level(order, choices, advantages, clip), order),
@@ -125,11 +125,14 @@ def test_a_reward_by_position_earns_its_gradient_from_what_is_still_to_come() ->
 
 def test_the_ratio_is_one_only_at_the_first_inner_step() -> None:
     order = random_order(PATHS, 7)
-    recorder = Recorder(order, PlackettLuce())
-    steps, _ = rollout(denoiser_of(0), recorder, MASKS.expand(50, -1), first_seed=0, steps=None, token=Sample(), x0=None)
+    recorder = Recorder(PlackettLuce())
+    tokens = MASKS.expand(50, -1)
+    steps, _ = rollout(
+        denoiser_of(0), order, recorder, tokens, first_seed=0, steps=None, block_length=None, token=Sample(), x0=None
+    )
 
     def ratios() -> Tensor:
-        scores = [order(s.state) for s in steps[:2]]
+        scores = [order(s.state, s.prediction) for s in steps[:2]]
         return torch.cat([
             (PlackettLuce().log_prob(x, s.drawn) - s.log_prob).exp() for x, s in zip(scores, steps[:2], strict=True)
         ])  # fmt: skip
@@ -141,11 +144,11 @@ def test_the_ratio_is_one_only_at_the_first_inner_step() -> None:
 
 @given(st.lists(st.floats(-3, 3, width=32), min_size=1, max_size=4), st.integers(2, 6), st.booleans())
 @settings(max_examples=40, deadline=None)
-def test_groups_whose_returns_are_alike_are_skipped(levels: list[float], size: int, standardise: bool) -> None:
+def test_groups_whose_returns_are_alike_are_skipped(levels: list[float], size: int, standardize: bool) -> None:
     """Exactly, wherever the order has moved to: they give no gradient at all."""
     returns = torch.tensor(levels).repeat_interleave(size)
     group = torch.arange(len(levels)).repeat_interleave(size)
-    advantages = group_advantages(returns, group, standardise=standardise)
+    advantages = group_advantages(returns, group, standardize=standardize)
     assert (advantages == 0).all()
     log_prob = torch.linspace(-3, 0, len(returns), requires_grad=True)
     clipped_surrogate(log_prob, torch.full_like(returns, -1.0), advantages, 0.2).sum().backward()

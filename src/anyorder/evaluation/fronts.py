@@ -1,7 +1,7 @@
-"""Fronts of accuracy against nfe, and the area under them. Forwards (P,), accuracies (P,) in [0, 1].
+"""Fronts of accuracy against forward passes (NFE), and the area under them. NFE (P,), accuracies (P,) in [0, 1].
 
-What can be attained with an expected budget of forward passes: two operating points are mixed by a coin for each problem, and both
-the accuracy and the NFE of the mixture lie on the line between theirs. So the front is the upper concave hull of the
+What can be attained with an expected budget of forward passes: two operating points are mixed by a coin for each problem, and
+both the accuracy and the NFE of the mixture lie on the line between theirs. So the front is the upper concave hull of the
 points and of (0, 0), which stands for not decoding; beyond its most accurate point nothing is gained. A further point
 never makes it lower.
 """

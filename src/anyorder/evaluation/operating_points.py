@@ -49,7 +49,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Summary:
+class CurveSummary:
     """One curve in one mode; differences are to the reference curve of that mode, with paired intervals.
 
     area: see `fronts.area`. at: attained accuracies at the budgets of the report.
@@ -72,7 +72,7 @@ class Fronts:
     """What was found. bounds: forward passes between which the areas lie; budgets: at which accuracies are compared."""
 
     points: list[Measured]
-    curves: list[Summary]
+    curves: list[CurveSummary]
     bounds: tuple[float, float]
     budgets: list[float]
     meta: dict[str, Any]
@@ -165,7 +165,7 @@ def measured(
     return Measured(curve, label, kind, steps, block, accuracy, interval, cell_accuracy, float(nfe.mean()), correct, nfe)
 
 
-def _summaries(points: list[Measured], against: str, low: float, high: float, budgets: np.ndarray) -> list[Summary]:
+def _summaries(points: list[Measured], against: str, low: float, high: float, budgets: np.ndarray) -> list[CurveSummary]:
     """Of all curves of one mode. All are resampled together, so that differences are paired."""
     curves = {name: [p for p in points if p.curve == name] for name in dict.fromkeys(p.curve for p in points)}
     weights = bootstrap_weights(len(points[0].correct))
@@ -192,14 +192,14 @@ def _of_fronts(measure: Callable[..., np.ndarray], mean: _Pair, draws: list[_Pai
     return measure(*mean), np.stack([measure(*draw) for draw in draws])
 
 
-def _summary(name: str, block: int | None, base: str | None, found: dict[str, _Pair]) -> Summary:
+def _summary(name: str, block: int | None, base: str | None, found: dict[str, _Pair]) -> CurveSummary:
     value, resampled = found[name]
     own = percentile_interval(resampled[:, 0])
     if base is None or base == name:
-        return Summary(name, block, base, float(value[0]), own, None, None, value[1:].tolist(), None, None)
+        return CurveSummary(name, block, base, float(value[0]), own, None, None, value[1:].tolist(), None, None)
     difference = value - found[base][0]
     intervals = [percentile_interval(column) for column in (resampled - found[base][1]).T]
-    return Summary(
+    return CurveSummary(
         name, block, base, float(value[0]), own, float(difference[0]), intervals[0], value[1:].tolist(),
         difference[1:].tolist(), intervals[1:],
     )  # fmt: skip
@@ -254,13 +254,13 @@ def _range(interval: tuple[float, float], sign: str = "") -> str:
     return f"{low:{sign}.1f} to {high:{sign}.1f}"
 
 
-def _difference(curve: Summary) -> list[str]:
+def _difference(curve: CurveSummary) -> list[str]:
     if curve.area_difference is None or curve.area_difference_ci95 is None:
         return ["reference" if curve.curve == curve.against else "", ""]
     return [f"{100 * curve.area_difference:+.1f}", _range(curve.area_difference_ci95, "+")]
 
 
-def _at(curve: Summary) -> list[str]:
+def _at(curve: CurveSummary) -> list[str]:
     if curve.at_difference is None or curve.at_difference_ci95 is None:
         return [_percent(value) for value in curve.at]
     differences = zip(curve.at, curve.at_difference, curve.at_difference_ci95, strict=True)

@@ -76,11 +76,11 @@ def _family(order: str) -> str:
     return f"{order}@{rule.partition(':')[0]}" if rule else order
 
 
-def _accuracies(axis: Any, rows: list[Result], metric: str, **look: Any) -> None:
+def _accuracies(axis: Any, rows: list[Result], metric: str, **style: Any) -> None:
     found = [r.main(metric) for r in rows]
     y = [100 * value for value, _ in found]
     bars = [spread(100 * value, 100 * low, 100 * high) for value, (low, high) in found]
-    axis.errorbar([r.nfe for r in rows], y, yerr=np.array(bars).reshape(-1, 2).T, elinewidth=1.0, **look)
+    axis.errorbar([r.nfe for r in rows], y, yerr=np.array(bars).reshape(-1, 2).T, elinewidth=1.0, **style)
 
 
 def calibration_of_scores(trajectories: Trajectories, path: Path) -> Path:
