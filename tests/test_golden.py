@@ -199,11 +199,11 @@ def train_once(values: dict[str, Any], folder: Path) -> tuple[dict[str, Tensor],
     from rich.console import Console
 
     from anyorder.training.fit import run_recipe
-    from anyorder.training.settings import validate_recipe
+    from anyorder.training.recipes import validate_recipe
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tiny runs may be reported as collapsed
-        assert run_recipe(validate_recipe(values), folder, Console(quiet=True)).finished
+        assert run_recipe(validate_recipe(renamed(values)), folder, Console(quiet=True)).finished
     weights = {}
     for path in sorted(folder.rglob("model.safetensors")):
         for name, tensor in safetensors.torch.load_file(path).items():
@@ -211,9 +211,70 @@ def train_once(values: dict[str, Any], folder: Path) -> tuple[dict[str, Tensor],
     return weights, [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
+RENAMED = {
+    "objective": {"quality": "critic", "lost_weight": "incorrect_weight", "keep_lost": "keep_incorrect",
+                  "rank_temperature": "temperature"},
+    "policy": {"first_look": "first_prediction"},
+    "denoiser": {"form": "architecture"},
+    "masking": {"normalise": "normalize"},
+    "update": {"standardise": "standardize"},
+    "rollout": {"group": "group_size"},
+}  # fmt: skip
+"""Keys of recipes since the cases were recorded, by section."""
+
+
+def renamed(values: dict[str, Any]) -> dict[str, Any]:
+    """A recipe in today's keys: renamed, with the defaults of then, and without keys that have no effect, which are refused."""
+    values = copy.deepcopy(values)
+    for section, keys in RENAMED.items():
+        if isinstance(values.get(section), dict):
+            values[section] = {keys.get(key, key): value for key, value in values[section].items()}
+    if values["kind"] == "order" or "policy" in values:
+        values["policy"] = policy_of_then(values["kind"], values.get("policy", {}))
+    if values["kind"] == "order":
+        drop_useless(values["objective"] if "objective" in values else {})
+    if values["kind"] == "reward":
+        if "start" in values:
+            del values["policy"]
+        update, rollout = values.get("update", {}), values.get("rollout", {})
+        for key, needed in (("imitate", "imitation"), ("imitate_level", "imitation"), ("lr_scale", "train_denoiser")):
+            if not update.get(needed):
+                update.pop(key, None)
+        if update.get("reference") != "softmax":
+            update.pop("reference_temperature", None)
+        if not rollout.get("experts"):
+            rollout.pop("expert_level", None)
+    return values
+
+
+def policy_of_then(kind: str, policy: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a policy whose heads were a list for every architecture, by default one head."""
+    architecture = policy.get("architecture", "lookahead")
+    heads = policy.pop("heads", ["everything"])
+    if architecture == "lookahead":
+        return {"first_prediction": True, **policy, "heads": heads if isinstance(heads, list) else ["everything"] * heads}
+    policy = {key: value for key, value in policy.items() if key not in ("layers", "first_prediction")}
+    if architecture == "mlp":
+        policy.pop("top_positions", None)
+        return policy
+    return {**policy, "heads": len(heads) if isinstance(heads, list) else heads}
+
+
+def drop_useless(objective: dict[str, Any]) -> None:
+    """Remove settings of an objective that have no effect."""
+    uniform, model = objective.get("states") == "uniform", objective.get("states", "model") == "model"
+    useless = ["rollout_steps", "selection_weight", "selection_temperature"] if uniform else []
+    useless += [] if model else ["keep_incorrect"]
+    useless += [] if objective.get("critic", True) else ["complete_weight", "undo_rounds"]
+    useless += [] if objective.get("selection_weight") else ["selection_temperature"]
+    useless += [] if objective.get("name") == "rank" else ["temperature"]
+    for key in useless:
+        objective.pop(key, None)
+
+
 def recipe_values(name: str) -> dict[str, Any]:
     """The settings of a shipped recipe."""
-    from anyorder.training.settings import load_recipe
+    from anyorder.training.recipes import load_recipe
 
     return load_recipe(name).model_dump(mode="json", exclude_unset=True)
 

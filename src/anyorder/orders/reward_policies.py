@@ -131,7 +131,7 @@ class ConfidenceTransformer(RewardPolicy):
         confidence = prediction.scatter(prediction.top_log_probs[:, 0].exp(), 1.0)
         hidden = self.token_in(torch.stack([confidence, state.masked.float()], dim=-1))
         total = state.generated.sum(dim=1, keepdim=True).clamp(min=1)
-        time = self.time_in(state.step[:, None] / total.float())
+        time = self.time_in(total.float().reciprocal() * state.step[:, None])
         hidden = self.block(hidden, time, state.attention_bias)
         shift, scale = self.final_modulation(time)[:, None].chunk(2, dim=-1)
         scores: Tensor = self.out(self.norm(hidden) * (1 + scale) + shift)[..., 0]
