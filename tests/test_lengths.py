@@ -10,9 +10,10 @@ from anyorder.processes import Shard
 from anyorder.tasks import make_task
 from anyorder.training import denoiser as denoiser_module
 from anyorder.training import order as order_module
-from anyorder.training.denoiser import GROUP, DenoiserJob, draw_clean, step_generator, without_padding
+from anyorder.training.data import GROUP, draw_clean, step_generator, without_padding
+from anyorder.training.denoiser import DenoiserJob
 from anyorder.training.order import OrderJob
-from anyorder.training.settings import DenoiserRecipe, OrderRecipe, validate_recipe
+from anyorder.training.recipes import DenoiserRecipe, OrderRecipe, validate_recipe
 
 
 @pytest.fixture
