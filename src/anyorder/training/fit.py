@@ -243,7 +243,9 @@ def _fit(
     try:
         result = train(job, recipe.run, recipe.optimizer, folder, seed=recipe.seed, recipe=identity, console=console)
     except ValueError as error:
-        raise error if isinstance(error, AnyorderError) else BadInput(f"this fit cannot be made: {first_line(error)}") from error
+        raise (
+            error if isinstance(error, AnyorderError) else BadInput(f"this fit cannot be made: {first_line(error)}")
+        ) from error
     finally:
         denoiser.to(device)
     if not result.finished:

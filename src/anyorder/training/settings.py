@@ -10,8 +10,12 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from anyorder.decoding.actions import Actions, PlackettLuce
 from anyorder.denoisers.classes import BY_TASK, denoiser_class
-from anyorder.registry import COUNT_RULES, OBJECTIVES, POLICIES, REWARDS
+from anyorder.registry import COUNT_RULES, OBJECTIVES, ORDERS, POLICIES, REWARDS
 from anyorder.training.part_settings import Declared, check_settings, declared_by, make_part
+
+
+POLICY_WEIGHTS, UNIFORM_WEIGHTS, PAPL_WEIGHTS = "policy", "uniform", "papl"
+"""Weights of the tokens in joint training that are not those of an order."""
 
 
 class Section(BaseModel):
@@ -166,14 +170,24 @@ class ObjectiveSettings(PartSection):
 class JointSettings(Section):
     """How the denoiser is trained together with its policy: the weights of its tokens in L_MDM, and its learning rate."""
 
-    weights: Literal["policy", "confidence", "margin", "papl", "uniform"] = "policy"
+    weights: str = Field(
+        "policy",
+        description='"policy" (eq. 4), "uniform" (plain L_MDM), "papl" (the oracle, arXiv 2509.23405), or an order, whose softmax '
+        "gives the weights",
+    )
     plus_one: bool = Field(True, description="1 + alpha * w (eq. 4), or alpha * w alone")
     alpha: float = Field(1.0, gt=0)
-    temperature: float = Field(1.0, gt=0, description="tau of the softmax of confidence, margin and papl")
+    temperature: float = Field(1.0, gt=0, description="of the softmax of papl or an order")
     lr_scale: float = Field(1.0, gt=0, description="the denoiser's learning rate over the policy's")
     decode_every: int = Field(100, ge=0, description="steps between decodings of a fixed batch of problems; 0 for never")
     decode_problems: int = Field(64, gt=1, description="size of that batch")
     decode_steps: int = Field(10, gt=0, description="steps of these decodings")
+
+    @model_validator(mode="after")
+    def _weights_are_known(self) -> "JointSettings":
+        if self.weights not in (POLICY_WEIGHTS, UNIFORM_WEIGHTS, PAPL_WEIGHTS):
+            ORDERS.make(self.weights)
+        return self
 
 
 class RolloutSettings(Section):
