@@ -16,11 +16,10 @@ from anyorder.decoding.loop import decode
 from anyorder.decoding.sampler import Sampler
 from anyorder.denoisers.huggingface import HuggingFaceDenoiser
 from anyorder.errors import BadInput
+from anyorder.orders.learned import LearnedOrder
 from anyorder.prediction import Prediction
 from anyorder.registry import POLICIES
 from anyorder.state import DecodeState
-from anyorder.orders.learned import LearnedOrder
-from anyorder.orders.policies import MLPPolicy
 
 diffusers = pytest.importorskip("diffusers")
 

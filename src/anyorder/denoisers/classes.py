@@ -1,12 +1,12 @@
 """Classes of denoisers that recipes train: made for a task, saved with their class, loaded again.
 
-Such a class is an `nn.Module` that follows the protocol `Denoiser`, registered with `@DENOISERS.register("my_class")` or named as
-`module:Class`. It is made in one of two ways:
+Such a class is an `nn.Module` that follows the protocol `Denoiser`, registered with `@DENOISERS.register("my_class")` or named
+as `module:Class`. It is made in one of two ways:
 
 - by its classmethod `for_task(task, **settings)`, with the fields of its dataclass `Settings` as settings. It then has a method
   `save_pretrained(folder)` that writes `config.json`, the arguments of its constructor, and `model.safetensors`;
-- without one, by its constructor: the arguments `vocab_size`, `mask_token_id`, `max_length` and `pad_token_id`, as far as it has
-  them, come from the task, and all others are settings.
+- without one, by its constructor: the arguments `vocab_size`, `mask_token_id`, `max_length` and `pad_token_id`, as far as it
+  has them, come from the task, and all others are settings.
 """
 
 import inspect
@@ -49,7 +49,7 @@ def make_denoiser(name: str, task: Any, settings: dict[str, Any]) -> nn.Module:
     """
     kind = denoiser_class(name)
     if hasattr(kind, "for_task"):
-        denoiser: nn.Module = kind.for_task(task, **settings)
+        denoiser: Any = kind.for_task(task, **settings)
     else:
         of_task = {"vocab_size": task.vocab_size, "mask_token_id": task.mask_token_id, "max_length": task.length,
                    "pad_token_id": task.pad_token_id}  # fmt: skip
@@ -59,10 +59,11 @@ def make_denoiser(name: str, task: Any, settings: dict[str, Any]) -> nn.Module:
         denoiser.made_of = arguments  # for `save_denoiser`
     if missing := [key for key in _NEEDED if not hasattr(denoiser, key)]:
         raise BadInput(f"a denoiser of the class {name} has no {', '.join(missing)}: see anyorder.denoisers.base.Denoiser")
-    return denoiser
+    made: nn.Module = denoiser
+    return made
 
 
-def save_denoiser(denoiser: nn.Module, folder: str | Path) -> None:
+def save_denoiser(denoiser: Any, folder: str | Path) -> None:
     """Write `config.json`, which names the class (unless it is `Transformer`), and `model.safetensors`.
 
     Raises:
@@ -98,10 +99,11 @@ def read_denoiser(folder: Path) -> nn.Module:
         raise BadCheckpoint(f"{folder} holds no readable denoiser: {first_line(error)}") from error
     kind = Transformer if name is None else denoiser_class(str(name))
     try:
-        denoiser: nn.Module = kind(**config)
+        denoiser: Any = kind(**config)
         denoiser.load_state_dict(safetensors.torch.load_file(folder / "model.safetensors"))
     except UNLOADABLE as error:
         raise BadCheckpoint(f"{folder} holds no readable denoiser: {first_line(error)}") from error
     if not hasattr(denoiser, "save_pretrained"):
         denoiser.made_of = config
-    return denoiser.eval()
+    read: nn.Module = denoiser.eval()
+    return read

@@ -55,7 +55,7 @@ class Pair(nn.Module):
     def forward(
         self, state: DecodeState, positions: Tensor, see: See, score: Score
     ) -> tuple[Tensor, DecodeState, Prediction, Tensor]:
-        """Logits (K, V) of the positions bool (B, L), state and prediction that the policy sees (detached), its scores (B, L)."""
+        """Logits (K, V) of the positions bool (B, L); state and prediction for the policy, detached; its scores (B, L)."""
         logits, hidden = self.denoiser(state.tokens, state.attention_mask, positions)
         state, prediction = see(logits.detach(), hidden.detach())
         return logits, state, prediction, score(self.policy, state, prediction)

@@ -60,7 +60,7 @@ class OrderRecipe(Section):
 
     @model_validator(mode="after")
     def _every_key_has_a_use(self) -> "OrderRecipe":
-        """`[joint]` may stand in a recipe for both halves, which the key `train_denoiser` switches; all else must have a use."""
+        """`[joint]` may stand in a recipe for both halves, switched by `train_denoiser`; all else must have a use."""
         masking, states = self.masking.model_fields_set, self.objective.states
         if masking & {"schedule", "levels", "time_weight", "scope"} and states != "uniform":
             raise ValueError(

@@ -125,7 +125,7 @@ def load_denoiser(
     """
     where, kind = as_device(device), as_dtype(dtype)
     if DENOISERS.is_reference(str(name)):
-        denoiser = _of_class(str(name), options, weights).to(where)
+        denoiser: Any = _of_class(str(name), options, weights).to(where)
     else:
         if weights is not None:
             raise BadInput(f"weights= is for a class, package.module:Class, and {name} is none")
