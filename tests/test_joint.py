@@ -21,7 +21,7 @@ from anyorder.tasks.sudoku import Sudoku
 from anyorder.training.diagnostics import attention_to_mistakes, level_numbers, pairwise_diversity, policy_numbers
 from anyorder.training.fit import run_recipe
 from anyorder.training.joint import CollapseWarning, JointJob
-from anyorder.training.settings import OrderRecipe, validate_recipe
+from anyorder.training.recipes import OrderRecipe, validate_recipe
 from anyorder.zoo import load_denoiser, load_order
 
 HEADS = ["row", "column", "box", "everything"]

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from anyorder.cli import app
 from anyorder.errors import BadInput
 from anyorder.training.fit import run_recipe
-from anyorder.training.settings import RewardRecipe, load_recipe
+from anyorder.training.recipes import RewardRecipe, load_recipe
 from anyorder.zoo import load_denoiser, load_order
 from conftest import SHARED
 from tiny_llada import save_llada

@@ -17,9 +17,8 @@ from anyorder.decoding.tokens import Argmax
 from anyorder.denoisers.base import DenoiserOutput
 from anyorder.denoisers.transformer import Transformer
 from anyorder.errors import BadInput
-from anyorder.orders.base import State
 from anyorder.orders.heuristics import confidence
-from anyorder.orders.policies import LearnedOrder
+from anyorder.orders.learned import LearnedOrder
 from anyorder.orders.reward_policies import ConfidencePolicy, UnmaskingPolicy, most_confident
 from anyorder.processes import Shard
 from anyorder.tasks import make_task
@@ -27,10 +26,11 @@ from anyorder.tasks.base import Instances
 from anyorder.tasks.sudoku import Sudoku
 from anyorder.training.fit import fit_order_by_reward, run_recipe
 from anyorder.training.loop import train
+from anyorder.training.recipes import RewardRecipe, validate_recipe
 from anyorder.training.reward import RewardJob
-from anyorder.training.rewards import Ending
+from anyorder.training.rewards import Outcome
 from anyorder.training.rollout import Expert, Recorder, rollout
-from anyorder.training.settings import RewardRecipe, RolloutSettings, UpdateSettings, validate_recipe
+from anyorder.training.settings import RolloutSettings, UpdateSettings
 from anyorder.zoo import load_denoiser, load_order
 
 TASK = Sudoku(box=2)
@@ -155,7 +155,7 @@ def test_a_choice_of_a_long_trajectory_weighs_as_much_as_one_of_a_short() -> Non
 
 
 def test_trajectories_no_better_than_their_group_are_not_looked_at_again() -> None:
-    def first_group_differs(end: Ending) -> Tensor:
+    def first_group_differs(end: Outcome) -> Tensor:
         reward = torch.ones(len(end.decoded.tokens))
         reward[1] = 0
         return reward
@@ -210,7 +210,7 @@ def test_positions_that_are_rewarded_are_drawn_sooner() -> None:
     """A reward of our own: fill the upper half first. Only the order can bring that about."""
     problems = TASK.generate(20, 5, givens=8, unique=False)
 
-    def early(end: Ending) -> Tensor:
+    def early(end: Outcome) -> Tensor:
         upper = end.instances.maskable & (torch.arange(16) < 8)
         return -(end.decoded.commit_step * upper).sum(dim=1) / upper.sum(dim=1).clamp(min=1)
 
@@ -484,7 +484,7 @@ def test_the_softmax_reference_sums_over_all_tokens(make_state: Callable[..., St
 
 
 def test_what_cannot_be_judged_is_worth_no_more_than_the_worst() -> None:
-    def half_judged(end: Ending) -> Tensor:
+    def half_judged(end: Outcome) -> Tensor:
         worth = -torch.arange(1.0, len(end.decoded.tokens) + 1)
         worth[::4] = torch.nan
         return worth

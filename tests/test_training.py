@@ -25,16 +25,8 @@ from anyorder.training.fit import fit_order, run_recipe
 from anyorder.training.loop import train
 from anyorder.training.optimizer import learning_rate
 from anyorder.training.order import OrderJob, make_policy, observe
-from anyorder.training.settings import (
-    DenoiserRecipe,
-    ObjectiveSettings,
-    OptimizerSettings,
-    OrderRecipe,
-    PolicySettings,
-    load_recipe,
-    recipe_names,
-    validate_recipe,
-)
+from anyorder.training.recipes import DenoiserRecipe, OrderRecipe, load_recipe, recipe_names, validate_recipe
+from anyorder.training.settings import ObjectiveSettings, OptimizerSettings, PolicySettings
 
 HEADS = ["row", "column", "box", "everything"]
 
