@@ -52,5 +52,6 @@ def _usual_task(denoiser: Denoiser, source: str) -> str:
     if source in SERVES:
         return SERVES[source]
     if not isinstance(denoiser, HuggingFaceDenoiser):
-        raise BadInput(f"the denoiser {source} does not say which task it is for: name one, as in task_for(denoiser, 'text')")
+        name = source or f"of the class {type(denoiser).__name__}"
+        raise BadInput(f"the denoiser {name} does not say which task it is for: name one, as in task_for(denoiser, 'text')")
     return "protein" if speaks_esm(denoiser) else "text"
