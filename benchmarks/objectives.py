@@ -8,9 +8,9 @@ Fits that are finished are not repeated.
 import argparse
 from pathlib import Path
 
+from anyorder.evaluation.evaluate import evaluate
 from rich.console import Console
 
-from anyorder.evaluation.evaluate import evaluate
 from anyorder.evaluation.tables import markdown
 from anyorder.files import write_text
 from anyorder.tasks.sudoku import Sudoku

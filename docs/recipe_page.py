@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from anyorder.training.settings import AnyRecipe, DenoiserRecipe, OrderRecipe, RewardRecipe, load_recipe, recipe_names
+from anyorder.training.recipes import AnyRecipe, DenoiserRecipe, OrderRecipe, RewardRecipe, load_recipe, recipe_names
 
 PAGE = Path(__file__).with_name("recipes.md")
 

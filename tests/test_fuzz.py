@@ -35,7 +35,7 @@ from anyorder.tasks import TASKS, make_task
 from anyorder.tasks.math_prompts import read_problems
 from anyorder.training.checkpoint import load_checkpoint
 from anyorder.training.fit import run_recipe
-from anyorder.training.settings import load_recipe, recipe_names, validate_recipe
+from anyorder.training.recipes import load_recipe, recipe_names, validate_recipe
 from anyorder.zoo import folder_of, load_denoiser, load_order
 
 EXAMPLES = 25 * int(os.environ.get("FUZZ", 1))

@@ -232,7 +232,7 @@ def renamed(values: dict[str, Any]) -> dict[str, Any]:
     if values["kind"] == "order" or "policy" in values:
         values["policy"] = policy_of_then(values["kind"], values.get("policy", {}))
     if values["kind"] == "order":
-        drop_useless(values["objective"] if "objective" in values else {})
+        drop_useless(values.get("objective", {}))
     if values["kind"] == "reward":
         if "start" in values:
             del values["policy"]

@@ -19,7 +19,7 @@ from anyorder.files import locked
 from anyorder.processes import Shard
 from anyorder.training.checkpoint import list_checkpoints, load_latest
 from anyorder.training.fit import run_recipe
-from anyorder.training.settings import load_recipe
+from anyorder.training.recipes import load_recipe
 from proc import alive, children
 
 HEADS = '["row", "column", "box", "everything"]'

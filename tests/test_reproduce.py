@@ -20,7 +20,7 @@ from anyorder.reproduce.outcome import difference, percent
 from anyorder.reproduce.reward import SMALL, VARIANTS, RewardSetting
 from anyorder.reproduce.study import Decoding, Setting, Study
 from anyorder.training.checkpoint import list_checkpoints
-from anyorder.training.settings import load_recipe, recipe_names
+from anyorder.training.recipes import load_recipe, recipe_names
 from proc import alive, children
 
 TINY = (

@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
+from anyorder.decoding.trajectory import Decoded
 from torch import Tensor
 
-from anyorder.decoding.trajectory import Decoded
 from anyorder.errors import BadInput
 from anyorder.tasks.base import Instances
 from anyorder.tasks.sudoku import Sudoku

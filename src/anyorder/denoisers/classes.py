@@ -1,7 +1,7 @@
 """Classes of denoisers that recipes train: made for a task, saved with their class, loaded again.
 
-Such a class is an `nn.Module`, registered with `@DENOISERS.register("my_class")` or named as
-`module:Class`. It is made in one of two ways:
+Such a class is an `nn.Module`, registered with `@DENOISERS.register("my_class")` or named as `module:Class`. It is made in one of
+two ways:
 
 - by its classmethod `for_task(task, **settings)`, with the fields of its dataclass `Settings` as settings. It then has a method
   `save_pretrained(folder)` that writes `config.json`, the arguments of its constructor, and `model.safetensors`;

@@ -10,6 +10,7 @@ from anyorder.evaluation.batches import decode_in_batches
 from anyorder.evaluation.comparison import environment
 from anyorder.evaluation.curves import as_curves
 from anyorder.evaluation.operating_points import Measured, fronts_of, grids_of, lines_of, measured
+from anyorder.evaluation.samplers import Kind
 from anyorder.evaluation.tables import markdown_grids, markdown_table
 from anyorder.reproduce.outcome import Cells, Outcome, Solved, Target
 from anyorder.reproduce.reward import RewardSetting, RewardStudy
@@ -97,7 +98,7 @@ def _layout(settings: list[Setting], seeds: list[int], solved: Solved, folder: P
 
         def point(curve: str, label: str, model: str, order: str, steps: int, s: Setting = s) -> Measured:
             right, share, nfe = cells.of(s, model, order, steps=steps)[0]
-            kind = "learned" if order.startswith("policy") else "heuristic"
+            kind: Kind = "learned" if order.startswith("policy") else "heuristic"
             return measured(curve, label, kind, steps, None, right.astype(bool), share, nfe.astype(int))
 
         points = [point(curve, order, "frozen", order, steps) for curve, order, steps in _rule_points(s)]
@@ -116,7 +117,7 @@ def _layout(settings: list[Setting], seeds: list[int], solved: Solved, folder: P
         lines[s.name] = lines_of(found)["full diffusion"]
         values[s.name] = {
             "areas": {c.curve: c.area for c in found.curves},
-            "points": {p.spec: (p.nfe, p.accuracy) for p in points},
+            "points": {p.label: (p.nfe, p.accuracy) for p in points},
         }
     title = "Jazbec et al.: accuracy against forward passes, full diffusion"
     return Outcome(title, "\n".join(parts), values, lines, "forward passes per sequence (NFE)", log_x=True)

@@ -122,16 +122,16 @@ def fit_order(
         instances: problems with known solutions.
         folder: for the policy, its metrics and checkpoints.
         steps: optimizer updates. batch_size, seed: of the fit.
-        policy: the name of an architecture, its settings, or a mapping such as `{"architecture": "lookahead", "width": 96}`; see
-            `default_fit` for the default.
+        policy: the name of an architecture, its settings, or a mapping such as `{"architecture": "lookahead", "width": 96}`;
+            see `default_fit` for the default.
         objective: a name, settings, or a mapping, likewise.
 
     Returns:
         The fitted order, ready for `Sampler`.
 
     Raises:
-        BadInput: settings that cannot be used, problems without solutions, a task and a denoiser that disagree, or a folder that
-            holds a fit to another denoiser or to other problems.
+        BadInput: settings that cannot be used, problems without solutions, a task and a denoiser that disagree, or a folder
+            that holds a fit to another denoiser or to other problems.
         KeyboardInterrupt: Ctrl-C; a checkpoint is written first, and the same call resumes.
     """
     chosen = _settings(PolicySettings, policy, "architecture")
@@ -243,7 +243,9 @@ def _fit(
     try:
         result = train(job, recipe.run, recipe.optimizer, folder, seed=recipe.seed, recipe=identity, console=console)
     except ValueError as error:
-        raise error if isinstance(error, AnyorderError) else BadInput(f"this fit cannot be made: {first_line(error)}") from error
+        raise (
+            error if isinstance(error, AnyorderError) else BadInput(f"this fit cannot be made: {first_line(error)}")
+        ) from error
     finally:
         denoiser.to(device)
     if not result.finished:

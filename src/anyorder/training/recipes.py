@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from anyorder.errors import BadInput
 from anyorder.files import read_text
 from anyorder.training.settings import (
+    POLICY_WEIGHTS,
     DataSettings,
     DenoiserSettings,
     JointSettings,
@@ -59,7 +60,7 @@ class OrderRecipe(Section):
 
     @model_validator(mode="after")
     def _every_key_has_a_use(self) -> "OrderRecipe":
-        """`[joint]` may stand in a recipe for both halves, which the key `train_denoiser` switches; all else must have a use."""
+        """`[joint]` may stand in a recipe for both halves, switched by `train_denoiser`; all else must have a use."""
         masking, states = self.masking.model_fields_set, self.objective.states
         if masking & {"schedule", "levels", "time_weight", "scope"} and states != "uniform":
             raise ValueError(
@@ -74,7 +75,7 @@ class OrderRecipe(Section):
                 raise ValueError("with train_denoiser, objective.critic must be false: no wrong token is ever visible")
         elif "joint" not in self.model_fields_set and masking & {"scope", "focal_gamma", "normalize"}:
             raise ValueError("without train_denoiser, the masking of an order recipe has only schedule, levels and time_weight")
-        elif self.joint.weights != "policy":
+        elif self.joint.weights != POLICY_WEIGHTS:
             raise ValueError(f"joint.weights = {self.joint.weights!r} has an effect only with train_denoiser = true")
         return self
 

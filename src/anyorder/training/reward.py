@@ -2,8 +2,8 @@
 
 In each round the job draws groups of trajectories with the current policy, rewards their ends, and takes a few clipped gradient
 steps on what was recorded (arXiv 2510.05725, Algorithm 2; with Bernoulli or dynamic actions and a reward for speed, arXiv
-2512.09106; with several positions per step, and the denoiser as well, arXiv 2505.10446). In the first rounds the policy may imitate
-an expert instead. The denoiser is not called between rollouts, unless it is trained too.
+2512.09106; with several positions per step, and the denoiser as well, arXiv 2505.10446). In the first rounds the policy may
+imitate an expert instead. The denoiser is not called between rollouts, unless it is trained too.
 """
 
 from dataclasses import dataclass, replace
@@ -49,8 +49,8 @@ class Round:
         steps: the recorded steps; a trajectory that teaches nothing may be left out.
         advantages: of each step, float (b,).
         decoded: the N trajectories' results.
-        lengths: mean number of recorded steps of each trajectory's group, float (N,). It is the group's, since a trajectory's own
-            number would favor long failures.
+        lengths: mean number of recorded steps of each trajectory's group, float (N,). It is the group's, since a trajectory's
+            own number would favor long failures.
         numbers: what is logged.
     """
 
@@ -118,8 +118,8 @@ class RewardJob:
         return None
 
     def loss(self, model: nn.Module, step: int, shard: Shard) -> tuple[Tensor, dict[str, float]]:
-        """1. at the start of a round, draw trajectories; 2. this update's part of their steps; 3. the current policy's scores of
-        them; 4. surrogate and divergence from the reference, or imitation."""
+        """1. at the start of a round, draw trajectories; 2. this update's part of their steps; 3. the current policy's scores
+        of them; 4. surrogate and divergence from the reference, or imitation."""
         self.denoiser.eval()  # no dropout between drawing and updating
         number, inner = divmod(step, self.cycle)
         imitating = number < self.update.imitation
@@ -343,10 +343,11 @@ def _only_what_teaches(drawn: Round) -> Round:
 
 def make_actions(settings: RolloutSettings) -> Actions:
     """How actions are drawn."""
-    kind = COUNT_RULES[settings.actions]
+    kind: Any = COUNT_RULES[settings.actions]
     if issubclass(kind, PlackettLuce):
-        return kind(settings.temperature, Fixed(settings.per_step))
-    actions: Actions = kind(settings.temperature)
+        actions: Actions = kind(settings.temperature, Fixed(settings.per_step))
+    else:
+        actions = kind(settings.temperature)
     return actions
 
 

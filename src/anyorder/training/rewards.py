@@ -45,8 +45,8 @@ def cells(outcome: Outcome) -> Tensor:
 
 @REWARDS.register("rules")
 def rules(outcome: Outcome) -> Tensor:
-    """Mean of the share of the generated positions that break no rule and of `solved`. It does not read solutions, so of several
-    solutions each counts the same."""
+    """Mean of the share of the generated positions that break no rule and of `solved`. It does not read solutions, so of
+    several solutions each counts the same."""
     check = outcome.task.check(replace(outcome.instances, x0=None), outcome.decoded.tokens)
     return (check.cell_accuracy.float() + check.instance_correct.float()) / 2
 
