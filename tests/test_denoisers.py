@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from torch import nn
 
 from anyorder.denoisers.base import Denoiser, fingerprint
 from anyorder.denoisers.transformer import Transformer, paper_transformer

@@ -11,8 +11,10 @@ import pytest
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+from typer.testing import CliRunner
 
 import anyorder
+from anyorder.cli import app
 from anyorder.denoisers.base import Denoiser
 from anyorder.denoisers.classes import make_denoiser, read_denoiser, save_denoiser
 from anyorder.denoisers.wrapped import WrappedDenoiser
@@ -245,3 +247,25 @@ def test_what_cannot_be_saved_or_read_says_why(net: Any, tmp_path: Path) -> None
     (tmp_path / "a/config.json").write_text('{"class": "my_nets:Net", "words": 7}')
     with pytest.raises((BadInput, BadCheckpoint), match=r"no readable denoiser|no denoiser"):
         load_denoiser(tmp_path / "a")
+
+
+def test_a_class_serves_the_task_that_is_named(net: Any) -> None:
+    task = anyorder.make_task("sudoku", box=2)
+    size = {"vocab_size": task.vocab_size, "mask_token_id": task.mask_token_id}
+    denoiser = load_denoiser("my_nets:Net", words=task.vocab_size, **size)
+    assert anyorder.task_for(denoiser, "sudoku", box=2).length == 16
+    with pytest.raises(BadInput, match="my_nets:Net does not say which task it is for: name one"):
+        anyorder.task_for(denoiser)
+    with pytest.raises(BadInput, match="disagree: vocabulary size"):
+        anyorder.task_for(denoiser, "sudoku")
+    with pytest.raises(BadInput, match="nosuch_package:Net names a class, and there is no package nosuch_package: install it"):
+        load_denoiser("nosuch_package:Net")
+
+
+def test_a_class_is_used_by_the_commands(net: Any, tmp_path: Path) -> None:
+    options = ["--model-option", "words=5", "--model-option", "vocab_size=5", "--model-option", "mask_token_id=0"]
+    command = ["evaluate", "--task", "sudoku", "--task-option", "box=2", "--limit", "3", "--orders", "confidence"]
+    done = CliRunner().invoke(app, [*command, "--model", "my_nets:Net", *options, "--json", str(tmp_path / "table.json")])
+    assert done.exit_code == 0, done.output
+    meta = json.loads((tmp_path / "table.json").read_text())["meta"]
+    assert meta["denoiser"] == "my_nets:Net"

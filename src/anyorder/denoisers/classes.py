@@ -1,7 +1,7 @@
 """Classes of denoisers that recipes train: made for a task, saved with their class, loaded again.
 
-Such a class is an `nn.Module`, registered with `@DENOISERS.register("my_class")` or named as `module:Class`. It is made in one of
-two ways:
+Such a class is an `nn.Module`, registered with `@DENOISERS.register("my_class")` or named as `module:Class`. It is made in one
+of two ways:
 
 - by its classmethod `for_task(task, **settings)`, with the fields of its dataclass `Settings` as settings. It then has a method
   `save_pretrained(folder)` that writes `config.json`, the arguments of its constructor, and `model.safetensors`;
@@ -18,7 +18,7 @@ import safetensors.torch
 from torch import nn
 
 from anyorder.denoisers.transformer import Transformer
-from anyorder.denoisers.wrapped import WrappedDenoiser
+from anyorder.denoisers.wrapped import WrappedDenoiser, reference_of
 from anyorder.errors import BadCheckpoint, BadInput, first_line
 from anyorder.files import parse_json, read_json, write_json
 from anyorder.hub import UNLOADABLE, save_weights
@@ -86,7 +86,7 @@ def save_denoiser(denoiser: Any, folder: str | Path) -> None:
         save_weights(denoiser, folder)
     else:
         raise BadInput(f"a {type(denoiser).__name__} cannot be saved: give it a method save_pretrained(folder)")
-    write_json(folder / "config.json", {"class": DENOISERS.name_of(denoiser), **config})
+    write_json(folder / "config.json", {"class": reference_of(denoiser), **config})
 
 
 def read_denoiser(folder: Path) -> Any:

@@ -135,8 +135,8 @@ class WrappedDenoiser(nn.Module, Pushable):
             BadInput: the module's class cannot be found by name, or the arguments of its constructor are not known.
         """
         config = {
-            "class": DENOISERS.name_of(self),
-            "module": DENOISERS.name_of(self.module),
+            "class": reference_of(self),
+            "module": reference_of(self.module),
             "module_arguments": self._module_arguments(),
             "mask_token_id": self.mask_token_id,
             "vocab_size": self.vocab_size,
@@ -165,6 +165,18 @@ class WrappedDenoiser(nn.Module, Pushable):
                 "give WrappedDenoiser(..., module_arguments={...})"
             )
         return found
+
+
+def reference_of(module: nn.Module) -> str:
+    """`package.module:Class` of a module, which is found wherever it can be imported; else the registered name of its class.
+
+    Raises:
+        BadInput: the class was defined in a script or a function, and is not registered.
+    """
+    kind = type(module)
+    if "<" in kind.__qualname__ or kind.__module__ == "__main__":
+        return DENOISERS.name_of(module)
+    return f"{kind.__module__}:{kind.__qualname__}"
 
 
 def _is_plain(value: Any) -> bool:

@@ -62,8 +62,8 @@ def generate(
         on_step: callbacks, see `decode`.
 
     Returns:
-        int64 (B, L + max_new_tokens), or (L + max_new_tokens,) for one prompt. For a list of prompts a list of the latter, without
-        the padding that was added here.
+        int64 (B, L + max_new_tokens), or (L + max_new_tokens,) for one prompt. For a list of prompts a list of the latter,
+        without the padding that was added here.
 
     Raises:
         BadInput: nothing to generate, prompts that are no token ids, an unknown order, an argument out of range, a sampler

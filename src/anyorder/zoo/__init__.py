@@ -5,6 +5,7 @@ fitted to it, and in `order/critic/` the critic if that is a network of its own.
 folder, or by the name under which `anyorder fetch` obtained them; orders fitted to the latter are shipped as well.
 """
 
+import re
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,8 @@ def folder_of(name: str | Path) -> Path:
         return Path(name)
     if str(name) in MODELS:
         return fetched(str(name))
+    if match := re.fullmatch(r"([A-Za-z_]\w*)((?:\.\w+)*):\w+", str(name)):
+        raise BadInput(f"{name} names a class, and there is no package {match[1]}: install it, or put its folder on PYTHONPATH")
     known = ", ".join([*zoo_names(), *MODELS])
     raise BadInput(f"no denoiser called {str(name)!r}: give a folder that holds one, a hub id owner/name, or one of {known}")
 
@@ -124,10 +127,9 @@ def load_denoiser(
     """
     where, kind = as_device(device), as_dtype(dtype)
     denoiser: Any
-    of_class = DENOISERS.is_reference(str(name))
-    if quantization is not None and (of_class or is_ours(name)):
+    if quantization is not None and (is_class(name) or is_ours(name)):
         raise BadInput(f"quantization is for models of Hugging Face, and {name} is none: leave it out")
-    if of_class:
+    if is_class(name):
         denoiser = denoiser_of_class(str(name), options, weights).to(where)
     else:
         if weights is not None:
@@ -194,7 +196,12 @@ def is_hub_id(name: str | Path) -> bool:
 
 def is_ours(name: str | Path) -> bool:
     """Whether a name or folder is a denoiser that this library trained."""
-    return not is_hub_id(name) and not is_hugging_face(folder_of(name))
+    return not is_hub_id(name) and not is_class(name) and not is_hugging_face(folder_of(name))
+
+
+def is_class(name: str | Path) -> bool:
+    """Whether this is `package.module:Class`, not a shipped name or a folder."""
+    return not Path(name).exists() and DENOISERS.is_reference(str(name))
 
 
 def load_order(folder: str | Path, denoiser: nn.Module | None = None, *, strict: bool = True) -> LearnedOrder:

@@ -6,7 +6,7 @@ from anyorder.denoisers.base import Denoiser
 from anyorder.denoisers.huggingface import HuggingFaceDenoiser
 from anyorder.errors import BadInput
 from anyorder.tasks import Task, check_fits, make_task, task_class
-from anyorder.zoo import SERVES, folder_of, is_hub_id, saved_task, speaks_esm
+from anyorder.zoo import SERVES, folder_of, is_class, is_hub_id, saved_task, speaks_esm
 
 
 def task_for(denoiser: Denoiser, name: str | None = None, /, **options: Any) -> Task:
@@ -28,7 +28,7 @@ def task_for(denoiser: Denoiser, name: str | None = None, /, **options: Any) -> 
         {'box': 2, 'layout': 'infill'}
     """
     source = source_of(denoiser)
-    folder = None if not source or is_hub_id(source) else folder_of(source)
+    folder = None if not source or is_hub_id(source) or is_class(source) else folder_of(source)
     saved = saved_task(folder) if folder is not None and (folder / "task.json").is_file() else None
     if saved is None or isinstance(denoiser, HuggingFaceDenoiser):  # whose tokens only the model knows
         if saved is not None and name in (None, saved[0]):
