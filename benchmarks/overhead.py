@@ -66,6 +66,7 @@ def measure(model: torch.nn.Module, order: object, tokens: torch.Tensor, steps: 
     """Both ratios for one denoiser and one policy."""
     from anyorder.decoding.loop import decode
     from anyorder.decoding.sampler import Sampler
+    from anyorder.decoding.sampler import Sampler
     from anyorder.decoding.step import init, predict
     from anyorder.prediction import Prediction
 
@@ -128,15 +129,6 @@ def prepare(name: str, text: str, batch: int, steps: int, device: torch.device) 
         return None
     if order is not None:
         order.policy.to(device)
-    try:
-        from anyorder.decoding.sampler import Sampler
-    except ImportError:  # before samplers
-        from anyorder.evaluation.orders import make_decoder
-
-        if "undo" in text and not order.judges:
-            return None
-        decoder = make_decoder(text, steps, 0.0, lambda _: order)
-        return lambda: decode(denoiser, tokens, decoder)
     if "undo" in text and order.critic is None:
         return None
     denoiser.own_order = str(order_folder(name))

@@ -85,8 +85,8 @@ def _entry(name: str, recipe: AnyRecipe) -> str:
     ]
     if isinstance(recipe, DenoiserRecipe):
         what = recipe.denoiser
-        size = f", {what.layers} layers {what.width} wide" if what.form != "paper" else ""  # which has a size of its own
-        lines.append(f"- **Network**: {what.form}{size}")
+        size = [f"{key} {value}" for key in ("layers", "width") if (value := getattr(what, key, None)) is not None]
+        lines.append(f"- **Network**: `{what.architecture}`" + (f" ({', '.join(size)})" if size else ""))
     else:
         lines.append(f"- **Denoiser**: `{recipe.denoiser}`")
         lines.append(f"- **Policy**: `{recipe.policy.architecture}`, {recipe.policy.width} wide" + _begun(recipe))

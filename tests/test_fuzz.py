@@ -404,7 +404,7 @@ def test_options_of_tasks_and_generators(data: st.DataObject) -> None:
         "clues",
         "hide",
         "window",
-        "colour",
+        "color",
         "alphabet",
     ]
     value = st.one_of(st.integers(-2, 12).map(str), st.sampled_from(["x", "2-1", "1-3", "0.5", "nan", "", "٣", "²", "infill"]))

@@ -57,7 +57,7 @@ def test_rollout_reward_update_evaluate(questions: Path, tmp_path: Path) -> None
     assert len(rows) == 16
     for row in rows:  # a group of six: bonuses 0, .05, ..., .25, besides what is solved
         assert row["reward"] == pytest.approx(row["solved"] + 0.125, abs=0.03)
-        assert row["forwards"] == 12
+        assert row["nfe"] == 12
     assert {row["reward_std"] for row in rows} != {0.0}, "paths differ in likelihood, and that is what is learned from here"
 
     denoiser = load_denoiser(str(model), trust_remote_code=True)
@@ -75,7 +75,7 @@ def test_rollout_reward_update_evaluate(questions: Path, tmp_path: Path) -> None
     assert done.exit_code == 0, done.output
     cells = json.loads(report.read_text())["results"]
     assert [cell["order"] for cell in cells] == ["confidence@blocks:4", "policy@blocks:4"]
-    assert all(cell["forwards"] == 12 and cell["instances"] == 3 for cell in cells)
+    assert all(cell["nfe"] == 12 and cell["instances"] == 3 for cell in cells)
 
 
 def test_remote_code_runs_only_when_the_user_says_so(tmp_path: Path) -> None:

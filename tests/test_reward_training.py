@@ -137,7 +137,7 @@ def test_a_policy_scores_some_of_the_rows_as_it_scores_them_among_all(architectu
 
 def test_a_choice_of_a_long_trajectory_weighs_as_much_as_one_of_a_short() -> None:
     """The gradient of one group is that of the mean reward, up to a factor: sum of A log p over all its choices."""
-    job = job_of(rollout={"actions": "bernoulli"}, run={"batch_size": 4}, update={"inner": 1, "standardise": False})
+    job = job_of(rollout={"actions": "bernoulli"}, run={"batch_size": 4}, update={"inner": 1, "standardize": False})
     job.reward = lambda end: end.decoded.forwards.float()
     found = gradients(job, 0)
     assert len(set(job.decoded.forwards.tolist())) > 1
@@ -365,14 +365,14 @@ def test_speed_is_learned_where_it_is_rewarded(tmp_path: Path) -> None:
         policy={"architecture": "confidence_transformer", "width": 32},
         rollout={"group": 8, "actions": "bernoulli"},
         reward={"name": "solved", "speed": 10.0},
-        update={"inner": 2, "standardise": False, "clip": 0.5},
+        update={"inner": 2, "standardize": False, "clip": 0.5},
         optimizer={"lr": 1e-2},
         run={"steps": 60, "batch_size": 64, "log_steps": 2},
     )
     job = RewardJob(recipe, load_denoiser("sudoku4"), TASK)
     train(job, recipe.run, recipe.optimizer, tmp_path, seed=0, recipe={})
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert lines[-1]["forwards"] < 0.7 * lines[0]["forwards"]
+    assert lines[-1]["nfe"] < 0.7 * lines[0]["nfe"]
 
 
 def test_a_run_that_is_stopped_goes_on_to_the_same_weights(tmp_path: Path) -> None:

@@ -152,7 +152,7 @@ def fit_and_compare(
 
 
 def _prepare(settings: FitSettings, console: Console) -> _Comparison:
-    """Model, task and sequences, checked against one another."""
+    """Model, task and sequences, checked for agreement."""
     if settings.architecture:
         POLICIES.entry(settings.architecture)  # an unknown one is an error before the work
     options = key_values(list(settings.model_options), "--model-option")

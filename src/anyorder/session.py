@@ -23,7 +23,7 @@ _GENERATED = 200
 
 @dataclass(frozen=True)
 class Session:
-    """Loaded and checked against one another.
+    """Loaded and checked for agreement.
 
     Args:
         task, instances, denoiser: what is decoded.

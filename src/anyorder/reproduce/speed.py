@@ -33,7 +33,7 @@ _BOUNDS = (2.0, 32.0)
 
 class SpeedStudy(RewardStudy):
     """Models `reward/start-P/SEED`, a policy on confidences that imitates the threshold P, and `reward/alpha-A/SEED`, trained
-    on from one of them for speed. Of each problem whether it is solved, its share of right cells, and the forwards that it
+    on from one of them for speed. Of each problem whether it is solved, its share of right cells, and the forward passes that it
     took, float (3, N)."""
 
     def recipe(self, setting: Setting, kind: str, what: str, seed: str, changes: list[str]) -> AnyRecipe:
@@ -53,7 +53,7 @@ class SpeedStudy(RewardStudy):
     @property
     def measure_mark(self) -> str:
         """See `Study`."""
-        return ", forwards"
+        return ", NFE"
 
     def measure(self, denoiser: Any, decoding: Decoding, order: str) -> dict[str, Any]:
         """See `Study`."""
@@ -128,7 +128,7 @@ def _about(settings: list[Setting], seeds: list[int], scale: str) -> str:
     lines = [
         f"Scale {scale}; seeds {', '.join(map(str, seeds))}. Full diffusion, the likeliest token. A policy trained by reward "
         f"is one operating point for each alpha ({', '.join(EXPONENTS)}) and decides by the mode, score > 0; rules by "
-        "their value. Forwards are the denoiser's; those of a policy come on top."
+        "their value. NFE counts the denoiser's forward passes; those of a policy come on top."
     ]
     for s in settings:
         lines.append(f"- {s.name}: {s.problems} generated problems ({s.generated}), the same for all; denoiser `{s.denoiser}`.")

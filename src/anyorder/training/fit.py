@@ -210,7 +210,7 @@ def _settings(kind: type, given: Any, key: str) -> Any:
     return _checked(kind, **given)
 
 
-def _checked(kind: Any, **values: Any) -> Any:
+def _checked(kind: Any, /, **values: Any) -> Any:
     """A section or recipe from values, whose errors are those of the user."""
     try:
         return kind(**values)

@@ -1,6 +1,6 @@
 """Training a denoiser and its order policy together: Algorithm 1 of arXiv 2606.00295, its controls, and PAPL.
 
-One optimiser step lowers L_PA-MDM (eq. 4) plus the policy's objective, L_ORDER (eq. 3) in the paper. No gradient reaches the
+One optimizer step lowers L_PA-MDM (eq. 4) plus the policy's objective, L_ORDER (eq. 3) in the paper. No gradient reaches the
 denoiser through the policy, and none reaches the policy through the token losses: the policy sees detached logits and hidden
 states, and the weights of the tokens are detached.
 """
