@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from anyorder.causal import CausalModel
 from anyorder.decoding.result import Decoded
-from anyorder.denoisers.causal import CausalModel
 from anyorder.errors import BadInput
 from anyorder.registry import REWARDS
 from anyorder.tasks.base import CheckResult, Instances, Task
