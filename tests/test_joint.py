@@ -43,7 +43,7 @@ def recipe(denoiser: str = "given", run: dict[str, Any] | None = None, **joint: 
         "task": {"name": "sudoku", "options": {"box": 2}},
         "data": {"size": 50, "options": {"givens": 6}},
         "policy": {"architecture": "mlp", "width": 8},
-        "objective": {"name": "order", "states": "uniform", "quality": False},
+        "objective": {"name": "order", "states": "uniform", "critic": False},
         "joint": {"decode_problems": 8, "decode_steps": 4, **joint},
         "optimizer": {"lr": 0.01, "warmup_steps": 2},
         "run": {"steps": 6, "batch_size": 8, "log_steps": 1, "checkpoint_steps": 2, **(run or {})},
@@ -201,7 +201,7 @@ def test_a_small_batch_of_sharp_and_various_rows_is_no_collapse() -> None:
 def test_settings_without_a_use_are_refused() -> None:
     for changes, message in [
         ({"train_denoiser": False, "joint": {"weights": "papl"}}, "only with train_denoiser"),
-        ({"objective": {"states": "teacher", "quality": False}, "masking": {"schedule": "cosine"}}, "uniform"),
+        ({"objective": {"states": "teacher", "critic": False}, "masking": {"schedule": "cosine"}}, "uniform"),
     ]:
         with pytest.raises(BadInput, match=message):
             validate_recipe({**recipe().model_dump(exclude_unset=True), **changes})
@@ -216,8 +216,8 @@ def test_pairwise_diversity_by_hand() -> None:
 def test_settings_that_contradict_one_another_are_refused() -> None:
     good = recipe().model_dump(exclude_unset=True)
     for changes, message in [
-        ({"objective": {"states": "model", "quality": False}}, "uniform.*teacher"),
-        ({"objective": {"states": "teacher", "quality": True}}, "quality must be false"),
+        ({"objective": {"states": "model", "critic": False}}, "uniform.*teacher"),
+        ({"objective": {"states": "teacher", "critic": True}}, "critic must be false"),
         ({"joint": {"weights": "nonsense"}}, "weights"),
     ]:
         with pytest.raises(BadInput, match=message):
@@ -229,7 +229,7 @@ def test_two_processes_end_with_the_weights_of_one(tmp_path: Path) -> None:
     source.write_text(
         'kind = "order"\ndenoiser = "sudoku4"\n[task]\nname = "sudoku"\noptions = { box = 2 }\n'
         "[data]\nsize = 50\noptions = { givens = 6 }\n"
-        '[policy]\narchitecture = "mlp"\nwidth = 8\n[objective]\nname = "order"\nstates = "uniform"\nquality = false\n'
+        '[policy]\narchitecture = "mlp"\nwidth = 8\n[objective]\nname = "order"\nstates = "uniform"\ncritic = false\n'
         "[joint]\ndecode_every = 0\n[optimizer]\nlr = 1e-3\n[run]\nsteps = 4\nbatch_size = 8\nlog_steps = 1\n"
     )
     arguments = ["-m", "anyorder.cli", "train", str(source), "--set", "train_denoiser=true"]

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ import torch
 from torch import Tensor
 
 from anyorder import files
+from anyorder.decoding.sampler import Sampler
+from anyorder.decoding.step import init, predict
 from anyorder.errors import AnyorderError, BadCheckpoint, BadInput
 from anyorder.orders.heuristics import confidence
 from anyorder.processes import Shard
@@ -24,7 +27,7 @@ from anyorder.training.denoiser import DenoiserJob
 from anyorder.training.fit import fit_order, run_recipe
 from anyorder.training.loop import train
 from anyorder.training.optimizer import learning_rate
-from anyorder.training.order import OrderJob, make_policy, observe
+from anyorder.training.order import OrderJob, make_policy
 from anyorder.training.recipes import DenoiserRecipe, OrderRecipe, load_recipe, recipe_names, validate_recipe
 from anyorder.training.settings import ObjectiveSettings, OptimizerSettings, PolicySettings
 
@@ -267,14 +270,14 @@ def test_the_path_pool_keeps_its_promises() -> None:
         loss, logged = job.loss(job.policy, step, Shard(0, 1))
         assert torch.isfinite(loss)
         assert job.pool is not None
-        given = ~job.pool.generated
-        assert (job.pool.tokens[given] == job.pool.x0[given]).all()
-        assert (job.pool.tokens[given] != 0).all()
-        committed = job.pool.generated & (job.pool.tokens != 0)
-        assert (job.pool.commit_step[committed] >= 0).all()
-        assert (job.pool.commit_step[~committed] == -1).all()
-        assert (job.pool.log_probs[~committed] == 0).all()
-    assert 0 < logged["commitments_right"] <= 1
+        given = ~job.pool.state.generated
+        assert (job.pool.state.tokens[given] == job.pool.state.x0[given]).all()
+        assert (job.pool.state.tokens[given] != 0).all()
+        committed = job.pool.state.generated & (job.pool.state.tokens != 0)
+        assert (job.pool.state.commit_step[committed] >= 0).all()
+        assert (job.pool.state.commit_step[~committed] == -1).all()
+        assert (job.pool.state.token_log_probs[~committed] == 0).all()
+    assert 0 < logged["committed_correct"] <= 1
 
 
 def test_teacher_paths_hold_true_tokens_only() -> None:
@@ -282,17 +285,17 @@ def test_teacher_paths_hold_true_tokens_only() -> None:
     for step in range(15):
         job.loss(job.policy, step, Shard(0, 1))
         assert job.pool is not None
-        visible = job.pool.tokens != 0
-        assert (job.pool.tokens[visible] == job.pool.x0[visible]).all()
+        visible = job.pool.state.tokens != 0
+        assert (job.pool.state.tokens[visible] == job.pool.state.x0[visible]).all()
 
 
 def test_path_log_probs_by_hand() -> None:
-    state = observe(small_denoiser(), torch.zeros(1, 16, dtype=torch.int64), torch.ones(1, 16, dtype=torch.bool))
+    state = init(torch.zeros(1, 16, dtype=torch.int64), 0)
     steps = torch.full((1, 16), -1)
     steps[0, :4] = torch.tensor([2, 0, 2, 1])
     log_probs = torch.zeros(1, 16)
     log_probs[0, :4] = torch.tensor([-1.0, -2.0, -4.0, -8.0])
-    kept = type(state)(**{**vars(state), "commit_step": steps, "committed_log_probs": log_probs, "memo": {}})
+    kept = replace(state, commit_step=steps, token_log_probs=log_probs)
     assert kept.path_log_probs[0, :5].tolist() == [-15.0, -2.0, -15.0, -10.0, 0.0]
 
 
@@ -303,9 +306,10 @@ def test_fit_order_gives_a_usable_order(tmp_path: Path) -> None:
         policy=PolicySettings(width=16, layers=1, heads=HEADS), objective=ObjectiveSettings(rollout_steps=(2, 5)),
     )  # fmt: skip
     puzzles = task.generate(4, 1, givens=5)
-    state = observe(denoiser, puzzles.tokens, puzzles.maskable)
-    assert order(state).shape == confidence(state).shape
-    assert torch.isfinite(order(state)).equal(state.masked)
+    state = init(puzzles.tokens, denoiser.mask_token_id)
+    prediction = predict(denoiser, state, Sampler("confidence"))
+    assert order(state, prediction).shape == confidence(state, prediction).shape
+    assert torch.isfinite(order(state, prediction)).equal(state.masked)
 
 
 def test_a_fit_to_another_denoiser_does_not_go_on_from_this_one(tmp_path: Path) -> None:
@@ -323,9 +327,9 @@ def test_a_fit_to_another_denoiser_does_not_go_on_from_this_one(tmp_path: Path) 
         fit_order(first, task, task.generate(30, 9, givens=5), tmp_path, **small)  # type: ignore[arg-type]
 
 
-def test_a_policy_without_quality_says_it_does_not_judge() -> None:
-    policy = make_policy(small_denoiser(), Sudoku(2), PolicySettings(architecture="mlp"), judges=False)
-    assert not policy.judges
+def test_a_policy_that_is_trained_without_critic_says_so() -> None:
+    policy = make_policy(small_denoiser(), Sudoku(2), PolicySettings(architecture="mlp"), critic=False)
+    assert not policy.scores_committed
 
 
 def test_learning_rate_by_hand() -> None:
