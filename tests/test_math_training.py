@@ -68,7 +68,7 @@ def test_rollout_reward_update_evaluate(questions: Path, tmp_path: Path) -> None
     assert any(not torch.equal(moved[name], still[name]) for name in moved)
 
     report = tmp_path / "report.json"
-    arguments = ["evaluate", "--task", "math", "--denoiser", str(model), "--trust-remote-code", "--data", str(questions)]
+    arguments = ["evaluate", "--task", "math", "--model", str(model), "--trust-remote-code", "--data", str(questions)]
     arguments += ["--limit", "3", "--task-option", "length=12", "--orders", "confidence@blocks:4,policy@blocks:4", "--steps",
                   "12", "--policy", str(out), "--json", str(report)]  # fmt: skip
     done = CliRunner().invoke(app, arguments)

@@ -30,7 +30,7 @@ TINY = (
 
 
 def tiny_setting() -> Setting:
-    order = (*TINY, "policy.width=16", 'policy.heads=["everything"]')
+    order = (*TINY, "policy.width=16")
     return Setting(
         task="sudoku", options={"box": 2}, denoiser="sudoku9-denoiser", adaptive="sudoku9-adaptive",
         denoiser_changes=(*TINY, "denoiser.width=16", "denoiser.layers=1"),

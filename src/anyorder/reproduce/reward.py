@@ -294,7 +294,7 @@ SMALL = RewardSetting(
     options={"box": 2},
     denoiser="sudoku4-weak",
     adaptive="sudoku4-order",
-    policy_changes=("data.options={givens=8, unique=false}", "objective.quality=false"),
+    policy_changes=("data.options={givens=8, unique=false}", "objective.critic=false"),
     problems=500,
     generate={"givens": 8, "unique": False},
     steps=8,

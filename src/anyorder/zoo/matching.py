@@ -29,13 +29,14 @@ def task_for(denoiser: Denoiser, name: str | None = None, /, **options: Any) -> 
     """
     source = source_of(denoiser)
     folder = None if not source or is_hub_id(source) or is_class(source) else folder_of(source)
+    wanted = None if name is None else task_class(name)  # first, since its module may register the task that was saved
     saved = saved_task(folder) if folder is not None and (folder / "task.json").is_file() else None
     if saved is None or isinstance(denoiser, HuggingFaceDenoiser):  # whose tokens only the model knows
         if saved is not None and name in (None, saved[0]):
             name, options = saved[0], {**saved[1], **options}
         return task_class(name or _usual_task(denoiser, source)).for_denoiser(denoiser, options, source)
     trained = make_task(saved[0], **saved[1])
-    if name not in (None, trained.name):
+    if wanted not in (None, type(trained)):
         raise BadInput(f"the denoiser {source} is for {trained.name}, not for {name}: choose another task or another denoiser")
     task = trained.variant(options)
     check_fits(task, denoiser)
