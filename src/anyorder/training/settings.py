@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from anyorder.decoding.actions import Actions, PlackettLuce
 from anyorder.denoisers.classes import BY_TASK, denoiser_class
+from anyorder.errors import BadInput
 from anyorder.registry import COUNT_RULES, OBJECTIVES, ORDERS, POLICIES, REWARDS
 from anyorder.training.part_settings import Declared, check_settings, declared_by, make_part
 
@@ -184,8 +185,14 @@ class JointSettings(Section):
 
     @model_validator(mode="after")
     def _weights_are_known(self) -> "JointSettings":
-        if self.weights not in (POLICY_WEIGHTS, UNIFORM_WEIGHTS, PAPL_WEIGHTS):
-            ORDERS.make(self.weights)
+        own = (POLICY_WEIGHTS, UNIFORM_WEIGHTS, PAPL_WEIGHTS)
+        if self.weights not in own:
+            try:
+                ORDERS.make(self.weights)
+            except BadInput as error:
+                raise ValueError(
+                    f"weights is {self.weights!r}; it must be one of {', '.join(own)}, or an order: {error}"
+                ) from error
         return self
 
 
