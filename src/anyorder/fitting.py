@@ -280,8 +280,8 @@ def _command(settings: FitSettings, task: str) -> str:
     """The command that makes the same fit again."""
     options = {
         "model": settings.model, "data": settings.data.name, "task": task, "steps": settings.steps,
-        "updates": settings.updates, "train-batch-size": settings.train_batch_size, "hide": settings.hide,
-        "samples": settings.samples, "seed": settings.seed,
+        "updates": settings.updates, "train-batch-size": settings.train_batch_size, "batch-size": settings.batch_size,
+        "hide": settings.hide, "samples": settings.samples, "seed": settings.seed,
     }  # fmt: skip
     if settings.architecture:
         options["architecture"] = settings.architecture
