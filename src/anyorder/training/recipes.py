@@ -17,6 +17,7 @@ from anyorder.training.settings import (
     MaskingSettings,
     ObjectiveSettings,
     OptimizerSettings,
+    PartSection,
     PolicySettings,
     RewardSettings,
     RolloutSettings,
@@ -135,6 +136,8 @@ def recipe_names() -> list[str]:
 
 def load_recipe(source: str | Path, overrides: list[str] | None = None) -> AnyRecipe:
     """A recipe from a TOML file or by the name of a shipped one, with `key.subkey=value` overrides (values are TOML).
+    An override that names another part (`policy.architecture=mlp`) keeps the settings of the file that this part has as well;
+    an override of `start` takes the place of the whole section `[policy]`.
 
     Raises:
         BadInput: no such recipe, a syntax error, an unknown key, a wrong type.
@@ -153,8 +156,15 @@ def load_recipe(source: str | Path, overrides: list[str] | None = None) -> AnyRe
         values = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         raise BadInput(f"{source} is not valid TOML: {error}") from error
+    set_keys = [override.partition("=")[0].strip() for override in overrides or []]
+    for section, kind in _PARTS.items():
+        if f"{section}.{kind.part_key}" in set_keys and isinstance(values.get(section), dict):
+            override = next(o for o in reversed(overrides or []) if o.partition("=")[0].strip() == f"{section}.{kind.part_key}")
+            values[section] = _kept_settings(values[section], kind, override.partition("=")[2].strip(" \"'"))
     for override in overrides or []:
         _apply_override(values, override)
+    if "start" in set_keys and not any(key.partition(".")[0] == "policy" for key in set_keys):
+        values.pop("policy", None)
     return validate_recipe(values, str(source))
 
 
@@ -169,6 +179,19 @@ def validate_recipe(values: dict[str, Any], source: str = "recipe") -> AnyRecipe
     except ValidationError as error:
         lines = [_explain(problem) for problem in error.errors()]
         raise BadInput(f"{source}: " + "; ".join(lines)) from error
+
+
+_PARTS: dict[str, type[PartSection]] = {
+    "policy": PolicySettings,
+    "objective": ObjectiveSettings,
+    "denoiser": DenoiserSettings,
+    "reward": RewardSettings,
+}
+
+
+def _kept_settings(section: dict[str, Any], kind: type[PartSection], part: str) -> dict[str, Any]:
+    """Those of a section that the part has as well."""
+    return {key: value for key, value in section.items() if key in kind.model_fields or key in kind.declared(part)[1]}
 
 
 def _apply_override(values: dict[str, Any], override: str) -> None:
