@@ -66,7 +66,6 @@ def measure(model: torch.nn.Module, order: object, tokens: torch.Tensor, steps: 
     """Both ratios for one denoiser and one policy."""
     from anyorder.decoding.loop import decode
     from anyorder.decoding.sampler import Sampler
-    from anyorder.decoding.sampler import Sampler
     from anyorder.decoding.step import init, predict
     from anyorder.prediction import Prediction
 
@@ -119,6 +118,7 @@ def prepare(name: str, text: str, batch: int, steps: int, device: torch.device) 
     The problems are those of the golden results, repeated to the size of the batch, so that no generator matters.
     """
     from anyorder.decoding.loop import decode
+    from anyorder.decoding.sampler import Sampler
     from anyorder.zoo import load_denoiser, load_order, order_folder
 
     stored = json.loads((ROOT / "tests" / "golden.json").read_text())["problems"][name]["tokens"]

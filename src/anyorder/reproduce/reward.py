@@ -159,9 +159,7 @@ def _table2(settings: list[Setting], seeds: list[int], solved: Solved, folder: P
     for s in settings:
         markdown, values[s.name] = _rows(both, s, rows, published.UPO_TABLE2.get(s.task, {}))
         cost = [[label, *_cost(folder, s, model, seeds)] for label, (model, _) in rows.items() if model != "frozen"]
-        parts.append(
-            markdown + "\n" + markdown_table(["trained order", "updates", "seconds of training", "denoiser forward passes"], cost)
-        )
+        parts.append(markdown + "\n" + markdown_table(["trained order", "updates", "seconds of training", "NFE"], cost))
     return Outcome("UPO, table 2: one position at a time", "\n".join(parts), values)
 
 

@@ -33,8 +33,8 @@ _BOUNDS = (2.0, 32.0)
 
 class SpeedStudy(RewardStudy):
     """Models `reward/start-P/SEED`, a policy on confidences that imitates the threshold P, and `reward/alpha-A/SEED`, trained
-    on from one of them for speed. Of each problem whether it is solved, its share of right cells, and the forward passes that it
-    took, float (3, N)."""
+    on from one of them for speed. Of each problem whether it is solved, its share of right cells, and its NFE,
+    float (3, N)."""
 
     def recipe(self, setting: Setting, kind: str, what: str, seed: str, changes: list[str]) -> AnyRecipe:
         """See `Study`."""
