@@ -34,7 +34,7 @@ from anyorder.training.settings import ObjectiveSettings, OptimizerSettings, Pol
 HEADS = ["row", "column", "box", "everything"]
 
 
-def denoiser_values(**run: Any) -> dict[str, Any]:
+def denoiser_values(optimizer: dict[str, Any] | None = None, **run: Any) -> dict[str, Any]:
     return {
         "kind": "denoiser",
         "task": {"name": "sudoku", "options": {"box": 2}},
@@ -42,6 +42,7 @@ def denoiser_values(**run: Any) -> dict[str, Any]:
         "denoiser": {"width": 16, "layers": 1, "heads": HEADS, "dropout": 0.1},
         "optimizer": {"name": "muon", "lr": 0.01, "ema": 0.9, "warmup_steps": 2},
         "run": {"steps": 12, "batch_size": 8, "checkpoint_steps": 4, "log_steps": 1, **run},
+        **({} if optimizer is None else {"optimizer": optimizer}),
     }
 
 
@@ -241,6 +242,30 @@ def test_a_finished_run_started_again_does_nothing(tmp_path: Path) -> None:
     before = weights(tmp_path)
     run_denoiser(tmp_path)
     assert all(torch.equal(before[k], v) for k, v in weights(tmp_path).items())
+
+
+def test_a_finished_run_can_be_extended_and_ends_as_if_it_had_been_that_long(tmp_path: Path) -> None:
+    """With a constant learning rate; otherwise the rate follows the new length from there on."""
+    constant = {"optimizer": {"lr": 0.01, "schedule": "constant", "ema": 0.9}}
+    run_denoiser(tmp_path / "long", steps=12, **constant)
+    run_denoiser(tmp_path / "extended", steps=6, **constant)
+    before = weights(tmp_path / "extended")
+    run_denoiser(tmp_path / "extended", steps=12, **constant)
+    assert not all(torch.equal(before[k], v) for k, v in weights(tmp_path / "extended").items())
+    assert same_weights(tmp_path / "long", tmp_path / "extended")
+    steps = [json.loads(line)["step"] for line in (tmp_path / "extended" / "metrics.jsonl").read_text().splitlines()]
+    assert steps == list(range(1, 13))
+    assert files.read_json(tmp_path / "extended" / "recipe.json")["run"]["steps"] == 12
+
+
+def test_an_extension_that_changes_more_or_shortens_is_refused_and_changes_nothing(tmp_path: Path) -> None:
+    run_denoiser(tmp_path)
+    before = files.read_json(tmp_path / "recipe.json")
+    with pytest.raises(BadInput, match=r"run of 12 steps, which run.steps = 6 would shorten: give 12 or more"):
+        run_denoiser(tmp_path, steps=6)
+    with pytest.raises(BadInput, match=r"other settings \(run.batch_size, run.steps\)"):
+        run_denoiser(tmp_path, steps=24, batch_size=16)
+    assert files.read_json(tmp_path / "recipe.json") == before
 
 
 def test_two_shards_see_the_two_halves_of_the_batch() -> None:

@@ -5,7 +5,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
 from anyorder.errors import BadInput
 from anyorder.files import read_text
@@ -81,8 +81,9 @@ class OrderRecipe(Section):
         return self
 
 
-def _upo() -> PolicySettings:
-    return PolicySettings(architecture="upo")
+def _upo(policy: Any = None) -> Any:
+    """The policy of a reward recipe: UPO's unless it names another architecture."""
+    return {"architecture": "upo", **(policy or {})} if policy is None or isinstance(policy, dict) else policy
 
 
 class RewardRecipe(Section):
@@ -94,7 +95,7 @@ class RewardRecipe(Section):
     task: TaskSettings
     data: DataSettings
     denoiser: str
-    policy: PolicySettings = Field(default_factory=_upo)
+    policy: Annotated[PolicySettings, BeforeValidator(_upo)] = Field(default_factory=_upo, validate_default=True)
     start: str | None = Field(None, description="folder of a policy to start from, instead of a fresh one")
     rollout: RolloutSettings = Field(default_factory=RolloutSettings)
     reward: RewardSettings = Field(default_factory=RewardSettings)

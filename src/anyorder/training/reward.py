@@ -208,6 +208,9 @@ class RewardJob:
         ended = decoded.cpu()
         check = self.task.check(problems, ended.tokens)
         rewards = self.reward(Outcome(self.task, problems, ended, check)).to(self.device).float()
+        allowed = tuple(ended.tokens.shape[:1]), tuple(ended.tokens.shape)
+        if tuple(rewards.shape) not in allowed:
+            raise BadInput(f"the reward has the shape {tuple(rewards.shape)}: it must be {allowed[0]} or {allowed[1]}")
         known = rewards.isfinite()
         if rewards.ndim == 1:
             lowest = torch.full((count,), torch.inf, device=self.device).scatter_reduce(
