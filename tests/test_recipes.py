@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from anyorder.denoisers.base import DenoiserOutput, fingerprint, forbid_mask
 from anyorder.errors import BadInput
 from anyorder.losses import correctness_loss
-from anyorder.orders.policies import LookaheadPolicy, LookaheadSettings
+from anyorder.orders.policies import LookaheadPolicy, LookaheadSettings, TransformerSettings
 from anyorder.processes import Shard
 from anyorder.registry import OBJECTIVES, POLICIES, REWARDS
 from anyorder.tasks.sudoku import Sudoku
 from anyorder.training.fit import default_fit, fit_order, fit_order_by_reward, run_recipe
 from anyorder.training.objectives import Truth
-from anyorder.training.recipes import AnyRecipe, RewardRecipe, load_recipe, recipe_names, validate_recipe
+from anyorder.training.recipes import AnyRecipe, OrderRecipe, RewardRecipe, load_recipe, recipe_names, validate_recipe
 from anyorder.training.reward import RewardJob
 from anyorder.training.rewards import Outcome
 from anyorder.training.settings import ObjectiveSettings, PolicySettings
@@ -135,6 +135,30 @@ def test_what_a_part_does_not_take_is_one_clear_error(kind: str, section: str, g
 def test_keys_that_the_other_settings_make_useless_are_refused(given: dict[str, Any], message: str) -> None:
     with pytest.raises(BadInput, match=message):
         recipe("order", objective={"name": "correctness", **given})
+
+
+def test_an_override_that_names_another_part_keeps_the_settings_that_fit_it() -> None:
+    def policy(*overrides: str) -> dict[str, Any]:
+        found = load_recipe("sudoku4-order", list(overrides))
+        assert isinstance(found, OrderRecipe)
+        return found.policy.settings
+
+    file = policy()
+    assert policy("policy.architecture=mlp") == {**policy("policy.architecture=mlp"), "width": file["width"]}
+    assert policy("policy.architecture=score_transformer")["heads"] == TransformerSettings().heads, "a list does not fit"
+    assert policy("policy.heads=3", "policy.architecture=score_transformer")["heads"] == 3
+    assert policy("policy.architecture=lookahead") == file
+    with pytest.raises(BadInput, match="policy 'nonsense' is unknown"):
+        policy("policy.architecture=nonsense")
+    with pytest.raises(BadInput, match="unknown key 'heads'"):
+        policy("policy.architecture=mlp", "policy.heads=3")
+
+
+def test_an_override_of_start_takes_the_place_of_the_policy() -> None:
+    found = load_recipe("sudoku4-upo", ["start=runs/mine"])
+    assert isinstance(found, RewardRecipe) and found.start == "runs/mine"
+    with pytest.raises(BadInput, match="policy would have no effect"):
+        load_recipe("sudoku4-upo", ["start=runs/mine", "policy.width=8"])
 
 
 def test_a_recipe_survives_being_written_and_read() -> None:

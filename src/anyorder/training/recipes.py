@@ -5,7 +5,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError, model_validator
 
 from anyorder.errors import BadInput
 from anyorder.files import read_text
@@ -157,15 +157,13 @@ def load_recipe(source: str | Path, overrides: list[str] | None = None) -> AnyRe
         values = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         raise BadInput(f"{source} is not valid TOML: {error}") from error
-    set_keys = [override.partition("=")[0].strip() for override in overrides or []]
-    for section, kind in _PARTS.items():
-        if f"{section}.{kind.part_key}" in set_keys and isinstance(values.get(section), dict):
-            override = next(o for o in reversed(overrides or []) if o.partition("=")[0].strip() == f"{section}.{kind.part_key}")
-            values[section] = _kept_settings(values[section], kind, override.partition("=")[2].strip(" \"'"))
-    for override in overrides or []:
-        _apply_override(values, override)
-    if "start" in set_keys and not any(key.partition(".")[0] == "policy" for key in set_keys):
+    given = [_parse_override(override) for override in overrides or []]
+    for key, value in given:
+        _drop_settings_of_another_part(values, key, value)
+    if any(key == "start" for key, _ in given):
         values.pop("policy", None)
+    for key, value in given:
+        _apply_override(values, key, value)
     return validate_recipe(values, str(source))
 
 
@@ -190,24 +188,44 @@ _PARTS: dict[str, type[PartSection]] = {
 }
 
 
-def _kept_settings(section: dict[str, Any], kind: type[PartSection], part: str) -> dict[str, Any]:
-    """Those of a section that the part has as well."""
-    return {key: value for key, value in section.items() if key in kind.model_fields or key in kind.declared(part)[1]}
-
-
-def _apply_override(values: dict[str, Any], override: str) -> None:
+def _parse_override(override: str) -> tuple[str, Any]:
+    """The key and the value of `section.key=value`; a value that is no TOML is a string."""
     key, equals, text = override.partition("=")
     if not equals:
         raise BadInput(f"--set {override!r} must look like section.key=value")
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
+        return key.strip(), tomllib.loads(f"value = {text}")["value"]
     except (ValueError, RecursionError):
-        value = text
-    *sections, last = key.strip().split(".")
+        return key.strip(), text
+
+
+def _drop_settings_of_another_part(values: dict[str, Any], key: str, part: Any) -> None:
+    """If an override names a part, drop the settings in its section that this part does not take."""
+    section, _, last = key.partition(".")
+    kind, present = _PARTS.get(section), values.get(section)
+    if kind is None or last != kind.part_key or not isinstance(present, dict) or not isinstance(part, str):
+        return
+    _, declared = kind.declared(part)
+    values[section] = {
+        key: value for key, value in present.items()
+        if key in kind.model_fields or (key in declared and _fits(value, declared[key][0]))
+    }  # fmt: skip
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    try:
+        TypeAdapter(hint).validate_python(value)
+    except ValidationError:
+        return False
+    return True
+
+
+def _apply_override(values: dict[str, Any], key: str, value: Any) -> None:
+    *sections, last = key.split(".")
     for section in sections:
         values = values.setdefault(section, {})
         if not isinstance(values, dict):
-            raise BadInput(f"--set {override!r}: {section!r} is not a section")
+            raise BadInput(f"--set {key}: {section!r} is not a section")
     values[last] = value
 
 
