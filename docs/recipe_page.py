@@ -32,7 +32,7 @@ anyorder train my-recipe.toml                        # your own: copy one, chang
 
 `--set section.key=value` changes one setting, as often as you like; values are TOML, so a table goes in quotes
 (`--set 'task.options={box=2}'`). In Python the same is `load_recipe("sudoku9-order", ["run.steps=350"])` and `run_recipe`
-([api.md](api.md#fit-an-order)). Costs are those that were measured on shared cores of an Intel Xeon; where a recipe was not
+([api.md](api.md#fit)). Costs are those that were measured on shared cores of an Intel Xeon; where a recipe was not
 run to its end, it says so. *Samples* are training samples seen: steps times batch size.
 """
 

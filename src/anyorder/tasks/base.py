@@ -92,7 +92,7 @@ class Task(ABC):
 
     @property
     def name(self) -> str:
-        """The registered name; `module:Class` if there is none, or the bare class name for a class defined in a script."""
+        """The registered name, a reference to the class if there is none, or its bare name if it is defined in a script."""
         try:
             return TASKS.name_of(self)
         except BadInput:
