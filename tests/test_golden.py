@@ -636,7 +636,7 @@ def training_cases() -> dict[str, Callable[[], dict[str, Any]]]:
     for recipe in ("sudoku4-denoiser", "sudoku4-weak-denoiser", "sudoku9-easy-denoiser", "sat9-denoiser", "zebra-denoiser",
                    "tsp-denoiser", "countdown4-denoiser", "sorting-denoiser"):  # fmt: skip
         add(f"recipe {recipe}", recipe, run=small, data={"size": 8})
-    for recipe in ("sudoku4-order", "sudoku9-order", "sudoku9-judge", "sudoku9-easy-order", "sat9-order", "sudoku9-adaptive",
+    for recipe in ("sudoku4-order", "sudoku9-order", "sudoku9-critic", "sudoku9-easy-order", "sat9-order", "sudoku9-adaptive",
                    "sat9-adaptive"):  # fmt: skip
         add(f"recipe {recipe}", recipe, run={**small, "steps": 4}, data={"size": 8})
     for recipe in ("sudoku9-adaptive", "sat9-adaptive"):

@@ -83,7 +83,8 @@ class JointJob(OrderJob):
         self.device = device
 
     def loss(self, model: nn.Module, step: int, shard: Shard) -> tuple[Tensor, dict[str, float]]:
-        """1. states; 2. denoiser and policy look at them; 3. the denoiser's loss, weighted; 4. the policy's objective."""
+        """1. states; 2. predictions of the denoiser and scores of the policy; 3. the denoiser's loss, weighted; 4. the policy's
+        objective."""
         batch = self._draw(step, shard)
         x0, masked = batch.state.x0, batch.state.masked
         assert x0 is not None

@@ -72,7 +72,7 @@ class RewardJob:
     Args:
         recipe: all settings.
         denoiser: frozen, unless `recipe.update.train_denoiser`.
-        task: judges what is decoded.
+        task: checks what is decoded.
         instances: problems; drawn as the recipe says when not given.
         reward: in place of the recipe's.
     """
