@@ -26,12 +26,12 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import torch
 from rich.console import Console
 
-from anyorder.fitting import Wishes, fit_and_compare
+from anyorder.fitting import FitSettings, fit_and_compare
 from anyorder.reproduce.study import Decoding, Setting, Study
 from anyorder.tasks.sudoku import Sudoku
 from anyorder.training.checkpoint import list_checkpoints, load_latest
 from anyorder.training.fit import run_recipe
-from anyorder.training.settings import validate_recipe
+from anyorder.training.recipes import validate_recipe
 
 HEADS = ["row", "column", "box", "everything"]
 INTERVAL = 4
@@ -49,19 +49,19 @@ RECIPES = {
     "order": _COMMON
     | {
         "kind": "order", "denoiser": "sudoku4-weak", "policy": _SMALL | {"architecture": "lookahead"},
-        "objective": {"name": "correctness", "states": "model", "quality": True, "rollout_steps": [2, 6]},
+        "objective": {"name": "correctness", "states": "model", "critic": True, "rollout_steps": [2, 6]},
         "run": _RUN | {"steps": 160},
     },
     "joint": _COMMON
     | {
         "kind": "order", "denoiser": "sudoku4-weak", "policy": _SMALL | {"architecture": "lookahead"}, "train_denoiser": True,
-        "objective": {"name": "order", "states": "teacher", "quality": False},
+        "objective": {"name": "order", "states": "teacher", "critic": False},
         "joint": {"decode_every": 20, "decode_problems": 8}, "run": _RUN | {"steps": 120},
     },
     "reward": _COMMON
     | {
-        "kind": "reward", "denoiser": "sudoku4-weak", "policy": {"architecture": "upo", "width": 16, "heads": HEADS},
-        "rollout": {"group": 4}, "reward": {"name": "solved"}, "update": {"inner": 2, "minibatches": 2},
+        "kind": "reward", "denoiser": "sudoku4-weak", "policy": {"architecture": "upo", "width": 16, "heads": 4},
+        "rollout": {"group_size": 4}, "reward": {"name": "solved"}, "update": {"inner": 2, "minibatches": 2},
         "run": _RUN | {"steps": 80},
     },
 }  # fmt: skip
@@ -90,14 +90,14 @@ def fit(folder: Path) -> None:
     """`anyorder fit` of an order to a shipped model of molecules."""
     data = folder.with_suffix(".smi")
     data.write_text("".join(f"{'C' * (i % 5 + 1)}{'ON'[i % 2]}{'C' * (i // 5 + 1)}\n" for i in range(40)))
-    fit_and_compare(Wishes("moses", data, steps=3, fit_steps=24, batch_size=4, samples=3), folder, Console(quiet=True))
+    fit_and_compare(FitSettings("moses", data, steps=3, updates=24, train_batch_size=4, samples=3), folder, Console(quiet=True))
 
 
 def reproduce(folder: Path) -> None:
     """The machinery of `anyorder reproduce`: a denoiser, a policy and a pair, trained and decoded into cells."""
     tiny = ("task.options={box=2}", "data.size=40", "data.options={givens=6}", "run.batch_size=8", "run.steps=24",
             f"run.checkpoint_steps={INTERVAL}", "optimizer.ema=0.0")  # fmt: skip
-    order = (*tiny, "policy.width=16", 'policy.heads=["everything"]')
+    order = (*tiny, "policy.width=16")
     setting = Setting(
         task="sudoku", options={"box": 2}, denoiser="sudoku9-denoiser", adaptive="sudoku9-adaptive",
         denoiser_changes=(*tiny, "denoiser.width=16", "denoiser.layers=1"), policy_changes=order,

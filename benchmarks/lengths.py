@@ -12,7 +12,8 @@ from unittest.mock import patch
 import torch
 
 from anyorder.processes import Shard
-from anyorder.training.denoiser import GROUP, DenoiserJob
+from anyorder.training.data import GROUP
+from anyorder.training.denoiser import DenoiserJob
 from anyorder.training.recipes import DenoiserRecipe, load_recipe
 
 WAYS = {"all padding": (False, True), "cut to the longest": (False, False), "of like length, cut": (True, False)}

@@ -7,32 +7,33 @@ Fits that are finished are not repeated.
 
 import argparse
 from pathlib import Path
+from typing import Any
 
-from anyorder.evaluation.evaluate import evaluate
 from rich.console import Console
 
+from anyorder.evaluation.comparison import evaluate
 from anyorder.evaluation.tables import markdown
 from anyorder.files import write_text
 from anyorder.tasks.sudoku import Sudoku
 from anyorder.training.fit import run_recipe
-from anyorder.training.recipes import load_recipe
-from anyorder.zoo import load_denoiser, load_order
+from anyorder.training.recipes import load_recipe, validate_recipe
+from anyorder.zoo import load_denoiser
 
-VARIANTS = {
-    "order-uniform-mlp": {
-        "objective.name": "order",
-        "objective.states": "uniform",
-        "policy.architecture": "mlp",
-        "policy.width": 128,
-    },
-    "order-uniform": {"objective.name": "order", "objective.states": "uniform"},
-    "correctness-uniform": {"objective.states": "uniform"},
-    "correctness-model": {},
-    "rank-model": {"objective.name": "rank", "objective.lost_weight": 1.0},
-    "loss-model": {"objective.name": "loss"},
-    "correctness-winnable": {"objective.lost_weight": 0.1, "objective.keep_lost": 0.4},
-    "selection-winnable": {"objective.lost_weight": 0.1, "objective.keep_lost": 0.4, "objective.selection_weight": 1.0},
+UNIFORM = {"states": "uniform", "critic": False}
+MODEL = {"states": "model", "critic": False, "incorrect_weight": 0.3}
+WINNABLE = {"states": "model", "critic": False, "incorrect_weight": 0.1, "keep_incorrect": 0.4}
+MLP = {"architecture": "mlp", "width": 128}
+VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
+    "order-uniform-mlp": {"objective": {"name": "order", **UNIFORM}, "policy": MLP},
+    "order-uniform": {"objective": {"name": "order", **UNIFORM}},
+    "correctness-uniform": {"objective": {"name": "correctness", **UNIFORM}},
+    "correctness-model": {"objective": {"name": "correctness", **MODEL}},
+    "rank-model": {"objective": {"name": "rank", **MODEL, "incorrect_weight": 1.0}},
+    "loss-model": {"objective": {"name": "loss", **MODEL}},
+    "correctness-winnable": {"objective": {"name": "correctness", **WINNABLE}},
+    "selection-winnable": {"objective": {"name": "correctness", **WINNABLE, "selection_weight": 1.0}},
 }
+"""Whole sections that take the place of those of the recipe `sudoku9-order`."""
 
 
 def main() -> None:
@@ -43,23 +44,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/objectives"))
     arguments = parser.parse_args()
 
-    for name, changes in VARIANTS.items():
-        overrides = [f"{key}={value}" for key, value in changes.items()]
-        common = [
-            f"run.steps={arguments.steps}",
-            "objective.quality=false",
-            "objective.lost_weight=0.3",
-            "objective.keep_lost=1.0",
-        ]
-        recipe = load_recipe("sudoku9-order", [*common, *overrides])
+    shipped = load_recipe("sudoku9-order").model_dump(exclude_unset=True)
+    for name, sections in VARIANTS.items():
+        recipe = validate_recipe({**shipped, **sections, "run": {**shipped["run"], "steps": arguments.steps}}, name)
         run_recipe(recipe, arguments.out / name, Console(stderr=True))
 
     denoiser = load_denoiser("sudoku9")
     puzzles = Sudoku(3).generate(arguments.limit, 6_000_000, givens=0)
-    folders = [str(arguments.out / name) for name in VARIANTS]
+    folders = [f"policy:{arguments.out / name}" for name in VARIANTS]
     report = evaluate(
-        denoiser, Sudoku(3), puzzles, ["confidence", "log_margin", "entropy", "oracle", *folders], [arguments.decode_steps],
-        load_policy=lambda folder: load_order(folder, denoiser),
+        denoiser, Sudoku(3), puzzles, ["confidence", "log_margin", "entropy", "oracle", *folders], [arguments.decode_steps]
     )  # fmt: skip
     report.save(arguments.out / "report.json")
     write_text(arguments.out / "report.md", markdown(report))

@@ -13,10 +13,10 @@ import torch
 
 from anyorder.denoisers.base import fingerprint
 from anyorder.denoisers.transformer import Transformer
+from anyorder.processes import Shard
 from anyorder.tasks.sudoku import Sudoku
-from anyorder.training.loop import Shard
+from anyorder.training.recipes import RewardRecipe, validate_recipe
 from anyorder.training.reward import RewardJob
-from anyorder.training.settings import RewardRecipe, validate_recipe
 
 WIDTH, LAYERS, BATCH, BLANKS = 256, 8, 12, 8
 
@@ -37,7 +37,7 @@ def measure(with_denoiser: bool, minibatches: int) -> None:
             "task": {"name": "sudoku"},
             "data": {"size": 8, "options": {"givens": 81 - BLANKS}},
             "denoiser": "made here",
-            "policy": {"architecture": "upo", "heads": ["everything"] * 4},
+            "policy": {"architecture": "upo", "heads": 4},
             "rollout": {"token_temperature": 1.0 if with_denoiser else 0.0},
             "update": {"train_denoiser": with_denoiser, "minibatches": minibatches},
             "optimizer": {"lr": 1e-4},
@@ -59,7 +59,7 @@ def measure(with_denoiser: bool, minibatches: int) -> None:
 
     denoiser.register_forward_hook(count)
     began = time.perf_counter()
-    job._draw_round(0, Shard(0, 1), imitating=False)
+    job.round = job._draw_round(0, Shard(0, 1), imitating=False)
     drawn, in_rollout = time.perf_counter() - began, calls
     Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak starts anew
     low = megabytes("VmRSS")

@@ -1,6 +1,7 @@
 """What a policy attains elsewhere, minus what each other curve attains with as many forward passes.
 
-    anyorder pareto --orders confidence@threshold,confidence@factor,policy@bernoulli:0 --any-denoiser --policy FOLDER --json F
+    anyorder pareto --orders confidence@threshold,confidence@factor,policy@bernoulli:0 \\
+        --ignore-fingerprint --policy FOLDER --json F
     python benchmarks/transfer.py F ...
 
 Intervals are by paired bootstrap over the problems (2,000 resamples).
