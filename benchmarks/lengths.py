@@ -13,7 +13,7 @@ import torch
 
 from anyorder.processes import Shard
 from anyorder.training.denoiser import GROUP, DenoiserJob
-from anyorder.training.settings import DenoiserRecipe, load_recipe
+from anyorder.training.recipes import DenoiserRecipe, load_recipe
 
 WAYS = {"all padding": (False, True), "cut to the longest": (False, False), "of like length, cut": (True, False)}
 

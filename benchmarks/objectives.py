@@ -8,14 +8,14 @@ Fits that are finished are not repeated.
 import argparse
 from pathlib import Path
 
+from anyorder.evaluation.evaluate import evaluate
 from rich.console import Console
 
-from anyorder.evaluation.evaluate import evaluate
 from anyorder.evaluation.tables import markdown
 from anyorder.files import write_text
 from anyorder.tasks.sudoku import Sudoku
 from anyorder.training.fit import run_recipe
-from anyorder.training.settings import load_recipe
+from anyorder.training.recipes import load_recipe
 from anyorder.zoo import load_denoiser, load_order
 
 VARIANTS = {

@@ -118,6 +118,7 @@ def prepare(name: str, text: str, batch: int, steps: int, device: torch.device) 
     The problems are those of the golden results, repeated to the size of the batch, so that no generator matters.
     """
     from anyorder.decoding.loop import decode
+    from anyorder.decoding.sampler import Sampler
     from anyorder.zoo import load_denoiser, load_order, order_folder
 
     stored = json.loads((ROOT / "tests" / "golden.json").read_text())["problems"][name]["tokens"]
@@ -128,15 +129,6 @@ def prepare(name: str, text: str, batch: int, steps: int, device: torch.device) 
         return None
     if order is not None:
         order.policy.to(device)
-    try:
-        from anyorder.decoding.sampler import Sampler
-    except ImportError:  # before samplers
-        from anyorder.evaluation.orders import make_decoder
-
-        if "undo" in text and not order.judges:
-            return None
-        decoder = make_decoder(text, steps, 0.0, lambda _: order)
-        return lambda: decode(denoiser, tokens, decoder)
     if "undo" in text and order.critic is None:
         return None
     denoiser.own_order = str(order_folder(name))

@@ -80,7 +80,7 @@ def main() -> None:
         return measure(sys.argv[1] == "with", int(sys.argv[2]))
     weights = sum(p.numel() for p in Transformer(10, 0, 81, WIDTH, LAYERS, ["everything"] * 4).parameters())
     print(f"denoiser of {weights / 1e6:.1f} M weights, {BATCH} trajectories of {BLANKS} steps, 81 tokens\n")
-    print("| update | denoiser forwards, rollout | in the update | its weights | peak of the update | rollout | update |")
+    print("| update | NFE, rollout | in the update | its weights | peak of the update | rollout | update |")
     print("|---|---|---|---|---|---|---|", flush=True)
     for kind, minibatches in (("without", 1), ("without", BLANKS), ("with", 1), ("with", BLANKS)):
         subprocess.run([sys.executable, __file__, kind, str(minibatches)], check=True)

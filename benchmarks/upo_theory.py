@@ -154,12 +154,12 @@ def plot(model: Model, found: dict[float, dict[str, Run]], path: Path) -> None:
     figure, axes = pyplot.subplots(2, len(found), figsize=(3.4 * len(found), 6.0), sharex=True, sharey="row", squeeze=False)
     for (above, below), (beta, runs) in zip(axes.T, found.items(), strict=True):
         for way, run in runs.items():
-            colour, marker = WAYS[way]
-            style = {"color": colour, "marker": marker, "markersize": 3.5, "linewidth": 1.3, "label": way}
+            color, marker = WAYS[way]
+            style = {"color": color, "marker": marker, "markersize": 3.5, "linewidth": 1.3, "label": way}
             above.plot([100 * r for r in run.success], **style)
             below.plot(run.divergence, **style)
-        colour, _ = WAYS["closed form, any outputs"]
-        above.axhline(100 * fixed_point(model, beta), color=colour, linestyle=":", label="fixed point of eq. 11")
+        color, _ = WAYS["closed form, any outputs"]
+        above.axhline(100 * fixed_point(model, beta), color=color, linestyle=":", label="fixed point of eq. 11")
         above.axhline(100 * model.paths.highest(REWARD), color="#d62728", linestyle=":", label="the best that any order can do")
         above.axhline(100 * model.success, color="#9aa0a6", linestyle="--", label="reference")
         below.axhline(model.divergence, color="#9aa0a6", linestyle="--", label="reference")

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from anyorder.training.settings import AnyRecipe, DenoiserRecipe, OrderRecipe, RewardRecipe, load_recipe, recipe_names
+from anyorder.training.recipes import AnyRecipe, DenoiserRecipe, OrderRecipe, RewardRecipe, load_recipe, recipe_names
 
 PAGE = Path(__file__).with_name("recipes.md")
 
@@ -32,7 +32,7 @@ anyorder train my-recipe.toml                        # your own: copy one, chang
 
 `--set section.key=value` changes one setting, as often as you like; values are TOML, so a table goes in quotes
 (`--set 'task.options={box=2}'`). In Python the same is `load_recipe("sudoku9-order", ["run.steps=350"])` and `run_recipe`
-([api.md](api.md#fit-an-order)). Costs are those that were measured on shared cores of an Intel Xeon; where a recipe was not
+([api.md](api.md#fit)). Costs are those that were measured on shared cores of an Intel Xeon; where a recipe was not
 run to its end, it says so. *Samples* are training samples seen: steps times batch size.
 """
 
@@ -85,8 +85,8 @@ def _entry(name: str, recipe: AnyRecipe) -> str:
     ]
     if isinstance(recipe, DenoiserRecipe):
         what = recipe.denoiser
-        size = f", {what.layers} layers {what.width} wide" if what.form != "paper" else ""  # which has a size of its own
-        lines.append(f"- **Network**: {what.form}{size}")
+        size = [f"{key} {value}" for key in ("layers", "width") if (value := getattr(what, key, None)) is not None]
+        lines.append(f"- **Network**: `{what.architecture}`" + (f" ({', '.join(size)})" if size else ""))
     else:
         lines.append(f"- **Denoiser**: `{recipe.denoiser}`")
         lines.append(f"- **Policy**: `{recipe.policy.architecture}`, {recipe.policy.width} wide" + _begun(recipe))

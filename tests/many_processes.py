@@ -12,7 +12,7 @@ from accelerate import Accelerator, FullyShardedDataParallelPlugin, PartialState
 from accelerate.utils import DistributedType
 
 from anyorder.training.fit import run_recipe
-from anyorder.training.settings import load_recipe
+from anyorder.training.recipes import load_recipe
 
 
 def main(how: str, folder: str, *recipes: str) -> None:

@@ -2,9 +2,8 @@
 
 import pytest
 import torch
-from torch import nn
 
-from anyorder.denoisers.base import Denoiser, WrappedDenoiser, fingerprint
+from anyorder.denoisers.base import Denoiser, fingerprint
 from anyorder.denoisers.transformer import Transformer, paper_transformer
 from anyorder.relations import Relation, everything, same
 from anyorder.tasks.sudoku import Sudoku
@@ -102,18 +101,6 @@ def test_weights_relations_and_config_survive_saving(tmp_path) -> None:  # type:
     with torch.no_grad():
         again.head.bias[1] += 1e-3
     assert fingerprint(model) != fingerprint(again)
-
-
-def test_a_users_module_becomes_a_denoiser() -> None:
-    denoiser = WrappedDenoiser(nn.Embedding(5, 5), mask_token_id=4, vocab_size=5)
-    tokens = torch.tensor([[0, 4, 4]])
-    out = denoiser(tokens, None, tokens == 4)
-    assert out.logits.shape == (2, 5)
-    assert (out.logits[:, 4] == -torch.inf).all()
-    with pytest.raises(ValueError, match="must be"):
-        WrappedDenoiser(nn.Embedding(5, 3), 4, 5)(tokens)
-    with pytest.raises(ValueError, match="mask_token_id is 9"):
-        WrappedDenoiser(nn.Embedding(5, 5), 9, 5)
 
 
 def test_misuse_says_what_is_wrong() -> None:

@@ -17,13 +17,16 @@ from rich.console import Console
 from anyorder.cli import app
 from anyorder.errors import BadCheckpoint, BadInput
 from anyorder.evaluation.results import Report
-from anyorder.fitting import HEURISTICS, Wishes, _headroom, _prepare, card, fit_and_compare
+from anyorder.fitting import FitSettings, _headroom, _prepare, card, fit_and_compare
+from anyorder.registry import ORDERS
 from anyorder.tasks.alphabets import AMINO_ACIDS
 from anyorder.zoo import load_denoiser, load_order
 
 transformers = pytest.importorskip("transformers")
 
 from tiny_proteins import save_esm  # noqa: E402
+
+HEURISTICS = [name for name in ORDERS.names(baseline=True) if not ORDERS.entry(name).arguments]
 
 
 @pytest.fixture(scope="module")
@@ -56,13 +59,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 SOME = "".join(f">s{n}\nACD{'ACDEFGHIKL'[n]}\n" for n in range(10))
 
 
-def wishes(model: Path, data: Path, **changes: object) -> Wishes:
-    return Wishes(**{"model": str(model), "data": data, "steps": 3, "fit_steps": 3, "batch_size": 4, "samples": 4} | changes)  # type: ignore[arg-type]
+def settings(model: Path, data: Path, **changes: object) -> FitSettings:
+    small = {"model": str(model), "data": data, "steps": 3, "updates": 3, "train_batch_size": 4, "batch_size": 4, "samples": 4}
+    return FitSettings(**small | changes)  # type: ignore[arg-type]
 
 
 def test_the_whole_story_leaves_a_policy_a_report_and_a_card(model: Path, data: Path, tmp_path: Path) -> None:
     console = Console(record=True, width=200, file=open("/dev/null", "w"))  # noqa: SIM115
-    fit_and_compare(wishes(model, data), tmp_path / "out", console)
+    fit_and_compare(settings(model, data), tmp_path / "out", console)
     said = console.export_text()
     for part in ("What is there to gain?", "Fit an order", "oracle's lead", "The policy recovers", "From nothing"):
         assert part in said
@@ -74,11 +78,11 @@ def test_the_whole_story_leaves_a_policy_a_report_and_a_card(model: Path, data: 
     assert "27 sequences" in card
     assert "nan" not in card
     order = load_order(tmp_path / "out", load_denoiser(model))
-    assert order.policy.architecture == "mlp"
+    assert order.policy.config()["architecture"] == "mlp"
 
 
 def test_the_task_follows_from_the_data(model: Path, data: Path, tmp_path: Path) -> None:
-    fit_and_compare(wishes(model, data, samples=0), tmp_path / "out", Console(quiet=True))
+    fit_and_compare(settings(model, data, samples=0), tmp_path / "out", Console(quiet=True))
     assert json.loads((tmp_path / "out" / "config.json").read_text())["about"]["task"]["name"] == "protein"
 
 
@@ -108,19 +112,19 @@ def test_what_cannot_be_fitted_is_refused(
 ) -> None:
     (tmp_path / "a.fasta").write_text(text)
     with pytest.raises(BadInput, match=message):
-        fit_and_compare(wishes(model, tmp_path / "a.fasta", **changes), tmp_path / "out", Console(quiet=True))
+        fit_and_compare(settings(model, tmp_path / "a.fasta", **changes), tmp_path / "out", Console(quiet=True))
     assert not (tmp_path / "out").exists()
 
 
 def test_what_the_model_cannot_read_is_left_out_when_asked(model: Path, tmp_path: Path) -> None:
     (tmp_path / "a.fasta").write_text(f"{SOME}>x\nACX\n>u\nAC_\n>long\n{'A' * 39}\n>empty\n>again\nACDA\n")
     console = Console(record=True, width=80, file=open("/dev/null", "w"))  # noqa: SIM115
-    asked = wishes(model, tmp_path / "a.fasta", skip_unreadable=True)
+    asked = settings(model, tmp_path / "a.fasta", skip_unreadable=True)
     bench = _prepare(asked, console)
     assert len(bench.train) + len(bench.test) == 10
     assert not {"", "ACX", "A" * 39} & {*bench.task.decode(bench.train.x0), *bench.task.decode(bench.test.x0)}
     said = console.export_text()
-    assert "4 of 15 sequences left out, which the model cannot read" in said
+    assert "4 of 15 sequences left out because the model cannot read them" in said
     assert "a.fasta, x (line 21): 'X' at position 3" in said
     with pytest.raises(BadInput, match=r"x \(line 21\).*--skip-unreadable"):
         _prepare(replace(asked, skip_unreadable=False), console)
@@ -147,7 +151,7 @@ def test_the_model_says_first_what_task_it_serves_then_the_column_then_the_suffi
     rows = [f"CC{letter}" for letter in AMINO_ACIDS]
     lines = "".join(f"{head}{row}\n" for row in rows) if head == ">a\n" else head + "".join(f"{row}\n" for row in rows)
     path.write_bytes(gzip.compress(lines.encode()) if path.suffix == ".gz" else lines.encode())
-    assert _prepare(wishes(esm if model_is == "esm" else model, path), Console(quiet=True)).task.name == task
+    assert _prepare(settings(esm if model_is == "esm" else model, path), Console(quiet=True)).task.name == task
 
 
 def _report(**cells: list[float]) -> Report:
@@ -171,25 +175,25 @@ def test_a_lead_that_is_small_or_may_be_none_is_said_to_be(oracle: list[float], 
 def test_headroom_alone_leaves_a_report_and_no_policy_and_a_fit_may_follow(model: Path, data: Path, tmp_path: Path) -> None:
     console = Console(record=True, width=200, file=open("/dev/null", "w"))  # noqa: SIM115
     out = tmp_path / "out"
-    assert fit_and_compare(wishes(model, data, headroom_only=True), out, console) is None
+    assert fit_and_compare(settings(model, data, headroom_only=True), out, console) is None
     assert [path.name for path in out.iterdir()] == ["report.json"]
     report = json.loads((out / "report.json").read_text())
     assert list(report) == ["in-filling"]
     assert {r["order"] for r in report["in-filling"]["results"]} == {*HEURISTICS, "oracle"}
     assert "oracle's lead" in console.export_text()
-    fit_and_compare(wishes(model, data, samples=0), out, Console(quiet=True))
+    fit_and_compare(settings(model, data, samples=0), out, Console(quiet=True))
     assert any(r["order"] == "policy" for r in json.loads((out / "report.json").read_text())["in-filling"]["results"])
     with pytest.raises(BadInput, match="holds a fit, whose report would be lost"):
-        fit_and_compare(wishes(model, data, headroom_only=True), out, Console(quiet=True))
+        fit_and_compare(settings(model, data, headroom_only=True), out, Console(quiet=True))
 
 
 def test_the_command_on_the_card_makes_the_same_fit_again(model: Path, data: Path) -> None:
-    used = wishes(
-        model, data, steps=7, fit_steps=9, batch_size=3, hide=0.25, samples=2, architecture="lookahead", seed=5,
+    used = settings(
+        model, data, steps=7, updates=9, train_batch_size=3, hide=0.25, samples=2, architecture="lookahead", seed=5,
         column="my column", skip_unreadable=True, trust_remote_code=True, model_options=("dtype=bfloat16", "revision=abc"),
     )  # fmt: skip
-    for asked in (used, wishes(model, data)):
-        text = card(asked, "protein", load_denoiser(model), 27, {}, "")
+    for asked in (used, settings(model, data)):
+        text = card(asked, asked.architecture or "mlp", "protein", load_denoiser(model), 27, {}, "")
         commands = re.findall(r"^anyorder (\w+) (.*)$", text, re.MULTILINE)
         assert [name for name, _ in commands] == ["fit", "sample"]
         for name, words in commands:
@@ -198,7 +202,7 @@ def test_the_command_on_the_card_makes_the_same_fit_again(model: Path, data: Pat
                 context.params["model_options"] = tuple(context.params["model_options"] or ())
                 assert context.params["model_options"] == asked.model_options
                 if name == "fit":
-                    wanted = asdict(asked) | {"data": Path(data.name), "task": "protein"}
+                    wanted = asdict(asked) | {"data": Path(data.name), "task": "protein", "steps": str(asked.steps)}
                     assert {key: context.params[key] for key in wanted} == wanted
 
 
@@ -225,12 +229,11 @@ def test_sequences_are_no_longer_than_the_model(model: Path) -> None:
 
 
 def test_a_denoiser_of_sequences_serves_other_problems_that_it_can_solve(tmp_path: Path) -> None:
+    from anyorder.denoisers.classes import make_denoiser
     from anyorder.tasks import make_task
-    from anyorder.training.denoiser import make_denoiser
-    from anyorder.training.settings import DenoiserSettings
     from anyorder.zoo.matching import task_for
 
-    denoiser = make_denoiser(make_task("text", length=20), DenoiserSettings(width=8, layers=1, positions=True))
+    denoiser = make_denoiser("structured", make_task("text", length=20), {"width": 8, "layers": 1, "positions": True})
     denoiser.save_pretrained(tmp_path)
     (tmp_path / "task.json").write_text(json.dumps({"name": "text", "options": {"length": 20}}))
     denoiser = load_denoiser(tmp_path)

@@ -35,7 +35,7 @@ from anyorder.tasks import TASKS, make_task
 from anyorder.tasks.math_prompts import read_problems
 from anyorder.training.checkpoint import load_checkpoint
 from anyorder.training.fit import run_recipe
-from anyorder.training.settings import load_recipe, recipe_names, validate_recipe
+from anyorder.training.recipes import load_recipe, recipe_names, validate_recipe
 from anyorder.zoo import folder_of, load_denoiser, load_order
 
 EXAMPLES = 25 * int(os.environ.get("FUZZ", 1))
@@ -404,7 +404,7 @@ def test_options_of_tasks_and_generators(data: st.DataObject) -> None:
         "clues",
         "hide",
         "window",
-        "colour",
+        "color",
         "alphabet",
     ]
     value = st.one_of(st.integers(-2, 12).map(str), st.sampled_from(["x", "2-1", "1-3", "0.5", "nan", "", "٣", "²", "infill"]))

@@ -232,7 +232,7 @@ def renamed(values: dict[str, Any]) -> dict[str, Any]:
     if values["kind"] == "order" or "policy" in values:
         values["policy"] = policy_of_then(values["kind"], values.get("policy", {}))
     if values["kind"] == "order":
-        drop_useless(values["objective"] if "objective" in values else {})
+        drop_useless(values.get("objective", {}))
     if values["kind"] == "reward":
         if "start" in values:
             del values["policy"]
@@ -636,7 +636,7 @@ def training_cases() -> dict[str, Callable[[], dict[str, Any]]]:
     for recipe in ("sudoku4-denoiser", "sudoku4-weak-denoiser", "sudoku9-easy-denoiser", "sat9-denoiser", "zebra-denoiser",
                    "tsp-denoiser", "countdown4-denoiser", "sorting-denoiser"):  # fmt: skip
         add(f"recipe {recipe}", recipe, run=small, data={"size": 8})
-    for recipe in ("sudoku4-order", "sudoku9-order", "sudoku9-judge", "sudoku9-easy-order", "sat9-order", "sudoku9-adaptive",
+    for recipe in ("sudoku4-order", "sudoku9-order", "sudoku9-critic", "sudoku9-easy-order", "sat9-order", "sudoku9-adaptive",
                    "sat9-adaptive"):  # fmt: skip
         add(f"recipe {recipe}", recipe, run={**small, "steps": 4}, data={"size": 8})
     for recipe in ("sudoku9-adaptive", "sat9-adaptive"):

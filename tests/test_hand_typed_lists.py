@@ -18,7 +18,11 @@ ALLOWED = {
     "demo.py": (None, "what the demonstration compares"),
     "interfaces/llada.py": ({"confidence", "random"}, "what LLaDA's function calls its two orders"),
     "training/optimizer.py": ({"cosine", "linear"}, "schedules of the learning rate, which are no count rules"),
-    "training/settings.py": ({"cosine", "linear"}, "schedules of masking and of the learning rate, which are no count rules"),
+    "training/settings.py": (
+        {"cosine", "linear", "confidence", "top_k"},
+        "schedules of masking and of the learning rate, which are no count rules, and UPO's references, which are no orders",
+    ),
+    "fitting.py": ({"policy", "oracle"}, "the rows that a fit adds to the baselines, as labels"),
 }
 """What files or folders may list, None for anything, and why."""
 

@@ -20,7 +20,6 @@ from anyorder.tasks.alphabets import TokenizerAlphabet, alphabet_of
 from anyorder.tasks.sequences import Sequences
 from anyorder.zoo import load_denoiser
 from anyorder.zoo.matching import task_for
-
 from tiny_llada import MASK, SPECIAL, save_llada
 
 transformers = pytest.importorskip("transformers")

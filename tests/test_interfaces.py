@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from anyorder.denoisers.base import WrappedDenoiser
+from anyorder.denoisers.wrapped import WrappedDenoiser
 from anyorder.errors import BadInput
 from anyorder.interfaces.llada import generate
 from anyorder.prediction import Prediction

@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from anyorder.decoding.loop import decode
+from anyorder.decoding.result import History
 from anyorder.decoding.sampler import Sampler
 from anyorder.denoisers.huggingface import HuggingFaceDenoiser
 from anyorder.errors import BadInput
+from anyorder.orders.learned import LearnedOrder
 from anyorder.prediction import Prediction
 from anyorder.registry import POLICIES
 from anyorder.state import DecodeState
-from anyorder.orders.learned import LearnedOrder
-from anyorder.orders.policies import MLPPolicy
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -195,9 +195,9 @@ def test_hidden_states_may_be_given_to_a_step() -> None:
     whole = scheduler.step(logits[:, -6:], 0, sample, mask_token_id=MASK, threshold=2.0, input_ids=window, hidden_states=hidden)
     alone = scheduler.step(logits[:, -6:], 0, sample, mask_token_id=MASK, threshold=2.0, hidden_states=hidden[:, -6:])
     assert torch.equal(whole.transfer_index, alone.transfer_index), "this policy looks at each position by itself"
-    first = decode(denoiser, window, Sampler(order, steps=2), history=True).history
-    assert first is not None
-    assert torch.equal(whole.prev_sample, first[1][:, -6:])
+    history = History(window)
+    decode(denoiser, window, Sampler(order, steps=2), on_step=history)
+    assert torch.equal(whole.prev_sample, history.tokens[1][:, -6:])
     with pytest.raises(BadInput, match="Where they speak of more than the block, give input_ids too"):
         scheduler.step(logits[:, -6:], 0, sample, mask_token_id=MASK, hidden_states=hidden)
     with pytest.raises(BadInput, match="does not end in this block"):

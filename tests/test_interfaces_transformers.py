@@ -11,17 +11,18 @@ from torch import Tensor, nn
 
 from anyorder.decoding.loop import decode
 from anyorder.decoding.sampler import Sampler
-from anyorder.denoisers.base import WrappedDenoiser, fingerprint
+from anyorder.denoisers.base import fingerprint
 from anyorder.denoisers.huggingface import HuggingFaceDenoiser
+from anyorder.denoisers.wrapped import WrappedDenoiser
 from anyorder.errors import BadInput, WrongDenoiser
 from anyorder.interfaces import llada
 from anyorder.interfaces.dream import diffusion_generate
 from anyorder.interfaces.transformers import MaskedGenerationMixin, as_generator
-from anyorder.prediction import Prediction
-from anyorder.state import DecodeState
 from anyorder.orders.heuristics import margin
 from anyorder.orders.learned import LearnedOrder
 from anyorder.orders.policies import MLPPolicy, ScoreTransformer
+from anyorder.prediction import Prediction
+from anyorder.state import DecodeState
 
 transformers = pytest.importorskip("transformers")
 
@@ -157,7 +158,8 @@ def test_orders_by_name_by_hand_and_from_a_folder(tmp_path: Path) -> None:
 
 def test_the_other_calls_take_names_and_folders_too(tmp_path: Path) -> None:
     prompts = sentences(masks=0.0)
-    policy = ScoreTransformer(hidden_size=16, vocab_size=WORDS, width=8, denoiser_fingerprint=fingerprint(HuggingFaceDenoiser(PLAIN, MASK)))
+    theirs = fingerprint(HuggingFaceDenoiser(PLAIN, MASK))
+    policy = ScoreTransformer(hidden_size=16, vocab_size=WORDS, width=8, denoiser_fingerprint=theirs)
     policy.save_pretrained(tmp_path)
     confident = llada.generate(PLAIN, prompts, None, 4, 8, 8, mask_id=MASK)
     assert torch.equal(llada.generate(PLAIN, prompts, None, 4, 8, 8, mask_id=MASK, order=tmp_path), confident), (

@@ -21,7 +21,8 @@ from anyorder.tasks.sudoku import Sudoku
 from anyorder.training.diagnostics import attention_to_mistakes, level_numbers, pairwise_diversity, policy_numbers
 from anyorder.training.fit import run_recipe
 from anyorder.training.joint import CollapseWarning, JointJob
-from anyorder.training.settings import OrderRecipe, validate_recipe
+from anyorder.training.order import scores_of
+from anyorder.training.recipes import OrderRecipe, validate_recipe
 from anyorder.zoo import load_denoiser, load_order
 
 HEADS = ["row", "column", "box", "everything"]
@@ -43,7 +44,7 @@ def recipe(denoiser: str = "given", run: dict[str, Any] | None = None, **joint: 
         "task": {"name": "sudoku", "options": {"box": 2}},
         "data": {"size": 50, "options": {"givens": 6}},
         "policy": {"architecture": "mlp", "width": 8},
-        "objective": {"name": "order", "states": "uniform", "quality": False},
+        "objective": {"name": "order", "states": "uniform", "critic": False},
         "joint": {"decode_problems": 8, "decode_steps": 4, **joint},
         "optimizer": {"lr": 0.01, "warmup_steps": 2},
         "run": {"steps": 6, "batch_size": 8, "log_steps": 1, "checkpoint_steps": 2, **(run or {})},
@@ -62,10 +63,11 @@ def test_the_loss_is_pa_mdm_plus_order_worked_out_apart() -> None:
     torch.nn.init.normal_(job.policy.out.weight)  # so that q is not near uniform
     loss, logged = job.loss(job.pair, 0, Shard(0, 1))
     batch = job._draw(0, Shard(0, 1))
-    logits, hidden = job.pair.denoiser(batch.tokens)
-    state = batch.state(logits[batch.masked], hidden)
-    q = torch.softmax(job.policy(state).masked_fill(~batch.masked, -torch.inf), dim=1).nan_to_num(0.0)
-    losses = token_cross_entropy(logits, batch.x0, batch.masked)
+    masked = batch.state.masked
+    logits, hidden = job.pair.denoiser(batch.state.tokens)
+    scores = job.policy(*batch.see(logits[masked], hidden))
+    q = torch.softmax(scores.masked_fill(~masked, -torch.inf), dim=1).nan_to_num(0.0)
+    losses = token_cross_entropy(logits, batch.state.x0, masked)
     denoiser_part = ((1 + q) * losses).sum() / 8
     assert logged["denoiser_loss"] == pytest.approx(denoiser_part.item(), rel=1e-5)
     assert loss.item() == pytest.approx((denoiser_part + (q * losses).sum() / 8).item(), rel=1e-5)
@@ -75,15 +77,16 @@ def test_no_gradient_crosses_between_denoiser_and_policy() -> None:
     job = JointJob(recipe(), small_denoiser(), Sudoku(2))
     torch.nn.init.normal_(job.policy.out.weight)
     batch = job._draw(0, Shard(0, 1))
-    logits, state, scores = job.pair(batch.tokens, None, batch.masked, batch.state)
-    losses = torch.zeros(batch.masked.shape).masked_scatter(
-        batch.masked, torch.nn.functional.cross_entropy(logits, batch.x0[batch.masked], reduction="none")
+    masked = batch.state.masked
+    logits, state, prediction, scores = job.pair(batch.state, masked, batch.see, scores_of)
+    losses = torch.zeros(masked.shape).masked_scatter(
+        masked, torch.nn.functional.cross_entropy(logits, batch.state.x0[masked], reduction="none")
     )
-    mdm_loss(losses, batch.masked, token_weight=job._token_weight(state, scores)).backward(retain_graph=True)
+    mdm_loss(losses, masked, token_weight=job._token_weight(state, prediction, scores)).backward(retain_graph=True)
     assert gradients(job.pair.denoiser) > 0
     assert gradients(job.policy) == 0, "q is detached in eq. 4"
     job.pair.zero_grad(set_to_none=True)
-    order_loss(scores, losses, batch.masked).backward()
+    order_loss(scores, losses, masked).backward()
     assert gradients(job.policy) > 0
     assert gradients(job.pair.denoiser) == 0, "the policy's loss and input are detached"
 
@@ -92,13 +95,13 @@ def test_no_gradient_crosses_between_denoiser_and_policy() -> None:
 def test_every_control_trains_both_and_its_weights_add_up(weights: str) -> None:
     job = JointJob(recipe(weights=weights, alpha=3.0), small_denoiser(), Sudoku(2))
     batch = job._draw(0, Shard(0, 1))
-    _, state, scores = job.pair(batch.tokens, None, batch.masked, batch.state)
-    weight = job._token_weight(state, scores)
+    _, state, prediction, scores = job.pair(batch.state, batch.state.masked, batch.see, scores_of)
+    weight = job._token_weight(state, prediction, scores)
     if weights == "uniform":
         assert weight is None
     else:
         assert weight is not None
-        count = batch.masked.sum(dim=1).float()
+        count = batch.state.masked.sum(dim=1).float()
         torch.testing.assert_close(weight.sum(dim=1), count + 3.0 * (count > 0))
     loss, _ = job.loss(job.pair, 0, Shard(0, 1))
     loss.backward()
@@ -201,7 +204,7 @@ def test_a_small_batch_of_sharp_and_various_rows_is_no_collapse() -> None:
 def test_settings_without_a_use_are_refused() -> None:
     for changes, message in [
         ({"train_denoiser": False, "joint": {"weights": "papl"}}, "only with train_denoiser"),
-        ({"objective": {"states": "teacher", "quality": False}, "masking": {"schedule": "cosine"}}, "uniform"),
+        ({"objective": {"states": "teacher", "critic": False}, "masking": {"schedule": "cosine"}}, "uniform"),
     ]:
         with pytest.raises(BadInput, match=message):
             validate_recipe({**recipe().model_dump(exclude_unset=True), **changes})
@@ -216,9 +219,9 @@ def test_pairwise_diversity_by_hand() -> None:
 def test_settings_that_contradict_one_another_are_refused() -> None:
     good = recipe().model_dump(exclude_unset=True)
     for changes, message in [
-        ({"objective": {"states": "model", "quality": False}}, "uniform.*teacher"),
-        ({"objective": {"states": "teacher", "quality": True}}, "quality must be false"),
-        ({"joint": {"weights": "nonsense"}}, "weights"),
+        ({"objective": {"states": "model", "critic": False}}, "uniform.*teacher"),
+        ({"objective": {"states": "teacher", "critic": True}}, "critic must be false"),
+        ({"joint": {"weights": "nonsense"}}, "weights is 'nonsense'.*policy, uniform, papl.*margin"),
     ]:
         with pytest.raises(BadInput, match=message):
             validate_recipe({**good, **changes})
@@ -229,7 +232,7 @@ def test_two_processes_end_with_the_weights_of_one(tmp_path: Path) -> None:
     source.write_text(
         'kind = "order"\ndenoiser = "sudoku4"\n[task]\nname = "sudoku"\noptions = { box = 2 }\n'
         "[data]\nsize = 50\noptions = { givens = 6 }\n"
-        '[policy]\narchitecture = "mlp"\nwidth = 8\n[objective]\nname = "order"\nstates = "uniform"\nquality = false\n'
+        '[policy]\narchitecture = "mlp"\nwidth = 8\n[objective]\nname = "order"\nstates = "uniform"\ncritic = false\n'
         "[joint]\ndecode_every = 0\n[optimizer]\nlr = 1e-3\n[run]\nsteps = 4\nbatch_size = 8\nlog_steps = 1\n"
     )
     arguments = ["-m", "anyorder.cli", "train", str(source), "--set", "train_denoiser=true"]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from anyorder.denoisers.causal import CausalModel
+from anyorder.causal import CausalModel
 from anyorder.denoisers.transformer import Transformer
 from anyorder.errors import BadInput
 from anyorder.evaluation.judges import PseudoLikelihood, make_judges

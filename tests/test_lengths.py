@@ -90,13 +90,13 @@ def test_an_order_is_fitted_without_the_padding_too(lines: Path, monkeypatch: py
     recipe = validate_recipe({"kind": "order"} | values(lines) | changes | objective)
     assert isinstance(recipe, OrderRecipe)
     job = OrderJob(recipe, denoiser, make_task("text", alphabet="characters", length=30))
-    step = min(range(GROUP), key=lambda s: int(job._draw(s, Shard(0, 1)).tokens.shape[1]))
-    short = job._draw(step, Shard(0, 1))
+    step = min(range(GROUP), key=lambda s: int(job._draw(s, Shard(0, 1)).state.tokens.shape[1]))
+    short = job._draw(step, Shard(0, 1)).state.tokens
     loss, _ = job.loss(job.policy, step, Shard(0, 1))
     monkeypatch.setattr(order_module, "without_padding", lambda tokens, pad: slice(None))
-    whole = job._draw(step, Shard(0, 1))
-    assert short.tokens.shape[1] < whole.tokens.shape[1]
-    assert torch.equal(short.tokens, whole.tokens[:, : short.tokens.shape[1]])
+    complete = job._draw(step, Shard(0, 1)).state.tokens
+    assert short.shape[1] < complete.shape[1]
+    assert torch.equal(short, complete[:, : short.shape[1]])
     torch.testing.assert_close(job.loss(job.policy, step, Shard(0, 1))[0], loss)
 
 

@@ -34,10 +34,10 @@ def test_cross_entropy_is_minus_log_probability_where_masked() -> None:
 def test_mdm_loss_by_hand() -> None:
     assert mdm_loss(LOSSES, MASKED).item() == pytest.approx((1 + 2 + 3) / 2)
     assert mdm_loss(LOSSES, MASKED, torch.tensor([2.0, 0.5])).item() == pytest.approx((2 * 3 + 0.5 * 3) / 2)
-    assert mdm_loss(LOSSES, MASKED, normalise="tokens").item() == pytest.approx(6 / 3)
-    assert mdm_loss(LOSSES, MASKED, normalise="rows").item() == pytest.approx((1.5 + 3) / 2)
-    with pytest.raises(ValueError, match="normalise"):
-        mdm_loss(LOSSES, MASKED, normalise="nonsense")
+    assert mdm_loss(LOSSES, MASKED, normalize="tokens").item() == pytest.approx(6 / 3)
+    assert mdm_loss(LOSSES, MASKED, normalize="rows").item() == pytest.approx((1.5 + 3) / 2)
+    with pytest.raises(ValueError, match="normalize"):
+        mdm_loss(LOSSES, MASKED, normalize="nonsense")
 
 
 def test_focal_weight_by_hand_and_with_gradient() -> None:
@@ -220,7 +220,7 @@ def test_policy_aware_weights_by_hand() -> None:
     assert mdm_loss(LOSSES, MASKED, token_weight=weight).item() == pytest.approx((1.25 + 2 * 1.75 + 2 * 3) / 2)
     papl = policy_aware_weight(-LOSSES / 1.0, MASKED, alpha=1.0)
     by_hand = ((1 + 1 / (1 + math.exp(-1))) * 1 + (1 + 1 / (1 + math.exp(1))) * 2) / 2 / 2 + (2 * 3) / 2
-    assert mdm_loss(LOSSES, MASKED, token_weight=papl, normalise="rows").item() == pytest.approx(by_hand)
+    assert mdm_loss(LOSSES, MASKED, token_weight=papl, normalize="rows").item() == pytest.approx(by_hand)
 
 
 def test_a_uniform_policy_recovers_the_plain_loss() -> None:
@@ -246,10 +246,10 @@ def test_no_gradient_reaches_the_policy_through_the_weights() -> None:
 def test_group_advantages_by_hand(dtype: torch.dtype) -> None:
     returns = torch.tensor([1.0, 5.0, 0.0, 5.0, 2.0, 5.0], dtype=dtype)
     group = torch.tensor([0, 1, 0, 1, 0, 1])  # 1, 0, 2 with mean 1 and std sqrt(2/3); and three alike
-    centred = group_advantages(returns, group, standardise=False)
+    centred = group_advantages(returns, group, standardize=False)
     assert centred.dtype == dtype
     assert centred.tolist() == pytest.approx([0.0, 0.0, -1.0, 0.0, 1.0, 0.0])
-    by_std = group_advantages(returns, group, standardise=True, epsilon=0.5)
+    by_std = group_advantages(returns, group, standardize=True, epsilon=0.5)
     unit = 1 / (math.sqrt(2 / 3) + 0.5)
     assert by_std.tolist() == pytest.approx([0.0, 0.0, -unit, 0.0, unit, 0.0])
 
@@ -257,12 +257,12 @@ def test_group_advantages_by_hand(dtype: torch.dtype) -> None:
 def test_a_group_of_returns_alike_counts_nothing_even_where_their_mean_is_rounded() -> None:
     returns = torch.full((7,), 0.1)
     assert torch.zeros(1).index_add(0, torch.zeros(7, dtype=torch.int64), returns) / 7 != returns[0]
-    assert (group_advantages(returns, torch.zeros(7, dtype=torch.int64), standardise=True) == 0).all()
+    assert (group_advantages(returns, torch.zeros(7, dtype=torch.int64), standardize=True) == 0).all()
 
 
 def test_groups_with_numbers_missing_between_them() -> None:
     returns = torch.tensor([1.0, 3.0, 2.0, 4.0])
-    assert group_advantages(returns, torch.tensor([0, 0, 3, 3]), standardise=False).tolist() == [-1.0, 1.0, -1.0, 1.0]
+    assert group_advantages(returns, torch.tensor([0, 0, 3, 3]), standardize=False).tolist() == [-1.0, 1.0, -1.0, 1.0]
 
 
 def test_clipped_surrogate_by_hand() -> None:

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from anyorder.cli import app
 from anyorder.errors import BadInput
 from anyorder.training.fit import run_recipe
-from anyorder.training.settings import RewardRecipe, load_recipe
+from anyorder.training.recipes import RewardRecipe, load_recipe
 from anyorder.zoo import load_denoiser, load_order
 from conftest import SHARED
 from tiny_llada import save_llada
@@ -57,7 +57,7 @@ def test_rollout_reward_update_evaluate(questions: Path, tmp_path: Path) -> None
     assert len(rows) == 16
     for row in rows:  # a group of six: bonuses 0, .05, ..., .25, besides what is solved
         assert row["reward"] == pytest.approx(row["solved"] + 0.125, abs=0.03)
-        assert row["forwards"] == 12
+        assert row["nfe"] == 12
     assert {row["reward_std"] for row in rows} != {0.0}, "paths differ in likelihood, and that is what is learned from here"
 
     denoiser = load_denoiser(str(model), trust_remote_code=True)
@@ -68,14 +68,14 @@ def test_rollout_reward_update_evaluate(questions: Path, tmp_path: Path) -> None
     assert any(not torch.equal(moved[name], still[name]) for name in moved)
 
     report = tmp_path / "report.json"
-    arguments = ["evaluate", "--task", "math", "--denoiser", str(model), "--trust-remote-code", "--data", str(questions)]
+    arguments = ["evaluate", "--task", "math", "--model", str(model), "--trust-remote-code", "--data", str(questions)]
     arguments += ["--limit", "3", "--task-option", "length=12", "--orders", "confidence@blocks:4,policy@blocks:4", "--steps",
                   "12", "--policy", str(out), "--json", str(report)]  # fmt: skip
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
     cells = json.loads(report.read_text())["results"]
     assert [cell["order"] for cell in cells] == ["confidence@blocks:4", "policy@blocks:4"]
-    assert all(cell["forwards"] == 12 and cell["instances"] == 3 for cell in cells)
+    assert all(cell["nfe"] == 12 and cell["instances"] == 3 for cell in cells)
 
 
 def test_remote_code_runs_only_when_the_user_says_so(tmp_path: Path) -> None:

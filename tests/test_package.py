@@ -1,4 +1,4 @@
-"""What ships besides code: cards of the shipped models, the citation, licences of what is depended on, a quick `--help`.
+"""What ships besides code: cards of the shipped models, the citation, licenses of what is depended on, a quick `--help`.
 
 That the built wheel installs and works away from the checkout is the business of `make package`."""
 
@@ -17,9 +17,9 @@ import anyorder
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 ZOO = sorted({path.parent for path in (ROOT / "src/anyorder/zoo").glob("*/*") if path.name in ("model.safetensors", "order")})
-SECTIONS = ["Data", "Training", "Measured", "Limits", "Licence"]
+SECTIONS = ["Data", "Training", "Measured", "Limits", "License"]
 NAMED = {"dev", "docs", "tm", "igfold-noncommercial"}
-"""Extras for development, and those whose name or comment says that their licence is another."""
+"""Extras for development, and those whose name or comment says that their license is another."""
 PERMISSIVE = re.compile(r"\b(MIT|Apache|BSD|0BSD|PSF|Python Software Foundation|BSL-1\.0|Zlib|CC0-1\.0)\b", re.IGNORECASE)
 COPYLEFT = re.compile(r"GPL|General Public|Mozilla|MPL|non-?commercial|CC-BY-NC", re.IGNORECASE)
 

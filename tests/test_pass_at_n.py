@@ -132,10 +132,7 @@ def test_a_draw_belongs_to_the_sequence_and_not_to_its_batch_or_padding(spec: st
 def test_draws_are_those_of_evaluate_and_a_draw_more_changes_none() -> None:
     task, denoiser = Sudoku(2), HashDenoiser(5)
     problems = task.generate(40, 0, givens=14)
-    few, more = (
-        pass_at_n(denoiser, task, problems, ["random", "confidence"], draws, steps=2, seed=3)
-        for draws in (2, 3)
-    )
+    few, more = (pass_at_n(denoiser, task, problems, ["random", "confidence"], draws, steps=2, seed=3) for draws in (2, 3))
     sampler = Sampler("random", steps=2)
     right = [
         task.check(problems, decode_in_batches(
@@ -156,9 +153,7 @@ def test_the_table_shows_powers_of_two_and_all() -> None:
     assert shown_draws(1) == [1]
     assert shown_draws(6) == [1, 2, 4, 6]
     assert shown_draws(8) == [1, 2, 4, 8]
-    found = pass_at_n(
-        HashDenoiser(5), Sudoku(2), Sudoku(2).generate(6, 0, givens=14), ["random"], 3, steps=2
-    )
+    found = pass_at_n(HashDenoiser(5), Sudoku(2), Sudoku(2).generate(6, 0, givens=14), ["random"], 3, steps=2)
     assert grid_of(found)[1] == ["order", "NFE per draw", "Pass@1", "Pass@2", "Pass@3"]
 
 

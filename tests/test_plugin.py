@@ -180,7 +180,7 @@ def test_list_shows_every_part_with_its_help(command: Run) -> None:
 
 def test_train_makes_a_denoiser_of_the_packages_class(trained: Path) -> None:
     assert json.loads((trained / "config.json").read_text())["width"] == 12
-    assert json.loads((trained / "task.json").read_text()) == {"name": "mirror", "options": {"half": 3, "digits": 3}}
+    assert json.loads((trained / "task.json").read_text()) == {"name": "mirror", "options": {"half": 3}}
 
 
 def test_train_makes_a_policy_of_the_packages_architecture(fitted: Path) -> None:

@@ -19,7 +19,7 @@ from anyorder.files import locked
 from anyorder.processes import Shard
 from anyorder.training.checkpoint import list_checkpoints, load_latest
 from anyorder.training.fit import run_recipe
-from anyorder.training.settings import load_recipe
+from anyorder.training.recipes import load_recipe
 from proc import alive, children
 
 HEADS = '["row", "column", "box", "everything"]'
@@ -31,11 +31,11 @@ RUN = "run = {steps = 8, batch_size = 16, checkpoint_steps = 4, log_steps = 1}\n
 RECIPES = {
     "denoiser": f'kind = "denoiser"\ndenoiser = {{width = 16, layers = 1, heads = {HEADS}}}\n',
     "order": f'kind = "order"\ndenoiser = "sudoku4-weak"\n{POLICY}'
-    'objective = {name = "correctness", states = "model", quality = true, rollout_steps = [2, 6]}\n',
+    'objective = {name = "correctness", states = "model", critic = true, rollout_steps = [2, 6]}\n',
     "joint": f'kind = "order"\ndenoiser = "sudoku4-weak"\ntrain_denoiser = true\n{POLICY}'
-    'objective = {name = "order", states = "uniform", quality = false}\njoint = {decode_every = 4, decode_problems = 8}\n',
-    "reward": f'kind = "reward"\ndenoiser = "sudoku4-weak"\npolicy = {{architecture = "upo", width = 16, heads = {HEADS}}}\n'
-    'rollout = {group = 4, actions = "bernoulli"}\nreward = {name = "solved"}\n'
+    'objective = {name = "order", states = "uniform", critic = false}\njoint = {decode_every = 4, decode_problems = 8}\n',
+    "reward": 'kind = "reward"\ndenoiser = "sudoku4-weak"\npolicy = {architecture = "upo", width = 16, heads = 4}\n'
+    'rollout = {group_size = 4, actions = "bernoulli"}\nreward = {name = "solved"}\n'
     'update = {inner = 2, minibatches = 2, reference = "none"}\n',
 }
 TWO = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]

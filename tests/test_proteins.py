@@ -19,7 +19,7 @@ from anyorder.tasks import make_task
 from anyorder.tasks.alphabets import AMINO_ACIDS, ESM, alphabet_of
 from anyorder.tasks.sequence_files import read_sequences
 from anyorder.tasks.sequences import Sequences, design_names, write_fasta
-from anyorder.training.settings import load_recipe
+from anyorder.training.recipes import load_recipe
 from anyorder.zoo import load_denoiser
 
 pytest.importorskip("transformers")

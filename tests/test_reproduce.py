@@ -20,7 +20,7 @@ from anyorder.reproduce.outcome import difference, percent
 from anyorder.reproduce.reward import SMALL, VARIANTS, RewardSetting
 from anyorder.reproduce.study import Decoding, Setting, Study
 from anyorder.training.checkpoint import list_checkpoints
-from anyorder.training.settings import load_recipe, recipe_names
+from anyorder.training.recipes import load_recipe, recipe_names
 from proc import alive, children
 
 TINY = (
@@ -30,7 +30,7 @@ TINY = (
 
 
 def tiny_setting() -> Setting:
-    order = (*TINY, "policy.width=16", 'policy.heads=["everything"]')
+    order = (*TINY, "policy.width=16")
     return Setting(
         task="sudoku", options={"box": 2}, denoiser="sudoku9-denoiser", adaptive="sudoku9-adaptive",
         denoiser_changes=(*TINY, "denoiser.width=16", "denoiser.layers=1"),

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from anyorder.decoding.trajectory import Decoded
+from anyorder.decoding.result import Decoded
 from anyorder.errors import BadInput
 from anyorder.tasks.base import Instances
 from anyorder.tasks.sudoku import Sudoku
-from anyorder.training.rewards import REWARDS, Ending, Reward, likelihood_bonus, returns_at, with_speed
+from anyorder.training.rewards import REWARDS, Outcome, Reward, likelihood_bonus, returns_at, with_speed
 from anyorder.training.settings import RewardSettings
 
 TASK = Sudoku(2)
@@ -20,44 +20,44 @@ PUZZLE = "1234341200000000"  # both complete it
 RIGHT, SECOND, WRONG = (list(map(int, text)) for text in (SOLUTION, OTHER, "1234341221434322"))
 
 
-def decoded_of(tokens: list[list[int]], forwards: list[int] | None = None, log_probs: Tensor | None = None) -> Decoded:
+def decoded_of(tokens: list[list[int]], nfe: list[int] | None = None, log_probs: Tensor | None = None) -> Decoded:
     filled = torch.tensor(tokens)
     count = torch.zeros(len(filled), dtype=torch.int64)
     zeros = torch.zeros(filled.shape)
     return Decoded(
-        filled, torch.zeros_like(filled), count if forwards is None else torch.tensor(forwards), count,
+        filled, torch.zeros_like(filled), count if nfe is None else torch.tensor(nfe), count,
         zeros if log_probs is None else log_probs, zeros,
     )  # fmt: skip
 
 
-def ending(tokens: list[list[int]], forwards: list[int] | None = None, known: bool = True) -> Ending:
+def outcome_of(tokens: list[list[int]], nfe: list[int] | None = None, known: bool = True) -> Outcome:
     """Decoded grids of one puzzle whose last two rows were blank."""
     puzzle = torch.tensor([list(map(int, PUZZLE))]).expand(len(tokens), -1)
     x0 = torch.tensor([RIGHT]).expand(len(tokens), -1) if known else None
     instances = Instances(puzzle, puzzle == 0, x0)
-    decoded = decoded_of(tokens, forwards)
-    return Ending(TASK, instances, decoded, TASK.check(instances, decoded.tokens))
+    decoded = decoded_of(tokens, nfe)
+    return Outcome(TASK, instances, decoded, TASK.check(instances, decoded.tokens))
 
 
 def test_solved_asks_the_rules_and_any_solution_will_do() -> None:
-    assert REWARDS["solved"](ending([RIGHT, SECOND, WRONG])).tolist() == [1.0, 1.0, 0.0]
+    assert REWARDS["solved"](outcome_of([RIGHT, SECOND, WRONG])).tolist() == [1.0, 1.0, 0.0]
 
 
 def test_a_changed_given_is_never_solved() -> None:
     swapped = [{1: 2, 2: 1}.get(digit, digit) for digit in RIGHT]
-    assert REWARDS["solved"](ending([swapped])).tolist() == [0.0]
+    assert REWARDS["solved"](outcome_of([swapped])).tolist() == [0.0]
 
 
 def test_cells_compare_the_blanks_with_the_stored_solution() -> None:
-    assert REWARDS["cells"](ending([RIGHT, SECOND, WRONG])).tolist() == pytest.approx([1.0, 0.0, 7 / 8])
+    assert REWARDS["cells"](outcome_of([RIGHT, SECOND, WRONG])).tolist() == pytest.approx([1.0, 0.0, 7 / 8])
     with pytest.raises(BadInput, match="known solutions"):
-        REWARDS["cells"](ending([RIGHT], known=False))
+        REWARDS["cells"](outcome_of([RIGHT], known=False))
 
 
 @pytest.mark.parametrize("known", [True, False])
 def test_rules_look_at_no_solution(known: bool) -> None:
     """The last cell clashes in its row, its column and its box: of the 8 blanks 2 more clash with it, and not those given."""
-    found = REWARDS["rules"](ending([RIGHT, SECOND, WRONG], known=known))
+    found = REWARDS["rules"](outcome_of([RIGHT, SECOND, WRONG], known=known))
     assert found[:2].tolist() == [1.0, 1.0]
     grid = torch.tensor(WRONG).view(4, 4)
     assert (
@@ -71,7 +71,7 @@ def test_rules_look_at_no_solution(known: bool) -> None:
 def test_likelihood_is_earned_token_by_token() -> None:
     log_probs = torch.zeros(1, 16)
     log_probs[0, 8:] = torch.arange(8) * -0.5
-    end = ending([RIGHT])
+    end = outcome_of([RIGHT])
     found = REWARDS["likelihood"](end._replace(decoded=decoded_of([RIGHT], log_probs=log_probs)))
     assert found.shape == (1, 16)
     assert found[0, 8:].tolist() == pytest.approx([-0.5 * i / 8 for i in range(8)])
@@ -82,12 +82,12 @@ def test_likelihood_is_earned_token_by_token() -> None:
     ("exponent", "expected"), [(0.0, [1, 1, 1, 0]), (1.0, [1, 5 / 8, 1 / 8, 0]), (2.0, [1, 25 / 64, 1 / 64, 0])]
 )
 def test_speed_multiplies_what_is_right(exponent: float, expected: list[float]) -> None:
-    end = ending([RIGHT, RIGHT, SECOND, WRONG], forwards=[1, 4, 8, 1])
+    end = outcome_of([RIGHT, RIGHT, SECOND, WRONG], nfe=[1, 4, 8, 1])
     assert with_speed(REWARDS["solved"], exponent)(end).tolist() == pytest.approx(expected)
 
 
-def test_more_forwards_than_positions_earn_nothing_and_nothing_below() -> None:
-    assert with_speed(REWARDS["solved"], 1.0)(ending([RIGHT, RIGHT], forwards=[9, 20])).tolist() == [0.0, 0.0]
+def test_more_forward_passes_than_positions_earn_nothing_and_nothing_below() -> None:
+    assert with_speed(REWARDS["solved"], 1.0)(outcome_of([RIGHT, RIGHT], nfe=[9, 20])).tolist() == [0.0, 0.0]
 
 
 @pytest.mark.parametrize("more", [{"speed": 1.0}, {"likelihood_bonus": 0.1}])
@@ -128,7 +128,7 @@ def test_rewards_at_the_end_lie_between_nothing_and_one(name: str) -> None:
     reward: Reward = REWARDS[name]
     grids = torch.randint(1, 5, (50, 16), generator=torch.Generator().manual_seed(0))
     grids[:, :8] = torch.tensor(RIGHT[:8])
-    found = reward(ending(grids.tolist()))
+    found = reward(outcome_of(grids.tolist()))
     assert found.dtype == torch.float32
     assert ((found >= 0) & (found <= 1)).all()
     assert not math.isnan(found.sum().item())

@@ -17,7 +17,7 @@ HEIGHT = {
             ["prediction"],
             ["memory"],
             ["denoisers"],
-            ["orders"],
+            ["causal", "orders"],
             ["parts"],
             ["tasks"],
             ["decoding"],

@@ -195,9 +195,7 @@ def test_samples_are_judged_and_folded_once(folder: Path, tmp_path: Path, monkey
     real = ESMFold._predict
     monkeypatch.setattr(ESMFold, "_predict", lambda self, s: folded.extend(s) or real(self, s))  # type: ignore[func-returns-value]
     predictor = ESMFold(folder, device="cpu")
-    report = evaluate(
-        denoiser, task, task.generate(3, 0, length=6), ["confidence"], [3], judges=structure_judges(predictor)
-    )
+    report = evaluate(denoiser, task, task.generate(3, 0, length=6), ["confidence"], [3], judges=structure_judges(predictor))
     measures = report.results[0].measures
     assert {"pLDDT", "pTM", "pAE", "foldable", "diversity"} <= measures.keys()
     assert len(folded) == len(set(folded)) <= 3

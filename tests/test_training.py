@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ import torch
 from torch import Tensor
 
 from anyorder import files
+from anyorder.decoding.sampler import Sampler
+from anyorder.decoding.step import init, predict
 from anyorder.errors import AnyorderError, BadCheckpoint, BadInput
 from anyorder.orders.heuristics import confidence
 from anyorder.processes import Shard
@@ -24,22 +27,14 @@ from anyorder.training.denoiser import DenoiserJob
 from anyorder.training.fit import fit_order, run_recipe
 from anyorder.training.loop import train
 from anyorder.training.optimizer import learning_rate
-from anyorder.training.order import OrderJob, make_policy, observe
-from anyorder.training.settings import (
-    DenoiserRecipe,
-    ObjectiveSettings,
-    OptimizerSettings,
-    OrderRecipe,
-    PolicySettings,
-    load_recipe,
-    recipe_names,
-    validate_recipe,
-)
+from anyorder.training.order import OrderJob, make_policy
+from anyorder.training.recipes import DenoiserRecipe, OrderRecipe, load_recipe, recipe_names, validate_recipe
+from anyorder.training.settings import ObjectiveSettings, OptimizerSettings, PolicySettings
 
 HEADS = ["row", "column", "box", "everything"]
 
 
-def denoiser_values(**run: Any) -> dict[str, Any]:
+def denoiser_values(optimizer: dict[str, Any] | None = None, **run: Any) -> dict[str, Any]:
     return {
         "kind": "denoiser",
         "task": {"name": "sudoku", "options": {"box": 2}},
@@ -47,6 +42,7 @@ def denoiser_values(**run: Any) -> dict[str, Any]:
         "denoiser": {"width": 16, "layers": 1, "heads": HEADS, "dropout": 0.1},
         "optimizer": {"name": "muon", "lr": 0.01, "ema": 0.9, "warmup_steps": 2},
         "run": {"steps": 12, "batch_size": 8, "checkpoint_steps": 4, "log_steps": 1, **run},
+        **({} if optimizer is None else {"optimizer": optimizer}),
     }
 
 
@@ -67,6 +63,7 @@ def run_denoiser(folder: Path, stop_after: int | None = None, **run: Any) -> Non
 
 
 def order_recipe(objective: str = "correctness", states: str = "model", **changes: Any) -> OrderRecipe:
+    path: dict[str, Any] = {} if states == "uniform" else {"rollout_steps": [2, 6]}
     recipe = validate_recipe(
         {
             "kind": "order",
@@ -74,7 +71,7 @@ def order_recipe(objective: str = "correctness", states: str = "model", **change
             "data": {"size": 40, "options": {"givens": 5}},
             "denoiser": "given",
             "policy": {"architecture": "lookahead", "width": 16, "layers": 1, "heads": HEADS},
-            "objective": {"name": objective, "states": states, "rollout_steps": [2, 6], **changes},
+            "objective": {"name": objective, "states": states, **path, **changes},
             "optimizer": {"lr": 0.01, "warmup_steps": 2},
             "run": {"steps": 10, "batch_size": 8, "checkpoint_steps": 3},
         }
@@ -168,7 +165,7 @@ def test_ctrl_c_writes_a_checkpoint_and_says_how_to_go_on(tmp_path: Path) -> Non
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "goes on from there" in errors
+    assert "run the same command to resume" in errors
     assert "Traceback" not in errors
     checkpoint, _ = load_latest(tmp_path / "run" / "checkpoints")
     assert checkpoint is not None
@@ -247,6 +244,30 @@ def test_a_finished_run_started_again_does_nothing(tmp_path: Path) -> None:
     assert all(torch.equal(before[k], v) for k, v in weights(tmp_path).items())
 
 
+def test_a_finished_run_can_be_extended_and_ends_as_if_it_had_been_that_long(tmp_path: Path) -> None:
+    """With a constant learning rate; otherwise the rate follows the new length from there on."""
+    constant = {"optimizer": {"lr": 0.01, "schedule": "constant", "ema": 0.9}}
+    run_denoiser(tmp_path / "long", steps=12, **constant)
+    run_denoiser(tmp_path / "extended", steps=6, **constant)
+    before = weights(tmp_path / "extended")
+    run_denoiser(tmp_path / "extended", steps=12, **constant)
+    assert not all(torch.equal(before[k], v) for k, v in weights(tmp_path / "extended").items())
+    assert same_weights(tmp_path / "long", tmp_path / "extended")
+    steps = [json.loads(line)["step"] for line in (tmp_path / "extended" / "metrics.jsonl").read_text().splitlines()]
+    assert steps == list(range(1, 13))
+    assert files.read_json(tmp_path / "extended" / "recipe.json")["run"]["steps"] == 12
+
+
+def test_an_extension_that_changes_more_or_shortens_is_refused_and_changes_nothing(tmp_path: Path) -> None:
+    run_denoiser(tmp_path)
+    before = files.read_json(tmp_path / "recipe.json")
+    with pytest.raises(BadInput, match=r"run of 12 steps, which run.steps = 6 would shorten: give 12 or more"):
+        run_denoiser(tmp_path, steps=6)
+    with pytest.raises(BadInput, match=r"other settings \(run.batch_size, run.steps\)"):
+        run_denoiser(tmp_path, steps=24, batch_size=16)
+    assert files.read_json(tmp_path / "recipe.json") == before
+
+
 def test_two_shards_see_the_two_halves_of_the_batch() -> None:
     recipe = validate_recipe(denoiser_values())
     assert isinstance(recipe, DenoiserRecipe)
@@ -275,14 +296,14 @@ def test_the_path_pool_keeps_its_promises() -> None:
         loss, logged = job.loss(job.policy, step, Shard(0, 1))
         assert torch.isfinite(loss)
         assert job.pool is not None
-        given = ~job.pool.generated
-        assert (job.pool.tokens[given] == job.pool.x0[given]).all()
-        assert (job.pool.tokens[given] != 0).all()
-        committed = job.pool.generated & (job.pool.tokens != 0)
-        assert (job.pool.commit_step[committed] >= 0).all()
-        assert (job.pool.commit_step[~committed] == -1).all()
-        assert (job.pool.log_probs[~committed] == 0).all()
-    assert 0 < logged["commitments_right"] <= 1
+        given = ~job.pool.state.generated
+        assert (job.pool.state.tokens[given] == job.pool.state.x0[given]).all()
+        assert (job.pool.state.tokens[given] != 0).all()
+        committed = job.pool.state.generated & (job.pool.state.tokens != 0)
+        assert (job.pool.state.commit_step[committed] >= 0).all()
+        assert (job.pool.state.commit_step[~committed] == -1).all()
+        assert (job.pool.state.token_log_probs[~committed] == 0).all()
+    assert 0 < logged["committed_correct"] <= 1
 
 
 def test_teacher_paths_hold_true_tokens_only() -> None:
@@ -290,17 +311,17 @@ def test_teacher_paths_hold_true_tokens_only() -> None:
     for step in range(15):
         job.loss(job.policy, step, Shard(0, 1))
         assert job.pool is not None
-        visible = job.pool.tokens != 0
-        assert (job.pool.tokens[visible] == job.pool.x0[visible]).all()
+        visible = job.pool.state.tokens != 0
+        assert (job.pool.state.tokens[visible] == job.pool.state.x0[visible]).all()
 
 
 def test_path_log_probs_by_hand() -> None:
-    state = observe(small_denoiser(), torch.zeros(1, 16, dtype=torch.int64), torch.ones(1, 16, dtype=torch.bool))
+    state = init(torch.zeros(1, 16, dtype=torch.int64), 0)
     steps = torch.full((1, 16), -1)
     steps[0, :4] = torch.tensor([2, 0, 2, 1])
     log_probs = torch.zeros(1, 16)
     log_probs[0, :4] = torch.tensor([-1.0, -2.0, -4.0, -8.0])
-    kept = type(state)(**{**vars(state), "commit_step": steps, "committed_log_probs": log_probs, "memo": {}})
+    kept = replace(state, commit_step=steps, token_log_probs=log_probs)
     assert kept.path_log_probs[0, :5].tolist() == [-15.0, -2.0, -15.0, -10.0, 0.0]
 
 
@@ -311,9 +332,10 @@ def test_fit_order_gives_a_usable_order(tmp_path: Path) -> None:
         policy=PolicySettings(width=16, layers=1, heads=HEADS), objective=ObjectiveSettings(rollout_steps=(2, 5)),
     )  # fmt: skip
     puzzles = task.generate(4, 1, givens=5)
-    state = observe(denoiser, puzzles.tokens, puzzles.maskable)
-    assert order(state).shape == confidence(state).shape
-    assert torch.isfinite(order(state)).equal(state.masked)
+    state = init(puzzles.tokens, denoiser.mask_token_id)
+    prediction = predict(denoiser, state, Sampler("confidence"))
+    assert order(state, prediction).shape == confidence(state, prediction).shape
+    assert torch.isfinite(order(state, prediction)).equal(state.masked)
 
 
 def test_a_fit_to_another_denoiser_does_not_go_on_from_this_one(tmp_path: Path) -> None:
@@ -331,9 +353,9 @@ def test_a_fit_to_another_denoiser_does_not_go_on_from_this_one(tmp_path: Path) 
         fit_order(first, task, task.generate(30, 9, givens=5), tmp_path, **small)  # type: ignore[arg-type]
 
 
-def test_a_policy_without_quality_says_it_does_not_judge() -> None:
-    policy = make_policy(small_denoiser(), Sudoku(2), PolicySettings(architecture="mlp"), judges=False)
-    assert not policy.judges
+def test_a_policy_that_is_trained_without_critic_says_so() -> None:
+    policy = make_policy(small_denoiser(), Sudoku(2), PolicySettings(architecture="mlp"), critic=False)
+    assert not policy.scores_committed
 
 
 def test_learning_rate_by_hand() -> None:

@@ -26,8 +26,8 @@ Fitting and comparing
 Extending
     anyorder.registry: register an order, count rule, policy, task, denoiser, ... from your own package
 
-Every class and function above is an attribute of this package and of the sub-package that holds it. Bad input raises `BadInput`:
-one sentence says what was wrong, one what would be right.
+Every class and function above is an attribute of this package and of the sub-package that holds it. Bad input raises
+`BadInput`: one sentence says what was wrong, one what would be right.
 """
 
 from importlib import import_module

@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from typing import Any
 
 from rich.columns import Columns
 from rich.console import Console
@@ -50,13 +51,14 @@ def run_demo(folder: Path, instances: int, seed: int) -> None:
 
     console.print(f"\n[bold]3. The same {instances} puzzles under every sampler[/bold]")
     console.print(
-        f"{fitted} is the policy just fitted; policy is the shipped one, which was fitted for longer. +undo completes the grid, "
-        "asks a critic, and remasks what it doubts; confidence+undo is its control, the same critic with confidence as the order."
+        f"{fitted} is the policy just fitted; policy is the shipped one, which was fitted for longer. +undo completes the "
+        "grid, asks a critic, and remasks what it doubts; confidence+undo is its control, the same critic with confidence as "
+        "the order."
     )
     meta = {"task": "sudoku", "data": "generated, minimal", "denoiser": "sudoku9"}
     watch = Watch(task, puzzles[slice(0, _WATCHED)], meta)
     heuristics = [name for name in ORDERS.names(baseline=True, default=True) if not ORDERS.entry(name).facts.get("sequential")]
-    samplers = {name: name for name in heuristics}
+    samplers: dict[str, Any] = {name: name for name in heuristics}
     samplers |= {fitted: load_order(fitted, denoiser)}
     samplers |= {text: text for text in ("policy", "confidence+undo", "policy+undo", "oracle")}
     with ProgressBar(Console(stderr=True)) as progress:

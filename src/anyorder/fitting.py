@@ -31,7 +31,6 @@ from anyorder.training.fit import default_fit, fit_order
 from anyorder.zoo import SERVES, folder_of, is_ours, load_denoiser, speaks_esm, task_of
 from anyorder.zoo.matching import task_for
 
-TASK_OF_SUFFIX = {".fasta": "protein", ".fa": "protein", ".faa": "protein", ".smi": "molecules", ".smiles": "molecules"}
 _TEST_SHARE, _TEST_MOST, _FEWEST = 0.1, 100, 10
 _SMALL_LEAD = 1.0
 """Points of cell accuracy: if the oracle leads by less, an order has nothing to gain that is worth a fit."""
@@ -153,7 +152,7 @@ def fit_and_compare(
 
 
 def _prepare(settings: FitSettings, console: Console) -> _Comparison:
-    """Model, task and sequences, checked against one another."""
+    """Model, task and sequences, checked for agreement."""
     if settings.architecture:
         POLICIES.entry(settings.architecture)  # an unknown one is an error before the work
     options = key_values(list(settings.model_options), "--model-option")
@@ -187,7 +186,8 @@ def _task_of_file(path: Path, records: list[Record]) -> str:
     """The task that a file looks like: by the name of the column that the sequences stand in, else by its suffix."""
     if records and records[0].column.strip().lower() == "smiles":
         return "molecules"
-    return TASK_OF_SUFFIX.get(suffix_of(path), "text")
+    suffix = suffix_of(path)
+    return next((name for name in TASKS if suffix in task_class(name).suffixes), "text")
 
 
 def _readable(name: str, settings: FitSettings, denoiser: Any, records: list[Record], console: Console) -> dict[str, int]:
@@ -280,8 +280,8 @@ def _command(settings: FitSettings, task: str) -> str:
     """The command that makes the same fit again."""
     options = {
         "model": settings.model, "data": settings.data.name, "task": task, "steps": settings.steps,
-        "updates": settings.updates, "train-batch-size": settings.train_batch_size, "hide": settings.hide,
-        "samples": settings.samples, "seed": settings.seed,
+        "updates": settings.updates, "train-batch-size": settings.train_batch_size, "batch-size": settings.batch_size,
+        "hide": settings.hide, "samples": settings.samples, "seed": settings.seed,
     }  # fmt: skip
     if settings.architecture:
         options["architecture"] = settings.architecture

@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import safetensors
+import safetensors.torch
+from torch import nn
 
 from anyorder.errors import AnyorderError, BadInput, first_line
+from anyorder.files import write_atomically
 
 UNLOADABLE = (
     safetensors.SafetensorError, ArithmeticError, AttributeError, LookupError, MemoryError, OSError, RuntimeError,
@@ -52,6 +55,13 @@ class Pushable(ABC):
             except (OSError, ValueError) as error:
                 raise AnyorderError(f"{repo_id} cannot be pushed to the hub: {first_line(error)}") from error
         return str(done.commit_url)
+
+
+def save_weights(module: nn.Module, folder: str | Path) -> None:
+    """Write the weights of a module as `model.safetensors` into a folder, atomically. Tied weights are written twice."""
+    tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in module.state_dict().items()}
+    path = Path(folder) / "model.safetensors"
+    write_atomically(path, lambda temporary: safetensors.torch.save_file(tensors, temporary, {"format": "pt"}))
 
 
 def download(name: str | Path, **options: Any) -> Path:

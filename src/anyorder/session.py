@@ -23,7 +23,7 @@ _GENERATED = 200
 
 @dataclass(frozen=True)
 class Session:
-    """Loaded and checked against one another.
+    """Loaded and checked for agreement.
 
     Args:
         task, instances, denoiser: what is decoded.
@@ -44,7 +44,7 @@ class Session:
 
     def samplers(self) -> list[str]:
         """The samplers that are compared when none are named."""
-        return default_samplers(self.task, self.denoiser, self.instances)
+        return default_samplers(self.task, self.denoiser, self.instances, strict=self.strict)
 
     def best_sampler(self) -> str:
         """The denoiser's own policy, with undo if it has a critic; confidence if there is no policy."""

@@ -7,7 +7,6 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-import click
 from typer.core import TyperCommand
 
 
@@ -19,7 +18,7 @@ def fill(text: str) -> str:
 class Command(TyperCommand):
     """A command whose help, and that of its parameters, may hold placeholders."""
 
-    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_help(self, ctx: Any, formatter: Any) -> None:
         """Show the help with the placeholders filled in."""
         self.help = fill(self.help or "")
         for parameter in self.params:

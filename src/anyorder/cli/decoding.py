@@ -36,7 +36,6 @@ from anyorder.cli.options import (
     TopPOption,
     TrajectoriesOption,
     names,
-    numbers,
     read_budget,
     read_budgets,
     read_noise,
@@ -173,94 +172,6 @@ def _pass_at_n(
         from anyorder.report.plots import panels
 
         print(f"plot: {panels({session.meta['data']: lines_of(results)}, plot, 'N', 'Pass@N, %')}")
-
-
-@command()
-def pareto(
-    model: ModelOption = None,
-    task: TaskOption = None,
-    data: DataOption = None,
-    orders: Annotated[
-        str | None,
-        typer.Option(
-            "--orders",
-            help="comma-separated curves ORDER[@COUNT[:V1/V2/...]] over the values of a count rule, or over budgets for rules "
-            "without one; every rule that suits confidence and the model's policy if not given",
-        ),
-    ] = None,
-    blocks: Annotated[str, typer.Option(help="comma-separated modes: 'full', or positions per block")] = "full",
-    against: AgainstOption = "best",
-    bounds: Annotated[
-        str | None, typer.Option(help="LOW,HIGH: forward passes between which the area is taken; 1 to one position per step")
-    ] = None,
-    limit: LimitOption = None,
-    policy: PolicyOption = None,
-    json_out: JsonOption = None,
-    plot: PlotOption = None,
-    markdown_out: MarkdownOption = None,
-    seed: SeedOption = 0,
-    batch_size: BatchSizeOption = 256,
-    generate: GenerateOption = None,
-    task_options: TaskOptionsOption = None,
-    temperature: TemperatureOption = 0.0,
-    top_p: TopPOption = 1.0,
-    ignore_fingerprint: IgnoreFingerprintOption = False,
-    trust_remote_code: RemoteCodeOption = False,
-    model_options: ModelOptionsOption = None,
-) -> None:
-    """Accuracy against forward passes: curves of operating points on the same problems, their fronts, the area under them."""
-    from rich.console import Console
-
-    from anyorder.evaluation.operating_points import grids_of, lines_of
-    from anyorder.evaluation.operating_points import pareto as run
-    from anyorder.evaluation.tables import markdown_grids, rich_table
-    from anyorder.files import write_json, write_text
-    from anyorder.processes import Shard
-    from anyorder.session import open_session
-
-    token, shard = token_rule(temperature, top_p), Shard.join()
-    session = open_session(
-        task=task, data=data, model=model, limit=limit, seed=seed, generate=generate, task_options=task_options, policy=policy,
-        strict=not ignore_fingerprint, trust_remote_code=trust_remote_code, model_options=model_options,
-    )  # fmt: skip
-    own = ["policy"] if session.denoiser.own_order else []
-    wanted = names(orders) if orders is not None else ["confidence", *own]
-    with ProgressBar(Console(stderr=True)) as progress:
-        found = run(
-            session.denoiser, session.task, session.instances, wanted, _modes(blocks),
-            against=against, bounds=None if bounds is None else _bounds(bounds), token=token, seed=seed,
-            batch_size=batch_size, progress=progress, meta=session.meta, shard=shard, strict=session.strict,
-        )  # fmt: skip
-    if shard.index:
-        return
-    grids = grids_of(found)
-    for grid in grids:
-        wide_console().print(rich_table(*grid))
-    if json_out:
-        write_json(json_out, found.to_json())
-    if markdown_out:
-        write_text(markdown_out, markdown_grids(grids))
-    if plot:
-        from anyorder.report.plots import panels
-
-        labels = ("forward passes per sequence (NFE)", f"{found.meta['correct_means']}, %")
-        print(f"plot: {panels(lines_of(found), plot, *labels, log_x=True)}")
-
-
-def _modes(text: str) -> list[int | None]:
-    modes: list[int | None] = []
-    for part in text.split(","):
-        if part.strip() != "full" and not (part.strip().isdigit() and int(part) > 0):
-            raise BadInput(f"--blocks {text!r}: write 'full' and numbers of positions from 1 on, separated by commas")
-        modes.append(None if part.strip() == "full" else int(part))
-    return list(dict.fromkeys(modes))
-
-
-def _bounds(text: str) -> tuple[float, float]:
-    found = numbers(text, float, "--bounds")
-    if len(found) != 2 or not 0 < found[0] < found[1]:
-        raise BadInput(f"--bounds {text!r}: write two numbers, the first above 0 and below the second")
-    return found[0], found[1]
 
 
 @command()

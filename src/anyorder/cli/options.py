@@ -55,7 +55,10 @@ StepsOption = Annotated[
     str, typer.Option("--steps", help="budget of forward passes, or several, comma-separated; 'all' for one position per step")
 ]
 CountOption = Annotated[
-    str, typer.Option("--count", help="count rule of the samplers that name none: {count_rules}; by default linear, and two_phase with undo")
+    str,
+    typer.Option(
+        "--count", help="count rule of the samplers that name none: {count_rules}; by default linear, and two_phase with undo"
+    ),
 ]
 NoiseOption = Annotated[str, typer.Option("--noise", help="scale of Gumbel noise on the scores, or several, comma-separated")]
 BatchSizeOption = Annotated[int, typer.Option("--batch-size", min=1, help="sequences decoded together; no effect on results")]

@@ -31,7 +31,7 @@ def decode(
     Args:
         denoiser: the model, in eval mode.
         tokens: int64 (B, L); positions that hold `denoiser.mask_token_id` are generated, all others never change.
-        sampler: where, how many, what, what to remask; or its spelling, such as "confidence@threshold:0.9".
+        sampler: where, how many, what, what to remask; or its spelling, such as `confidence@threshold:0.9`.
         seeds: one int64 per sequence (B,), or one number to which row i adds i.
         attention_mask: bool (B, L), False at padding; derived from the denoiser's `pad_token_id` if it has one.
         x0: the solutions (B, L), for oracle orders.

@@ -2,7 +2,7 @@
 
 from anyorder.denoisers.base import Denoiser as Denoiser
 from anyorder.denoisers.base import DenoiserOutput as DenoiserOutput
-from anyorder.denoisers.base import WrappedDenoiser as WrappedDenoiser
 from anyorder.denoisers.base import fingerprint as fingerprint
 from anyorder.denoisers.huggingface import HuggingFaceDenoiser as HuggingFaceDenoiser
 from anyorder.denoisers.transformer import Transformer as Transformer
+from anyorder.denoisers.wrapped import WrappedDenoiser as WrappedDenoiser

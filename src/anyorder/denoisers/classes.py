@@ -1,15 +1,16 @@
 """Classes of denoisers that recipes train: made for a task, saved with their class, loaded again.
 
-Such a class is an `nn.Module` that follows the protocol `Denoiser`, registered with `@DENOISERS.register("my_class")` or named as
-`module:Class`. It is made in one of two ways:
+Such a class is an `nn.Module`, registered with `@DENOISERS.register("my_class")` or named as `module:Class`. It is made in one
+of two ways:
 
 - by its classmethod `for_task(task, **settings)`, with the fields of its dataclass `Settings` as settings. It then has a method
   `save_pretrained(folder)` that writes `config.json`, the arguments of its constructor, and `model.safetensors`;
-- without one, by its constructor: the arguments `vocab_size`, `mask_token_id`, `max_length` and `pad_token_id`, as far as it has
-  them, come from the task, and all others are settings.
+- without one, by its constructor: the arguments `vocab_size`, `mask_token_id`, `max_length` and `pad_token_id` come from the
+  task if it has them, and all others are settings. A module that returns plain logits is wrapped, see `WrappedDenoiser`.
 """
 
 import inspect
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,18 @@ import safetensors.torch
 from torch import nn
 
 from anyorder.denoisers.transformer import Transformer
+from anyorder.denoisers.wrapped import WrappedDenoiser, reference_of
 from anyorder.errors import BadCheckpoint, BadInput, first_line
-from anyorder.files import parse_json, read_json, write_atomically, write_json
-from anyorder.hub import UNLOADABLE
+from anyorder.files import parse_json, read_json, write_json
+from anyorder.hub import UNLOADABLE, save_weights
 from anyorder.registry import DENOISERS
 
 BY_TASK = ("vocab_size", "mask_token_id", "max_length", "pad_token_id")
 """Arguments of a constructor that come from the task."""
 
 _NEEDED = ("mask_token_id", "vocab_size", "hidden_size")
+_WRAPPING = (*_NEEDED, "pad_token_id")
+"""Arguments of `WrappedDenoiser` besides the module."""
 
 
 def denoiser_class(name: str) -> Any:
@@ -40,16 +44,16 @@ def denoiser_class(name: str) -> Any:
     return found
 
 
-def make_denoiser(name: str, task: Any, settings: dict[str, Any]) -> nn.Module:
+def make_denoiser(name: str, task: Any, settings: dict[str, Any]) -> Any:
     """A fresh denoiser of a class for a task.
 
     Raises:
-        BadInput: no such class, or one that does not follow the protocol `Denoiser`.
+        BadInput: no such class, or one whose `for_task` makes no `Denoiser`.
         TypeError, ValueError: the class refuses the settings.
     """
     kind = denoiser_class(name)
     if hasattr(kind, "for_task"):
-        denoiser: nn.Module = kind.for_task(task, **settings)
+        denoiser: Any = kind.for_task(task, **settings)
     else:
         of_task = {"vocab_size": task.vocab_size, "mask_token_id": task.mask_token_id, "max_length": task.length,
                    "pad_token_id": task.pad_token_id}  # fmt: skip
@@ -57,12 +61,15 @@ def make_denoiser(name: str, task: Any, settings: dict[str, Any]) -> nn.Module:
         arguments = {key: value for key, value in of_task.items() if key in known} | settings
         denoiser = kind(**arguments)
         denoiser.made_of = arguments  # for `save_denoiser`
-    if missing := [key for key in _NEEDED if not hasattr(denoiser, key)]:
-        raise BadInput(f"a denoiser of the class {name} has no {', '.join(missing)}: see anyorder.denoisers.base.Denoiser")
+        if _no_denoiser(denoiser):
+            size = {key: value for key, value in (of_task | settings).items() if key in _WRAPPING}
+            return WrappedDenoiser(denoiser, **size, module_arguments=arguments)
+    if reason := _no_denoiser(denoiser):
+        raise BadInput(f"a {name} is no denoiser: {reason}; see anyorder.Denoiser")
     return denoiser
 
 
-def save_denoiser(denoiser: nn.Module, folder: str | Path) -> None:
+def save_denoiser(denoiser: Any, folder: str | Path) -> None:
     """Write `config.json`, which names the class (unless it is `Transformer`), and `model.safetensors`.
 
     Raises:
@@ -76,19 +83,18 @@ def save_denoiser(denoiser: nn.Module, folder: str | Path) -> None:
             return
     elif hasattr(denoiser, "made_of"):
         config = denoiser.made_of
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in denoiser.state_dict().items()}
-        weights = folder / "model.safetensors"
-        write_atomically(weights, lambda path: safetensors.torch.save_file(tensors, path, {"format": "pt"}))
+        save_weights(denoiser, folder)
     else:
         raise BadInput(f"a {type(denoiser).__name__} cannot be saved: give it a method save_pretrained(folder)")
-    write_json(folder / "config.json", {"class": DENOISERS.name_of(denoiser), **config})
+    write_json(folder / "config.json", {"class": reference_of(denoiser), **config})
 
 
-def read_denoiser(folder: Path) -> nn.Module:
-    """Inverse of `save_denoiser`, in eval mode.
+def read_denoiser(folder: Path) -> Any:
+    """Inverse of `save_denoiser`, in eval mode. A class is made by its classmethod `from_config(config)` if it has one, else by
+    its constructor.
 
     Raises:
-        BadInput: the class is not installed here.
+        BadInput: the class is not installed here, or makes no denoisers.
         BadCheckpoint: a damaged configuration, or weights that cannot be read.
     """
     try:
@@ -98,10 +104,70 @@ def read_denoiser(folder: Path) -> nn.Module:
         raise BadCheckpoint(f"{folder} holds no readable denoiser: {first_line(error)}") from error
     kind = Transformer if name is None else denoiser_class(str(name))
     try:
-        denoiser: nn.Module = kind(**config)
+        denoiser: Any = kind.from_config(config) if hasattr(kind, "from_config") else kind(**config)
         denoiser.load_state_dict(safetensors.torch.load_file(folder / "model.safetensors"))
+    except BadInput:
+        raise
     except UNLOADABLE as error:
         raise BadCheckpoint(f"{folder} holds no readable denoiser: {first_line(error)}") from error
+    if reason := _no_denoiser(denoiser):
+        raise BadInput(f"{folder} holds a {name}, which is no denoiser: {reason}")
     if not hasattr(denoiser, "save_pretrained"):
         denoiser.made_of = config
     return denoiser.eval()
+
+
+def denoiser_of_class(name: str, options: Mapping[str, Any], weights: str | Path | None = None) -> Any:
+    """A denoiser of a class of the user's own, in eval mode; a module that returns plain logits is wrapped.
+
+    Args:
+        name: `package.module:Class`.
+        options: arguments of the class; and of `WrappedDenoiser` if the class is none of denoisers.
+        weights: a safetensors file with the weights of the class; None for fresh ones.
+
+    Raises:
+        BadInput: no such class, arguments that it does not take, no such file, or a module that cannot be wrapped.
+        BadCheckpoint: weights that cannot be read, or are those of another class.
+    """
+    kind = denoiser_class(name)
+    known = inspect.signature(kind).parameters
+    everything = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in known.values())
+    arguments = {k: value for k, value in options.items() if k not in _WRAPPING or k in known or everything}
+    try:
+        module: Any = kind(**arguments)
+    except (TypeError, ValueError) as error:
+        given = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
+        raise BadInput(f"{name} cannot be made from {given or 'no arguments'}: {first_line(error)}") from error
+    if weights is not None:
+        _load_weights(module, Path(weights), name)
+    reason = _no_denoiser(module)
+    if reason is None:
+        if unused := options.keys() - arguments.keys():
+            raise BadInput(f"{name} takes no {', '.join(sorted(unused))}: leave it out")
+        if not hasattr(module, "save_pretrained"):
+            module.made_of = arguments
+        return module.eval()
+    size = {key: getattr(module, key) for key in _WRAPPING if hasattr(module, key) and key != "hidden_size"}
+    size |= {key: options[key] for key in _WRAPPING if key in options}
+    if missing := [key for key in ("mask_token_id", "vocab_size") if key not in size]:
+        raise BadInput(f"{name} is no denoiser: {reason}. To wrap it, give {' and '.join(missing)} as well")
+    return WrappedDenoiser(module, **size, module_arguments=arguments).eval()
+
+
+def _load_weights(module: nn.Module, path: Path, name: str) -> None:
+    if not path.is_file():
+        raise BadInput(f"no such file: {path}")
+    try:
+        module.load_state_dict(safetensors.torch.load_file(path))
+    except UNLOADABLE as error:
+        raise BadCheckpoint(f"{path} holds no weights of {name}: {first_line(error)}") from error
+
+
+def _no_denoiser(module: nn.Module) -> str | None:
+    """Why a module is no `Denoiser`; None if it is one."""
+    if missing := [key for key in _NEEDED if not hasattr(module, key)]:
+        return f"it has no {', '.join(missing)}"
+    kinds = [parameter.kind for parameter in inspect.signature(module.forward).parameters.values()]
+    if inspect.Parameter.VAR_POSITIONAL in kinds or kinds.count(inspect.Parameter.POSITIONAL_OR_KEYWORD) >= 3:
+        return None
+    return "its forward does not take tokens, attention_mask and positions"

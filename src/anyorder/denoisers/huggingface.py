@@ -221,10 +221,19 @@ class HuggingFaceDenoiser(nn.Module):
         hooks += [body.register_forward_hook(keep)] if body is not self.model else []
         try:
             output = self.model(**inputs)
+        except (RuntimeError, IndexError) as error:
+            if self.max_length is not None and tokens.shape[1] > self.max_length:
+                raise BadInput(f"the model takes {self.max_length} tokens at most; it was given {tokens.shape[1]}") from error
+            raise
         finally:
             for hook in hooks:
                 hook.remove()
         logits = output.logits if hasattr(output, "logits") else output[0]
+        if logits.shape[-1] != self.vocab_size or logits.dim() != (2 if "cut" in caught else 3):
+            raise BadInput(
+                f"{type(self.model).__name__} returned {tuple(logits.shape)} for tokens {tuple(tokens.shape)}, which are no "
+                f"logits over its {self.vocab_size} tokens: load a model for masked tokens (*ForMaskedLM)"
+            )
         if "cut" not in caught:  # the head is no module of its own: it has seen every position
             logits = move_back(logits, column) if wanted is None else logits[wanted]
         hidden = caught.get("body", caught.get("head"))

@@ -73,9 +73,7 @@ def as_curves(samplers: Curves, denoiser: Denoiser, longest: int, *, token: Any 
     return list(found.values())
 
 
-def _curves(
-    label: str, one: CurveLike, denoiser: Denoiser, longest: int, fields: dict[str, Any], strict: bool
-) -> list[Curve]:
+def _curves(label: str, one: CurveLike, denoiser: Denoiser, longest: int, fields: dict[str, Any], strict: bool) -> list[Curve]:
     if isinstance(one, Curve):
         return [one]
     order, at, rule = one.partition("@") if isinstance(one, str) else (one, "", "")

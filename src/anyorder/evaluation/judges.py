@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from anyorder.causal import CausalModel
 from anyorder.denoisers.base import Denoiser, attention_of, default_device
-from anyorder.denoisers.causal import CausalModel
 from anyorder.errors import BadInput
 from anyorder.evaluation.comparison import Judge
 from anyorder.evaluation.structure import ESMFOLD, ESMFold, structure_judges

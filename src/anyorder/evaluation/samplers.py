@@ -122,12 +122,12 @@ def check_oracles(samplers: Mapping[str, Sampler], instances: Instances) -> None
         raise BadInput(f"{oracles[0]} is an oracle and reads the solutions, which these problems do not have: leave it out")
 
 
-def default_samplers(task: Task, denoiser: Denoiser, instances: Instances) -> list[str]:
+def default_samplers(task: Task, denoiser: Denoiser, instances: Instances, *, strict: bool = True) -> list[str]:
     """What `anyorder evaluate` compares by default: the orders that are registered with `default=True`, those of other packages
     unless they are registered with `default=False`, and the denoiser's own policy.
 
     Sequential orders are included only if the task is sequential, oracles only if the solutions are known, and `policy+undo`
-    only if the policy has a critic.
+    only if the policy has a critic. With `strict`, a policy that was fitted to another denoiser is refused.
     """
     found = []
     for entry in ORDERS.entries():
@@ -139,7 +139,7 @@ def default_samplers(task: Task, denoiser: Denoiser, instances: Instances) -> li
     own = getattr(denoiser, "own_order", None)
     if own and (Path(own) / "config.json").is_file():
         found.append("policy")
-        if saved_order(denoiser, strict=False).critic is not None:  # type: ignore[arg-type]
+        if saved_order(denoiser, strict=strict).critic is not None:  # type: ignore[arg-type]
             found.append("policy+undo")
     return found
 

@@ -43,7 +43,10 @@ def as_denoiser(
     for place in (getattr(model, "generation_config", None), config):
         mask_token_id = getattr(place, "mask_token_id", None) if mask_token_id is None else mask_token_id
     if mask_token_id is None:
-        raise BadInput(f"the configuration of {type(model).__name__} names no mask token: give mask_token_id")
+        name = type(model).__name__
+        is_causal = name.endswith(("CausalLM", "LMHeadModel"))
+        causal = " (a causal model has none; use a model for masked tokens)" if is_causal else ""
+        raise BadInput(f"the configuration of {name} names no mask token: give mask_token_id{causal}")
     return HuggingFaceDenoiser(model, mask_token_id, suppress_tokens, shift=is_shifted(config) if shift is None else shift)
 
 
@@ -82,6 +85,22 @@ def token_rule(temperature: float, top_p: float | None = None, top_k: int | None
     except ValueError as error:
         raise BadInput(str(error)) from error
     return sample if temperature else Argmax()
+
+
+def find_sampler(sampler: Sampler | Order | str | Path, denoiser: Denoiser) -> Sampler:
+    """A sampler by its spelling or by its folder, with an order of one's own, or itself.
+
+    Raises:
+        BadInput: none of the four.
+        WrongDenoiser: a policy was fitted to another denoiser.
+    """
+    if isinstance(sampler, Sampler):
+        return sampler
+    if not isinstance(sampler, str | Path):
+        return Sampler(sampler)
+    if (Path(sampler) / "sampler.json").is_file():
+        return Sampler.from_pretrained(sampler, denoiser)
+    return Sampler.parse(str(sampler))
 
 
 def find_order(order: Order | str | Path, denoiser: Denoiser) -> Order:

@@ -14,7 +14,7 @@ from anyorder.decoding.counts import top
 from anyorder.decoding.sampler import as_order
 from anyorder.denoisers.base import Denoiser
 from anyorder.errors import BadInput
-from anyorder.orders.base import Order
+from anyorder.orders.base import Order, checked_scores
 from anyorder.orders.learned import LearnedOrder
 from anyorder.parts import memories_of
 from anyorder.prediction import Prediction
@@ -114,7 +114,7 @@ class OrderScheduler(BlockRefinementScheduler):
             (B, L), and pred_logits (B, L, V).
 
         Raises:
-            BadInput: an order without masks, a learned order without hidden states, shapes that do not fit.
+            BadInput: an order without masks, a learned order without hidden states, shapes that do not fit, NaN scores.
         """
         where = self.unmasking_order if order is None else _find(order)
         options: dict[str, Any] = {
@@ -136,7 +136,7 @@ class OrderScheduler(BlockRefinementScheduler):
         masked = sample == mask_token_id
         editable = torch.ones_like(masked) if prompt_mask is None else ~prompt_mask.expand_as(masked)
         state, prediction = self._state(model_output, int(timestep), masked, editable, seen, mask_token_id, generator)
-        scores = where(state, prediction)[:, -sample.shape[1] :]
+        scores = checked_scores(where(state, prediction), state)[:, -sample.shape[1] :]
         sure = masked & (out.sampled_probs > (self.config.threshold if threshold is None else threshold))
         out.transfer_index = top(scores.masked_fill(sure, torch.inf), out.transfer_index.sum(dim=1))
         out.prev_sample = torch.where(out.transfer_index | out.editing_transfer_index, out.sampled_tokens, sample)

@@ -1,8 +1,9 @@
 """`generate`: fill the masks of prompts and continue them, with any Hugging Face model, wrapped module or denoiser."""
 
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,16 +13,17 @@ from anyorder.decoding.loop import Callback, decode
 from anyorder.decoding.sampler import Sampler
 from anyorder.denoisers.base import Denoiser, attention_of, device_of
 from anyorder.errors import BadInput
-from anyorder.interfaces.arguments import as_denoiser, find_order, token_rule, with_new_tokens
+from anyorder.interfaces.arguments import as_denoiser, find_order, find_sampler, token_rule, with_new_tokens
 from anyorder.orders.base import Order
 
 Prompts = Tensor | Sequence[Any] | Mapping[str, Any]
+"""Token ids (B, L) or (L,), lists of them of any lengths, or what a tokenizer returns."""
 
 
 def generate(
     model: Any,
     input_ids: Prompts,
-    attention_mask: Tensor | None = None,
+    attention_mask: Tensor | Sequence[Any] | None = None,
     max_new_tokens: int | None = None,
     steps: int | None = None,
     block_length: int | None = None,
@@ -31,7 +33,7 @@ def generate(
     order: Order | str | Path = "confidence",
     seed: int = 0,
     *,
-    sampler: Sampler | str | Path | None = None,
+    sampler: Sampler | Order | str | Path | None = None,
     mask_token_id: int | None = None,
     suppress_tokens: Sequence[int] = (),
     token_type_ids: Tensor | None = None,
@@ -42,8 +44,8 @@ def generate(
     Args:
         model: a Hugging Face model, or any denoiser (`load_denoiser`, `WrappedDenoiser`).
         input_ids: int64 (B, L), or (L,) for one prompt; or a list of prompts of any lengths, which are padded and unpadded; or
-            what a tokenizer returns.
-        attention_mask: bool or int (B, L), 0 at padding, which may be on either side.
+            what a tokenizer returns, as in `generate(model, **tokenizer(texts))`.
+        attention_mask: bool or int, in the shape of `input_ids`, 0 at padding, which may be on either side.
         max_new_tokens: how many masks to append; None or 0 to fill in only.
         steps: forward passes that a sequence may cost; None for one token at a time, or with a threshold as many as it takes.
         block_length: finish blocks of so many masks one after another, with an equal share of the steps each.
@@ -52,36 +54,34 @@ def generate(
         threshold: take every token with a probability above it, and the best in order until the schedule is kept.
         order: the name of an order, an `Order`, or the folder of a fitted policy.
         seed: of sampling and of random orders; row i uses seed + i.
-        sampler: a `Sampler`, its spelling, or its folder, in place of order, steps, block_length, temperature, top_p and
-            threshold.
+        sampler: a `Sampler`, its spelling, its folder, or an order of one's own, in place of order, steps, block_length,
+            temperature, top_p and threshold.
         mask_token_id: the mask, if neither the generation configuration nor the configuration names it.
         suppress_tokens: tokens that are never produced, such as padding; the mask never is.
         token_type_ids: accepted, because tokenizers return them, and ignored.
         on_step: callbacks, see `decode`.
 
     Returns:
-        int64 (B, L + max_new_tokens); a list of such rows without padding if a list was given.
+        int64 (B, L + max_new_tokens), or (L + max_new_tokens,) for one prompt. For a list of prompts a list of the latter,
+        without the padding that was added here.
 
     Raises:
-        BadInput: nothing to generate, an unknown order, an argument out of range, no mask token.
+        BadInput: nothing to generate, prompts that are no token ids, an unknown order, an argument out of range, a sampler
+            together with what it holds, no mask token, or a model that returns no logits over its tokens.
         WrongDenoiser: the policy was fitted to another model.
     """
     if isinstance(input_ids, Mapping):
-        given = dict(input_ids)
-        attention_mask = given.get("attention_mask", attention_mask)
-        input_ids = given["input_ids"] if "input_ids" in given else _missing_ids(given)
+        if "input_ids" not in input_ids:
+            raise BadInput(f"the prompts hold {', '.join(input_ids) or 'nothing'}; they must hold input_ids")
+        attention_mask = input_ids.get("attention_mask", attention_mask)
+        input_ids = input_ids["input_ids"]
     denoiser = as_denoiser(model, mask_token_id, suppress_tokens)
-    tokens, attention_mask, lengths = _batch(input_ids, attention_mask, denoiser)
-    if lengths is not None and max_new_tokens:  # new tokens follow the text, so padding must be in front of it
-        tokens, attention_mask = collate(
-            _rows(tokens, lengths), pad_token_id=int(tokens.new_tensor(_pad(denoiser))), side="left"
-        )
-    device = device_of(denoiser, tokens.device)
-    home, tokens = tokens.device, tokens.to(device)
-    attention_mask = None if attention_mask is None else attention_mask.to(device)
-    tokens, attention_mask = with_new_tokens(tokens, attention_mask, max_new_tokens or 0, denoiser.mask_token_id)
+    batch = _batch(input_ids, attention_mask, denoiser, continued=bool(max_new_tokens))
+    device = device_of(denoiser, batch.tokens.device)
+    tokens, known = with_new_tokens(batch.tokens, batch.attention_mask, max_new_tokens or 0, denoiser.mask_token_id)
+    tokens, known = tokens.to(device), None if known is None else known.bool().to(device)
+    known = attention_of(denoiser, tokens) if known is None else known
     masked = tokens == denoiser.mask_token_id
-    known = attention_of(denoiser, tokens) if attention_mask is None else attention_mask.bool()
     most = int((masked if known is None else masked & known).sum(dim=1).max()) if tokens.numel() else 0
     if most == 0:
         raise BadInput(f"there is nothing to generate: input_ids hold no mask ({denoiser.mask_token_id}); give max_new_tokens")
@@ -90,13 +90,11 @@ def generate(
         where = find_order(order, denoiser)
         sampler = Sampler(where, count, token_rule(temperature, top_p), steps=steps, block_length=block_length)
     else:
-        sampler = _given_sampler(sampler, denoiser, (steps, block_length, temperature or None, top_p, threshold), order)
-    filled = decode(denoiser, tokens, sampler, seeds=seed, attention_mask=attention_mask, on_step=on_step).tokens.to(home)
-    if lengths is None:
-        return filled[0] if isinstance(input_ids, Tensor) and input_ids.dim() == 1 else filled
-    if max_new_tokens:
-        return [row[-(length + max_new_tokens) :] for row, length in zip(filled, lengths, strict=True)]
-    return _rows(filled, lengths)
+        if order != "confidence" or temperature or any(v is not None for v in (steps, block_length, top_p, threshold)):
+            raise BadInput("a sampler holds order, steps, block_length, temperature, top_p and threshold: give it alone")
+        sampler = find_sampler(sampler, denoiser)
+    filled = decode(denoiser, tokens, sampler, seeds=seed, attention_mask=known, on_step=on_step).tokens
+    return batch.unpad(filled.to(batch.tokens.device))
 
 
 def collate(sequences: Sequence[Any], pad_token_id: int = 0, *, side: str = "right") -> tuple[Tensor, Tensor]:
@@ -116,11 +114,13 @@ def collate(sequences: Sequence[Any], pad_token_id: int = 0, *, side: str = "rig
     if side not in ("left", "right"):
         raise BadInput(f"side is {side!r}; it must be 'left' or 'right'")
     try:
-        rows = [torch.as_tensor(sequence, dtype=torch.int64) for sequence in sequences]
+        rows = [torch.as_tensor(sequence) for sequence in sequences]
     except (TypeError, ValueError, RuntimeError) as error:
         raise BadInput("a sequence must be a list of token ids (whole numbers)") from error
     if not rows or any(row.dim() != 1 or not len(row) for row in rows):
         raise BadInput("give at least one sequence, each a non-empty list of token ids")
+    if any(row.is_floating_point() or row.is_complex() for row in rows):
+        raise BadInput("a sequence must be a list of token ids (whole numbers)")
     longest = max(map(len, rows))
     tokens = torch.full((len(rows), longest), pad_token_id)
     mask = torch.zeros(tokens.shape, dtype=torch.bool)
@@ -130,40 +130,60 @@ def collate(sequences: Sequence[Any], pad_token_id: int = 0, *, side: str = "rig
     return tokens, mask
 
 
-def _batch(input_ids: Any, attention_mask: Tensor | None, denoiser: Denoiser) -> tuple[Tensor, Tensor | None, list[int] | None]:
-    """Tokens (B, L), attention mask, and the lengths of the prompts if a list was given."""
-    if isinstance(input_ids, Tensor):
-        return (input_ids[None] if input_ids.dim() == 1 else input_ids), attention_mask, None
-    rows = list(input_ids) if isinstance(input_ids, Sequence) else list(torch.as_tensor(input_ids))
-    if rows and isinstance(rows[0], int):
-        rows = [rows]
-    tokens, mask = collate(rows, _pad(denoiser))
-    if attention_mask is not None:
-        raise BadInput("a list of prompts needs no attention_mask: it is made from their lengths")
-    return tokens, None if bool(mask.all()) else mask, [len(row) for row in rows]
+class _Batch(NamedTuple):
+    """Prompts as a batch.
+
+    tokens, attention_mask: (B, L); the mask is None if nobody gave one and no prompt was padded here.
+    lengths: of the prompts, if a list of them was given.
+    left: the padding is in front of the prompts.
+    single: one prompt was given, not a batch of one.
+    """
+
+    tokens: Tensor
+    attention_mask: Tensor | None
+    lengths: list[int] | None = None
+    left: bool = False
+    single: bool = False
+
+    def unpad(self, filled: Tensor) -> Any:
+        """Filled tokens (B, L + new) in the form of the prompts: a batch, one row, or a list of rows without padding."""
+        if self.lengths is None:
+            return filled[0] if self.single else filled
+        longest = self.tokens.shape[1]
+        new = filled.shape[1] - longest
+        starts = [longest - length if self.left else 0 for length in self.lengths]
+        return [row[i : i + n + new] for row, i, n in zip(filled, starts, self.lengths, strict=True)]
+
+
+def _batch(input_ids: Any, attention_mask: Any, denoiser: Denoiser, *, continued: bool) -> _Batch:
+    """Prompts of any form as a batch; padding stands in front of prompts that are `continued`."""
+    if hasattr(input_ids, "__array__"):  # a tensor or an array
+        tokens = torch.as_tensor(input_ids)
+        mask = None if attention_mask is None else torch.as_tensor(attention_mask)
+        if tokens.dim() == 1:
+            return _Batch(tokens[None], mask if mask is None else mask[None], single=True)
+        return _Batch(tokens, mask)
+    if not isinstance(input_ids, Sequence) or isinstance(input_ids, str) or any(isinstance(row, str) for row in input_ids):
+        raise BadInput("input_ids must be token ids: use anyorder.infill for texts, or generate(model, **tokenizer(texts))")
+    if input_ids and isinstance(input_ids[0], Integral):
+        return _batch(torch.tensor(input_ids), attention_mask, denoiser, continued=continued)
+    side = "left" if continued else "right"
+    tokens, mask = collate(input_ids, _pad(denoiser), side=side)
+    lengths = [len(row) for row in input_ids]
+    if attention_mask is None:
+        own = attention_of(denoiser, tokens)
+        mask = mask if own is None else mask & own
+    else:
+        given = [torch.as_tensor(row).long() for row in attention_mask]
+        if [len(row) for row in given] != lengths:
+            raise BadInput("attention_mask has other lengths than input_ids: give one number per token")
+        mask = mask & collate(given, side=side)[0].bool()
+    return _Batch(tokens, None if bool(mask.all()) else mask, lengths, left=continued)
 
 
 def _pad(denoiser: Denoiser) -> int:
     pad = getattr(denoiser, "pad_token_id", None)
     return 0 if pad is None else int(pad)
-
-
-def _rows(tokens: Tensor, lengths: list[int]) -> list[Tensor]:
-    return [row[:length] for row, length in zip(tokens, lengths, strict=True)]
-
-
-def _missing_ids(given: dict[str, Any]) -> Any:
-    raise BadInput(f"the prompts hold {', '.join(given) or 'nothing'}; they must hold input_ids")
-
-
-def _given_sampler(sampler: Sampler | str | Path, denoiser: Denoiser, others: tuple[Any, ...], order: Any) -> Sampler:
-    if any(value is not None for value in others) or order != "confidence":
-        raise BadInput("a sampler holds order, steps, block_length, temperature, top_p and threshold: give it alone")
-    if isinstance(sampler, Sampler):
-        return sampler
-    if Path(sampler).is_dir():
-        return Sampler.from_pretrained(sampler, denoiser)
-    return Sampler.parse(str(sampler))
 
 
 def _count_rule(most: int, steps: int | None, block_length: int | None, threshold: float | None) -> CountRule:

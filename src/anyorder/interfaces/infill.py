@@ -6,21 +6,26 @@ from typing import Any
 
 from anyorder.decoding.loop import decode
 from anyorder.decoding.sampler import Sampler
-from anyorder.denoisers.base import device_of
-from anyorder.errors import BadInput
+from anyorder.denoisers.base import Denoiser, device_of
+from anyorder.denoisers.huggingface import HuggingFaceDenoiser
+from anyorder.errors import BadInput, shorten
+from anyorder.interfaces.arguments import find_sampler
 from anyorder.interfaces.generate import collate
-from anyorder.tasks import Sequences
-from anyorder.zoo.matching import task_for
+from anyorder.orders.base import Order
+from anyorder.tasks import Sequences, check_fits
+from anyorder.tasks.alphabets import TokenizerAlphabet
+from anyorder.zoo.matching import source_of, task_for
 
 
 def infill(
     denoiser: Any,
     texts: str | Sequence[str],
-    sampler: Sampler | str | Path = "confidence",
+    sampler: Sampler | Order | str | Path = "confidence",
     *,
     steps: int | None = None,
     seed: int = 0,
     batch_size: int = 32,
+    task: Sequences | None = None,
 ) -> Any:
     """Fill the holes of texts.
 
@@ -28,30 +33,34 @@ def infill(
         denoiser: a Hugging Face denoiser with a tokenizer, or one of our sequence models.
         texts: one text or a list. A hole is the model's mask token, or `_{5}` for five tokens; `_` alone in alphabets without
             that symbol.
-        sampler: a `Sampler`, its spelling, or its folder.
+        sampler: a `Sampler`, its spelling, its folder, or an order of one's own.
         steps: forward passes per text, in place of the sampler's; None for one token at a time if the sampler names none.
         seed: of sampling; text i uses seed + i.
         batch_size: texts at a time; results do not depend on it.
+        task: says what the tokens of a denoiser mean that was made in Python; by default `task_for(denoiser)`.
 
     Returns:
         The completed text, or a list of them.
 
     Raises:
-        BadInput: a model without tokens for text, a text without a hole, or a symbol that the model does not know.
+        BadInput: a model without tokens for text, a text without a hole, one that is too long, or a symbol that the model does
+            not know.
     """
     several = [texts] if isinstance(texts, str) else list(texts)
+    if not all(isinstance(text, str) for text in several):
+        raise BadInput("texts must be strings: use anyorder.generate for token ids")
+    if batch_size < 1:
+        raise BadInput(f"batch_size is {batch_size}; it must be 1 or more")
     if not several:
         return []
-    task = task_for(denoiser)
-    if not isinstance(task, Sequences):
-        raise BadInput(f"infill needs a model of text or sequences; this one is for {task.name}")
-    problems = [task.encode([text], [f"text {number}"]) for number, text in enumerate(several, start=1)]
+    task = _task(denoiser, several, task)
+    names = [f"text {number}" for number in range(1, len(several) + 1)]
+    problems = [task.encode([text], [name]) for text, name in zip(several, names, strict=True)]
     for text, problem in zip(several, problems, strict=True):
         if problem.x0 is not None:
-            hole = "_" if hasattr(task.symbols, "tokens") else "_{1}"
-            raise BadInput(f"{text[:40]!r} has no hole: write {hole} for an unknown token, _{{5}} for five")
-    if isinstance(sampler, str | Path):
-        sampler = Sampler.from_pretrained(sampler, denoiser) if Path(sampler).is_dir() else Sampler.parse(str(sampler))
+            hole = "_{1}" if isinstance(task.symbols, TokenizerAlphabet) else "_"
+            raise BadInput(f"{shorten(text)!r} has no hole: write {hole} for an unknown token, _{{5}} for five")
+    sampler = find_sampler(sampler, denoiser)
     sampler = sampler if steps is None else sampler.replace(steps=steps)
     tokens = [problem.tokens[0] for problem in problems]
     device = device_of(denoiser)
@@ -62,3 +71,33 @@ def infill(
         result = decode(denoiser, batch.to(device), sampler, seeds=seed + first, attention_mask=mask.to(device))
         filled += task.decode(result.tokens.cpu())
     return filled[0] if isinstance(texts, str) else filled
+
+
+def _task(denoiser: Any, texts: list[str], task: Sequences | None) -> Sequences:
+    """The task whose tokens are those of a denoiser, long enough for the texts and at their lengths."""
+    if not isinstance(denoiser, Denoiser):
+        raise BadInput(f"{type(denoiser).__name__} has no tokenizer with it: load the model with anyorder.load_denoiser(name)")
+    if task is None:
+        if not source_of(denoiser) and not (isinstance(denoiser, HuggingFaceDenoiser) and denoiser.tokenizer is not None):
+            raise BadInput(
+                "this denoiser has no tokenizer, so that texts mean nothing to it: load it with anyorder.load_denoiser(name), "
+                "or give the task whose alphabet it has (task=)"
+            )
+        found: Any = task_for(denoiser)
+    else:
+        found = task
+        check_fits(task, denoiser)
+    if not isinstance(found, Sequences):
+        raise BadInput(f"infill needs a model of text or sequences; this one is for {found.name}")
+    if found.free_length:  # which generates all that follows the start
+        found = found.variant({"free_length": False})
+    longest = max(_length(found, text, number) for number, text in enumerate(texts, start=1))
+    return task_for(denoiser, length=longest) if task is None and longest > found.most else found  # type: ignore[return-value]
+
+
+def _length(task: Sequences, text: str, number: int) -> int:
+    """Symbols of a text."""
+    try:
+        return len(task.symbols.encode(text.strip()))
+    except BadInput as error:
+        raise BadInput(f"text {number}: {error}") from error

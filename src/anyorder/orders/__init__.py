@@ -1,7 +1,7 @@
 """Orders: where to unmask next. A new one is a function with a `register` decorator, in a file here or in another package.
 
-`anyorder.orders.confidence` and the other heuristics are functions `(state, prediction) -> scores`; `LearnedOrder` makes an order
-of a policy network.
+`anyorder.orders.confidence` and the other heuristics are functions `(state, prediction) -> scores`; `LearnedOrder` makes an
+order of a policy network.
 """
 
 from anyorder.orders.base import Binding as Binding

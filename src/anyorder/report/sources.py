@@ -12,9 +12,7 @@ from anyorder.evaluation.trajectories import Trajectories
 from anyorder.files import parse_json
 
 
-def read_sources(
-    paths: list[Path], tell: Callable[[str], None] = warnings.warn
-) -> tuple[Trajectories | None, Report | None]:
+def read_sources(paths: list[Path], tell: Callable[[str], None] = warnings.warn) -> tuple[Trajectories | None, Report | None]:
     """Trajectories, joined, and the report; one of them may be missing.
 
     Args:

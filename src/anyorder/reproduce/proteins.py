@@ -311,7 +311,7 @@ def _table2(settings: list[Setting], seeds: list[int], solved: Solved, folder: P
 
 
 _CURVES = {"baseline": "released denoiser", "uniform": "plain L_MDM"}
-"""What rows are called in figure 1, where not by their key: the same row has the same colour in all its panels."""
+"""What rows are called in figure 1, where not by their key: the same row has the same color in all its panels."""
 
 
 def _figure1(settings: list[Setting], seeds: list[int], solved: Solved, folder: Path) -> Outcome:

@@ -159,14 +159,12 @@ def _table2(settings: list[Setting], seeds: list[int], solved: Solved, folder: P
     for s in settings:
         markdown, values[s.name] = _rows(both, s, rows, published.UPO_TABLE2.get(s.task, {}))
         cost = [[label, *_cost(folder, s, model, seeds)] for label, (model, _) in rows.items() if model != "frozen"]
-        parts.append(
-            markdown + "\n" + markdown_table(["trained order", "updates", "seconds of training", "denoiser forwards"], cost)
-        )
+        parts.append(markdown + "\n" + markdown_table(["trained order", "updates", "seconds of training", "NFE"], cost))
     return Outcome("UPO, table 2: one position at a time", "\n".join(parts), values)
 
 
 def _cost(folder: Path, s: Setting, model: str, seeds: list[int]) -> list[str]:
-    """What training a model took: updates, seconds, and sequences times forwards of the denoiser."""
+    """What training a model took: updates, seconds, and sequences times forward passes of the denoiser."""
     study = RewardStudy(folder)
     seconds = []
     for seed in seeds:
@@ -294,7 +292,7 @@ SMALL = RewardSetting(
     options={"box": 2},
     denoiser="sudoku4-weak",
     adaptive="sudoku4-order",
-    policy_changes=("data.options={givens=8, unique=false}", "objective.quality=false"),
+    policy_changes=("data.options={givens=8, unique=false}", "objective.critic=false"),
     problems=500,
     generate={"givens": 8, "unique": False},
     steps=8,

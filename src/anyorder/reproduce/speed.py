@@ -10,6 +10,7 @@ from anyorder.evaluation.batches import decode_in_batches
 from anyorder.evaluation.comparison import environment
 from anyorder.evaluation.curves import as_curves
 from anyorder.evaluation.operating_points import Measured, fronts_of, grids_of, lines_of, measured
+from anyorder.evaluation.samplers import Kind
 from anyorder.evaluation.tables import markdown_grids, markdown_table
 from anyorder.reproduce.outcome import Cells, Outcome, Solved, Target
 from anyorder.reproduce.reward import RewardSetting, RewardStudy
@@ -32,8 +33,8 @@ _BOUNDS = (2.0, 32.0)
 
 class SpeedStudy(RewardStudy):
     """Models `reward/start-P/SEED`, a policy on confidences that imitates the threshold P, and `reward/alpha-A/SEED`, trained
-    on from one of them for speed. Of each problem whether it is solved, its share of right cells, and the forwards that it
-    took, float (3, N)."""
+    on from one of them for speed. Of each problem whether it is solved, its share of right cells, and its NFE,
+    float (3, N)."""
 
     def recipe(self, setting: Setting, kind: str, what: str, seed: str, changes: list[str]) -> AnyRecipe:
         """See `Study`."""
@@ -52,7 +53,7 @@ class SpeedStudy(RewardStudy):
     @property
     def measure_mark(self) -> str:
         """See `Study`."""
-        return ", forwards"
+        return ", NFE"
 
     def measure(self, denoiser: Any, decoding: Decoding, order: str) -> dict[str, Any]:
         """See `Study`."""
@@ -97,7 +98,7 @@ def _layout(settings: list[Setting], seeds: list[int], solved: Solved, folder: P
 
         def point(curve: str, label: str, model: str, order: str, steps: int, s: Setting = s) -> Measured:
             right, share, nfe = cells.of(s, model, order, steps=steps)[0]
-            kind = "learned" if order.startswith("policy") else "heuristic"
+            kind: Kind = "learned" if order.startswith("policy") else "heuristic"
             return measured(curve, label, kind, steps, None, right.astype(bool), share, nfe.astype(int))
 
         points = [point(curve, order, "frozen", order, steps) for curve, order, steps in _rule_points(s)]
@@ -116,7 +117,7 @@ def _layout(settings: list[Setting], seeds: list[int], solved: Solved, folder: P
         lines[s.name] = lines_of(found)["full diffusion"]
         values[s.name] = {
             "areas": {c.curve: c.area for c in found.curves},
-            "points": {p.spec: (p.nfe, p.accuracy) for p in points},
+            "points": {p.label: (p.nfe, p.accuracy) for p in points},
         }
     title = "Jazbec et al.: accuracy against forward passes, full diffusion"
     return Outcome(title, "\n".join(parts), values, lines, "forward passes per sequence (NFE)", log_x=True)
@@ -127,7 +128,7 @@ def _about(settings: list[Setting], seeds: list[int], scale: str) -> str:
     lines = [
         f"Scale {scale}; seeds {', '.join(map(str, seeds))}. Full diffusion, the likeliest token. A policy trained by reward "
         f"is one operating point for each alpha ({', '.join(EXPONENTS)}) and decides by the mode, score > 0; rules by "
-        "their value. Forwards are the denoiser's; those of a policy come on top."
+        "their value. NFE counts the denoiser's forward passes; those of a policy come on top."
     ]
     for s in settings:
         lines.append(f"- {s.name}: {s.problems} generated problems ({s.generated}), the same for all; denoiser `{s.denoiser}`.")

@@ -76,6 +76,7 @@ class Task(ABC):
         correct_means: heading of the share of correct instances in tables, such as "valid".
         sequential: left to right is a sensible order, as in text.
         difficulty_order: values of the label `difficulty` from easy to hard.
+        suffixes: of files that hold problems of this task and no other.
     """
 
     vocab_size: int
@@ -85,12 +86,13 @@ class Task(ABC):
     correct_means: ClassVar[str] = "instance accuracy"
     sequential: ClassVar[bool] = False
     difficulty_order: ClassVar[tuple[str, ...]] = ()
+    suffixes: ClassVar[tuple[str, ...]] = ()
 
     # ---- what the task is ---------------------------------------------------------------------------------------------
 
     @property
     def name(self) -> str:
-        """The registered name; `module:Class` if there is none, or the bare class name for a class defined in a script."""
+        """The registered name, a reference to the class if there is none, or its bare name if it is defined in a script."""
         try:
             return TASKS.name_of(self)
         except BadInput:

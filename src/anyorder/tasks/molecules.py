@@ -30,6 +30,7 @@ class Molecules(Sequences):
 
     correct_means: ClassVar[str] = "valid"
     drawn_as: ClassVar[Literal["amino acids", "smiles", "text"]] = "smiles"
+    suffixes: ClassVar[tuple[str, ...]] = (".smi", ".smiles")
     default_alphabet: ClassVar[str] = "smiles"
     default_length: ClassVar[int] = 57
 

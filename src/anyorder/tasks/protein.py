@@ -15,5 +15,6 @@ class Protein(Sequences):
     """
 
     drawn_as: ClassVar[Literal["amino acids", "smiles", "text"]] = "amino acids"
+    suffixes: ClassVar[tuple[str, ...]] = (".fasta", ".fa", ".faa")
     default_alphabet: ClassVar[str] = "esm"
     default_length: ClassVar[int] = 1022

@@ -81,8 +81,8 @@ def check_fits(recipe: AnyRecipe, denoiser: nn.Module, task: Task) -> None:
     """Refuse a denoiser that is not one for the task.
 
     Raises:
-        BadInput: the denoiser does not follow the protocol `Denoiser`, or differs from the task in vocabulary size, mask token or
-            length; the message names which.
+        BadInput: the denoiser does not follow the protocol `Denoiser`, or differs from the task in vocabulary size, mask token
+            or length; the message names which.
     """
     missing = [name for name in ("vocab_size", "mask_token_id", "hidden_size") if not hasattr(denoiser, name)]
     if missing:

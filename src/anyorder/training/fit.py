@@ -122,27 +122,27 @@ def fit_order(
         instances: problems with known solutions.
         folder: for the policy, its metrics and checkpoints.
         steps: optimizer updates. batch_size, seed: of the fit.
-        policy: the name of an architecture, its settings, or a mapping such as `{"architecture": "lookahead", "width": 96}`; see
-            `default_fit` for the default.
+        policy: the name of an architecture, its settings, or a mapping such as `{"architecture": "lookahead", "width": 96}`;
+            see `default_fit` for the default.
         objective: a name, settings, or a mapping, likewise.
 
     Returns:
         The fitted order, ready for `Sampler`.
 
     Raises:
-        BadInput: settings that cannot be used, problems without solutions, a task and a denoiser that disagree, or a folder that
-            holds a fit to another denoiser or to other problems.
+        BadInput: settings that cannot be used, problems without solutions, a task and a denoiser that disagree, or a folder
+            that holds a fit to another denoiser or to other problems.
         KeyboardInterrupt: Ctrl-C; a checkpoint is written first, and the same call resumes.
     """
-    chosen = _settings(PolicySettings, policy, "architecture")
-    default_policy, default_objective = default_fit(None if chosen is None else chosen.architecture)
+    chosen = _policy_settings(policy, default_fit()[0].architecture)
+    _, default_objective = default_fit(chosen.architecture)
     recipe = OrderRecipe(
         kind="order",
         seed=seed,
         task=_task_settings(task),
         data=DataSettings(size=len(instances)),
         denoiser="given",
-        policy=chosen or default_policy,
+        policy=chosen,
         objective=_settings(ObjectiveSettings, objective, "name") or default_objective,
         optimizer=ORDER_OPTIMIZER,
         run=_checked(RunSettings, steps=steps, batch_size=batch_size),
@@ -191,12 +191,21 @@ def fit_order_by_reward(
         "reward": {"name": "solved"},
         "optimizer": REWARD_OPTIMIZER,
         "run": _checked(RunSettings, steps=steps, batch_size=batch_size),
-        "policy": _settings(PolicySettings, policy, "architecture") or PolicySettings(architecture="upo"),
+        "policy": _policy_settings(policy, "upo"),
         "rollout": _settings(RolloutSettings, rollout, "") or RolloutSettings(),
         "update": _settings(UpdateSettings, update, "") or upo,
     }
     recipe = _checked(RewardRecipe, **values)
     return _fit(RewardJob(recipe, denoiser, task, instances, reward), recipe, denoiser, instances, Path(folder), console)
+
+
+def _policy_settings(given: PolicySettings | Mapping[str, Any] | str | None, default: str) -> PolicySettings:
+    """Settings of a policy, whose architecture is the default one unless they name another."""
+    given = {} if given is None else given
+    found: PolicySettings = _settings(
+        PolicySettings, {"architecture": default, **given} if isinstance(given, Mapping) else given, "architecture"
+    )
+    return found
 
 
 def _settings(kind: type, given: Any, key: str) -> Any:
@@ -210,7 +219,7 @@ def _settings(kind: type, given: Any, key: str) -> Any:
     return _checked(kind, **given)
 
 
-def _checked(kind: Any, **values: Any) -> Any:
+def _checked(kind: Any, /, **values: Any) -> Any:
     """A section or recipe from values, whose errors are those of the user."""
     try:
         return kind(**values)
@@ -243,7 +252,9 @@ def _fit(
     try:
         result = train(job, recipe.run, recipe.optimizer, folder, seed=recipe.seed, recipe=identity, console=console)
     except ValueError as error:
-        raise error if isinstance(error, AnyorderError) else BadInput(f"this fit cannot be made: {first_line(error)}") from error
+        raise (
+            error if isinstance(error, AnyorderError) else BadInput(f"this fit cannot be made: {first_line(error)}")
+        ) from error
     finally:
         denoiser.to(device)
     if not result.finished:

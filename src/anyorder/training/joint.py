@@ -1,6 +1,6 @@
 """Training a denoiser and its order policy together: Algorithm 1 of arXiv 2606.00295, its controls, and PAPL.
 
-One optimiser step lowers L_PA-MDM (eq. 4) plus the policy's objective, L_ORDER (eq. 3) in the paper. No gradient reaches the
+One optimizer step lowers L_PA-MDM (eq. 4) plus the policy's objective, L_ORDER (eq. 3) in the paper. No gradient reaches the
 denoiser through the policy, and none reaches the policy through the token losses: the policy sees detached logits and hidden
 states, and the weights of the tokens are detached.
 """
@@ -18,11 +18,13 @@ from anyorder.denoisers.classes import save_denoiser
 from anyorder.losses import mdm_loss, policy_aware_weight
 from anyorder.prediction import Prediction
 from anyorder.processes import Shard
+from anyorder.registry import ORDERS
 from anyorder.state import DecodeState
 from anyorder.tasks.base import Instances, Task
 from anyorder.training.diagnostics import attention_to_mistakes, decoded_numbers, level_numbers, policy_numbers
 from anyorder.training.order import OrderJob, scores_of
 from anyorder.training.recipes import OrderRecipe
+from anyorder.training.settings import PAPL_WEIGHTS, POLICY_WEIGHTS, UNIFORM_WEIGHTS
 
 COLLAPSED = 0.1
 """Share of the positions that a uniform policy would reach, below which a policy is called collapsed."""
@@ -53,7 +55,7 @@ class Pair(nn.Module):
     def forward(
         self, state: DecodeState, positions: Tensor, see: See, score: Score
     ) -> tuple[Tensor, DecodeState, Prediction, Tensor]:
-        """Logits (K, V) of the positions bool (B, L), state and prediction that the policy sees (detached), its scores (B, L)."""
+        """Logits (K, V) of the positions bool (B, L); state and prediction for the policy, detached; its scores (B, L)."""
         logits, hidden = self.denoiser(state.tokens, state.attention_mask, positions)
         state, prediction = see(logits.detach(), hidden.detach())
         return logits, state, prediction, score(self.policy, state, prediction)
@@ -71,7 +73,7 @@ class JointJob(OrderJob):
         self.rate_scales = {"denoiser.": recipe.joint.lr_scale}
         self.unsharded = [self.policy]
         if "normalize" not in recipe.masking.model_fields_set:
-            self.normalize = "rows" if recipe.joint.weights == "papl" else "sequences"
+            self.normalize = "rows" if recipe.joint.weights == PAPL_WEIGHTS else "sequences"
         else:
             self.normalize = recipe.masking.normalize
         self.problems = task.generate(recipe.joint.decode_problems, recipe.data.seed + 1_000_000, **recipe.data.options)
@@ -81,7 +83,8 @@ class JointJob(OrderJob):
         self.device = device
 
     def loss(self, model: nn.Module, step: int, shard: Shard) -> tuple[Tensor, dict[str, float]]:
-        """1. states; 2. denoiser and policy look at them; 3. the denoiser's loss, weighted; 4. the policy's objective."""
+        """1. states; 2. predictions of the denoiser and scores of the policy; 3. the denoiser's loss, weighted; 4. the policy's
+        objective."""
         batch = self._draw(step, shard)
         x0, masked = batch.state.x0, batch.state.masked
         assert x0 is not None
@@ -116,16 +119,12 @@ class JointJob(OrderJob):
 
     def _token_weight(self, state: DecodeState, prediction: Prediction, scores: Tensor) -> Tensor | None:
         """The weights of the tokens in L_MDM (B, L), None for all alike."""
-        joint, log_p = self.joint, prediction.top_log_probs
-        if joint.weights == "uniform":
+        joint = self.joint
+        if joint.weights == UNIFORM_WEIGHTS:
             return None
-        if joint.weights == "confidence":
-            scores = prediction.scatter(log_p[:, 0] / joint.temperature)
-        elif joint.weights == "margin":
-            scores = prediction.scatter((log_p[:, 0].exp() - log_p[:, 1].exp()) / joint.temperature)
-        elif joint.weights == "papl":
-            assert state.x0 is not None
-            scores = prediction.scatter(prediction.log_probs_of(state.x0[state.masked]) / joint.temperature)
+        if joint.weights != POLICY_WEIGHTS:
+            name = "oracle" if joint.weights == PAPL_WEIGHTS else joint.weights
+            scores = ORDERS.make(name)(state, prediction) / joint.temperature
         return policy_aware_weight(scores, state.masked, alpha=joint.alpha, plus_one=joint.plus_one)
 
     def _warn_of_collapse(self, logged: dict[str, float], step: int) -> None:

@@ -2,8 +2,8 @@
 
 A run has a folder: `recipe.json`, `metrics.jsonl`, `checkpoints/`, and at the end what the job saves. It can be killed at any
 moment; started again on the same folder it continues from the last checkpoint and ends with the same weights, bit for bit. For
-that, everything random in step n is drawn from (seed, n) alone. A run that is finished can be extended: started again with a larger
-`run.steps`, it continues from its last checkpoint.
+that, everything random in step n is drawn from (seed, n) alone. A run that is finished can be extended: started again with a
+larger `run.steps`, it continues from its last checkpoint.
 """
 
 import os

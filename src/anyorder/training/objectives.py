@@ -1,7 +1,7 @@
 """What a policy is trained for by supervision: functions that turn its scores and the truth into a loss.
 
-An objective is a function `(scores, truth) -> loss`, or a frozen dataclass with such a `__call__`, whose fields are settings of the
-recipe's section `[objective]`. A new one takes a few lines, in any module::
+An objective is a function `(scores, truth) -> loss`, or a frozen dataclass with such a `__call__`, whose fields are settings of
+the recipe's section `[objective]`. A new one takes a few lines, in any module::
 
     @OBJECTIVES.register("my_objective")
     def my_objective(scores: Tensor, truth: Truth) -> Tensor:

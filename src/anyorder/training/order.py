@@ -1,14 +1,15 @@
 """Fitting an order policy to a frozen denoiser: Algorithm 1 of arXiv 2606.00295 (policy-only), and what goes beyond it.
 
-What the policy is trained for is an objective (see `objectives`); with `critic`, the scores of committed tokens are trained too.
+What the policy is trained for is an objective (see `objectives`); with `critic`, the scores of committed tokens are trained
+too.
 
 States on which the policy is trained:
     uniform: x_t from the forward process, as in the paper;
     teacher: on the policy's own path, but with the true tokens;
     model: on the policy's own path with the denoiser's own tokens, wrong ones included.
 The paths cost no additional forward passes: a pool of partly decoded problems is kept, and every training step predicts its
-problems once, learns from them, and decodes them one step further. With `critic` the pool holds complete problems as well, right or
-wrong as they were decoded, and problems in which the policy finds a mistake are opened again as in decoding.
+problems once, learns from them, and decodes them one step further. With `critic` the pool holds complete problems as well,
+right or wrong as they were decoded, and problems in which the policy finds a mistake are opened again as in decoding.
 """
 
 from dataclasses import dataclass
@@ -149,7 +150,7 @@ class OrderJob:
         self.pool = Pool.of(mine, self.task.mask_token_id, self.policy.memories) if mine else None
 
     def loss(self, model: nn.Module, step: int, shard: Shard) -> tuple[Tensor, dict[str, float]]:
-        """1. states; 2. what the frozen denoiser predicts; 3. the policy's scores; 4. the objective; 5. one step of decoding."""
+        """1. states; 2. the frozen denoiser's prediction; 3. the policy's scores; 4. the objective; 5. one step of decoding."""
         batch = self._draw(step, shard)
         with torch.no_grad():
             logits, hidden = self.denoiser(batch.state.tokens, batch.state.attention_mask, batch.state.masked)

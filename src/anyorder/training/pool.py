@@ -3,6 +3,7 @@
 The pool decodes with `anyorder.decoding.step.step`, as `decode` does. It only replaces problems that are done by fresh ones.
 """
 
+from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -144,7 +145,7 @@ class Pool:
     def of(cls, tensors: dict[str, Tensor], mask_token_id: int, memories: tuple[Memory, ...]) -> "Pool":
         """Inverse of `tensors`; `memories` are those of the policy."""
         fields: dict[str, Any] = {n.removeprefix("state."): t for n, t in tensors.items() if n.startswith("state.")}
-        kept: dict[Memory, tuple[Tensor, ...]] = {}
+        kept: dict[Hashable, tuple[Tensor, ...]] = {}
         for number, memory in enumerate(memories):
             count = sum(name.startswith(f"memory.{number}.") for name in tensors)
             kept[memory] = tuple(tensors[f"memory.{number}.{part}"] for part in range(count))

@@ -5,17 +5,19 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError, model_validator
 
 from anyorder.errors import BadInput
 from anyorder.files import read_text
 from anyorder.training.settings import (
+    POLICY_WEIGHTS,
     DataSettings,
     DenoiserSettings,
     JointSettings,
     MaskingSettings,
     ObjectiveSettings,
     OptimizerSettings,
+    PartSection,
     PolicySettings,
     RewardSettings,
     RolloutSettings,
@@ -59,7 +61,7 @@ class OrderRecipe(Section):
 
     @model_validator(mode="after")
     def _every_key_has_a_use(self) -> "OrderRecipe":
-        """`[joint]` may stand in a recipe for both halves, which the key `train_denoiser` switches; all else must have a use."""
+        """`[joint]` may stand in a recipe for both halves, switched by `train_denoiser`; all else must have a use."""
         masking, states = self.masking.model_fields_set, self.objective.states
         if masking & {"schedule", "levels", "time_weight", "scope"} and states != "uniform":
             raise ValueError(
@@ -74,13 +76,14 @@ class OrderRecipe(Section):
                 raise ValueError("with train_denoiser, objective.critic must be false: no wrong token is ever visible")
         elif "joint" not in self.model_fields_set and masking & {"scope", "focal_gamma", "normalize"}:
             raise ValueError("without train_denoiser, the masking of an order recipe has only schedule, levels and time_weight")
-        elif self.joint.weights != "policy":
+        elif self.joint.weights != POLICY_WEIGHTS:
             raise ValueError(f"joint.weights = {self.joint.weights!r} has an effect only with train_denoiser = true")
         return self
 
 
-def _upo() -> PolicySettings:
-    return PolicySettings(architecture="upo")
+def _upo(policy: Any = None) -> Any:
+    """The policy of a reward recipe: UPO's unless it names another architecture."""
+    return {"architecture": "upo", **(policy or {})} if policy is None or isinstance(policy, dict) else policy
 
 
 class RewardRecipe(Section):
@@ -92,7 +95,7 @@ class RewardRecipe(Section):
     task: TaskSettings
     data: DataSettings
     denoiser: str
-    policy: PolicySettings = Field(default_factory=_upo)
+    policy: Annotated[PolicySettings, BeforeValidator(_upo)] = Field(default_factory=_upo, validate_default=True)
     start: str | None = Field(None, description="folder of a policy to start from, instead of a fresh one")
     rollout: RolloutSettings = Field(default_factory=RolloutSettings)
     reward: RewardSettings = Field(default_factory=RewardSettings)
@@ -134,6 +137,8 @@ def recipe_names() -> list[str]:
 
 def load_recipe(source: str | Path, overrides: list[str] | None = None) -> AnyRecipe:
     """A recipe from a TOML file or by the name of a shipped one, with `key.subkey=value` overrides (values are TOML).
+    An override that names another part (`policy.architecture=mlp`) keeps the settings of the file that this part has as well;
+    an override of `start` takes the place of the whole section `[policy]`.
 
     Raises:
         BadInput: no such recipe, a syntax error, an unknown key, a wrong type.
@@ -152,8 +157,13 @@ def load_recipe(source: str | Path, overrides: list[str] | None = None) -> AnyRe
         values = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         raise BadInput(f"{source} is not valid TOML: {error}") from error
-    for override in overrides or []:
-        _apply_override(values, override)
+    given = [_parse_override(override) for override in overrides or []]
+    for key, value in given:
+        _drop_settings_of_another_part(values, key, value)
+    if any(key == "start" for key, _ in given):
+        values.pop("policy", None)
+    for key, value in given:
+        _apply_override(values, key, value)
     return validate_recipe(values, str(source))
 
 
@@ -170,19 +180,52 @@ def validate_recipe(values: dict[str, Any], source: str = "recipe") -> AnyRecipe
         raise BadInput(f"{source}: " + "; ".join(lines)) from error
 
 
-def _apply_override(values: dict[str, Any], override: str) -> None:
+_PARTS: dict[str, type[PartSection]] = {
+    "policy": PolicySettings,
+    "objective": ObjectiveSettings,
+    "denoiser": DenoiserSettings,
+    "reward": RewardSettings,
+}
+
+
+def _parse_override(override: str) -> tuple[str, Any]:
+    """The key and the value of `section.key=value`; a value that is no TOML is a string."""
     key, equals, text = override.partition("=")
     if not equals:
         raise BadInput(f"--set {override!r} must look like section.key=value")
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
+        return key.strip(), tomllib.loads(f"value = {text}")["value"]
     except (ValueError, RecursionError):
-        value = text
-    *sections, last = key.strip().split(".")
+        return key.strip(), text
+
+
+def _drop_settings_of_another_part(values: dict[str, Any], key: str, part: Any) -> None:
+    """If an override names a part, drop the settings in its section that this part does not take."""
+    section, _, last = key.partition(".")
+    kind, present = _PARTS.get(section), values.get(section)
+    if kind is None or last != kind.part_key or not isinstance(present, dict) or not isinstance(part, str):
+        return
+    _, declared = kind.declared(part)
+    values[section] = {
+        key: value for key, value in present.items()
+        if key in kind.model_fields or (key in declared and _fits(value, declared[key][0]))
+    }  # fmt: skip
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    try:
+        TypeAdapter(hint).validate_python(value)
+    except ValidationError:
+        return False
+    return True
+
+
+def _apply_override(values: dict[str, Any], key: str, value: Any) -> None:
+    *sections, last = key.split(".")
     for section in sections:
         values = values.setdefault(section, {})
         if not isinstance(values, dict):
-            raise BadInput(f"--set {override!r}: {section!r} is not a section")
+            raise BadInput(f"--set {key}: {section!r} is not a section")
     values[last] = value
 
 

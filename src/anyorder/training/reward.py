@@ -2,8 +2,8 @@
 
 In each round the job draws groups of trajectories with the current policy, rewards their ends, and takes a few clipped gradient
 steps on what was recorded (arXiv 2510.05725, Algorithm 2; with Bernoulli or dynamic actions and a reward for speed, arXiv
-2512.09106; with several positions per step, and the denoiser as well, arXiv 2505.10446). In the first rounds the policy may imitate
-an expert instead. The denoiser is not called between rollouts, unless it is trained too.
+2512.09106; with several positions per step, and the denoiser as well, arXiv 2505.10446). In the first rounds the policy may
+imitate an expert instead. The denoiser is not called between rollouts, unless it is trained too.
 """
 
 from dataclasses import dataclass, replace
@@ -49,8 +49,8 @@ class Round:
         steps: the recorded steps; a trajectory that teaches nothing may be left out.
         advantages: of each step, float (b,).
         decoded: the N trajectories' results.
-        lengths: mean number of recorded steps of each trajectory's group, float (N,). It is the group's, since a trajectory's own
-            number would favor long failures.
+        lengths: mean number of recorded steps of each trajectory's group, float (N,). It is the group's, since a trajectory's
+            own number would favor long failures.
         numbers: what is logged.
     """
 
@@ -72,7 +72,7 @@ class RewardJob:
     Args:
         recipe: all settings.
         denoiser: frozen, unless `recipe.update.train_denoiser`.
-        task: judges what is decoded.
+        task: checks what is decoded.
         instances: problems; drawn as the recipe says when not given.
         reward: in place of the recipe's.
     """
@@ -118,8 +118,8 @@ class RewardJob:
         return None
 
     def loss(self, model: nn.Module, step: int, shard: Shard) -> tuple[Tensor, dict[str, float]]:
-        """1. at the start of a round, draw trajectories; 2. this update's part of their steps; 3. the current policy's scores of
-        them; 4. surrogate and divergence from the reference, or imitation."""
+        """1. at the start of a round, draw trajectories; 2. this update's part of their steps; 3. the current policy's scores
+        of them; 4. surrogate and divergence from the reference, or imitation."""
         self.denoiser.eval()  # no dropout between drawing and updating
         number, inner = divmod(step, self.cycle)
         imitating = number < self.update.imitation
@@ -208,6 +208,9 @@ class RewardJob:
         ended = decoded.cpu()
         check = self.task.check(problems, ended.tokens)
         rewards = self.reward(Outcome(self.task, problems, ended, check)).to(self.device).float()
+        allowed = tuple(ended.tokens.shape[:1]), tuple(ended.tokens.shape)
+        if tuple(rewards.shape) not in allowed:
+            raise BadInput(f"the reward has the shape {tuple(rewards.shape)}: it must be {allowed[0]} or {allowed[1]}")
         known = rewards.isfinite()
         if rewards.ndim == 1:
             lowest = torch.full((count,), torch.inf, device=self.device).scatter_reduce(
@@ -343,10 +346,11 @@ def _only_what_teaches(drawn: Round) -> Round:
 
 def make_actions(settings: RolloutSettings) -> Actions:
     """How actions are drawn."""
-    kind = COUNT_RULES[settings.actions]
+    kind: Any = COUNT_RULES[settings.actions]
     if issubclass(kind, PlackettLuce):
-        return kind(settings.temperature, Fixed(settings.per_step))
-    actions: Actions = kind(settings.temperature)
+        actions: Actions = kind(settings.temperature, Fixed(settings.per_step))
+    else:
+        actions = kind(settings.temperature)
     return actions
 
 

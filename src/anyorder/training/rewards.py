@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from anyorder.causal import CausalModel
 from anyorder.decoding.result import Decoded
-from anyorder.denoisers.causal import CausalModel
 from anyorder.errors import BadInput
 from anyorder.registry import REWARDS
 from anyorder.tasks.base import CheckResult, Instances, Task
@@ -45,8 +45,8 @@ def cells(outcome: Outcome) -> Tensor:
 
 @REWARDS.register("rules")
 def rules(outcome: Outcome) -> Tensor:
-    """Mean of the share of the generated positions that break no rule and of `solved`. It does not read solutions, so of several
-    solutions each counts the same."""
+    """Mean of the share of the generated positions that break no rule and of `solved`. It does not read solutions, so of
+    several solutions each counts the same."""
     check = outcome.task.check(replace(outcome.instances, x0=None), outcome.decoded.tokens)
     return (check.cell_accuracy.float() + check.instance_correct.float()) / 2
 

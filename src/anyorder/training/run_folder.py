@@ -59,8 +59,8 @@ def _check_longer(folder: Path, before: Any, now: int, cycle: int) -> None:
     done = step_of(list_checkpoints(folder / "checkpoints")[-1])
     if done % cycle:
         raise BadInput(
-            f"{folder} holds a run that ended within a round of {cycle} updates, after {done}, so it cannot be extended: choose "
-            f"another folder and a multiple of {cycle} for run.steps"
+            f"{folder} holds a run that ended within a round of {cycle} updates, after {done}, so it cannot be extended: "
+            f"choose another folder and a multiple of {cycle} for run.steps"
         )
 
 

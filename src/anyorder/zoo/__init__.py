@@ -5,19 +5,18 @@ fitted to it, and in `order/critic/` the critic if that is a network of its own.
 folder, or by the name under which `anyorder fetch` obtained them; orders fitted to the latter are shipped as well.
 """
 
+import re
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import nn
 
+from anyorder.denoisers.classes import denoiser_of_class, read_denoiser
 from anyorder.denoisers.huggingface import HuggingFaceDenoiser
-from anyorder.denoisers.transformer import Transformer
 from anyorder.errors import BadCheckpoint, BadInput, first_line
 from anyorder.files import parse_json
-from anyorder.hub import UNLOADABLE
 from anyorder.orders.learned import LearnedOrder
 from anyorder.registry import DENOISERS
 from anyorder.tasks import Task, make_task
@@ -51,6 +50,8 @@ def folder_of(name: str | Path) -> Path:
         return Path(name)
     if str(name) in MODELS:
         return fetched(str(name))
+    if match := re.fullmatch(r"([A-Za-z_]\w*)((?:\.\w+)*):\w+", str(name)):
+        raise BadInput(f"{name} names a class, and there is no package {match[1]}: install it, or put its folder on PYTHONPATH")
     known = ", ".join([*zoo_names(), *MODELS])
     raise BadInput(f"no denoiser called {str(name)!r}: give a folder that holds one, a hub id owner/name, or one of {known}")
 
@@ -112,10 +113,11 @@ def load_denoiser(
         device: where it runs, such as "cuda:1"; by default the GPU if there is one.
         dtype: of its weights: bfloat16, float16 or float32; as they are saved by default.
         quantization: "4bit" or "8bit", by bitsandbytes, for models of Hugging Face.
-        weights: a safetensors file, for `package.module:Class`.
+        weights: a safetensors file with the weights of `package.module:Class`; fresh ones by default.
         trust_remote_code: run the code that comes with a model of Hugging Face.
         options: of Hugging Face models, see `HuggingFaceDenoiser.from_pretrained`: revision, mask_token_id,
-            attn_implementation, cache_dir, ...; or arguments of `package.module:Class`.
+            attn_implementation, cache_dir, ...; or arguments of `package.module:Class`, and of `WrappedDenoiser` if it is a
+            class of modules that return plain logits: mask_token_id, vocab_size, hidden_size, pad_token_id.
 
     Returns:
         A denoiser. Its attribute `source` is the name, and `own_order` the folder of the order that was fitted to it, if any.
@@ -124,8 +126,11 @@ def load_denoiser(
         BadInput: no such denoiser, or options that are not for it. BadCheckpoint: weights that cannot be read.
     """
     where, kind = as_device(device), as_dtype(dtype)
-    if DENOISERS.is_reference(str(name)):
-        denoiser = _of_class(str(name), options, weights).to(where)
+    denoiser: Any
+    if quantization is not None and (is_class(name) or is_ours(name)):
+        raise BadInput(f"quantization is for models of Hugging Face, and {name} is none: leave it out")
+    if is_class(name):
+        denoiser = denoiser_of_class(str(name), options, weights).to(where)
     else:
         if weights is not None:
             raise BadInput(f"weights= is for a class, package.module:Class, and {name} is none")
@@ -151,7 +156,7 @@ def _open(name: str | Path, trust_remote_code: bool, options: dict[str, Any]) ->
     if not is_hugging_face(folder):
         if options:
             raise BadInput(f"{name} is not a model of Hugging Face: it does not take {', '.join(options)}")
-        return _load(folder)
+        return read_denoiser(folder)
     if plain := has_plain_vocabulary(str(folder)):  # which says what is what
         symbols = alphabet_of(str(folder))
         special = set(range(symbols.vocab_size)) - symbols.symbols
@@ -191,41 +196,12 @@ def is_hub_id(name: str | Path) -> bool:
 
 def is_ours(name: str | Path) -> bool:
     """Whether a name or folder is a denoiser that this library trained."""
-    return not is_hub_id(name) and not is_hugging_face(folder_of(name))
+    return not is_hub_id(name) and not is_class(name) and not is_hugging_face(folder_of(name))
 
 
-def _load(folder: Path) -> nn.Module:
-    """A denoiser from `config.json` and `model.safetensors`, in eval mode. The configuration may name its `class`."""
-    try:
-        config = parse_json((folder / "config.json").read_text(encoding="utf-8"))
-        cls: Any = DENOISERS[config.pop("class")] if "class" in config else Transformer
-        module: nn.Module = cls(**config)
-        module.load_state_dict(safetensors.torch.load_file(folder / "model.safetensors"))
-    except BadInput:
-        raise
-    except UNLOADABLE as error:
-        raise BadCheckpoint(f"{folder} holds no readable denoiser: {first_line(error)}") from error
-    return module.eval()
-
-
-def _of_class(name: str, options: dict[str, Any], weights: str | Path | None) -> nn.Module:
-    """A module of a class of the user's, with its weights if they are given."""
-    cls = DENOISERS[name]
-    try:
-        module: nn.Module = cls(**options)
-    except (TypeError, ValueError) as error:
-        raise BadInput(f"{name} cannot be made from {options or 'no arguments'}: {first_line(error)}") from error
-    missing = [part for part in ("mask_token_id", "vocab_size", "hidden_size") if not hasattr(module, part)]
-    if missing:
-        raise BadInput(f"{name} is not a denoiser: it has no {', '.join(missing)} (see anyorder.Denoiser, or WrappedDenoiser)")
-    if weights is not None:
-        if not Path(weights).is_file():
-            raise BadInput(f"no such file: {weights}")
-        try:
-            module.load_state_dict(safetensors.torch.load_file(weights))
-        except UNLOADABLE as error:
-            raise BadCheckpoint(f"{weights} holds no weights of {name}: {first_line(error)}") from error
-    return module.eval()
+def is_class(name: str | Path) -> bool:
+    """Whether this is `package.module:Class`, not a shipped name or a folder."""
+    return not Path(name).exists() and DENOISERS.is_reference(str(name))
 
 
 def load_order(folder: str | Path, denoiser: nn.Module | None = None, *, strict: bool = True) -> LearnedOrder:

@@ -6,7 +6,7 @@ from anyorder.denoisers.base import Denoiser
 from anyorder.denoisers.huggingface import HuggingFaceDenoiser
 from anyorder.errors import BadInput
 from anyorder.tasks import Task, check_fits, make_task, task_class
-from anyorder.zoo import SERVES, folder_of, is_hub_id, saved_task, speaks_esm
+from anyorder.zoo import SERVES, folder_of, is_class, is_hub_id, saved_task, speaks_esm
 
 
 def task_for(denoiser: Denoiser, name: str | None = None, /, **options: Any) -> Task:
@@ -28,14 +28,15 @@ def task_for(denoiser: Denoiser, name: str | None = None, /, **options: Any) -> 
         {'box': 2, 'layout': 'infill'}
     """
     source = source_of(denoiser)
-    folder = None if not source or is_hub_id(source) else folder_of(source)
+    folder = None if not source or is_hub_id(source) or is_class(source) else folder_of(source)
+    wanted = None if name is None else task_class(name)  # first, since its module may register the task that was saved
     saved = saved_task(folder) if folder is not None and (folder / "task.json").is_file() else None
     if saved is None or isinstance(denoiser, HuggingFaceDenoiser):  # whose tokens only the model knows
         if saved is not None and name in (None, saved[0]):
             name, options = saved[0], {**saved[1], **options}
         return task_class(name or _usual_task(denoiser, source)).for_denoiser(denoiser, options, source)
     trained = make_task(saved[0], **saved[1])
-    if name not in (None, trained.name):
+    if wanted not in (None, type(trained)):
         raise BadInput(f"the denoiser {source} is for {trained.name}, not for {name}: choose another task or another denoiser")
     task = trained.variant(options)
     check_fits(task, denoiser)
@@ -52,5 +53,6 @@ def _usual_task(denoiser: Denoiser, source: str) -> str:
     if source in SERVES:
         return SERVES[source]
     if not isinstance(denoiser, HuggingFaceDenoiser):
-        raise BadInput(f"the denoiser {source} does not say which task it is for: name one, as in task_for(denoiser, 'text')")
+        name = source or f"of the class {type(denoiser).__name__}"
+        raise BadInput(f"the denoiser {name} does not say which task it is for: name one, as in task_for(denoiser, 'text')")
     return "protein" if speaks_esm(denoiser) else "text"

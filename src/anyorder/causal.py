@@ -17,7 +17,7 @@ class CausalModel:
     """A causal model of Hugging Face that says how likely a text is.
 
     Args:
-        name: hub id or folder. `FOLDER#FILE.gguf` names a file of quantised weights in a folder.
+        name: hub id or folder. `FOLDER#FILE.gguf` names a file of quantized weights in a folder.
         device: where it runs.
 
     Raises:

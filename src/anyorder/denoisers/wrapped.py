@@ -1,0 +1,186 @@
+"""Any module as a denoiser."""
+
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from anyorder.denoisers.base import DenoiserOutput, forbid_mask
+from anyorder.denoisers.padding import Aligned, align_left, move_back
+from anyorder.errors import BadInput
+from anyorder.files import write_json
+from anyorder.hub import Pushable, save_weights
+from anyorder.registry import DENOISERS
+
+
+class WrappedDenoiser(nn.Module, Pushable):
+    """Make a denoiser of any module that maps tokens (B, L) to logits.
+
+    The module may return logits (B, L, V), a tuple (logits, hidden), or an output with `.logits` and, if it has them,
+    `.hidden_states` or `.last_hidden_state`. Without hidden states the logits take their place. The mask token is never
+    predicted.
+
+    Padding may be on either side. If the module's `forward` has an argument `attention_mask`, a batch with padding is passed as
+    `module(tokens, attention_mask=mask)` with the padding moved behind the text; the mask is bool (B, L), False at padding. A
+    batch without padding is passed as `module(tokens)`, unless the mask has no default. If `forward` has no such argument, the
+    sequences of each length are passed without padding, in one call per length.
+
+    Args:
+        module: the model.
+        mask_token_id: the mask.
+        vocab_size: V, the mask included.
+        hidden_size: D of the hidden states; V if the module returns none.
+        pad_token_id: padding, which is never looked at; None if the caller passes attention masks.
+        module_arguments: what the module's constructor was called with, for `save_pretrained`; by default the module's
+            attributes of the same names.
+
+    Raises:
+        BadInput: something that is no module, or a mask token outside the vocabulary.
+
+    Example:
+        >>> import torch
+        >>> table = torch.nn.Embedding(5, 5)   # tokens (B, L) -> logits (B, L, 5)
+        >>> denoiser = WrappedDenoiser(table, mask_token_id=4, vocab_size=5)
+        >>> denoiser(torch.tensor([[0, 4]])).logits.shape
+        torch.Size([1, 2, 5])
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        mask_token_id: int,
+        vocab_size: int,
+        hidden_size: int | None = None,
+        pad_token_id: int | None = None,
+        *,
+        module_arguments: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if not isinstance(module, nn.Module):
+            raise BadInput(f"module is {module!r}; it must be a torch.nn.Module")
+        if not 0 <= mask_token_id < vocab_size:
+            raise BadInput(f"mask_token_id is {mask_token_id}; it must lie in 0..{vocab_size - 1}")
+        self.module = module
+        self.mask_token_id = mask_token_id
+        self.vocab_size = vocab_size
+        self.hidden_size = hidden_size or vocab_size
+        self.pad_token_id = pad_token_id
+        self.module_arguments = module_arguments
+
+    def forward(self, tokens: Tensor, attention_mask: Tensor | None = None, positions: Tensor | None = None) -> DenoiserOutput:
+        """See `Denoiser`."""
+        if attention_mask is None or bool(attention_mask.all()):
+            logits, hidden = self._without_padding(tokens)
+        else:
+            aligned = align_left(tokens, attention_mask)
+            logits, hidden = (move_back(values, aligned.column) for values in self._padded(aligned))
+        return DenoiserOutput(forbid_mask(logits if positions is None else logits[positions], self.mask_token_id), hidden)
+
+    @property
+    def _mask_argument(self) -> inspect.Parameter | None:
+        """The argument `attention_mask` of the module's `forward`."""
+        return inspect.signature(self.module.forward).parameters.get("attention_mask")
+
+    def _without_padding(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits and hidden states of a batch without padding."""
+        argument = self._mask_argument
+        if argument is not None and argument.default is inspect.Parameter.empty:
+            return self._outputs(self.module(tokens, attention_mask=torch.ones_like(tokens, dtype=torch.bool)), tokens)
+        return self._outputs(self.module(tokens), tokens)
+
+    def _padded(self, aligned: Aligned) -> tuple[Tensor, Tensor]:
+        """Logits and hidden states of a batch with padding at its right end."""
+        if self._mask_argument is not None:
+            output = self.module(aligned.tokens, attention_mask=aligned.attention_mask.bool())
+            return self._outputs(output, aligned.tokens)
+        lengths = aligned.attention_mask.sum(dim=1).clamp(min=1)  # a row of padding alone is shown as one token of it
+        parts = {}
+        for length in lengths.unique().tolist():
+            parts[length] = self._without_padding(aligned.tokens[lengths == length, :length])
+        logits, hidden = (v.new_zeros((*aligned.tokens.shape, v.shape[-1])) for v in next(iter(parts.values())))
+        for length, found in parts.items():
+            logits[lengths == length, :length], hidden[lengths == length, :length] = found
+        return logits, hidden
+
+    def _outputs(self, output: Any, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (B, L, V) and hidden states (B, L, D) of what the module returned."""
+        if hasattr(output, "logits"):
+            logits, states = output.logits, getattr(output, "hidden_states", None)
+            last = states[-1] if states else getattr(output, "last_hidden_state", None)
+            hidden = logits if last is None else last
+        elif isinstance(output, tuple) and output:
+            logits, hidden = output[0], output[min(1, len(output) - 1)]
+        else:
+            logits = hidden = output
+        for name, found, size in (("logits", logits, "vocab_size"), ("hidden states", hidden, "hidden_size")):
+            expected = (*tokens.shape, getattr(self, size))
+            if not isinstance(found, Tensor) or found.shape != expected:
+                given = tuple(found.shape) if isinstance(found, Tensor) else f"of type {type(found).__name__}"
+                raise BadInput(
+                    f"the wrapped module returned {name} {given}; for tokens {tuple(tokens.shape)} and {size}="
+                    f"{getattr(self, size)} they must be {expected}"
+                )
+        return logits, hidden
+
+    # ---- saving -------------------------------------------------------------------------------------------------------
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write `config.json` and `model.safetensors`. `load_denoiser(folder)` reads them wherever the module's class can be
+        imported.
+
+        Raises:
+            BadInput: the module's class cannot be found by name, or the arguments of its constructor are not known.
+        """
+        config = {
+            "class": reference_of(self),
+            "module": reference_of(self.module),
+            "module_arguments": self._module_arguments(),
+            "mask_token_id": self.mask_token_id,
+            "vocab_size": self.vocab_size,
+            "hidden_size": self.hidden_size,
+            "pad_token_id": self.pad_token_id,
+        }
+        save_weights(self, folder)
+        write_json(Path(folder) / "config.json", config)
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> "WrappedDenoiser":
+        """A denoiser with fresh weights from what `save_pretrained` wrote into `config.json`."""
+        values = dict(config)
+        kind, arguments = DENOISERS[str(values.pop("module"))], values.pop("module_arguments")
+        return cls(kind(**arguments), **values, module_arguments=arguments)
+
+    def _module_arguments(self) -> dict[str, Any]:
+        """The arguments of the module's constructor, as plain values."""
+        if self.module_arguments is not None:
+            return dict(self.module_arguments)
+        names = list(inspect.signature(type(self.module)).parameters)
+        found = {name: getattr(self.module, name, self) for name in names}
+        if unknown := [name for name, value in found.items() if not _is_plain(value)]:
+            raise BadInput(
+                f"the module {type(self.module).__name__} does not keep its arguments {', '.join(unknown)} as attributes: "
+                "give WrappedDenoiser(..., module_arguments={...})"
+            )
+        return found
+
+
+def reference_of(module: nn.Module) -> str:
+    """`package.module:Class` of a module, which is found wherever it can be imported; else the registered name of its class.
+
+    Raises:
+        BadInput: the class was defined in a script or a function, and is not registered.
+    """
+    kind = type(module)
+    if "<" in kind.__qualname__ or kind.__module__ == "__main__":
+        return DENOISERS.name_of(module)
+    return f"{kind.__module__}:{kind.__qualname__}"
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether JSON gives the same value back."""
+    if isinstance(value, list):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)
