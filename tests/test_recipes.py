@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from anyorder.denoisers.base import DenoiserOutput, fingerprint, forbid_mask
+from anyorder.denoisers.wrapped import WrappedDenoiser
 from anyorder.errors import BadInput
 from anyorder.losses import correctness_loss
 from anyorder.orders.policies import LookaheadPolicy, LookaheadSettings, TransformerSettings
@@ -16,14 +17,23 @@ from anyorder.processes import Shard
 from anyorder.registry import OBJECTIVES, POLICIES, REWARDS
 from anyorder.tasks.sudoku import Sudoku
 from anyorder.training.fit import default_fit, fit_order, fit_order_by_reward, run_recipe
+from anyorder.training.joint import JointJob
 from anyorder.training.objectives import Truth
 from anyorder.training.recipes import AnyRecipe, OrderRecipe, RewardRecipe, load_recipe, recipe_names, validate_recipe
 from anyorder.training.reward import RewardJob
 from anyorder.training.rewards import Outcome
 from anyorder.training.settings import ObjectiveSettings, PolicySettings
 from anyorder.zoo import load_denoiser, load_order
+from anyorder.zoo.matching import task_for
 
 TASK = Sudoku(box=2)
+
+
+class Deaf(WrappedDenoiser):
+    """A denoiser of a user that takes nothing from the task."""
+
+    def __init__(self, vocab_size: int = 3) -> None:
+        super().__init__(nn.Embedding(3, 3), mask_token_id=0, vocab_size=3)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,6 +213,37 @@ def test_a_denoiser_recipe_trains_any_module_which_is_loaded_by_its_folder(tmp_p
     assert load_order(tmp_path / "order", denoiser).policy.denoiser_fingerprint == fingerprint(denoiser)
 
 
+def test_a_denoiser_class_that_disagrees_with_the_task_is_refused_before_training(tmp_path: Path) -> None:
+    made = recipe("denoiser", denoiser={"architecture": "test_recipes:Deaf"})
+    with pytest.raises(BadInput, match="vocabulary size 5 of the task against 3"):
+        run_recipe(made, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_denoiser_that_is_trained_further_keeps_the_options_of_its_task(tmp_path: Path) -> None:
+    made = recipe(
+        "order", task={"name": "sudoku", "options": {}}, denoiser="sudoku4-weak", train_denoiser=True,
+        policy={"architecture": "mlp", "width": 8}, objective={"name": "order", "states": "uniform", "critic": False},
+        joint={"decode_every": 0},
+    )  # fmt: skip
+    run_recipe(made, tmp_path)
+    assert vars(task_for(load_denoiser(tmp_path))) == vars(TASK)
+
+
+def test_joint_training_without_decodings_needs_no_generator(tmp_path: Path) -> None:
+    class Silent(Sudoku):
+        def generate(self, *_: Any, **__: Any) -> Any:
+            raise BadInput("no generator")
+
+    made = recipe(
+        "order", train_denoiser=True, policy={"architecture": "mlp", "width": 8}, joint={"decode_every": 0},
+        objective={"name": "order", "states": "uniform", "critic": False},
+    )  # fmt: skip
+    assert isinstance(made, OrderRecipe)
+    job = JointJob(made, load_denoiser("sudoku4-weak"), Silent(box=2), TASK.generate(8, 0, givens=8))
+    assert torch.isfinite(job.loss(job.model, 0, Shard(0, 1))[0])
+
+
 # ---- every objective and reward trains ----
 
 
@@ -240,6 +281,19 @@ def test_fit_order_takes_names_mappings_and_settings(policy: Any, objective: Any
     order = fit_order(denoiser, TASK, problems, tmp_path, steps=2, batch_size=8, policy=policy, objective=objective)
     assert order.policy.denoiser_fingerprint == fingerprint(denoiser)
     assert order.critic is None
+
+
+def test_fit_order_takes_the_names_of_a_denoiser_and_a_task_and_a_file_of_problems(tmp_path: Path) -> None:
+    problems = TASK.generate(20, 0, givens=8)
+    assert problems.x0 is not None
+    rows = ["".join(map(str, tokens.tolist())) for pair in zip(problems.tokens, problems.x0, strict=True) for tokens in pair]
+    lines = ["puzzle,solution", *(f"{a},{b}" for a, b in zip(rows[::2], rows[1::2], strict=True))]
+    (tmp_path / "problems.csv").write_text("\n".join(lines))
+    by_name = fit_order("sudoku4-weak", None, tmp_path / "problems.csv", tmp_path / "a", steps=2, batch_size=8)
+    denoiser = load_denoiser("sudoku4-weak")
+    by_object = fit_order(denoiser, "sudoku", TASK.load(tmp_path / "problems.csv"), tmp_path / "b", steps=2, batch_size=8)
+    mine, same = by_name.policy.state_dict(), by_object.policy.state_dict()
+    assert all(torch.equal(mine[name], same[name]) for name in mine)
 
 
 def test_the_default_fit_trains_a_critic_if_the_policy_reads_positions_together() -> None:

@@ -78,7 +78,10 @@ def run_recipe(
     result = train(job, recipe.run, recipe.optimizer, folder, seed=recipe.seed, recipe=identity, console=console)
     trained = isinstance(job, DenoiserJob | JointJob) or (isinstance(recipe, RewardRecipe) and recipe.update.train_denoiser)
     if result.finished and trained and launched()[0] == 0:
-        write_json(folder / "task.json", recipe.task.model_dump())
+        settings = recipe.task
+        if not isinstance(recipe, DenoiserRecipe):  # whose denoiser may have brought options that the recipe does not name
+            settings = settings.model_copy(update={"options": {**_task_settings(job.task).options, **settings.options}})
+        write_json(folder / "task.json", settings.model_dump())
     return result
 
 
@@ -102,9 +105,9 @@ def default_fit(architecture: str | None = None) -> tuple[PolicySettings, Object
 
 
 def fit_order(
-    denoiser: nn.Module,
-    task: Task,
-    instances: Instances,
+    denoiser: nn.Module | str | Path,
+    task: Task | str | None,
+    instances: Instances | str | Path,
     folder: str | Path,
     *,
     steps: int = 300,
@@ -117,9 +120,9 @@ def fit_order(
     """Fit an order policy to your own frozen denoiser on your own problems, in minutes.
 
     Args:
-        denoiser: any `Denoiser` module; its weights do not change.
-        task: gives the checker, the relations and the augmentation.
-        instances: problems with known solutions.
+        denoiser: any `Denoiser` module, or the name, folder or hub id of one; its weights do not change.
+        task: gives the checker, the relations and the augmentation; or its name. None for the task of the denoiser.
+        instances: problems with known solutions, or a file of them.
         folder: for the policy, its metrics and checkpoints.
         steps: optimizer updates. batch_size, seed: of the fit.
         policy: the name of an architecture, its settings, or a mapping such as `{"architecture": "lookahead", "width": 96}`;
@@ -134,6 +137,7 @@ def fit_order(
             that holds a fit to another denoiser or to other problems.
         KeyboardInterrupt: Ctrl-C; a checkpoint is written first, and the same call resumes.
     """
+    denoiser, task, instances = _loaded(denoiser, task, instances)
     chosen = _policy_settings(policy, default_fit()[0].architecture)
     _, default_objective = default_fit(chosen.architecture)
     recipe = OrderRecipe(
@@ -151,9 +155,9 @@ def fit_order(
 
 
 def fit_order_by_reward(
-    denoiser: nn.Module,
-    task: Task,
-    instances: Instances,
+    denoiser: nn.Module | str | Path,
+    task: Task | str | None,
+    instances: Instances | str | Path,
     folder: str | Path,
     *,
     reward: Reward | None = None,
@@ -181,6 +185,7 @@ def fit_order_by_reward(
     Raises:
         BadInput, KeyboardInterrupt: as `fit_order`.
     """
+    denoiser, task, instances = _loaded(denoiser, task, instances)
     upo = UpdateSettings(inner=2, minibatches=2, reference="confidence", beta=0.005, imitation=40)
     values = {
         "kind": "reward",
@@ -197,6 +202,15 @@ def fit_order_by_reward(
     }
     recipe = _checked(RewardRecipe, **values)
     return _fit(RewardJob(recipe, denoiser, task, instances, reward), recipe, denoiser, instances, Path(folder), console)
+
+
+def _loaded(
+    denoiser: nn.Module | str | Path, task: Task | str | None, instances: Instances | str | Path
+) -> tuple[nn.Module, Task, Instances]:
+    """Denoiser, task and problems, loaded if they are given by name."""
+    model: Any = denoiser if isinstance(denoiser, nn.Module) else load_denoiser(denoiser)
+    found = task if isinstance(task, Task) else task_for(model, task)
+    return model, found, instances if isinstance(instances, Instances) else found.load(instances)
 
 
 def _policy_settings(given: PolicySettings | Mapping[str, Any] | str | None, default: str) -> PolicySettings:

@@ -76,7 +76,10 @@ class JointJob(OrderJob):
             self.normalize = "rows" if recipe.joint.weights == PAPL_WEIGHTS else "sequences"
         else:
             self.normalize = recipe.masking.normalize
-        self.problems = task.generate(recipe.joint.decode_problems, recipe.data.seed + 1_000_000, **recipe.data.options)
+        self.problems: Instances | None = None
+        if recipe.joint.decode_every:
+            seed = recipe.data.seed + 1_000_000  # other problems than those of training
+            self.problems = task.generate(recipe.joint.decode_problems, seed, **recipe.data.options)
         self.warned: set[str] = set()
 
     def to(self, device: torch.device) -> None:
@@ -108,7 +111,7 @@ class JointJob(OrderJob):
             logged |= attention_to_mistakes(token_weight, right, masked)
             self._warn_of_collapse(logged, step + 1)
         every = self.joint.decode_every
-        if every and ((step + 1) % every == 0 or step == 0 or last):
+        if self.problems is not None and ((step + 1) % every == 0 or step == 0 or last):
             if isinstance(model, FSDPModule):  # weights outside its blocks are there only while the pair is called
                 model.unshard()
             logged |= decoded_numbers(self.pair.denoiser, self.policy, self.task, self.problems, self.joint.decode_steps)
