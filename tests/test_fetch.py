@@ -18,8 +18,9 @@ from anyorder.decoding.sampler import Sampler
 from anyorder.decoding.tokens import Sample
 from anyorder.denoisers.huggingface import HuggingFaceDenoiser
 from anyorder.errors import AnyorderError, BadCheckpoint, BadInput
-from anyorder.orders.base import State
 from anyorder.orders.heuristics import confidence
+from anyorder.prediction import Prediction
+from anyorder.state import DecodeState
 from anyorder.tasks import make_task
 from anyorder.tasks.alphabets import AMINO_ACIDS
 from anyorder.tasks.sequences import Sequences
@@ -210,9 +211,9 @@ def test_the_real_antiberty_designs_with_its_shipped_order(tmp_path: Path, monke
     fitted = load_order("antiberty", denoiser)
     scores: list[torch.Tensor] = []
 
-    def order(state: State) -> torch.Tensor:
-        scores.append(fitted(state)[state.predicted])
-        return fitted(state)
+    def order(state: DecodeState, prediction: Prediction) -> torch.Tensor:
+        scores.append(fitted(state, prediction)[prediction.predicted])
+        return fitted(state, prediction)
 
     task = make_task("antibody")
     assert isinstance(task, Sequences)
