@@ -1,6 +1,7 @@
 """The commands, as a newcomer types them: what comes out, and what happens on bad input."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -8,7 +9,13 @@ from pathlib import Path
 
 import pytest
 import safetensors.torch
+import typer
+from typer.testing import CliRunner
 
+from anyorder.cli import app
+from anyorder.cli.command import LISTS
+from anyorder.cli.listing import KINDS, rows_of
+from anyorder.registry import COUNT_RULES, JUDGES, ORDERS, REMASKERS, TASKS
 from anyorder.zoo import folder_of, zoo_names
 from conftest import shared_file
 
@@ -40,6 +47,82 @@ def test_help_and_list() -> None:
         assert name in listed
 
 
+GROUP = typer.main.get_command(app)
+COMMANDS = GROUP.commands  # type: ignore[attr-defined]
+OWN_MEANING = {
+    "--out": "what is written, and its default, is each command's own",
+    "fit --model": "required",
+    "fit --data": "required; complete sequences",
+    "fit --task": "a task of sequences, which the file may tell",
+    "fold --model": "the model that folds, not a denoiser",
+}
+"""Options, or those of one command, that are not the shared ones, and why."""
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_without_a_placeholder(name: str) -> None:
+    shown = CliRunner(env={"COLUMNS": "300", "NO_COLOR": "1"}).invoke(app, [name, "--help"])
+    assert shown.exit_code == 0, shown.output
+    texts = [COMMANDS[name].help, *(parameter.help for parameter in COMMANDS[name].params)]
+    placeholders = {word for text in texts for word in re.findall(r"\{\w+\}", text or "")}
+    assert placeholders <= {f"{{{word}}}" for word in LISTS}
+    body = shown.output.partition("Usage")[2].partition("\n")[2]  # which writes arguments as {problem}
+    assert not re.findall(r"\{\w+\}", body)
+    assert all(parameter.help for parameter in COMMANDS[name].params), "every argument and option is explained"
+
+
+def test_help_shows_brackets_and_every_registered_name() -> None:
+    shown = " ".join(CliRunner(env={"COLUMNS": "1000"}).invoke(app, ["evaluate", "--help"]).output.split())
+    assert "ORDER[~SIGMA][+REMASKER][@blocks:LENGTH][@COUNT]" in shown
+    for parts in (ORDERS, COUNT_RULES, REMASKERS, TASKS, JUDGES):
+        for name in parts.names():
+            assert parts.usage(name) in shown
+
+
+def test_an_option_has_one_default_and_one_help_in_every_command() -> None:
+    found: dict[str, dict[tuple[str, str], list[str]]] = {}
+    for name, command in COMMANDS.items():
+        for parameter in command.params:
+            option = max(parameter.opts, key=len)
+            if parameter.param_type_name == "option" and not {option, f"{name} {option}"} & OWN_MEANING.keys():
+                found.setdefault(option, {}).setdefault((repr(parameter.default), parameter.help), []).append(name)
+    assert {"--model", "--steps", "--limit", "--seed"} <= found.keys()
+    assert {option: list(ways.values()) for option, ways in found.items() if len(ways) > 1} == {}
+
+
+def test_set_is_a_key_of_a_recipe_and_nothing_else() -> None:
+    assert [name for name, c in COMMANDS.items() if any("--set" in p.opts for p in c.params)] == ["train"]
+
+
+def test_the_commands_are_those_of_the_docs() -> None:
+    wanted = "demo headroom fit train evaluate pareto sample report plot reproduce fetch fold list"
+    assert sorted(COMMANDS) == sorted(wanted.split())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_list_prints_one_kind(kind: str) -> None:
+    shown = CliRunner(env={"COLUMNS": "300"}).invoke(app, ["list", kind])
+    assert shown.exit_code == 0 and len(shown.output.splitlines()) >= len(list(rows_of(kind))) > 0
+    assert len({line.split("  ")[0] for line in shown.output.splitlines() if not line.startswith("   ")}) == 1
+
+
+def test_list_describes_each_part_in_a_full_sentence() -> None:
+    for kind, name, help_ in rows_of(None):
+        assert help_, f"{kind} {name} says nothing of itself"
+        assert not re.search(r"\b(eq|al|fig|e\.g)\.$", help_), f"{kind} {name}: {help_}"
+
+
+def test_evaluate_prints_pass_at_n_of_the_same_samplers(tmp_path: Path) -> None:
+    result = run(
+        "evaluate", "--model", "sudoku4", "--orders", "random,confidence@threshold:0.9", "--draws", "3", "--steps", "all",
+        "--limit", "4", "--generate", "givens=6", "--json", tmp_path / "p.json",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "Pass@1" in result.stdout and "Pass@3" in result.stdout
+    found = json.loads((tmp_path / "p.json").read_text())["results"]
+    assert [(r["order"], r["draws"]) for r in found] == [("random", 3), ("confidence@threshold:0.9", 3)]
+
+
 def test_sample_solves_a_puzzle() -> None:
     result = run("sample", PUZZLE)
     assert result.returncode == 0, result.stderr
@@ -55,6 +138,16 @@ def test_sample_reads_a_file_and_exits_with_1_if_a_sample_is_wrong(tmp_path: Pat
     wrong = run("sample", HARD, "--order", "random", "--steps", "1")
     assert wrong.returncode == 1
     assert "instance accuracy: 0 of 1" in wrong.stderr
+
+
+def test_sample_says_which_problems_failed_however_many_samples_each_has(tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_text(f"puzzle\n{PUZZLE}\n{HARD}\n{HARD}\n")
+    arguments = ("sample", tmp_path / "p.csv", "--order", "confidence", "--steps", "2", "--number", "2")
+    result = run(*arguments)
+    assert result.returncode == 1 and len(result.stdout.split()) == 6
+    assert "failed: problems" in result.stderr and result.stderr.strip().endswith("2, 3")
+    one = run("sample", HARD, "--order", "random", "--steps", "1")
+    assert one.stderr.strip().endswith("failed: problem 1")
 
 
 def test_sample_solves_a_formula() -> None:
@@ -86,7 +179,7 @@ def test_evaluate_reads_published_files_and_finds_the_denoiser(tmp_path: Path) -
 def test_headroom_says_which_case_this_is() -> None:
     result = run("headroom", "--limit", "10", "--steps", "4", "--generate", "givens=33")
     assert result.returncode == 0, result.stderr
-    for words in ("oracle", "expected calibration error", "The best heuristic is"):
+    for words in ("oracle", "expected calibration error", "The best heuristic is", "the oracle's lead is"):
         assert words in result.stdout
 
 
@@ -104,13 +197,23 @@ def test_headroom_says_which_case_this_is() -> None:
         (["sample", "--model", "gpt-5", PUZZLE], "no denoiser called 'gpt-5'"),
         (["evaluate", "--data", "missing.csv"], "no such file"),
         (["evaluate", "--generate", "givens=99", "--limit", "2"], "givens 99 must lie between"),
-        (["evaluate", "--generate", "color=red", "--limit", "2"], "does not take color"),
+        (
+            ["evaluate", "--generate", "color=red", "--limit", "2"],
+            "the generator of sudoku does not take 'color': it takes givens",
+        ),
         (["evaluate", "--noise=-1", "--limit", "2"], "a scale is 0 or more"),
         (["evaluate", "--generate", "givens=abc", "--limit", "2"], "must be a number, or a range"),
         (["evaluate", "--orders", ",", "--limit", "2"], "name at least one order"),
         (["evaluate", "--count", "some", "--limit", "2"], "count rule 'some' is unknown"),
         (["evaluate", "--against", "margin", "--orders", "confidence", "--limit", "2"], "not among the samplers"),
         (["evaluate", "--task-option", "box=4", "--limit", "2"], "no denoiser is shipped"),
+        (["evaluate", "--task", "sat", "--generate", "clauses=3", "--limit", "2"], "'clauses': it takes no options"),
+        (["evaluate", "--draws", "2", "--steps", "5,10", "--limit", "2"], "give one budget"),
+        (["headroom", "--steps", "5,10", "--limit", "2"], "give one budget"),
+        (["sample", "--noise", "0,1", PUZZLE], "give one scale"),
+        (["sample", "nosuch.txt"], "no such file: nosuch.txt"),
+        (["list", "models"], "there is nothing called 'models' to list: use one of denoisers, orders"),
+        (["fetch", "everything"], "'everything' cannot be fetched: use one of"),
         (["train", "nope"], "no recipe called 'nope'"),
         (["train", "sudoku4-denoiser", "--set", "run.stepz=1"], "unknown key 'run.stepz'"),
         (["train", "sudoku4-denoiser", "--set", "run.steps=soon"], "'run.steps' is 'soon'"),

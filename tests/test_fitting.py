@@ -16,8 +16,9 @@ from rich.console import Console
 
 from anyorder.cli import app
 from anyorder.errors import BadCheckpoint, BadInput
+from anyorder.evaluation.headroom_check import oracle_lead
 from anyorder.evaluation.results import Report
-from anyorder.fitting import FitSettings, _headroom, _prepare, card, fit_and_compare
+from anyorder.fitting import FitSettings, _prepare, card, fit_and_compare
 from anyorder.registry import ORDERS
 from anyorder.tasks.alphabets import AMINO_ACIDS
 from anyorder.zoo import load_denoiser, load_order
@@ -116,6 +117,13 @@ def test_what_cannot_be_fitted_is_refused(
     assert not (tmp_path / "out").exists()
 
 
+def test_the_accuracy_of_symbols_comes_first_in_the_tables_of_in_filling(model: Path, data: Path, tmp_path: Path) -> None:
+    console = Console(record=True, width=200, file=open("/dev/null", "w"))  # noqa: SIM115
+    fit_and_compare(settings(model, data, steps=None, headroom_only=True), tmp_path / "out", console)
+    header = next(line for line in console.export_text().splitlines() if "order" in line and "NFE" in line)
+    assert header.index("cell accuracy") < header.index("95 %") < header.index("complete")
+
+
 def test_what_the_model_cannot_read_is_left_out_when_asked(model: Path, tmp_path: Path) -> None:
     (tmp_path / "a.fasta").write_text(f"{SOME}>x\nACX\n>u\nAC_\n>long\n{'A' * 39}\n>empty\n>again\nACDA\n")
     console = Console(record=True, width=80, file=open("/dev/null", "w"))  # noqa: SIM115
@@ -125,6 +133,7 @@ def test_what_the_model_cannot_read_is_left_out_when_asked(model: Path, tmp_path
     assert not {"", "ACX", "A" * 39} & {*bench.task.decode(bench.train.x0), *bench.task.decode(bench.test.x0)}
     said = console.export_text()
     assert "4 of 15 sequences left out because the model cannot read them" in said
+    assert "1 of 15 sequences are repeated in the file and used once" in said
     assert "a.fasta, x (line 21): 'X' at position 3" in said
     with pytest.raises(BadInput, match=r"x \(line 21\).*--skip-unreadable"):
         _prepare(replace(asked, skip_unreadable=False), console)
@@ -154,9 +163,14 @@ def test_the_model_says_first_what_task_it_serves_then_the_column_then_the_suffi
     assert _prepare(settings(esm if model_is == "esm" else model, path), Console(quiet=True)).task.name == task
 
 
+def _result(order: str, cells: list[float]) -> SimpleNamespace:
+    kind, outcomes = ("oracle" if order == "oracle" else "heuristic"), np.array(cells)
+    return SimpleNamespace(order=order, kind=kind, main=lambda _: (outcomes.mean(), None), outcomes=lambda _: outcomes)
+
+
 def _report(**cells: list[float]) -> Report:
     named = {**dict.fromkeys(HEURISTICS, [0.0] * 4), **cells}
-    return Report([SimpleNamespace(order=o, cells=np.array(c)) for o, c in named.items()], [], {})  # type: ignore[misc]
+    return Report([_result(*one) for one in named.items()], [], {"main_metric": "cell_accuracy"})  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(
@@ -165,11 +179,11 @@ def _report(**cells: list[float]) -> Report:
         ([0.505, 0.605, 0.705, 0.805], r"lead is 0\.5 points \(0\.5 to 0\.5\)\. No order can gain much here: .* under 1 point"),
         ([0.4, 0.6, 0.7, 0.8], r"lead is -2\.5 points .*No order can gain much here"),
         ([0.9, 0.6, 0.7, 0.8], r"lead is 10\.0 points \(-9\.6 to 29\.6\)\. No order can gain much here, .*includes 0"),
-        ([0.6, 0.7, 0.8, 0.9], r"margin with 65\.0 % recovered; the oracle's lead is 10\.0 points \(10\.0 to 10\.0\)\.$"),
+        ([0.6, 0.7, 0.8, 0.9], r"margin with 65\.0 % cell accuracy; the oracle's lead is 10\.0 points \(10\.0 to 10\.0\)\.$"),
     ],
 )
 def test_a_lead_that_is_small_or_may_be_none_is_said_to_be(oracle: list[float], message: str) -> None:
-    assert re.search(message, _headroom(_report(margin=[0.5, 0.6, 0.7, 0.8], oracle=oracle)))
+    assert re.search(message, oracle_lead(_report(margin=[0.5, 0.6, 0.7, 0.8], oracle=oracle)))
 
 
 def test_headroom_alone_leaves_a_report_and_no_policy_and_a_fit_may_follow(model: Path, data: Path, tmp_path: Path) -> None:
@@ -192,7 +206,7 @@ def test_the_command_on_the_card_makes_the_same_fit_again(model: Path, data: Pat
         model, data, steps=7, updates=9, train_batch_size=3, hide=0.25, samples=2, architecture="lookahead", seed=5,
         column="my column", skip_unreadable=True, trust_remote_code=True, model_options=("dtype=bfloat16", "revision=abc"),
     )  # fmt: skip
-    for asked in (used, settings(model, data)):
+    for asked in (used, settings(model, data), settings(model, data, steps=None)):
         text = card(asked, asked.architecture or "mlp", "protein", load_denoiser(model), 27, {}, "")
         commands = re.findall(r"^anyorder (\w+) (.*)$", text, re.MULTILINE)
         assert [name for name, _ in commands] == ["fit", "sample"]
@@ -202,7 +216,7 @@ def test_the_command_on_the_card_makes_the_same_fit_again(model: Path, data: Pat
                 context.params["model_options"] = tuple(context.params["model_options"] or ())
                 assert context.params["model_options"] == asked.model_options
                 if name == "fit":
-                    wanted = asdict(asked) | {"data": Path(data.name), "task": "protein", "steps": str(asked.steps)}
+                    wanted = asdict(asked) | {"data": Path(data.name), "task": "protein", "steps": str(asked.steps or "all")}
                     assert {key: context.params[key] for key in wanted} == wanted
 
 

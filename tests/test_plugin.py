@@ -176,6 +176,7 @@ def test_list_shows_every_part_with_its_help(command: Run) -> None:
     for name in NAMES.values():
         assert name in shown
     assert "Distance from the middle" in shown and "share[:SHARE]" in shown
+    assert "[from anyorder_example]" in shown
 
 
 def test_train_makes_a_denoiser_of_the_packages_class(trained: Path) -> None:

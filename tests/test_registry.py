@@ -12,7 +12,7 @@ import pytest
 
 from anyorder import registry as registry_module
 from anyorder.errors import BadInput
-from anyorder.registry import COUNT_RULES, ORDERS, Registry
+from anyorder.registry import COUNT_RULES, ORDERS, Entry, Registry
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,13 @@ def test_arguments_are_declared_by_the_fields_of_a_dataclass(rules: Registry) ->
 def test_help_is_the_first_sentence(rules: Registry) -> None:
     assert rules.entry("rule").help == "What one line says."
     assert rules.entry("plain").help == "A plain function."
+
+
+def test_a_reference_does_not_end_a_sentence() -> None:
+    class Part:
+        """Top-K of Jazbec et al. (arXiv 2512.09106, eq. 3). More."""
+
+    assert Entry("part", Part, {}).help == "Top-K of Jazbec et al. (arXiv 2512.09106, eq. 3)."
 
 
 def test_usage_shows_required_and_optional_arguments(rules: Registry) -> None:

@@ -17,13 +17,14 @@ from anyorder.denoisers.base import fingerprint
 from anyorder.errors import BadInput
 from anyorder.evaluation.batches import Progress
 from anyorder.evaluation.comparison import evaluate
+from anyorder.evaluation.headroom_check import best_of, oracle_lead
 from anyorder.evaluation.results import Report
 from anyorder.evaluation.statistics import mean_interval, sign_flip
 from anyorder.evaluation.tables import markdown, rich_tables
 from anyorder.files import write_json, write_text
 from anyorder.orders.learned import LearnedOrder
 from anyorder.registry import ORDERS, POLICIES, TASKS
-from anyorder.session import key_values
+from anyorder.session import key_values, longest_of
 from anyorder.tasks import Instances, Sequences, task_class
 from anyorder.tasks.alphabets import Alphabet
 from anyorder.tasks.sequence_files import Record, read_records, suffix_of
@@ -32,8 +33,6 @@ from anyorder.zoo import SERVES, folder_of, is_ours, load_denoiser, speaks_esm, 
 from anyorder.zoo.matching import task_for
 
 _TEST_SHARE, _TEST_MOST, _FEWEST = 0.1, 100, 10
-_SMALL_LEAD = 1.0
-"""Points of cell accuracy: if the oracle leads by less, an order has nothing to gain that is worth a fit."""
 
 
 def _heuristics() -> list[str]:
@@ -49,7 +48,7 @@ class FitSettings:
         model: shipped or fetched name, folder or hub id.
         data: file of complete sequences.
         task: name of a sequence task; by the model, the column's name or the file's suffix if not given.
-        steps: budget of forward passes of the comparison.
+        steps: budget of forward passes of the comparison; None for one position per step.
         updates, train_batch_size, seed: of the fit.
         batch_size: sequences decoded together.
         hide: share of the symbols hidden in the in-filling comparison.
@@ -64,7 +63,7 @@ class FitSettings:
     model: str
     data: Path
     task: str | None = None
-    steps: int = 20
+    steps: int | None = 20
     updates: int = 300
     train_batch_size: int = 32
     batch_size: int = 256
@@ -112,7 +111,7 @@ def fit_and_compare(
 
     def compare(samplers: Mapping[str, Any], instances: Instances, sampled: bool) -> Report:
         report = evaluate(
-            bench.denoiser, bench.task, instances, samplers, [settings.steps], seed=settings.seed,
+            bench.denoiser, bench.task, instances, samplers, settings.steps or longest_of(instances), seed=settings.seed,
             batch_size=settings.batch_size, progress=progress, token=Sample() if sampled else None,
             meta={"task": bench.task.name, "data": settings.data.name, "denoiser": settings.model, "hide": settings.hide},
         )  # fmt: skip
@@ -121,10 +120,11 @@ def fit_and_compare(
         return report
 
     known = {name: name for name in heuristics}
-    hidden = f"{len(bench.test)} sequences, {100 * settings.hide:.0f} % of their symbols hidden, {settings.steps} steps"
-    console.print(f"[bold]1. What is there to gain?[/bold] {hidden}; cell accuracy is the share recovered")
+    budget = "one position per step" if settings.steps is None else f"{settings.steps} steps"
+    hidden = f"{len(bench.test)} sequences, {100 * settings.hide:.0f} % of their symbols hidden, {budget}"
+    console.print(f"[bold]1. What is there to gain?[/bold] {hidden}")
     first = compare({**known, "oracle": "oracle"}, bench.test, sampled=False)
-    console.print(_headroom(first))
+    console.print(oracle_lead(first))
     if settings.headroom_only:
         write_json(folder / "report.json", {"in-filling": first.to_json()})
         return None
@@ -242,44 +242,22 @@ def _count_symbols(text: str, symbols: Alphabet, most: int | None, place: str) -
     return len(tokens)
 
 
-def _recovery(report: Report) -> dict[str, np.ndarray]:
-    return {result.order: result.cells for result in report.results}
-
-
-def _best(found: dict[str, np.ndarray]) -> str:
-    return max(_heuristics(), key=lambda name: float(found[name].mean()))
-
-
-def _headroom(report: Report) -> str:
-    found = _recovery(report)
-    best = _best(found)
-    mean, low, high = mean_interval(100 * (found["oracle"] - found[best]))
-    said = (
-        f"The best heuristic is {best} with {100 * found[best].mean():.1f} % recovered; the oracle's lead is {mean:.1f} points "
-        f"({low:.1f} to {high:.1f})."
-    )
-    if mean < _SMALL_LEAD:
-        return f"{said} No order can gain much here: the lead is under {_SMALL_LEAD:.0f} point."
-    if low <= 0:
-        return f"{said} No order can gain much here, as far as {len(found[best])} sequences tell: the interval includes 0."
-    return said
-
-
 def _gain(report: Report) -> str:
-    found = _recovery(report)
-    best = _best(found)
-    difference = found["policy"] - found[best]
+    """Say what the policy gained over the best heuristic."""
+    policy = next(result for result in report.results if result.order == "policy").cells
+    best = best_of(report, "heuristic")
+    difference = policy - best.cells
     mean, low, high = mean_interval(100 * difference)
     return (
-        f"The policy recovers {100 * found['policy'].mean():.1f} %, {mean:+.1f} points ({low:+.1f} to {high:+.1f}, "
-        f"p = {sign_flip(difference):.2g}) against the best heuristic, {best}, which was picked on these very sequences."
+        f"The policy recovers {100 * policy.mean():.1f} %, {mean:+.1f} points ({low:+.1f} to {high:+.1f}, "
+        f"p = {sign_flip(difference):.2g}) against the best heuristic, {best.order}, which was picked on these very sequences."
     )
 
 
 def _command(settings: FitSettings, task: str) -> str:
     """The command that makes the same fit again."""
     options = {
-        "model": settings.model, "data": settings.data.name, "task": task, "steps": settings.steps,
+        "model": settings.model, "data": settings.data.name, "task": task, "steps": settings.steps or "all",
         "updates": settings.updates, "train-batch-size": settings.train_batch_size, "batch-size": settings.batch_size,
         "hide": settings.hide, "samples": settings.samples, "seed": settings.seed,
     }  # fmt: skip

@@ -26,6 +26,7 @@ import importlib
 import importlib.util
 import inspect
 import pkgutil
+import re
 import typing
 from collections.abc import Callable, Iterator
 from importlib import metadata
@@ -35,6 +36,8 @@ from typing import Any, TypeVar
 from anyorder.errors import BadInput, first_line
 
 T = TypeVar("T")
+
+_END_OF_SENTENCE = re.compile(r"(?<!\beq)(?<!\bal)\. ")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +71,8 @@ class Entry:
     def help(self) -> str:
         """The first line of the docstring."""
         text = inspect.getdoc(self.part) or ""
-        return text.split("\n\n")[0].replace("\n", " ").split(". ")[0].rstrip(".") + "." if text else ""
+        first = _END_OF_SENTENCE.split(text.split("\n\n")[0].replace("\n", " "))[0]
+        return first.rstrip(".") + "." if first else ""
 
     @property
     def arguments(self) -> tuple[Argument, ...]:

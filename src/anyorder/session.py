@@ -1,5 +1,6 @@
 """What every command needs before it can start: a task, problems, a denoiser, and samplers bound to it."""
 
+import inspect
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 from anyorder.decoding.sampler import Sampler
 from anyorder.denoisers.base import fingerprint
-from anyorder.errors import BadInput
+from anyorder.errors import BadInput, first_line
 from anyorder.evaluation.comparison import environment
 from anyorder.evaluation.samplers import default_samplers
 from anyorder.evaluation.trajectories import Watch
@@ -40,7 +41,7 @@ class Session:
     @property
     def longest(self) -> int:
         """Positions to fill of the longest problem, at least 1."""
-        return max(1, int(self.instances.maskable.sum(dim=1).max()))
+        return longest_of(self.instances)
 
     def samplers(self) -> list[str]:
         """The samplers that are compared when none are named."""
@@ -116,10 +117,7 @@ def open_session(
         instances, source = made.parse(problem), "text"
     else:
         chosen = key_values(generate, "--generate")
-        try:
-            instances = made.generate(limit or _GENERATED, 1_000_000 + seed, **chosen)
-        except TypeError as error:
-            raise BadInput(f"the generator of {made.name} does not take {', '.join(chosen)}") from error
+        instances = generated(made, limit or _GENERATED, 1_000_000 + seed, chosen)
         source = f"generated {made.name}" + "".join(f", {key} {value}" for key, value in chosen.items())
     meta: dict[str, Any] = {
         "task": made.name,
@@ -129,6 +127,30 @@ def open_session(
     }
     meta |= {"model_options": asked} if asked else {}
     return Session(made, instances, denoiser, meta, strict)
+
+
+def generated(task: Task, count: int, seed: int, options: dict[str, Any]) -> Instances:
+    """Fresh problems.
+
+    Raises:
+        BadInput: the task has no generator, or one that cannot use the options.
+    """
+    parameters = inspect.signature(task.generate).parameters
+    known = list(parameters)[2:]  # behind the number of problems and the seed
+    unknown = [key for key in options if key not in known]
+    if unknown and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        takes = f"it takes {', '.join(known)}" if known else "it takes no options"
+        raise BadInput(f"the generator of {task.name} does not take {unknown[0]!r}: {takes}")
+    try:
+        return task.generate(count, seed, **options)
+    except TypeError as error:
+        given = ", ".join(f"{key}={value}" for key, value in options.items())
+        raise BadInput(f"the generator of {task.name} cannot use {given}: {first_line(error)}") from error
+
+
+def longest_of(instances: Instances) -> int:
+    """Positions to fill of the longest problem, at least 1."""
+    return max(1, int(instances.maskable.sum(dim=1).max()))
 
 
 def _options_of(task: type[Task], path: Path | None, problem: str | None) -> dict[str, Any]:

@@ -7,25 +7,31 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from rich.markup import escape
 from typer.core import TyperCommand
 
 
 def fill(text: str) -> str:
     """A help text with every placeholder filled in."""
-    return re.sub(r"\{(\w+)\}", lambda found: _LISTS[found[1]]() if found[1] in _LISTS else found[0], text)
+    return re.sub(r"\{(\w+)\}", lambda found: LISTS[found[1]]() if found[1] in LISTS else found[0], text)
 
 
 class Command(TyperCommand):
     """A command whose help, and that of its parameters, may hold placeholders."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Show the help with the placeholders filled in."""
-        self.help = fill(self.help or "")
-        for parameter in self.params:
-            described: Any = parameter
-            if getattr(described, "help", None):
-                described.help = fill(described.help)
-        super().format_help(ctx, formatter)
+        """Show the help with the placeholders filled in. Typer reads it as markup, in which brackets must be escaped."""
+        described: list[Any] = [self, *self.params]
+        texts = [getattr(one, "help", None) for one in described]
+        try:
+            for one, text in zip(described, texts, strict=True):
+                if text:
+                    one.help = escape(fill(text))
+            super().format_help(ctx, formatter)
+        finally:
+            for one, text in zip(described, texts, strict=True):
+                if text:
+                    one.help = text
 
 
 def _registered(name: str) -> Callable[[], str]:
@@ -56,9 +62,16 @@ def _targets() -> str:
     return describe_targets()
 
 
-_LISTS: dict[str, Callable[[], str]] = {
+def _kinds() -> str:
+    from anyorder.cli.listing import KINDS
+
+    return ", ".join(KINDS)
+
+
+LISTS: dict[str, Callable[[], str]] = {
     **{name.lower(): _registered(name) for name in ("ORDERS", "COUNT_RULES", "REMASKERS", "JUDGES", "POLICIES", "TASKS")},
     "recipes": _recipes,
     "fetchable": _fetchable,
     "targets": _targets,
+    "kinds": _kinds,
 }

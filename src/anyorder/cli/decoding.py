@@ -291,26 +291,26 @@ def sample(
         decoded.save(out)
     if trajectories and watch:
         save_trajectories(watch.trajectories(), trajectories)
-    _say_what_failed(session.task.correct_means, right, float(decoded.nfe.double().mean()))
+    _say_what_failed(session.task.correct_means, right.view(-1, number), float(decoded.nfe.double().mean()))
     if not shown or not (only_valid or bool(right.all())):
         raise typer.Exit(1)
 
 
 def _say_what_failed(measure: str, right: Any, nfe: float) -> None:
-    """One line on standard error: the share that is right, NFE, and the numbers of the samples that failed."""
-    failed = [str(number + 1) for number in (~right).nonzero()[:, 0].tolist()]
+    """One line on standard error: the share of right samples (N, S), NFE, and the numbers of the problems with a wrong one."""
+    failed = [str(number + 1) for number in (~right).any(dim=1).nonzero()[:, 0].tolist()]
     shown = ", ".join(failed[:20]) + (", ..." if len(failed) > 20 else "")
-    said = f"; failed: number {shown}" if failed else ""
-    print(f"{measure}: {int(right.sum())} of {len(right)}; {nfe:.1f} forward passes each{said}", file=sys.stderr)
+    said = f"; failed: problem{'s' * (len(failed) > 1)} {shown}" if failed else ""
+    print(f"{measure}: {int(right.sum())} of {right.numel()}; {nfe:.1f} forward passes each{said}", file=sys.stderr)
 
 
 @command()
 def demo(
     out: Annotated[Path, typer.Option("--out", help="folder of the plot, the report and the fitted policy")] = Path("demo"),
-    limit: Annotated[int, typer.Option(min=10, help="puzzles to solve under every sampler")] = 200,
+    limit: LimitOption = None,
     seed: SeedOption = 0,
 ) -> None:
     """Fit a policy to a Sudoku model, solve random puzzles under every sampler, and write a page to watch them on."""
     from anyorder.demo import run_demo
 
-    run_demo(out, limit, seed)
+    run_demo(out, limit or 200, seed)

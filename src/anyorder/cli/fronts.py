@@ -16,6 +16,7 @@ from anyorder.cli.options import (
     MarkdownOption,
     ModelOption,
     ModelOptionsOption,
+    OrdersOption,
     PlotOption,
     PolicyOption,
     ProgressBar,
@@ -38,14 +39,7 @@ def pareto(
     model: ModelOption = None,
     task: TaskOption = None,
     data: DataOption = None,
-    orders: Annotated[
-        str | None,
-        typer.Option(
-            "--orders",
-            help="comma-separated curves ORDER[@COUNT[:V1/V2/...]] over the values of a count rule, or over budgets for rules "
-            "without one; every rule that suits confidence and the model's policy if not given",
-        ),
-    ] = None,
+    orders: OrdersOption = None,
     blocks: Annotated[str, typer.Option(help="comma-separated modes: 'full', or positions per block")] = "full",
     against: AgainstOption = "best",
     bounds: Annotated[
@@ -66,7 +60,12 @@ def pareto(
     trust_remote_code: RemoteCodeOption = False,
     model_options: ModelOptionsOption = None,
 ) -> None:
-    """Accuracy against forward passes: curves of operating points on the same problems, their fronts, the area under them."""
+    """Accuracy against forward passes: curves of operating points on the same problems, their fronts, the area under them.
+
+    Each entry of --orders is a curve. COUNT may have several values, confidence@threshold:0.5/0.9; a count rule without
+    arguments takes budgets, confidence@linear:5/10/all. Without COUNT there is a curve for every rule that suits the order. The
+    default set is confidence and the model's own policy.
+    """
     from rich.console import Console
 
     from anyorder.evaluation.operating_points import grids_of, lines_of

@@ -16,9 +16,9 @@ def rows_of(kind: str | None) -> Iterator[Row]:
     Raises:
         BadInput: an unknown kind.
     """
-    if kind is not None and kind not in _KINDS:
-        raise BadInput(f"there is nothing called {kind!r} to list: use one of {', '.join(_KINDS)}")
-    for name, rows in _KINDS.items():
+    if kind is not None and kind not in KINDS:
+        raise BadInput(f"there is nothing called {kind!r} to list: use one of {', '.join(KINDS)}")
+    for name, rows in KINDS.items():
         if kind in (None, name):
             yield from rows()
 
@@ -57,7 +57,7 @@ def _recipes() -> Iterator[Row]:
         yield "recipe", name, load_recipe(name).description
 
 
-_KINDS: dict[str, Callable[[], Iterator[Row]]] = {
+KINDS: dict[str, Callable[[], Iterator[Row]]] = {
     "denoisers": _denoisers,
     **{
         name.lower().replace("_", "-"): _registered(parts)

@@ -25,7 +25,13 @@ ModelOption = Annotated[
     ),
 ]
 LimitOption = Annotated[
-    int | None, typer.Option("--limit", min=1, help="use the first N problems; by default all of a file, 200 generated ones")
+    int | None,
+    typer.Option(
+        "--limit",
+        min=1,
+        help="number of problems, the first ones of a file; by default all of a file, 200 if they are generated, and in "
+        "`reproduce` the number of the scale",
+    ),
 ]
 PolicyOption = Annotated[
     Path | None, typer.Option("--policy", help="folder of the policy that the order `policy` means; the model's own by default")
@@ -52,7 +58,10 @@ OrderOption = Annotated[
     str | None, typer.Option("--order", help=f"sampler: {SAMPLERS}; the model's own policy by default, else confidence")
 ]
 StepsOption = Annotated[
-    str, typer.Option("--steps", help="budget of forward passes, or several, comma-separated; 'all' for one position per step")
+    str,
+    typer.Option(
+        "--steps", help="budget of forward passes, 'all' for one position per step; `evaluate` takes several, comma-separated"
+    ),
 ]
 CountOption = Annotated[
     str,
@@ -60,7 +69,9 @@ CountOption = Annotated[
         "--count", help="count rule of the samplers that name none: {count_rules}; by default linear, and two_phase with undo"
     ),
 ]
-NoiseOption = Annotated[str, typer.Option("--noise", help="scale of Gumbel noise on the scores, or several, comma-separated")]
+NoiseOption = Annotated[
+    str, typer.Option("--noise", help="scale of Gumbel noise on the scores; `evaluate` takes several, comma-separated")
+]
 BatchSizeOption = Annotated[int, typer.Option("--batch-size", min=1, help="sequences decoded together; no effect on results")]
 JudgeOption = Annotated[list[str] | None, typer.Option("--judge", help="outside model that rates the samples: {judges}")]
 JsonOption = Annotated[Path | None, typer.Option("--json", help="write the results (.json; evaluate also .parquet)")]
@@ -69,6 +80,7 @@ MarkdownOption = Annotated[Path | None, typer.Option("--markdown", help="write t
 AgainstOption = Annotated[
     str, typer.Option("--against", help="what all others are compared with; 'best' is the best heuristic of each table")
 ]
+TitleOption = Annotated[str, typer.Option("--title", help="title of a page, or of a plot of accuracy or fronts")]
 TrajectoriesOption = Annotated[
     Path | None,
     typer.Option(

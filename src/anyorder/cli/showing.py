@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from anyorder.cli.app import command
+from anyorder.cli.options import TitleOption
 from anyorder.errors import BadInput
 
 
@@ -18,7 +19,7 @@ def report(
         ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="the page to write")] = Path("report.html"),
-    title: Annotated[str, typer.Option(help="of the page")] = "",
+    title: TitleOption = "",
 ) -> None:
     """Write a page that plays decodings back, side by side: one file for any browser, which loads nothing from a network."""
     from anyorder.files import write_text
@@ -36,10 +37,10 @@ def report(
 def plot(
     kind: Annotated[str, typer.Argument(help="accuracy, pareto, calibration, order-map or training")],
     sources: Annotated[list[Path], typer.Argument(help="as for `report`; for training the folder of the run")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="the picture to write, .png or .svg")],
-    orders: Annotated[str | None, typer.Option(help="comma-separated: of these orders only")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="of this budget only")] = None,
-    title: Annotated[str, typer.Option(help="of accuracy and pareto")] = "",
+    out: Annotated[Path, typer.Option("--out", "-o", help="the plot to write, .png or .svg")],
+    only_orders: Annotated[str | None, typer.Option(help="plot these orders only, comma-separated")] = None,
+    only_steps: Annotated[int | None, typer.Option(min=1, help="plot the results of this budget only")] = None,
+    title: TitleOption = "",
 ) -> None:
     """Draw a plot for a paper from saved results: accuracy against forward passes, Pareto front, calibration of the scores, map
     of the order (mean step per cell), training curves."""
@@ -55,7 +56,9 @@ def plot(
     if kind == "training":
         plots.training_curves(read_metrics(sources), out)
     elif kind in of_reports or kind in of_trajectories:
-        trajectories, found = select(*read_sources(sources), orders=names(orders) if orders else None, steps=steps)
+        trajectories, found = select(
+            *read_sources(sources), orders=names(only_orders) if only_orders else None, steps=only_steps
+        )
         if kind in of_reports:
             found = found or report_of(trajectories)  # type: ignore[arg-type]  # one of the two is there
             of_reports[kind](found, out, title)

@@ -17,9 +17,9 @@ from anyorder.cli.options import (
     SeedOption,
     StepsOption,
     numbers,
+    read_budget,
     wide_console,
 )
-from anyorder.errors import BadInput
 from anyorder.processes import launched
 
 
@@ -75,16 +75,17 @@ def reproduce(
 ) -> None:
     """Reproduce a table or figure of a paper. After an interruption, run the same command again; targets share models and
     decodings."""
+    from rich.console import Console
+
+    from anyorder.cli.study_progress import StudyProgress, answering_interrupts
     from anyorder.reproduce import SCALES, TARGETS
     from anyorder.reproduce import reproduce as run
 
-    folder = out or Path("runs") / "reproduce" / scale
+    folder, seed_list = out or Path("runs") / "reproduce" / scale, numbers(seeds, int, "--seeds")
     every = [name for name, t in TARGETS.items() if set(t.tasks) <= SCALES.get(scale, {}).keys()]
     for name in every if target == "all" and every else (target,):
-        outcome = run(
-            name, scale, folder, seeds=numbers(seeds, int, "--seeds"), workers=workers, problems=limit,
-            say=lambda line: print(line, file=sys.stderr),
-        )  # fmt: skip
+        with answering_interrupts(), StudyProgress(name, Console(stderr=True)) as progress:
+            outcome = run(name, scale, folder, seeds=seed_list, workers=workers, problems=limit, say=progress)
         print(f"# {outcome.title}\n\n{outcome.markdown}")
         print(f"{folder / name}.md, .json" + (", .png" if outcome.lines or outcome.bars else ""), file=sys.stderr)
 
@@ -123,11 +124,10 @@ def fit(
     from anyorder.fitting import FitSettings, fit_and_compare
     from anyorder.session import found
 
-    if not steps.isdecimal() or int(steps) < 1:
-        raise BadInput(f"--steps {steps!r}: give one number of forward passes, 1 or more")
+    budget = None if steps.strip() == "all" else read_budget(steps, 1)
     folder = out or Path("runs") / f"fit-{Path(model).name}"
     settings = FitSettings(
-        model=model, data=found(data), task=task, steps=int(steps), updates=updates, train_batch_size=train_batch_size,
+        model=model, data=found(data), task=task, steps=budget, updates=updates, train_batch_size=train_batch_size,
         batch_size=batch_size, seed=seed, hide=hide, samples=samples, architecture=architecture,
         trust_remote_code=trust_remote_code, column=column, skip_unreadable=skip_unreadable, headroom_only=headroom_only,
         model_options=tuple(model_options or ()),
@@ -158,14 +158,15 @@ def fetch(
 
 @command("list")
 def list_all(
-    kind: Annotated[str | None, typer.Argument(help="one kind only, such as orders, tasks, recipes or denoisers")] = None,
+    kind: Annotated[str | None, typer.Argument(help="one kind only: {kinds}")] = None,
 ) -> None:
     """Denoisers, parts of samplers, policies, tasks, recipes and more, with their arguments; those of other packages too."""
     from rich.table import Table
+    from rich.text import Text
 
     from anyorder.cli.listing import rows_of
 
     table = Table(show_header=False, box=None)
     for row in rows_of(kind):
-        table.add_row(*row)
+        table.add_row(*map(Text, row))  # plain: in markup, brackets would be read as styles
     wide_console().print(table)

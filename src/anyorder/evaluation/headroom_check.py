@@ -7,13 +7,18 @@ from anyorder.errors import BadInput
 from anyorder.evaluation.batches import Progress
 from anyorder.evaluation.calibration import Calibration, path_calibration
 from anyorder.evaluation.comparison import evaluate
-from anyorder.evaluation.results import Report
-from anyorder.evaluation.samplers import Samplers
+from anyorder.evaluation.results import Report, Result
+from anyorder.evaluation.samplers import Kind, Samplers
+from anyorder.evaluation.statistics import mean_interval
+from anyorder.evaluation.tables import metric_name
 from anyorder.registry import ORDERS
 from anyorder.tasks.base import Instances, Task
 
 _CALIBRATED = 0.02
 """Largest expected calibration error that counts as calibrated."""
+
+_SMALL_LEAD = 1.0
+"""Points: if the oracle leads by less, an order has nothing to gain that is worth a fit."""
 
 
 @dataclass(frozen=True)
@@ -55,26 +60,47 @@ def headroom(
     return Headroom(report, every, first)
 
 
-def recommendation(found: Headroom) -> str:
-    """Say what the numbers mean, in two sentences, by the metric that matters for these problems."""
-    metric = found.report.main_metric
-    value = {r.order: r.main(metric)[0] for r in found.report.results}
-    kinds = {r.order: r.kind for r in found.report.results}
-    heuristics = [label for label, kind in kinds.items() if kind == "heuristic"]
-    oracles = [label for label, kind in kinds.items() if kind == "oracle"]
-    if not heuristics or not oracles:
-        raise BadInput("headroom compares heuristics with oracles: give at least one of each")
-    best = max(heuristics, key=lambda name: value[name])
-    room = max(value[name] for name in oracles) - value[best]
+def best_of(report: Report, kind: Kind) -> Result:
+    """The result of a kind of orders with the largest main metric.
+
+    Raises:
+        BadInput: the report has no order of this kind.
+    """
+    found = [result for result in report.results if result.kind == kind]
+    if not found:
+        raise BadInput(f"headroom compares heuristics with oracles: this evaluation has no {kind}, give at least one")
+    return max(found, key=lambda result: result.main(report.main_metric)[0])
+
+
+def oracle_lead(report: Report) -> str:
+    """Say how far the best oracle is ahead of the best heuristic, with a paired 95 % interval, and whether that is enough for
+    an order to gain something.
+
+    Raises:
+        BadInput: the report has no heuristic or no oracle.
+    """
+    metric = report.main_metric
+    best, oracle = best_of(report, "heuristic"), best_of(report, "oracle")
+    ahead = oracle.outcomes(metric).astype(float) - best.outcomes(metric).astype(float)
+    mean, low, high = mean_interval(100 * ahead)
+    measure = metric_name(report)
     first = (
-        f"The best heuristic is {best} with {100 * value[best]:.1f} %; the oracle is {100 * room:.1f} points better."
-        if room > 0
-        else f"There is no headroom: the best heuristic, {best}, is as good as the oracle."
+        f"The best heuristic is {best.order} with {100 * best.main(metric)[0]:.1f} % {measure}; the oracle's lead is "
+        f"{mean:.1f} points ({low:.1f} to {high:.1f})."
     )
+    if mean < _SMALL_LEAD:
+        return f"{first} No order can gain much here: the lead is under {_SMALL_LEAD:.0f} point."
+    if low <= 0:
+        return f"{first} No order can gain much here, as far as {len(ahead)} problems tell: the interval includes 0."
+    return first
+
+
+def recommendation(found: Headroom) -> str:
+    """Say what the numbers mean, by the metric that matters for these problems."""
     over = found.every_prediction.overconfidence
     if found.every_prediction.error < _CALIBRATED:
         second = "Confidence is calibrated on its own path: expect little from a learned order, and more from remasking."
     else:
         sense = "overconfident" if over > 0 else "underconfident"
         second = f"The denoiser is {sense} on its own path (by {100 * abs(over):.1f} points): an order can learn where."
-    return f"{first} {second}"
+    return f"{oracle_lead(found.report)} {second}"
