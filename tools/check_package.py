@@ -26,7 +26,7 @@ PUZZLE = "0800500604609071080050000299700065000008720313000490000040250030100004
 SOLVED = "789251364462937158135468729978316542546872931321549876894725613217693485653184297"
 LOAD_ALL = """
 from anyorder import load_denoiser, load_order, make_task
-from anyorder.training.settings import load_recipe, recipe_names
+from anyorder.training.recipes import load_recipe, recipe_names
 from anyorder.zoo import order_folder, zoo_names
 
 for name in zoo_names():
