@@ -134,7 +134,7 @@ def check_installed(python: Path, folder: Path) -> None:
             sys.exit(f"anyorder list does not know {name}")
     if SOLVED not in run([anyorder, "sample", PUZZLE], cwd=folder):
         sys.exit("anyorder sample has not solved the puzzle")
-    how = ["--set", "givens=36", "--limit", "4", "--steps", "5", "--orders", "confidence,policy+undo"]
+    how = ["--generate", "givens=36", "--limit", "4", "--steps", "5", "--orders", "confidence,policy+undo"]
     run([anyorder, "evaluate", *how, "--trajectories", "t.json.gz"], cwd=folder)
     run([anyorder, "report", "t.json.gz", "-o", "report.html"], cwd=folder)
 
