@@ -12,6 +12,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from anyorder.training.recipes import AnyRecipe, DenoiserRecipe, OrderRecipe, RewardRecipe, load_recipe, recipe_names
+from anyorder.training.settings import PartSection
 
 PAGE = Path(__file__).with_name("recipes.md")
 
@@ -62,8 +63,9 @@ def page() -> str:
         chosen = {name: recipe for name, recipe in recipes.items() if isinstance(recipe, kind)}
         parts += [f"## {title}\n", _overview(chosen), *(_entry(name, recipe) for name, recipe in chosen.items())]
     parts.append("## Every setting\n\nDefaults are those of a recipe that does not say otherwise; *required* has none.\n")
-    sections = {name: field for kind in _KINDS for name, field in kind.model_fields.items()}
-    parts += [_settings(name, field) for name, field in sections.items() if _model(field) is not None]
+    fields = [(name, field) for kind in _KINDS for name, field in kind.model_fields.items()]
+    sections = {name: model for name, field in fields if (model := _model(field)) is not None}
+    parts += [_settings(name, model) for name, model in sections.items()]
     return "\n".join(parts)
 
 
@@ -106,14 +108,21 @@ def _begun(recipe: OrderRecipe | RewardRecipe) -> str:
     return f", from `{recipe.start}`" if isinstance(recipe, RewardRecipe) and recipe.start else ""
 
 
-def _settings(name: str, field: FieldInfo) -> str:
-    model = _model(field)
-    assert model is not None
+def _settings(name: str, model: type[BaseModel]) -> str:
     about = " ".join((model.__doc__ or "").split())
     rows = [f"### {name}\n\n{about}\n", "| key | values | default | what |", "|---|---|---|---|"]
     for key, inner in model.model_fields.items():
-        rows.append(f"| `{name}.{key}` | {_values(inner.annotation)} | {_default(inner)} | {inner.description or ''} |")
+        rows.append(f"| `{name}.{key}` | {_values(inner.annotation)} | {_default(inner.default)} | {inner.description or ''} |")
+    if issubclass(model, PartSection):
+        rows += ["", "Settings of each part, beside these:", "", *(_part_settings(model, part) for part in model.registry)]
     return "\n".join(rows) + "\n"
+
+
+def _part_settings(section: type[PartSection], part: str) -> str:
+    """One line for a registered part: its own settings with their defaults."""
+    _, declared = section.declared(part)
+    said = ", ".join(f"`{name}` ({_default(default)})" for name, (_, default) in declared.items())
+    return f"- `{part}`: {said or 'none'}"
 
 
 def _model(field: FieldInfo) -> type[BaseModel] | None:
@@ -132,10 +141,10 @@ def _values(kind: Any) -> str:
     return names[get_origin(kind) or kind]
 
 
-def _default(field: FieldInfo) -> str:
-    if field.default is PydanticUndefined:
+def _default(value: Any) -> str:
+    if value is PydanticUndefined or value is ...:
         return "*required*"
-    return "none" if field.default is None else f"`{json.dumps(field.default)}`".replace('"', "")
+    return "none" if value is None else f"`{json.dumps(value)}`".replace('"', "")
 
 
 if __name__ == "__main__":
