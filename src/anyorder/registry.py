@@ -361,3 +361,6 @@ DENOISERS = Registry("denoiser class", "anyorder.denoisers", ("anyorder.denoiser
 
 JUDGES = Registry("judge", "anyorder.judges", ("anyorder.evaluation",))
 """Outside models that rate samples."""
+
+REGISTRIES = {name: value for name, value in tuple(globals().items()) if isinstance(value, Registry)}
+"""All registries, by the name of their constant."""

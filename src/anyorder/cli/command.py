@@ -5,10 +5,13 @@ So no name is typed by hand, parts of other packages are listed, and `anyorder -
 
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from rich.markup import escape
 from typer.core import TyperCommand
+
+from anyorder.registry import REGISTRIES, Registry
 
 
 def fill(text: str) -> str:
@@ -34,14 +37,8 @@ class Command(TyperCommand):
                     one.help = text
 
 
-def _registered(name: str) -> Callable[[], str]:
-    def names() -> str:
-        from anyorder import registry
-
-        found = getattr(registry, name)
-        return ", ".join(found.usage(part) for part in found.names())
-
-    return names
+def _usages(parts: Registry) -> str:
+    return ", ".join(parts.usage(name) for name in parts.names())
 
 
 def _recipes() -> str:
@@ -69,7 +66,7 @@ def _kinds() -> str:
 
 
 LISTS: dict[str, Callable[[], str]] = {
-    **{name.lower(): _registered(name) for name in ("ORDERS", "COUNT_RULES", "REMASKERS", "JUDGES", "POLICIES", "TASKS")},
+    **{name.lower(): partial(_usages, parts) for name, parts in REGISTRIES.items()},
     "recipes": _recipes,
     "fetchable": _fetchable,
     "targets": _targets,

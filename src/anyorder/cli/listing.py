@@ -2,9 +2,8 @@
 
 from collections.abc import Callable, Iterator
 
-from anyorder import registry
 from anyorder.errors import BadInput
-from anyorder.registry import Registry
+from anyorder.registry import REGISTRIES, Registry
 
 Row = tuple[str, str, str]
 """Kind, how it is written, what it is."""
@@ -59,12 +58,8 @@ def _recipes() -> Iterator[Row]:
 
 KINDS: dict[str, Callable[[], Iterator[Row]]] = {
     "denoisers": _denoisers,
-    **{
-        name.lower().replace("_", "-"): _registered(parts)
-        for name, parts in vars(registry).items()
-        if isinstance(parts, Registry) and parts is not registry.DENOISERS
-    },
-    "denoiser-classes": _registered(registry.DENOISERS),
+    **{name.lower().replace("_", "-"): _registered(parts) for name, parts in REGISTRIES.items() if name != "DENOISERS"},
+    "denoiser-classes": _registered(REGISTRIES["DENOISERS"]),
     "recipes": _recipes,
     "fetchable": _fetchable,
 }
