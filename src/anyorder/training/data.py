@@ -4,12 +4,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from anyorder.denoisers.base import missing_attributes
 from anyorder.diffusion import CosineSchedule, DiscreteSchedule, LinearSchedule
 from anyorder.errors import BadInput
 from anyorder.files import find_file
-from anyorder.tasks.base import Instances, Task
-from anyorder.tasks.base import check_fits as check_task
-from anyorder.training.recipes import AnyRecipe, DenoiserRecipe, OrderRecipe
+from anyorder.tasks.base import Instances, Task, check_fits
+from anyorder.training.recipes import DenoiserRecipe, OrderRecipe
 from anyorder.training.settings import DataSettings, MaskingSettings
 
 GROUP = 50
@@ -77,16 +77,15 @@ def without_padding(tokens: Tensor, pad_token_id: int | None) -> slice:
     return slice(int(used.max()) + 1 if len(used) else 1)
 
 
-def check_fits(recipe: AnyRecipe, denoiser: nn.Module, task: Task) -> None:
+def check_trainable(denoiser: nn.Module, task: Task) -> None:
     """Refuse a denoiser that is not one for the task.
 
     Raises:
         BadInput: the denoiser does not follow the protocol `Denoiser`, or differs from the task in vocabulary size, mask token
             or length; the message names which.
     """
-    missing = [name for name in ("vocab_size", "mask_token_id", "hidden_size") if not hasattr(denoiser, name)]
-    if missing:
+    if missing := missing_attributes(denoiser):
         raise BadInput(
             f"a {type(denoiser).__name__} is no denoiser: it has no {', '.join(missing)}; see Denoiser, or use WrappedDenoiser"
         )
-    check_task(task, denoiser)
+    check_fits(task, denoiser)

@@ -12,7 +12,14 @@ from anyorder.diffusion import mask_tokens, stratified
 from anyorder.losses import mdm_loss, token_cross_entropy
 from anyorder.processes import Shard
 from anyorder.tasks import make_task
-from anyorder.training.data import check_fits, draw_clean, make_schedule, step_generator, training_problems, without_padding
+from anyorder.training.data import (
+    check_trainable,
+    draw_clean,
+    make_schedule,
+    step_generator,
+    training_problems,
+    without_padding,
+)
 from anyorder.training.recipes import DenoiserRecipe
 
 
@@ -26,7 +33,7 @@ class DenoiserJob:
         self.instances = training_problems(self.task, recipe.data)
         torch.manual_seed(recipe.seed)
         self.denoiser = make_denoiser(recipe.denoiser.architecture, self.task, recipe.denoiser.settings)
-        check_fits(recipe, self.denoiser, self.task)
+        check_trainable(self.denoiser, self.task)
         self.model: nn.Module = self.denoiser
         self.rate_scales: dict[str, float] = {}
         self.cycle = 1

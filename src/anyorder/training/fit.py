@@ -96,12 +96,12 @@ def default_fit(architecture: str | None = None) -> tuple[PolicySettings, Object
     """What `fit_order` and `anyorder fit` fit when nothing else is said.
 
     The default policy is `mlp` (arXiv 2606.00295, section 3), which is cheap for every denoiser; it is trained for
-    `correctness` on the states of its own path. It reads positions one by one, so it is no critic; a policy that reads all
-    positions together (such as `lookahead`) is trained as a critic too.
+    `correctness` on the states of its own path. A policy that reads the denoiser's logits (`reads_logits`, such as `lookahead`)
+    is trained as a critic too; `mlp` is not.
     """
     name = architecture or "mlp"
-    together = POLICIES[name].reads_logits
-    return PolicySettings(architecture=name), ObjectiveSettings(name="correctness", states="model", critic=together)
+    critic = POLICIES[name].reads_logits
+    return PolicySettings(architecture=name), ObjectiveSettings(name="correctness", states="model", critic=critic)
 
 
 def fit_order(

@@ -32,7 +32,14 @@ from anyorder.processes import Shard
 from anyorder.registry import POLICIES
 from anyorder.state import DecodeState
 from anyorder.tasks.base import Instances, Task
-from anyorder.training.data import check_fits, draw_clean, make_schedule, step_generator, training_problems, without_padding
+from anyorder.training.data import (
+    check_trainable,
+    draw_clean,
+    make_schedule,
+    step_generator,
+    training_problems,
+    without_padding,
+)
 from anyorder.training.objectives import Objective, Truth
 from anyorder.training.pool import Pool, TrueTokens
 from anyorder.training.recipes import OrderRecipe
@@ -116,7 +123,7 @@ class OrderJob:
         self.recipe, self.task = recipe, task
         self.settings: ObjectiveSettings = recipe.objective
         self.objective: Objective = recipe.objective.make()
-        check_fits(recipe, denoiser, task)
+        check_trainable(denoiser, task)
         self.denoiser = denoiser.eval().requires_grad_(False)
         if instances is None:
             instances = training_problems(task, recipe.data)

@@ -28,36 +28,35 @@ from anyorder.training.settings import (
 )
 
 
-class DenoiserRecipe(Section):
-    """Train a denoiser from scratch."""
+class _Recipe(Section):
+    """What all kinds of recipes have."""
 
-    kind: Literal["denoiser"]
     description: str = ""
     seed: int = 0
     task: TaskSettings
     data: DataSettings
-    denoiser: DenoiserSettings = Field(default_factory=DenoiserSettings)
-    masking: MaskingSettings = MaskingSettings()
     optimizer: OptimizerSettings
     run: RunSettings
 
 
-class OrderRecipe(Section):
+class DenoiserRecipe(_Recipe):
+    """Train a denoiser from scratch."""
+
+    kind: Literal["denoiser"]
+    denoiser: DenoiserSettings = Field(default_factory=DenoiserSettings)
+    masking: MaskingSettings = MaskingSettings()
+
+
+class OrderRecipe(_Recipe):
     """Fit an order policy to a denoiser (a name, folder or hub id), frozen or trained with it (Algorithm 1)."""
 
     kind: Literal["order"]
-    description: str = ""
-    seed: int = 0
-    task: TaskSettings
-    data: DataSettings
     denoiser: str
     policy: PolicySettings = Field(default_factory=PolicySettings)
     objective: ObjectiveSettings = Field(default_factory=ObjectiveSettings)
     train_denoiser: bool = False
     joint: JointSettings = JointSettings()
     masking: MaskingSettings = MaskingSettings()
-    optimizer: OptimizerSettings
-    run: RunSettings
 
     @model_validator(mode="after")
     def _every_key_has_a_use(self) -> "OrderRecipe":
@@ -86,22 +85,16 @@ def _upo(policy: Any = None) -> Any:
     return {"architecture": "upo", **(policy or {})} if policy is None or isinstance(policy, dict) else policy
 
 
-class RewardRecipe(Section):
+class RewardRecipe(_Recipe):
     """Train an order policy by reward on a denoiser (a name, folder or hub id), frozen or trained with it."""
 
     kind: Literal["reward"]
-    description: str = ""
-    seed: int = 0
-    task: TaskSettings
-    data: DataSettings
     denoiser: str
     policy: Annotated[PolicySettings, BeforeValidator(_upo)] = Field(default_factory=_upo, validate_default=True)
     start: str | None = Field(None, description="folder of a policy to start from, instead of a fresh one")
     rollout: RolloutSettings = Field(default_factory=RolloutSettings)
     reward: RewardSettings = Field(default_factory=RewardSettings)
     update: UpdateSettings = UpdateSettings()
-    optimizer: OptimizerSettings
-    run: RunSettings
 
     @model_validator(mode="after")
     def _parts_fit(self) -> "RewardRecipe":
@@ -181,11 +174,12 @@ def validate_recipe(values: dict[str, Any], source: str = "recipe") -> AnyRecipe
 
 
 _PARTS: dict[str, type[PartSection]] = {
-    "policy": PolicySettings,
-    "objective": ObjectiveSettings,
-    "denoiser": DenoiserSettings,
-    "reward": RewardSettings,
+    name: section
+    for kind in _KINDS.values()
+    for name, field in kind.model_fields.items()
+    if isinstance(section := field.annotation, type) and issubclass(section, PartSection)
 }
+"""The sections that name a registered part."""
 
 
 def _parse_override(override: str) -> tuple[str, Any]:

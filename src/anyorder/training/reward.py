@@ -24,14 +24,13 @@ from anyorder.errors import BadInput
 from anyorder.losses import clipped_surrogate, group_advantages, trajectory_kl_weight
 from anyorder.orders.heuristics import confidence
 from anyorder.orders.learned import LearnedOrder
-from anyorder.orders.policies import PolicyNetwork
 from anyorder.orders.reward_policies import most_confident
 from anyorder.prediction import Prediction
 from anyorder.processes import Shard
 from anyorder.registry import COUNT_RULES, ORDERS, REWARDS
 from anyorder.state import DecodeState
 from anyorder.tasks.base import CheckResult, Instances, Task
-from anyorder.training.data import check_fits, step_generator, training_problems
+from anyorder.training.data import check_trainable, step_generator, training_problems
 from anyorder.training.joint import Pair
 from anyorder.training.order import make_policy
 from anyorder.training.part_settings import make_part
@@ -85,7 +84,7 @@ class RewardJob:
         instances: Instances | None = None,
         reward: Reward | None = None,
     ) -> None:
-        check_fits(recipe, denoiser, task)
+        check_trainable(denoiser, task)
         self.recipe, self.task = recipe, task
         self.settings, self.update = recipe.rollout, recipe.update
         trained = self.update.train_denoiser
@@ -242,7 +241,7 @@ class RewardJob:
         x0 = None if problems.x0 is None else problems.x0[index].to(self.device)
         denoiser: Any = self.denoiser
         steps, decoded = rollout(
-            denoiser, _PolicyOrder(self.policy), recorder, problems.tokens[index].to(self.device), first_seed=seed,
+            denoiser, LearnedOrder(self.policy), recorder, problems.tokens[index].to(self.device), first_seed=seed,
             steps=self.settings.steps, block_length=self.settings.block, token=token, x0=x0,
         )  # fmt: skip
         if self.update.train_denoiser:  # an action is a position and a token
@@ -315,18 +314,6 @@ class RewardJob:
             self.policy.denoiser_fingerprint = fingerprint(self.denoiser)
             folder = folder / "order"
         self.policy.save_pretrained(folder)
-
-
-class _PolicyOrder:
-    """The policy that is trained, as an order."""
-
-    def __init__(self, policy: PolicyNetwork) -> None:
-        self.policy = policy
-        self.memories = policy.memories
-
-    def __call__(self, state: DecodeState, prediction: Prediction) -> Tensor:
-        scores: Tensor = self.policy(state, prediction)
-        return scores.masked_fill(~state.available, -torch.inf)
 
 
 def _plain_scores(policy: nn.Module, state: DecodeState, prediction: Prediction) -> Tensor:

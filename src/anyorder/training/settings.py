@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from anyorder.decoding.actions import Actions, PlackettLuce
 from anyorder.denoisers.classes import BY_TASK, denoiser_class
 from anyorder.errors import BadInput
-from anyorder.registry import COUNT_RULES, OBJECTIVES, ORDERS, POLICIES, REWARDS
+from anyorder.registry import COUNT_RULES, DENOISERS, OBJECTIVES, ORDERS, POLICIES, REWARDS, Registry
 from anyorder.training.part_settings import Declared, check_settings, declared_by, make_part
 
 POLICY_WEIGHTS, UNIFORM_WEIGHTS, PAPL_WEIGHTS = "policy", "uniform", "papl"
@@ -33,12 +33,14 @@ class PartSection(Section):
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
+    registry: ClassVar[Registry]
     part_key: ClassVar[str] = "name"
 
     @classmethod
     def declared(cls, name: str) -> tuple[str, Declared]:
-        """What messages call the part of a name, and the settings that it declares."""
-        raise NotImplementedError
+        """What messages call the part of a name, and its settings: the fields of its class `Settings`, or its own."""
+        part = cls.registry[name]
+        return f"{cls.registry.kind} {name}", declared_by(getattr(part, "Settings", part))
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -106,6 +108,7 @@ class DenoiserSettings(PartSection):
     """The network of a denoiser: a registered class, or module:Class."""
 
     architecture: str = Field("structured", description="registered name, or module:Class")
+    registry: ClassVar[Registry] = DENOISERS
     part_key: ClassVar[str] = "architecture"
 
     @classmethod
@@ -119,18 +122,15 @@ class PolicySettings(PartSection):
     """The network of an order policy, see `anyorder.orders.policies`."""
 
     architecture: str = Field("lookahead", description="registered name, or module:Class")
+    registry: ClassVar[Registry] = POLICIES
     part_key: ClassVar[str] = "architecture"
-
-    @classmethod
-    def declared(cls, name: str) -> tuple[str, Declared]:
-        """See `PartSection`."""
-        return f"policy {name}", declared_by(POLICIES[name].Settings)
 
 
 class ObjectiveSettings(PartSection):
     """What a policy is trained for, and on which states: see `anyorder.training.objectives` and `anyorder.training.order`."""
 
     name: str = Field("correctness", description="registered name, or module:attribute")
+    registry: ClassVar[Registry] = OBJECTIVES
     states: Literal["uniform", "teacher", "model"] = "model"
     critic: bool = Field(True, description="also train the scores of committed tokens, which undo needs")
     rollout_steps: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]] = Field(
@@ -144,11 +144,6 @@ class ObjectiveSettings(PartSection):
     selection_temperature: float = Field(0.5, gt=0)
     complete_weight: float = Field(5.0, ge=0, description="weight of complete states in the critic's loss")
     undo_rounds: int = Field(1, ge=0, description="how often a complete problem may be opened again")
-
-    @classmethod
-    def declared(cls, name: str) -> tuple[str, Declared]:
-        """See `PartSection`."""
-        return f"objective {name}", declared_by(OBJECTIVES[name])
 
     def make(self) -> Any:
         """The objective."""
@@ -212,11 +207,9 @@ class RolloutSettings(Section):
     @model_validator(mode="after")
     def _every_key_has_a_use(self) -> "RolloutSettings":
         rule = COUNT_RULES[self.actions]
-        if not (isinstance(rule, type) and issubclass(rule, Actions)):
-            drawn = [
-                name for name in COUNT_RULES if isinstance(COUNT_RULES[name], type) and issubclass(COUNT_RULES[name], Actions)
-            ]
-            raise ValueError(f"actions is {self.actions!r}, which does not draw: use one of {', '.join(drawn)}")
+        if not _draws(rule):
+            drawn = ", ".join(entry.name for entry in COUNT_RULES.entries() if _draws(entry.part))
+            raise ValueError(f"actions is {self.actions!r}, which does not draw: use one of {drawn}")
         if not issubclass(rule, PlackettLuce) and self.per_step != 1:
             raise ValueError(f"per_step is for plackett_luce; {self.actions} decides itself how many")
         _useless(self.given("expert_level"), not self.experts, "rollout.experts above 0")
@@ -227,13 +220,9 @@ class RewardSettings(PartSection):
     """What a trajectory is worth: see `anyorder.training.rewards`."""
 
     name: str = Field("cells", description="registered name, or module:attribute")
+    registry: ClassVar[Registry] = REWARDS
     speed: float | None = Field(None, ge=0, description="exponent of the factor that rewards few forward passes")
     likelihood_bonus: float = Field(0.0, ge=0, description="for the likeliest path of a group, down to 0 for the least likely")
-
-    @classmethod
-    def declared(cls, name: str) -> tuple[str, Declared]:
-        """See `PartSection`."""
-        return f"reward {name}", declared_by(REWARDS[name])
 
     @model_validator(mode="after")
     def _by_position_stands_alone(self) -> "RewardSettings":
@@ -292,6 +281,11 @@ class RunSettings(Section):
     keep: int = Field(2, gt=0, description="checkpoints to keep")
     log_steps: int = Field(20, gt=0, description="steps between lines of metrics.jsonl")
     tensorboard: bool = False
+
+
+def _draws(rule: Any) -> bool:
+    """Whether a count rule draws its positions."""
+    return isinstance(rule, type) and issubclass(rule, Actions)
 
 
 def _useless(keys: list[str], ignored: bool, needs: str) -> None:
