@@ -24,11 +24,11 @@ from anyorder.evaluation.tables import markdown, rich_tables
 from anyorder.files import write_json, write_text
 from anyorder.orders.learned import LearnedOrder
 from anyorder.registry import ORDERS, POLICIES, TASKS
-from anyorder.session import key_values, longest_of
+from anyorder.session import key_values
 from anyorder.tasks import Instances, Sequences, task_class
 from anyorder.tasks.alphabets import Alphabet
 from anyorder.tasks.sequence_files import Record, read_records, suffix_of
-from anyorder.training.fit import default_fit, fit_order
+from anyorder.training.fit import fit_order
 from anyorder.zoo import SERVES, folder_of, is_ours, load_denoiser, speaks_esm, task_of
 from anyorder.zoo.matching import task_for
 
@@ -111,7 +111,7 @@ def fit_and_compare(
 
     def compare(samplers: Mapping[str, Any], instances: Instances, sampled: bool) -> Report:
         report = evaluate(
-            bench.denoiser, bench.task, instances, samplers, settings.steps or longest_of(instances), seed=settings.seed,
+            bench.denoiser, bench.task, instances, samplers, settings.steps or instances.longest, seed=settings.seed,
             batch_size=settings.batch_size, progress=progress, token=Sample() if sampled else None,
             meta={"task": bench.task.name, "data": settings.data.name, "denoiser": settings.model, "hide": settings.hide},
         )  # fmt: skip
@@ -129,10 +129,9 @@ def fit_and_compare(
         write_json(folder / "report.json", {"in-filling": first.to_json()})
         return None
     console.print(f"\n[bold]2. Fit an order[/bold] to {len(bench.train)} other sequences")
-    policy, objective = default_fit(settings.architecture or None)
     order = fit_order(
         bench.denoiser, bench.task, bench.train, folder, steps=settings.updates, batch_size=settings.train_batch_size,
-        seed=settings.seed, policy=policy, objective=objective, console=console,
+        seed=settings.seed, policy=settings.architecture or None, console=console,
     )  # fmt: skip
     console.print("\n[bold]3. What did it gain?[/bold] The same sequences as in 1")
     reports = {"in-filling": compare({**known, "policy": order, "oracle": "oracle"}, bench.test, sampled=False)}

@@ -13,6 +13,7 @@ from anyorder.evaluation.comparison import environment
 from anyorder.evaluation.samplers import default_samplers
 from anyorder.evaluation.trajectories import Watch
 from anyorder.files import find_file, open_text
+from anyorder.orders.learned import check_policy_folder
 from anyorder.tasks import Instances, Task, task_class
 from anyorder.tasks.sequence_files import looks_like_a_file
 from anyorder.zoo import default_denoiser, load_denoiser
@@ -40,8 +41,8 @@ class Session:
 
     @property
     def longest(self) -> int:
-        """Positions to fill of the longest problem, at least 1."""
-        return longest_of(self.instances)
+        """See `Instances.longest`."""
+        return self.instances.longest
 
     def samplers(self) -> list[str]:
         """The samplers that are compared when none are named."""
@@ -107,8 +108,7 @@ def open_session(
     asked = key_values(model_options, "--model-option")
     denoiser = load_denoiser(model, trust_remote_code=trust_remote_code, **asked)
     if policy is not None:
-        if not (policy / "config.json").is_file():
-            raise BadInput(f"{policy} holds no order policy (no config.json): fit one with `anyorder train` or `anyorder fit`")
+        check_policy_folder(policy)
         denoiser.own_order = str(policy)
     made = task_for(denoiser, task, **options)
     if path is not None:
@@ -146,11 +146,6 @@ def generated(task: Task, count: int, seed: int, options: dict[str, Any]) -> Ins
     except TypeError as error:
         given = ", ".join(f"{key}={value}" for key, value in options.items())
         raise BadInput(f"the generator of {task.name} cannot use {given}: {first_line(error)}") from error
-
-
-def longest_of(instances: Instances) -> int:
-    """Positions to fill of the longest problem, at least 1."""
-    return max(1, int(instances.maskable.sum(dim=1).max()))
 
 
 def _options_of(task: type[Task], path: Path | None, problem: str | None) -> dict[str, Any]:

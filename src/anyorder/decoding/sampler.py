@@ -14,6 +14,7 @@ from typing import Any
 from anyorder.decoding.counts import CountRule, FunctionRule, Linear, TwoPhase
 from anyorder.decoding.remaskers import Absorbing, Remasker
 from anyorder.decoding.tokens import Argmax, TokenRule
+from anyorder.denoisers.base import device_of
 from anyorder.errors import BadInput
 from anyorder.files import read_json, write_json, write_text
 from anyorder.hub import Pushable, download
@@ -62,8 +63,7 @@ class Sampler(Pushable):
         remasker = _made(self.remasker, REMASKERS)
         if not isinstance(remasker, Remasker):
             raise BadInput(f"remasker is {remasker!r}; it must be the name of a remasker, or a `Remasker`")
-        usual = TwoPhase() if remasker.reviews else Linear()
-        rule = usual if self.count is None else _checked("count", _made(self.count, COUNT_RULES), "count rule")
+        rule = _usual_rule(remasker) if self.count is None else _checked("count", _made(self.count, COUNT_RULES), "count rule")
         object.__setattr__(self, "order", _checked("order", as_order(self.order), "order"))
         object.__setattr__(self, "count", rule if isinstance(rule, CountRule) else FunctionRule(rule))
         object.__setattr__(self, "token", _checked("token", _made(self.token, TOKEN_RULES), "token rule"))
@@ -120,9 +120,8 @@ class Sampler(Pushable):
             text += f"+{label_of(self.remasker, REMASKERS)}"
         if self.block_length is not None:
             text += f"@blocks:{self.block_length}"
-        usual = TwoPhase() if self.remasker.reviews else Linear()
         rule = self.count.function if isinstance(self.count, FunctionRule) else self.count
-        return text if rule == usual else f"{text}@{label_of(rule, COUNT_RULES)}"
+        return text if rule == _usual_rule(self.remasker) else f"{text}@{label_of(rule, COUNT_RULES)}"
 
     # ---- parts --------------------------------------------------------------------------------------------------------
 
@@ -220,7 +219,7 @@ class Sampler(Pushable):
                 loaded[part] = load_policy(folder / part)
                 if denoiser is not None:
                     check_denoiser(loaded[part], denoiser, folder / part, strict=strict)
-                    loaded[part].to(next((p.device for p in denoiser.parameters()), "cpu"))
+                    loaded[part].to(device_of(denoiser))
             network = loaded[part]
             if entry["as"] == "critic":
                 return Critic(network)
@@ -259,6 +258,11 @@ def as_order(order: Any) -> Order:
         return ORDERS.make(order)  # type: ignore[no-any-return]
     except BadInput as error:
         raise BadInput(f"{error}, or the folder of a policy" if "unknown" in str(error) else str(error)) from error
+
+
+def _usual_rule(remasker: Remasker) -> CountRule:
+    """The count rule of a sampler that names none."""
+    return TwoPhase() if remasker.reviews else Linear()
 
 
 def _made(part: Any, registry: Any) -> Any:

@@ -41,6 +41,11 @@ def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def missing_attributes(module: object) -> list[str]:
+    """The attributes of a `Denoiser` that a module lacks."""
+    return [name for name in ("mask_token_id", "vocab_size", "hidden_size") if not hasattr(module, name)]
+
+
 def device_of(denoiser: object, fallback: torch.device | str = "cpu") -> torch.device:
     """The device of a denoiser's weights; `fallback` if it has none."""
     weights = next(iter(denoiser.parameters()), None) if isinstance(denoiser, nn.Module) else None

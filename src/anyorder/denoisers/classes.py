@@ -17,6 +17,7 @@ from typing import Any
 import safetensors.torch
 from torch import nn
 
+from anyorder.denoisers.base import missing_attributes
 from anyorder.denoisers.transformer import Transformer
 from anyorder.denoisers.wrapped import WrappedDenoiser, reference_of
 from anyorder.errors import BadCheckpoint, BadInput, first_line
@@ -27,8 +28,7 @@ from anyorder.registry import DENOISERS
 BY_TASK = ("vocab_size", "mask_token_id", "max_length", "pad_token_id")
 """Arguments of a constructor that come from the task."""
 
-_NEEDED = ("mask_token_id", "vocab_size", "hidden_size")
-_WRAPPING = (*_NEEDED, "pad_token_id")
+_WRAPPING = ("mask_token_id", "vocab_size", "hidden_size", "pad_token_id")
 """Arguments of `WrappedDenoiser` besides the module."""
 
 
@@ -165,7 +165,7 @@ def _load_weights(module: nn.Module, path: Path, name: str) -> None:
 
 def _no_denoiser(module: nn.Module) -> str | None:
     """Why a module is no `Denoiser`; None if it is one."""
-    if missing := [key for key in _NEEDED if not hasattr(module, key)]:
+    if missing := missing_attributes(module):
         return f"it has no {', '.join(missing)}"
     kinds = [parameter.kind for parameter in inspect.signature(module.forward).parameters.values()]
     if inspect.Parameter.VAR_POSITIONAL in kinds or kinds.count(inspect.Parameter.POSITIONAL_OR_KEYWORD) >= 3:

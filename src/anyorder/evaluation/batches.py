@@ -3,12 +3,11 @@
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import nn
 
 from anyorder.decoding.loop import Callback, decode
 from anyorder.decoding.result import Decoded
 from anyorder.decoding.sampler import Sampler
-from anyorder.denoisers.base import Denoiser
+from anyorder.denoisers.base import Denoiser, device_of
 from anyorder.processes import Shard
 from anyorder.tasks.base import Instances
 
@@ -35,7 +34,7 @@ def decode_in_batches(
     Callbacks (`on_step`) recognize an instance by its seed.
     """
     parts = []
-    device = next((p.device for p in denoiser.parameters()), None) if isinstance(denoiser, nn.Module) else None
+    device = device_of(denoiser, instances.tokens.device)
     known = getattr(denoiser, "pad_token_id", None)
     pad = -1 if known is None else int(known)
     columns = torch.arange(1, instances.tokens.shape[1] + 1)

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from anyorder.causal import CausalModel
-from anyorder.denoisers.base import Denoiser, attention_of, default_device
+from anyorder.denoisers.base import Denoiser, attention_of, default_device, device_of
 from anyorder.errors import BadInput
 from anyorder.evaluation.comparison import Judge
 from anyorder.evaluation.structure import ESMFOLD, ESMFold, structure_judges
@@ -53,7 +53,7 @@ class PseudoLikelihood:
         return np.concatenate(found)
 
     def _batch(self, tokens: Tensor, generated: Tensor) -> np.ndarray:
-        device = next(self.denoiser.parameters()).device if isinstance(self.denoiser, nn.Module) else tokens.device
+        device = device_of(self.denoiser, tokens.device)
         tokens, generated = tokens.to(device), generated.to(device)
         fold = torch.where(generated, (generated.long().cumsum(dim=1) - 1) % self.folds, -1)
         total = torch.zeros(len(tokens), device=device)

@@ -117,7 +117,7 @@ def pareto(
         BadInput: task and denoiser disagree, an oracle without known solutions, `against` is no curve, or empty bounds.
     """
     check_fits(task, denoiser, instances)
-    longest = max(1, int(instances.maskable.sum(dim=1).max()))
+    longest = instances.longest
     curves = as_curves(samplers, denoiser, longest, token=token, strict=strict)
     check_oracles({point.label: point.sampler for curve in curves for point in curve.points}, instances)
     if against != "best" and against not in [curve.name for curve in curves]:

@@ -243,8 +243,7 @@ class Watch:
                 )
             )
         self._find_dead_ends(decodes)
-        most = int(self.instances.maskable.sum(dim=1).max())
-        budget = sampler.steps or max(1, most)
+        budget = sampler.steps or self.instances.longest
         self.runs.append(Run(order=label, kind=kind_of(sampler), steps=budget, noise=sampler.noise, decodes=decodes))
 
     def _find_dead_ends(self, decodes: list[Decode]) -> None:

@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from anyorder.denoisers.base import fingerprint
+from anyorder.denoisers.base import device_of, fingerprint
 from anyorder.errors import BadCheckpoint, BadInput, WrongDenoiser, first_line
 from anyorder.files import read_json
 from anyorder.hub import UNLOADABLE, Pushable, download
@@ -73,8 +73,7 @@ class LearnedOrder(Pushable):
             if denoiser is not None:
                 check_denoiser(network, denoiser, folder, strict=strict)  # type: ignore[arg-type]
         order = cls(policy, None if critic is None else Critic(critic))
-        where = None if denoiser is None else next(iter(denoiser.parameters()), None)
-        return order if where is None else order.to(where.device)
+        return order if denoiser is None else order.to(device_of(denoiser))
 
 
 class Critic:
@@ -136,14 +135,23 @@ def saved_order(denoiser: nn.Module, folder: str = "", *, strict: bool = True) -
     return known[key]
 
 
+def check_policy_folder(folder: Path) -> None:
+    """Refuse a folder that holds no policy.
+
+    Raises:
+        BadInput: it has no `config.json`.
+    """
+    if not (folder / "config.json").is_file():
+        raise BadInput(f"{folder} holds no order policy (no config.json): fit one with `anyorder train` or `anyorder fit`")
+
+
 def load_policy(folder: Path) -> PolicyNetwork:
     """A policy network from `config.json` and `model.safetensors`, in eval mode.
 
     Raises:
         BadInput: no policy there. BadCheckpoint: a damaged configuration, or weights that cannot be read.
     """
-    if not (folder / "config.json").is_file():
-        raise BadInput(f"{folder} holds no order policy (no config.json): fit one with `anyorder train` or `anyorder fit`")
+    check_policy_folder(folder)
     config = read_json(folder / "config.json")
     if not isinstance(config, dict) or "architecture" not in config:
         raise BadInput(f"{folder} holds no order policy (its config.json names no architecture): name the policy's own folder")

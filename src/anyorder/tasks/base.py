@@ -44,6 +44,11 @@ class Instances:
     def __len__(self) -> int:
         return self.tokens.shape[0]
 
+    @property
+    def longest(self) -> int:
+        """Positions to fill of the longest problem, at least 1."""
+        return max(1, int(self.maskable.sum(dim=1).max()))
+
     def __getitem__(self, index: slice | Tensor | np.ndarray) -> "Instances":
         labels = {
             name: values[index if not isinstance(index, Tensor) else index.numpy()] for name, values in self.labels.items()
