@@ -6,6 +6,9 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+_CHUNK_CPU, _CHUNK = 2**18, 2**25
+"""Logits that are summarized at once: as many as the cache of a CPU core holds; enough to keep a GPU busy."""
+
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
@@ -31,47 +34,68 @@ class Prediction:
     _by_row: dict[object, Tensor] = field(default_factory=dict, repr=False)  # (B, ...)
 
     @property
-    def top_tokens(self) -> Tensor:
-        """The two likeliest tokens (K, 2), likeliest first."""
-        return self._top[1]
+    def best_tokens(self) -> Tensor:
+        """The likeliest token, int64 (K,): the first one if several have the same logit, as `argmax` gives it."""
+        return self._best[0]
 
     @property
-    def top_log_probs(self) -> Tensor:
-        """Log-probabilities (K, 2) of the two likeliest tokens, float32. The first is computed from the log-odds, which avoids
-        the rounding of log_softmax near 0."""
-
-        def compute() -> Tensor:
-            return torch.stack([-torch.nn.functional.softplus(-self.log_odds), self._top[0][:, 1]], dim=-1)
-
-        return self.once("top_log_probs", compute)
+    def best_log_probs(self) -> Tensor:
+        """Log-probability of the likeliest token, float32 (K,). It is computed from the log-odds, which avoids the rounding of
+        log_softmax near 0."""
+        return self.once("best_log_probs", lambda: -torch.nn.functional.softplus(-self.log_odds))
 
     @property
     def log_odds(self) -> Tensor:
         """log c - log(1 - c) of the likeliest token's probability c, float32 (K,). It still tells apart what float32 rounds to
-        c = 1."""
+        c = 1. NaN where the logits are no distribution: they hold NaN or +inf, or are all -inf."""
+        return self._best[1]
 
-        def compute() -> Tensor:
-            logits, best = self.logits.float(), self.top_tokens[:, :1]
-            others = logits.scatter(1, best, -torch.inf)
-            return logits.gather(1, best)[:, 0] - torch.logsumexp(others, dim=-1)
+    @property
+    def top_tokens(self) -> Tensor:
+        """The two likeliest tokens (K, 2), likeliest first."""
+        return torch.stack([self.best_tokens, self._second[0]], dim=-1)
 
-        return self.once("log_odds", compute)
+    @property
+    def top_log_probs(self) -> Tensor:
+        """Log-probabilities (K, 2) of the two likeliest tokens, float32."""
+        return torch.stack([self.best_log_probs, self._second[1]], dim=-1)
 
     @property
     def entropy(self) -> Tensor:
         """Entropy in nats, float32 (K,)."""
 
-        def compute() -> Tensor:
-            log_probs = self.log_probs()
-            return -(log_probs.exp() * log_probs.masked_fill(log_probs == -torch.inf, 0.0)).sum(dim=-1)
+        def compute(logits: Tensor) -> tuple[Tensor, ...]:
+            log_probs = torch.log_softmax(logits, dim=-1)
+            probabilities = log_probs.exp()
+            return (-probabilities.mul_(log_probs.masked_fill_(log_probs == -torch.inf, 0.0)).sum(dim=-1),)
 
-        return self.once("entropy", compute)
+        return self.once("entropy", lambda: in_chunks(compute, self.logits)[0])
 
     @property
-    def _top(self) -> tuple[Tensor, Tensor]:
-        if "top_tokens" not in self._by_position:
-            self._by_position["top_values"], self._by_position["top_tokens"] = self.log_probs().topk(2, dim=-1)
-        return self._by_position["top_values"], self._by_position["top_tokens"]
+    def _best(self) -> tuple[Tensor, Tensor]:
+        """The likeliest token and its log-odds, (K,) each."""
+
+        def compute(logits: Tensor) -> tuple[Tensor, ...]:
+            highest, token = logits.max(dim=-1, keepdim=True)
+            others = _logsumexp_(logits.scatter_(1, token, -torch.inf))
+            return token[:, 0], (highest[:, 0] - others).masked_fill(highest[:, 0] == torch.inf, torch.nan)
+
+        if "best_tokens" not in self._by_position:
+            self._by_position["best_tokens"], self._by_position["log_odds"] = in_chunks(compute, self.logits)
+        return self._by_position["best_tokens"], self._by_position["log_odds"]
+
+    @property
+    def _second(self) -> tuple[Tensor, Tensor]:
+        """The second likeliest token and its log-probability, (K,) each."""
+
+        def compute(logits: Tensor, best: Tensor) -> tuple[Tensor, ...]:
+            log_prob, token = torch.log_softmax(logits, dim=-1).scatter_(1, best[:, None], -torch.inf).max(dim=-1)
+            return token, log_prob
+
+        if "second_tokens" not in self._by_position:
+            second = in_chunks(compute, self.logits, self.best_tokens)
+            self._by_position["second_tokens"], self._by_position["second_log_probs"] = second
+        return self._by_position["second_tokens"], self._by_position["second_log_probs"]
 
     def log_probs(self) -> Tensor:
         """Log-probabilities float32 (K, V). Not kept."""
@@ -79,7 +103,11 @@ class Prediction:
 
     def log_probs_of(self, tokens: Tensor) -> Tensor:
         """log p_i(token_i) at the predicted positions, float32 (K,), of tokens (K,)."""
-        return self.log_probs().gather(1, tokens[:, None])[:, 0]
+
+        def compute(logits: Tensor, token: Tensor) -> tuple[Tensor, ...]:
+            return (torch.log_softmax(logits, dim=-1).gather(1, token[:, None])[:, 0],)
+
+        return in_chunks(compute, self.logits, tokens)[0]
 
     def probabilities(self) -> Tensor:
         """The denoiser's distribution at the predicted positions, 0 elsewhere, float32 (B, L, V)."""
@@ -91,10 +119,12 @@ class Prediction:
         """The `count` largest probabilities of each predicted position, decreasing, 0 elsewhere, float32 (B, L, count)."""
 
         def compute() -> Tensor:
-            logits = self.logits.float()
-            top = (logits.topk(count, dim=-1).values - logits.logsumexp(dim=-1, keepdim=True)).exp()
+            (top,) = in_chunks(largest, self.logits)
             out = torch.zeros((*self.predicted.shape, count), device=top.device)
             return out.masked_scatter(self.predicted[..., None], top)
+
+        def largest(logits: Tensor) -> tuple[Tensor, ...]:
+            return ((logits.topk(count, dim=-1).values - logits.logsumexp(dim=-1, keepdim=True)).exp(),)
 
         return self.once(("top", count), compute, per_row=True)
 
@@ -102,11 +132,10 @@ class Prediction:
         """log of the sum of exp(p / temperature) over all tokens, at each predicted position, -inf elsewhere, float32 (B, L):
         the scores of the softmax reference of UPO (arXiv 2510.05725, eq. 25)."""
 
-        def compute() -> Tensor:
-            probabilities = torch.softmax(self.logits.float(), dim=-1)
-            return self.scatter((probabilities / temperature).logsumexp(dim=-1))
+        def compute(logits: Tensor) -> tuple[Tensor, ...]:
+            return ((torch.softmax(logits, dim=-1) / temperature).logsumexp(dim=-1),)
 
-        return self.once(("soft", temperature), compute, per_row=True)
+        return self.once(("soft", temperature), lambda: self.scatter(in_chunks(compute, self.logits)[0]), per_row=True)
 
     def scatter(self, values: Tensor, fill: float = -torch.inf) -> Tensor:
         """Spread values (K,) of the predicted positions over (B, L), `fill` elsewhere."""
@@ -153,5 +182,29 @@ def forbid(logits: Tensor, rejected: Tensor) -> Tensor:
     some = rejected >= 0
     if not some.any():
         return logits
-    ban = torch.zeros_like(logits, dtype=torch.bool).scatter(1, rejected.clamp(min=0)[:, None], some[:, None])
-    return logits.masked_fill(ban, -torch.inf)
+    token = rejected.clamp(min=0)[:, None]
+    return logits.scatter(1, token, logits.gather(1, token).masked_fill(some[:, None], -torch.inf))
+
+
+def in_chunks(compute: Callable[..., tuple[Tensor, ...]], logits: Tensor, *along: Tensor) -> tuple[Tensor, ...]:
+    """`compute(logits, *along)` for a few rows of logits (K, V) at a time, so that a large vocabulary costs little memory.
+
+    It is given float32 copies, which it may change. `along` (K, ...) and the results have a row per row of logits."""
+    rows = max(1, (_CHUNK_CPU if logits.device.type == "cpu" else _CHUNK) // max(1, logits.shape[-1]))
+    results: tuple[Tensor, ...] = ()
+    for start in range(0, max(1, len(logits)), rows):
+        chunk = slice(start, start + rows)
+        found = compute(logits[chunk].to(torch.float32, copy=True), *(values[chunk] for values in along))
+        if len(logits) <= rows:
+            return found
+        results = results or tuple(part.new_empty((len(logits), *part.shape[1:])) for part in found)
+        for result, part in zip(results, found, strict=True):
+            result[chunk] = part
+    return results
+
+
+def _logsumexp_(values: Tensor) -> Tensor:
+    """`values.logsumexp(dim=-1)` of values (K, V), which it overwrites."""
+    highest = values.amax(dim=-1, keepdim=True)
+    highest.masked_fill_(highest.isinf(), 0.0)
+    return values.sub_(highest).exp_().sum(dim=-1).log_().add_(highest[:, 0])

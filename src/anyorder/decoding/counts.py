@@ -356,7 +356,7 @@ def _transferred(state: DecodeState, eps: float) -> Tensor:
 
 def _confidence(scores: Tensor, prediction: Prediction) -> Tensor:
     """Probability of the likeliest token (B, L), -inf where nothing can be unmasked."""
-    return _masked_out(prediction.scatter(prediction.top_log_probs[:, 0].exp()), scores)
+    return _masked_out(prediction.scatter(prediction.best_log_probs.exp()), scores)
 
 
 def _masked_out(values: Tensor, scores: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor
 from anyorder import noise
 from anyorder.decoding.counts import open_block
 from anyorder.decoding.sampler import Sampler
+from anyorder.decoding.tokens import propose
 from anyorder.denoisers.base import Denoiser
 from anyorder.memory import remember
 from anyorder.orders.base import checked_scores
@@ -77,7 +78,7 @@ def step(state: DecodeState, prediction: Prediction, sampler: Sampler) -> tuple[
     if sampler.block_length is not None:
         state = state.replace(open=open_block(state, sampler.block_length) & state.masked)
     state = remember(state, prediction, sampler.memories)
-    candidates, log_probs = sampler.token(state, prediction)  # what
+    candidates, log_probs = propose(sampler.token, state, prediction)  # what
     prediction = prediction.with_candidates(candidates, log_probs)
     scores = _scores(state, prediction, sampler)  # where
     noisy = (scores + sampler.noise * state.gumbel(_ORDER_NOISE)).float() if sampler.noise else scores

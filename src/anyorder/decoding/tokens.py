@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from anyorder import noise
-from anyorder.prediction import Prediction
+from anyorder.errors import BadInput
+from anyorder.prediction import Prediction, in_chunks
 from anyorder.registry import TOKEN_RULES
 from anyorder.state import DecodeState
 
@@ -25,13 +26,51 @@ class TokenRule(ABC):
         """Candidates int64 (K,) for the predicted positions, and their log-probabilities under the rule, float (K,)."""
 
 
+def propose(rule: TokenRule, state: DecodeState, prediction: Prediction) -> tuple[Tensor, Tensor]:
+    """What a token rule proposes for the predicted positions: tokens int64 (K,) and log-probabilities float (K,).
+
+    Raises:
+        BadInput: the rule returned something else, or the denoiser's logits are no distribution.
+    """
+    tokens, log_probs = rule(state, prediction)
+    expected = (len(prediction.logits),)
+    if tokens.shape != expected or tokens.dtype != torch.int64 or log_probs.shape != expected:
+        raise BadInput(
+            f"the token rule returned {tokens.dtype} {tuple(tokens.shape)} and log-probabilities {tuple(log_probs.shape)}; "
+            f"it must return int64 and float of shape {expected}"
+        )
+    wrong = log_probs.isnan()
+    if wrong.any():
+        raise BadInput(_not_a_distribution(state, prediction, int(wrong.nonzero()[0, 0])))
+    return tokens, log_probs
+
+
+def _not_a_distribution(state: DecodeState, prediction: Prediction, at: int) -> str:
+    """What is wrong with the logits at the predicted position number `at`."""
+    logits = prediction.logits[at]
+    row, position = prediction.predicted.nonzero()[at].tolist()
+    where = f"in step {int(state.step[row])}, row {int(state.row[row])}, position {position}"
+    if bool((logits == -torch.inf).all()):
+        return f"the denoiser forbids every token {where} (all logits are -inf): at least one must be allowed"
+    found = "NaN" if bool(logits.isnan().any()) else "+inf" if bool((logits == torch.inf).any()) else None
+    if found is None:
+        return f"the token rule returned the log-probability NaN {where}, where all logits are finite"
+    dtype = str(logits.dtype).removeprefix("torch.")
+    reason = "the weights or the module's arithmetic overflow"
+    if logits.dtype == torch.float16:
+        reason = "float16 overflows above 65504, so load the model in bfloat16 or float32 (dtype=)"
+    elif logits.dtype == torch.bfloat16:
+        reason = "try float32 (dtype=), and look for NaN in the weights"
+    return f"the denoiser's logits hold {found} {where}, dtype {dtype}: {reason}"
+
+
 @TOKEN_RULES.register("argmax")
 @dataclass(frozen=True)
 class Argmax(TokenRule):
     """The likeliest token; its log-probability is the denoiser's."""
 
     def __call__(self, state: DecodeState, prediction: Prediction) -> tuple[Tensor, Tensor]:
-        return prediction.top_tokens[:, 0], prediction.top_log_probs[:, 0]
+        return prediction.best_tokens, prediction.best_log_probs
 
 
 @TOKEN_RULES.register("sample")
@@ -56,13 +95,19 @@ class Sample(TokenRule):
             raise ValueError(f"top_k is {self.top_k}; at least one token must remain")
 
     def __call__(self, state: DecodeState, prediction: Prediction) -> tuple[Tensor, Tensor]:
-        log_probs = truncate(prediction.logits, self.temperature, self.top_p, self.top_k)
-        seeds, steps, index = (
-            values.expand_as(state.tokens)[prediction.predicted][:, None]
+        of_position = (
+            values.expand_as(state.tokens)[prediction.predicted]
             for values in (state.seeds[:, None], state.step[:, None], state.index)
         )
+        token, log_prob = in_chunks(self._draw, prediction.logits, *of_position)
+        return token, log_prob
+
+    def _draw(self, logits: Tensor, seed: Tensor, step: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        """A token and its log-probability for each row of logits (K, V)."""
+        log_probs = truncate(logits, self.temperature, self.top_p, self.top_k)
         words = torch.arange(log_probs.shape[1], device=log_probs.device)
-        drawn = (log_probs + noise.gumbel(seeds, _TOKEN, steps, index, words)).argmax(dim=-1)
+        gumbel = noise.gumbel(seed[:, None], _TOKEN, step[:, None], index[:, None], words)
+        drawn = (log_probs + gumbel).argmax(dim=-1)
         return drawn, log_probs.gather(1, drawn[:, None])[:, 0].float()
 
 

@@ -69,8 +69,8 @@ class _Recorder:
     def __call__(self, output: StepOutput) -> None:
         prediction, x0 = output.prediction, output.before.x0
         assert x0 is not None
-        self.confidences.append(prediction.top_log_probs[:, 0].exp())
-        self.right.append(prediction.top_tokens[:, 0] == x0[prediction.predicted])
+        self.confidences.append(prediction.best_log_probs.exp())
+        self.right.append(prediction.best_tokens == x0[prediction.predicted])
         top = output.scores == output.scores.max(dim=1, keepdim=True).values
         self.first.append(top[prediction.predicted])
 

@@ -18,7 +18,7 @@ class Order(Protocol):
     Any function will do::
 
         def my_order(state: DecodeState, prediction: Prediction) -> Tensor:
-            return prediction.scatter(prediction.top_log_probs[:, 0])
+            return prediction.scatter(prediction.best_log_probs)
 
     It returns float32 (B, L). Scores where `prediction.predicted` is False are ignored. Ties are broken by position, the
     leftmost first.

@@ -41,7 +41,7 @@ def left_to_right(state: DecodeState, prediction: Prediction) -> Tensor:
 @ORDERS.register("confidence", baseline=True, default=True, color="#1f6fc4")
 def confidence(state: DecodeState, prediction: Prediction) -> Tensor:
     """Log of the largest probability (not that of a sampled token; they coincide under argmax)."""
-    return prediction.scatter(prediction.top_log_probs[:, 0])
+    return prediction.scatter(prediction.best_log_probs)
 
 
 @ORDERS.register("margin", baseline=True, default=True, color="#157347")

@@ -190,7 +190,7 @@ class MLPPolicy(SupervisedPolicy):
 
     def correct(self, state: DecodeState, prediction: Prediction) -> Tensor:
         """See `SupervisedPolicy`."""
-        log_c = prediction.scatter(prediction.top_log_probs[:, 0], 0.0)
+        log_c = prediction.scatter(prediction.best_log_probs, 0.0)
         features = self.score_in(log_c[..., None]) + prediction.hidden.float()
         corrected: Tensor = self.out(torch.relu(self.mlp_in(features)))
         return corrected
@@ -216,7 +216,7 @@ class ScoreTransformer(SupervisedPolicy):
 
     def correct(self, state: DecodeState, prediction: Prediction) -> Tensor:
         """See `SupervisedPolicy`."""
-        hidden = self.score_in(prediction.scatter(prediction.top_log_probs[:, 0], 0.0)[..., None])
+        hidden = self.score_in(prediction.scatter(prediction.best_log_probs, 0.0)[..., None])
         if self.reads_hidden:
             hidden = hidden + self.hidden_in(prediction.hidden.float())
         corrected: Tensor = self.out(self.norm(self.blocks[0](hidden, state.attention_bias)))

@@ -38,7 +38,7 @@ class RewardPolicy(PolicyNetwork):
             return scores
         inside = most_confident(state, prediction, self.top_positions)
         bound = scores.masked_fill(~inside, torch.inf).amin(dim=1, keepdim=True).detach()
-        confidence = prediction.scatter(prediction.top_log_probs[:, 0], 0.0)
+        confidence = prediction.scatter(prediction.best_log_probs, 0.0)
         return torch.where(inside, scores, bound - _FAR_BELOW + confidence)
 
 
@@ -128,7 +128,7 @@ class ConfidenceTransformer(RewardPolicy):
 
     def score(self, state: DecodeState, prediction: Prediction) -> Tensor:
         """See `RewardPolicy`."""
-        confidence = prediction.scatter(prediction.top_log_probs[:, 0].exp(), 1.0)
+        confidence = prediction.scatter(prediction.best_log_probs.exp(), 1.0)
         hidden = self.token_in(torch.stack([confidence, state.masked.float()], dim=-1))
         total = state.generated.sum(dim=1, keepdim=True).clamp(min=1)
         time = self.time_in(total.float().reciprocal() * state.step[:, None])

@@ -105,7 +105,7 @@ class JointJob(OrderJob):
         logged |= {"denoiser_loss": float(denoiser_loss.detach()), "order_loss": float(order_loss.detach())}
         last = step + 1 == self.recipe.run.steps
         if (step + 1) % self.recipe.run.log_steps == 0 or last:
-            right = prediction.scatter(prediction.top_tokens[:, 0], -1) == x0
+            right = prediction.scatter(prediction.best_tokens, -1) == x0
             logged |= level_numbers(losses.detach(), right, masked, state.generated)
             logged |= policy_numbers(scores.detach(), masked)
             logged |= attention_to_mistakes(token_weight, right, masked)

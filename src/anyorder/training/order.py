@@ -216,7 +216,7 @@ class OrderJob:
         assert state.x0 is not None
         masked, settings, committed = state.masked, self.settings, state.generated & ~state.masked
         token_losses = prediction.scatter(-prediction.log_probs_of(state.x0[masked]).clamp(min=-30), 0.0)
-        correct = state.tokens.masked_scatter(masked, prediction.top_tokens[:, 0]) == state.x0
+        correct = state.tokens.masked_scatter(masked, prediction.best_tokens) == state.x0
         incorrect = (~correct & committed).any(dim=1)
         weight = torch.where(incorrect, settings.incorrect_weight, 1.0)
         loss = self.objective(scores, Truth(state, prediction, token_losses, correct, weight, batch.time_weight))

@@ -49,7 +49,7 @@ class TrueTokens(TokenRule):
 
     def __call__(self, state: DecodeState, prediction: Prediction) -> tuple[Tensor, Tensor]:
         assert state.x0 is not None
-        return state.x0[prediction.predicted], prediction.top_log_probs[:, 0]
+        return state.x0[prediction.predicted], prediction.best_log_probs
 
 
 @dataclass(frozen=True)
