@@ -66,8 +66,9 @@ def measure(model: torch.nn.Module, order: object, tokens: torch.Tensor, steps: 
     """Both ratios for one denoiser and one policy."""
     from anyorder.decoding.loop import decode
     from anyorder.decoding.sampler import Sampler
-    from anyorder.decoding.step import init, predict
+    from anyorder.decoding.step import predict
     from anyorder.prediction import Prediction
+    from anyorder.state import init
 
     device = tokens.device
     by_policy, by_confidence = Sampler(order, steps=steps), Sampler("confidence", steps=steps)

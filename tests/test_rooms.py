@@ -14,7 +14,7 @@ HEIGHT = {
         [
             ["errors", "files", "noise", "processes", "registry", "relations"],
             ["diffusion", "hub", "state"],
-            ["prediction"],
+            ["ends", "prediction"],
             ["memory"],
             ["denoisers"],
             ["causal", "orders"],

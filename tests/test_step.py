@@ -12,11 +12,11 @@ from torch import Tensor
 from anyorder.decoding.loop import decode
 from anyorder.decoding.result import Decoded
 from anyorder.decoding.sampler import Sampler
-from anyorder.decoding.step import StepOutput, init, predict, step
+from anyorder.decoding.step import StepOutput, predict, step
 from anyorder.memory import Drift, FirstPrediction
 from anyorder.prediction import Prediction
 from anyorder.registry import COUNT_RULES, ORDERS, REMASKERS, TOKEN_RULES
-from anyorder.state import DecodeState
+from anyorder.state import DecodeState, init
 from conftest import HashDenoiser
 from every_part import count_rules, learned, orders, remaskers, token_rules
 

@@ -17,10 +17,11 @@ from torch import Tensor
 
 from anyorder import files
 from anyorder.decoding.sampler import Sampler
-from anyorder.decoding.step import init, predict
+from anyorder.decoding.step import predict
 from anyorder.errors import AnyorderError, BadCheckpoint, BadInput
 from anyorder.orders.heuristics import confidence
 from anyorder.processes import Shard
+from anyorder.state import init
 from anyorder.tasks.sudoku import Sudoku
 from anyorder.training.checkpoint import list_checkpoints, load_latest
 from anyorder.training.denoiser import DenoiserJob

@@ -169,3 +169,27 @@ class DecodeState:
         """The fields that hold a tensor, all with a row per sequence."""
         found = {f.name: getattr(self, f.name) for f in fields(self)}
         return {name: value for name, value in found.items() if isinstance(value, Tensor)}
+
+
+def init(
+    tokens: Tensor,
+    mask_token_id: int,
+    *,
+    steps: int | None = None,
+    seeds: Tensor | int = 0,
+    attention_mask: Tensor | None = None,
+    x0: Tensor | None = None,
+) -> DecodeState:
+    """The state before the first step; every position of tokens (B, L) that holds the mask and is no padding is generated.
+
+    Args:
+        steps: budget of every sequence; None for as many as it has positions to fill.
+        seeds: one int64 per sequence (B,), or one number to which row i adds i.
+    """
+    count = torch.arange(len(tokens), device=tokens.device)
+    generated = tokens == mask_token_id
+    if attention_mask is not None:
+        generated = generated & attention_mask.bool()
+    budget = generated.sum(dim=1).clamp(min=1) if steps is None else torch.full_like(count, steps)
+    seeds = seeds + count if isinstance(seeds, int) else seeds
+    return DecodeState.start(tokens, generated, mask_token_id, seeds, budget, attention_mask, x0)

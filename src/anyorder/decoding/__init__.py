@@ -28,13 +28,14 @@ from anyorder.decoding.result import Decoded as Decoded
 from anyorder.decoding.result import History as History
 from anyorder.decoding.sampler import Sampler as Sampler
 from anyorder.decoding.step import StepOutput as StepOutput
-from anyorder.decoding.step import init as init
 from anyorder.decoding.step import predict as predict
 from anyorder.decoding.step import step as step
 from anyorder.decoding.tokens import Argmax as Argmax
 from anyorder.decoding.tokens import Sample as Sample
 from anyorder.decoding.tokens import TokenRule as TokenRule
+from anyorder.ends import Ends as Ends
 from anyorder.memory import Drift as Drift
 from anyorder.memory import FirstPrediction as FirstPrediction
 from anyorder.prediction import Prediction as Prediction
 from anyorder.state import DecodeState as DecodeState
+from anyorder.state import init as init

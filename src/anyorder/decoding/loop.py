@@ -2,14 +2,17 @@
 
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from anyorder.decoding.result import Decoded
 from anyorder.decoding.sampler import Sampler
-from anyorder.decoding.step import StepOutput, init, predict, step
+from anyorder.decoding.step import StepOutput, predict, step
 from anyorder.denoisers.base import Denoiser, attention_of, check_tokens
+from anyorder.ends import Ends
+from anyorder.state import init
 
 Callback = Callable[[StepOutput], None]
 """Called after every step: for streaming, recording, progress."""
@@ -24,6 +27,7 @@ def decode(
     seeds: Tensor | int = 0,
     attention_mask: Tensor | None = None,
     x0: Tensor | None = None,
+    ends: Ends | None = None,
     on_step: Callback | Sequence[Callback] = (),
 ) -> Decoded:
     """Fill every masked position of a batch.
@@ -35,6 +39,8 @@ def decode(
         seeds: one int64 per sequence (B,), or one number to which row i adds i.
         attention_mask: bool (B, L), False at padding; derived from the denoiser's `pad_token_id` if it has one.
         x0: the solutions (B, L), for oracle orders.
+        ends: tokens that end a text. A row stops once everything left of its first committed end is committed, see `Ends`; with
+            a remasker it is decoded completely, because no end is final, and cut then.
         on_step: called after every step with a `StepOutput`; its states hold the sequences that are still decoded, and
             `StepOutput.before.row` says which they are.
 
@@ -52,16 +58,20 @@ def decode(
     if not state.masked.any() and len(state):
         message = f"nothing to decode: no token is the mask ({denoiser.mask_token_id}); the tokens are returned"
         warnings.warn(message, stacklevel=3)
+    final = sampler.remasker.in_blocks  # what is committed stays
     rows, done = [state.row[state.finished]], [Decoded.of(state, state.finished)]
     if state.finished.any():
         state = state.rows(~state.finished)
     while len(state):
         state, output = step(state, predict(denoiser, state, sampler), sampler)
-        for callback in callbacks:
-            callback(output)
         over = state.finished
         if sampler.remasker.reviews:  # predict a sequence that was just completed once more if two steps remain
             over = over & (output.before.finished | (state.step >= state.steps - 1))
+        if ends is not None:
+            state = ends.close(state, over | final)
+            over, output = state.finished if final else over, replace(output, after=state)
+        for callback in callbacks:
+            callback(output)
         if over.any():
             rows.append(state.row[over])
             done.append(Decoded.of(state, over))

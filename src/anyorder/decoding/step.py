@@ -38,30 +38,6 @@ class StepOutput:
     remasked: Tensor
 
 
-def init(
-    tokens: Tensor,
-    mask_token_id: int,
-    *,
-    steps: int | None = None,
-    seeds: Tensor | int = 0,
-    attention_mask: Tensor | None = None,
-    x0: Tensor | None = None,
-) -> DecodeState:
-    """The state before the first step; every position of tokens (B, L) that holds the mask and is no padding is generated.
-
-    Args:
-        steps: budget of every sequence; None for as many as it has positions to fill.
-        seeds: one int64 per sequence (B,), or one number to which row i adds i.
-    """
-    count = torch.arange(len(tokens), device=tokens.device)
-    generated = tokens == mask_token_id
-    if attention_mask is not None:
-        generated = generated & attention_mask.bool()
-    budget = generated.sum(dim=1).clamp(min=1) if steps is None else torch.full_like(count, steps)
-    seeds = seeds + count if isinstance(seeds, int) else seeds
-    return DecodeState.start(tokens, generated, mask_token_id, seeds, budget, attention_mask, x0)
-
-
 def predict(denoiser: Denoiser, state: DecodeState, sampler: Sampler) -> Prediction:
     """One forward pass of the denoiser, without the tokens that were ruled out."""
     where = sampler.remasker.positions(state)

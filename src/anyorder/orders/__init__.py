@@ -7,6 +7,7 @@ order of a policy network.
 from anyorder.orders.base import Binding as Binding
 from anyorder.orders.base import Order as Order
 from anyorder.orders.base import Unbound as Unbound
+from anyorder.orders.end_penalty import EndPenalty as EndPenalty
 from anyorder.orders.heuristics import confidence as confidence
 from anyorder.orders.heuristics import entropy as entropy
 from anyorder.orders.heuristics import gt_margin as gt_margin

@@ -1,0 +1,54 @@
+"""The end of a text: a row is complete there, although masks are left behind it."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from anyorder.errors import BadInput
+from anyorder.state import DecodeState
+
+
+@dataclass(frozen=True)
+class Ends:
+    """Tokens that end a text.
+
+    A row is complete once everything left of its first committed end is committed; what stands behind the end becomes padding.
+    An end counts only where everything behind it is generated too: a text that goes on with given tokens is not over.
+
+    Args:
+        tokens: the tokens, one or more.
+        pad: the padding behind an end; by default the first of the tokens.
+
+    Raises:
+        BadInput: no token.
+    """
+
+    tokens: tuple[int, ...]
+    pad: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.tokens:
+            raise BadInput("no token ends the text: give at least one")
+
+    def close(self, state: DecodeState, rows: Tensor | bool = True) -> DecodeState:
+        """The state with padding behind the end of each row, of those where `rows` bool (B,) is True, that is complete."""
+        given = ~state.generated if state.attention_mask is None else ~state.generated & state.attention_mask.bool()
+        followed = given.flip(1).cumsum(dim=1).flip(1) > 0
+        end = self.found(state.tokens) & state.generated & ~state.masked & ~followed
+        passed = end.long().cumsum(dim=1)
+        complete = (passed > 0).any(dim=1) & ~(state.masked & (passed == 0)).any(dim=1) & rows
+        rest = state.generated & complete[:, None] & (passed - end.long() > 0)
+        if not rest.any():
+            return state
+        return state.replace(
+            tokens=state.tokens.masked_fill(rest, self.tokens[0] if self.pad is None else self.pad),
+            masked=state.masked & ~rest,
+            commit_step=torch.where(rest, state.step[:, None] - 1, state.commit_step),
+            token_log_probs=state.token_log_probs.masked_fill(rest, 0.0),
+            order_log_probs=state.order_log_probs.masked_fill(rest, 0.0),
+        )
+
+    def found(self, tokens: Tensor) -> Tensor:
+        """Where tokens (...) are ends, bool (...)."""
+        return torch.isin(tokens, torch.tensor(self.tokens, device=tokens.device))
