@@ -35,7 +35,7 @@ CASES = {
 
 def work_of(case: str, logits: Tensor) -> Callable[[], object]:
     """What is measured."""
-    from anyorder.decoding.step import init
+    from anyorder import init
     from anyorder.decoding.tokens import Argmax, Sample
     from anyorder.prediction import Prediction
 

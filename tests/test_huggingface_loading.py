@@ -13,7 +13,8 @@ from anyorder.cli import app
 from anyorder.decoding.loop import decode
 from anyorder.decoding.sampler import Sampler
 from anyorder.denoisers.base import attention_of
-from anyorder.denoisers.huggingface import HuggingFaceDenoiser, tokens_of_no_text
+from anyorder.denoisers.huggingface import HuggingFaceDenoiser
+from anyorder.denoisers.special_tokens import tokens_of_no_text
 from anyorder.errors import BadCheckpoint, BadInput
 from anyorder.orders.heuristics import confidence
 from anyorder.tasks.alphabets import TokenizerAlphabet, alphabet_of

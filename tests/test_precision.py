@@ -10,7 +10,6 @@ from torch import Tensor, nn
 import anyorder.prediction
 from anyorder.decoding.loop import decode
 from anyorder.decoding.sampler import Sampler
-from anyorder.decoding.step import init
 from anyorder.decoding.tokens import Sample
 from anyorder.denoisers.base import fingerprint
 from anyorder.denoisers.transformer import Transformer
@@ -20,6 +19,7 @@ from anyorder.interfaces.dream import diffusion_generate
 from anyorder.interfaces.generate import generate
 from anyorder.interfaces.llada import generate as llada
 from anyorder.prediction import Prediction, forbid, in_chunks
+from anyorder.state import init
 
 WORDS, MASK = 300, 299
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]

@@ -194,7 +194,9 @@ def in_chunks(compute: Callable[..., tuple[Tensor, ...]], logits: Tensor, *along
     results: tuple[Tensor, ...] = ()
     for start in range(0, max(1, len(logits)), rows):
         chunk = slice(start, start + rows)
-        found = compute(logits[chunk].to(torch.float32, copy=True), *(values[chunk] for values in along))
+        wide = logits[chunk].float()
+        wide = wide.clone() if wide.dtype == logits.dtype else wide
+        found = compute(wide, *(values[chunk] for values in along))
         if len(logits) <= rows:
             return found
         results = results or tuple(part.new_empty((len(logits), *part.shape[1:])) for part in found)

@@ -185,11 +185,15 @@ def init(
     Args:
         steps: budget of every sequence; None for as many as it has positions to fill.
         seeds: one int64 per sequence (B,), or one number to which row i adds i.
+
+    Other tensors may be on another device than the tokens; they are moved there.
     """
     count = torch.arange(len(tokens), device=tokens.device)
     generated = tokens == mask_token_id
     if attention_mask is not None:
+        attention_mask = attention_mask.to(tokens.device)
         generated = generated & attention_mask.bool()
     budget = generated.sum(dim=1).clamp(min=1) if steps is None else torch.full_like(count, steps)
-    seeds = seeds + count if isinstance(seeds, int) else seeds
+    seeds = seeds + count if isinstance(seeds, int) else seeds.to(tokens.device)
+    x0 = None if x0 is None else x0.to(tokens.device)
     return DecodeState.start(tokens, generated, mask_token_id, seeds, budget, attention_mask, x0)

@@ -10,7 +10,7 @@ from torch import Tensor
 from anyorder.decoding.result import Decoded
 from anyorder.decoding.sampler import Sampler
 from anyorder.decoding.step import StepOutput, predict, step
-from anyorder.denoisers.base import Denoiser, attention_of, check_tokens
+from anyorder.denoisers.base import Denoiser, attention_of, check_tokens, device_of, in_eval_mode
 from anyorder.ends import Ends
 from anyorder.state import init
 
@@ -19,6 +19,7 @@ Callback = Callable[[StepOutput], None]
 
 
 @torch.no_grad()
+@in_eval_mode
 def decode(
     denoiser: Denoiser,
     tokens: Tensor,
@@ -33,7 +34,7 @@ def decode(
     """Fill every masked position of a batch.
 
     Args:
-        denoiser: the model, in eval mode.
+        denoiser: the model. It runs in eval mode, and is left in the mode in which it was.
         tokens: int64 (B, L); positions that hold `denoiser.mask_token_id` are generated, all others never change.
         sampler: where, how many, what, what to remask; or its spelling, such as `confidence@threshold:0.9`.
         seeds: one int64 per sequence (B,), or one number to which row i adds i.
@@ -44,6 +45,8 @@ def decode(
         on_step: called after every step with a `StepOutput`; its states hold the sequences that are still decoded, and
             `StepOutput.before.row` says which they are.
 
+    Tensors may be on another device than the denoiser: they are moved to its device, and the result to that of `tokens`.
+
     Returns:
         A `Decoded`. Rows do not influence one another, and a finished row costs no more forward passes.
 
@@ -53,11 +56,12 @@ def decode(
     check_tokens(tokens, denoiser)
     sampler = (Sampler.parse(sampler) if isinstance(sampler, str) else sampler).bind(denoiser)
     callbacks = [on_step] if callable(on_step) else list(on_step)
+    home, device = tokens.device, device_of(denoiser, tokens.device)
     mask = attention_of(denoiser, tokens) if attention_mask is None else attention_mask
-    state = init(tokens, denoiser.mask_token_id, steps=sampler.steps, seeds=seeds, attention_mask=mask, x0=x0)
+    state = init(tokens.to(device), denoiser.mask_token_id, steps=sampler.steps, seeds=seeds, attention_mask=mask, x0=x0)
     if not state.masked.any() and len(state):
         message = f"nothing to decode: no token is the mask ({denoiser.mask_token_id}); the tokens are returned"
-        warnings.warn(message, stacklevel=3)
+        warnings.warn(message, stacklevel=4)
     final = sampler.remasker.in_blocks  # what is committed stays
     rows, done = [state.row[state.finished]], [Decoded.of(state, state.finished)]
     if state.finished.any():
@@ -76,4 +80,4 @@ def decode(
             rows.append(state.row[over])
             done.append(Decoded.of(state, over))
             state = state.rows(~over)
-    return Decoded.join(done)[torch.cat(rows).argsort()]
+    return Decoded.join(done)[torch.cat(rows).argsort()].to(home)

@@ -56,9 +56,9 @@ class Decoded:
         """Batches put together."""
         return cls(**{name: torch.cat([getattr(part, name) for part in parts]) for name in _names()})
 
-    def cpu(self) -> "Decoded":
-        """The same in main memory."""
-        return Decoded(**{name: getattr(self, name).cpu() for name in _names()})
+    def to(self, device: torch.device | str) -> "Decoded":
+        """The same on a device."""
+        return Decoded(**{name: getattr(self, name).to(device) for name in _names()})
 
     def save(self, path: Path) -> None:
         """Write as safetensors, atomically."""
@@ -91,5 +91,5 @@ class History:
 
     def __call__(self, output: StepOutput) -> None:
         after = self.tokens[-1].clone()
-        after[output.after.row] = output.after.tokens
+        after[output.after.row.to(after.device)] = output.after.tokens.to(after.device)
         self.tokens.append(after)

@@ -1,8 +1,12 @@
 """What a denoiser is: a network that looks at a partly masked sequence and says what each masked token may be."""
 
+import functools
 import hashlib
+import threading
 import weakref
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple, ParamSpec, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +55,50 @@ def device_of(denoiser: object, fallback: torch.device | str = "cpu") -> torch.d
     """The device of a denoiser's weights; `fallback` if it has none."""
     weights = next(iter(denoiser.parameters()), None) if isinstance(denoiser, nn.Module) else None
     return torch.device(fallback) if weights is None else weights.device
+
+
+@contextmanager
+def evaluating(module: object) -> Iterator[None]:
+    """A module in eval mode. When the last of the threads that evaluate it leaves, all its parts are as they were."""
+    if not isinstance(module, nn.Module):
+        yield
+        return
+    with _modes:
+        callers, modes = _evaluated.get(module, (0, None))
+        if not callers:
+            modes = [part for part in module.modules() if part.training]
+            for part in modes:
+                part.training = False
+        _evaluated[module] = (callers + 1, modes)
+    try:
+        yield
+    finally:
+        with _modes:
+            callers, modes = _evaluated.pop(module)
+            if callers > 1:
+                _evaluated[module] = (callers - 1, modes)
+            else:
+                for part in modes:
+                    part.training = True
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def in_eval_mode(function: Callable[P, R]) -> Callable[P, R]:
+    """A function that calls its first argument, a denoiser, in eval mode."""
+
+    @functools.wraps(function)
+    def evaluated(*args: P.args, **kwargs: P.kwargs) -> R:
+        with evaluating(args[0] if args else kwargs.get("denoiser")):
+            return function(*args, **kwargs)
+
+    return evaluated
+
+
+_modes = threading.Lock()
+_evaluated: "weakref.WeakKeyDictionary[nn.Module, tuple[int, Any]]" = weakref.WeakKeyDictionary()
 
 
 def attention_of(denoiser: object, tokens: Tensor) -> Tensor | None:

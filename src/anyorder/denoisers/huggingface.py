@@ -2,13 +2,16 @@
 masked diffusion models that come with their own code (LLaDA, Dream).
 
 The output layer over a large vocabulary is most of the cost of a forward pass, and only masked positions need it. So its input
-is reduced to the chosen positions; this works for every model whose output layer is a module.
+is reduced to the chosen positions; this works for every model whose output layer is a module, see `taps`.
 
 Models count positions in different ways (from 0, from the padding's id, relative to one another), and some take no position
-ids. So padding is moved to the right end before the model sees it, where it disturbs no way of counting.
+ids. So padding is moved to the right end before the model sees it, where it disturbs no way of counting. The code of some
+models (LLaDA-8B's) ignores the attention mask; their sequences are passed without padding, in one call per length.
 """
 
+import functools
 import warnings
+import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,8 +22,10 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from anyorder.denoisers.base import DenoiserOutput
-from anyorder.denoisers.padding import align_left, move_back
+from anyorder.denoisers.base import DenoiserOutput, device_of, evaluating
+from anyorder.denoisers.padding import Wanted, align_left, depends_on_padding, move_back, run_by_length
+from anyorder.denoisers.special_tokens import UNLOADABLE, mask_of, named_tokens, tokenizer_of, tokens_of_no_text
+from anyorder.denoisers.taps import is_compiled, on_device, tapped
 from anyorder.errors import BadCheckpoint, BadInput, first_line
 
 _SHIFTED = {"dream"}
@@ -41,8 +46,6 @@ _UNUSED_WEIGHTS = ("esm.contact_head.",)
 
 _SOURCE_OPTIONS = ("revision", "code_revision", "token", "cache_dir", "local_files_only", "subfolder")
 """Where files come from: said once, it holds for configuration, code, weights and tokenizer."""
-
-_UNLOADABLE = (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError)
 
 
 class HuggingFaceDenoiser(nn.Module):
@@ -74,7 +77,7 @@ class HuggingFaceDenoiser(nn.Module):
         config: Any = loaded.config
         self.vocab_size: int = _outputs(loaded, config)
         head = loaded.get_output_embeddings() if hasattr(loaded, "get_output_embeddings") else None
-        self._head = [head] if isinstance(head, nn.Module) else []  # in a list, so that its weights are not listed twice
+        self._parts = [head if isinstance(head, nn.Module) else None, _body_of(loaded)]  # listed, so as to be no submodules
         self.hidden_size: int = config.hidden_size if hasattr(config, "hidden_size") else config.d_model
         if not 0 <= mask_token_id < self.vocab_size:
             raise BadInput(f"the mask token {mask_token_id} is not in the model's vocabulary of {self.vocab_size}")
@@ -85,6 +88,7 @@ class HuggingFaceDenoiser(nn.Module):
         self.forbidden = sorted({mask_token_id, *(token for token in forbidden if 0 <= token < self.vocab_size)})
         self.max_length = _max_length(config)
         self._mask_as_is = _model_type(config) in _MASK_AS_IS
+        self._absolute = _absolute_positions(model)
 
     @classmethod
     def from_pretrained(
@@ -122,7 +126,7 @@ class HuggingFaceDenoiser(nn.Module):
                 model, report = _auto_class(transformers, config).from_pretrained(
                     name, trust_remote_code=trust_remote_code, output_loading_info=True, **options
                 )
-        except _UNLOADABLE as error:
+        except UNLOADABLE as error:
             if "trust_remote_code" in str(error):
                 raise BadInput(
                     f"{name} comes with code of its own: read it, then allow it by trust_remote_code=True (--trust-remote-code)"
@@ -133,12 +137,12 @@ class HuggingFaceDenoiser(nn.Module):
         missing = sorted(key for key in report["missing_keys"] if not key.startswith(_UNUSED_WEIGHTS))
         if missing:  # a head that was never trained gives no error later, only nonsense
             raise BadInput(f"{name} has no weights for {', '.join(missing[:3])}...: it is no trained masked-token model")
-        tokenizer = _tokenizer_of(transformers, name, source)
-        mask_token_id = _mask_of(name, mask_token_id, tokenizer, config)
+        tokenizer = tokenizer_of(transformers, name, source)
+        mask_token_id = mask_of(name, mask_token_id, tokenizer, config)
         if tokenizer is not None:
             special = tokens_of_no_text(tokenizer, _outputs(model, config))
         elif not (special := set(forbid)):
-            special = _special_of(config)
+            special = named_tokens(config)
         pad = getattr(tokenizer, "pad_token_id", None)
         pad = getattr(config, "pad_token_id", None) if pad is None else pad
         denoiser = cls(
@@ -146,7 +150,7 @@ class HuggingFaceDenoiser(nn.Module):
             mask_token_id,
             (special | set(forbid)) - set(allow),
             shift=is_shifted(config) if shift is None else shift,
-            pad_token_id=None if pad in _special_of(tokenizer, "pad") | _special_of(config, "pad") else pad,
+            pad_token_id=None if pad in named_tokens(tokenizer, "pad") | named_tokens(config, "pad") else pad,
             tokenizer=tokenizer,
         )
         if tokenizer is not None and len(tokenizer) > denoiser.vocab_size:
@@ -154,6 +158,14 @@ class HuggingFaceDenoiser(nn.Module):
                 f"tokenizer and model of {name} disagree: {len(tokenizer)} tokens against {denoiser.vocab_size} outputs"
             )
         return denoiser.eval().to(device) if device is not None else denoiser.eval()
+
+    @property
+    def _head(self) -> nn.Module | None:
+        return self._parts[0]
+
+    @property
+    def _body(self) -> nn.Module | None:
+        return self._parts[1]
 
     @property
     def forbidden(self) -> list[int]:
@@ -191,57 +203,99 @@ class HuggingFaceDenoiser(nn.Module):
     def forward(self, tokens: Tensor, attention_mask: Tensor | None = None, positions: Tensor | None = None) -> DenoiserOutput:
         """See `Denoiser`. Padding may stand on either side. Hidden states are those that the model's head reads, or of its
         last layer where the model's body gives them."""
-        real = torch.ones_like(tokens) if attention_mask is None else attention_mask.long()
+        if attention_mask is not None and attention_mask.shape != tokens.shape:
+            raise BadInput(
+                f"attention_mask has shape {tuple(attention_mask.shape)}; it must have that of the tokens, "
+                f"{tuple(tokens.shape)}: False at padding"
+            )
+        if self._absolute and self.max_length is not None and tokens.shape[1] > self.max_length:
+            raise BadInput(self._too_long(tokens))
         column: Tensor | None = None  # (B, L), the column in which the model predicts each position
-        if attention_mask is not None:
-            tokens, real, column = align_left(tokens, attention_mask)
+        aligned = None if attention_mask is None else align_left(tokens, attention_mask)
+        if aligned is not None:
+            tokens, column = aligned.tokens, aligned.column
         if self.shift:  # the token before a position predicts it; the first one predicts itself, as in Dream
             column = (torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens) if column is None else column) - 1
             column = column.clamp(min=0)
+        wanted = None if positions is None else _at(positions, column)
+        if aligned is None or bool(aligned.attention_mask.all()) or not self._ignores_padding():
+            logits, hidden = self._run(tokens, None if aligned is None else aligned.attention_mask, wanted)
+        else:
+            logits, hidden = run_by_length(lambda part, at: self._run(part, None, at), aligned, wanted)
+        if wanted is None:
+            logits = move_back(logits, column)
+        if self._ban.device != logits.device:
+            self._ban = self._ban.to(logits.device)
+        return DenoiserOutput(logits.masked_fill(self._ban, -torch.inf), move_back(hidden, column))
+
+    def _run(self, tokens: Tensor, attention_mask: Tensor | None, wanted: Wanted | None) -> DenoiserOutput:
+        """One call of the model: logits (B, L, V), or (K, V) at the wanted rows and columns, and hidden states (B, L, D)."""
+        real = torch.ones_like(tokens) if attention_mask is None else attention_mask
         inputs: dict[str, Any] = {"input_ids": tokens, "attention_mask": real}
         if self._mask_as_is:
             inputs["attention_mask"] = None if bool(real.all()) else real.bool()[:, None, None, :]
-        wanted = positions if positions is None or column is None else _at(positions, column)
-        caught: dict[str, Tensor] = {}
-
-        def cut(_module: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            caught["head"] = arguments[0]
-            if wanted is None or arguments[0].shape[:2] != tokens.shape:
-                return arguments
-            caught["cut"] = arguments[0]
-            return (arguments[0][wanted], *arguments[1:])
-
-        def keep(_module: nn.Module, _arguments: Any, output: Any) -> None:
-            last = getattr(output, "last_hidden_state", None)
-            if last is not None:
-                caught["body"] = last
-
-        body: Any = getattr(self.model, "base_model", self.model)
-        hooks = [head.register_forward_pre_hook(cut) for head in self._head]
-        hooks += [body.register_forward_hook(keep)] if body is not self.model else []
+        compiled = is_compiled(self.model)
+        if compiled:
+            inputs["output_hidden_states"] = True
+        head, body = (None, None) if compiled else (self._head, self._body)
         try:
-            output = self.model(**inputs)
+            with tapped(head, body, tokens.shape, wanted) as forward:
+                output = self.model(**inputs)
         except (RuntimeError, IndexError) as error:
             if self.max_length is not None and tokens.shape[1] > self.max_length:
-                raise BadInput(f"the model takes {self.max_length} tokens at most; it was given {tokens.shape[1]}") from error
+                raise BadInput(self._too_long(tokens)) from error
             raise
-        finally:
-            for hook in hooks:
-                hook.remove()
+        except ValueError as error:
+            if "attention" in str(error) and "block" in str(error):
+                raise BadInput(f"{_NO_BLOCK_MASKS}: {first_line(error)}") from error
+            raise
         logits = output.logits if hasattr(output, "logits") else output[0]
-        if logits.shape[-1] != self.vocab_size or logits.dim() != (2 if "cut" in caught else 3):
+        if logits.shape[-1] != self.vocab_size or logits.dim() != (2 if forward.cut else 3):
             raise BadInput(
                 f"{type(self.model).__name__} returned {tuple(logits.shape)} for tokens {tuple(tokens.shape)}, which are no "
                 f"logits over its {self.vocab_size} tokens: load a model for masked tokens (*ForMaskedLM)"
             )
-        if "cut" not in caught:  # the head is no module of its own: it has seen every position
-            logits = move_back(logits, column) if wanted is None else logits[wanted]
-        hidden = caught.get("body", caught.get("head"))
+        if wanted is not None and not forward.cut:  # the head has seen every position
+            logits = logits[on_device(wanted, logits.device)]
+        hidden = forward.found.get("body", forward.found.get("head", _last_hidden(output)))
         if hidden is None:
             raise BadInput("this model shows no hidden states: wrap it with WrappedDenoiser")
-        if self._ban.device != logits.device:
-            self._ban = self._ban.to(logits.device)
-        return DenoiserOutput(logits.masked_fill(self._ban, -torch.inf), move_back(hidden, column))
+        return DenoiserOutput(logits.to(tokens.device), hidden.to(tokens.device))
+
+    def _ignores_padding(self) -> bool:
+        """Whether the model's logits depend on what stands at padding. It is tried once for each model, with a warning."""
+        if self.model not in _ignoring:
+            words = [t for t in range(self.vocab_size) if t not in (self.pad_token_id, *self.forbidden)][:2]
+            with torch.no_grad(), evaluating(self):
+                run = functools.partial(self._run, wanted=None)
+                found = len(words) == 2 and depends_on_padding(run, self.mask_token_id, words, device_of(self))
+            _ignoring[self.model] = found
+            if found:
+                warnings.warn(
+                    f"{type(self.model).__name__} ignores the attention mask: sequences of different lengths are decoded in "
+                    "one call per length, so that padding does not change them",
+                    stacklevel=2,
+                )
+        return _ignoring[self.model]
+
+    def _too_long(self, tokens: Tensor) -> str:
+        return f"the model takes {self.max_length} tokens at most; it was given {tokens.shape[1]}"
+
+
+_ignoring: "weakref.WeakKeyDictionary[nn.Module, bool]" = weakref.WeakKeyDictionary()
+_NO_BLOCK_MASKS = "this model needs a block-causal attention mask (as LLaDA2 and SDAR do), which is not supported yet"
+
+
+def _last_hidden(output: Any) -> Tensor | None:
+    """Hidden states (B, L, D) that an output carries itself."""
+    states = getattr(output, "hidden_states", None)
+    last: Tensor | None = states[-1] if states else getattr(output, "last_hidden_state", None)
+    return last
+
+
+def _absolute_positions(model: nn.Module) -> bool:
+    """Whether the model has an embedding for every position, so that there is none for more."""
+    return any("position" in name and isinstance(module, nn.Embedding) for name, module in model.named_modules())
 
 
 def is_shifted(config: Any) -> bool:
@@ -261,57 +315,17 @@ def _model_type(config: Any) -> str:
     return str(getattr(config, "model_type", "")).lower()
 
 
-def _at(positions: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
+def _at(positions: Tensor, column: Tensor | None) -> tuple[Tensor, Tensor]:
     """Rows and columns at which the chosen positions bool (B, L) are predicted."""
     rows, places = positions.nonzero(as_tuple=True)
-    return rows, column[rows, places]
+    return rows, places if column is None else column[rows, places]
 
 
-def _tokenizer_of(transformers: Any, name: str | Path, source: dict[str, Any]) -> Any:
-    """The model's tokenizer; None where it has none, for token ids are enough. One that cannot be read is worth a warning."""
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(name, **source)
-    except _UNLOADABLE as error:
-        if any((Path(name) / file).is_file() for file in ("tokenizer.json", "tokenizer_config.json")):
-            warnings.warn(f"the tokenizer of {name} cannot be read, and is left out: {first_line(error)}", stacklevel=3)
-        return None
-    return None if len(tokenizer) <= len(tokenizer.all_special_ids) else tokenizer  # made up where there is no vocabulary
-
-
-def _mask_of(name: str | Path, given: int | None, tokenizer: Any, config: Any) -> int:
-    """The mask: as given, or by tokenizer and configuration, which must agree."""
-    if given is not None:
-        return given
-    found = (getattr(tokenizer, "mask_token_id", None), getattr(config, "mask_token_id", None))
-    named = {int(token) for token in found if token is not None}
-    if len(named) > 1:
-        raise BadInput(
-            f"tokenizer and configuration of {name} disagree: mask {found[0]} against {found[1]}; "
-            "give mask_token_id (--model-option mask_token_id=N)"
-        )
-    if not named:
-        raise BadInput(f"{name} names no mask token: give mask_token_id (--model-option mask_token_id=N)")
-    return named.pop()
-
-
-def tokens_of_no_text(tokenizer: Any, vocab_size: int) -> set[int]:
-    """Special tokens of a tokenizer, those added as special ones, and outputs of the model that it has no token for."""
-    return special_tokens(tokenizer) | (set(range(vocab_size)) - set(tokenizer.get_vocab().values()))
-
-
-def special_tokens(tokenizer: Any) -> set[int]:
-    """Special tokens that a tokenizer names, and those that were added to it as special ones."""
-    added = {number for number, token in getattr(tokenizer, "added_tokens_decoder", {}).items() if token.special}
-    return added | set(tokenizer.all_special_ids)
-
-
-def _special_of(source: Any, without: str = "") -> set[int]:
-    """Tokens that a configuration or a tokenizer names as first, last, padding or between."""
-    found: set[int] = set()
-    for which in {"bos", "eos", "pad", "cls", "sep"} - {without}:
-        value = getattr(source, f"{which}_token_id", None)
-        found |= {value} if isinstance(value, int) else set(value or ())
-    return found
+def _body_of(model: Any) -> nn.Module | None:
+    """The model without its head, whose output has the last hidden states; None where there is none."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # of adapters (PEFT)
+    body = getattr(inner, "base_model", None)
+    return body if isinstance(body, nn.Module) and body is not inner else None
 
 
 def _outputs(model: Any, config: Any) -> int:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from anyorder.denoisers.base import DenoiserOutput, forbid_mask
-from anyorder.denoisers.padding import Aligned, align_left, move_back
+from anyorder.denoisers.padding import Aligned, align_left, move_back, run_by_length
 from anyorder.errors import BadInput
 from anyorder.files import write_json
 from anyorder.hub import Pushable, save_weights
@@ -96,14 +96,7 @@ class WrappedDenoiser(nn.Module, Pushable):
         if self._mask_argument is not None:
             output = self.module(aligned.tokens, attention_mask=aligned.attention_mask.bool())
             return self._outputs(output, aligned.tokens)
-        lengths = aligned.attention_mask.sum(dim=1).clamp(min=1)  # a row of padding alone is shown as one token of it
-        parts = {}
-        for length in lengths.unique().tolist():
-            parts[length] = self._without_padding(aligned.tokens[lengths == length, :length])
-        logits, hidden = (v.new_zeros((*aligned.tokens.shape, v.shape[-1])) for v in next(iter(parts.values())))
-        for length, found in parts.items():
-            logits[lengths == length, :length], hidden[lengths == length, :length] = found
-        return logits, hidden
+        return run_by_length(lambda tokens, _: self._without_padding(tokens), aligned)
 
     def _outputs(self, output: Any, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (B, L, V) and hidden states (B, L, D) of what the module returned."""

@@ -7,7 +7,7 @@ import torch
 from anyorder.decoding.loop import Callback, decode
 from anyorder.decoding.result import Decoded
 from anyorder.decoding.sampler import Sampler
-from anyorder.denoisers.base import Denoiser, device_of
+from anyorder.denoisers.base import Denoiser
 from anyorder.processes import Shard
 from anyorder.tasks.base import Instances
 
@@ -34,7 +34,6 @@ def decode_in_batches(
     Callbacks (`on_step`) recognize an instance by its seed.
     """
     parts = []
-    device = device_of(denoiser, instances.tokens.device)
     known = getattr(denoiser, "pad_token_id", None)
     pad = -1 if known is None else int(known)
     columns = torch.arange(1, instances.tokens.shape[1] + 1)
@@ -44,9 +43,9 @@ def decode_in_batches(
     mine = shares[shard.index]
     for index in mine:
         batch, width = instances[index], max(1, int(ends[index].max()))
-        seeds = (index + seed * 2**32).to(device)
-        x0 = None if batch.x0 is None else batch.x0[:, :width].to(device)
-        decoded = decode(denoiser, batch.tokens[:, :width].to(device), sampler, seeds=seeds, x0=x0, on_step=on_step).cpu()
+        x0 = None if batch.x0 is None else batch.x0[:, :width]
+        seeds = index + seed * 2**32
+        decoded = decode(denoiser, batch.tokens[:, :width], sampler, seeds=seeds, x0=x0, on_step=on_step)
         parts.append(decoded if width == len(columns) else decoded.widen(len(columns), pad))
         if progress is not None:
             progress(name, sum(len(part.tokens) for part in parts), sum(len(index) for index in mine))

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from anyorder.denoisers.base import Denoiser
-from anyorder.denoisers.huggingface import HuggingFaceDenoiser, special_tokens
+from anyorder.denoisers.huggingface import HuggingFaceDenoiser
+from anyorder.denoisers.special_tokens import special_tokens
 from anyorder.errors import BadInput, first_line
 from anyorder.registry import TASKS
 from anyorder.tasks.alphabets import TokenizerAlphabet, alphabet_of

@@ -204,7 +204,7 @@ class RewardJob:
 
     def _rewards(self, problems: Instances, decoded: Decoded, groups: Tensor, count: int) -> tuple[Tensor, CheckResult]:
         """Rewards (N,) or (N, L), and what the rules say. A trajectory without a reward gets the lowest of its group."""
-        ended = decoded.cpu()
+        ended = decoded.to("cpu")
         check = self.task.check(problems, ended.tokens)
         rewards = self.reward(Outcome(self.task, problems, ended, check)).to(self.device).float()
         allowed = tuple(ended.tokens.shape[:1]), tuple(ended.tokens.shape)
