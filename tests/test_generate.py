@@ -13,8 +13,9 @@ import anyorder
 from anyorder.decoding.sampler import Sampler
 from anyorder.denoisers.huggingface import HuggingFaceDenoiser
 from anyorder.errors import BadInput
-from anyorder.interfaces.generate import collate, generate
+from anyorder.interfaces.generate import generate
 from anyorder.interfaces.infill import infill
+from anyorder.interfaces.prompts import collate
 from anyorder.interfaces.transformers import as_generator
 from anyorder.prediction import Prediction
 from anyorder.state import DecodeState

@@ -228,16 +228,16 @@ def test_a_denoiser_of_dream_gives_the_same() -> None:
     ("how", "message"),
     [
         ({"alg": "best"}, "origin, maskgit_plus, topk_margin, entropy"),
-        ({"steps": 0}, "at least one step"),
-        ({"eps": 1.0}, "an eps in"),
+        ({"steps": 0}, "steps is 0; it must be a whole number, 1 or more"),
+        ({"eps": 1.0}, "the last timestep lies in \\(0, 1\\)"),
         ({"alg_temp": -1.0}, "alg_temp is -1.0"),
         ({"temperature": -0.5}, "temperature is -0.5"),
         ({"temperature": 1.0, "top_p": 0.0}, "must lie in"),
-        ({"top_k": 0}, "at least one token must remain"),
+        ({"top_k": -1}, "top_k is -1; it must be a whole number, 0 or more"),
         ({"max_new_tokens": None}, "give max_new_tokens or max_length"),
         ({"max_new_tokens": None, "max_length": 3}, "are 5 long already"),
         ({"max_new_tokens": 0}, "nothing to generate"),
-        ({"max_new_tokens": -1}, "there must be 0 or more"),
+        ({"max_new_tokens": -1}, "max_new_tokens is -1; it must be a whole number, 0 or more"),
         ({"order": "best"}, "random, left_to_right, confidence"),
         ({"attention_mask": torch.ones(2, 4)}, "must have that of the tokens, \\(2, 5\\)"),
     ],
@@ -256,6 +256,6 @@ def test_a_model_without_a_mask_and_things_that_are_no_model_are_refused() -> No
     with pytest.raises(BadInput, match="wrap it with WrappedDenoiser"):
         diffusion_generate(nn.Linear(2, 2), words(1, 3), max_new_tokens=2)
     with pytest.raises(BadInput, match="int64 \\(batch, length\\)"):
-        diffusion_generate(MODEL, words(1, 3)[0], max_new_tokens=2)
+        diffusion_generate(MODEL, words(1, 3)[None], max_new_tokens=2)
     with pytest.raises(BadInput, match="mask is 39: leave it out"):
         diffusion_generate(HuggingFaceDenoiser(MODEL, MASK, shift=True), words(1, 3), max_new_tokens=2, mask_token_id=3)

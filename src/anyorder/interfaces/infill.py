@@ -10,7 +10,7 @@ from anyorder.denoisers.base import Denoiser, device_of
 from anyorder.denoisers.huggingface import HuggingFaceDenoiser
 from anyorder.errors import BadInput, shorten
 from anyorder.interfaces.arguments import find_sampler
-from anyorder.interfaces.generate import collate
+from anyorder.interfaces.prompts import collate
 from anyorder.orders.base import Order
 from anyorder.tasks import Sequences, check_fits
 from anyorder.tasks.alphabets import TokenizerAlphabet

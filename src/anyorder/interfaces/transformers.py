@@ -5,7 +5,8 @@ from typing import Any
 
 from anyorder.denoisers.base import Denoiser
 from anyorder.interfaces.arguments import as_denoiser
-from anyorder.interfaces.generate import Prompts, generate
+from anyorder.interfaces.generate import generate
+from anyorder.interfaces.prompts import Prompts
 
 
 class MaskedGenerationMixin:
