@@ -240,6 +240,10 @@ def sample(
     task_options: TaskOptionsOption = None,
     temperature: TemperatureOption = 0.0,
     top_p: TopPOption = 1.0,
+    eos_penalty: Annotated[
+        float,
+        typer.Option("--eos-penalty", min=0, help="subtracted from the score of a token that ends the text; inf for ends last"),
+    ] = 0.0,
     ignore_fingerprint: IgnoreFingerprintOption = False,
     trust_remote_code: RemoteCodeOption = False,
     model_options: ModelOptionsOption = None,
@@ -250,6 +254,8 @@ def sample(
 
     from anyorder.evaluation.batches import decode_in_batches
     from anyorder.evaluation.saved import check_suffix, save_trajectories
+    from anyorder.interfaces.arguments import check_budget
+    from anyorder.orders.end_penalty import EndPenalty
     from anyorder.processes import Shard
     from anyorder.session import open_session
     from anyorder.tasks.sequences import design_names, write_fasta
@@ -271,11 +277,17 @@ def sample(
     budget = read_budget(steps, session.longest)
     order = order or session.best_sampler()
     sampler = session.bind(order, steps=budget, noise=scales[0], token=token_rule(temperature, top_p))
+    check_budget(budget, sampler.block_length, session.longest)
+    ends = session.task.stops_at
+    if eos_penalty:
+        if ends is None:
+            raise BadInput(f"--eos-penalty is for texts that end by a token, and {session.task.name} has none")
+        sampler = sampler.replace(order=EndPenalty(sampler.order, ends.tokens, eos_penalty))
     watch = session.watch(seed, instances=instances) if trajectories else None
     batch_size = min(batch_size, -(-len(instances) // shard.count))
     decoded = decode_in_batches(
         session.denoiser, instances, sampler, seed=seed, batch_size=batch_size, progress=None, name="sample", shard=shard,
-        on_step=() if watch is None else watch.record(seed),
+        ends=ends, on_step=() if watch is None else watch.record(seed),
     )  # fmt: skip
     if trajectories and watch:
         watch.note(order, sampler, decoded, shard)

@@ -106,11 +106,11 @@ IgnoreFingerprintOption = Annotated[
 
 def token_rule(temperature: float, top_p: float) -> Any:
     """The rule of `--temperature` and `--top-p`."""
-    from anyorder.decoding.tokens import Argmax, Sample
+    from anyorder.interfaces.arguments import token_rule as made
 
     if temperature == 0 and top_p < 1:
         raise BadInput("--top-p has no meaning without a --temperature above 0")
-    return Sample(temperature, top_p) if temperature else Argmax()
+    return made(temperature, top_p)
 
 
 def names(text: str) -> list[str]:
