@@ -12,7 +12,10 @@ from torch import Tensor, nn
 from anyorder.denoisers.huggingface import HuggingFaceDenoiser
 from anyorder.errors import BadInput
 from anyorder.interfaces.dream import DreamOutput, diffusion_generate
+from anyorder.orders.learned import LearnedOrder
+from anyorder.orders.policies import MLPPolicy
 from anyorder.prediction import Prediction
+from anyorder.registry import ORDERS
 from anyorder.state import DecodeState
 
 WORDS, MASK = 40, 39
@@ -163,6 +166,58 @@ def test_origin_transfers_each_token_with_probability_one_minus_s_over_t() -> No
         assert torch.equal(after[new_tokens], likeliest[new_tokens])
         assert not (new_tokens & ~masked).any()
         before = after
+
+
+@pytest.mark.parametrize(("name", "alg"), [("confidence", "maskgit_plus"), ("margin", "topk_margin"), ("entropy", "entropy")])
+def test_a_heuristic_by_name_ranks_by_the_shaped_probabilities_as_the_algorithm_does(name: str, alg: str) -> None:
+    prompts = words(4, 6)
+    for how in ({"temperature": 0.1, "top_p": 0.9}, {"temperature": 0.7, "top_k": 5, "alg_temp": 0.2}, {"top_p": 0.6}, {}):
+        common: dict[str, Any] = {"max_new_tokens": 16, "steps": 16, "seed": 3, **how}
+        ours = diffusion_generate(MODEL, prompts, order=name, **common)
+        assert torch.equal(ours, diffusion_generate(MODEL, prompts, alg=alg, **common))
+    sharp: dict[str, Any] = {"max_new_tokens": 16, "steps": 16, "temperature": 0.3, "top_p": 0.9}
+    raw = diffusion_generate(MODEL, prompts, order=ORDERS[name], **sharp)
+    assert not torch.equal(raw, diffusion_generate(MODEL, prompts, order=name, **sharp)), "a function reads the model's own"
+
+
+READ: list[Tensor] = []
+
+
+def reads(state: DecodeState, prediction: Prediction) -> Tensor:
+    READ.append(prediction.entropy)
+    return prediction.scatter(-prediction.entropy)
+
+
+def test_other_heuristics_by_name_read_the_shaped_probabilities_too() -> None:
+    how: dict[str, Any] = {"max_new_tokens": 4, "steps": 1, "temperature": 0.2, "top_k": 3}
+    READ.clear()
+    for order in (f"{__name__}:reads", reads):
+        diffusion_generate(MODEL, words(1, 4), order=order, **how)
+    with torch.no_grad():
+        logits = next_logits(nn.functional.pad(words(1, 4), (0, 4), value=MASK))[0, 4:]
+    kept = (logits / 0.2).topk(3, dim=-1).values
+    for found, expected in zip(READ, (kept, logits), strict=True):
+        torch.testing.assert_close(found, torch.distributions.Categorical(logits=expected.clamp(min=-1e4)).entropy())
+
+
+def test_a_learned_order_reads_the_model_s_own_probabilities() -> None:
+    policy = MLPPolicy(hidden_size=16, vocab_size=WORDS, width=8).eval()
+    nn.init.normal_(policy.out.weight, std=3.0)
+    learned = LearnedOrder(policy)
+    read: list[Tensor] = []
+
+    def watched(state: DecodeState, prediction: Prediction) -> Tensor:
+        read.append(prediction.log_odds)
+        return learned(state, prediction)
+
+    denoiser = HuggingFaceDenoiser(MODEL, MASK, shift=True)
+    how: dict[str, Any] = {"max_new_tokens": 8, "steps": 8, "temperature": 0.2, "top_p": 0.8, "seed": 1}
+    ours = diffusion_generate(denoiser, words(2, 5), order=learned, **how)
+    assert torch.equal(ours, diffusion_generate(denoiser, words(2, 5), order=watched, **how))
+    cold = read[0].clone()
+    read.clear()
+    diffusion_generate(denoiser, words(2, 5), order=watched, **how | {"temperature": 0.0, "top_p": None})
+    torch.testing.assert_close(read[0], cold)
 
 
 def test_an_order_takes_the_place_of_the_algorithm_and_not_of_the_timesteps() -> None:
