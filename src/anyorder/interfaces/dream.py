@@ -35,8 +35,8 @@ _SAME: dict[Any, str] = {confidence: "maskgit_plus", margin: "topk_margin", entr
 
 @dataclass(frozen=True)
 class DreamOutput:
-    """sequences int64 (B, L); history, the tokens (B, L) after each of the steps, None unless asked for. Both are in the form
-    of the inputs."""
+    """sequences int64 (B, L); history, the tokens (B, L) after each step, or None if it was not requested. Both are in the
+    form of the inputs."""
 
     sequences: Any
     history: tuple[Any, ...] | None = None
@@ -68,30 +68,30 @@ def diffusion_generate(
 ) -> Any:
     """Fill the masks of prompts and continue them.
 
-    The values of a `generation_config` are given as arguments; its hooks on tokens and logits are left out (an order sees the
-    logits, and the history is returned). Three more things differ from the original, each for a reason. The mask itself is
-    never produced. The number of tokens per step follows each sequence's own masks, not the mean of the batch, so that
-    sequences do not influence one another. The logits of a position come from the real token before it, padding left out, so
-    that padding may stand on either side. Ties, such as those of a top-p that leaves one token at many positions, go to the
-    leftmost; the original leaves open where they go.
+    The values of a `generation_config` are passed as arguments. Its hooks on tokens and logits are left out (an order sees the
+    logits, and the history is returned). Three more things differ from the original. The mask itself is never produced. The
+    number of tokens per step follows each sequence's own masks and not the mean of the batch, so that sequences do not
+    influence each other. The logits of a position come from the last real token before it, so that padding may be on either
+    side. Ties, such as those of a top-p that leaves one token at many positions, go to the leftmost position; the original does
+    not define them.
 
     Args:
         model: Dream or any model with the same interface, or a denoiser of it (whose mask and shift are its own).
         inputs: int64 (B, P), or in any other form that `anyorder.generate` takes; masks among them are filled too.
         attention_mask: bool or int in the shape of the inputs, 0 at padding.
-        max_new_tokens, max_length: how many tokens follow, or how many there are with the prompt; the former goes first.
+        max_new_tokens, max_length: the number of new tokens, or of all tokens with the prompt; the former takes precedence.
         steps, eps: number of timesteps, and the last of them; a step may be too small to unmask anything (`Timesteps`).
         temperature, top_p, top_k: of the tokens; a top_k of 0 keeps all. As in the original they also shape the probabilities
-            that `alg` looks at.
+            that `alg` reads.
         num_return_sequences: how often each prompt is decoded; the results of a prompt are rows one after the other.
         alg: which masks go first: those of each at random with probability 1 - s / t ("origin"), or those whose token has the
             largest probability ("maskgit_plus"), margin ("topk_margin") or least entropy ("entropy").
-        alg_temp: positions are drawn without replacement from softmax(score / alg_temp) in place of the best; 0 or None for
-            the best. Without effect on "origin".
+        alg_temp: draw positions without replacement from softmax(score / alg_temp); 0 or None for the best positions. It has no
+            effect on "origin".
         return_dict_in_generate: return a `DreamOutput`, with a history if `output_history` says so.
-        mask_token_id: the mask, where neither generation configuration nor configuration names it.
-        order: an order in place of `alg`, as many at a step as the other algorithms take: an `Order`, a heuristic's name, or
-            the folder of a policy. A heuristic given by name reads the probabilities after temperature, top-p and top-k, as
+        mask_token_id: the mask, if neither the generation configuration nor the configuration names it.
+        order: an order instead of `alg`, with as many tokens per step: an `Order`, a heuristic's name, or the folder of a
+            policy. A heuristic given by name reads the probabilities after temperature, top-p and top-k, as
             `alg` does: "confidence", "margin" and "entropy" are "maskgit_plus", "topk_margin" and "entropy". A learned order
             reads the model's own, for which it was fitted, and so does a function.
         seed: of sampling and drawn positions; row i takes seed + i.
@@ -154,7 +154,7 @@ def _new_tokens(inputs: Any, max_new_tokens: int | None, max_length: int | None)
     if max_new_tokens is not None:
         return whole("max_new_tokens", max_new_tokens, 0)
     if max_length is None:
-        raise BadInput("how much to generate is not said: give max_new_tokens or max_length")
+        raise BadInput("the number of new tokens is missing: give max_new_tokens or max_length")
     length = _length(inputs)
     if whole("max_length", max_length, 0) < length:
         raise BadInput(f"max_length is {max_length}, and the inputs are {length} long already")

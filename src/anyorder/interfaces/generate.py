@@ -59,14 +59,14 @@ def generate(
         max_new_tokens: how many masks to append; None or 0 to fill in only.
         steps: forward passes that a sequence may cost, spread over all its masks, those inside the prompt too; None for one
             token at a time, or with a threshold as many as it takes.
-        block_length: finish blocks of so many masks one after another, with an equal share of the steps each.
+        block_length: finish blocks of this many masks one after another, with an equal share of the steps each.
         temperature: of the tokens; 0 for the likeliest.
         top_p: sample from the smallest set of tokens whose probability reaches this; no effect at temperature 0.
-        threshold: take every token with a probability above it, and the best in order until the schedule is kept.
+        threshold: take every token with a probability above it, and the best-ranked others that the schedule needs.
         order: the name of an order, an `Order`, or the folder of a fitted policy.
         seed: of sampling and of random orders; row i uses seed + i.
-        sampler: a `Sampler`, its spelling, its folder, or an order of one's own, in place of order, steps, block_length,
-            temperature, top_p, top_k and threshold.
+        sampler: a `Sampler`, its spelling, its folder, or an order, instead of order, steps, block_length, temperature, top_p,
+            top_k and threshold.
         top_k: sample from so many of the likeliest tokens; 0 or None for all.
         num_return_sequences: how often each prompt is decoded; the results of a prompt are rows one after the other, each with
             a seed of its own.
@@ -76,7 +76,7 @@ def generate(
         eos_penalty: subtracted from the score of a position whose token would be an end, so that others come first;
             `math.inf` for ends last. Such a position is not taken by the threshold either.
         mask_token_id: the mask, if neither the generation configuration nor the configuration names it.
-        suppress_tokens: tokens that are never produced, such as padding; the mask never is.
+        suppress_tokens: tokens that are never produced, such as padding; the mask is always one of them.
         token_type_ids: accepted, because tokenizers return them, and ignored.
         on_step: callbacks, see `decode`.
 
@@ -85,8 +85,8 @@ def generate(
         without the padding that was added here.
 
     Raises:
-        BadInput: nothing to generate, prompts that are no token ids, an unknown order, an argument out of range, a sampler
-            together with what it holds, no mask token, or a model that returns no logits over its tokens.
+        BadInput: nothing to generate, prompts that are not token ids, an unknown order, an argument out of range, a sampler
+            together with what it holds, no mask token, or a model that does not return logits over its tokens.
         WrongDenoiser: the policy was fitted to another model.
     """
     denoiser = as_denoiser(model, mask_token_id, suppress_tokens)
@@ -100,7 +100,9 @@ def generate(
     else:
         held = (steps, block_length, top_p, top_k, threshold)
         if order != "confidence" or temperature or any(value is not None for value in held):
-            raise BadInput("a sampler holds order, steps, block_length, temperature, top_p, top_k and threshold: give it alone")
+            raise BadInput(
+                "a sampler holds order, steps, block_length, temperature, top_p, top_k and threshold: leave these out"
+            )
         sampler = find_sampler(sampler, denoiser).bind(denoiser)
     check_budget(sampler.steps, sampler.block_length, batch.most)
     sampler = sampler.replace(order=penalized(sampler.order, ends, eos_penalty))

@@ -74,13 +74,13 @@ def generate(
         attention_mask: bool or int in the shape of the prompt, 0 at padding.
         steps, gen_length, block_length, temperature, remasking: as in LLaDA's `generate`. Steps and tokens are split evenly
             among the blocks.
-        cfg_scale: of classifier-free guidance, 0 for none: a second forward sees the prompt masked, see `Guided`.
-        mask_id: the mask; by default the denoiser's or configuration's, and 126336 where that names none.
+        cfg_scale: scale of classifier-free guidance, 0 for none: a second forward pass sees the prompt masked, see `Guided`.
+        mask_id: the mask; by default the denoiser's or configuration's, and 126336 if that names none.
         logits_eos_inf: never produce the end of the text, `eos_id`.
         confidence_eos_eot_inf: commit the ends of text and turn, `eos_id` and `eot_id`, behind all other tokens (appendix B.4).
         threshold: as in Fast-dLLM: commit all tokens of at least this probability, or else the best-scored one, whatever
             `steps` says.
-        order: an order in place of the remasking: an `Order` such as a `LearnedOrder`, a heuristic's name, or the folder of a
+        order: an order instead of the remasking: an `Order` such as a `LearnedOrder`, a heuristic's name, or the folder of a
             policy. "confidence" is the remasking "low_confidence"; all others read the model's own probabilities.
         seed: of sampling and random orders; row i takes seed + i.
         eos_id, eot_id: the two tokens of a model that is not LLaDA.
@@ -91,7 +91,7 @@ def generate(
         a threshold this and the number of forward passes, as Fast-dLLM does: `(ids, nfe)`.
 
     Raises:
-        BadInput: nothing to generate, blocks that do not divide the length, steps that do not divide among the blocks or are
+        BadInput: nothing to generate, blocks that do not divide the length, steps that are not divisible by the blocks or are
             fewer than these, an argument out of range, a token that is not in the vocabulary.
     """
     _check(steps, gen_length, block_length, cfg_scale, remasking if order is None else "random")
@@ -127,7 +127,7 @@ def _check(steps: int, gen_length: int, block_length: int, cfg_scale: float, rem
         raise BadInput(f"gen_length {gen_length} is not a multiple of block_length {block_length}")
     blocks = max(1, gen_length // block_length)
     if steps % blocks:
-        raise BadInput(f"steps {steps} do not divide among {blocks} blocks")
+        raise BadInput(f"steps {steps} are not divisible by {blocks} blocks")
     if remasking not in _REMASKING:
         raise BadInput(f"remasking {remasking!r} is unknown: use one of {', '.join(_REMASKING)}, or give an order")
     number("cfg_scale", cfg_scale, " (no guidance)")
@@ -191,13 +191,13 @@ class AtLeast(CountRule):
 
 
 class Guided:
-    """A denoiser under classifier-free guidance, as LLaDA does it: u + (scale + 1) (c - u), where c are its logits and u those
-    that it gives when the prompt is masked. A forward costs two.
+    """A denoiser under classifier-free guidance, as LLaDA does it: u + (scale + 1) (c - u), where c are its logits and u its
+    logits when the prompt is masked. One forward pass costs two.
 
     Args:
         denoiser: what is guided.
         scale: 0 for none.
-        prompt: the first so many columns are the prompt.
+        prompt: number of columns of the prompt, at the start.
     """
 
     def __init__(self, denoiser: Denoiser, scale: float, prompt: int) -> None:

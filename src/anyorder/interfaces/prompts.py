@@ -55,7 +55,7 @@ def batch_of(
     what: str = "input_ids",
     length: str = "max_new_tokens",
 ) -> Batch:
-    """Prompts of any form, with `new` masks behind each; padding of lists stands in front of prompts that are continued.
+    """Prompts of any form, with `new` masks behind each; padding of lists is in front of prompts that are continued.
 
     Args:
         prompts: in any form.
@@ -119,14 +119,14 @@ def collate(sequences: Sequence[Any], pad_token_id: int = 0, *, side: str = "rig
 
     Args:
         sequences: lists, arrays or tensors of token ids.
-        pad_token_id: what fills the rest.
+        pad_token_id: the token that fills the rest.
         side: "right" or "left", the side of the padding.
 
     Returns:
         tokens int64 (B, L) and attention mask bool (B, L), False at padding.
 
     Raises:
-        BadInput: no sequences, an empty one, or something that is no list of token ids.
+        BadInput: no sequences, an empty one, or something that is not a list of token ids.
     """
     if side not in ("left", "right"):
         raise BadInput(f"side is {side!r}; it must be 'left' or 'right'")
