@@ -1,5 +1,6 @@
 """The scheduler with an order, step for step beside diffusers' own. Tried with diffusers 0.42.0 and 0.42.1."""
 
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -225,6 +226,18 @@ def test_the_versions_tried_are_the_versions_allowed() -> None:
     bounds = next(line for line in (ROOT / "pyproject.toml").read_text().splitlines() if line.startswith("diffusers = "))
     assert '"diffusers>=0.42,<0.43"' in bounds
     assert diffusers.__version__.startswith("0.42."), "try the scheduler with this version, then widen the bounds"
+
+
+def test_a_scheduler_of_another_form_is_refused_on_import(monkeypatch: pytest.MonkeyPatch) -> None:
+    import anyorder.interfaces.diffusers as module
+
+    def step(self: Any, model_output: Tensor, timestep: float, sample: Tensor, *, generator: Any = None) -> None: ...
+
+    monkeypatch.setattr(diffusers.BlockRefinementScheduler, "step", step)
+    spec = importlib.util.spec_from_file_location("imported_again", module.__file__)
+    assert spec is not None and spec.loader is not None
+    with pytest.raises(BadInput, match=r"pip install 'anyorder\[diffusers\]'"):
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
 
 
 @given(st.integers(0, 10_000), st.integers(1, 9), st.integers(1, 12), st.sampled_from(["random", "margin"]), st.data())

@@ -24,7 +24,7 @@ WORDS, MASK, PAD = 12, 11, 0
 
 
 class Counting(nn.Module):
-    """Random logits of each token and place, and the number of masks before every forward."""
+    """Random logits of each token and place, and the number of masks before every forward pass."""
 
     def __init__(self, words: int = WORDS, mask: int = MASK) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class Counting(nn.Module):
 
 
 def counted(run: Callable[[WrappedDenoiser], Any]) -> tuple[Any, list[int]]:
-    """What a call returns, and how many tokens each of its forwards committed."""
+    """What a call returns, and how many tokens each of its forward passes committed."""
     net = Counting()
     found = run(WrappedDenoiser(net, MASK, WORDS))
     return found, [before - after for before, after in zip(net.seen, [*net.seen[1:], 0], strict=True)]
@@ -55,7 +55,7 @@ def counted(run: Callable[[WrappedDenoiser], Any]) -> tuple[Any, list[int]]:
 def test_no_step_commits_more_than_an_even_share_of_all_masks(
     holes: list[bool], blocks: int, block_length: int, per_block: int, call: str, order: str
 ) -> None:
-    """Masks inside the prompt and new ones alike; the last forward has its share like all others."""
+    """Masks inside the prompt and new ones alike; the last pass has its share like all others."""
     prompt = torch.tensor([[3, *(MASK if hole else 4 for hole in holes)]])
     new = blocks * block_length
     total = new + sum(holes)
