@@ -401,9 +401,13 @@ def test_sample_and_evaluate_stop_at_the_end_of_an_answer(ending: Path, tmp_path
     assert len(run["steps"]) == run["nfe"] == passes[1], "the padding behind the end is shown as put in the last step"
     data, out = tmp_path / "problems.jsonl", tmp_path / "report.json"
     data.write_text(json.dumps({"question": HENS.question, "answer": HENS.solution}))
-    evaluated = ["evaluate", *model, "--data", str(data), "--orders", "left_to_right", "--steps", "16", "--json", str(out)]
+    evaluated = ["evaluate", *model, "--data", str(data), "--orders", "confidence", "--steps", "16", "--json", str(out)]
     assert CliRunner().invoke(app, evaluated).exit_code == 0
-    assert json.loads(out.read_text())["results"][0]["nfe"] < 16
+    early = json.loads(out.read_text())["results"][0]
+    assert CliRunner().invoke(app, [*evaluated, "--eos-penalty", "inf"]).exit_code == 0
+    late = json.loads(out.read_text())["results"][0]
+    assert early["nfe"] < 16 and early["nfe"] < late["nfe"]
+    assert late["kind"] == early["kind"] == "heuristic" and late["order"] == "confidence"
 
 
 def test_sample_refuses_budgets_that_blocks_do_not_fit_into_and_penalties_without_ends(folder: Path) -> None:

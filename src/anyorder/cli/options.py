@@ -51,6 +51,10 @@ TemperatureOption = Annotated[
 TopPOption = Annotated[
     float, typer.Option("--top-p", min=0.001, max=1, help="when sampling, keep the likeliest tokens up to this probability")
 ]
+EosPenaltyOption = Annotated[
+    float,
+    typer.Option("--eos-penalty", min=0, help="subtracted from the score of a token that ends the text; inf for ends last"),
+]
 OrdersOption = Annotated[
     str | None, typer.Option("--orders", help=f"comma-separated samplers: {SAMPLERS}; a default set if not given")
 ]

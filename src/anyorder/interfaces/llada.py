@@ -192,7 +192,7 @@ class AtLeast(CountRule):
 
 class Guided:
     """A denoiser under classifier-free guidance, as LLaDA does it: u + (scale + 1) (c - u), where c are its logits and u its
-    logits when the prompt is masked. One forward pass costs two.
+    logits when the prompt is masked, the filled masks inside it too. One forward pass costs two.
 
     Args:
         denoiser: what is guided.
