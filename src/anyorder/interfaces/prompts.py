@@ -5,12 +5,13 @@ from numbers import Integral
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from anyorder.denoisers.base import Denoiser, attention_of, device_of
 from anyorder.denoisers.huggingface import HuggingFaceDenoiser
 from anyorder.errors import BadInput
 from anyorder.interfaces.arguments import whole
+from anyorder.tasks.base import max_length_of
 
 Prompts = Tensor | Sequence[Any] | Mapping[str, Any]
 """Token ids (B, L) or (L,), as a tensor or an array; lists of them of any lengths; or what a tokenizer returns."""
@@ -79,8 +80,8 @@ def batch_of(
     given_on = tokens.device
     tokens, known = with_new_tokens(tokens, known, new, denoiser.mask_token_id)
     device = device_of(denoiser, given_on)
-    longest = getattr(denoiser, "max_length", None)
-    if longest is not None and tokens.shape[1] > longest and not isinstance(denoiser, HuggingFaceDenoiser):
+    longest = max_length_of(denoiser)
+    if longest is not None and tokens.shape[1] > longest and _counts_positions(denoiser):
         raise BadInput(f"the model takes {longest} tokens at most; {what} and new tokens are {tokens.shape[1]}")
     tokens = tokens.to(device).repeat_interleave(copies, dim=0)
     known = attention_of(denoiser, tokens) if known is None else known.to(device).repeat_interleave(copies, dim=0)
@@ -174,6 +175,14 @@ def _rows(prompts: Any, attention_mask: Any, denoiser: Denoiser, what: str, *, c
             raise BadInput(f"attention_mask has other lengths than {what}: give one number per token")
         mask = mask & collate(given, side=side)[0].bool()
     return tokens, None if bool(mask.all()) else mask, lengths, False
+
+
+def _counts_positions(denoiser: Denoiser) -> bool:
+    """Whether a position beyond the longest has no embedding. Models of Hugging Face may turn with positions instead."""
+    if not isinstance(denoiser, HuggingFaceDenoiser):
+        return True
+    named = denoiser.model.named_modules()
+    return any(isinstance(module, nn.Embedding) and "position" in name for name, module in named)
 
 
 def _pad(denoiser: Denoiser) -> int:
