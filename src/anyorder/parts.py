@@ -1,7 +1,7 @@
 """Parts of a sampler as values: what is inside them, and how they are written down and read again.
 
-A part is a function, or a frozen dataclass whose fields are plain values and other parts. Nothing else is asked of it, so a
-part that wraps another one has nothing to forward.
+A part is a function, or a frozen dataclass whose fields are plain values, tuples of them, and other parts. Nothing else
+is asked of it, so a part that wraps another one has nothing to forward.
 """
 
 import dataclasses
