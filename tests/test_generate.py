@@ -13,8 +13,9 @@ import anyorder
 from anyorder.decoding.sampler import Sampler
 from anyorder.denoisers.huggingface import HuggingFaceDenoiser
 from anyorder.errors import BadInput
-from anyorder.interfaces.generate import collate, generate
+from anyorder.interfaces.generate import generate
 from anyorder.interfaces.infill import infill
+from anyorder.interfaces.prompts import collate
 from anyorder.interfaces.transformers import as_generator
 from anyorder.prediction import Prediction
 from anyorder.state import DecodeState
@@ -108,7 +109,7 @@ def test_a_sampler_takes_the_place_of_the_single_arguments(denoiser: HuggingFace
     assert all(map(torch.equal, generate(denoiser, PROMPTS, sampler=Sampler("margin", count="threshold:0.5")), spelled))
     assert all(map(torch.equal, generate(denoiser, PROMPTS, sampler=last_first), generate(denoiser, PROMPTS, order=last_first)))
     for more in ({"steps": 2}, {"threshold": 0.0}, {"order": "margin"}, {"temperature": 1.0}, {"block_length": 4}):
-        with pytest.raises(BadInput, match="give it alone"):
+        with pytest.raises(BadInput, match="leave these out"):
             generate(denoiser, PROMPTS, sampler=sampler, **more)  # type: ignore[arg-type]
 
 
@@ -137,7 +138,7 @@ def test_steps_are_streamed(denoiser: HuggingFaceDenoiser) -> None:
         ([[5, 6]], {}, r"nothing to generate: input_ids hold no mask \(4\); give max_new_tokens"),
         ([[-1, MASK]], {}, "the tokens hold -1; they must be 0 or more"),
         ([[99, MASK]], {}, "the tokens go up to 99"),
-        ([[5] * 60], {"max_new_tokens": 20}, "takes 64 tokens at most; it was given 80"),
+        ([[5] * 60], {"max_new_tokens": 20}, "takes 64 tokens at most; input_ids and new tokens are 80"),
         ([[5, MASK]], {"sampler": "nosuch"}, "order 'nosuch' is unknown"),
         ([[5, MASK]], {"sampler": 3}, "order is 3; it must be the name of an order"),
     ],
@@ -161,6 +162,22 @@ def test_models_that_fill_no_masks_are_refused(folder: Path) -> None:
             generate(wrong, PROMPTS, mask_token_id=MASK)
     with pytest.raises(BadInput, match="str is neither a model with a configuration nor a denoiser"):
         generate("bert", PROMPTS)
+
+
+def test_prompts_beyond_the_learned_positions_are_refused_before_the_model_sees_them(denoiser: HuggingFaceDenoiser) -> None:
+    """On a GPU an index without an embedding would end the process's use of it."""
+    calls: list[int] = []
+    hook = denoiser.model.register_forward_pre_hook(lambda *_: calls.append(1))
+    with pytest.raises(BadInput, match="takes 64 tokens at most; input_ids and new tokens are 65"):
+        generate(denoiser, [[5] * 45], max_new_tokens=20)
+    hook.remove()
+    assert not calls
+    small = {"vocab_size": 30, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    rotary = transformers.EsmConfig(
+        **small, mask_token_id=MASK, pad_token_id=1, position_embedding_type="rotary", max_position_embeddings=12
+    )
+    turning = HuggingFaceDenoiser(transformers.EsmForMaskedLM(rotary).eval(), MASK)
+    assert generate(turning, [5] * 20, max_new_tokens=2).shape == (22,)
 
 
 def test_collate_pads_on_either_side() -> None:
@@ -227,7 +244,7 @@ def test_models_without_text_are_refused(denoiser: HuggingFaceDenoiser) -> None:
     for nameless in (HuggingFaceDenoiser(model, MASK), own):
         with pytest.raises(BadInput, match=r"no tokenizer, .* load it with anyorder\.load_denoiser\(name\)"):
             infill(nameless, "a [MASK]")
-    with pytest.raises(BadInput, match="BertForMaskedLM has no tokenizer with it"):
+    with pytest.raises(BadInput, match="BertForMaskedLM has no tokenizer"):
         infill(model, "a [MASK]")
     with pytest.raises(BadInput, match="this one is for sudoku"):
         infill(anyorder.load_denoiser("sudoku4", device="cpu"), "1_3")

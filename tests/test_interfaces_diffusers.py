@@ -1,5 +1,6 @@
-"""The scheduler with an order, step for step beside diffusers' own."""
+"""The scheduler with an order, step for step beside diffusers' own. Tried with diffusers 0.42.0 and 0.42.1."""
 
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +28,7 @@ diffusers = pytest.importorskip("diffusers")
 from anyorder.interfaces.diffusers import OrderScheduler  # noqa: E402
 
 WORDS, MASK = 24, 23
+ROOT = Path(__file__).parent.parent
 
 
 class TinyLLaDA2(nn.Module):
@@ -198,7 +200,7 @@ def test_hidden_states_may_be_given_to_a_step() -> None:
     history = History(window)
     decode(denoiser, window, Sampler(order, steps=2), on_step=history)
     assert torch.equal(whole.prev_sample, history.tokens[1][:, -6:])
-    with pytest.raises(BadInput, match="Where they speak of more than the block, give input_ids too"):
+    with pytest.raises(BadInput, match="If they cover more than the block, give input_ids too"):
         scheduler.step(logits[:, -6:], 0, sample, mask_token_id=MASK, hidden_states=hidden)
     with pytest.raises(BadInput, match="does not end in this block"):
         scheduler.step(logits[:, -6:], 0, sample, mask_token_id=MASK, input_ids=window[:, :-1], hidden_states=hidden[:, :-1])
@@ -218,6 +220,76 @@ def test_orders_that_a_scheduler_cannot_serve_are_refused() -> None:
         OrderScheduler(order="best")
     with pytest.raises(BadInput, match=r"use anyorder\.decode"):
         OrderScheduler(order=fitted("lookahead", first_prediction=True))
+
+
+def test_the_versions_tried_are_the_versions_allowed() -> None:
+    bounds = next(line for line in (ROOT / "pyproject.toml").read_text().splitlines() if line.startswith("diffusers = "))
+    assert '"diffusers>=0.42,<0.43"' in bounds
+    assert diffusers.__version__.startswith("0.42."), "try the scheduler with this version, then widen the bounds"
+
+
+def test_a_scheduler_of_another_form_is_refused_on_import(monkeypatch: pytest.MonkeyPatch) -> None:
+    import anyorder.interfaces.diffusers as module
+
+    def step(self: Any, model_output: Tensor, timestep: float, sample: Tensor, *, generator: Any = None) -> None: ...
+
+    monkeypatch.setattr(diffusers.BlockRefinementScheduler, "step", step)
+    spec = importlib.util.spec_from_file_location("imported_again", module.__file__)
+    assert spec is not None and spec.loader is not None
+    with pytest.raises(BadInput, match=r"pip install 'anyorder\[diffusers\]'"):
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+
+
+@given(st.integers(0, 10_000), st.integers(1, 9), st.integers(1, 12), st.sampled_from(["random", "margin"]), st.data())
+@settings(max_examples=30, deadline=None)
+def test_a_time_in_0_to_1_means_the_step_at_that_time(
+    seed: int, length: int, steps: int, order: str, data: st.DataObject
+) -> None:
+    """Timesteps as diffusers is to count them (pull request 14741): from 1 down at even distances."""
+    logits, sample = block(2, length, seed)
+    scheduler = OrderScheduler(order=order)
+    scheduler.set_timesteps(steps, block_length=length)
+    step = data.draw(st.integers(0, steps - 1))
+    outs = [
+        scheduler.step(logits, when, sample, mask_token_id=MASK, generator=torch.Generator().manual_seed(1))
+        for when in (step, torch.tensor(step), 1 - step / steps, torch.linspace(1, 0, steps + 1)[step])
+    ]
+    assert all(torch.equal(out.prev_sample, outs[0].prev_sample) for out in outs)
+
+
+@pytest.mark.parametrize("time", [0.0, 1.5, -0.5, float("nan")])
+def test_other_times_are_refused(time: float) -> None:
+    logits, sample = block(2, 6, 0)
+    with pytest.raises(BadInput, match=r"the number of the step, from 0, or a time in \(0, 1\]"):
+        OrderScheduler(order="margin").step(logits, time, sample, mask_token_id=MASK)
+
+
+@given(st.integers(0, 10_000), st.integers(1, 9), st.integers(1, 12), st.sampled_from(["random", "margin", "left_to_right"]))
+@settings(max_examples=30, deadline=None)
+def test_no_step_commits_more_than_the_schedule_says(seed: int, length: int, steps: int, order: str) -> None:
+    logits, sample = block(3, length, seed)
+    scheduler = OrderScheduler(order=order)
+    scheduler.set_timesteps(steps, block_length=length)
+    schedule = scheduler.get_num_transfer_tokens(length, steps).tolist()
+    for step, most in enumerate(schedule):
+        out = scheduler.step(logits, step, sample, mask_token_id=MASK, threshold=2.0)
+        left = (sample == MASK).sum(dim=1)
+        assert torch.equal(out.transfer_index.sum(dim=1), left.clamp(max=most))
+        sample = out.prev_sample
+    assert (sample != MASK).all()
+
+
+def test_where_is_answered_by_the_shared_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    import anyorder.interfaces.diffusers as module
+
+    logits, sample = block(2, 6, 0)
+    scheduler = OrderScheduler(order="margin")
+    scheduler.set_timesteps(3, block_length=6)
+    seen: list[Any] = []
+    shared = module.step
+    monkeypatch.setattr(module, "step", lambda *given: seen.append(shared(*given)) or seen[-1])
+    out = scheduler.step(logits, 0, sample, mask_token_id=MASK, threshold=2.0)
+    assert torch.equal(out.prev_sample, seen[0][0].tokens)
 
 
 def test_without_masks_and_order_it_is_the_original() -> None:

@@ -12,7 +12,10 @@ from torch import Tensor, nn
 from anyorder.denoisers.huggingface import HuggingFaceDenoiser
 from anyorder.errors import BadInput
 from anyorder.interfaces.dream import DreamOutput, diffusion_generate
+from anyorder.orders.learned import LearnedOrder
+from anyorder.orders.policies import MLPPolicy
 from anyorder.prediction import Prediction
+from anyorder.registry import ORDERS
 from anyorder.state import DecodeState
 
 WORDS, MASK = 40, 39
@@ -165,6 +168,58 @@ def test_origin_transfers_each_token_with_probability_one_minus_s_over_t() -> No
         before = after
 
 
+@pytest.mark.parametrize(("name", "alg"), [("confidence", "maskgit_plus"), ("margin", "topk_margin"), ("entropy", "entropy")])
+def test_a_heuristic_by_name_ranks_by_the_shaped_probabilities_as_the_algorithm_does(name: str, alg: str) -> None:
+    prompts = words(4, 6)
+    for how in ({"temperature": 0.1, "top_p": 0.9}, {"temperature": 0.7, "top_k": 5, "alg_temp": 0.2}, {"top_p": 0.6}, {}):
+        common: dict[str, Any] = {"max_new_tokens": 16, "steps": 16, "seed": 3, **how}
+        ours = diffusion_generate(MODEL, prompts, order=name, **common)
+        assert torch.equal(ours, diffusion_generate(MODEL, prompts, alg=alg, **common))
+    sharp: dict[str, Any] = {"max_new_tokens": 16, "steps": 16, "temperature": 0.3, "top_p": 0.9}
+    raw = diffusion_generate(MODEL, prompts, order=ORDERS[name], **sharp)
+    assert not torch.equal(raw, diffusion_generate(MODEL, prompts, order=name, **sharp)), "a function reads the model's own"
+
+
+READ: list[Tensor] = []
+
+
+def reads(state: DecodeState, prediction: Prediction) -> Tensor:
+    READ.append(prediction.entropy)
+    return prediction.scatter(-prediction.entropy)
+
+
+def test_other_heuristics_by_name_read_the_shaped_probabilities_too() -> None:
+    how: dict[str, Any] = {"max_new_tokens": 4, "steps": 1, "temperature": 0.2, "top_k": 3}
+    READ.clear()
+    for order in (f"{__name__}:reads", reads):
+        diffusion_generate(MODEL, words(1, 4), order=order, **how)
+    with torch.no_grad():
+        logits = next_logits(nn.functional.pad(words(1, 4), (0, 4), value=MASK))[0, 4:]
+    kept = (logits / 0.2).topk(3, dim=-1).values
+    for found, expected in zip(READ, (kept, logits), strict=True):
+        torch.testing.assert_close(found, torch.distributions.Categorical(logits=expected.clamp(min=-1e4)).entropy())
+
+
+def test_a_learned_order_reads_the_model_s_own_probabilities() -> None:
+    policy = MLPPolicy(hidden_size=16, vocab_size=WORDS, width=8).eval()
+    nn.init.normal_(policy.out.weight, std=3.0)
+    learned = LearnedOrder(policy)
+    read: list[Tensor] = []
+
+    def watched(state: DecodeState, prediction: Prediction) -> Tensor:
+        read.append(prediction.log_odds)
+        return learned(state, prediction)
+
+    denoiser = HuggingFaceDenoiser(MODEL, MASK, shift=True)
+    how: dict[str, Any] = {"max_new_tokens": 8, "steps": 8, "temperature": 0.2, "top_p": 0.8, "seed": 1}
+    ours = diffusion_generate(denoiser, words(2, 5), order=learned, **how)
+    assert torch.equal(ours, diffusion_generate(denoiser, words(2, 5), order=watched, **how))
+    cold = read[0].clone()
+    read.clear()
+    diffusion_generate(denoiser, words(2, 5), order=watched, **how | {"temperature": 0.0, "top_p": None})
+    torch.testing.assert_close(read[0], cold)
+
+
 def test_an_order_takes_the_place_of_the_algorithm_and_not_of_the_timesteps() -> None:
     prompts = words(3, 5)
 
@@ -228,16 +283,16 @@ def test_a_denoiser_of_dream_gives_the_same() -> None:
     ("how", "message"),
     [
         ({"alg": "best"}, "origin, maskgit_plus, topk_margin, entropy"),
-        ({"steps": 0}, "at least one step"),
-        ({"eps": 1.0}, "an eps in"),
+        ({"steps": 0}, "steps is 0; it must be a whole number, 1 or more"),
+        ({"eps": 1.0}, "the last timestep lies in \\(0, 1\\)"),
         ({"alg_temp": -1.0}, "alg_temp is -1.0"),
         ({"temperature": -0.5}, "temperature is -0.5"),
         ({"temperature": 1.0, "top_p": 0.0}, "must lie in"),
-        ({"top_k": 0}, "at least one token must remain"),
+        ({"top_k": -1}, "top_k is -1; it must be a whole number, 0 or more"),
         ({"max_new_tokens": None}, "give max_new_tokens or max_length"),
         ({"max_new_tokens": None, "max_length": 3}, "are 5 long already"),
         ({"max_new_tokens": 0}, "nothing to generate"),
-        ({"max_new_tokens": -1}, "there must be 0 or more"),
+        ({"max_new_tokens": -1}, "max_new_tokens is -1; it must be a whole number, 0 or more"),
         ({"order": "best"}, "random, left_to_right, confidence"),
         ({"attention_mask": torch.ones(2, 4)}, "must have that of the tokens, \\(2, 5\\)"),
     ],
@@ -256,6 +311,6 @@ def test_a_model_without_a_mask_and_things_that_are_no_model_are_refused() -> No
     with pytest.raises(BadInput, match="wrap it with WrappedDenoiser"):
         diffusion_generate(nn.Linear(2, 2), words(1, 3), max_new_tokens=2)
     with pytest.raises(BadInput, match="int64 \\(batch, length\\)"):
-        diffusion_generate(MODEL, words(1, 3)[0], max_new_tokens=2)
+        diffusion_generate(MODEL, words(1, 3)[None], max_new_tokens=2)
     with pytest.raises(BadInput, match="mask is 39: leave it out"):
         diffusion_generate(HuggingFaceDenoiser(MODEL, MASK, shift=True), words(1, 3), max_new_tokens=2, mask_token_id=3)

@@ -221,8 +221,8 @@ def _leftmost(state: DecodeState, prediction: Prediction) -> Tensor:
     ("how", "message"),
     [
         ({"order": "best"}, "random, left_to_right, confidence"),
-        ({"steps": 0}, "at least one forward"),
-        ({"block_length": 0}, "at least one token"),
+        ({"steps": 0}, "steps is 0; it must be a whole number, 1 or more"),
+        ({"block_length": 0}, "block_length is 0; it must be a whole number, 1 or more"),
         ({"max_new_tokens": 12, "steps": 2, "block_length": 4}, "are too few for"),
         ({"threshold": 1.5}, "from 0 to 1"),
         ({"temperature": -1.0}, "temperature is -1.0"),

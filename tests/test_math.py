@@ -1,10 +1,13 @@
 """GSM8K and MATH-500 for language models: prompts, layout, judgement, and the command line on a tiny LLaDA."""
 
 import json
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 from torch import Tensor
 from typer.testing import CliRunner
@@ -13,6 +16,7 @@ from anyorder.cli import app
 from anyorder.decoding.loop import decode
 from anyorder.decoding.sampler import Sampler
 from anyorder.denoisers.huggingface import HuggingFaceDenoiser
+from anyorder.ends import Ends
 from anyorder.errors import BadInput
 from anyorder.evaluation.batches import decode_in_batches
 from anyorder.tasks import make_task
@@ -345,3 +349,74 @@ def test_evaluate_and_sample_from_the_command_line(folder: Path, tmp_path: Path)
     sample = CliRunner().invoke(app, ["sample", "What is 6 times 7? #### 42", *model, "--steps", "4"])
     assert sample.exit_code == 1
     assert "right: 0 of 1" in sample.output
+
+
+# ---- the end of an answer -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def ending(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model, which ends its answers where it would have written one of its favorite tokens."""
+    copy = shutil.copytree(folder, tmp_path_factory.mktemp("models") / "ending")
+    denoiser = HuggingFaceDenoiser.from_pretrained(folder, trust_remote_code=True)
+    task = task_for(denoiser, "math", length=16, prompt="plain")
+    said = decode(denoiser, task.encode([HENS, HALF]).tokens, Sampler("confidence")).tokens  # type: ignore[attr-defined]
+    weights = safetensors.torch.load_file(copy / "model.safetensors")
+    favorites = said[:, -16:].flatten().bincount(minlength=272).topk(4).indices
+    weights["model.ff_out.weight"][END] = 1.2 * weights["model.ff_out.weight"][favorites].sum(dim=0)
+    safetensors.torch.save_file(weights, copy / "model.safetensors", {"format": "pt"})
+    return copy
+
+
+def test_an_answer_stops_at_its_end_and_says_the_same(ending: Path) -> None:
+    denoiser = HuggingFaceDenoiser.from_pretrained(ending, trust_remote_code=True)
+    task = task_for(denoiser, "math", length=16, prompt="plain")
+    assert isinstance(task, Math) and task.stops_at == Ends(tuple(sorted(task.ends)), task.pad_token_id)
+    problems = task.encode([HENS, HALF, Problem("1?", "1", "")])
+    for spelled in ("left_to_right", "confidence@blocks:4", "confidence@threshold:0.2"):
+        sampler = Sampler.parse(spelled, steps=16)
+        how: dict[str, Any] = {"seed": 0, "batch_size": 2, "progress": None, "name": ""}
+        every = decode_in_batches(denoiser, problems, sampler, **how)
+        cut = decode_in_batches(denoiser, problems, sampler, **how, ends=task.stops_at)
+        assert task.texts(problems, cut.tokens) == task.texts(problems, every.tokens)
+        assert {k: v.tolist() for k, v in task.measure(problems, cut.tokens).items()} == {
+            k: v.tolist() for k, v in task.measure(problems, every.tokens).items()
+        }
+        assert (cut.nfe <= every.nfe).all() and cut.nfe.sum() < every.nfe.sum(), spelled
+        assert bool((cut.tokens != MASK).all())
+
+
+def test_sample_and_evaluate_stop_at_the_end_of_an_answer(ending: Path, tmp_path: Path) -> None:
+    model = ["--task", "math", "--model", str(ending), "--trust-remote-code", "--task-option", "length=16"]
+    question = "What is 6 times 7? #### 42"
+    watched = tmp_path / "watched.json"
+    sampled = [
+        CliRunner().invoke(app, ["sample", question, *model, "--steps", "16", "--order", "left_to_right", *more])
+        for more in ([], ["--trajectories", str(watched)], ["--eos-penalty", "inf"])
+    ]
+    passes = [float(re.findall(r"([0-9.]+) forward passes", result.output)[0]) for result in sampled]
+    assert passes[0] == passes[1] < 16, [result.output for result in sampled]
+    assert passes[2] >= passes[0]
+    run = json.loads(watched.read_text())["runs"][0]["decodes"][0]
+    assert len(run["steps"]) == run["nfe"] == passes[1], "the padding behind the end is shown as put in the last step"
+    data, out = tmp_path / "problems.jsonl", tmp_path / "report.json"
+    data.write_text(json.dumps({"question": HENS.question, "answer": HENS.solution}))
+    evaluated = ["evaluate", *model, "--data", str(data), "--orders", "confidence", "--steps", "16", "--json", str(out)]
+    assert CliRunner().invoke(app, evaluated).exit_code == 0
+    early = json.loads(out.read_text())["results"][0]
+    assert CliRunner().invoke(app, [*evaluated, "--eos-penalty", "inf"]).exit_code == 0
+    late = json.loads(out.read_text())["results"][0]
+    assert early["nfe"] < 16 and early["nfe"] < late["nfe"]
+    assert late["kind"] == early["kind"] == "heuristic" and late["order"] == "confidence"
+
+
+def test_sample_refuses_budgets_that_blocks_do_not_fit_into_and_penalties_without_ends(folder: Path) -> None:
+    model = ["--task", "math", "--model", str(folder), "--trust-remote-code", "--task-option", "length=16", "--steps", "2"]
+    for order in ("confidence@blocks:4", "left_to_right@blocks:4@threshold:0.9"):
+        short = CliRunner().invoke(app, ["sample", "6?", *model, "--order", order])
+        assert "steps 2 are too few for 4 blocks of 4, in which 16 positions are to be filled" in str(short.exception)
+    puzzle = ["sample", "1" + "0" * 15, "--task-option", "box=2"]
+    endless = CliRunner().invoke(app, [*puzzle, "--eos-penalty", "1"])
+    assert "--eos-penalty is for texts that end by a token, and sudoku has none" in str(endless.exception)
+    hot = CliRunner().invoke(app, [*puzzle, "--temperature", "inf"])
+    assert "temperature is inf; it must be a finite number" in str(hot.exception)

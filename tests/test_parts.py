@@ -12,6 +12,7 @@ from anyorder.decoding.remaskers import CriticUndo
 from anyorder.decoding.tokens import Sample
 from anyorder.errors import BadInput
 from anyorder.memory import Drift, FirstPrediction
+from anyorder.orders.end_penalty import EndPenalty
 from anyorder.orders.heuristics import confidence
 from anyorder.orders.perturbed import Perturbed, TopPositions
 from anyorder.parts import from_config, label_of, memories_of, rebuild, spelling, to_config, walk, written
@@ -95,9 +96,16 @@ def test_what_is_written_are_kinds_names_and_arguments() -> None:
     assert to_config(order_of_tests, no_weights, "order") == {"kind": "order", "name": f"{__name__}:order_of_tests"}
 
 
+def test_tuples_of_plain_values_are_written_as_lists_and_read_as_tuples() -> None:
+    order = EndPenalty(order_of_tests, (2, 1), 0.5)
+    values = to_config(order, no_weights, "order")
+    assert values["tokens"] == [2, 1]
+    assert again(order, "order") == order
+
+
 @dataclass(frozen=True)
 class Heavy:
-    table: tuple[int, ...] = (1, 2)
+    table: frozenset[int] = frozenset({1, 2})
 
     def __call__(self, state: DecodeState, prediction: Prediction) -> Tensor: ...
 
@@ -110,7 +118,7 @@ class Stateful:
     ("part", "said"),
     [
         (lambda state, prediction: None, "the order '.*<lambda>' cannot be found by name later: register it"),
-        (Heavy(), "Heavy.table is a tuple, which cannot be saved"),
+        (Heavy(), "Heavy.table is a frozenset, which cannot be saved"),
         (Stateful(), "the order Stateful cannot be saved: it must be a function or a dataclass"),
         (Perturbed(lambda state, prediction: None, 0.1), "<lambda>' cannot be found by name later"),
         (torch.nn.Linear(2, 2), "the order Linear cannot be saved"),

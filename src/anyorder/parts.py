@@ -1,7 +1,7 @@
 """Parts of a sampler as values: what is inside them, and how they are written down and read again.
 
-A part is a function, or a frozen dataclass whose fields are plain values and other parts. Nothing else is asked of it, so a
-part that wraps another one has nothing to forward.
+A part is a function, or a frozen dataclass whose fields are plain values, tuples of them, and other parts. Nothing else
+is asked of it, so a part that wraps another one has nothing to forward.
 """
 
 import dataclasses
@@ -73,6 +73,8 @@ def to_config(part: Any, weights: Callable[[Any], dict[str, Any] | None], kind: 
             values[field.name] = to_config(value, weights, kind)
         elif value is None or isinstance(value, bool | int | float | str):
             values[field.name] = value
+        elif isinstance(value, tuple) and all(isinstance(inner, bool | int | float | str) for inner in value):
+            values[field.name] = list(value)
         else:
             raise BadInput(f"{values['name']}.{field.name} is a {type(value).__name__}, which cannot be saved with a sampler")
     return values
@@ -90,6 +92,7 @@ def from_config(values: Mapping[str, Any], weights: Callable[[Mapping[str, Any]]
         raise BadInput(f"{values.get('kind')!r} {values.get('name')!r} is no part of a sampler")
     part = _KINDS[values["kind"]][values["name"]]
     arguments = {k: from_config(v, weights) if isinstance(v, Mapping) else v for k, v in values.items()}
+    arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in arguments.items()}
     del arguments["kind"], arguments["name"]
     if not _is_part(part):
         raise BadInput(f"the {values['kind']} {values['name']!r} is neither a function nor a dataclass")

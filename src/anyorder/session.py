@@ -13,6 +13,7 @@ from anyorder.evaluation.comparison import environment
 from anyorder.evaluation.samplers import default_samplers
 from anyorder.evaluation.trajectories import Watch
 from anyorder.files import find_file, open_text
+from anyorder.orders.end_penalty import EndPenalty
 from anyorder.orders.learned import check_policy_folder
 from anyorder.tasks import Instances, Task, task_class
 from anyorder.tasks.sequence_files import looks_like_a_file
@@ -56,6 +57,19 @@ class Session:
     def bind(self, text: str, **fields: Any) -> Sampler:
         """A sampler from text, with its policies loaded."""
         return Sampler.parse(text, **fields).bind(self.denoiser, strict=self.strict)
+
+    def late_ends(self, sampler: Sampler, penalty: float) -> Sampler:
+        """The sampler, with a penalty on the scores of tokens that end a sequence of the task; 0 for none.
+
+        Raises:
+            BadInput: no token ends the task's sequences.
+        """
+        if not penalty:
+            return sampler
+        ends = self.task.stops_at
+        if ends is None:
+            raise BadInput(f"--eos-penalty is for texts that end by a token, and {self.task.name} has none")
+        return sampler.replace(order=EndPenalty(sampler.order, ends.tokens, penalty))
 
     def watch(self, seed: int, keep: int | None = None, instances: Instances | None = None) -> Watch:
         """What records how the first `keep` of these problems, or of the session's, are decoded."""

@@ -13,6 +13,7 @@ from anyorder.cli.options import (
     BatchSizeOption,
     CountOption,
     DataOption,
+    EosPenaltyOption,
     GenerateOption,
     IgnoreFingerprintOption,
     JsonOption,
@@ -73,12 +74,14 @@ def evaluate(
     task_options: TaskOptionsOption = None,
     temperature: TemperatureOption = 0.0,
     top_p: TopPOption = 1.0,
+    eos_penalty: EosPenaltyOption = 0.0,
     judge: JudgeOption = None,
     ignore_fingerprint: IgnoreFingerprintOption = False,
     trust_remote_code: RemoteCodeOption = False,
     model_options: ModelOptionsOption = None,
 ) -> None:
     """Compare samplers on the same problems: accuracy with intervals, paired tests, NFE, the share of the oracle gap closed."""
+    from anyorder.decoding.sampler import Sampler
     from anyorder.evaluation.judges import make_judges
     from anyorder.evaluation.saved import check_suffix, save_trajectories
     from anyorder.evaluation.tables import markdown, rich_tables
@@ -95,11 +98,14 @@ def evaluate(
         task=task, data=data, model=model, limit=limit, seed=seed, generate=generate, task_options=task_options, policy=policy,
         strict=not ignore_fingerprint, trust_remote_code=trust_remote_code, model_options=model_options,
     )  # fmt: skip
-    samplers = names(orders) if orders is not None else session.samplers()
+    samplers: Any = names(orders) if orders is not None else session.samplers()
     common: dict[str, Any] = {"token": token, "seed": seed, "batch_size": batch_size, "shard": shard, "strict": session.strict}
     if draws > 1:
-        if judge or trajectories or scales != [0.0]:
-            raise BadInput("--draws prints Pass@N alone: leave out --judge, --trajectories and --noise, and write ORDER~SIGMA")
+        if judge or trajectories or eos_penalty or scales != [0.0]:
+            raise BadInput(
+                "--draws prints Pass@N alone: leave out --judge, --trajectories, --eos-penalty and --noise, "
+                "and write ORDER~SIGMA"
+            )
         outputs = (json_out, plot, markdown_out)
         return _pass_at_n(session, samplers, draws, read_budget(steps, session.longest), count, common, outputs)
     watch = session.watch(seed, keep) if trajectories else None
@@ -107,6 +113,9 @@ def evaluate(
         "noise": scales, "against": against, "count": count or None, "watch": watch,
         "judges": make_judges(judge or [], session.denoiser), "meta": {**session.meta, "count": count or _DEFAULT_COUNT},
     }  # fmt: skip
+    if eos_penalty:
+        made = {text: Sampler.parse(text, count=count or None, token=token) for text in samplers}
+        samplers = {text: session.late_ends(one, eos_penalty) for text, one in made.items()}
     report = _evaluated(session, samplers, read_budgets(steps, session.longest), settings | common)
     if shard.index:
         return
@@ -124,7 +133,7 @@ def evaluate(
         print(f"plot: {accuracy_against_steps(report, plot, session.meta['data'])}")
 
 
-def _evaluated(session: Any, samplers: list[str], budgets: list[int], settings: dict[str, Any]) -> Any:
+def _evaluated(session: Any, samplers: Any, budgets: list[int], settings: dict[str, Any]) -> Any:
     """The report, with a progress bar while it is made."""
     from rich.console import Console
 
@@ -240,6 +249,7 @@ def sample(
     task_options: TaskOptionsOption = None,
     temperature: TemperatureOption = 0.0,
     top_p: TopPOption = 1.0,
+    eos_penalty: EosPenaltyOption = 0.0,
     ignore_fingerprint: IgnoreFingerprintOption = False,
     trust_remote_code: RemoteCodeOption = False,
     model_options: ModelOptionsOption = None,
@@ -250,6 +260,7 @@ def sample(
 
     from anyorder.evaluation.batches import decode_in_batches
     from anyorder.evaluation.saved import check_suffix, save_trajectories
+    from anyorder.interfaces.arguments import check_budget
     from anyorder.processes import Shard
     from anyorder.session import open_session
     from anyorder.tasks.sequences import design_names, write_fasta
@@ -271,11 +282,13 @@ def sample(
     budget = read_budget(steps, session.longest)
     order = order or session.best_sampler()
     sampler = session.bind(order, steps=budget, noise=scales[0], token=token_rule(temperature, top_p))
+    check_budget(budget, sampler.block_length, session.longest)
+    sampler = session.late_ends(sampler, eos_penalty)
     watch = session.watch(seed, instances=instances) if trajectories else None
     batch_size = min(batch_size, -(-len(instances) // shard.count))
     decoded = decode_in_batches(
         session.denoiser, instances, sampler, seed=seed, batch_size=batch_size, progress=None, name="sample", shard=shard,
-        on_step=() if watch is None else watch.record(seed),
+        ends=session.task.stops_at, on_step=() if watch is None else watch.record(seed),
     )  # fmt: skip
     if trajectories and watch:
         watch.note(order, sampler, decoded, shard)

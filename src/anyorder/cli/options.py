@@ -51,6 +51,10 @@ TemperatureOption = Annotated[
 TopPOption = Annotated[
     float, typer.Option("--top-p", min=0.001, max=1, help="when sampling, keep the likeliest tokens up to this probability")
 ]
+EosPenaltyOption = Annotated[
+    float,
+    typer.Option("--eos-penalty", min=0, help="subtracted from the score of a token that ends the text; inf for ends last"),
+]
 OrdersOption = Annotated[
     str | None, typer.Option("--orders", help=f"comma-separated samplers: {SAMPLERS}; a default set if not given")
 ]
@@ -106,11 +110,11 @@ IgnoreFingerprintOption = Annotated[
 
 def token_rule(temperature: float, top_p: float) -> Any:
     """The rule of `--temperature` and `--top-p`."""
-    from anyorder.decoding.tokens import Argmax, Sample
+    from anyorder.interfaces.arguments import token_rule as made
 
     if temperature == 0 and top_p < 1:
         raise BadInput("--top-p has no meaning without a --temperature above 0")
-    return Sample(temperature, top_p) if temperature else Argmax()
+    return made(temperature, top_p)
 
 
 def names(text: str) -> list[str]:

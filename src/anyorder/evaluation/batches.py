@@ -8,6 +8,7 @@ from anyorder.decoding.loop import Callback, decode
 from anyorder.decoding.result import Decoded
 from anyorder.decoding.sampler import Sampler
 from anyorder.denoisers.base import Denoiser
+from anyorder.ends import Ends
 from anyorder.processes import Shard
 from anyorder.tasks.base import Instances
 
@@ -25,27 +26,28 @@ def decode_in_batches(
     progress: Progress | None,
     name: str,
     shard: Shard = Shard(),
+    ends: Ends | None = None,
     on_step: Callback | Sequence[Callback] = (),
 ) -> Decoded:
     """Decode all instances on the denoiser's device; instance i has the seed `seed * 2^32 + i` whatever the batch size.
 
     Sequences of similar length are decoded together, without the padding that none of them needs. The batches are distributed
     over the processes of `shard`, and each returns the complete result, bit for bit what one process alone would return.
-    Callbacks (`on_step`) recognize an instance by its seed.
+    Callbacks (`on_step`) recognize an instance by its seed. `ends` stop a sequence, see `decode`.
     """
     parts = []
     known = getattr(denoiser, "pad_token_id", None)
     pad = -1 if known is None else int(known)
     columns = torch.arange(1, instances.tokens.shape[1] + 1)
-    ends = torch.where(instances.tokens != pad, columns, 0).amax(dim=1)
-    order = ends.argsort(descending=True, stable=True)
+    lengths = torch.where(instances.tokens != pad, columns, 0).amax(dim=1)
+    order = lengths.argsort(descending=True, stable=True)
     shares = [order.split(batch_size)[process :: shard.count] for process in range(shard.count)]
     mine = shares[shard.index]
     for index in mine:
-        batch, width = instances[index], max(1, int(ends[index].max()))
+        batch, width = instances[index], max(1, int(lengths[index].max()))
         x0 = None if batch.x0 is None else batch.x0[:, :width]
         seeds = index + seed * 2**32
-        decoded = decode(denoiser, batch.tokens[:, :width], sampler, seeds=seeds, x0=x0, on_step=on_step)
+        decoded = decode(denoiser, batch.tokens[:, :width], sampler, seeds=seeds, x0=x0, ends=ends, on_step=on_step)
         parts.append(decoded if width == len(columns) else decoded.widen(len(columns), pad))
         if progress is not None:
             progress(name, sum(len(part.tokens) for part in parts), sum(len(index) for index in mine))

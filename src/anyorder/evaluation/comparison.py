@@ -86,7 +86,7 @@ def evaluate(
                 began = time.perf_counter()
                 decoded = decode_in_batches(
                     denoiser, instances, sampler, seed=seed, batch_size=batch_size, progress=progress, name=name, shard=shard,
-                    on_step=on_step,
+                    ends=task.stops_at, on_step=on_step,
                 )  # fmt: skip
                 seconds = time.perf_counter() - began
                 if watch is not None:

@@ -130,8 +130,9 @@ def pareto(
     for number, (name, label, block, sampler) in enumerate(wanted, start=1):
         said = f"{number} of {len(wanted)}: {label}, {mode_name(block)}"
         decoded = decode_in_batches(
-            denoiser, instances, sampler, seed=seed, batch_size=batch_size, progress=progress, name=said, shard=shard
-        )
+            denoiser, instances, sampler, seed=seed, batch_size=batch_size, progress=progress, name=said, shard=shard,
+            ends=task.stops_at,
+        )  # fmt: skip
         checked = task.check(instances, decoded.tokens)
         correct, cells = checked.instance_correct.numpy(), checked.cell_accuracy.numpy()
         kind, steps = kind_of(sampler), sampler.steps or longest

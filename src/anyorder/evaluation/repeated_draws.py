@@ -100,7 +100,7 @@ def pass_at_n(
         for draw in range(draws):
             decoded = decode_in_batches(
                 denoiser, instances, sampler, seed=seed + draw, batch_size=batch_size, progress=progress,
-                name=f"{label}, draw {draw + 1} of {draws}", shard=shard,
+                name=f"{label}, draw {draw + 1} of {draws}", shard=shard, ends=task.stops_at,
             )  # fmt: skip
             right += task.check(instances, decoded.tokens).instance_correct.numpy()
             nfe += float(decoded.nfe.double().mean()) / draws

@@ -1,7 +1,7 @@
-"""Decoding calls: `generate`, `infill`, and those that users of other code know, with the same arguments and `order=`."""
+"""Decoding calls: `generate`, `infill`, and the calls of other projects, with the same arguments and `order=`."""
 
-from anyorder.interfaces.generate import collate as collate
 from anyorder.interfaces.generate import generate as generate
 from anyorder.interfaces.infill import infill as infill
+from anyorder.interfaces.prompts import collate as collate
 from anyorder.interfaces.transformers import MaskedGenerationMixin as MaskedGenerationMixin
 from anyorder.interfaces.transformers import as_generator as as_generator

@@ -1,11 +1,12 @@
-"""What the calls have in common: from a user's arguments to our parts, with one clear error each."""
+"""Shared by the calls: turn a user's arguments into parts, with one clear error each."""
 
+import math
 from collections.abc import Sequence
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from anyorder.decoding.sampler import Sampler, as_order
 from anyorder.decoding.tokens import Argmax, Sample, TokenRule
@@ -14,11 +15,14 @@ from anyorder.denoisers.huggingface import HuggingFaceDenoiser, is_shifted
 from anyorder.errors import BadInput
 from anyorder.orders.base import Order
 
+_COLDEST = 1e-30
+"""Below this temperature only exact ties are left to chance."""
+
 
 def as_denoiser(
     model: Any, mask_token_id: int | None = None, suppress_tokens: Sequence[int] = (), *, shift: bool | None = None
 ) -> Denoiser:
-    """The denoiser that a model is, or becomes.
+    """The model as a denoiser.
 
     Args:
         model: a Hugging Face model, or any `Denoiser`.
@@ -27,13 +31,13 @@ def as_denoiser(
         shift: the logits at position i predict token i + 1; by default where the model is known to need it (Dream).
 
     Raises:
-        BadInput: no model, no mask token, or arguments that a denoiser has settled already and otherwise.
+        BadInput: no model, no mask token, or arguments that contradict those of a denoiser.
     """
     if isinstance(model, Denoiser):
         if mask_token_id not in (None, model.mask_token_id):
             raise BadInput(f"mask_token_id is {mask_token_id}, and this denoiser's mask is {model.mask_token_id}: leave it out")
         if suppress_tokens:
-            raise BadInput("suppress_tokens are a denoiser's own: give them as HuggingFaceDenoiser(..., forbidden=...)")
+            raise BadInput("a denoiser suppresses its own tokens: pass HuggingFaceDenoiser(..., forbidden=...)")
         return model
     if not isinstance(model, nn.Module) or not hasattr(model, "config"):
         raise BadInput(
@@ -50,45 +54,71 @@ def as_denoiser(
     return HuggingFaceDenoiser(model, mask_token_id, suppress_tokens, shift=is_shifted(config) if shift is None else shift)
 
 
-def with_new_tokens(
-    tokens: Tensor, attention_mask: Tensor | None, count: int, mask_token_id: int
-) -> tuple[Tensor, Tensor | None]:
-    """Tokens int64 (B, L + count) that end in masks, and the attention mask bool (B, L + count) that lets them be seen.
+def whole(name: str, value: Any, least: int) -> int:
+    """A whole number of `least` or more.
 
     Raises:
-        BadInput: tokens or attention mask of another shape or type, or a negative count.
+        BadInput: something else.
     """
-    if tokens.dim() != 2 or tokens.dtype != torch.int64:
-        raise BadInput(f"the tokens are {tokens.dtype} of shape {tuple(tokens.shape)}; they must be int64 (batch, length)")
-    if attention_mask is not None and attention_mask.shape != tokens.shape:
-        raise BadInput(
-            f"attention_mask has shape {tuple(attention_mask.shape)}; it must have that of the tokens, {tuple(tokens.shape)}"
-        )
-    if count < 0:
-        raise BadInput(f"{count} new tokens are asked for; there must be 0 or more")
-    masks = tokens.new_full((len(tokens), count), mask_token_id)
-    if attention_mask is not None:
-        attention_mask = torch.cat([attention_mask.bool(), torch.ones_like(masks, dtype=torch.bool)], dim=1)
-    return torch.cat([tokens, masks], dim=1), attention_mask
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise BadInput(f"{name} is {value!r}; it must be a whole number, {least} or more")
+    return int(value)
+
+
+def number(name: str, value: Any, meaning: str = "") -> float:
+    """A finite number, 0 or above.
+
+    Raises:
+        BadInput: something else.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) < math.inf:
+        raise BadInput(f"{name} is {value!r}; it must be a finite number, 0{meaning} or above")
+    return float(value)
+
+
+def temperature_of(value: Any) -> float:
+    """A temperature, 0 where it is so small that dividing by it would overflow: the likeliest token is what is left of it.
+
+    Raises:
+        BadInput: a negative number, infinity, or no number.
+    """
+    temperature = number("temperature", value, " (the likeliest token)")
+    return temperature if temperature > _COLDEST else 0.0
 
 
 def token_rule(temperature: float, top_p: float | None = None, top_k: int | None = None) -> TokenRule:
-    """Argmax at temperature 0, sampling above.
+    """Argmax at temperature 0, sampling above; a `top_k` of 0 or None keeps all tokens.
 
     Raises:
-        BadInput: a temperature below 0, top_p outside (0, 1], top_k below 1.
+        BadInput: a temperature that is negative or not finite, top_p outside (0, 1], top_k below 0.
     """
-    if temperature < 0:
-        raise BadInput(f"temperature is {temperature}; it must be 0 (the likeliest token) or above")
+    temperature = temperature_of(temperature)
+    top_k = None if top_k is None else whole("top_k", top_k, 0) or None
     try:
         sample = Sample(temperature or 1.0, 1.0 if top_p is None else top_p, top_k)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise BadInput(str(error)) from error
     return sample if temperature else Argmax()
 
 
+def check_threshold(threshold: float | None) -> None:
+    """Raise BadInput unless a threshold is a probability, or None."""
+    if threshold is not None and (not isinstance(threshold, Real) or not 0 <= float(threshold) <= 1):
+        raise BadInput(f"threshold is {threshold!r}; it is a probability, from 0 to 1")
+
+
+def check_budget(steps: int | None, block_length: int | None, most: int) -> None:
+    """Raise BadInput where a row with `most` masks has more blocks than forward passes: the last pass would fill the rest."""
+    blocks = 1 if block_length is None else -(-most // block_length)
+    if steps is not None and steps < blocks:
+        raise BadInput(
+            f"steps {steps} are too few for {blocks} blocks of {block_length}, in which {most} positions are to be filled: "
+            f"give {blocks} or more"
+        )
+
+
 def find_sampler(sampler: Sampler | Order | str | Path, denoiser: Denoiser) -> Sampler:
-    """A sampler by its spelling or by its folder, with an order of one's own, or itself.
+    """A sampler from its spelling, its folder or an order; a sampler is returned as it is.
 
     Raises:
         BadInput: none of the four.
@@ -104,7 +134,7 @@ def find_sampler(sampler: Sampler | Order | str | Path, denoiser: Denoiser) -> S
 
 
 def find_order(order: Order | str | Path, denoiser: Denoiser) -> Order:
-    """An order by its name, by the folder of a policy that was fitted to this denoiser, or itself.
+    """An order from its name or the folder of a policy that was fitted to this denoiser; an order is returned as it is.
 
     Raises:
         BadInput: none of the three.

@@ -1,20 +1,29 @@
 """diffusers' scheduler for masked text: `BlockRefinementScheduler` with any order.
 
 The original answers how many tokens are committed in a step (its schedule and its threshold), which tokens they are, and what
-is edited afterwards. Only its answer to *where* is replaced.
+is edited afterwards. Only its answer to *where* is replaced: `anyorder.step` is run with the original's count and tokens.
+
+Written for diffusers 0.42, whose timesteps are the numbers of the steps. Later versions are to count times down from 1 to 0
+(pull request 14741), and to keep temperature, thresholds and mask token in the scheduler's configuration. A time in (0, 1] is
+understood here already; a scheduler of the other form is refused, because `OrderScheduler` is a subclass of it.
 """
 
+from dataclasses import dataclass
+from inspect import signature
+from numbers import Integral
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from anyorder.decoding.counts import top
-from anyorder.decoding.sampler import as_order
+from anyorder.decoding.counts import CountRule, top
+from anyorder.decoding.sampler import Sampler, as_order
+from anyorder.decoding.step import step
+from anyorder.decoding.tokens import TokenRule
 from anyorder.denoisers.base import Denoiser
 from anyorder.errors import BadInput
-from anyorder.orders.base import Order, checked_scores
+from anyorder.orders.base import Order
 from anyorder.orders.learned import LearnedOrder
 from anyorder.parts import memories_of
 from anyorder.prediction import Prediction
@@ -25,11 +34,16 @@ try:
 except ImportError as error:
     raise BadInput("the scheduler needs: pip install 'anyorder[diffusers]'") from error
 
+if "mask_token_id" not in signature(BlockRefinementScheduler.step).parameters:
+    raise BadInput(
+        "OrderScheduler is for diffusers 0.42; this version's scheduler has another step: pip install 'anyorder[diffusers]'"
+    )
+
 
 class Seen(NamedTuple):
-    """What a denoiser saw and thought in its last forward.
+    """What a denoiser received and computed in its last forward pass.
 
-    tokens int64 (B, S); hidden float (B, S, D), of no width where nobody gave it; attention_mask (B, S), 0 at padding, or None.
+    tokens int64 (B, S); hidden float (B, S, D), with D = 0 if it was not given; attention_mask (B, S), 0 at padding, or None.
     """
 
     tokens: Tensor
@@ -38,18 +52,18 @@ class Seen(NamedTuple):
 
 
 class OrderScheduler(BlockRefinementScheduler):
-    """`BlockRefinementScheduler` that commits where an order says. Made, configured, saved and used as the original, in
+    """`BlockRefinementScheduler` that commits where an order says. It is made, configured, saved and used as the original, in
     `LLaDA2Pipeline` too: `pipe.scheduler = OrderScheduler.from_config(pipe.scheduler.config, order="margin")`.
 
     Args:
         block_length, num_inference_steps, threshold, editing_threshold, minimal_topk: as in the original, where the last one
             bounds the pipeline's steps and nothing else.
-        order: an `Order` or a heuristic's name; None for the original's, by the probability of the sampled token. It is no
-            part of the configuration that is saved.
+        order: an `Order` or a heuristic's name; None for the original one, the probability of the sampled token. It is not part
+            of the configuration that is saved.
 
     A learned order reads the denoiser's hidden states, which diffusers' pipelines do not pass on. Give them to `step`, or let
-    `watch(denoiser)` be the pipeline's model, so that it also sees the whole sequence and not the block alone. What a scheduler
-    cannot tell it is which tokens were generated, when, and with what probability (the lookahead policy looks at that).
+    `watch(denoiser)` be the pipeline's model, so that it also sees the whole sequence and not only the block. A scheduler
+    cannot tell the policy which tokens were generated, when, and with what probability (the lookahead policy reads this).
     """
 
     def __init__(
@@ -66,7 +80,7 @@ class OrderScheduler(BlockRefinementScheduler):
         self._watched: WatchedModel | None = None
 
     def watch(self, denoiser: Denoiser) -> "WatchedModel":
-        """The denoiser in the shape of `LLaDA2Pipeline`'s model. This scheduler sees what it sees."""
+        """The denoiser in the form of `LLaDA2Pipeline`'s model. This scheduler reads its input and hidden states."""
         self._watched = WatchedModel(denoiser)
         return self._watched
 
@@ -74,7 +88,7 @@ class OrderScheduler(BlockRefinementScheduler):
     def step(
         self,
         model_output: Tensor,
-        timestep: int | Tensor,
+        timestep: int | float | Tensor,
         sample: Tensor,
         *,
         mask_token_id: int | None = None,
@@ -98,15 +112,15 @@ class OrderScheduler(BlockRefinementScheduler):
 
         Args:
             model_output: float (B, L, V), logits of the block.
-            timestep: number of the step within the block, from 0.
+            timestep: number of the step within the block, from 0, or a time in (0, 1], from 1 down at even distances.
             sample: int64 (B, L), the block.
             mask_token_id: the mask; None is the original's mode without masks, in which nothing can be ordered.
             temperature, top_p, top_k, sampling_method, threshold: as in the original.
             editing_threshold, minimal_topk, prompt_mask, return_dict: as in the original.
             generator: as in the original; it also seeds random orders.
-            order: for this step, in place of the scheduler's.
-            input_ids: int64 (B, S), what the denoiser saw, the block at its end; the block alone when not given.
-            hidden_states: float (B, S, D), the denoiser's last hidden states of them.
+            order: order for this step, instead of the scheduler's.
+            input_ids: int64 (B, S), the denoiser's input, with the block at its end; by default only the block.
+            hidden_states: float (B, S, D), the denoiser's last hidden states for this input.
             attention_mask: bool or int (B, S), 0 at padding.
 
         Returns:
@@ -117,13 +131,14 @@ class OrderScheduler(BlockRefinementScheduler):
             BadInput: an order without masks, a learned order without hidden states, shapes that do not fit, NaN scores.
         """
         where = self.unmasking_order if order is None else _find(order)
+        at = self._step_index(timestep)
         options: dict[str, Any] = {
             "mask_token_id": mask_token_id, "temperature": temperature, "top_p": top_p, "top_k": top_k,
             "sampling_method": sampling_method, "threshold": threshold, "editing_threshold": editing_threshold,
             "minimal_topk": minimal_topk, "prompt_mask": prompt_mask, "generator": generator,
         }  # fmt: skip
         if where is None:
-            return super().step(model_output, timestep, sample, return_dict=return_dict, **options)
+            return super().step(model_output, at, sample, return_dict=return_dict, **options)
         if mask_token_id is None:
             raise BadInput("an order ranks masked positions: give mask_token_id, or no order")
         seen = self._seen(sample, input_ids, hidden_states, attention_mask)
@@ -132,15 +147,31 @@ class OrderScheduler(BlockRefinementScheduler):
                 "this order reads the denoiser's hidden states: give hidden_states to step(), or build the pipeline with "
                 "model=scheduler.watch(denoiser)"
             )
-        out = super().step(model_output, timestep, sample, **options)
+        out = super().step(model_output, at, sample, **options)
         masked = sample == mask_token_id
+        count = out.transfer_index.sum(dim=1)
         editable = torch.ones_like(masked) if prompt_mask is None else ~prompt_mask.expand_as(masked)
-        state, prediction = self._state(model_output, int(timestep), masked, editable, seen, mask_token_id, generator)
-        scores = checked_scores(where(state, prediction), state)[:, -sample.shape[1] :]
+        state, prediction = self._state(model_output, at, masked, editable, count, seen, mask_token_id, generator)
         sure = masked & (out.sampled_probs > (self.config.threshold if threshold is None else threshold))
-        out.transfer_index = top(scores.masked_fill(sure, torch.inf), out.transfer_index.sum(dim=1))
+        drawn = Drawn(out.sampled_tokens[masked], out.sampled_probs[masked])
+        committed = step(state, prediction, Sampler(where, AsMany(count, sure), drawn))[1].selected
+        out.transfer_index = committed[:, -sample.shape[1] :]
         out.prev_sample = torch.where(out.transfer_index | out.editing_transfer_index, out.sampled_tokens, sample)
         return out if return_dict else out.to_tuple()
+
+    def _step_index(self, timestep: int | float | Tensor) -> int:
+        """The number of the step, from 0.
+
+        Raises:
+            BadInput: a time outside (0, 1].
+        """
+        time = timestep.item() if isinstance(timestep, Tensor) else timestep
+        if isinstance(time, Integral):
+            return int(time)
+        if not 0 < time <= 1:
+            raise BadInput(f"timestep is {time}; it must be the number of the step, from 0, or a time in (0, 1]")
+        steps: int = self.num_inference_steps
+        return round((1 - float(time)) * steps)
 
     def _seen(self, sample: Tensor, tokens: Tensor | None, hidden: Tensor | None, attention_mask: Tensor | None) -> Seen:
         """What the denoiser saw: as given, else as watched, else the block alone."""
@@ -151,12 +182,12 @@ class OrderScheduler(BlockRefinementScheduler):
         hidden = torch.zeros((*tokens.shape, 0), device=sample.device) if hidden is None else hidden
         if not torch.equal(tokens[:, -sample.shape[1] :], sample):
             raise BadInput(
-                "what the denoiser saw (input_ids, or as watched) does not end in this block: it must be the input of this step"
+                "the denoiser's input (input_ids, or the watched one) does not end in this block: give the input of this step"
             )
         if hidden.shape[:2] != tokens.shape:
             raise BadInput(
                 f"hidden_states have shape {tuple(hidden.shape)}; for tokens {tuple(tokens.shape)} they must be "
-                f"{(*tokens.shape, 'D')}. Where they speak of more than the block, give input_ids too"
+                f"{(*tokens.shape, 'D')}. If they cover more than the block, give input_ids too"
             )
         return Seen(tokens, hidden, attention_mask)
 
@@ -166,6 +197,7 @@ class OrderScheduler(BlockRefinementScheduler):
         step: int,
         masked: Tensor,
         editable: Tensor,
+        count: Tensor,
         seen: Seen,
         mask_token_id: int,
         generator: torch.Generator | None,
@@ -173,20 +205,53 @@ class OrderScheduler(BlockRefinementScheduler):
         """The block as an order sees it: at the end of all that the denoiser saw, only its masks to be ranked."""
         before = seen.tokens.shape[1] - masked.shape[1]
         everywhere = nn.functional.pad(masked, (before, 0))
-        count = torch.full((len(masked),), self.num_inference_steps, device=masked.device)
+        # in the last step of its budget `step` commits all of a row, which the scheduler need not do
+        budget = torch.where(count < masked.sum(dim=1), max(self.num_inference_steps, step + 2), self.num_inference_steps)
         state = DecodeState.start(
             seen.tokens,
             nn.functional.pad(editable | masked, (before, 0)),
             mask_token_id,
             torch.randint(2**62, (len(masked),), generator=generator, device=masked.device),
-            count,
+            budget,
             None if seen.attention_mask is None else seen.attention_mask.bool(),
-        ).replace(masked=everywhere, step=torch.full_like(count, step))
+        ).replace(masked=everywhere, step=torch.full_like(budget, step))
         return state, Prediction(logits[masked], seen.hidden, everywhere)
 
 
+@dataclass(frozen=True, eq=False)
+class AsMany(CountRule):
+    """As many as the scheduler commits in each row, the positions above its threshold first.
+
+    Args:
+        count: int64 (B,).
+        sure: bool (B, L), of the block, at the end of what the order sees.
+    """
+
+    count: Tensor
+    sure: Tensor
+
+    def __call__(self, scores: Tensor, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
+        sure = nn.functional.pad(self.sure, (scores.shape[1] - self.sure.shape[1], 0))
+        return top(scores.masked_fill(sure, torch.inf), self.count)
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn(TokenRule):
+    """The tokens that the scheduler drew.
+
+    Args:
+        tokens, probabilities: (K,), of the masked positions.
+    """
+
+    tokens: Tensor
+    probabilities: Tensor
+
+    def __call__(self, state: DecodeState, prediction: Prediction) -> tuple[Tensor, Tensor]:
+        return self.tokens, self.probabilities.log()
+
+
 class WatchedModel(nn.Module):
-    """A denoiser in the shape of `LLaDA2Pipeline`'s model; made by `OrderScheduler.watch`. `seen` is its last forward."""
+    """A denoiser in the form of `LLaDA2Pipeline`'s model; made by `OrderScheduler.watch`. `seen` is its last forward pass."""
 
     def __init__(self, denoiser: Denoiser) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
-"""From texts with holes to texts."""
+"""Complete texts with holes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +9,9 @@ from anyorder.decoding.sampler import Sampler
 from anyorder.denoisers.base import Denoiser, device_of
 from anyorder.denoisers.huggingface import HuggingFaceDenoiser
 from anyorder.errors import BadInput, shorten
-from anyorder.interfaces.arguments import find_sampler
-from anyorder.interfaces.generate import collate
+from anyorder.interfaces.arguments import check_budget, find_sampler, whole
+from anyorder.interfaces.ends import find_ends, penalized
+from anyorder.interfaces.prompts import collate
 from anyorder.orders.base import Order
 from anyorder.tasks import Sequences, check_fits
 from anyorder.tasks.alphabets import TokenizerAlphabet
@@ -25,6 +26,8 @@ def infill(
     steps: int | None = None,
     seed: int = 0,
     batch_size: int = 32,
+    eos_token_id: int | Iterable[int] | None = None,
+    eos_penalty: float = 0.0,
     task: Sequences | None = None,
 ) -> Any:
     """Fill the holes of texts.
@@ -33,11 +36,12 @@ def infill(
         denoiser: a Hugging Face denoiser with a tokenizer, or one of our sequence models.
         texts: one text or a list. A hole is the model's mask token, or `_{5}` for five tokens; `_` alone in alphabets without
             that symbol.
-        sampler: a `Sampler`, its spelling, its folder, or an order of one's own.
-        steps: forward passes per text, in place of the sampler's; None for one token at a time if the sampler names none.
+        sampler: a `Sampler`, its spelling, its folder, or an order.
+        steps: forward passes per text, instead of the sampler's; None for one token at a time if the sampler has none.
         seed: of sampling; text i uses seed + i.
         batch_size: texts at a time; results do not depend on it.
-        task: says what the tokens of a denoiser mean that was made in Python; by default `task_for(denoiser)`.
+        eos_token_id, eos_penalty: the end of a text whose last hole is at its end, see `anyorder.generate`.
+        task: the task that says what the denoiser's tokens mean; by default `task_for(denoiser)`.
 
     Returns:
         The completed text, or a list of them.
@@ -49,8 +53,7 @@ def infill(
     several = [texts] if isinstance(texts, str) else list(texts)
     if not all(isinstance(text, str) for text in several):
         raise BadInput("texts must be strings: use anyorder.generate for token ids")
-    if batch_size < 1:
-        raise BadInput(f"batch_size is {batch_size}; it must be 1 or more")
+    whole("batch_size", batch_size, 1)
     if not several:
         return []
     task = _task(denoiser, several, task)
@@ -60,15 +63,18 @@ def infill(
         if problem.x0 is not None:
             hole = "_{1}" if isinstance(task.symbols, TokenizerAlphabet) else "_"
             raise BadInput(f"{shorten(text)!r} has no hole: write {hole} for an unknown token, _{{5}} for five")
-    sampler = find_sampler(sampler, denoiser)
-    sampler = sampler if steps is None else sampler.replace(steps=steps)
+    sampler = find_sampler(sampler, denoiser).bind(denoiser)
+    sampler = sampler if steps is None else sampler.replace(steps=whole("steps", steps, 1))
+    check_budget(sampler.steps, sampler.block_length, max(problem.longest for problem in problems))
+    ends = find_ends(denoiser, eos_token_id)
+    sampler = sampler.replace(order=penalized(sampler.order, ends, eos_penalty))
     tokens = [problem.tokens[0] for problem in problems]
     device = device_of(denoiser)
     filled: list[str] = []
     for first in range(0, len(tokens), batch_size):
         batch, mask = collate(tokens[first : first + batch_size], task.pad_token_id)
         mask = mask & (batch != task.pad_token_id)
-        result = decode(denoiser, batch.to(device), sampler, seeds=seed + first, attention_mask=mask.to(device))
+        result = decode(denoiser, batch.to(device), sampler, seeds=seed + first, attention_mask=mask.to(device), ends=ends)
         filled += task.decode(result.tokens.cpu())
     return filled[0] if isinstance(texts, str) else filled
 
@@ -76,11 +82,11 @@ def infill(
 def _task(denoiser: Any, texts: list[str], task: Sequences | None) -> Sequences:
     """The task whose tokens are those of a denoiser, long enough for the texts and at their lengths."""
     if not isinstance(denoiser, Denoiser):
-        raise BadInput(f"{type(denoiser).__name__} has no tokenizer with it: load the model with anyorder.load_denoiser(name)")
+        raise BadInput(f"{type(denoiser).__name__} has no tokenizer: load the model with anyorder.load_denoiser(name)")
     if task is None:
         if not source_of(denoiser) and not (isinstance(denoiser, HuggingFaceDenoiser) and denoiser.tokenizer is not None):
             raise BadInput(
-                "this denoiser has no tokenizer, so that texts mean nothing to it: load it with anyorder.load_denoiser(name), "
+                "this denoiser has no tokenizer, so it cannot read texts: load it with anyorder.load_denoiser(name), "
                 "or give the task whose alphabet it has (task=)"
             )
         found: Any = task_for(denoiser)

@@ -1,31 +1,48 @@
-"""LLaDA's `generate(...)` (arXiv 2502.09992): its arguments and, with its own remasking, the same tokens."""
+"""LLaDA's `generate(...)` (arXiv 2502.09992), with the threshold of Fast-dLLM's (arXiv 2505.22618): the arguments of both and,
+with their own remasking, the same tokens."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from anyorder.decoding.counts import EvenBlocks
+from anyorder.decoding.counts import CountRule, Deadline, EvenBlocks, Fixed
 from anyorder.decoding.loop import decode
 from anyorder.decoding.sampler import Sampler
-from anyorder.decoding.tokens import Argmax, Sample, TokenRule
+from anyorder.decoding.tokens import Sample
 from anyorder.denoisers.base import Denoiser, DenoiserOutput
+from anyorder.ends import Ends
 from anyorder.errors import BadInput
-from anyorder.interfaces.arguments import as_denoiser, find_order, with_new_tokens
+from anyorder.interfaces.arguments import (
+    as_denoiser,
+    check_budget,
+    check_threshold,
+    find_order,
+    number,
+    token_rule,
+    whole,
+)
+from anyorder.interfaces.ends import WithoutEnds, find_ends
+from anyorder.interfaces.prompts import Prompts, batch_of
 from anyorder.orders.base import Order
+from anyorder.orders.end_penalty import EndPenalty
 from anyorder.orders.heuristics import confidence, random
 from anyorder.prediction import Prediction
 from anyorder.state import DecodeState
 
-MASK_ID = 126336
-_REMASKING: dict[str, Order] = {"low_confidence": confidence, "random": random}
+MASK_ID, EOS_ID, EOT_ID = 126336, 126081, 126348
+_REMASKING = ("low_confidence", "random")
+_LEAST = -1e9
+"""The log-probability of what has none: a score of minus infinity would never be committed."""
 
 
-@torch.no_grad()
 def generate(
-    model: nn.Module,
-    prompt: Tensor,
-    attention_mask: Tensor | None = None,
+    model: nn.Module | Denoiser,
+    prompt: Prompts,
+    attention_mask: Any = None,
     steps: int = 128,
     gen_length: int = 128,
     block_length: int = 128,
@@ -33,68 +50,154 @@ def generate(
     cfg_scale: float = 0.0,
     remasking: str = "low_confidence",
     mask_id: int | None = None,
+    logits_eos_inf: bool = False,
+    confidence_eos_eot_inf: bool = False,
     *,
+    threshold: float | None = None,
     order: Order | str | Path | None = None,
     seed: int = 0,
-) -> Tensor:
-    """Continue prompts with `gen_length` tokens.
+    eos_id: int = EOS_ID,
+    eot_id: int = EOT_ID,
+    eos_token_id: int | Sequence[int] | None = None,
+    pad_token_id: int | None = None,
+) -> Any:
+    """Continue prompts with `gen_length` tokens, and fill the masks inside them.
+
+    Where the originals go wrong, this does what their papers say. The mask itself is never produced. Masks inside a prompt are
+    positions to fill like all others: blocks and steps are divided over all of them (LLaDA's counts those behind the prompt
+    alone, and leaves as many masks at the end). `confidence_eos_eot_inf` holds back both tokens at every temperature (LLaDA's,
+    above temperature 0, only the second).
 
     Args:
         model: LLaDA or any model with the same interface, or a denoiser of it.
-        prompt: int64 (B, P); padding on either side is marked in the attention mask.
-        attention_mask: bool or int (B, P), 0 at padding.
+        prompt: int64 (B, P), padding on either side; or in any other form that `anyorder.generate` takes.
+        attention_mask: bool or int in the shape of the prompt, 0 at padding.
         steps, gen_length, block_length, temperature, remasking: as in LLaDA's `generate`. Steps and tokens are split evenly
             among the blocks.
-        cfg_scale: of classifier-free guidance, 0 for none: a second forward sees the prompt masked, see `Guided`.
-        mask_id: the mask; by default the denoiser's or configuration's, and 126336 where that names none.
-        order: an order in place of the remasking: an `Order` such as a `LearnedOrder`, a heuristic's name, or the folder of a
-            policy.
+        cfg_scale: scale of classifier-free guidance, 0 for none: a second forward pass sees the prompt masked, see `Guided`.
+        mask_id: the mask; by default the denoiser's or configuration's, and 126336 if that names none.
+        logits_eos_inf: never produce the end of the text, `eos_id`.
+        confidence_eos_eot_inf: commit the ends of text and turn, `eos_id` and `eot_id`, behind all other tokens (appendix B.4).
+        threshold: as in Fast-dLLM: commit all tokens of at least this probability, or else the best-scored one, whatever
+            `steps` says.
+        order: an order instead of the remasking: an `Order` such as a `LearnedOrder`, a heuristic's name, or the folder of a
+            policy. "confidence" is the remasking "low_confidence"; all others read the model's own probabilities.
         seed: of sampling and random orders; row i takes seed + i.
+        eos_id, eot_id: the two tokens of a model that is not LLaDA.
+        eos_token_id, pad_token_id: stop a row at the end of its text, see `anyorder.generate`. The originals never stop.
 
     Returns:
-        int64 (B, P + gen_length): the prompts and what follows them. (LLaDA's argmax may be the mask itself; ours never is. Its
-        later options `logits_eos_inf` and `confidence_eos_eot_inf` are a denoiser's `forbidden` and an order here.)
+        int64 (B, P + gen_length), the prompts and what follows them, or the form of the prompts, see `anyorder.generate`. With
+        a threshold this and the number of forward passes, as Fast-dLLM does: `(ids, nfe)`.
 
     Raises:
-        BadInput: blocks that do not divide the length, steps that do not divide among the blocks, an unknown remasking, a
-            negative cfg_scale, a mask_id that is not the denoiser's.
+        BadInput: nothing to generate, blocks that do not divide the length, steps that are not divisible by the blocks or are
+            fewer than these, an argument out of range, a token that is not in the vocabulary.
     """
-    if gen_length % block_length:
-        raise BadInput(f"gen_length {gen_length} is not a multiple of block_length {block_length}")
-    blocks = gen_length // block_length
-    if steps % blocks:
-        raise BadInput(f"steps {steps} do not divide among {blocks} blocks")
-    if order is None and remasking not in _REMASKING:
-        raise BadInput(f"remasking {remasking!r} is unknown: use one of {', '.join(_REMASKING)}, or give an order")
-    if cfg_scale < 0:
-        raise BadInput(f"cfg_scale is {cfg_scale}; it must be 0 (no guidance) or above")
+    _check(steps, gen_length, block_length, cfg_scale, remasking if order is None else "random")
+    check_threshold(threshold)
+    token = token_rule(temperature)
     named = getattr(getattr(model, "config", None), "mask_token_id", None)
     if mask_id is None and named is None and not isinstance(model, Denoiser):
         mask_id = MASK_ID
     denoiser = as_denoiser(model, mask_id)
-    tokens, attention_mask = with_new_tokens(prompt, attention_mask, gen_length, denoiser.mask_token_id)
-    sampled = temperature > 0
-    token: TokenRule = Sample(temperature) if sampled else Argmax()
-    if order is not None:
-        where = find_order(order, denoiser)
-    elif sampled and remasking == "low_confidence":
-        where = drawn_confidence
+    batch = batch_of(prompt, attention_mask, denoiser, new=gen_length, what="the prompts", length="gen_length")
+    late = _tokens(denoiser, confidence_eos_eot_inf, eos_id=eos_id, eot_id=eot_id)
+    where = _order(order, remasking, denoiser, late, drawn=isinstance(token, Sample))
+    count: CountRule = EvenBlocks(block_length)
+    if threshold is None:
+        check_budget(steps, block_length, batch.most)
     else:
-        where = _REMASKING[remasking]
-    count = EvenBlocks(block_length, steps // blocks)
-    sampler = Sampler(where, count, token, steps=steps, block_length=block_length)
-    guided = Guided(denoiser, cfg_scale, prompt.shape[1]) if cfg_scale else denoiser
-    return decode(guided, tokens, sampler, seeds=seed, attention_mask=attention_mask).tokens
+        sure: CountRule = AtLeast(threshold)
+        count = Deadline(WithoutEnds(sure, Ends(late)) if late else sure, Fixed(1))
+    sampler = Sampler(where, count, token, steps=steps if threshold is None else None, block_length=block_length)
+    seen: Denoiser = Guided(denoiser, cfg_scale, batch.tokens.shape[1] - gen_length) if cfg_scale else denoiser
+    never = _tokens(denoiser, logits_eos_inf, eos_id=eos_id)
+    seen = Without(seen, never) if never else seen
+    ends = find_ends(denoiser, eos_token_id, pad_token_id)
+    decoded = decode(seen, batch.tokens, sampler, seeds=seed, attention_mask=batch.attention_mask, ends=ends)
+    ids = batch.unpad(decoded.tokens)
+    return ids if threshold is None else (ids, int(decoded.nfe.max()))
+
+
+def _check(steps: int, gen_length: int, block_length: int, cfg_scale: float, remasking: str) -> None:
+    for name, value, least in (("steps", steps, 1), ("gen_length", gen_length, 0), ("block_length", block_length, 1)):
+        whole(name, value, least)
+    if gen_length % block_length:
+        raise BadInput(f"gen_length {gen_length} is not a multiple of block_length {block_length}")
+    blocks = max(1, gen_length // block_length)
+    if steps % blocks:
+        raise BadInput(f"steps {steps} are not divisible by {blocks} blocks")
+    if remasking not in _REMASKING:
+        raise BadInput(f"remasking {remasking!r} is unknown: use one of {', '.join(_REMASKING)}, or give an order")
+    number("cfg_scale", cfg_scale, " (no guidance)")
+
+
+def _tokens(denoiser: Denoiser, wanted: bool, **tokens: int) -> tuple[int, ...]:
+    """The tokens, if they are wanted, which must be among the denoiser's."""
+    for name, token in tokens.items():
+        if wanted and whole(name, token, 0) >= denoiser.vocab_size:
+            raise BadInput(
+                f"{name} is {token}, and the model's vocabulary has {denoiser.vocab_size} tokens: give its own {name}"
+            )
+    return tuple(tokens.values()) if wanted else ()
+
+
+def _order(
+    order: Order | str | Path | None, remasking: str, denoiser: Denoiser, late: tuple[int, ...], *, drawn: bool
+) -> Order:
+    """Where, with the tokens of `late` behind all others."""
+    where: Order
+    if order == "confidence" or (order is None and remasking == "low_confidence"):
+        where = LowConfidence(drawn, late)
+    else:
+        where = random if order is None else find_order(order, denoiser)
+    return EndPenalty(where, late) if late else where
+
+
+@dataclass(frozen=True)
+class LowConfidence:
+    """Log-probability of the token that is about to be committed, as LLaDA ranks it.
+
+    Args:
+        drawn: the token is drawn, not the likeliest.
+        hidden: tokens that the probabilities are computed without.
+    """
+
+    drawn: bool = False
+    hidden: tuple[int, ...] = ()
+
+    def __call__(self, state: DecodeState, prediction: Prediction) -> Tensor:
+        seen = prediction
+        if self.hidden:
+            hidden = torch.tensor(self.hidden, device=prediction.logits.device)
+            seen = prediction.with_logits(prediction.logits.index_fill(1, hidden, -torch.inf))
+        if not self.drawn:
+            return confidence(state, seen)
+        assert prediction.candidates is not None
+        return prediction.scatter(seen.log_probs_of(prediction.candidates).clamp(min=_LEAST))
+
+
+@dataclass(frozen=True)
+class AtLeast(CountRule):
+    """All positions whose token has at least this probability, which may be none (`get_transfer_index` of Fast-dLLM)."""
+
+    level: float
+
+    def __call__(self, scores: Tensor, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
+        assert prediction.candidates is not None
+        probability = prediction.scatter(prediction.log_probs_of(prediction.candidates).exp())
+        return (probability >= self.level) & (scores > -torch.inf)
 
 
 class Guided:
-    """A denoiser under classifier-free guidance, as LLaDA does it: u + (scale + 1) (c - u), where c are its logits and u those
-    that it gives when the prompt is masked. A forward costs two.
+    """A denoiser under classifier-free guidance, as LLaDA does it: u + (scale + 1) (c - u), where c are its logits and u its
+    logits when the prompt is masked, the filled masks inside it too. One forward pass costs two.
 
     Args:
         denoiser: what is guided.
         scale: 0 for none.
-        prompt: the first so many columns are the prompt.
+        prompt: number of columns of the prompt, at the start.
     """
 
     def __init__(self, denoiser: Denoiser, scale: float, prompt: int) -> None:
@@ -112,7 +215,21 @@ class Guided:
         return DenoiserOutput(torch.where(logits == -torch.inf, logits, guided), hidden)
 
 
-def drawn_confidence(state: DecodeState, prediction: Prediction) -> Tensor:
-    """Log-probability of the token that is about to be committed, as LLaDA ranks it under sampling."""
-    assert prediction.candidates is not None
-    return prediction.scatter(prediction.log_probs_of(prediction.candidates))
+class Without:
+    """A denoiser that never produces some tokens more.
+
+    Args:
+        denoiser: any.
+        tokens: the tokens.
+    """
+
+    def __init__(self, denoiser: Denoiser, tokens: Sequence[int]) -> None:
+        self.denoiser, self.tokens = denoiser, list(tokens)
+        self.mask_token_id, self.vocab_size = denoiser.mask_token_id, denoiser.vocab_size
+        self.hidden_size = denoiser.hidden_size
+
+    def __call__(self, tokens: Tensor, attention_mask: Tensor | None = None, positions: Tensor | None = None) -> DenoiserOutput:
+        """See `Denoiser`."""
+        logits, hidden = self.denoiser(tokens, attention_mask, positions)
+        never = torch.tensor(self.tokens, device=logits.device)
+        return DenoiserOutput(logits.index_fill(-1, never, -torch.inf), hidden)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from anyorder.denoisers.base import Denoiser
+from anyorder.ends import Ends
 from anyorder.errors import BadInput, shorten
 from anyorder.files import open_text
 from anyorder.registry import TASKS
@@ -120,6 +121,11 @@ class Task(ABC):
     def relations(self) -> Mapping[str, Relation]:
         """The relations between positions that a structured denoiser may use."""
         return {}
+
+    @property
+    def stops_at(self) -> Ends | None:
+        """Tokens behind which nothing counts, so that a sequence is not decoded further; None if there are none."""
+        return None
 
     # ---- problems -----------------------------------------------------------------------------------------------------
 

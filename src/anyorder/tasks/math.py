@@ -16,6 +16,7 @@ from torch import Tensor
 from anyorder.denoisers.base import Denoiser
 from anyorder.denoisers.huggingface import HuggingFaceDenoiser
 from anyorder.denoisers.special_tokens import special_tokens
+from anyorder.ends import Ends
 from anyorder.errors import BadInput, first_line
 from anyorder.registry import TASKS
 from anyorder.tasks.alphabets import TokenizerAlphabet, alphabet_of
@@ -117,6 +118,11 @@ class Math(Task):
             after = self._tokens(self._render(turns, False).rpartition("!")[2])
             found |= set(after[:1]) & self._special
         return frozenset(found)
+
+    @property
+    def stops_at(self) -> Ends | None:
+        """The ends of an answer, with padding behind them; None if the tokenizer has none."""
+        return Ends(tuple(sorted(self.ends)), self.pad_token_id) if self.ends else None
 
     def _padding(self) -> int:
         """Padding: the tokenizer's own, unless it ends answers as well (LLaDA); then a special token of no other use here."""

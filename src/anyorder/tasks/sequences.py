@@ -15,6 +15,7 @@ from torch import Tensor
 
 from anyorder.denoisers.base import Denoiser
 from anyorder.denoisers.huggingface import HuggingFaceDenoiser
+from anyorder.ends import Ends
 from anyorder.errors import BadInput
 from anyorder.files import write_text
 from anyorder.registry import TASKS
@@ -223,6 +224,11 @@ class Sequences(Task):
             return instances.maskable
         ends = torch.isin(tokens, torch.tensor(self.symbols.end)) & instances.maskable
         return instances.maskable & (ends.cumsum(dim=1) == 0)
+
+    @property
+    def stops_at(self) -> Ends | None:
+        """At free length the end, which also stands at all places behind it."""
+        return Ends(tuple(self.symbols.end)) if self.free_length else None
 
     # ---- drawing ------------------------------------------------------------------------------------------------------
 
