@@ -95,14 +95,14 @@ def test_the_task_follows_from_the_data(model: Path, data: Path, tmp_path: Path)
         (
             "".join(f">s{n}\nACD{'ACDEFGHIKL'[n]}_\n" for n in range(10)),
             {},
-            r"a\.fasta, s0 \(line 1\) has unknown symbols, the first is number 5; .*--skip-unreadable",
+            r"a\.fasta, s0 \(line 1\): it has unknown symbols, the first is number 5; .*--skip-unreadable",
         ),
-        (f"{SOME}>s10\n>s11\nACD\n", {}, r"a\.fasta, s10 \(line 21\) is empty .*--skip-unreadable"),
+        (f"{SOME}>s10\n>s11\nACD\n", {}, r"a\.fasta, s10 \(line 21\): it is empty .*--skip-unreadable"),
         (">a\nX\n>b\nA_\n", {"skip_unreadable": True}, "holds 0 different sequences that the model can read; a fit needs 10"),
         (
             "".join(f">s{n}\n{'ACD' * 20}{'ACDEFGHIKL'[n]}\n" for n in range(10)),
             {},
-            r"a\.fasta, s0 \(line 1\) has 61 symbols; this model takes 38",
+            r"a\.fasta, s0 \(line 1\): it has 61 symbols; this model takes 38",
         ),
         ("", {"task": "sudoku"}, "not made of sequences"),
         ("", {"architecture": "huge"}, "'huge' is unknown"),
@@ -132,7 +132,7 @@ def test_what_the_model_cannot_read_is_left_out_when_asked(model: Path, tmp_path
     assert len(bench.train) + len(bench.test) == 10
     assert not {"", "ACX", "A" * 39} & {*bench.task.decode(bench.train.x0), *bench.task.decode(bench.test.x0)}
     said = console.export_text()
-    assert "4 of 15 sequences left out because the model cannot read them" in said
+    assert "4 left out because they cannot be read" in said
     assert "1 of 15 sequences are repeated in the file and used once" in said
     assert "a.fasta, x (line 21): 'X' at position 3" in said
     with pytest.raises(BadInput, match=r"x \(line 21\).*--skip-unreadable"):

@@ -8,6 +8,7 @@ import typer
 
 from anyorder.cli.app import command
 from anyorder.cli.options import (
+    LARGEST,
     STEPS,
     AgainstOption,
     BatchSizeOption,
@@ -29,6 +30,7 @@ from anyorder.cli.options import (
     ProgressBar,
     RemoteCodeOption,
     SeedOption,
+    SkipUnreadableOption,
     StepsOption,
     TaskOption,
     TaskOptionsOption,
@@ -77,6 +79,7 @@ def evaluate(
     ignore_fingerprint: IgnoreFingerprintOption = False,
     trust_remote_code: RemoteCodeOption = False,
     model_options: ModelOptionsOption = None,
+    skip_unreadable: SkipUnreadableOption = False,
 ) -> None:
     """Compare samplers on the same problems: accuracy with intervals, paired tests, NFE, the share of the oracle gap closed."""
     from anyorder.evaluation.judges import make_judges
@@ -94,6 +97,7 @@ def evaluate(
     session = open_session(
         task=task, data=data, model=model, limit=limit, seed=seed, generate=generate, task_options=task_options, policy=policy,
         strict=not ignore_fingerprint, trust_remote_code=trust_remote_code, model_options=model_options,
+        skip_unreadable=skip_unreadable,
     )  # fmt: skip
     samplers = names(orders) if orders is not None else session.samplers()
     common: dict[str, Any] = {"token": token, "seed": seed, "batch_size": batch_size, "shard": shard, "strict": session.strict}
@@ -187,6 +191,7 @@ def headroom(
     task_options: TaskOptionsOption = None,
     trust_remote_code: RemoteCodeOption = False,
     model_options: ModelOptionsOption = None,
+    skip_unreadable: SkipUnreadableOption = False,
 ) -> None:
     """Is an order worth learning for this model and data? Heuristics, oracles, and the model's calibration."""
     from rich.console import Console
@@ -199,6 +204,7 @@ def headroom(
     session = open_session(
         task=task, data=data, model=model, limit=limit, seed=seed, generate=generate, task_options=task_options,
         trust_remote_code=trust_remote_code, model_options=model_options,
+        skip_unreadable=skip_unreadable,
     )  # fmt: skip
     console, budget = wide_console(), read_budget(steps, session.longest)
     with ProgressBar(Console(stderr=True)) as progress:
@@ -223,7 +229,7 @@ def sample(
     task: TaskOption = None,
     order: OrderOption = None,
     steps: StepsOption = STEPS,
-    number: Annotated[int, typer.Option(min=1, help="samples of each problem")] = 1,
+    number: Annotated[int, typer.Option(min=1, max=LARGEST, help="samples of each problem")] = 1,
     only_valid: Annotated[bool, typer.Option("--only-valid", help="print only samples that keep the rules")] = False,
     policy: PolicyOption = None,
     noise: NoiseOption = "0",
@@ -243,6 +249,7 @@ def sample(
     ignore_fingerprint: IgnoreFingerprintOption = False,
     trust_remote_code: RemoteCodeOption = False,
     model_options: ModelOptionsOption = None,
+    skip_unreadable: SkipUnreadableOption = False,
 ) -> None:
     """Decode problems and print the solutions, one per line. Exit code 1 if a printed solution breaks the rules, or none is
     printed."""
@@ -251,7 +258,7 @@ def sample(
     from anyorder.evaluation.batches import decode_in_batches
     from anyorder.evaluation.saved import check_suffix, save_trajectories
     from anyorder.processes import Shard
-    from anyorder.session import open_session
+    from anyorder.session import MOST_TOKENS, open_session
     from anyorder.tasks.sequences import design_names, write_fasta
 
     if trajectories:
@@ -263,10 +270,13 @@ def sample(
     session = open_session(
         task=task, model=model, limit=limit, seed=seed, task_options=task_options, policy=policy, problem=problem,
         strict=not ignore_fingerprint, trust_remote_code=trust_remote_code, model_options=model_options,
+        skip_unreadable=skip_unreadable,
     )  # fmt: skip
     if fasta and not session.task.sequential:
         raise BadInput(f"--fasta is for sequences, not for {session.task.name}: use --out")
     instances = session.instances
+    if instances.tokens.numel() * number > MOST_TOKENS:
+        raise BadInput(f"--number {number:,} of {len(instances):,} problems do not fit into memory: give a smaller number")
     instances = instances[torch.arange(len(instances)).repeat_interleave(number)]
     budget = read_budget(steps, session.longest)
     order = order or session.best_sampler()

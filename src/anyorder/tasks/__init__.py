@@ -13,13 +13,13 @@ from anyorder.tasks.base import (
     check_fits,
     make_task,
     per_instance_seeds,
-    read_lines,
     task_class,
 )
 from anyorder.tasks.countdown import Countdown
 from anyorder.tasks.drawing import Drawing
 from anyorder.tasks.math import Math
 from anyorder.tasks.molecules import Molecules
+from anyorder.tasks.problem_files import Unreadable, read_lines, read_rows
 from anyorder.tasks.protein import Protein
 from anyorder.tasks.sat import Sat
 from anyorder.tasks.sequences import Sequences
@@ -44,11 +44,13 @@ __all__ = [
     "Sudoku",
     "Task",
     "Tsp",
+    "Unreadable",
     "Zebra",
     "cell_accuracy",
     "check_fits",
     "make_task",
     "per_instance_seeds",
     "read_lines",
+    "read_rows",
     "task_class",
 ]
