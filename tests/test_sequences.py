@@ -101,7 +101,7 @@ def test_other_residues_are_kept_as_context_where_the_model_knows_them(tmp_path:
     assert problem.maskable.tolist() == [[False, True, False, False, True, False]]
     assert PROTEIN.decode(problem.x0) == ["AXXC"] and PROTEIN.format(problem.tokens[0]) == "_XX_"
     assert PROTEIN.check(problem, problem.x0).instance_correct.tolist() == [True]
-    with pytest.raises(BadInput, match="'XX' holds no symbol that a model may produce"):
+    with pytest.raises(BadInput, match="'XX' holds no symbol that the model may produce"):
         PROTEIN.encode(["XX"])
     protbert = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *AMINO_ACIDS, "X"]
     (tmp_path / "vocab.txt").write_text("\n".join(protbert))

@@ -198,7 +198,8 @@ class Sudoku(Task):
         unreadable = unreadable or Unreadable()
         with open_text(path, newline="") as file:
             problems = list(islice(read_grids(file, self.box), limit if self.box < 4 and not unreadable.skip else None))
-        digits = self._alphabet([grid for _, read in problems if (grid := _or_none(read)) is not None])
+        with Unreadable().at(str(path)):
+            digits = self._alphabet([grid for _, read in problems if (grid := _or_none(read)) is not None])
         found = collect(
             path, ((where, partial(self._row, read, digits)) for where, read in problems), limit, "puzzles", unreadable
         )
