@@ -150,6 +150,14 @@ def test_digits_that_may_be_two_alphabets_must_be_named(sixteen: Any, tmp_path: 
     assert Sudoku(4).serves(Sudoku(4, digits="0-F")) and not Sudoku(3).serves(Sudoku(2))
 
 
+def test_a_file_of_two_alphabets_is_read_in_one_of_them(tmp_path: Path) -> None:
+    path = tmp_path / "some.txt"
+    path.write_text("1030041000404001\nA000000000000000\n0000000000000000\n")
+    with pytest.raises(BadInput, match="line 2: character 'A' at row 1, column 1 is no digit: use 1-4"):
+        Sudoku(2).load(path)
+    assert len(Sudoku(2).load(path, unreadable=Unreadable(skip=True))) == 2
+
+
 CLASH = "11" + "0" * 79
 NO_SOLUTION = "123456780000000009" + "0" * 63
 
@@ -163,7 +171,7 @@ NO_SOLUTION = "123456780000000009" + "0" * 63
         (lines(*ROWS[:8], "", *ROWS), "line 1: this grid has 8 rows; a 9x9 grid has 9"),
         (lines(*ROWS[:6], "", *ROWS), "line 1: this grid has 6 rows"),
         (lines(*ROWS, *ROWS[:6]), "line 10: this grid has 6 rows"),
-        (EASY[:-1], "line 1: '0800.*' has 80 characters; a file holds puzzles of 81 .* or it is JSON lines, a JSON list or CSV"),
+        (EASY[:-1], "line 1: '0800.*' has 80 characters; a file holds puzzles of 81 .* or it is JSON lines, a JSON list"),
         ("a,b\n1,2\n", "has 2 characters; a file holds .* with a column puzzle, puzzles, quizzes"),
         ('{"grid": 3}', "line 1: there is no puzzle: expected a column puzzle, .* or input"),
         ('{"puzzle": 3}', "line 1: the puzzle '3' is neither a text nor a list"),
@@ -376,7 +384,7 @@ def test_a_problem_of_countdown_reads_the_same_in_every_layout(content: str, tmp
 # ---- problems that cannot be read -----------------------------------------------------------------------------------------
 
 BAD = {
-    "sudoku.csv": ({"box": 2}, "puzzle,answer\n1030041000404001,1234341221434321\n11,1\n1130000000000000,\n0000000000000000,\n"),
+    "sudoku.csv": ({"box": 2}, "quiz,answer\n1030041000404001,1234341221434321\n11,\n1130000000000000,\n0000000000000000,\n"),
     "sudoku.txt": ({"box": 2}, "1030\n04x0\n0040\n4001\n\n1030\n0410\n0040\n4001\n\n1030\n\n1030041000404001\n"),
     "sat.jsonl": ({"variables": 4, "clauses": 1}, '{"input": "1,2,3"}\n{"input": "1,2"}\n{\n{"input": "-1,2,4"}\n'),
     "sat.cnf": ({"variables": 4, "clauses": 1}, "p cnf 4 1\n1 2 3 0\np cnf 4 2\n1 2 3 0\np cnf 9 1\n1 2 9 0\n"

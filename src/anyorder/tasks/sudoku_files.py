@@ -58,17 +58,19 @@ def alphabet_of(grids: Sequence[Grid], side: int) -> dict[str, int]:
     used = [{sign.upper() for sign in (*set(grid.signs), *set(grid.solution or ()))} for grid in grids]
     every: set[str] = set().union(*used)
     dotted = bool(every & set(BLANKS) - {"0"})
-    fits = {name: sum(_fits(signs, digits, dotted) for signs in used) for name, digits in known.items()}
-    best = [name for name, count in fits.items() if count == max(fits.values())]
+    fits = {name: [_fits(signs, digits, dotted) for signs in used] for name, digits in known.items()}
+    best = [name for name, fitting in fits.items() if sum(fitting) == max(map(sum, fits.values()))]
     if "0" in every and dotted:
         best = [name for name in best if "0" in known[name]] or best
-    read = [{sign: digit for sign, digit in known[name].items() if sign in every} for name in best]
-    if max(fits.values()) and any(other != read[0] for other in read):
-        raise BadInput(
-            f"the digits may be {' or '.join(best)}, since no sign occurs that only one of them has: say which with the option "
-            f"digits of the task (--task-option digits={best[0]})"
-        )
-    return known[best[0]]
+    first = known[best[0]]
+    for other in best[1:]:
+        both = (signs for signs, one, two in zip(used, fits[best[0]], fits[other], strict=True) if one and two)
+        if any(first.get(sign) != known[other].get(sign) for signs in both for sign in signs):
+            raise BadInput(
+                f"the digits may be {best[0]} or {other}, since no sign occurs that only one of them has: say which with the "
+                f"option digits of the task (--task-option digits={best[0]})"
+            )
+    return first
 
 
 def _fits(signs: set[str], digits: Mapping[str, int], dotted: bool) -> bool:
