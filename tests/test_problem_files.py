@@ -192,6 +192,16 @@ def test_what_is_no_puzzle_is_one_clear_error(content: str, message: str, tmp_pa
         Sudoku(3).load(tmp_path / "some.txt")
 
 
+def test_either_all_puzzles_have_a_rating_or_none(tmp_path: Path) -> None:
+    path = tmp_path / "some.txt"
+    path.write_text(f"{EASY} 1\n{EASY}\n")
+    with pytest.raises(BadInput, match=r"some\.txt: 1 of 2 puzzles have no rating: all must have one, or none"):
+        Sudoku(3).load(path)
+    path.write_text(f"puzzle,rating\n{EASY},1\n{EASY},\n")
+    with pytest.raises(BadInput, match="line 3: the rating '' is no finite number"):
+        Sudoku(3).load(path)
+
+
 @pytest.mark.parametrize("layout", ["name and rating", "rating"])
 def test_ratings_are_kept_as_a_label(layout: str, tmp_path: Path) -> None:
     content = LAYOUTS.get(layout, f"puzzle,Rating\n{EASY},1.2\n{EASY},7\n")
@@ -389,6 +399,9 @@ BAD = {
     "sat.jsonl": ({"variables": 4, "clauses": 1}, '{"input": "1,2,3"}\n{"input": "1,2"}\n{\n{"input": "-1,2,4"}\n'),
     "sat.cnf": ({"variables": 4, "clauses": 1}, "p cnf 4 1\n1 2 3 0\np cnf 4 2\n1 2 3 0\np cnf 9 1\n1 2 9 0\n"
                                                 "p cnf 4 1\n1 2 -3 0\n"),
+    "zebra.jsonl": ({"houses": 3, "attributes": 3}, '{"clues": ["B1 << A1", "A3 ~ C3", "A3 < B2", "B1 < C1", "B1 = C3"]}\n'
+                    '{"clues": ["A1 < A2", "A2 < A1"]}\n{"clues": 3}\n'
+                    '{"clues": ["B1 << A1", "A3 ~ C3", "A3 < B2", "B1 < C1", "B1 = C3", "A1 at 3"]}\n'),
     "countdown.jsonl": ({"numbers": 3}, '{"nums": [1, 2, 3], "target": 6}\n[]\n{"nums": [1, 1, 1], "target": 99}\n'
                                         '{"nums": [2, 2, 3], "target": 7}\n'),
     "sorting.txt": ({"items": 3, "values": 9}, "1,2,3\n1,2\n9,9,9\n3,2,1\n"),
@@ -532,12 +545,15 @@ def test_unknown_symbols_are_counted_before_there_are_tokens_for_them(task: str)
         (["sample", "1030041000404001", "--number", "9" * 30], "--number"),
         (["sample", "1030041000404001", "--number", "2000000000"], "do not fit into memory"),
         (["reproduce", "sudoku-table", "--seeds", "9" * 30], "a seed lies between 0 and"),
+        (["demo", "--limit", "2000000000"], "do not fit into memory"),
+        (["train", "sudoku4-order", "--set", "data.size=2000000000"], "do not fit into memory"),
+        (["evaluate", "--draws", "9" * 30], "--draws"),
         (["train", "sudoku4-order", "--set", f"seed={'9' * 18}"], "seed"),
         (["train", "sudoku4-order", "--set", f"data.seed={'9' * 18}"], "data.seed"),
     ],
 )
 def test_huge_numbers_are_refused(words: list[str], message: str, tmp_path: Path) -> None:
-    out = ["--out", str(tmp_path)] if words[0] in ("reproduce", "train") else []
+    out = ["--out", str(tmp_path)] if words[0] in ("reproduce", "train", "demo") else []
     result = CliRunner().invoke(app, [*words, *out])
     assert result.exit_code != 0
     assert message in result.output + str(result.exception)

@@ -14,7 +14,7 @@ from anyorder.evaluation.samplers import default_samplers
 from anyorder.evaluation.trajectories import Watch
 from anyorder.files import find_file, open_text
 from anyorder.orders.learned import check_policy_folder
-from anyorder.tasks import Instances, Task, task_class
+from anyorder.tasks import Instances, Task, check_size, task_class
 from anyorder.tasks.problem_files import load_problems
 from anyorder.tasks.sequence_files import looks_like_a_file
 from anyorder.zoo import default_denoiser, load_denoiser
@@ -23,8 +23,6 @@ from anyorder.zoo.matching import task_for
 DEFAULT_TASK = "sudoku"
 _GENERATED = 200
 _SKIP = "--skip-unreadable leaves such problems out"
-MOST_TOKENS = 2**30
-"""Tokens of problems that are held at once: 8 GiB."""
 
 
 @dataclass(frozen=True)
@@ -150,9 +148,7 @@ def generated(task: Task, count: int, seed: int, options: dict[str, Any]) -> Ins
     if unknown and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         takes = f"it takes {', '.join(known)}" if known else "it takes no options"
         raise BadInput(f"the generator of {task.name} does not take {unknown[0]!r}: {takes}")
-    if count * task.length > MOST_TOKENS:
-        most = f"{MOST_TOKENS // task.length:,} of {task.length} tokens are the most"
-        raise BadInput(f"{count:,} problems of {task.name} do not fit into memory: {most}; give a smaller --limit")
+    check_size(count, task.length)
     try:
         return task.generate(count, seed, **options)
     except TypeError as error:

@@ -59,7 +59,8 @@ def evaluate(
     noise: NoiseOption = "0",
     count: CountOption = "",
     draws: Annotated[
-        int, typer.Option(min=1, help="decode each problem N times and print Pass@1 to Pass@N, estimated without bias")
+        int,
+        typer.Option(min=1, max=LARGEST, help="decode each problem N times and print Pass@1 to Pass@N, estimated without bias"),
     ] = 1,
     against: AgainstOption = "best",
     limit: LimitOption = None,
@@ -258,7 +259,8 @@ def sample(
     from anyorder.evaluation.batches import decode_in_batches
     from anyorder.evaluation.saved import check_suffix, save_trajectories
     from anyorder.processes import Shard
-    from anyorder.session import MOST_TOKENS, open_session
+    from anyorder.session import open_session
+    from anyorder.tasks import check_size
     from anyorder.tasks.sequences import design_names, write_fasta
 
     if trajectories:
@@ -275,8 +277,7 @@ def sample(
     if fasta and not session.task.sequential:
         raise BadInput(f"--fasta is for sequences, not for {session.task.name}: use --out")
     instances = session.instances
-    if instances.tokens.numel() * number > MOST_TOKENS:
-        raise BadInput(f"--number {number:,} of {len(instances):,} problems do not fit into memory: give a smaller number")
+    check_size(len(instances) * number, instances.tokens.shape[1])
     instances = instances[torch.arange(len(instances)).repeat_interleave(number)]
     budget = read_budget(steps, session.longest)
     order = order or session.best_sampler()

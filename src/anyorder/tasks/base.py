@@ -22,6 +22,8 @@ from anyorder.relations import Relation
 from anyorder.tasks.drawing import Drawing
 from anyorder.tasks.problem_files import Unreadable
 
+_MOST_TOKENS = 2**30
+
 
 @dataclass(frozen=True)
 class Instances:
@@ -329,6 +331,17 @@ def max_length_of(denoiser: Denoiser) -> int | None:
     """The most tokens that a denoiser takes; None if it does not say."""
     most: int | None = getattr(denoiser, "max_length", None)
     return most
+
+
+def check_size(count: int, length: int) -> None:
+    """Refuse problems that do not fit into memory, before there are any.
+
+    Raises:
+        BadInput: `count` problems of `length` tokens are more than 2^30 tokens (8 GiB).
+    """
+    if count * length > _MOST_TOKENS:
+        most = f"{_MOST_TOKENS // length:,} of {length} tokens are the most"
+        raise BadInput(f"{count:,} problems do not fit into memory: {most}")
 
 
 def per_instance_seeds(seed: int, count: int, start: int = 0) -> np.ndarray:

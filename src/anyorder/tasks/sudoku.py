@@ -205,8 +205,12 @@ class Sudoku(Task):
         )
         grids, solutions = np.stack([row[0] for row in found]), [row[1] for row in found]
         labels: dict[str, np.ndarray] = {"givens": (grids > 0).sum(axis=1)}
-        if all(row[2] is not None for row in found):
-            labels["rating"] = np.array([row[2] for row in found])
+        ratings = [rating for _, _, rating in found if rating is not None]
+        if 0 < len(ratings) < len(found):
+            missing = f"{len(found) - len(ratings)} of {len(found)} puzzles have no rating"
+            raise BadInput(f"{path}: {missing}: all must have one, or none")
+        if ratings:
+            labels["rating"] = np.array(ratings)
         known = [solution for solution in solutions if solution is not None]
         return self.encode(grids, np.stack(known) if len(known) == len(solutions) else None, labels)
 

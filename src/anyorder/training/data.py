@@ -8,7 +8,7 @@ from anyorder.denoisers.base import missing_attributes
 from anyorder.diffusion import CosineSchedule, DiscreteSchedule, LinearSchedule
 from anyorder.errors import BadInput
 from anyorder.files import find_file
-from anyorder.tasks.base import Instances, Task, check_fits
+from anyorder.tasks.base import Instances, Task, check_fits, check_size
 from anyorder.tasks.problem_files import load_problems
 from anyorder.training.recipes import DenoiserRecipe, OrderRecipe
 from anyorder.training.settings import DataSettings, MaskingSettings
@@ -37,6 +37,7 @@ def training_problems(task: Task, data: DataSettings) -> Instances:
         BadInput: no such file, or problems that cannot be read or generated.
     """
     if data.file is None:
+        check_size(data.size, task.length)
         return task.generate(data.size, data.seed, **data.options)
     try:
         return load_problems(task, find_file(data.file), data.size, data.skip_unreadable, _SKIP)
