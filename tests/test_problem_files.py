@@ -5,6 +5,8 @@ import gzip
 import json
 import os
 import threading
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -485,6 +487,32 @@ def test_a_problem_that_contradicts_itself_is_the_same_error_typed_and_in_a_file
     assert str(read.value) == f"{path}, line 1: {typed.value}"
 
 
+ATOMS = [
+    "-", "-x", "*", " ", "1 ", "1", "1,", ",", "/", ";", "\n", "(", "[", "_", "A1 ", "A1 = ", "A1 between B2 ", "a and",
+    " and ", "0,0 ", "smile", "_{1}", "_{", "<mask", "\t", "|", "#", "c ", "p cnf ", "1 0 ", "%", "{", '"',
+]  # fmt: skip
+TASKS_TO_HURRY: dict[str, dict[str, int]] = {
+    "sudoku": {"box": 2}, "sat": {"variables": 5}, "countdown": {}, "zebra": {}, "sorting": {}, "tsp": {}, "text": {},
+    "protein": {}, "molecules": {},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TASKS_TO_HURRY)
+def test_reading_takes_time_in_proportion_to_the_length(name: str, tmp_path: Path) -> None:
+    task, path = make_task(name, **TASKS_TO_HURRY[name]), tmp_path / "some.txt"
+    before = "A1 between B2" if name == "zebra" else ""
+    with suppress(BadInput):
+        task.parse(before)  # numba compiles what it runs
+    started = time.process_time()
+    for atom in ATOMS:
+        text = before + atom * (60_000 // len(atom)) + "!"
+        path.write_text(text)
+        for read in (lambda: task.parse(text), lambda: task.load(path), lambda: type(task).options_of(None, text)):  # noqa: B023
+            with suppress(BadInput):
+                read()
+    assert time.process_time() - started < 8
+
+
 # ---- what is no file, or too large ----------------------------------------------------------------------------------------
 
 
@@ -525,6 +553,12 @@ def test_a_gzip_bomb_is_refused_before_it_fills_the_memory(tmp_path: Path) -> No
     ordinary = "".join(map(str, np.random.default_rng(0).integers(0, 9, 10_000)))
     path.write_bytes(gzip.compress(f"{ordinary}\n".encode() * 2))
     assert len(read_lines(path, None, str.strip, "lines")) == 2
+
+
+def test_a_table_in_another_format_is_to_be_exported(tmp_path: Path) -> None:
+    (tmp_path / "some.parquet").write_bytes(b"PAR1\x15\x04\xff")
+    with pytest.raises(BadInput, match=r"some\.parquet is not UTF-8 text: .*; export it as CSV or JSON lines"):
+        Sudoku(2).load(tmp_path / "some.parquet")
 
 
 @pytest.mark.parametrize("task", ["text", "protein", "molecules"])

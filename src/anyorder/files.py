@@ -20,6 +20,7 @@ except ImportError:  # where the system has no such locks, nobody is kept out
     fcntl = None  # type: ignore[assignment]
 
 _SUSPICIOUS_SIZE, _SUSPICIOUS_RATIO = 2**26, 200
+_OTHER_TABLES = (".parquet", ".arrow", ".feather", ".xlsx", ".xls", ".ods", ".zip")
 
 
 def cache_folder() -> Path:
@@ -122,7 +123,8 @@ def open_text(path: str | Path, newline: str | None = None) -> Iterator[TextIO]:
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             raise BadInput(f"{path} is not a complete gzip file: {error}") from error
         except UnicodeDecodeError as error:
-            raise BadInput(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from error
+            hint = "; export it as CSV or JSON lines" if Path(path).suffix.lower() in _OTHER_TABLES else ""
+            raise BadInput(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}{hint}") from error
         except csv.Error as error:
             raise BadInput(f"{path} is not CSV: {error}") from error
 

@@ -22,7 +22,6 @@ BLANKS = "0._*"
 _COLUMNS = f"{', '.join(PROBLEM[:-1])} or {PROBLEM[-1]}"
 _EXAMINED = 10  # grids from which their size is told
 _BETWEEN = re.compile(r"[\s,;|]+")
-_RULE = re.compile(r"[-=+|*\s]*[-=+][-=+|*\s]*")
 _TITLE = re.compile(r"\[?(grid|puzzle|sudoku)\b[\s:.]*\d*\]?", re.IGNORECASE)
 
 
@@ -113,7 +112,7 @@ def signs_of(value: Any, side: int) -> Sequence[str]:
     if not isinstance(value, str):
         raise BadInput(f"the puzzle {shorten(str(value))!r} is neither a text nor a list")
     lines = (line.partition("#")[0].strip() for line in value.splitlines())
-    return _split(" ".join(line for line in lines if line and not _RULE.fullmatch(line)), (1, side**2))
+    return _split(" ".join(line for line in lines if line and not _is_rule(line)), (1, side**2))
 
 
 def _sign(value: Any) -> str:
@@ -204,7 +203,7 @@ def _text_grids(lines: Iterable[str], box: int) -> Found[Grid]:
 
     for number, line in enumerate(lines, start=1):
         text = line.partition("#")[0].strip()
-        if (not text and "#" in line) or (text and _RULE.fullmatch(text)):
+        if (not text and "#" in line) or _is_rule(text):
             continue
         signs = _split(text, (side, side**2))
         if not text or _TITLE.fullmatch(text):
@@ -230,6 +229,11 @@ def _text_grids(lines: Iterable[str], box: int) -> Found[Grid]:
             rows, gaps, lost = [], 0, bool(rows)
     if rows:
         yield unfinished()
+
+
+def _is_rule(text: str) -> bool:
+    """Whether a line separates rows or frames a grid."""
+    return bool(set(text) & set("-=+")) and set(text) <= set("-=+|* \t")
 
 
 def _puzzles(text: str, side: int) -> list[str]:
