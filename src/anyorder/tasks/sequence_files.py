@@ -105,7 +105,7 @@ def _read_text(lines: Iterable[str], path: Path, _: str, __: Unreadable) -> Iter
 
 
 def _read_csv(lines: Iterable[str], path: Path, column: str, _: Unreadable) -> Iterator[Record]:
-    before, head = first_line(lines)
+    before, head = next(((n, line) for n, line in enumerate(lines) if line.strip()), (0, ""))
     header = next(csv.reader([head], delimiter=delimiter_of(head)), [])
     found = _column(header, column, str(path))
     reader = csv.DictReader(lines, header, delimiter=delimiter_of(head))
