@@ -124,6 +124,18 @@ def test_the_accuracy_of_symbols_comes_first_in_the_tables_of_in_filling(model: 
     assert header.index("cell accuracy") < header.index("95 %") < header.index("complete")
 
 
+def test_other_residues_are_context_of_a_fit(esm: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a.fasta"
+    path.write_text("".join(f">s{n}\nAXbC-D{'ACDEFGHIKL'[n]}*\n" for n in range(10)) + ">again\nAXBCDA\n")
+    console = Console(record=True, width=200, file=open("/dev/null", "w"))  # noqa: SIM115
+    bench = _prepare(settings(esm, path), console)
+    assert "1 of 11 sequences are repeated" in console.export_text()
+    assert bench.train.x0 is not None and all(text.startswith("AXBCD") for text in bench.task.decode(bench.train.x0))
+    assert not bench.train.maskable[:, 2:4].any(), "X and B are given"
+    fit_and_compare(settings(esm, path, samples=0), tmp_path / "out", Console(quiet=True))
+    assert "nan" not in (tmp_path / "out" / "README.md").read_text()
+
+
 def test_what_the_model_cannot_read_is_left_out_when_asked(model: Path, tmp_path: Path) -> None:
     (tmp_path / "a.fasta").write_text(f"{SOME}>x\nACX\n>u\nAC_\n>long\n{'A' * 39}\n>empty\n>again\nACDA\n")
     console = Console(record=True, width=80, file=open("/dev/null", "w"))  # noqa: SIM115
