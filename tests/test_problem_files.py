@@ -23,6 +23,8 @@ from anyorder.tasks import Sudoku, Unreadable, make_task, read_lines, task_class
 from anyorder.tasks.math_prompts import read_problems
 from anyorder.tasks.problem_files import load_problems
 from anyorder.tasks.sequence_files import read_records
+from anyorder.training.data import training_problems
+from anyorder.training.settings import DataSettings
 
 # ---- Sudoku -------------------------------------------------------------------------------------------------------------
 
@@ -464,6 +466,15 @@ def test_every_command_leaves_out_what_cannot_be_read(command: list[str], tmp_pa
     done = CliRunner().invoke(app, [*words, "--skip-unreadable"])
     assert done.exception is None or isinstance(done.exception, SystemExit), done.output
     assert "1 left out because they cannot be read" in done.stderr
+
+
+def test_a_recipe_leaves_out_what_cannot_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "some.txt"
+    path.write_text("1030041000404001\n1130000000000000\n1030041000404001\n")
+    settings = DataSettings(size=5, file=str(path))
+    with pytest.raises(BadInput, match=r"line 2: .*\(data\.skip_unreadable=true leaves such problems out\)"):
+        training_problems(Sudoku(2), settings)
+    assert len(training_problems(Sudoku(2), settings.model_copy(update={"skip_unreadable": True}))) == 2
 
 
 @pytest.mark.parametrize(
