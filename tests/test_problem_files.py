@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from anyorder.cli import app
@@ -89,6 +91,38 @@ def test_a_puzzle_reads_the_same_in_every_layout(layout: str, tmp_path: Path) ->
         with open_text(path) as file:
             assert task_class("sudoku").options_of(file.readline, None) == {"box": 3}
     assert len(task.load(path, limit=1)) == 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    box=st.sampled_from([2, 3]),
+    blank=st.sampled_from("0._*"),
+    alphabet=st.sampled_from(["123456789", "ABCDEFGHI", "abcdefghi"]),
+    between=st.sampled_from(["", " ", ",", "|", " ; ", "\t"]),
+    boxes=st.sampled_from(["", "|", " | ", "  "]),
+    band=st.sampled_from([[], [""], ["---+---"], ["=====", "# a comment"], ["*-----*"]]),
+    grids=st.sampled_from([[""], ["", ""], ["Grid 2"], ["# another", ""]]),
+    ending=st.sampled_from(["\n", "\r\n", "\r"]),
+    shown=st.lists(st.booleans(), min_size=81, max_size=81),
+)
+def test_a_grid_reads_the_same_however_it_is_drawn(
+    tmp_path_factory: pytest.TempPathFactory, box: int, blank: str, alphabet: str, between: str, boxes: str, band: list[str],
+    grids: list[str], ending: str, shown: list[bool],
+) -> None:  # fmt: skip
+    task, side = Sudoku(box), box * box
+    digits = SOLVED if box == 3 else "1234341221434321"
+    signs = [alphabet[int(digit) - 1] if show else blank for digit, show in zip(digits, shown, strict=False)]
+    drawn: list[str] = []
+    for row in range(side):
+        drawn += band if row % box == 0 and row else []
+        cells = [signs[row * side + at : row * side + at + box] for at in range(0, side, box)]
+        drawn.append((between + boxes + between).join(between.join(part) for part in cells))
+    path = tmp_path_factory.mktemp("grids") / "some.txt"
+    path.write_bytes(ending.join([*drawn, *grids, *drawn]).encode())
+    wanted = [0 if sign == blank else alphabet.index(sign) + 1 for sign in signs]
+    assert task.load(path).tokens.tolist() == [wanted, wanted]
+    with open_text(path) as file:
+        assert task_class("sudoku").options_of(file.readline, None) == {"box": box}
 
 
 @pytest.mark.parametrize("layout", ["zeros", "rows", "bars", "rules", "bands", "letters", "a text of rows"])
@@ -471,10 +505,10 @@ def test_every_command_leaves_out_what_cannot_be_read(command: list[str], tmp_pa
 def test_a_recipe_leaves_out_what_cannot_be_read(tmp_path: Path) -> None:
     path = tmp_path / "some.txt"
     path.write_text("1030041000404001\n1130000000000000\n1030041000404001\n")
-    settings = DataSettings(size=5, file=str(path))
+    data = DataSettings(size=5, file=str(path))
     with pytest.raises(BadInput, match=r"line 2: .*\(data\.skip_unreadable=true leaves such problems out\)"):
-        training_problems(Sudoku(2), settings)
-    assert len(training_problems(Sudoku(2), settings.model_copy(update={"skip_unreadable": True}))) == 2
+        training_problems(Sudoku(2), data)
+    assert len(training_problems(Sudoku(2), data.model_copy(update={"skip_unreadable": True}))) == 2
 
 
 @pytest.mark.parametrize(
