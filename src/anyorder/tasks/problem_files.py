@@ -171,9 +171,8 @@ def read_rows(
     with open_text(path, newline="") as file:
         rows = table_rows(file, columns)
         if rows is None:
-            raise BadInput(
-                f"{path}: {what} are read from {TABLES} with a column {' or '.join(columns)}; this is another layout"
-            )
+            wanted = f"{TABLES} with a column {one_of(columns)}"
+            raise BadInput(f"{path}: {what} are read from {wanted}; this is another layout")
         return collect(path, ((place, partial(_then, read, parse)) for place, read in rows), limit, what, unreadable)
 
 
@@ -209,6 +208,11 @@ def first_row(first_lines: Callable[[], str], columns: Sequence[str]) -> Mapping
 def first_line(file: Iterable[str]) -> tuple[int, str]:
     """The first line that is neither blank nor a comment, after how many others; "" if there is none."""
     return next(((n, line) for n, line in enumerate(file) if line.strip() and not line.startswith("#")), (0, ""))
+
+
+def one_of(columns: Sequence[str]) -> str:
+    """Names for a message: a, b or c."""
+    return " or ".join([", ".join(columns[:-1]), columns[-1]] if len(columns) > 1 else columns)
 
 
 def pick(row: Mapping[str, Any], columns: Sequence[str]) -> Any:

@@ -7,7 +7,7 @@ from itertools import chain
 from typing import Any, NamedTuple, TextIO
 
 from anyorder.errors import BadInput, shorten
-from anyorder.tasks.problem_files import PROBLEM, SOLUTION, TABLES, Found, each_line, first_line, pick, table_rows
+from anyorder.tasks.problem_files import PROBLEM, SOLUTION, TABLES, Found, each_line, first_line, one_of, pick, table_rows
 
 COLUMNS = ("clauses", "formula", *PROBLEM)
 _HEADER = re.compile(r"p\s+cnf\s+(\d{1,9})\s+(\d{1,9})\s*")
@@ -31,7 +31,7 @@ def layouts() -> str:
     """The layouts that are read, for errors."""
     return (
         f"formulas are read from DIMACS CNF, from lines such as 1,-2,3/2,3,-4, and from {TABLES} with a column "
-        f"{', '.join(COLUMNS[:-1])} or {COLUMNS[-1]}"
+        f"{one_of(COLUMNS)}"
     )
 
 

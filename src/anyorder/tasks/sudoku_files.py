@@ -16,10 +16,10 @@ from typing import Any, TextIO
 import numpy as np
 
 from anyorder.errors import BadInput, shorten
-from anyorder.tasks.problem_files import PROBLEM, SOLUTION, TABLES, Found, pick, table_rows
+from anyorder.tasks.problem_files import PROBLEM, SOLUTION, TABLES, Found, one_of, pick, table_rows
 
 BLANKS = "0._*"
-_COLUMNS = f"{', '.join(PROBLEM[:-1])} or {PROBLEM[-1]}"
+_COLUMNS = one_of(PROBLEM)
 _EXAMINED = 10  # grids from which their size is told
 _BETWEEN = re.compile(r"[\s,;|]+")
 _TITLE = re.compile(r"\[?(grid|puzzle|sudoku)\b[\s:.]*\d*\]?", re.IGNORECASE)
