@@ -136,7 +136,7 @@ PROBLEMS = {
     "rated.csv": ("sudoku", b"source,question,answer,rating\na,1030041000404001,1234341221434321,2\n"),
     "bare.csv": ("sudoku", b"1030041000404001\n0000000000000000\n"),
     "grids.txt": ("sudoku", b"# two\nGrid 01\n1 0|3 0\n04|10\n--+--\n00|40\n40|01\n\n1.3.\n.41.\n..4.\n4..1\n"),
-    "lines.txt": ("sudoku", b"a 1030041000404001 1.5\n1*3*041***4*4**1 # stars\n"),
+    "lines.txt": ("sudoku", b"a 1030041000404001 1.5\n1*3*041***4*4**1 2 # stars\n"),
     "lists.json": ("sudoku", b'[{"puzzle": [[1, null, 3, 0], "041.", [0, 0, 4, 0], ["4", 0, 0, 1]], "rating": 2}]'),
     "dimacs.cnf": ("one clause", b"c a comment\np cnf 4 1\n1 -2\n3 0\n%\n0\np cnf 3 1\n1 2 3 0\n"),
     "formulas.csv": ("one clause", b'input,output\n"1,-2,3","1,2,3,4"\n'),
