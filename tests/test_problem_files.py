@@ -188,6 +188,12 @@ def test_digits_that_may_be_two_alphabets_must_be_named(sixteen: Any, tmp_path: 
     assert Sudoku(4).serves(Sudoku(4, digits="0-F")) and not Sudoku(3).serves(Sudoku(2))
 
 
+def test_errors_speak_of_digits_as_the_file_has_them(tmp_path: Path) -> None:
+    (tmp_path / "some.txt").write_text("1F0E1" + "." * 251)
+    with pytest.raises(BadInput, match="the puzzle has the digit 1 twice in row 1"):
+        Sudoku(4).load(tmp_path / "some.txt")
+
+
 def test_a_file_of_two_alphabets_is_read_in_one_of_them(tmp_path: Path) -> None:
     path = tmp_path / "some.txt"
     path.write_text("1030041000404001\nA000000000000000\n0000000000000000\n")

@@ -6,7 +6,7 @@ Layouts:
         cell of the second grid is generated, givens too. L = 2 * n * n + 2 (164 for 9x9).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -232,29 +232,30 @@ class Sudoku(Task):
         grid = read()
         puzzle = digits_of(grid.signs, digits, self.side)
         if grid.solution is not None:
-            return puzzle, self._solution(digits_of(grid.solution, digits, self.side), puzzle), grid.rating
+            return puzzle, self._solution(grid.solution, puzzle, digits), grid.rating
         solution = np.zeros_like(puzzle)
         found = count_solutions(puzzle, self.box, 2, solution)
         if found == 0:
-            self._no_clash(puzzle, "puzzle")
+            self._no_clash(puzzle, "puzzle", digits)
             raise BadInput("this puzzle has no solution")
         return puzzle, solution if found == 1 else None, grid.rating
 
-    def _solution(self, solution: np.ndarray, puzzle: np.ndarray) -> np.ndarray:
+    def _solution(self, signs: Sequence[str], puzzle: np.ndarray, digits: Mapping[str, int]) -> np.ndarray:
+        solution = digits_of(signs, digits, self.side)
         if ((puzzle > 0) & (puzzle != solution)).any() or (solution == 0).any():
-            self._no_clash(puzzle, "puzzle")
+            self._no_clash(puzzle, "puzzle", digits)
             raise BadInput("the solution does not complete the puzzle")
-        self._no_clash(solution, "solution")
+        self._no_clash(solution, "solution", digits)
         return solution
 
-    def _no_clash(self, grid: np.ndarray, what: str) -> None:
+    def _no_clash(self, grid: np.ndarray, what: str, signs: Iterable[str]) -> None:
         kinds = ("row", "column", "box")
         for number, house in enumerate(houses(self.box)):
             digits = grid[house][grid[house] > 0]
             if len(set(digits.tolist())) < len(digits):
-                twice = next(d for d in digits if (digits == d).sum() > 1)
+                twice = list(signs)[next(d for d in digits if (digits == d).sum() > 1) - 1]
                 where = f"{kinds[number // self.side]} {number % self.side + 1}"
-                raise BadInput(f"the {what} has the digit {self._signs[twice - 1]} twice in {where}: it has no solution")
+                raise BadInput(f"the {what} has the digit {twice} twice in {where}: it has no solution")
 
     def format(self, tokens: Tensor) -> str:
         """The answer as one line of digits; '.' for what is still masked and '?' for what is no digit."""
