@@ -246,7 +246,7 @@ def _json_list(lines: Iterable[str], _: int, name: str) -> Found[Mapping[str, An
 
 def _by_column(value: Any) -> Mapping[str, Any]:
     if not isinstance(value, dict):
-        raise BadInput("expected an object")
+        raise BadInput("expected an object with columns by name")
     return {name.strip().lower(): content for name, content in value.items()}
 
 
