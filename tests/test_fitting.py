@@ -95,14 +95,14 @@ def test_the_task_follows_from_the_data(model: Path, data: Path, tmp_path: Path)
         (
             "".join(f">s{n}\nACD{'ACDEFGHIKL'[n]}_\n" for n in range(10)),
             {},
-            r"a\.fasta, s0 \(line 1\) has unknown symbols, the first is number 5; .*--skip-unreadable",
+            r"a\.fasta, s0 \(line 1\): it has unknown symbols, the first is number 5; .*--skip-unreadable",
         ),
-        (f"{SOME}>s10\n>s11\nACD\n", {}, r"a\.fasta, s10 \(line 21\) is empty .*--skip-unreadable"),
+        (f"{SOME}>s10\n>s11\nACD\n", {}, r"a\.fasta, s10 \(line 21\): it is empty .*--skip-unreadable"),
         (">a\nX\n>b\nA_\n", {"skip_unreadable": True}, "holds 0 different sequences that the model can read; a fit needs 10"),
         (
             "".join(f">s{n}\n{'ACD' * 20}{'ACDEFGHIKL'[n]}\n" for n in range(10)),
             {},
-            r"a\.fasta, s0 \(line 1\) has 61 symbols; this model takes 38",
+            r"a\.fasta, s0 \(line 1\): it has 61 symbols; this model takes 38",
         ),
         ("", {"task": "sudoku"}, "not made of sequences"),
         ("", {"architecture": "huge"}, "'huge' is unknown"),
@@ -124,6 +124,18 @@ def test_the_accuracy_of_symbols_comes_first_in_the_tables_of_in_filling(model: 
     assert header.index("cell accuracy") < header.index("95 %") < header.index("complete")
 
 
+def test_other_residues_are_context_of_a_fit(esm: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a.fasta"
+    path.write_text("".join(f">s{n}\nAXbC-D{'ACDEFGHIKL'[n]}*\n" for n in range(10)) + ">again\nAXBCDA\n")
+    console = Console(record=True, width=200, file=open("/dev/null", "w"))  # noqa: SIM115
+    bench = _prepare(settings(esm, path), console)
+    assert "1 of 11 sequences are repeated" in console.export_text()
+    assert bench.train.x0 is not None and all(text.startswith("AXBCD") for text in bench.task.decode(bench.train.x0))
+    assert not bench.train.maskable[:, 2:4].any(), "X and B are given"
+    fit_and_compare(settings(esm, path, samples=0), tmp_path / "out", Console(quiet=True))
+    assert "nan" not in (tmp_path / "out" / "README.md").read_text()
+
+
 def test_what_the_model_cannot_read_is_left_out_when_asked(model: Path, tmp_path: Path) -> None:
     (tmp_path / "a.fasta").write_text(f"{SOME}>x\nACX\n>u\nAC_\n>long\n{'A' * 39}\n>empty\n>again\nACDA\n")
     console = Console(record=True, width=80, file=open("/dev/null", "w"))  # noqa: SIM115
@@ -132,7 +144,7 @@ def test_what_the_model_cannot_read_is_left_out_when_asked(model: Path, tmp_path
     assert len(bench.train) + len(bench.test) == 10
     assert not {"", "ACX", "A" * 39} & {*bench.task.decode(bench.train.x0), *bench.task.decode(bench.test.x0)}
     said = console.export_text()
-    assert "4 of 15 sequences left out because the model cannot read them" in said
+    assert "4 left out because they cannot be read" in said
     assert "1 of 15 sequences are repeated in the file and used once" in said
     assert "a.fasta, x (line 21): 'X' at position 3" in said
     with pytest.raises(BadInput, match=r"x \(line 21\).*--skip-unreadable"):

@@ -26,12 +26,13 @@ from anyorder.errors import AnyorderError, BadInput
 from anyorder.evaluation.curves import as_curves
 from anyorder.evaluation.results import Report
 from anyorder.evaluation.saved import load, save_trajectories
+from anyorder.files import open_text
 from anyorder.orders.learned import LearnedOrder
 from anyorder.registry import COUNT_RULES
 from anyorder.report.sources import read_metrics
 from anyorder.reproduce.study import Decoding, Setting, Study
 from anyorder.session import generated, key_values, open_session
-from anyorder.tasks import TASKS, make_task
+from anyorder.tasks import TASKS, Unreadable, make_task
 from anyorder.tasks.math_prompts import read_problems
 from anyorder.training.checkpoint import load_checkpoint
 from anyorder.training.fit import run_recipe
@@ -133,13 +134,23 @@ _FORMULA = "1,2,3/-1,2,4/1,-3,5/2,3,-4/-2,4,5"
 PROBLEMS = {
     "sudoku.csv": ("sudoku", b"puzzle,solution\n1030041000404001,1234341221434321\n" + b"0000000000000000,1234341221434321\n"),
     "rated.csv": ("sudoku", b"source,question,answer,rating\na,1030041000404001,1234341221434321,2\n"),
-    "bare.csv": ("sudoku", b"1030040000403001\n0000000000000000\n"),
-    "cd.jsonl": ("countdown", b'{"input": "86,28,13,31,96", "output": "1"}\n{"input": "1,2,3", "output": "6"}\n'),
+    "bare.csv": ("sudoku", b"1030041000404001\n0000000000000000\n"),
+    "grids.txt": ("sudoku", b"# two\nGrid 01\n1 0|3 0\n04|10\n--+--\n00|40\n40|01\n\n1.3.\n.41.\n..4.\n4..1\n"),
+    "lines.txt": ("sudoku", b"a 1030041000404001 1.5\n1*3*041***4*4**1 2 # stars\n"),
+    "lists.json": ("sudoku", b'[{"puzzle": [[1, null, 3, 0], "041.", [0, 0, 4, 0], ["4", 0, 0, 1]], "rating": 2}]'),
+    "dimacs.cnf": ("one clause", b"c a comment\np cnf 4 1\n1 -2\n3 0\n%\n0\np cnf 3 1\n1 2 3 0\n"),
+    "formulas.csv": ("one clause", b'input,output\n"1,-2,3","1,2,3,4"\n'),
+    "cd.csv": ("countdown", b'nums,target\n"1,2,3",6\n'),
+    "cd.jsonl": ("countdown", b'{"input": "1,2,3,6", "output": "1+2=3,3+3=6"}\n{"input": "1,2,3", "output": "6"}\n'),
     "sorting.txt": ("sorting", b"5,3,8,3\n1 2 3 4\n"),
     "tsp.txt": ("tsp", b"0,0 3,7 5,4 7,7\n0,1 2,3 4,5 6,7\n"),
     "text.txt": ("text", b"a small dog\na _ cat\n"),
     "text.jsonl": ("text", b'{"text": "a dog"}\n"a cat"\n'),
     "protein.fasta": ("protein", b">one\nACDEFG\nHIK\n>two\nAC__DE\n"),
+    "aligned.a3m": ("protein", b">one\nACd-EXB\nHI.K*\n"),
+    "names.smiles": ("molecules", b"smiles,name\nCCO,ethanol\n# none\nc1ccccc1\tbenzene\n"),
+    "list.json": ("text", b'[{"text": "a dog"}, "a cat"]'),
+    "tabs.tsv": ("text", b"id\ttext\n1\ta dog\n"),
     "protein.csv": ("protein", b"id,sequence\n1,ACDE\n2,AC_E\n"),
     "antibody.fasta": ("antibody", b">one\nEVQLVESGG\n"),
     "molecules.smi": ("molecules", b"CCO ethanol\nc1ccccc1\n"),
@@ -168,15 +179,19 @@ def problems(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, b
 @pytest.mark.parametrize("name", [*PROBLEMS, "sat.jsonl", "zebra.jsonl"])
 def test_files_of_problems(name: str, problems: dict[str, tuple[str, bytes]], tmp_path: Path) -> None:
     kind, valid = problems[name]
-    task, path = make_task(kind, **SMALL[kind]), tmp_path / name
+    task = make_task("sat", variables=4, clauses=1) if kind == "one clause" else make_task(kind, **SMALL[kind])
+    path = tmp_path / name
     path.write_bytes(valid)
-    survives(lambda: task.load(path))
+    task.load(path)
 
     @many
     @given(content=damaged(valid))
     def check(content: bytes) -> None:
         path.write_bytes(content)
         survives(lambda: _usable(task, task.load(path)))
+        survives(lambda: _usable(task, task.load(path, unreadable=Unreadable(skip=True))))
+        with suppress(BadInput), open_text(path) as file:
+            type(task).options_of(file.readline, None)
 
     check()
 
@@ -188,7 +203,7 @@ def _usable(task: Any, instances: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["sudoku.csv", "sorting.txt", "tsp.txt", "text.jsonl", "protein.fasta", "protein.csv", "text.txt"]
+    "name", ["sorting.txt", "tsp.txt", "text.jsonl", "text.txt", "list.json", "tabs.tsv", "cd.jsonl", "antibody.fasta"]
 )
 def test_windows_line_endings_and_a_byte_order_mark_change_nothing(name: str, tmp_path: Path) -> None:
     kind, valid = PROBLEMS[name]
@@ -241,9 +256,16 @@ MATH = [{"question": "How much is 6 times 7?", "answer": "6*7=<<6*7=42>>42\n####
          {"problem": "What is $x$?", "solution": "It is \\boxed{2}.", "level": "1"}]  # fmt: skip
 
 
-@pytest.mark.parametrize("form", ["lines", "list"])
+MATH_FILES = {
+    "lines": "\n".join(map(json.dumps, MATH)),
+    "list": json.dumps(MATH),
+    "csv": 'id;Question;Answer\n1;"How much is\n6 times 7?";42\n',
+}
+
+
+@pytest.mark.parametrize("form", MATH_FILES)
 def test_files_of_mathematics(form: str, tmp_path: Path) -> None:
-    valid = ("\n".join(map(json.dumps, MATH)) if form == "lines" else json.dumps(MATH)).encode()
+    valid = MATH_FILES[form].encode()
 
     @many
     @given(content=st.one_of(damaged(valid), altered(MATH).map(lambda v: json.dumps(v).encode())))

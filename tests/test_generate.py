@@ -223,7 +223,7 @@ def test_our_own_sequence_models_fill_texts_in_their_alphabets() -> None:
     ("texts", "how", "message"),
     [
         (["a b"], {}, r"'a b' has no hole: write _\{1\} for an unknown token"),
-        (["a [MASK]", ""], {}, "text 2 is empty"),
+        (["a [MASK]", ""], {}, "text 2: it is empty"),
         (["a [MASK]", "ⵣⵣ [MASK]"], {}, "text 2: the tokenizer of .* does not know 'ⵣⵣ'"),
         (["_{100}"], {}, "takes 62 symbols at most, not 100"),
         ([[2, 4, 3]], {}, r"use anyorder\.generate for token ids"),

@@ -112,7 +112,7 @@ def test_examples_speak_the_template_s_own_format(alphabet: TokenizerAlphabet, p
     }
     assert told[prompt] in text
     assert text.endswith(TEMPLATES[prompt].start or {"plain": "7 days?", "lm_eval": "Answer:", "minerva": "Solution:"}[prompt])
-    with pytest.raises(BadInput, match=r"problem 1 is among the examples"):
+    with pytest.raises(BadInput, match=r"problem 1: it is among the examples"):
         task.load(path)
 
 
@@ -158,7 +158,7 @@ def test_the_answer_follows_the_prompt_and_padding_follows_the_answer(alphabet: 
 
 
 def test_a_prompt_that_does_not_fit_is_refused(alphabet: TokenizerAlphabet) -> None:
-    with pytest.raises(BadInput, match="this question takes 38 tokens and its answer 16, more than the 50"):
+    with pytest.raises(BadInput, match="this question: the prompt takes 38 tokens and the answer 16, more than the 50"):
         math(alphabet, prompt="plain", chat=0, length=16, longest=50).parse(HENS.question)
     with pytest.raises(BadInput, match="holds the mask token itself"):
         math(alphabet).parse("What is <|mdm_mask|>?")
@@ -221,7 +221,7 @@ def test_files_may_be_lists_and_name_their_answers(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"question": "1?"}', 'line 1: expected the texts "question" and "answer"'),
+        ('{"question": "1?"}', 'line 1: expected a text "question" and an "answer"'),
         ('{"question": "1?", "answer": "one"}', "line 1: the solution gives no answer"),
         ('[{"question": "1?", "answer": "one"}]', "row 1: the solution gives no answer"),
         ("[1]", "row 1: expected an object"),

@@ -11,7 +11,7 @@ import pytest
 
 from anyorder.errors import BadInput
 from anyorder.tasks.math_answers import Answer, Checker, equivalent, final_answer, last_box
-from anyorder.tasks.math_prompts import read_problems
+from anyorder.tasks.math_prompts import read_problems, reasoning_of, reference_in
 from conftest import shared_file
 
 pytest.importorskip("math_verify")
@@ -229,3 +229,36 @@ def test_a_library_that_is_missing_is_one_clear_error(monkeypatch: pytest.Monkey
 def test_the_last_box_is_that_of_the_solution() -> None:
     assert last_box(r"$\boxed{1}$, so $\boxed{\text{(B)}}$.") == r"\text{(B)}"
     assert last_box("no box") == ""
+
+
+ATOMS = [
+    ".", ",", ";", " ", "\n", "*", "$", "1", "1,", "1.", "/1", "{", "}", "\\", "\\boxed{", "\\boxed{.}", "<answer>", "####",
+    "#### 1", "answer is ", "answer is:", "answer is .", "I hope", ". I", "1 a", "1 ab ", "ab ", "_", "_1", "\\right.",
+    "\\left,", "<<", "-", "%",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("before", ["", "answer is 1"])
+def test_reading_an_answer_takes_time_in_proportion_to_its_length(before: str) -> None:
+    started = time.process_time()
+    for atom in ATOMS:
+        final_answer(before + atom * (60_000 // len(atom)))
+        reasoning_of(atom * (60_000 // len(atom)))
+        reference_in(atom * (60_000 // len(atom)))
+    assert time.process_time() - started < 8, "dots alone once took 10 s"
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("The answer is 5. I hope it is correct.", "5"),
+        ("The answer is 5 . \n I hope it is correct.", "5"),
+        ("The answer is 5   I hope", "5"),
+        ("the answer is: x.5 and so. I hope", "x.5 and so"),
+        ("the answer is \\left(1,2\\right.,.", "\\left(1,2\\right."),
+        ("#### 5.,;", "5"),
+    ],
+)
+def test_where_a_sentence_ends(text: str, answer: str) -> None:
+    found = final_answer(text)
+    assert found is not None and found.text == answer

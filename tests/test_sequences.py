@@ -79,10 +79,34 @@ def test_unknown_symbols_are_written_as_underscores_numbers_or_the_mask() -> Non
     assert CHARACTERS.encode("a_b")[1] == CHARACTERS.mask_token_id
 
 
-@pytest.mark.parametrize("text", ["AXA", "A A", "ABA", "A<cls>A", "A*", "a"])
+@pytest.mark.parametrize("text", ["A1A", "A A", "AJA", "A<cls>A", "A*A", "1"])
 def test_what_is_no_amino_acid_is_refused_and_its_place_named(text: str) -> None:
     with pytest.raises(BadInput, match=r"at position [12] is not one of the amino acids"):
         ESM.encode(text)
+
+
+def test_proteins_are_read_in_any_case_without_gaps_and_the_star_at_the_end() -> None:
+    for alphabet in (ESM, ANTIBERTY):
+        assert alphabet.encode("ac-D.e_*") == alphabet.encode("ACDE_")
+        assert alphabet.decode(alphabet.encode("ac-D.e_*")) == "ACDE_"
+
+
+def test_other_residues_are_kept_as_context_where_the_model_knows_them(tmp_path: Path) -> None:
+    assert ESM.decode(ESM.encode("AXBUZO")) == "AXBUZO"
+    assert not ESM.symbols & set(ESM.encode("XBUZO")), "they are never produced"
+    with pytest.raises(BadInput, match="'X' at position 2 is not one of the amino acids of this model"):
+        ANTIBERTY.encode("AX")
+    problem = PROTEIN.encode(["AXXC"])
+    assert problem.x0 is not None
+    assert problem.maskable.tolist() == [[False, True, False, False, True, False]]
+    assert PROTEIN.decode(problem.x0) == ["AXXC"] and PROTEIN.format(problem.tokens[0]) == "_XX_"
+    assert PROTEIN.check(problem, problem.x0).instance_correct.tolist() == [True]
+    with pytest.raises(BadInput, match="'XX' holds no symbol that the model may produce"):
+        PROTEIN.encode(["XX"])
+    protbert = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *AMINO_ACIDS, "X"]
+    (tmp_path / "vocab.txt").write_text("\n".join(protbert))
+    alphabet = alphabet_of(str(tmp_path))
+    assert alphabet.encode("ax") == [5, 25] and 25 not in alphabet.symbols
 
 
 def test_the_alphabets_are_those_of_the_models() -> None:
@@ -215,11 +239,11 @@ def test_another_column_can_be_named(name: str, text: str, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("a.fasta", ">one\nACX\n", r"one \(line 1\): 'X' at position 3"),
+        ("a.fasta", ">one\nAC1\n", r"one \(line 1\): '1' at position 3"),
         ("a.fasta", "ACD\n", r"a\.fasta, line 1: a FASTA file starts with a line '>name'"),
-        ("a.fasta", ">one\n>two\nAC\n", r"one \(line 1\) is empty"),
+        ("a.fasta", ">one\n>two\nAC\n", r"one \(line 1\): it is empty"),
         ("a.txt", "", "holds no sequences"),
-        ("a.txt", "A" * 1100, "line 1 has 1100 symbols; this task takes 1022"),
+        ("a.txt", "A" * 1100, "line 1: it has 1100 symbols; this task takes 1022"),
         ("a.jsonl", '{"id": 3}\n', "line 1 has no column sequence, smiles or text .*; it has id"),
         ("a.jsonl", "3\n", "line 1 must be a string or an object"),
         ("a.jsonl", '{"text": 3}\n', "line 1: text is not a string"),

@@ -143,7 +143,7 @@ def test_another_model_or_precision_has_a_cache_of_its_own(folder: Path, tmp_pat
 
 @pytest.mark.parametrize(
     ("sequence", "message"),
-    [("", "sequence 1 is empty"), ("ACXD", "'X' at position 3 is none of the amino"), ("AC_", "'_' at position 3")],
+    [("", "sequence 1: it is empty"), ("ACXD", "'X' at position 3 is none of the amino"), ("AC_", "'_' at position 3")],
 )
 def test_what_cannot_be_folded_is_refused(folder: Path, sequence: str, message: str) -> None:
     with pytest.raises(BadInput, match=message):
@@ -282,3 +282,16 @@ def test_tm_align_knows_a_structure_again_that_was_turned() -> None:
     found = mean_tm(rows)
     assert found[0] == pytest.approx(found[1], abs=1e-3)
     assert found[0] > 0.5 > found[2]
+
+
+def test_what_cannot_be_folded_is_left_out_when_asked(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "some.fasta"
+    path.write_text(">gaps\nmk-WY*\n>other\nMXK\n>empty\n>again\nMKWY\n")
+    words = ["fold", str(path), "--model", str(folder), "--device", "cpu"]
+    refused = CliRunner().invoke(app, words)
+    assert isinstance(refused.exception, BadInput)
+    assert "other (line 3): 'X' at position 2 is none of the amino acids" in str(refused.exception)
+    done = CliRunner().invoke(app, [*words, "--skip-unreadable", "--json", str(tmp_path / "out.json")])
+    assert done.exit_code == 0, done.output
+    assert "2 left out because they cannot be read; the first: " in done.stderr
+    assert [row["sequence"] for row in json.loads((tmp_path / "out.json").read_text())["sequences"]] == ["MKWY", "MKWY"]

@@ -121,25 +121,23 @@ def test_a_problem_that_looks_like_a_missing_file_is_one() -> None:
 
 
 FORMATS = (DOCS / "formats.md").read_text(encoding="utf-8")
+EXAMPLE = re.compile(r"(?:File\s`([\w.]+)`(?:,\s+options\s+`([^`]+)`)?:\n\n)?```text\n(.*?)```", re.DOTALL)
 SECTIONS = dict(re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", FORMATS, re.MULTILINE | re.DOTALL))
 
 
 @pytest.mark.parametrize("name", TASKS.names())
 def test_every_task_reads_what_the_page_of_formats_shows(name: str, tmp_path: Path) -> None:
-    section = SECTIONS[name]
-    file = re.search(r"File\s`([\w.]+)`", section)
-    assert file is not None
-    content, text = re.findall(r"```text\n(.*?)```", section, re.DOTALL)
-    path = tmp_path / file[1]
-    path.write_text(content, encoding="utf-8")
-    if name == "math":  # whose task takes a model
-        assert len(read_problems(str(path))) == 2
-        return
-    given = re.search(r"options\s`([^`]+)`", section)
-    options = {key: int(value) for key, value in re.findall(r"(\w+)=(\d+)", given[1])} if given else {}
-    task = make_task(name, **options)
-    assert len(task.load(str(path))) >= 1
-    assert len(task.parse(text)) == 1
+    *files, (_, _, text) = EXAMPLE.findall(SECTIONS[name])
+    assert files
+    for file, given, content in files:
+        path = tmp_path / file
+        path.write_text(content, encoding="utf-8")
+        if name == "math":  # whose task takes a model
+            assert len(read_problems(str(path))) == 3
+            continue
+        task = make_task(name, **{key: int(value) for key, value in re.findall(r"(\w+)=(\d+)", given)})
+        assert len(task.load(str(path))) >= 1
+        assert len(task.parse(text)) == 1
 
 
 # ---- a task and a denoiser ----------------------------------------------------------------------------------------------

@@ -122,7 +122,7 @@ def test_nonsense_is_bad_input_and_nothing_else(text: str) -> None:
     [
         ("nonsense", "line 2"),
         ("[" * 100_000, "line 2"),
-        ("[]", 'expected an object with "clues"'),
+        ("[]", "line 2: expected an object with columns by name"),
         ('{"clues": "A1 = B1"}', 'expected an object with "clues"'),
         ('{"clues": [5]}', 'expected an object with "clues"'),
         ('{"clues": []}', "line 2: this puzzle has more than one solution"),

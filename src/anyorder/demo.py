@@ -21,7 +21,7 @@ from anyorder.files import write_text
 from anyorder.registry import ORDERS
 from anyorder.report.page import build_page
 from anyorder.report.plots import accuracy_against_steps
-from anyorder.tasks.base import Instances
+from anyorder.tasks.base import Instances, check_size
 from anyorder.tasks.sudoku import Sudoku
 from anyorder.training.fit import run_recipe
 from anyorder.training.recipes import load_recipe
@@ -38,6 +38,7 @@ def run_demo(folder: Path, instances: int, seed: int) -> None:
     console = wide_console()
     began = time.monotonic()
     task = Sudoku(box=3)
+    check_size(instances, task.length)
     denoiser = load_denoiser("sudoku9")
     console.print(f"Drawing {instances} random minimal puzzles (no clue can be removed; about 24 clues) ...")
     puzzles = task.generate(instances, 2_000_000 + seed, givens=0)

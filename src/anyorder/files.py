@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import io
 import json
 import os
 import tempfile
@@ -18,6 +19,9 @@ try:
 except ImportError:  # where the system has no such locks, nobody is kept out
     fcntl = None  # type: ignore[assignment]
 
+_SUSPICIOUS_SIZE, _SUSPICIOUS_RATIO = 2**26, 200
+_OTHER_TABLES = (".parquet", ".arrow", ".feather", ".xlsx", ".xls", ".ods", ".zip")
+
 
 def cache_folder() -> Path:
     """Where fetched weights and data go: ANYORDER_CACHE, or `anyorder` in the user's cache folder."""
@@ -31,9 +35,9 @@ def find_file(name: str | Path) -> Path:
     Raises:
         FileNotFoundError: neither is there.
     """
-    for path in (Path(name), cache_folder() / name):
-        if path.is_file():
-            return path
+    paths = (Path(name), cache_folder() / name)
+    for path in (*filter(Path.is_file, paths), *filter(Path.exists, paths)):  # the reader says what is wrong with a pipe
+        return path
     raise FileNotFoundError(2, "no such file, here or among what was fetched", str(name))
 
 
@@ -62,26 +66,65 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-@contextmanager
-def open_text(path: str | Path, newline: str | None = None) -> Iterator[TextIO]:
-    """A file of UTF-8 text to read, with or without a byte order mark; packed by gzip where its name ends in .gz.
+class _Unpacked(io.RawIOBase):
+    """The bytes of a gzip file, as far as they are plausible: 8 MB may unpack to 8 GB of zeros, which no data set does.
 
     Raises:
-        BadInput: no such file; in the body of the `with`, bytes that are not UTF-8 text, gzip or CSV.
+        BadInput: more than 64 MiB that unpack to more than 200 times their size; text is packed to a tenth, or a fiftieth.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.name = str(path)
+        self.packed = open(path, "rb")  # noqa: SIM115 - closed below
+        self.unpacked = gzip.GzipFile(fileobj=self.packed)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        count = self.unpacked.readinto(buffer)
+        size = self.unpacked.tell()
+        if size > _SUSPICIOUS_SIZE and size > _SUSPICIOUS_RATIO * self.packed.tell():
+            raise BadInput(f"{self.name} unpacks to more than {_SUSPICIOUS_RATIO} times its size: unpack it, and look at it")
+        return count
+
+    def close(self) -> None:
+        self.unpacked.close()
+        self.packed.close()
+        super().close()
+
+
+def open_bytes(path: str | Path) -> io.BufferedReader:
+    """A file to read, unpacked if its name ends in .gz.
+
+    Raises:
+        BadInput: no such file, a folder, or a pipe or device, which cannot be read twice; while reading, an implausible size.
     """
     path = Path(path)
     if not path.exists():
         raise BadInput(f"no such file: {path}")
     if path.is_dir():
         raise BadInput(f"{path} is a folder, not a file")
-    opened = gzip.open if path.suffix.lower() == ".gz" else open
-    with opened(path, mode="rt", encoding="utf-8-sig", newline=newline) as file:
+    if not path.is_file():
+        raise BadInput(f"{path} is a pipe or a device: write what it gives into a file, and give that")
+    return io.BufferedReader(_Unpacked(path)) if path.suffix.lower() == ".gz" else open(path, "rb")
+
+
+@contextmanager
+def open_text(path: str | Path, newline: str | None = None) -> Iterator[TextIO]:
+    """A file of UTF-8 text to read, with or without a byte order mark; packed by gzip where its name ends in .gz.
+
+    Raises:
+        BadInput: as `open_bytes`; in the body of the `with`, bytes that are not UTF-8 text, gzip or CSV.
+    """
+    with open_bytes(path) as data, io.TextIOWrapper(data, encoding="utf-8-sig", newline=newline) as file:
         try:
             yield file
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             raise BadInput(f"{path} is not a complete gzip file: {error}") from error
         except UnicodeDecodeError as error:
-            raise BadInput(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from error
+            hint = "; export it as CSV or JSON lines" if Path(path).suffix.lower() in _OTHER_TABLES else ""
+            raise BadInput(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}{hint}") from error
         except csv.Error as error:
             raise BadInput(f"{path} is not CSV: {error}") from error
 

@@ -27,6 +27,7 @@ from anyorder.registry import ORDERS, POLICIES, TASKS
 from anyorder.session import key_values
 from anyorder.tasks import Instances, Sequences, task_class
 from anyorder.tasks.alphabets import Alphabet
+from anyorder.tasks.problem_files import Unreadable
 from anyorder.tasks.sequence_files import Record, read_records, suffix_of
 from anyorder.training.fit import fit_order
 from anyorder.zoo import SERVES, folder_of, is_ours, load_denoiser, speaks_esm, task_of
@@ -156,12 +157,15 @@ def _prepare(settings: FitSettings, console: Console) -> _Comparison:
         POLICIES.entry(settings.architecture)  # an unknown one is an error before the work
     options = key_values(list(settings.model_options), "--model-option")
     denoiser = load_denoiser(settings.model, trust_remote_code=settings.trust_remote_code, **options)
-    records = list(read_records(settings.data, settings.column))
+    unreadable = Unreadable(settings.skip_unreadable, hint=" (--skip-unreadable leaves such sequences out)")
+    records = list(read_records(settings.data, settings.column, unreadable))
     name = settings.task or _serves(settings.model, denoiser) or _task_of_file(settings.data, records)
     if not issubclass(task_class(name), Sequences):
         suitable = ", ".join(other for other in TASKS if issubclass(task_class(other), Sequences))
         raise BadInput(f"task {name!r} is not made of sequences: use one of {suitable}")
-    lengths = _readable(name, settings, denoiser, records, console)
+    any_length = task_for(denoiser, name)
+    assert isinstance(any_length, Sequences)
+    lengths = _readable(any_length, settings, denoiser, records, unreadable, console)
     texts = list(lengths)
     if len(texts) < _FEWEST:
         which = " that the model can read" if settings.skip_unreadable else ""
@@ -189,56 +193,50 @@ def _task_of_file(path: Path, records: list[Record]) -> str:
     return next((name for name in TASKS if suffix in task_class(name).suffixes), "text")
 
 
-def _readable(name: str, settings: FitSettings, denoiser: Any, records: list[Record], console: Console) -> dict[str, int]:
+def _readable(
+    task: Sequences, settings: FitSettings, denoiser: Any, records: list[Record], unreadable: Unreadable, console: Console
+) -> dict[str, int]:
     """The different sequences that the model can read, and their symbols. The console says what is left out.
 
     Raises:
         BadInput: a sequence that it cannot read, where none is to be left out; the error says where.
     """
-    task = task_for(denoiser, name)
-    assert isinstance(task, Sequences)
     most = denoiser.max_length
     if most is not None:
         most -= len(task.symbols.start) + len(task.symbols.end)
     lengths: dict[str, int] = {}
-    repeated, left_out, reason = 0, 0, ""
+    seen: set[tuple[int, ...]] = set()
+    repeated = 0
     for record in records:
-        text = record.text.strip()
-        if text in lengths:
-            repeated += 1
-            continue
-        try:
-            lengths[text] = _count_symbols(text, task.symbols, most, f"{settings.data}, {record.place}")
-        except BadInput as error:
-            if not settings.skip_unreadable:
-                raise BadInput(f"{error} (--skip-unreadable leaves such sequences out)") from error
-            left_out, reason = left_out + 1, reason or str(error)
+        with unreadable.at(f"{settings.data}, {record.place}"):
+            tokens = tuple(_complete(record.text.strip(), task.symbols, most))
+            repeated += tokens in seen
+            if tokens not in seen:
+                lengths[record.text.strip()] = len(tokens)
+            seen.add(tokens)
+    count = len(records)
     if repeated:
-        console.print(f"{repeated} of {len(records)} sequences are repeated in the file and used once", markup=False)
-    if left_out:
-        said = f"{left_out} of {len(records)} sequences left out because the model cannot read them; the first: {reason}"
-        console.print(said, markup=False, soft_wrap=True)
+        console.print(f"{repeated} of {count} sequences are repeated in the file and used once", markup=False)
+    if unreadable.count:
+        console.print(f"{unreadable.said()} ({count} sequences were read)", markup=False, soft_wrap=True)
     return lengths
 
 
-def _count_symbols(text: str, symbols: Alphabet, most: int | None, place: str) -> int:
-    """Symbols of a complete sequence.
+def _complete(text: str, symbols: Alphabet, most: int | None) -> list[int]:
+    """Tokens of a complete sequence.
 
     Raises:
         BadInput: it is empty, longer than `most`, not complete, or not of this alphabet.
     """
-    try:
-        tokens = symbols.encode(text)
-    except BadInput as error:
-        raise BadInput(f"{place}: {error}") from error
+    tokens = symbols.encode(text)
     if not tokens:
-        raise BadInput(f"{place} is empty")
+        raise BadInput("it is empty")
     if most is not None and len(tokens) > most:
-        raise BadInput(f"{place} has {len(tokens)} symbols; this model takes {most} at most")
+        raise BadInput(f"it has {len(tokens)} symbols; this model takes {most} at most")
     if symbols.mask_token_id in tokens:
         number = tokens.index(symbols.mask_token_id) + 1
-        raise BadInput(f"{place} has unknown symbols, the first is number {number}; a fit needs complete sequences")
-    return len(tokens)
+        raise BadInput(f"it has unknown symbols, the first is number {number}; a fit needs complete sequences")
+    return tokens
 
 
 def _gain(report: Report) -> str:

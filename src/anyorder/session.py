@@ -15,13 +15,15 @@ from anyorder.evaluation.trajectories import Watch
 from anyorder.files import find_file, open_text
 from anyorder.orders.end_penalty import EndPenalty
 from anyorder.orders.learned import check_policy_folder
-from anyorder.tasks import Instances, Task, task_class
+from anyorder.tasks import Instances, Task, check_size, task_class
+from anyorder.tasks.problem_files import load_problems
 from anyorder.tasks.sequence_files import looks_like_a_file
 from anyorder.zoo import default_denoiser, load_denoiser
 from anyorder.zoo.matching import task_for
 
 DEFAULT_TASK = "sudoku"
 _GENERATED = 200
+_SKIP = "--skip-unreadable leaves such problems out"
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,7 @@ def open_session(
     problem: str | None = None,
     trust_remote_code: bool = False,
     model_options: list[str] | None = None,
+    skip_unreadable: bool = False,
 ) -> Session:
     """Load everything, or say what does not fit.
 
@@ -108,6 +111,10 @@ def open_session(
         problem: a problem as text or the path of a file, in place of `data`.
         trust_remote_code: run the code that comes with a model of Hugging Face.
         model_options: key=value options of the denoiser, see `load_denoiser`.
+        skip_unreadable: leave out problems of a file that cannot be read, and say so on standard error.
+
+    Raises:
+        BadInput: something does not fit, cannot be read, or is too large.
     """
     if problem is not None and not _is_file(problem) and looks_like_a_file(problem):
         raise BadInput(f"no such file: {problem}")
@@ -117,7 +124,7 @@ def open_session(
     options = key_values(task_options, "--task-option")
     if model is None:
         task = task or DEFAULT_TASK
-        options = options or _options_of(task_class(task), path, problem)
+        options = {**_options_of(task_class(task), path, problem), **options}
         model = default_denoiser(task, options)
     asked = key_values(model_options, "--model-option")
     denoiser = load_denoiser(model, trust_remote_code=trust_remote_code, **asked)
@@ -126,7 +133,7 @@ def open_session(
         denoiser.own_order = str(policy)
     made = task_for(denoiser, task, **options)
     if path is not None:
-        instances, source = made.load(path, limit), path.name
+        instances, source = load_problems(made, path, limit, skip_unreadable, _SKIP), path.name
     elif problem is not None:
         instances, source = made.parse(problem), "text"
     else:
@@ -155,6 +162,7 @@ def generated(task: Task, count: int, seed: int, options: dict[str, Any]) -> Ins
     if unknown and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         takes = f"it takes {', '.join(known)}" if known else "it takes no options"
         raise BadInput(f"the generator of {task.name} does not take {unknown[0]!r}: {takes}")
+    check_size(count, task.length)
     try:
         return task.generate(count, seed, **options)
     except TypeError as error:
@@ -198,13 +206,13 @@ def found(path: Path) -> Path:
 
 
 def _is_number(text: str) -> bool:
-    if re.fullmatch(r"\d{19,}", text):
+    if re.fullmatch(r"\d{19,}", text, re.ASCII):
         raise BadInput(f"the number {text[:20]}... is too large")
     return re.fullmatch(r"\d+", text, re.ASCII) is not None
 
 
 def _is_file(text: str) -> bool:
     try:
-        return Path(text).is_file()
+        return Path(text).exists() and not Path(text).is_dir()
     except (OSError, ValueError):  # a long puzzle is no file name, nor is one with a zero byte
         return False

@@ -8,6 +8,7 @@ import typer
 
 from anyorder.cli.app import command
 from anyorder.cli.options import (
+    LARGEST,
     STEPS,
     AgainstOption,
     BatchSizeOption,
@@ -30,6 +31,7 @@ from anyorder.cli.options import (
     ProgressBar,
     RemoteCodeOption,
     SeedOption,
+    SkipUnreadableOption,
     StepsOption,
     TaskOption,
     TaskOptionsOption,
@@ -58,7 +60,8 @@ def evaluate(
     noise: NoiseOption = "0",
     count: CountOption = "",
     draws: Annotated[
-        int, typer.Option(min=1, help="decode each problem N times and print Pass@1 to Pass@N, estimated without bias")
+        int,
+        typer.Option(min=1, max=LARGEST, help="decode each problem N times and print Pass@1 to Pass@N, estimated without bias"),
     ] = 1,
     against: AgainstOption = "best",
     limit: LimitOption = None,
@@ -79,6 +82,7 @@ def evaluate(
     ignore_fingerprint: IgnoreFingerprintOption = False,
     trust_remote_code: RemoteCodeOption = False,
     model_options: ModelOptionsOption = None,
+    skip_unreadable: SkipUnreadableOption = False,
 ) -> None:
     """Compare samplers on the same problems: accuracy with intervals, paired tests, NFE, the share of the oracle gap closed."""
     from anyorder.decoding.sampler import Sampler
@@ -97,6 +101,7 @@ def evaluate(
     session = open_session(
         task=task, data=data, model=model, limit=limit, seed=seed, generate=generate, task_options=task_options, policy=policy,
         strict=not ignore_fingerprint, trust_remote_code=trust_remote_code, model_options=model_options,
+        skip_unreadable=skip_unreadable,
     )  # fmt: skip
     samplers: Any = names(orders) if orders is not None else session.samplers()
     common: dict[str, Any] = {"token": token, "seed": seed, "batch_size": batch_size, "shard": shard, "strict": session.strict}
@@ -196,6 +201,7 @@ def headroom(
     task_options: TaskOptionsOption = None,
     trust_remote_code: RemoteCodeOption = False,
     model_options: ModelOptionsOption = None,
+    skip_unreadable: SkipUnreadableOption = False,
 ) -> None:
     """Is an order worth learning for this model and data? Heuristics, oracles, and the model's calibration."""
     from rich.console import Console
@@ -208,6 +214,7 @@ def headroom(
     session = open_session(
         task=task, data=data, model=model, limit=limit, seed=seed, generate=generate, task_options=task_options,
         trust_remote_code=trust_remote_code, model_options=model_options,
+        skip_unreadable=skip_unreadable,
     )  # fmt: skip
     console, budget = wide_console(), read_budget(steps, session.longest)
     with ProgressBar(Console(stderr=True)) as progress:
@@ -232,7 +239,7 @@ def sample(
     task: TaskOption = None,
     order: OrderOption = None,
     steps: StepsOption = STEPS,
-    number: Annotated[int, typer.Option(min=1, help="samples of each problem")] = 1,
+    number: Annotated[int, typer.Option(min=1, max=LARGEST, help="samples of each problem")] = 1,
     only_valid: Annotated[bool, typer.Option("--only-valid", help="print only samples that keep the rules")] = False,
     policy: PolicyOption = None,
     noise: NoiseOption = "0",
@@ -253,6 +260,7 @@ def sample(
     ignore_fingerprint: IgnoreFingerprintOption = False,
     trust_remote_code: RemoteCodeOption = False,
     model_options: ModelOptionsOption = None,
+    skip_unreadable: SkipUnreadableOption = False,
 ) -> None:
     """Decode problems and print the solutions, one per line. Exit code 1 if a printed solution breaks the rules, or none is
     printed."""
@@ -263,6 +271,7 @@ def sample(
     from anyorder.interfaces.arguments import check_budget
     from anyorder.processes import Shard
     from anyorder.session import open_session
+    from anyorder.tasks import check_size
     from anyorder.tasks.sequences import design_names, write_fasta
 
     if trajectories:
@@ -274,10 +283,12 @@ def sample(
     session = open_session(
         task=task, model=model, limit=limit, seed=seed, task_options=task_options, policy=policy, problem=problem,
         strict=not ignore_fingerprint, trust_remote_code=trust_remote_code, model_options=model_options,
+        skip_unreadable=skip_unreadable,
     )  # fmt: skip
     if fasta and not session.task.sequential:
         raise BadInput(f"--fasta is for sequences, not for {session.task.name}: use --out")
     instances = session.instances
+    check_size(len(instances) * number, instances.tokens.shape[1])
     instances = instances[torch.arange(len(instances)).repeat_interleave(number)]
     budget = read_budget(steps, session.longest)
     order = order or session.best_sampler()

@@ -1,13 +1,14 @@
 """The command that folds: structure scores of the sequences of a file."""
 
+import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from anyorder.cli.app import command
-from anyorder.cli.options import JsonOption, LimitOption, ProgressBar, wide_console
-from anyorder.errors import BadInput
+from anyorder.cli.options import JsonOption, LimitOption, ProgressBar, SkipUnreadableOption, wide_console
 
 
 @command()
@@ -25,27 +26,29 @@ def fold(
         bool, typer.Option("--inner-tm", help="mean TM-score of all pairs as well: pip install 'anyorder[tm]' (GPLv3)")
     ] = False,
     limit: LimitOption = None,
+    skip_unreadable: SkipUnreadableOption = False,
 ) -> None:
     """Predict the structures of proteins with ESMFold: pLDDT, pTM, pAE, foldability. After an interruption, run it again."""
-    import itertools
+    from functools import partial
 
     from rich.console import Console
     from rich.table import Table
 
     from anyorder.evaluation.structure import ESMFold, mean_tm, structure_summary, tm_align
     from anyorder.files import write_json
+    from anyorder.tasks.problem_files import Unreadable, collect
     from anyorder.tasks.sequence_files import read_records
 
-    if not file.is_file():
-        raise BadInput(f"no such file: {file}")
     if inner_tm:
         tm_align()  # fail before hours of folding
-    read = list(itertools.islice(read_records(file), limit))
-    if not read:
-        raise BadInput(f"{file} holds no sequences")
+    unreadable = Unreadable(skip_unreadable, hint=" (--skip-unreadable leaves such sequences out)")
+    problems = ((record.place, partial(_protein, record)) for record in read_records(file, unreadable=unreadable))
+    read = collect(file, problems, limit, "sequences", unreadable)
+    if unreadable.count:
+        print(f"{file.name}: {unreadable.said()}", file=sys.stderr)
     predictor = ESMFold(model, device=device, dtype=dtype, chunk_size=chunk_size, batch_size=fold_batch_size)
     with ProgressBar(Console(stderr=True)) as bar:
-        structures = predictor.fold([record.text.strip() for record in read], lambda done, total: bar("folding", done, total))
+        structures = predictor.fold([record.text for record in read], lambda done, total: bar("folding", done, total))
     table = Table("sequence", "length", "pLDDT", "pTM", "pAE, Å", "foldable")
     names = [record.name or record.place for record in read]
     for name, s in zip(names, structures, strict=True):
@@ -63,3 +66,13 @@ def fold(
             for name, s in zip(names, structures, strict=True)
         ]  # fmt: skip
         write_json(json_out, {"model": model, "file": file.name, "summary": summary, "sequences": rows})
+
+
+def _protein(record: Any) -> Any:
+    """A record with capitals, and without gaps and the star at its end, refused if it cannot be folded."""
+    from anyorder.evaluation.structure import check_sequence
+    from anyorder.tasks.alphabets import ESM
+
+    sequence = ESM.decode(ESM.encode(record.text.strip()))
+    check_sequence(sequence)
+    return replace(record, text=sequence)

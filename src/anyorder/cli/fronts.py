@@ -22,6 +22,7 @@ from anyorder.cli.options import (
     ProgressBar,
     RemoteCodeOption,
     SeedOption,
+    SkipUnreadableOption,
     TaskOption,
     TaskOptionsOption,
     TemperatureOption,
@@ -59,6 +60,7 @@ def pareto(
     ignore_fingerprint: IgnoreFingerprintOption = False,
     trust_remote_code: RemoteCodeOption = False,
     model_options: ModelOptionsOption = None,
+    skip_unreadable: SkipUnreadableOption = False,
 ) -> None:
     """Accuracy against forward passes: curves of operating points on the same problems, their fronts, the area under them.
 
@@ -79,6 +81,7 @@ def pareto(
     session = open_session(
         task=task, data=data, model=model, limit=limit, seed=seed, generate=generate, task_options=task_options, policy=policy,
         strict=not ignore_fingerprint, trust_remote_code=trust_remote_code, model_options=model_options,
+        skip_unreadable=skip_unreadable,
     )  # fmt: skip
     own = ["policy"] if session.denoiser.own_order else []
     wanted = names(orders) if orders is not None else ["confidence", *own]

@@ -5,11 +5,14 @@ from typing import Annotated, Any
 
 import typer
 
-from anyorder.errors import BadInput
+from anyorder.errors import BadInput, shorten
 from anyorder.processes import launched
 
 STEPS = "20"
 """The default budget of forward passes of every command."""
+
+LARGEST = 2**31 - 1
+"""The largest seed and the largest number of problems: every generator of random numbers takes it."""
 
 SAMPLERS = "ORDER[~SIGMA][+REMASKER][@blocks:LENGTH][@COUNT]; orders: {orders}; remaskers: {remaskers}"
 
@@ -29,6 +32,7 @@ LimitOption = Annotated[
     typer.Option(
         "--limit",
         min=1,
+        max=LARGEST,
         help="number of problems, the first ones of a file; by default all of a file, 200 if they are generated, and in "
         "`reproduce` the number of the scale",
     ),
@@ -36,7 +40,9 @@ LimitOption = Annotated[
 PolicyOption = Annotated[
     Path | None, typer.Option("--policy", help="folder of the policy that the order `policy` means; the model's own by default")
 ]
-SeedOption = Annotated[int, typer.Option("--seed", min=0, help="seed of decoding, training and generated problems")]
+SeedOption = Annotated[
+    int, typer.Option("--seed", min=0, max=LARGEST, help="seed of decoding, training and generated problems")
+]
 GenerateOption = Annotated[
     list[str] | None,
     typer.Option("--generate", help="KEY=VALUE for the generator when there is no file, e.g. givens=29, difficulty=search"),
@@ -108,6 +114,15 @@ IgnoreFingerprintOption = Annotated[
 ]
 
 
+SkipUnreadableOption = Annotated[
+    bool,
+    typer.Option(
+        "--skip-unreadable",
+        help="leave out problems of the file that cannot be read or contradict themselves, and say how many",
+    ),
+]
+
+
 def token_rule(temperature: float, top_p: float) -> Any:
     """The rule of `--temperature` and `--top-p`."""
     from anyorder.interfaces.arguments import token_rule as made
@@ -138,6 +153,8 @@ def read_budgets(text: str, longest: int) -> list[int]:
     budgets = numbers(text.replace("all", str(max(1, longest))), int, "--steps")
     if min(budgets) < 1:
         raise BadInput(f"--steps {text!r}: at least one forward pass is needed")
+    if max(budgets) > LARGEST:
+        raise BadInput(f"--steps {shorten(text)!r}: {LARGEST:,} forward passes are the most")
     return budgets
 
 

@@ -8,6 +8,7 @@ import typer
 
 from anyorder.cli.app import command
 from anyorder.cli.options import (
+    LARGEST,
     STEPS,
     BatchSizeOption,
     LimitOption,
@@ -15,11 +16,13 @@ from anyorder.cli.options import (
     ProgressBar,
     RemoteCodeOption,
     SeedOption,
+    SkipUnreadableOption,
     StepsOption,
     numbers,
     read_budget,
     wide_console,
 )
+from anyorder.errors import BadInput, shorten
 from anyorder.processes import launched
 
 
@@ -82,6 +85,8 @@ def reproduce(
     from anyorder.reproduce import reproduce as run
 
     folder, seed_list = out or Path("runs") / "reproduce" / scale, numbers(seeds, int, "--seeds")
+    if not 0 <= min(seed_list) <= max(seed_list) <= LARGEST:
+        raise BadInput(f"--seeds {shorten(seeds)!r}: a seed lies between 0 and {LARGEST}")
     every = [name for name, t in TARGETS.items() if set(t.tasks) <= SCALES.get(scale, {}).keys()]
     for name in every if target == "all" and every else (target,):
         with answering_interrupts(), StudyProgress(name, Console(stderr=True)) as progress:
@@ -110,9 +115,7 @@ def fit(
     seed: SeedOption = 0,
     trust_remote_code: RemoteCodeOption = False,
     column: Annotated[str, typer.Option(help="of .csv or .jsonl; sequence, smiles or text if not given")] = "",
-    skip_unreadable: Annotated[
-        bool, typer.Option("--skip-unreadable", help="leave out sequences with unknown symbols or too many of them")
-    ] = False,
+    skip_unreadable: SkipUnreadableOption = False,
     headroom_only: Annotated[
         bool, typer.Option("--headroom-only", help="say what there is to gain, write report.json, and stop before the fit")
     ] = False,

@@ -13,7 +13,7 @@ from anyorder.errors import BadInput, first_line
 from anyorder.evaluation.results import Comparison, Report, Result, compare_all
 from anyorder.evaluation.statistics import Interval, share_interval, wilson
 from anyorder.evaluation.trajectories import FORMAT, VERSION, Trajectories
-from anyorder.files import parse_json, write_atomically
+from anyorder.files import open_bytes, parse_json, write_atomically
 
 SUFFIXES = (".json", ".json.gz", ".parquet")
 _HEADER = b"anyorder.trajectories"
@@ -167,11 +167,11 @@ def report_of(trajectories: Trajectories) -> Report:
 
 def _read_json(path: Path) -> Any:
     try:
-        data = path.read_bytes()
-        return parse_json(gzip.decompress(data) if path.suffix == ".gz" else data)
+        with open_bytes(path) as file:
+            return parse_json(file.read())
+    except BadInput:
+        raise
     except (OSError, EOFError, zlib.error, ValueError) as error:
-        if isinstance(error, FileNotFoundError):
-            raise
         raise BadInput(f"{path} is no readable JSON: {first_line(error)}") from error
 
 

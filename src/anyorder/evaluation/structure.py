@@ -24,6 +24,7 @@ from anyorder.evaluation.comparison import Judge
 from anyorder.files import cache_folder, parse_json, write_text
 from anyorder.tasks.alphabets import AMINO_ACIDS
 from anyorder.tasks.base import Instances, Task
+from anyorder.tasks.problem_files import Unreadable
 from anyorder.tasks.sequences import over_pairs
 
 ESMFOLD = "facebook/esmfold_v1"
@@ -136,7 +137,8 @@ class ESMFold:
         """
         wanted = list(sequences)
         for number, sequence in enumerate(wanted, start=1):
-            _check_sequence(sequence, number)
+            with Unreadable().at(f"sequence {number}"):
+                check_sequence(sequence)
         unknown = [sequence for sequence in dict.fromkeys(wanted) if not self._remember(sequence)]
         done = 0
         for _, group in itertools.groupby(sorted(unknown, key=len), key=len):
@@ -307,12 +309,17 @@ def tm_align() -> Any:
     return tmtools.tm_align
 
 
-def _check_sequence(sequence: str, number: int) -> None:
+def check_sequence(sequence: str) -> None:
+    """Refuse what ESMFold cannot fold.
+
+    Raises:
+        BadInput: an empty sequence, or something else than the twenty amino acids.
+    """
     if not sequence:
-        raise BadInput(f"sequence {number} is empty: there is nothing to fold")
+        raise BadInput("it is empty: there is nothing to fold")
     wrong = next(((n, letter) for n, letter in enumerate(sequence, start=1) if letter not in AMINO_ACIDS), None)
     if wrong is not None:
-        raise BadInput(f"sequence {number}: {wrong[1]!r} at position {wrong[0]} is none of the amino acids {AMINO_ACIDS}")
+        raise BadInput(f"{wrong[1]!r} at position {wrong[0]} is none of the amino acids {AMINO_ACIDS}")
 
 
 def _identity(name: str) -> str:

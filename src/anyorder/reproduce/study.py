@@ -28,7 +28,7 @@ from anyorder.evaluation.comparison import evaluate
 from anyorder.files import read_json, write_json
 from anyorder.orders.learned import saved_order
 from anyorder.tasks import make_task
-from anyorder.tasks.base import Instances, Task
+from anyorder.tasks.base import Instances, Task, check_size
 from anyorder.training.fit import run_recipe
 from anyorder.training.recipes import AnyRecipe, load_recipe, recipe_names
 from anyorder.zoo import load_denoiser
@@ -146,6 +146,7 @@ class Study:
     def problems(self, setting: Setting) -> tuple[Task, Instances]:
         """The test problems of a task, the same for every model."""
         task = make_task(setting.task, **setting.options)
+        check_size(setting.problems, task.length)
         return task, task.generate(setting.problems, TEST_SEED, **setting.generate)
 
     def load(self, decoding: Decoding) -> Any:

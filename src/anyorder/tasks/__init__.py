@@ -11,15 +11,16 @@ from anyorder.tasks.base import (
     Task,
     cell_accuracy,
     check_fits,
+    check_size,
     make_task,
     per_instance_seeds,
-    read_lines,
     task_class,
 )
 from anyorder.tasks.countdown import Countdown
 from anyorder.tasks.drawing import Drawing
 from anyorder.tasks.math import Math
 from anyorder.tasks.molecules import Molecules
+from anyorder.tasks.problem_files import Unreadable, read_lines, read_rows
 from anyorder.tasks.protein import Protein
 from anyorder.tasks.sat import Sat
 from anyorder.tasks.sequences import Sequences
@@ -44,11 +45,14 @@ __all__ = [
     "Sudoku",
     "Task",
     "Tsp",
+    "Unreadable",
     "Zebra",
     "cell_accuracy",
     "check_fits",
+    "check_size",
     "make_task",
     "per_instance_seeds",
     "read_lines",
+    "read_rows",
     "task_class",
 ]

@@ -20,6 +20,8 @@ from anyorder.errors import BadInput, shorten
 from anyorder.files import cache_folder
 
 _UNKNOWN = re.compile(r"_(?:\{(\d{1,6})\})?")
+_COUNT = re.compile(r"_\{(\d{1,6})\}")
+_LONGEST = 2**20
 
 
 class Alphabet(Protocol):
@@ -27,7 +29,7 @@ class Alphabet(Protocol):
 
     vocab_size, mask_token_id, pad_token_id: as the model has them.
     start, end: tokens that frame every sequence.
-    symbols: tokens that a sequence may hold between its frame.
+    symbols: tokens that a sequence may hold between its frame, and that a model may produce there.
     """
 
     @property
@@ -69,6 +71,9 @@ class Symbols:
         pattern: how text is cut into symbols; single characters when not given.
         what: the name of a symbol in errors.
         leading_space: symbols bring the space before them along, so one before an unknown symbol is part of it.
+        context: of `tokens`, symbols that a sequence may hold, but that no model is to produce.
+        ignored: pattern of what is left out of a text.
+        any_case: small letters stand for capitals.
     """
 
     tokens: tuple[str, ...]
@@ -80,6 +85,9 @@ class Symbols:
     pattern: str = r"."
     what: str = "symbol"
     leading_space: bool = False
+    context: frozenset[str] = frozenset()
+    ignored: str = ""
+    any_case: bool = False
 
     @cached_property
     def _ids(self) -> dict[str, int]:
@@ -89,7 +97,8 @@ class Symbols:
     def _cut(self) -> re.Pattern[str]:
         space = " ?" if self.leading_space else ""
         mask = rf"{space}(?:{re.escape(self.mask)}|{_UNKNOWN.pattern})"
-        return re.compile(rf"(?P<mask>{mask})|(?P<symbol>{self.pattern})", re.DOTALL)
+        ignored = f"|(?P<ignored>{self.ignored})" if self.ignored else ""
+        return re.compile(rf"(?P<mask>{mask}){ignored}|(?P<symbol>{self.pattern})", re.DOTALL)
 
     @property
     def vocab_size(self) -> int:
@@ -118,37 +127,54 @@ class Symbols:
 
     @cached_property
     def symbols(self) -> frozenset[int]:
-        """All tokens but the special ones."""
-        special = self.special | {self.mask, self.pad, self.start_symbol, self.end_symbol}
+        """All tokens but the special ones, and those that are context only."""
+        special = self.special | self.context | {self.mask, self.pad, self.start_symbol, self.end_symbol}
         return frozenset(number for number, token in enumerate(self.tokens) if token not in special)
+
+    @cached_property
+    def _readable(self) -> frozenset[int]:
+        return self.symbols | {self._ids[symbol] for symbol in self.context}
 
     def encode(self, text: str) -> list[int]:
         """See `Alphabet`.
 
         Raises:
-            BadInput: a symbol that is not of this alphabet; the error says where.
+            BadInput: a symbol that is not of this alphabet; the error says where. Or more unknown symbols than can be.
         """
+        _refuse_too_many(text)
         tokens: list[int] = []
         for match in self._cut.finditer(text):
+            symbol = match["symbol"]
             if match["mask"] is not None:
                 tokens += [self.mask_token_id] * int(match[2] or 1)
-                continue
-            token = self._ids.get(match["symbol"], -1)
-            if token not in self.symbols:
-                raise BadInput(
-                    f"{match['symbol']!r} at position {match.start() + 1} is not one of the {self.what}s of this model"
-                )
-            tokens.append(token)
+            elif symbol is not None:
+                token = self._ids.get(symbol.upper() if self.any_case else symbol, -1)
+                if token not in self._readable:
+                    raise BadInput(
+                        f"{shorten(symbol)!r} at position {match.start() + 1} is not one of the {self.what}s of this model"
+                    )
+                tokens.append(token)
         return tokens
 
     def decode(self, tokens: list[int]) -> str:
         """See `Alphabet`."""
         mask = self.mask_token_id
-        return "".join("_" if t == mask else self.tokens[t] if t in self.symbols else "" for t in tokens)
+        return "".join("_" if t == mask else self.tokens[t] if t in self._readable else "" for t in tokens)
 
     def token_text(self, token: int) -> str:
         """See `Alphabet`."""
         return self.tokens[token]
+
+
+def _refuse_too_many(text: str) -> None:
+    """Count the unknown symbols of a text before there is a token for each of them.
+
+    Raises:
+        BadInput: they are more than a million.
+    """
+    count = sum(int(number) for number in _COUNT.findall(text))
+    if count > _LONGEST:
+        raise BadInput(f"it asks for {count:,} unknown symbols; {_LONGEST:,} are the most that are read")
 
 
 @dataclass(frozen=True)
@@ -203,6 +229,7 @@ class TokenizerAlphabet:
 
     def encode(self, text: str) -> list[int]:
         """See `Alphabet`. Unknown places are written as `_{n}` or as the tokenizer's own mask token; a bare `_` is text."""
+        _refuse_too_many(text)
         mask = re.escape(self.tokenizer.convert_ids_to_tokens(self.mask_token_id) or "<mask>")
         tokens: list[int] = []
         at = 0
@@ -244,17 +271,29 @@ class TokenizerAlphabet:
 AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWY"
 SMILES_PATTERN = r"\[[^\]]*\]|Br|Cl|%\d\d|."
 
-ANTIBERTY = Symbols(
-    ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *AMINO_ACIDS),
-    "[MASK]", "[PAD]", "[CLS]", "[SEP]", frozenset({"[UNK]"}), what="amino acid",
-)  # fmt: skip
+_OTHER_RESIDUES = frozenset("XBUZOJ")  # unknown, one of two, or rare; models know some of them
+_GAPS = r"[-.]|\*\Z"  # of alignments; a star ends a translated sequence
+
+
+def amino_acids(tokens: tuple[str, ...], mask: str, pad: str, start: str, end: str, special: frozenset[str]) -> Symbols:
+    """An alphabet of proteins: the twenty amino acids are produced, others are kept as context if they are among `tokens`.
+    Small letters, the gaps of an alignment and the star at the end of a sequence are understood."""
+    context = _OTHER_RESIDUES & set(tokens)
+    return Symbols(
+        tokens, mask, pad, start, end, special - context, what="amino acid", context=context, ignored=_GAPS, any_case=True
+    )
+
+
+ANTIBERTY = amino_acids(
+    ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *AMINO_ACIDS), "[MASK]", "[PAD]", "[CLS]", "[SEP]", frozenset({"[UNK]"})
+)
 """Of AntiBERTy: the twenty amino acids."""
 
-ESM = Symbols(
+ESM = amino_acids(
     ("<cls>", "<pad>", "<eos>", "<unk>", *"LAGVSERTIDPNKQFYMHWCXBUZO.-", "<null_1>", "<mask>"),
-    "<mask>", "<pad>", "<cls>", "<eos>", frozenset({"<unk>", "<null_1>", *"XBUZO.-"}), what="amino acid",
+    "<mask>", "<pad>", "<cls>", "<eos>", frozenset({"<unk>", "<null_1>", *".-"}),
 )  # fmt: skip
-"""Of ESM-2 and DPLM. Only the twenty amino acids are produced."""
+"""Of ESM-2 and DPLM. Only the twenty amino acids are produced; X, B, U, Z and O are kept where they are given."""
 
 SMILES = Symbols(
     ("[PAD]", "[MASK]", "[CLS]", "[SEP]", *"CcNnOoSsF()=#123456-", "Cl", "Br", "[nH]", "[H]"),
@@ -335,4 +374,6 @@ def _from_vocabulary(path: Path) -> Symbols:
     if missing:
         raise BadInput(f"{path} does not hold {', '.join(missing)}")
     words = [token for token in tokens if not re.fullmatch(r"\[(PAD|MASK|CLS|SEP)\]", token)]
+    if set(AMINO_ACIDS) <= set(words) - special <= set(AMINO_ACIDS) | _OTHER_RESIDUES:
+        return amino_acids(tokens, "[MASK]", "[PAD]", "[CLS]", "[SEP]", special)
     return Symbols(tokens, "[MASK]", "[PAD]", "[CLS]", "[SEP]", special, longest_first(words))

@@ -18,12 +18,12 @@ from torch import Tensor
 from anyorder.denoisers.base import Denoiser
 from anyorder.ends import Ends
 from anyorder.errors import BadInput, shorten
-from anyorder.files import open_text
 from anyorder.registry import TASKS
 from anyorder.relations import Relation
 from anyorder.tasks.drawing import Drawing
+from anyorder.tasks.problem_files import Unreadable
 
-Row = TypeVar("Row")
+_MOST_TOKENS = 2**30
 
 
 @dataclass(frozen=True)
@@ -141,8 +141,13 @@ class Task(ABC):
         """Replace solutions and problems (B, L) by equivalent ones, drawn from the task's symmetries. None by default."""
         return x0, tokens
 
-    def load(self, path: str | Path, limit: int | None = None) -> Instances:
-        """Read the first `limit` problems of a file, all by default; `read_lines` does most of the work.
+    def load(self, path: str | Path, limit: int | None = None, unreadable: Unreadable | None = None) -> Instances:
+        """Read problems from a file; `read_lines` and `read_rows` do most of the work.
+
+        Args:
+            path: of the file.
+            limit: the first so many; all by default.
+            unreadable: what becomes of problems that cannot be read, and how many there were; by default the first is an error.
 
         Raises:
             BadInput: no such file, a problem that cannot be read, or this task reads no files.
@@ -334,26 +339,15 @@ def max_length_of(denoiser: Denoiser) -> int | None:
     return most
 
 
-def read_lines(path: str | Path, limit: int | None, parse: Callable[[str], Row], what: str) -> list[Row]:
-    """What `parse` makes of each line that is not blank, the first `limit` of them; `what` names the problems in the error.
+def check_size(count: int, length: int) -> None:
+    """Refuse problems that do not fit into memory, before there are any.
 
     Raises:
-        BadInput: a line cannot be parsed (the error says which), or there are none.
+        BadInput: `count` problems of `length` tokens are more than 2^30 tokens (8 GiB).
     """
-    found: list[Row] = []
-    with open_text(path) as file:
-        for number, line in enumerate(file, start=1):
-            if limit is not None and len(found) >= limit:
-                break
-            if not line.strip():
-                continue
-            try:
-                found.append(parse(line))
-            except ValueError as error:
-                raise BadInput(f"{path}, line {number}: {error}") from error
-    if not found:
-        raise BadInput(f"{path} holds no {what}: it is empty")
-    return found
+    if count * length > _MOST_TOKENS:
+        most = f"{_MOST_TOKENS // length:,} of {length} tokens are the most"
+        raise BadInput(f"{count:,} problems do not fit into memory: {most}")
 
 
 def per_instance_seeds(seed: int, count: int, start: int = 0) -> np.ndarray:

@@ -19,17 +19,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from anyorder.errors import BadInput
-from anyorder.files import parse_json
+from anyorder.errors import BadInput, shorten
 from anyorder.registry import TASKS
 from anyorder.relations import Relation
-from anyorder.tasks.base import CheckResult, Instances, Task, cell_accuracy, per_instance_seeds, read_lines
+from anyorder.tasks.base import CheckResult, Instances, Task, cell_accuracy, per_instance_seeds
+from anyorder.tasks.problem_files import PROBLEM, SOLUTION, Unreadable, first_row, pick, read_rows
 from anyorder.tasks.vocabulary import EOS, MASK, PAD, SEP, YE_VOCABULARY
 
 _LENGTHS = {3: 44, 4: 52, 5: 72}
 _LARGEST_NUMBER, _LARGEST_TARGET = 99, 100
 _NEAR = 4
 _SPECIAL = 5
+_NUMBERS, _TARGET = (*PROBLEM, "nums", "numbers"), ("target", *SOLUTION)  # columns
 _TOKEN = {character: token for token, character in enumerate(YE_VOCABULARY)}
 
 
@@ -52,13 +53,11 @@ class Countdown(Task):
     @staticmethod
     def options_of(first_lines: Callable[[], str] | None, text: str | None) -> dict[str, Any]:
         """How many numbers a file (its first line is read) or a problem typed as text has; {} if unclear."""
-        count = (text or "").count(",")
-        if first_lines is not None:
-            try:
-                row = parse_json(first_lines())
-                count = row["input"].count(",") + ("=" not in row["output"])
-            except (ValueError, KeyError, TypeError, AttributeError):
-                return {}
+        if first_lines is None:
+            count = (text or "").count(",")
+        else:
+            numbers, output = _columns(first_row(first_lines, _NUMBERS))
+            count = numbers.count(",") + ("=" not in output)
         return {"numbers": count} if count in _LENGTHS else {}
 
     def relations(self) -> Mapping[str, Relation]:
@@ -165,48 +164,54 @@ class Countdown(Task):
 
     # ---- reading and writing --------------------------------------------------------------------------------------
 
-    def load(self, path: str | Path, limit: int | None = None) -> Instances:
-        """JSON lines: Ye's {"input": "86,28,13,31,96", "output": "86+28=114,..."}, or d1's {"input": "30,100,93",
-        "output": "23"}, whose output is the target. Problems without a solution in the file are solved here; x0 is None if
-        one of them has none."""
+    def load(self, path: str | Path, limit: int | None = None, unreadable: Unreadable | None = None) -> Instances:
+        """Rows of JSON or CSV: Ye's {"input": "86,28,13,31,96", "output": "86+28=114,..."}, or d1's {"input": "30,100,93",
+        "output": "23"}, whose output is the target, also as {"nums": [30, 100, 93], "target": 23}. Problems without a solution
+        in the file are solved here.
 
-        def row_of(line: str) -> tuple[list[int], str | None]:
-            problem, solution = self._row(parse_json(line))
-            self.encode([problem], None if solution is None else [solution])
+        Raises:
+            BadInput: no such file, another layout, or a problem that cannot be read or has no solution; the error says which.
+        """
+
+        def row_of(row: Mapping[str, Any]) -> tuple[list[int], str]:
+            problem, solution = self._row(row)
+            self.encode([problem], [solution])
             return problem, solution
 
-        rows = read_lines(path, limit, row_of, "problems")
-        problems, solutions = [problem for problem, _ in rows], [solution for _, solution in rows]
-        known = [solution for solution in solutions if solution is not None]
-        return self.encode(problems, known if len(known) == len(problems) else None)
+        rows = read_rows(path, limit, row_of, "problems", _NUMBERS, unreadable)
+        return self.encode([problem for problem, _ in rows], [solution for _, solution in rows])
 
     def parse(self, text: str) -> Instances:
         """One problem as `86,28,13,31,96`, the target last. It must have a solution."""
         problem = self._numbers(text)
+        return self.encode([problem], [self._solved_here(problem)])
+
+    def _solved_here(self, problem: Sequence[int]) -> str:
         solution = self._solve(problem)
         if solution is None:
             raise BadInput(f"{','.join(map(str, problem[:-1]))} cannot make {problem[-1]}: it has no solution")
-        return self.encode([problem], [solution])
+        return solution
 
-    def _row(self, row: Any) -> tuple[list[int], str | None]:
+    def _row(self, row: Mapping[str, Any]) -> tuple[list[int], str]:
         from anyorder.tasks.countdown_rules import is_solution
 
-        if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("input", "output")):
-            raise BadInput('expected an object with the texts "input" and "output"')
-        if "=" not in row["output"]:
-            problem = self._numbers(f"{row['input']},{row['output']}")
-            return problem, self._solve(problem)
-        problem = self._numbers(row["input"])
-        if not is_solution(problem[:-1], problem[-1], row["output"]):
-            raise BadInput(f"the output {row['output']!r} does not solve {row['input']!r}")
-        return problem, row["output"]
+        numbers, output = _columns(row)
+        if not numbers or not output:
+            raise BadInput('expected "input", the numbers, and "output", the target or the equations')
+        if "=" not in output:
+            problem = self._numbers(f"{numbers},{output}")
+            return problem, self._solved_here(problem)
+        problem = self._numbers(numbers)
+        if not is_solution(problem[:-1], problem[-1], output):
+            raise BadInput(f"the output {shorten(output)!r} does not solve {numbers!r}")
+        return problem, output
 
     def _numbers(self, text: str) -> list[int]:
         """n numbers and the target."""
         parts = [part.strip() for part in text.split(",")]
         for part in parts:
             if not (part.isascii() and part.isdigit() and part[0] != "0" and len(part) <= 3):
-                raise BadInput(f"{part!r} is not a number from 1 to 999")
+                raise BadInput(f"{shorten(part)!r} is not a number from 1 to 999")
         if len(parts) != self.numbers + 1:
             raise BadInput(
                 f"this problem has {len(parts)} numbers with its target; the task is set up for {self.numbers} and a target"
@@ -249,6 +254,14 @@ class Countdown(Task):
             return False
         end = answer.index(EOS)
         return set(answer[end + 1 :]) <= {PAD} and is_solution(numbers, target, _text(answer[:end]))
+
+
+def _columns(row: Mapping[str, Any]) -> tuple[str, str]:
+    """The numbers, and the target or the equations, as text; "" for what a row does not have."""
+    numbers, output = pick(row, _NUMBERS), pick(row, _TARGET)
+    if isinstance(numbers, list):
+        numbers = ",".join(str(number) for number in numbers)
+    return numbers if isinstance(numbers, str) else "", "" if output is None else str(output)
 
 
 def _spell(text: str) -> list[int]:

@@ -23,6 +23,7 @@ from anyorder.tasks.alphabets import TokenizerAlphabet, alphabet_of
 from anyorder.tasks.base import CheckResult, Instances, Task, check_fits, make, max_length_of
 from anyorder.tasks.math_answers import Answer, equivalent, final_answer, require_library
 from anyorder.tasks.math_prompts import TEMPLATES, Problem, read_problems
+from anyorder.tasks.problem_files import Unreadable
 
 _LLADA_CONTEXT = 4096
 
@@ -158,44 +159,54 @@ class Math(Task):
             return self._tokens(self._render([{"role": "user", "content": asked}], True) + start)
         return [*self.symbols.start, *self._tokens(f"{asked}\n\n{start}" if start else asked)]
 
-    def encode(self, problems: list[Problem], names: list[str] | None = None) -> Instances:
+    def encode(
+        self, problems: list[Problem], names: list[str] | None = None, unreadable: Unreadable | None = None
+    ) -> Instances:
         """Instances from problems; labels: `answer`, the reference, and `difficulty` where a level is known.
 
         Raises:
             BadInput: a prompt that is too long or holds the mask, or a question that is among the examples.
         """
-        rows = []
+        rows, kept = [], []
+        unreadable = unreadable or Unreadable()
         for number, problem in enumerate(problems):
-            where = f"problem {number + 1}" if names is None else names[number]
-            if any(problem.question == example.question for example in self.examples):
-                raise BadInput(f"{where} is among the examples of the prompt: take the examples from another file")
-            row = self._prompt(problem)
-            if len(row) + self.answer_length > self.length:
-                raise BadInput(
-                    f"{where} takes {len(row)} tokens and its answer {self.answer_length}, more than the {self.length} that "
-                    "there is room for: a smaller length or fewer shots would do"
-                )
-            if self.mask_token_id in row:
-                raise BadInput(f"{where} holds the mask token itself")
-            rows.append(row)
+            with unreadable.at(f"problem {number + 1}" if names is None else names[number]):
+                rows.append(self._row(problem))
+                kept.append(problem)
+        if not rows:
+            raise BadInput(f"there are no problems: {unreadable.said() or 'the list is empty'}")
         longest = max(map(len, rows)) + self.answer_length
         tokens = torch.full((len(rows), longest), self.pad_token_id)
         for out, row in zip(tokens, rows, strict=True):
             out[: len(row)] = torch.tensor(row)
             out[len(row) : len(row) + self.answer_length] = self.mask_token_id
-        labels = {"answer": np.array([problem.answer for problem in problems])}
-        if all(problem.level for problem in problems):
-            labels["difficulty"] = np.array([f"level {problem.level}" for problem in problems])
+        labels = {"answer": np.array([problem.answer for problem in kept])}
+        if all(problem.level for problem in kept):
+            labels["difficulty"] = np.array([f"level {problem.level}" for problem in kept])
         return Instances(tokens, tokens == self.mask_token_id, None, labels)
 
-    def load(self, path: str | Path, limit: int | None = None) -> Instances:
+    def _row(self, problem: Problem) -> list[int]:
+        """The tokens before the answer, refused if they cannot be used."""
+        if any(problem.question == example.question for example in self.examples):
+            raise BadInput("it is among the examples of the prompt: take the examples from another file")
+        row = self._prompt(problem)
+        if len(row) + self.answer_length > self.length:
+            raise BadInput(
+                f"the prompt takes {len(row)} tokens and the answer {self.answer_length}, more than the {self.length} that "
+                "there is room for: a smaller length or fewer shots would do"
+            )
+        if self.mask_token_id in row:
+            raise BadInput("the question holds the mask token itself")
+        return row
+
+    def load(self, path: str | Path, limit: int | None = None, unreadable: Unreadable | None = None) -> Instances:
         """The published files of GSM8K and MATH-500, and all like them, see `read_problems`.
 
         Raises:
             BadInput: as `read_problems` and `encode` do.
         """
-        problems = read_problems(path, limit)
-        return self.encode(problems, [f"{path}, problem {number}" for number in range(1, len(problems) + 1)])
+        problems = read_problems(path, limit, unreadable)
+        return self.encode(problems, [f"{path}, problem {number}" for number in range(1, len(problems) + 1)], unreadable)
 
     def parse(self, text: str) -> Instances:
         """One question, perhaps with its answer as `... #### 42`; without, whatever gives an answer is right."""

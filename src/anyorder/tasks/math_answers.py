@@ -21,11 +21,10 @@ _LONGEST = 300
 _BRACE = re.compile(r"(?P<box>\\(?:boxed|fbox)\s*\{)|\\.|[{}]", re.DOTALL)
 _TAG = re.compile(r"<answer>(.*?)(?:</answer>|\Z)", re.DOTALL)
 _HASHES = re.compile(r"####[ \t]*(\S[^\n]*)")
-_SENTENCE = re.compile(r"\banswer is:?\s+(.+?)(?:\.?\s*I hope|\.(?=\s|\Z)|\n|\Z)", re.IGNORECASE)
+_SENTENCE = re.compile(r"\banswer is:?\s+(.+?)(?:(?:\.\s*|(?<!\s)\s+|)I hope|\.(?=\s|\Z)|\n|\Z)", re.IGNORECASE)
 _NUMBER = re.compile(r"[-−]?\\?\$?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:/\d+)?(?:\s?\\?%)?")
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
 _NUMERAL = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+|(?=\.\d))(?:\.\d*)?")
-_STOP = re.compile(r"(?<!\\right)(?<!\\left)[.,;]+\Z")
 _UNITS = re.compile(r"(.*\d)\s+([A-Za-z]{2,}(?:\s+[A-Za-z]{2,})*)")
 _NO_UNITS = re.compile(
     r"\b(dozen|hundred|thousand|[mbtr]+illion|percent|half|halves|thirds?|quarters?|fifths?|tenths?|pi|theta|sin|cos|tan|cot|sec|csc|"
@@ -91,11 +90,22 @@ def _bare(text: str) -> str:
     for opening, closing in (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]")):
         if text.startswith(opening) and text.endswith(closing) and len(text) > len(opening + closing):
             text = text[len(opening) : -len(closing)].strip()
-    text = _STOP.sub("", text).strip("*").strip()
+    text = _without_stop(text).strip("*").strip()
     units = _UNITS.fullmatch(text)
     if units and _numeral(units[1]) is not None and not _NO_UNITS.search(units[2]):
         return units[1]
     return text
+
+
+def _without_stop(text: str) -> str:
+    r"""Without the full stops and commas at its end, but for the first one after `\left` or `\right`."""
+    bare = text.rstrip(".,;")
+    return text[: len(bare) + 1] if bare.endswith((r"\left", r"\right")) else bare
+
+
+def is_number(text: str) -> bool:
+    """Whether a text is a number and nothing else, perhaps with a sign, a currency, a fraction or a percent sign."""
+    return _NUMBER.fullmatch(_bare(text)) is not None
 
 
 def _numeral(text: str) -> Fraction | None:

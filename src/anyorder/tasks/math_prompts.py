@@ -1,14 +1,16 @@
 """How a question is put to a language model: templates, few-shot examples, and the files that questions come from."""
 
+import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from anyorder.errors import BadInput
-from anyorder.files import open_text, parse_json, read_json
-from anyorder.tasks.base import read_lines
-from anyorder.tasks.math_answers import last_box
+from anyorder.tasks.math_answers import is_number, last_box
+from anyorder.tasks.problem_files import PROBLEM, SOLUTION, Unreadable, pick, read_rows
 
 _CALCULATOR = re.compile(r"<<[^<>]*>>")
 
@@ -76,42 +78,38 @@ def reasoning_of(solution: str) -> str:
     return _CALCULATOR.sub("", solution.partition("####")[0]).strip()
 
 
-def read_problems(path: str | Path, limit: int | None = None) -> list[Problem]:
-    """Problems of GSM8K or MATH: JSON lines, or one JSON list, of objects with `question` and `answer` (which ends in
-    `#### 42`), or with `problem` and `solution` (which ends in a box), and perhaps `answer` and `level`.
+def read_problems(path: str | Path, limit: int | None = None, unreadable: Unreadable | None = None) -> list[Problem]:
+    """Problems like those of GSM8K or MATH, as rows of JSON or CSV: `question` and `answer` (a number, or a text that ends in
+    `#### 42`), or `problem` and `solution` (which ends in a box), and perhaps `answer` and `level`.
 
     Raises:
-        BadInput: no such file, no JSON, or a row without question or answer; the error says which.
+        BadInput: no such file, another layout, or a row without question or answer; the error says which.
     """
-    with open_text(path) as file:
-        if file.read(1) != "[":
-            return read_lines(path, limit, lambda line: _problem(parse_json(line)), "problems")
-    found = []
-    rows = read_json(path)[:limit]
-    for number, row in enumerate(rows, start=1):
-        try:
-            found.append(_problem(row))
-        except ValueError as error:
-            raise BadInput(f"{path}, row {number}: {error}") from error
-    if not found:
-        raise BadInput(f"{path} holds no problems")
-    return found
+    return read_rows(path, limit, _problem, "problems", PROBLEM, unreadable)
 
 
-def _problem(row: Any) -> Problem:
-    if not isinstance(row, dict):
-        raise BadInput("expected an object")
-    question = row.get("question", row.get("problem"))
-    solution = row.get("solution", row.get("answer"))
-    if not isinstance(question, str) or not isinstance(solution, str) or not question.strip():
-        raise BadInput('expected the texts "question" and "answer", or "problem" and "solution"')
-    answer = row["answer"] if "solution" in row and isinstance(row.get("answer"), str) else reference_in(solution)
-    if not answer.strip():
-        raise BadInput("the solution gives no answer: it must end in '#### 42', or hold a \\boxed{42}")
-    return Problem(question.strip(), answer.strip(), solution.strip(), str(row.get("level", "")))
+def _problem(row: Mapping[str, Any]) -> Problem:
+    question, solution, reference = pick(row, PROBLEM), _text(pick(row, SOLUTION)), _text(row.get("answer"))
+    if not isinstance(question, str) or not question.strip() or not solution:
+        raise BadInput('expected a text "question" and an "answer", or a text "problem" and a "solution"')
+    worked_out = bool(_text(row.get("solution")) and reference)  # else the answer is the solution
+    answer = (reference_in(reference) or reference) if worked_out else reference_in(solution)
+    if not answer:
+        raise BadInput("the solution gives no answer: it must end in '#### 42', hold a \\boxed{42}, or be a number")
+    level = re.sub(r"level\s+", "", str(pick(row, ("level",)) or ""), flags=re.IGNORECASE)
+    return Problem(question.strip(), answer, solution, level)
+
+
+def _text(value: Any) -> str:
+    """A text or a finite number as text, without an exponent; "" for anything else."""
+    if isinstance(value, str):
+        return value.strip()
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return ""
+    return str(value) if isinstance(value, int) else f"{Decimal(repr(value)).normalize():f}"
 
 
 def reference_in(solution: str) -> str:
-    """What stands after `####`, else in the last box; "" if neither is there."""
+    """What stands after `####`, else in the last box, else all of it if it is a number; "" if there is no answer."""
     _, marked, answer = solution.rpartition("####")
-    return answer.strip() if marked else last_box(solution)
+    return answer.strip() if marked else last_box(solution) or (solution if is_number(solution) else "")

@@ -15,6 +15,6 @@ class Protein(Sequences):
     """
 
     drawn_as: ClassVar[Literal["amino acids", "smiles", "text"]] = "amino acids"
-    suffixes: ClassVar[tuple[str, ...]] = (".fasta", ".fa", ".faa")
+    suffixes: ClassVar[tuple[str, ...]] = (".fasta", ".fa", ".faa", ".fas", ".a3m")
     default_alphabet: ClassVar[str] = "esm"
     default_length: ClassVar[int] = 1022

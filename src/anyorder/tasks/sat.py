@@ -7,7 +7,11 @@ Layouts:
         5, 7 or 9 variables. L = 6m + 2n.
 """
 
+import io
+import re
 from collections.abc import Callable, Mapping
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +19,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from anyorder.errors import BadInput
-from anyorder.files import parse_json
+from anyorder.errors import BadInput, shorten
+from anyorder.files import open_text
 from anyorder.registry import TASKS
 from anyorder.relations import Relation, same
-from anyorder.tasks.base import CheckResult, Instances, Task, cell_accuracy, per_instance_seeds, read_lines
+from anyorder.tasks.base import CheckResult, Instances, Task, cell_accuracy, per_instance_seeds
 from anyorder.tasks.drawing import Drawing
+from anyorder.tasks.problem_files import FIRST_LINES, Unreadable, collect
+from anyorder.tasks.sat_files import Formula, read_formulas, size_of
 from anyorder.tasks.vocabulary import EOS, MASK, SEP, YE_VOCABULARY
 
 _ENUMERABLE = 20
@@ -65,19 +71,20 @@ class Sat(Task):
     @staticmethod
     def options_of(first_lines: Callable[[], str] | None, text: str | None) -> dict[str, Any]:
         """Variables and clauses that a file (read line by line) or a formula typed as text has; {} if unclear."""
-        formula: Any = text
-        if first_lines is not None:
-            try:
-                row = parse_json(first_lines())
-                formula = row["input"] if "input" in row else row["clauses"]
-                if "output" in row:
-                    return {"variables": len(row["output"].split(",")), "clauses": formula.count("/") + 1}
-                if "n" in row:
-                    return {"variables": row["n"], "clauses": len(formula)}
-            except (ValueError, KeyError, TypeError, AttributeError):
-                return {}
-        count = formula.count("/") + 1 if isinstance(formula, str) else len(formula or [])
-        return next(({"variables": n} for n in (5, 7, 9) if ye_clauses(n) == count), {})
+        if first_lines is None:
+            return _size_of_text(text)
+        lines = list(islice(iter(first_lines, ""), FIRST_LINES))
+        size = size_of(lines)
+        if size:
+            return {"variables": size[0], "clauses": size[1]}
+        try:
+            _, read = next(read_formulas(io.StringIO("".join(lines), newline="")))
+            source, assignment, variables = read()
+            clauses = source.count("/") + 1 if isinstance(source, str) else len(source)
+            variables = len(assignment.split(",")) if isinstance(assignment, str) else variables
+        except (StopIteration, ValueError, TypeError):  # the text ends within a list, or is no formula
+            return {}
+        return {"variables": variables, "clauses": clauses} if variables else _size_of_text(source)
 
     # ---- encoding -------------------------------------------------------------------------------------------------
 
@@ -191,30 +198,38 @@ class Sat(Task):
 
     # ---- reading and writing --------------------------------------------------------------------------------------
 
-    def load(self, path: str | Path, limit: int | None = None) -> Instances:
-        """JSON lines: Ye's {"input": "1,4,5/...", "output": "1,2,d,..."}, or {"n", "clauses": [[1, -2, 3], ...]}."""
-        answers: list[np.ndarray] = []
+    def load(self, path: str | Path, limit: int | None = None, unreadable: Unreadable | None = None) -> Instances:
+        """DIMACS CNF, and formulas as text or as lists of clauses with or without assignments, in all layouts of `sat_files`.
 
-        def formula_of(line: str) -> np.ndarray:
-            row = parse_json(line)
-            if not isinstance(row, dict) or not ("input" in row or "clauses" in row):
-                raise BadInput('expected an object with "input", or with "clauses"')
-            formula = self._formula(row["input"] if "input" in row else row["clauses"])
-            if "output" in row:
-                answers.append(self._assignment(row["output"]))
-            return formula
-
-        formulas = read_lines(path, limit, formula_of, "formulas")
-        from anyorder.tasks.sat_rules import count_models
-
-        known = np.stack(answers) if len(answers) == len(formulas) else None
-        countable = self.variables <= _COUNTABLE
-        labels = {"models": np.array([count_models(f, self.variables) for f in formulas])} if countable else {}
-        return self.encode(np.stack(formulas), known, labels)
+        Raises:
+            BadInput: no such file, another layout, or a formula that cannot be read or satisfied; the error says which.
+        """
+        with open_text(path, newline="") as file:
+            rows = ((place, partial(self._row, read)) for place, read in read_formulas(file))
+            found = collect(path, rows, limit, "formulas", unreadable)
+        labels = {} if found[0][2] is None else {"models": np.array([models for _, _, models in found])}
+        known = [assignment for _, assignment, _ in found if assignment is not None]
+        formulas = np.stack([formula for formula, _, _ in found])
+        return self.encode(formulas, np.stack(known) if len(known) == len(found) else None, labels)
 
     def parse(self, text: str) -> Instances:
-        """One formula as `1,-4,5/2,3,-5/...`, or in Ye's letters for n = 5, 7, 9."""
-        return self.encode(self._formula(text.strip())[None], None)
+        """One formula as `1,-4,5/2,3,-5/...`, or in Ye's letters for n = 5, 7, 9. It must have a model."""
+        return self.encode(self._row(lambda: Formula(text.strip()))[0][None], None)
+
+    def _row(self, read: Callable[[], Formula]) -> tuple[np.ndarray, np.ndarray | None, int | None]:
+        """Clauses, the assignment if there is one, and the number of models if it can be counted."""
+        from anyorder.tasks.sat_rules import count_models
+
+        source, text, variables = read()
+        if variables is not None and variables > self.variables:
+            raise BadInput(
+                f"this formula has {variables} variables; the task is set up for {self.variables} (task option variables)"
+            )
+        formula = self._formula(source)
+        models = count_models(formula, self.variables) if self.variables <= _COUNTABLE else None
+        if models == 0:
+            raise BadInput("this formula has no model: no assignment satisfies all of its clauses")
+        return formula, None if text is None else self._assignment(text, formula), models
 
     def _formula(self, source: Any) -> np.ndarray:
         clauses = [clause.split(",") for clause in source.split("/")] if isinstance(source, str) else source
@@ -241,18 +256,20 @@ class Sat(Task):
             text = literal.strip()
             if n in (5, 7, 9) and len(text) == 1 and text in letters:
                 value = -(letters.index(text) + 1)
-            elif text.lstrip("+-").isascii() and text.lstrip("+-").isdigit():
+            elif re.fullmatch(r"[-+]?\d{1,9}", text, re.ASCII):
                 value = int(text)
         if value is None or not 1 <= abs(value) <= n:
-            raise BadInput(f"clause {clause} has the literal {literal!r}; variables run from 1 to {n}")
+            raise BadInput(f"clause {clause} has the literal {shorten(repr(literal))}; variables run from 1 to {n}")
         return value
 
-    def _assignment(self, text: Any) -> np.ndarray:
+    def _assignment(self, text: Any, formula: np.ndarray) -> np.ndarray:
         if not isinstance(text, str):
-            raise BadInput(f"the assignment {text!r} is not a text such as 1,-2,3")
+            raise BadInput(f"the assignment {shorten(repr(text))} is not a text such as 1,-2,3")
         literals = [self._literal(literal, 0) for literal in text.split(",")]
         if [abs(literal) for literal in literals] != list(range(1, self.variables + 1)):
-            raise BadInput(f"the assignment {text!r} does not name variables 1 to {self.variables} in order")
+            raise BadInput(f"the assignment {shorten(text)!r} does not name variables 1 to {self.variables} in order")
+        if not (np.array(literals)[abs(formula) - 1] == formula).any(axis=1).all():
+            raise BadInput(f"the assignment {shorten(text)!r} does not satisfy the formula")
         return np.array(literals) > 0
 
     def format(self, tokens: Tensor) -> str:
@@ -331,3 +348,9 @@ def _generate_with_solver(variables: int, clauses: int, seeds: np.ndarray) -> tu
                     break
             attempt += 1
     return np.stack(formulas), np.stack(assignments)
+
+
+def _size_of_text(formula: Any) -> dict[str, Any]:
+    """The number of variables that Ye's formulas of so many clauses have; {} if it is none of theirs."""
+    count = formula.count("/") + 1 if isinstance(formula, str) else len(formula or [])
+    return next(({"variables": n} for n in (5, 7, 9) if ye_clauses(n) == count), {})

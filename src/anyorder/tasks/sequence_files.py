@@ -1,26 +1,29 @@
-"""Files of sequences: .fasta, .smi, .txt, .jsonl and .csv, each also as .gz."""
+"""Files of sequences: FASTA, SMILES, lines of text, JSON and CSV, each also as .gz. The suffix tells how a file is read."""
 
 import csv
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
+from typing import Any, TextIO
 
 from anyorder.errors import BadInput, shorten
 from anyorder.files import open_text, parse_json
+from anyorder.tasks.problem_files import Unreadable, delimiter_of, first_line
 
 COLUMNS = ("sequence", "smiles", "text")
 """Columns that hold sequences, in whatever case, when none is named."""
 
 _TOO_LONG_TO_SHOW = 60
-_SUFFIXES = ("txt", "csv", "tsv", "json", "jsonl", "fasta", "fa", "faa", "smi", "smiles")
+_HEADER_OF_SMILES = re.compile(r"\w*smiles?", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
     """A sequence of a file.
 
-    name: what the file calls it: the first word of a FASTA header; nothing where it has no names.
+    name: what the file calls it: the first word of a FASTA header, what follows a SMILES; nothing where it has no names.
     line: its line in the file, from 1.
     text: the sequence.
     column: that it stands in, as the file spells it, where there are columns.
@@ -37,45 +40,31 @@ class Record:
         return f"{shorten(self.name, _TOO_LONG_TO_SHOW)} (line {self.line})" if self.name else f"line {self.line}"
 
 
-def looks_like_a_file(text: str) -> bool:
-    """Whether a text is the name of a file rather than a problem: one word that ends in the suffix of a data file."""
-    return re.fullmatch(rf"\S+\.({'|'.join(_SUFFIXES)})(\.gz)?", text.strip(), re.IGNORECASE) is not None
-
-
 def suffix_of(path: Path) -> str:
     """The suffix that says how a file is written, in lower case, without a .gz after it."""
     name = path.name.lower().removesuffix(".gz")
     return Path(name).suffix
 
 
-def read_records(path: str | Path, column: str = "") -> Iterator[Record]:
-    """Each sequence of a .fasta, .smi, .txt, .jsonl or .csv file.
+def read_records(path: str | Path, column: str = "", unreadable: Unreadable | None = None) -> Iterator[Record]:
+    """Each sequence of a file: .fasta, .fa, .faa, .fas, .a3m; .smi, .smiles; .txt; .jsonl, .json; .csv, .tsv.
 
     Args:
-        column: of .csv and .jsonl, where the sequences stand; `sequence`, `smiles` or `text` when not given.
+        column: of tables, where the sequences stand; `sequence`, `smiles` or `text` when not given.
+        unreadable: what becomes of rows of JSON that hold no sequence.
 
     Raises:
         BadInput: another format, no such column, or what is not the format that its name says.
     """
     path = Path(path)
     suffix = suffix_of(path)
-    if column and suffix not in (".csv", ".jsonl"):
-        raise BadInput(f"{path} has no columns; column {column!r} has a meaning only in .csv and .jsonl")
-    with open_text(path, newline="" if suffix == ".csv" else None) as file:
-        if suffix in (".fasta", ".fa", ".faa"):
-            yield from _read_fasta(file, path)
-        elif suffix == ".csv":
-            yield from _read_csv(file, path, column)
-        elif suffix == ".jsonl":
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield _from_json(line, number, path, column)
-        elif suffix in (".txt", ".smi", ".smiles"):
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield Record("", number, line.split()[0] if suffix != ".txt" else line.rstrip("\n"))
-        else:
-            raise BadInput(f"{path}: sequences are read from .fasta, .smi, .txt, .jsonl or .csv, not {suffix or 'this'}")
+    read = _READERS.get(suffix)
+    if read is None:
+        raise BadInput(f"{path}: sequences are read from {', '.join(_READERS)}, each perhaps with .gz, not {suffix or 'this'}")
+    if column and read not in (_read_csv, _read_json):
+        raise BadInput(f"{path} has no columns; column {column!r} has a meaning only in .csv, .tsv, .jsonl and .json")
+    with open_text(path, newline="" if read is _read_csv else None) as file:
+        yield from read(file, path, column, unreadable or Unreadable())
 
 
 def read_sequences(path: str | Path, column: str = "") -> Iterator[tuple[str, str]]:
@@ -84,16 +73,16 @@ def read_sequences(path: str | Path, column: str = "") -> Iterator[tuple[str, st
         yield record.place, record.text
 
 
-def _read_fasta(lines: Iterable[str], path: Path) -> Iterator[Record]:
+def _read_fasta(lines: Iterable[str], path: Path, _: str, __: Unreadable) -> Iterator[Record]:
     name, begins = "", 0
     parts: list[str] = []
     for number, line in enumerate(lines, start=1):
-        text = line.strip()
+        text = "".join(line.split())
         if text.startswith(">"):
             if begins:
                 yield Record(name, begins, "".join(parts))
-            name, begins, parts = next(iter(text[1:].split()), "record"), number, []
-        elif text:
+            name, begins, parts = next(iter(line.strip()[1:].split()), "record"), number, []
+        elif text and not text.startswith(";"):  # a comment, in the oldest files
             if not begins:
                 raise BadInput(f"{path}, line {number}: a FASTA file starts with a line '>name'")
             parts.append(text)
@@ -101,20 +90,52 @@ def _read_fasta(lines: Iterable[str], path: Path) -> Iterator[Record]:
         yield Record(name, begins, "".join(parts))
 
 
-def _read_csv(lines: Iterable[str], path: Path, column: str) -> Iterator[Record]:
-    reader = csv.DictReader(lines)
-    header = list(reader.fieldnames or [])
+def _read_smiles(lines: Iterable[str], path: Path, _: str, __: Unreadable) -> Iterator[Record]:
+    """A SMILES as the first word of each line, and its name behind it; the first line may say so."""
+    for number, line in enumerate(lines, start=1):
+        smiles, *name = re.split(r"[\s,;]+", line.strip(), maxsplit=1)
+        if smiles and not smiles.startswith("#") and not (number == 1 and _HEADER_OF_SMILES.fullmatch(smiles)):
+            yield Record("".join(name), number, smiles)
+
+
+def _read_text(lines: Iterable[str], path: Path, _: str, __: Unreadable) -> Iterator[Record]:
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            yield Record("", number, line.rstrip("\n"))
+
+
+def _read_csv(lines: Iterable[str], path: Path, column: str, _: Unreadable) -> Iterator[Record]:
+    before, head = next(((n, line) for n, line in enumerate(lines) if line.strip()), (0, ""))
+    header = next(csv.reader([head], delimiter=delimiter_of(head)), [])
     found = _column(header, column, str(path))
+    reader = csv.DictReader(lines, header, delimiter=delimiter_of(head))
     for row in reader:
-        yield Record("", reader.line_num, row[found] or "", found)
+        yield Record("", before + 1 + reader.line_num, row[found] or "", found)
 
 
-def _from_json(line: str, number: int, path: Path, column: str) -> Record:
-    where = f"{path}, line {number}"
+def _read_json(lines: Iterable[str], path: Path, column: str, unreadable: Unreadable) -> Iterator[Record]:
+    """JSON lines, or one JSON list."""
+    before, head = first_line(lines)
+    is_list = head.startswith("[")
+    rows: Iterable[Any] = chain([head], lines)
+    if is_list:
+        before, rows = 0, _json_of("".join(rows), str(path))
+    for number, row in enumerate(rows, start=before + 1):
+        where = f"{path}, {'row' if is_list else 'line'} {number}"
+        if is_list or row.strip():
+            with unreadable.at():
+                record = _record_of(row if is_list else _json_of(row, where), number, where, column)
+                yield record
+
+
+def _json_of(text: str, where: str) -> Any:
     try:
-        value = parse_json(line)
+        return parse_json(text)
     except ValueError as error:
         raise BadInput(f"{where} is not JSON: {error}") from error
+
+
+def _record_of(value: Any, number: int, where: str, column: str) -> Record:
     if isinstance(value, str) and not column:
         return Record("", number, value)
     if not isinstance(value, dict):
@@ -136,3 +157,20 @@ def _column(names: list[str], wanted: str, where: str) -> str:
             return alike
     known = wanted or "sequence, smiles or text (`anyorder fit` takes others: --column NAME)"
     raise BadInput(f"{where} has no column {known}; it has {', '.join(names) or 'nothing'}")
+
+
+_Reader = Callable[[TextIO, Path, str, Unreadable], Iterator[Record]]
+_READERS: dict[str, _Reader] = {
+    **dict.fromkeys((".fasta", ".fa", ".faa", ".fas", ".a3m"), _read_fasta),
+    **dict.fromkeys((".smi", ".smiles"), _read_smiles),
+    ".txt": _read_text,
+    **dict.fromkeys((".jsonl", ".json"), _read_json),
+    **dict.fromkeys((".csv", ".tsv"), _read_csv),
+}
+_OTHER_SUFFIXES = (".cnf", ".sdk", ".sdm")  # of problems that are no sequences
+
+
+def looks_like_a_file(text: str) -> bool:
+    """Whether a text is the name of a file rather than a problem: one word that ends in the suffix of a data file."""
+    suffixes = "|".join(map(re.escape, (*_READERS, *_OTHER_SUFFIXES)))
+    return re.fullmatch(rf"\S+({suffixes})(\.gz)?", text.strip(), re.IGNORECASE) is not None

@@ -6,6 +6,7 @@ them (unconditional generation at a given length), those that the user masks, or
 """
 
 from collections.abc import Mapping
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -16,13 +17,14 @@ from torch import Tensor
 from anyorder.denoisers.base import Denoiser
 from anyorder.denoisers.huggingface import HuggingFaceDenoiser
 from anyorder.ends import Ends
-from anyorder.errors import BadInput
+from anyorder.errors import BadInput, shorten
 from anyorder.files import write_text
 from anyorder.registry import TASKS
 from anyorder.tasks.alphabets import Alphabet, TokenizerAlphabet, alphabet_of, has_plain_vocabulary
 from anyorder.tasks.base import CheckResult, Instances, Task, check_fits, make, max_length_of, per_instance_seeds, same_tokens
 from anyorder.tasks.drawing import Drawing
-from anyorder.tasks.sequence_files import read_sequences
+from anyorder.tasks.problem_files import Unreadable, collect
+from anyorder.tasks.sequence_files import read_records
 
 
 @TASKS.register("text")
@@ -78,36 +80,59 @@ class Sequences(Task):
 
     # ---- encoding -----------------------------------------------------------------------------------------------------
 
-    def encode(self, texts: list[str], names: list[str] | None = None) -> Instances:
+    def encode(self, texts: list[str], names: list[str] | None = None, unreadable: Unreadable | None = None) -> Instances:
         """Problems from texts. Symbols marked as unknown are generated; in a text without any, a share `hide` of them.
 
-        Which symbols of a complete text are hidden depends on its place in the list only.
+        Which symbols of a complete text are hidden depends on its place in the list only. Symbols that are context only, such
+        as an X of a protein, are never hidden.
+
+        Args:
+            texts: one for each problem.
+            names: what to call them in errors.
+            unreadable: what becomes of texts that cannot be encoded.
 
         Raises:
             BadInput: an empty text, one that is too long, or a symbol that the alphabet does not have.
         """
-        rows, x0_rows = [], []
-        seeds = per_instance_seeds(7, len(texts))
+        read: list[list[int]] = []
+        unreadable = unreadable or Unreadable()
         for number, text in enumerate(texts):
-            where = f"sequence {number + 1}" if names is None else names[number]
-            try:
-                tokens = self.symbols.encode(text.strip())
-            except BadInput as error:
-                raise BadInput(f"{where}: {error}") from error
-            if not tokens:
-                raise BadInput(f"{where} is empty")
-            if len(tokens) > self.most:
-                raise BadInput(f"{where} has {len(tokens)} symbols; this task takes {self.most} at most (option length)")
-            known = self.mask_token_id not in tokens
-            hidden = list(tokens)
-            if known:
-                count = max(1, round(self.hide * len(tokens)))
-                for place in np.random.default_rng(seeds[number]).permutation(len(tokens))[:count]:
-                    hidden[place] = self.mask_token_id
-            rows.append(hidden)
-            x0_rows.append(tokens if known else None)
-        x0 = None if None in x0_rows else self._frame([row for row in x0_rows if row is not None])
-        return self._instances(self._frame(rows), x0)
+            with unreadable.at(f"sequence {number + 1}" if names is None else names[number]):
+                read.append(self._tokens(text))
+        if not read:
+            raise BadInput(f"there are no sequences: {unreadable.said() or 'the list is empty'}")
+        return self._problems(read)
+
+    def _problems(self, read: list[list[int]]) -> Instances:
+        known = [self.mask_token_id not in tokens for tokens in read]
+        seeds = per_instance_seeds(7, len(read))
+        rows = [self._hidden(*row) if complete else row[0] for *row, complete in zip(read, seeds, known, strict=True)]
+        return self._instances(self._frame(rows), self._frame(read) if all(known) else None)
+
+    def _tokens(self, text: str) -> list[int]:
+        """The tokens of a text, refused if they are none, too many, or leave nothing to generate."""
+        tokens = self.symbols.encode(text.strip())
+        if not tokens:
+            raise BadInput("it is empty")
+        if len(tokens) > self.most:
+            raise BadInput(f"it has {len(tokens)} symbols; this task takes {self.most} at most (option length)")
+        if not self._producible & set(tokens):
+            raise BadInput(
+                f"{shorten(text.strip())!r} holds no symbol that the model may produce: there is nothing to generate"
+            )
+        return tokens
+
+    @cached_property
+    def _producible(self) -> frozenset[int]:
+        return self.symbols.symbols | {self.mask_token_id}
+
+    def _hidden(self, tokens: list[int], seed: int) -> list[int]:
+        """Tokens of a complete sequence with a share of them masked."""
+        places = [place for place, token in enumerate(tokens) if token in self._producible]
+        hidden = list(tokens)
+        for number in np.random.default_rng(seed).permutation(len(places))[: max(1, round(self.hide * len(places)))]:
+            hidden[places[number]] = self.mask_token_id
+        return hidden
 
     def _instances(self, tokens: Tensor, x0: Tensor | None) -> Instances:
         if self.free_length:
@@ -155,22 +180,15 @@ class Sequences(Task):
         lengths = low + np.array([int(s % (high - low + 1)) for s in seeds], dtype=np.int64)
         return self._instances(self._frame([[self.mask_token_id] * n for n in lengths]), None)
 
-    def load(self, path: str | Path, limit: int | None = None) -> Instances:
-        """Sequences from .fasta, .smi, .txt (one per line), .jsonl or .csv (a column sequence, smiles or text).
+    def load(self, path: str | Path, limit: int | None = None, unreadable: Unreadable | None = None) -> Instances:
+        """Sequences from a file, see `read_records`.
 
         Raises:
             BadInput: an unreadable file, an empty one, or a sequence that cannot be encoded; the error says where.
         """
-        texts: list[str] = []
-        names: list[str] = []
-        for where, text in read_sequences(path):
-            if limit is not None and len(texts) >= limit:
-                break
-            texts.append(text)
-            names.append(f"{path}, {where}")
-        if not texts:
-            raise BadInput(f"{path} holds no sequences")
-        return self.encode(texts, names)
+        unreadable = unreadable or Unreadable()
+        read = ((record.place, partial(self._tokens, record.text)) for record in read_records(path, unreadable=unreadable))
+        return self._problems(collect(path, read, limit, "sequences", unreadable))
 
     def parse(self, text: str) -> Instances:
         """One sequence with its unknown symbols as `_`, or `_{n}` for n of them; a number alone is that many unknown."""

@@ -16,7 +16,8 @@ from torch import Tensor
 from anyorder.errors import BadInput
 from anyorder.registry import TASKS
 from anyorder.relations import Relation
-from anyorder.tasks.base import CheckResult, Instances, Task, cell_accuracy, per_instance_seeds, read_lines
+from anyorder.tasks.base import CheckResult, Instances, Task, cell_accuracy, per_instance_seeds
+from anyorder.tasks.problem_files import Unreadable, read_lines
 
 
 @TASKS.register("sorting")
@@ -93,9 +94,9 @@ class Sorting(Task):
         assert out.x0 is not None
         return out.x0, out.tokens
 
-    def load(self, path: str | Path, limit: int | None = None) -> Instances:
+    def load(self, path: str | Path, limit: int | None = None, unreadable: Unreadable | None = None) -> Instances:
         """One sequence per line, numbers separated by commas or spaces."""
-        return self.encode(np.array(read_lines(path, limit, self._numbers, "sequences")))
+        return self.encode(np.array(read_lines(path, limit, self._numbers, "sequences", unreadable)))
 
     def parse(self, text: str) -> Instances:
         """One sequence, e.g. `5,3,9,3`."""

@@ -6,8 +6,9 @@ Layouts:
         cell of the second grid is generated, givens too. L = 2 * n * n + 2 (164 for 9x9).
 """
 
-import csv
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,11 +22,10 @@ from anyorder.registry import TASKS
 from anyorder.relations import Relation, same
 from anyorder.tasks.base import CheckResult, Instances, Task, cell_accuracy, per_instance_seeds
 from anyorder.tasks.drawing import Drawing
+from anyorder.tasks.problem_files import FIRST_LINES, Unreadable, collect
+from anyorder.tasks.sudoku_files import Grid, alphabet_of, alphabets, box_of, digits_of, read_grids, signs_of
 from anyorder.tasks.sudoku_rules import TECHNIQUES, count_solutions, generate_many, houses
 from anyorder.tasks.vocabulary import EOS, MASK, SEP, YE_VOCABULARY
-
-_DIGITS = "0123456789ABCDEFG"
-_COLUMNS = (("quizzes", "solutions"), ("puzzle", "solution"), ("Puzzle", "Solution"))
 
 
 @TASKS.register("sudoku")
@@ -35,11 +35,13 @@ class Sudoku(Task):
     Args:
         box: box size b; the grid has n = b * b rows.
         layout: "infill" or "prefix" (see the module).
+        digits: how they are written, in files and in answers: "1-9", "A-I", and for box size 4 "1-G", "A-P", "0-F", "1-16" or
+            "0-15"; found out from each file, and 1-9 or 1-G in answers, if not given.
     """
 
     difficulty_order: ClassVar[tuple[str, ...]] = TECHNIQUES
 
-    def __init__(self, box: int = 3, layout: str = "infill") -> None:
+    def __init__(self, box: int = 3, layout: str = "infill", digits: str | tuple[int, int] = "") -> None:
         if box not in (2, 3, 4):
             raise BadInput(f"box size {box} is not supported: use 2 (4x4), 3 (9x9) or 4 (16x16)")
         if layout not in ("infill", "prefix"):
@@ -55,17 +57,27 @@ class Sudoku(Task):
         self.mask_token_id = 0 if infill else MASK
         self.length = self.cells if infill else 2 * self.cells + 2
         self._zero = 0 if infill else YE_VOCABULARY.index("0")
+        self.digits = digits if isinstance(digits, str) else "-".join(map(str, digits))  # the command line reads 1-9 as a range
+        known = alphabets(self.side)
+        if self.digits and self.digits not in known:
+            raise BadInput(f"digits {self.digits!r} is unknown: use one of {', '.join(known)}")
+        self._signs = list(known[self.digits or next(iter(known))])
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The arguments that make this task again; without `digits` if they are found out."""
+        return {"box": self.box, "layout": self.layout, **({"digits": self.digits} if self.digits else {})}
+
+    def serves(self, other: Task) -> bool:
+        """A denoiser serves its size and layout, however digits are written."""
+        return isinstance(other, Sudoku) and (other.box, other.layout) == (self.box, self.layout)
 
     @staticmethod
     def options_of(first_lines: Callable[[], str] | None, text: str | None) -> dict[str, Any]:
         """The box size that a file (read line by line) or a puzzle typed as text has; {} when it is not clear."""
-        lines = [first_lines(), first_lines()] if first_lines else [text or ""]
-        sizes = {16: 2, 81: 3, 256: 4}
-        for line in lines:
-            for field in line.split(",") if first_lines else ["".join(line.split())]:
-                if len(field.strip()) in sizes and (first_lines or set(field) <= set(_DIGITS + "._")):
-                    return {"box": sizes[len(field.strip())]}
-        return {}
+        lines = islice(iter(first_lines, ""), FIRST_LINES) if first_lines else [text or ""]
+        box = box_of("".join(lines))
+        return {"box": box} if box else {}
 
     def relations(self) -> Mapping[str, Relation]:
         """row, column, box; in the prefix layout a cell of the puzzle and its twin in the answer count as one place."""
@@ -175,93 +187,81 @@ class Sudoku(Task):
 
     # ---- reading and writing --------------------------------------------------------------------------------------
 
-    def load(self, path: str | Path, limit: int | None = None) -> Instances:
-        """CSV with a puzzle and a solution column, as Ye et al., d1 and sudoku-exchange publish them, or bare puzzle lines."""
-        puzzles: list[np.ndarray] = []
-        solutions: list[np.ndarray] = []
-        ratings: list[float] = []
+    def load(self, path: str | Path, limit: int | None = None, unreadable: Unreadable | None = None) -> Instances:
+        """Puzzles, perhaps with solutions and ratings, in all layouts of `sudoku_files`. Every puzzle must have a solution;
+        where the file gives none it is computed, and x0 is None if a puzzle has several.
+
+        Raises:
+            BadInput: no such file, another layout, or a puzzle that cannot be read or contradicts itself, or whose rating is no
+                finite number; the error says which.
+        """
+        unreadable = unreadable or Unreadable()
         with open_text(path, newline="") as file:
-            rows = csv.reader(file)
-            header = next(rows, None)
-            if not header:
-                raise BadInput(f"{path} is empty: expected a header such as 'puzzle,solution'")
-            names = next(((p, s) for p, s in _COLUMNS if p in header), None)
-            if names is None and len(header) > 1:
-                raise BadInput(f"{path} has columns {', '.join(header)}: expected 'puzzle' (and 'solution')")
-            column = header.index(names[0]) if names else 0
-            answer = header.index(names[1]) if names and names[1] in header else None
-            rating = header.index("rating") if "rating" in header else None
-            lines = rows if names else _chain(header, rows)
-            for number, row in enumerate(lines, start=2 if names else 1):
-                if limit is not None and len(puzzles) >= limit:
-                    break
-                if not row:
-                    continue
-                try:
-                    puzzles.append(self._digits(row[column]))
-                    if answer is not None:
-                        solutions.append(self._solution(row[answer], puzzles[-1]))
-                    if rating is not None:
-                        ratings.append(float(row[rating]))
-                except (BadInput, IndexError, ValueError) as error:
-                    raise BadInput(f"{path}, line {number}: {error}") from error
-        if not puzzles:
-            raise BadInput(f"{path} holds no puzzles")
-        grids = np.stack(puzzles)
+            problems = list(islice(read_grids(file, self.box), limit if self.box < 4 and not unreadable.skip else None))
+        with Unreadable().at(str(path)):
+            digits = self._alphabet([grid for _, read in problems if (grid := _or_none(read)) is not None])
+        found = collect(
+            path, ((where, partial(self._row, read, digits)) for where, read in problems), limit, "puzzles", unreadable
+        )
+        grids, solutions = np.stack([row[0] for row in found]), [row[1] for row in found]
         labels: dict[str, np.ndarray] = {"givens": (grids > 0).sum(axis=1)}
+        ratings = [rating for _, _, rating in found if rating is not None]
+        if 0 < len(ratings) < len(found):
+            missing = f"{len(found) - len(ratings)} of {len(found)} puzzles have no rating"
+            raise BadInput(f"{path}: {missing}: all must have one, or none")
         if ratings:
             labels["rating"] = np.array(ratings)
-        return self.encode(grids, np.stack(solutions) if solutions else None, labels)
+        known = [solution for solution in solutions if solution is not None]
+        return self.encode(grids, np.stack(known) if len(known) == len(solutions) else None, labels)
 
     def parse(self, text: str) -> Instances:
-        """One puzzle: n*n characters, 0, '.' or '_' for blanks; white space is ignored. It must have a solution.
+        """One puzzle, in one line or several, as in a file. It must have a solution.
 
         Raises:
             BadInput: wrong length, wrong character, a digit twice in a house, or no solution.
         """
-        puzzle = self._digits("".join(text.split()))
-        self._no_clash(puzzle, "puzzle")
+        grid = Grid(signs_of(text, self.side))
+        puzzle, solution, _ = self._row(lambda: grid, self._alphabet([grid]))
+        return self.encode(puzzle[None], None if solution is None else solution[None], {"givens": (puzzle > 0).sum()[None]})
+
+    def _alphabet(self, grids: list[Grid]) -> dict[str, int]:
+        return alphabets(self.side)[self.digits] if self.digits else alphabet_of(grids, self.side)
+
+    def _row(self, read: Callable[[], Grid], digits: Mapping[str, int]) -> tuple[np.ndarray, np.ndarray | None, float | None]:
+        """Puzzle, solution if there is only one or the file has it, and rating."""
+        grid = read()
+        puzzle = digits_of(grid.signs, digits, self.side)
+        if grid.solution is not None:
+            return puzzle, self._solution(grid.solution, puzzle, digits), grid.rating
         solution = np.zeros_like(puzzle)
         found = count_solutions(puzzle, self.box, 2, solution)
         if found == 0:
+            self._no_clash(puzzle, "puzzle", digits)
             raise BadInput("this puzzle has no solution")
-        return self.encode(puzzle[None], solution[None] if found == 1 else None, {"givens": (puzzle > 0).sum()[None]})
+        return puzzle, solution if found == 1 else None, grid.rating
 
-    def _digits(self, text: str) -> np.ndarray:
-        if len(text) != self.cells:
-            raise BadInput(f"a {self.side}x{self.side} puzzle has {self.cells} characters; this one has {len(text)}")
-        allowed = _DIGITS[: self.side + 1]
-        values = [allowed.find(char.upper()) if char not in "._" else 0 for char in text]
-        if -1 in values:
-            at = values.index(-1)
-            raise BadInput(
-                f"character {text[at]!r} at row {at // self.side + 1}, column {at % self.side + 1} is no digit: "
-                f"use 1-{allowed[-1]}, and 0 or . for a blank"
-            )
-        return np.array(values, dtype=np.int8)
-
-    def _solution(self, text: str, puzzle: np.ndarray) -> np.ndarray:
-        solution = self._digits(text)
+    def _solution(self, signs: Sequence[str], puzzle: np.ndarray, digits: Mapping[str, int]) -> np.ndarray:
+        solution = digits_of(signs, digits, self.side)
         if ((puzzle > 0) & (puzzle != solution)).any() or (solution == 0).any():
+            self._no_clash(puzzle, "puzzle", digits)
             raise BadInput("the solution does not complete the puzzle")
-        self._no_clash(solution, "solution")
+        self._no_clash(solution, "solution", digits)
         return solution
 
-    def _no_clash(self, grid: np.ndarray, what: str) -> None:
+    def _no_clash(self, grid: np.ndarray, what: str, signs: Iterable[str]) -> None:
         kinds = ("row", "column", "box")
         for number, house in enumerate(houses(self.box)):
             digits = grid[house][grid[house] > 0]
             if len(set(digits.tolist())) < len(digits):
-                twice = next(d for d in digits if (digits == d).sum() > 1)
+                twice = list(signs)[next(d for d in digits if (digits == d).sum() > 1) - 1]
                 where = f"{kinds[number // self.side]} {number % self.side + 1}"
-                raise BadInput(f"the {what} has the digit {_DIGITS[twice]} twice in {where}: it has no solution")
+                raise BadInput(f"the {what} has the digit {twice} twice in {where}: it has no solution")
 
     def format(self, tokens: Tensor) -> str:
         """The answer as one line of digits; '.' for what is still masked and '?' for what is no digit."""
-        return "".join(
-            _DIGITS[digit] if 0 < digit <= self.side else "." if token == self.mask_token_id else "?"
-            for digit, token in zip(self._grid(tokens[None])[0].tolist(), self._answer(tokens).tolist(), strict=True)
-        )
+        blank = -1 if self.layout == "infill" else self._zero  # a blank of the puzzle is no answer
+        texts = ["?" if token == blank else self.token_text(token) for token in self._answer(tokens).tolist()]
+        return ("" if max(map(len, self._signs)) == 1 else " ").join(texts)
 
     def _answer(self, tokens: Tensor) -> Tensor:
         return tokens if self.layout == "infill" else tokens[..., self.cells + 1 : -1]
@@ -274,9 +274,11 @@ class Sudoku(Task):
         )
 
     def token_text(self, token: int) -> str:
-        """A digit, '.' for the mask, '?' for what is none."""
+        """A digit, '.' for the mask and for a blank of the puzzle, '?' for what is none."""
         digit = token - self._zero
-        return "." if token == self.mask_token_id else _DIGITS[digit] if 0 <= digit <= self.side else "?"
+        if token == self.mask_token_id or digit == 0:
+            return "." if token == self.mask_token_id else "0"
+        return self._signs[digit - 1] if 1 <= digit <= self.side else "?"
 
     # ---- checking -------------------------------------------------------------------------------------------------
 
@@ -325,6 +327,8 @@ def _join(parts: list[Instances]) -> Instances:
     )
 
 
-def _chain(first: list[str], rest):  # type: ignore[no-untyped-def]
-    yield first
-    yield from rest
+def _or_none(read: Callable[[], Grid]) -> Grid | None:
+    try:
+        return read()
+    except ValueError:  # collected, or raised, when it is read again
+        return None

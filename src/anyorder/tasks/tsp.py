@@ -17,7 +17,8 @@ from torch import Tensor
 from anyorder.errors import BadInput
 from anyorder.registry import TASKS
 from anyorder.relations import Relation, same
-from anyorder.tasks.base import CheckResult, Instances, Task, cell_accuracy, per_instance_seeds, read_lines
+from anyorder.tasks.base import CheckResult, Instances, Task, cell_accuracy, per_instance_seeds
+from anyorder.tasks.problem_files import Unreadable, read_lines
 
 
 @TASKS.register("tsp")
@@ -123,9 +124,9 @@ class Tsp(Task):
 
     # ---- reading and writing --------------------------------------------------------------------------------------
 
-    def load(self, path: str | Path, limit: int | None = None) -> Instances:
+    def load(self, path: str | Path, limit: int | None = None, unreadable: Unreadable | None = None) -> Instances:
         """One problem per line, `x,y` of each city, separated by spaces; tours are computed here."""
-        return self.encode(np.stack(read_lines(path, limit, self._cities, "problems")))
+        return self.encode(np.stack(read_lines(path, limit, self._cities, "problems", unreadable)))
 
     def parse(self, text: str) -> Instances:
         """One problem, e.g. `0,0 3,12 15,4 7,7` for four cities."""

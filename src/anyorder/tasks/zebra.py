@@ -23,11 +23,12 @@ import torch
 from torch import Tensor
 
 from anyorder.errors import BadInput
-from anyorder.files import parse_json, write_text
+from anyorder.files import write_text
 from anyorder.registry import TASKS
 from anyorder.relations import Relation, same
-from anyorder.tasks.base import CheckResult, Instances, Task, cell_accuracy, per_instance_seeds, read_lines
+from anyorder.tasks.base import CheckResult, Instances, Task, cell_accuracy, per_instance_seeds
 from anyorder.tasks.drawing import Drawing
+from anyorder.tasks.problem_files import SOLUTION, Unreadable, pick, read_rows
 from anyorder.tasks.zebra_rules import TECHNIQUES, all_hold, count_solutions, generate_many, grade
 from anyorder.tasks.zebra_text import (
     BETWEEN,
@@ -192,19 +193,19 @@ class Zebra(Task):
 
     # ---- reading and writing --------------------------------------------------------------------------------------
 
-    def load(self, path: str | Path, limit: int | None = None) -> Instances:
-        """JSON lines (see the module). Every puzzle must have one solution, and the one stored, if any, must be it."""
+    def load(self, path: str | Path, limit: int | None = None, unreadable: Unreadable | None = None) -> Instances:
+        """JSON lines (see the module) or a JSON list. Every puzzle must have one solution, and the one stored, if any, must be
+        it."""
 
-        def puzzle_of(line: str) -> Instances:
-            row = parse_json(line)
-            if not isinstance(row, dict) or not _is_texts(row.get("clues")):
+        def puzzle_of(row: Mapping[str, Any]) -> Instances:
+            if not _is_texts(row.get("clues")):
                 raise BadInput('expected an object with "clues", a list of texts')
-            puzzle = self._puzzle(row["clues"])
-            if "solution" in row:
-                self._compare(row["solution"], puzzle)
+            puzzle, solution = self._puzzle(row["clues"]), pick(row, SOLUTION)
+            if solution is not None:
+                self._compare(solution, puzzle)
             return puzzle
 
-        puzzles = read_lines(path, limit, puzzle_of, "puzzles")
+        puzzles = read_rows(path, limit, puzzle_of, "puzzles", ("clues",), unreadable)
         return Instances(
             torch.cat([puzzle.tokens for puzzle in puzzles]),
             torch.cat([puzzle.maskable for puzzle in puzzles]),

@@ -75,7 +75,7 @@ def read_statement(text: str, houses: int, attributes: int) -> tuple[int, int, i
         if rest not in [str(h) for h in range(1, houses + 1)]:
             raise BadInput(f"{text.strip()!r}: houses run from 1 to {houses}; or write 'at end'")
         return PADDING, a, int(rest) - 1, -1
-    names = re.split(r"\s+and\s+", rest, flags=re.IGNORECASE) if relation == "between" else [rest]
+    names = re.split(r"(?<!\s)\s+and\s+", rest, flags=re.IGNORECASE) if relation == "between" else [rest]
     if relation == "between" and len(names) != 2:
         raise BadInput(f"{text.strip()!r} is not a clue: write A1 between B2 and C3")
     others = [value_of(name, houses, attributes) for name in names]

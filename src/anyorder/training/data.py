@@ -8,10 +8,12 @@ from anyorder.denoisers.base import missing_attributes
 from anyorder.diffusion import CosineSchedule, DiscreteSchedule, LinearSchedule
 from anyorder.errors import BadInput
 from anyorder.files import find_file
-from anyorder.tasks.base import Instances, Task, check_fits
+from anyorder.tasks.base import Instances, Task, check_fits, check_size
+from anyorder.tasks.problem_files import load_problems
 from anyorder.training.recipes import DenoiserRecipe, OrderRecipe
 from anyorder.training.settings import DataSettings, MaskingSettings
 
+_SKIP = "data.skip_unreadable=true leaves such problems out"
 GROUP = 50
 """Batches whose problems are sorted by length together, as with `group_by_length` of Transformers."""
 
@@ -35,9 +37,10 @@ def training_problems(task: Task, data: DataSettings) -> Instances:
         BadInput: no such file, or problems that cannot be read or generated.
     """
     if data.file is None:
+        check_size(data.size, task.length)
         return task.generate(data.size, data.seed, **data.options)
     try:
-        return task.load(find_file(data.file), data.size)
+        return load_problems(task, find_file(data.file), data.size, data.skip_unreadable, _SKIP)
     except OSError as error:
         raise BadInput(f"data.file {data.file} cannot be read: {error.strerror}") from error
 

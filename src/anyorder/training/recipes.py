@@ -32,7 +32,7 @@ class _Recipe(Section):
     """What all kinds of recipes have."""
 
     description: str = ""
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**31)
     task: TaskSettings
     data: DataSettings
     optimizer: OptimizerSettings

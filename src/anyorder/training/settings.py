@@ -75,9 +75,10 @@ class DataSettings(Section):
     fetched, such as moses/train.smi), once, and augmented afresh in every batch."""
 
     size: int = Field(gt=0, description="number of problems")
-    seed: int = Field(1, description="of the generator")
+    seed: int = Field(1, ge=0, lt=2**31, description="of the generator")
     options: dict[str, Any] = Field({}, description="of the generator")
     file: str | None = Field(None, description="read the problems from this file")
+    skip_unreadable: bool = Field(False, description="leave out problems of the file that cannot be read, instead of an error")
     group_by_length: bool = Field(False, description="make batches of problems of similar length, which need less padding")
 
     @model_validator(mode="after")

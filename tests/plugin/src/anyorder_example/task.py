@@ -8,7 +8,7 @@ from torch import Tensor
 
 from anyorder.errors import BadInput
 from anyorder.registry import TASKS
-from anyorder.tasks.base import CheckResult, Instances, Task, cell_accuracy, per_instance_seeds, read_lines
+from anyorder.tasks import CheckResult, Instances, Task, Unreadable, cell_accuracy, per_instance_seeds, read_lines
 
 
 @TASKS.register("mirror")
@@ -42,9 +42,9 @@ class Mirror(Task):
         tokens = solutions.masked_fill(~torch.tensor(np.array(shown)), self.mask_token_id)
         return Instances(tokens, tokens == self.mask_token_id, solutions)
 
-    def load(self, path: str | Path, limit: int | None = None) -> Instances:
+    def load(self, path: str | Path, limit: int | None = None, unreadable: Unreadable | None = None) -> Instances:
         """Problems as text, one per line."""
-        rows = torch.stack(read_lines(path, limit, self._read, "sequences"))
+        rows = torch.stack(read_lines(path, limit, self._read, "sequences", unreadable))
         return Instances(rows, rows == self.mask_token_id)
 
     def parse(self, text: str) -> Instances:
