@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from anyorder.cli.app import command
-from anyorder.cli.options import JsonOption, LimitOption, ProgressBar, wide_console
+from anyorder.cli.options import JsonOption, LimitOption, ProgressBar, check_outputs, wide_console
 from anyorder.errors import BadInput
 
 
@@ -38,6 +38,7 @@ def fold(
 
     if not file.is_file():
         raise BadInput(f"no such file: {file}")
+    check_outputs(json_out, read=[file])
     if inner_tm:
         tm_align()  # fail before hours of folding
     read = list(itertools.islice(read_records(file), limit))

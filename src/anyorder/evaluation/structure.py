@@ -21,7 +21,7 @@ from anyorder.denoisers.base import default_device
 from anyorder.denoisers.huggingface import load_transformers
 from anyorder.errors import AnyorderError, BadInput, first_line
 from anyorder.evaluation.comparison import Judge
-from anyorder.files import cache_folder, parse_json, write_text
+from anyorder.files import cache_folder, dump_json, parse_json, write_text
 from anyorder.tasks.alphabets import AMINO_ACIDS
 from anyorder.tasks.base import Instances, Task
 from anyorder.tasks.sequences import over_pairs
@@ -143,7 +143,7 @@ class ESMFold:
             alike = list(group)
             for start in range(0, len(alike), self.batch_size):
                 for structure in self._predict(alike[start : start + self.batch_size]):
-                    write_text(self._path(structure.sequence), json.dumps(asdict(structure)) + "\n")
+                    write_text(self._path(structure.sequence), dump_json(asdict(structure)) + "\n")
                     self._known[structure.sequence] = structure
                     done += 1
                 if progress is not None:
@@ -160,7 +160,7 @@ class ESMFold:
                 found = Structure(**parse_json(self._path(sequence).read_text(encoding="utf-8")))
             except (OSError, ValueError, TypeError):
                 return False
-            if found.sequence != sequence:
+            if found.sequence != sequence or None in vars(found).values():
                 return False
             self._known[sequence] = found
         return True

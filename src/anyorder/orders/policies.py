@@ -15,12 +15,11 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from anyorder.denoisers.transformer import Block, RelationHeads
-from anyorder.files import write_atomically, write_json
+from anyorder.files import write_json, write_tensors
 from anyorder.hub import Pushable
 from anyorder.memory import FirstPrediction, Memory
 from anyorder.prediction import Prediction
@@ -113,9 +112,7 @@ class PolicyNetwork(nn.Module, Pushable):
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `config.json` and `model.safetensors`."""
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
-        metadata = {"format": "pt"}
-        weights = Path(folder) / "model.safetensors"
-        write_atomically(weights, lambda path: safetensors.torch.save_file(tensors, path, metadata))
+        write_tensors(Path(folder) / "model.safetensors", tensors, {"format": "pt"})
         write_json(Path(folder) / "config.json", self.config())
 
 
