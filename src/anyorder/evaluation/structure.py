@@ -118,7 +118,7 @@ class ESMFold:
         """
         transformers = load_transformers("folding proteins needs")
         try:
-            config = transformers.AutoConfig.from_pretrained(self.name)
+            config = transformers.AutoConfig.from_pretrained(self.name, trust_remote_code=False)
         except (OSError, ValueError) as error:
             raise BadInput(self._unreachable(error)) from error
         if not getattr(config, "is_folding_model", False):

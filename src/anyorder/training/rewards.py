@@ -64,6 +64,7 @@ class JudgeReward:
     """Mean log-likelihood of the text under a causal language model, in nats per token (arXiv 2510.05725, appendix D.2)."""
 
     model: str = field(metadata={"help": "causal language model: folder or hub id"})
+    trust_remote_code: bool = field(default=False, metadata={"help": "run the code that comes with the model; read it first"})
 
     def __post_init__(self) -> None:
         if not self.model:
@@ -71,7 +72,7 @@ class JudgeReward:
 
     @cached_property
     def _judge(self) -> CausalModel:
-        return CausalModel(self.model)
+        return CausalModel(self.model, trust_remote_code=self.trust_remote_code)
 
     def __call__(self, outcome: Outcome) -> Tensor:
         texts = outcome.task.texts(outcome.instances, outcome.decoded.tokens)
