@@ -2,6 +2,8 @@
 
 import hashlib
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -76,6 +78,20 @@ def check_tokens(tokens: Tensor, denoiser: "Denoiser") -> None:
             f"the tokens go up to {int(tokens.max())}, and the denoiser has a vocabulary of {denoiser.vocab_size}: they come "
             "from another task or tokenizer (anyorder.task_for(denoiser) makes the right task)"
         )
+
+
+@contextmanager
+def in_float32() -> Iterator[None]:
+    """Networks that are made in the body are float32, whatever `torch.set_default_dtype` says."""
+    before = torch.get_default_dtype()
+    if before == torch.float32:
+        yield
+        return
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def forbid_mask(logits: Tensor, mask_token_id: int) -> Tensor:

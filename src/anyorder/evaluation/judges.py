@@ -56,7 +56,7 @@ class PseudoLikelihood:
         device = device_of(self.denoiser, tokens.device)
         tokens, generated = tokens.to(device), generated.to(device)
         fold = torch.where(generated, (generated.long().cumsum(dim=1) - 1) % self.folds, -1)
-        total = torch.zeros(len(tokens), device=device)
+        total = torch.zeros(len(tokens), dtype=torch.float32, device=device)
         for number in range(self.folds):
             hidden = fold == number
             if not hidden.any():
@@ -64,7 +64,7 @@ class PseudoLikelihood:
             states = tokens.masked_fill(hidden, self.denoiser.mask_token_id)
             logits, _ = self.denoiser(states, attention_of(self.denoiser, states), hidden)
             log_p = torch.log_softmax(logits.float(), dim=-1).gather(1, tokens[hidden][:, None])[:, 0]
-            total += torch.zeros(tokens.shape, device=device).masked_scatter(hidden, log_p).sum(dim=1)
+            total += torch.zeros_like(tokens, dtype=torch.float32).masked_scatter(hidden, log_p).sum(dim=1)
         mean: np.ndarray = (total / generated.sum(dim=1).clamp(min=1)).cpu().numpy()
         return mean
 

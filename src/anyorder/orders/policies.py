@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from anyorder.denoisers.base import in_float32
 from anyorder.denoisers.transformer import Block, RelationHeads
 from anyorder.files import write_json, write_tensors
 from anyorder.hub import Pushable
@@ -84,7 +85,8 @@ class PolicyNetwork(nn.Module, Pushable):
         self.denoiser_fingerprint = denoiser_fingerprint
         self.about = about or {}
         self.settings: Any = self.Settings(**settings)
-        self.build(self.settings)
+        with in_float32():
+            self.build(self.settings)
 
     @abstractmethod
     def build(self, settings: Any) -> None:
@@ -284,7 +286,7 @@ class LookaheadPolicy(SupervisedPolicy):
         scores = torch.stack(
             [log_probs[:, 0].exp(), log_probs[:, 1].exp(), prediction.entropy, prediction.log_odds.clamp(-15, 15) / 5], dim=-1
         )
-        features = torch.zeros((*state.tokens.shape, 8), device=scores.device)
+        features = torch.zeros((*state.tokens.shape, 8), dtype=scores.dtype, device=scores.device)
         features[..., :4] = features[..., :4].masked_scatter(prediction.predicted[..., None], scores)
         committed = (state.commit_step >= 0) & ~prediction.predicted
         for at, log_p in ((4, state.token_log_probs.float()), (6, state.path_log_probs)):

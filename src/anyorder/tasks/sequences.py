@@ -198,10 +198,10 @@ class Sequences(Task):
         if bool(complete.any()):
             good[complete.numpy()] = self.valid(self.decode(tokens[complete]))
         if instances.x0 is None:
-            accuracy = torch.full((len(tokens),), torch.nan)
+            accuracy = torch.full((len(tokens),), torch.nan, dtype=torch.float32)
         else:
             hit = (tokens == instances.x0) & instances.maskable
-            accuracy = hit.sum(dim=1) / instances.maskable.sum(dim=1).clamp(min=1)
+            accuracy = hit.sum(dim=1).float() / instances.maskable.sum(dim=1).clamp(min=1)
         return CheckResult(torch.from_numpy(good), accuracy)
 
     def measure(self, instances: Instances, tokens: Tensor) -> dict[str, np.ndarray]:

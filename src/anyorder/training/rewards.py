@@ -85,7 +85,7 @@ def with_speed(reward: Reward, exponent: float) -> Reward:
 
     def speedy(outcome: Outcome) -> Tensor:
         count = outcome.instances.maskable.sum(dim=1).clamp(min=1)
-        return reward(outcome) * ((count - outcome.decoded.nfe + 1) / count).clamp(min=0) ** exponent
+        return reward(outcome) * ((count - outcome.decoded.nfe + 1).float() / count).clamp(min=0) ** exponent
 
     return speedy
 
@@ -95,7 +95,7 @@ def likelihood_bonus(decoded: Decoded, group: Tensor, most: float) -> Tensor:
     total = decoded.token_log_probs.sum(dim=1)
     below = (total[None] < total[:, None]) & (group[None] == group[:, None])
     others = (group[None] == group[:, None]).sum(dim=1) - 1
-    return most * below.sum(dim=1) / others.clamp(min=1)
+    return most * below.sum(dim=1).float() / others.clamp(min=1)
 
 
 def returns_at(rewards: Tensor, commit_step: Tensor, step: int) -> Tensor:
