@@ -38,7 +38,8 @@ def task_for(denoiser: Denoiser, name: str | None = None, /, **options: Any) -> 
             name, options = saved[0], {**saved[1], **options}
         return task_class(name or _usual_task(denoiser, source)).for_denoiser(denoiser, options, source)
     assert folder is not None
-    trained = task_of(folder, **{key: options[key] for key in ("alphabet",) if key in options})
+    named = {"alphabet": options["alphabet"]} if "alphabet" in options and alphabet_elsewhere(saved[1]) else {}
+    trained = task_of(folder, **named)
     if wanted not in (None, type(trained)):
         raise BadInput(f"the denoiser {source} is for {trained.name}, not for {name}: choose another task or another denoiser")
     task = trained.variant(options)
