@@ -12,7 +12,7 @@ HEIGHT = {
     name: height
     for height, names in enumerate(
         [
-            ["errors", "files", "noise", "processes", "registry", "relations"],
+            ["compiled", "errors", "files", "noise", "processes", "registry", "relations"],
             ["diffusion", "hub", "state"],
             ["ends", "prediction"],
             ["memory"],

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from anyorder.denoisers.huggingface import load_transformers
+from anyorder.denoisers.huggingface import load_transformers, refuse_code
 from anyorder.errors import BadInput, first_line
 
 _NEW_DOCUMENT = "<|endoftext|>"
@@ -19,19 +19,21 @@ class CausalModel:
     Args:
         name: hub id or folder. `FOLDER#FILE.gguf` names a file of quantized weights in a folder.
         device: where it runs.
+        trust_remote_code: run the code that comes with the model. Never without the user's word.
 
     Raises:
-        BadInput: it cannot be loaded.
+        BadInput: it cannot be loaded, or comes with code that was not allowed.
     """
 
-    def __init__(self, name: str, device: str = "cpu") -> None:
+    def __init__(self, name: str, device: str = "cpu", *, trust_remote_code: bool = False) -> None:
         transformers = load_transformers("a causal judge needs")
         source, _, file = name.partition("#")
-        options: dict[str, Any] = {"gguf_file": file} if file else {}
+        options: dict[str, Any] = {"trust_remote_code": trust_remote_code} | ({"gguf_file": file} if file else {})
         try:
             self.tokenizer: Any = transformers.AutoTokenizer.from_pretrained(source, **options)
             model: Any = transformers.AutoModelForCausalLM.from_pretrained(source, **options)
         except (OSError, ValueError, ImportError) as error:
+            refuse_code(name, error, "trust_remote_code=true")
             raise BadInput(f"{name} cannot be loaded as a causal model: {first_line(error)}") from error
         self.model = model.to(device).eval()
         self.start: int | None = self.tokenizer.get_vocab().get(_NEW_DOCUMENT, self.tokenizer.bos_token_id)

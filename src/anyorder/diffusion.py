@@ -83,7 +83,7 @@ def stratified(uniform: Tensor) -> Tensor:
     All rows share the first number as their shift, so each row alone is uniform on [0, 1).
     """
     batch = uniform.shape[0]
-    return (torch.arange(batch, device=uniform.device) / batch + uniform[0]) % 1.0
+    return (torch.arange(batch, dtype=torch.float32, device=uniform.device) / batch + uniform[0]) % 1.0
 
 
 def mask_tokens(

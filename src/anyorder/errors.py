@@ -1,8 +1,13 @@
 """Errors that are the user's to act on. The command line prints them as one line, without a traceback."""
 
+import re
+
 
 class AnyorderError(Exception):
     """What was wrong, and what would be right."""
+
+    def __str__(self) -> str:
+        return without_passwords(super().__str__())
 
 
 class BadInput(AnyorderError, ValueError):
@@ -11,6 +16,11 @@ class BadInput(AnyorderError, ValueError):
 
 class BadCheckpoint(AnyorderError):
     """A checkpoint or weight file that cannot be read."""
+
+
+def without_passwords(text: str) -> str:
+    """A text with the user and password of every address in it covered: `https://***@host/`."""
+    return re.sub(r"://[^/\s]*@", "://***@", text)
 
 
 def first_line(error: Exception) -> str:

@@ -4,13 +4,22 @@ import csv
 import gzip
 import io
 import json
+import math
 import os
+import re
+import secrets
+import shutil
+import stat
+import sys
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 from anyorder.errors import AnyorderError, BadInput, first_line
 
@@ -24,9 +33,18 @@ _OTHER_TABLES = (".parquet", ".arrow", ".feather", ".xlsx", ".xls", ".ods", ".zi
 
 
 def cache_folder() -> Path:
-    """Where fetched weights and data go: ANYORDER_CACHE, or `anyorder` in the user's cache folder."""
+    """Where fetched weights and data go: ANYORDER_CACHE, or `anyorder` in the user's cache folder.
+
+    Raises:
+        BadInput: nothing says where that is.
+    """
     own = os.environ.get("ANYORDER_CACHE")
-    return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "anyorder"
+    if own:
+        return Path(own)
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "anyorder"
+    except RuntimeError as error:
+        raise BadInput("this user has no home folder for the cache: set ANYORDER_CACHE to a folder") from error
 
 
 def find_file(name: str | Path) -> Path:
@@ -44,26 +62,93 @@ def find_file(name: str | Path) -> Path:
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """Let `write` make a temporary file beside `path`, flush it to disk, then put it in place in one step.
 
+    Symbolic links are followed. What is there and is no regular file (a device, a pipe) is written into, never replaced. The
+    file has the permissions of the one it replaces; a new one has those that the umask leaves.
+
     Raises:
         AnyorderError: the file cannot be written (disk full, no permission); an older file at `path` is untouched.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        os.close(handle)
-    except OSError as error:
-        raise AnyorderError(f"cannot write {path}: {error.strerror}; nothing was changed") from error
-    temporary = Path(name)
-    try:
-        write(temporary)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        os.replace(temporary, path)
+        if _is_special(path):
+            return _write_into(path, write)
+        target = Path(os.path.realpath(path))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name[:60]}.{secrets.token_hex(6)}")
+        try:
+            os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+            mode = stat.S_IMODE((target if target.exists() else temporary).stat().st_mode)
+            write(temporary)
+            temporary.chmod(mode)  # safetensors, for one, makes a file of its own that nobody else may read
+            _sync(temporary)
+            os.replace(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # not every system can
+            _sync(target.parent)
     except OSError as error:
         raise AnyorderError(f"cannot write {path}: {error.strerror or error}; nothing was changed") from error
+
+
+def _is_special(path: Path) -> bool:
+    """Whether something is there that must not be replaced: a device, a pipe, or what this process has open (/dev/stdout)."""
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return False
+    return _handle_of(path) is not None or not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def _handle_of(path: Path) -> int | None:
+    """The number of the open file that a path such as /dev/stdout or /dev/fd/3 names."""
+    found = re.fullmatch(r"/(dev|proc/self)/fd/(\d+)", str(path))
+    return int(found[2]) if found else {"/dev/stdout": 1, "/dev/stderr": 2}.get(str(path))
+
+
+def _write_into(path: Path, write: Callable[[Path], None]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        write(Path(folder) / path.name)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        handle = _handle_of(path)
+        with (
+            open(Path(folder) / path.name, "rb") as source,
+            open(path if handle is None else os.dup(handle), "ab") as target,
+        ):
+            shutil.copyfileobj(source, target)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
     finally:
-        temporary.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def check_writable(path: Path, *, folder: bool = False) -> None:
+    """Refuse, before the work, a name that could not be written after it. Nothing is left there.
+
+    Args:
+        path: of a file; it need not be there, and neither need its folder.
+        folder: `path` is a folder for several files.
+
+    Raises:
+        BadInput: it cannot be written, or is a folder (a file).
+    """
+    try:
+        special = _is_special(path)
+        if path.is_dir() and not folder:
+            raise BadInput(f"{path} is a folder: give the name of a file")
+        if (special or path.is_file()) and folder:
+            raise BadInput(f"{path} is a file: give a folder")
+        if path.exists() and not os.access(path, os.W_OK):
+            raise PermissionError(13, "Permission denied")
+        if not special:
+            target = Path(os.path.realpath(path))
+            there = next(parent for parent in (target, *target.parents) if parent.exists() and (folder or parent != target))
+            tempfile.TemporaryFile(dir=there).close()
+    except OSError as error:
+        raise BadInput(f"cannot write {path}: {error.strerror or error}") from error
 
 
 class _Unpacked(io.RawIOBase):
@@ -164,8 +249,13 @@ def read_json(path: str | Path) -> Any:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Have a folder to oneself. The lock ends with the process, however that ends; its file, `.lock`, stays.
+def locked(folder: Path, name: str = ".lock", *, wait: bool = False) -> Iterator[None]:
+    """Have a folder to oneself. The lock ends with the process, however that ends; its file stays.
+
+    Args:
+        folder: made if it is not there.
+        name: of the lock's file in it.
+        wait: until another process that has the lock is done, rather than refuse.
 
     Raises:
         BadInput: another process has it.
@@ -173,13 +263,13 @@ def locked(folder: Path) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / ".lock", "w", encoding="utf-8")  # noqa: SIM115 - open as long as the lock is held
+        file = open(folder / name, "w", encoding="utf-8")  # noqa: SIM115 - open as long as the lock is held
     except OSError as error:
         raise AnyorderError(f"cannot write to {folder}: {error.strerror}; nothing was changed") from error
     with file:
         try:
             if fcntl is not None:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError as error:
             raise BadInput(f"another process is at work in {folder}: wait for it, or choose another folder") from error
         except OSError:
@@ -187,16 +277,47 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
+def dump_json(value: Any, **style: Any) -> str:
+    """Strict JSON, which has no NaN and no infinity: numbers that are not finite become null."""
+    return json.dumps(finite(value), allow_nan=False, **style)
+
+
+def finite(value: Any) -> Any:
+    """Plain values with None for each number that is not finite, and lists for tuples."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: finite(one) for key, one in value.items()}
+    return [finite(one) for one in value] if isinstance(value, list | tuple) else value
+
+
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON, atomically."""
-    text = json.dumps(value, indent=2) + "\n"
-    write_atomically(path, lambda temporary: _write_text(temporary, text))
+    """Write `value` as indented JSON, atomically; see `dump_json`."""
+    write_text(path, dump_json(value, indent=2) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
     """Write text, atomically."""
-    write_atomically(path, lambda temporary: _write_text(temporary, text))
+    write_bytes(path, text.encode(errors="replace"))  # which a name of a file may need
 
 
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write bytes, atomically."""
+
+    def write(temporary: Path) -> None:
+        temporary.write_bytes(data)
+
+    write_atomically(path, write)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, "Tensor"], metadata: Mapping[str, str]) -> None:
+    """Write tensors as safetensors, atomically."""
+    import safetensors.torch
+
+    def write(temporary: Path) -> None:
+        try:
+            safetensors.torch.save_file(dict(tensors), temporary, dict(metadata))
+        except safetensors.SafetensorError as error:  # what it makes of a full disk
+            raise OSError(f"{error}") from error
+
+    write_atomically(path, write)

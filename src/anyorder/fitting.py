@@ -21,7 +21,7 @@ from anyorder.evaluation.headroom_check import best_of, oracle_lead
 from anyorder.evaluation.results import Report
 from anyorder.evaluation.statistics import mean_interval, sign_flip
 from anyorder.evaluation.tables import markdown, rich_tables
-from anyorder.files import write_json, write_text
+from anyorder.files import check_writable, write_json, write_text
 from anyorder.orders.learned import LearnedOrder
 from anyorder.registry import ORDERS, POLICIES, TASKS
 from anyorder.session import key_values
@@ -30,6 +30,7 @@ from anyorder.tasks.alphabets import Alphabet
 from anyorder.tasks.problem_files import Unreadable
 from anyorder.tasks.sequence_files import Record, read_records, suffix_of
 from anyorder.training.fit import fit_order
+from anyorder.training.run_folder import check_free
 from anyorder.zoo import SERVES, folder_of, is_ours, load_denoiser, speaks_esm, task_of
 from anyorder.zoo.matching import task_for
 
@@ -103,8 +104,12 @@ def fit_and_compare(
     no fit and no policy, and the report has the first comparison alone.
 
     Raises:
-        BadInput: a model or file that cannot be used, or a folder that holds another fit.
+        BadInput: a model or file that cannot be used, or a folder that holds another fit, a model or a card.
     """
+    check_writable(folder, folder=True)
+    if folder.exists() and Path(settings.model).exists() and folder.samefile(settings.model):
+        raise BadInput(f"{folder} is the model's own folder, which the fit would overwrite: give another one with --out")
+    check_free(folder, "README.md")
     if settings.headroom_only and (folder / "config.json").is_file():
         raise BadInput(f"{folder} holds a fit, whose report would be lost: give another folder with --out")
     bench = _prepare(settings, console)

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import safetensors
-import safetensors.torch
 from torch import nn
 
 from anyorder.errors import AnyorderError, BadInput, first_line
-from anyorder.files import write_atomically
+from anyorder.files import write_tensors
 
 UNLOADABLE = (
     safetensors.SafetensorError, ArithmeticError, AttributeError, LookupError, MemoryError, OSError, RuntimeError,
@@ -60,8 +59,7 @@ class Pushable(ABC):
 def save_weights(module: nn.Module, folder: str | Path) -> None:
     """Write the weights of a module as `model.safetensors` into a folder, atomically. Tied weights are written twice."""
     tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in module.state_dict().items()}
-    path = Path(folder) / "model.safetensors"
-    write_atomically(path, lambda temporary: safetensors.torch.save_file(tensors, temporary, {"format": "pt"}))
+    write_tensors(Path(folder) / "model.safetensors", tensors, {"format": "pt"})
 
 
 def download(name: str | Path, **options: Any) -> Path:

@@ -47,7 +47,7 @@ class Drift:
 
     def init(self, state: DecodeState, prediction: Prediction) -> tuple[Tensor, ...]:
         log_probs = _spread(prediction, prediction.log_probs())
-        return torch.full((*state.tokens.shape, self.steps), torch.inf, device=log_probs.device), log_probs
+        return torch.full((*state.tokens.shape, self.steps), torch.inf, dtype=torch.float32, device=log_probs.device), log_probs
 
     def update(self, memory: tuple[Tensor, ...], state: DecodeState, prediction: Prediction) -> tuple[Tensor, ...]:
         drift, before = memory

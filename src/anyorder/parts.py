@@ -6,12 +6,15 @@ is asked of it, so a part that wraps another one has nothing to forward.
 
 import dataclasses
 import inspect
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from anyorder.errors import BadInput
 from anyorder.orders.base import Unbound
 from anyorder.registry import COUNT_RULES, ORDERS, REMASKERS, TOKEN_RULES, Argument, Entry, Registry
+
+_NOT_FINITE = ("inf", "-inf", "nan")
 
 _KINDS: Mapping[str, Registry] = {
     "order": ORDERS,
@@ -71,6 +74,8 @@ def to_config(part: Any, weights: Callable[[Any], dict[str, Any] | None], kind: 
         value = getattr(part, field.name)
         if callable(value) or _is_dataclass(value):
             values[field.name] = to_config(value, weights, kind)
+        elif isinstance(value, float) and not math.isfinite(value):
+            values[field.name] = str(value)  # "inf": JSON has no such number
         elif value is None or isinstance(value, bool | int | float | str):
             values[field.name] = value
         elif isinstance(value, tuple) and all(isinstance(inner, bool | int | float | str) for inner in value):
@@ -101,6 +106,8 @@ def from_config(values: Mapping[str, Any], weights: Callable[[Mapping[str, Any]]
             raise BadInput(f"the {values['kind']} {values['name']!r} takes no arguments")
         return part
     for argument in Entry(values["name"], part, {}).arguments:
+        if argument.type is float and arguments.get(argument.name) in _NOT_FINITE:
+            arguments[argument.name] = float(arguments[argument.name])
         _check(argument, arguments.get(argument.name, argument.default), values["name"])
     try:
         return part(**arguments)

@@ -73,7 +73,7 @@ class DecodeState:
         """The state before the first step: tokens (B, L) whose `generated` positions that hold the mask are to be filled."""
         zero = torch.zeros_like(steps)
         never = torch.full_like(tokens, -1)
-        nothing = torch.zeros(tokens.shape, device=tokens.device)
+        nothing = torch.zeros(tokens.shape, dtype=torch.float32, device=tokens.device)
         masked = generated & (tokens == mask_token_id)
         row = torch.arange(len(tokens), device=tokens.device)
         return cls(
@@ -117,7 +117,7 @@ class DecodeState:
         """Additive bias (B, 1, 1, L) that keeps attention off the padding; None without padding."""
         if self.attention_mask is None:
             return None
-        bias = torch.zeros(self.tokens.shape, device=self.tokens.device)
+        bias = torch.zeros(self.tokens.shape, dtype=torch.float32, device=self.tokens.device)
         return bias.masked_fill(~self.attention_mask.bool(), torch.finfo(bias.dtype).min)[:, None, None, :]
 
     def uniform(self, purpose: int) -> Tensor:

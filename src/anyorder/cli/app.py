@@ -1,11 +1,13 @@
 """The command line. Each command is a function in a module beside this one.
 
-Exit codes: 0 done; 1 done, but a printed sample breaks the rules; 2 bad input or a file that cannot be used; 130 interrupted (a
-training run has written its checkpoint); 141, or 1, if the reader of the output has gone.
+Exit codes: 0 done; 1 done, but a printed sample breaks the rules; 2 bad input, a file that cannot be used, too little memory;
+70 an error of anyorder itself, with a traceback; 130 interrupted (a training run has written its checkpoint); 141 the reader of
+the output has gone.
 """
 
 import os
 import sys
+import traceback
 from functools import partial
 from typing import Annotated
 
@@ -13,7 +15,7 @@ import typer
 
 from anyorder import __version__
 from anyorder.cli.command import Command
-from anyorder.errors import AnyorderError, BadInput
+from anyorder.errors import AnyorderError, BadInput, first_line, without_passwords
 from anyorder.processes import launched, launched_alone
 
 _ON_SEVERAL_PROCESSES = ("train", "evaluate", "pareto", "sample")
@@ -25,49 +27,88 @@ command = partial(app.command, cls=Command)
 """Decorator that adds a command."""
 
 
+WRONG_SAMPLE, BAD_INPUT, INTERNAL, INTERRUPTED, NO_READER = 1, 2, 70, 130, 141
+"""Exit codes."""
+
+_NO_MEMORY = ("not enough memory", "out of memory", "can't allocate memory", "Storage size calculation overflowed")
+"""What torch's errors say that are of no type of their own."""
+
+
 def main() -> None:
     """Entry point. User errors are one line, not a traceback; of several processes only the first prints."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a terminal that lacks a character shows another one
     try:
+        _open_streams()
         if launched()[0]:
             sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - open as long as the process
-        code = app(standalone_mode=False)  # the exit code where a command raised typer.Exit
+        found = app(standalone_mode=False)  # the exit code where a command raised typer.Exit
         sys.stdout.flush()
-        sys.exit(code if isinstance(code, int) else 0)
-    except BrokenPipeError:  # the reader has gone, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
-    except BadInput as error:  # all processes find the same
-        _fail(str(error), 2)
-    except AnyorderError as error:
-        if sys.stderr is not sys.__stderr__:
-            print(f"process {launched()[0]}: {error}", file=sys.__stderr__)
-        _fail(str(error), 2)
-    except (KeyboardInterrupt, typer.Abort):
-        _fail("interrupted", 130)
-    except FileNotFoundError as error:
-        _fail(f"no such file: {error.filename}", 2)
-    except IsADirectoryError as error:
-        _fail(f"{error.filename} is a folder; give a file", 2)
-    except UnicodeDecodeError as error:
-        _fail(f"the file is not UTF-8 text: {error}", 2)
-    except Exception as error:  # click's own usage errors know how to show themselves
-        if hasattr(error, "show") and hasattr(error, "exit_code"):
-            error.show()
-            sys.exit(error.exit_code)
-        if isinstance(error, OSError) and error.strerror:
-            if error.filename is None:  # standard output is full: do not let the interpreter write to it again
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            _fail(f"cannot use {error.filename or 'the output'}: {error.strerror}", 2)
-        sys.stderr = sys.__stderr__
-        raise
-
-
-def _fail(message: str, code: int) -> None:
-    print(f"error: {message}", file=sys.stderr)
+        code = found if isinstance(found, int) else 0
+    except BaseException as error:
+        code = _fail(error)
+    for stream in (sys.stdout, sys.stderr):  # else the interpreter would try again at its end, with a code of its own
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     sys.exit(code)
+
+
+def _open_streams() -> None:
+    """Standard streams that are closed lead nowhere; a terminal that lacks a character shows another one."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            nowhere = open(os.devnull, mode, encoding="utf-8")  # noqa: SIM115 - open as long as the process
+            setattr(sys, name, nowhere)
+            setattr(sys, f"__{name}__", nowhere)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+
+
+def _fail(error: BaseException) -> int:
+    """Say on standard error what went wrong.
+
+    Returns:
+        The exit code.
+    """
+    if isinstance(error, BrokenPipeError) or isinstance(error.__context__, BrokenPipeError):  # rich makes a SystemExit of it
+        return NO_READER
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else BAD_INPUT
+    if isinstance(error, AnyorderError) and not isinstance(error, BadInput) and sys.stderr is not sys.__stderr__:
+        print(f"process {launched()[0]}: {error}", file=sys.__stderr__)  # of bad input all processes find the same
+    try:
+        if hasattr(error, "show") and hasattr(error, "exit_code"):  # click's own usage errors
+            error.show()
+            return BAD_INPUT
+        message, code = _describe(error)
+        if code == INTERNAL:
+            sys.stderr = sys.__stderr__
+            trace = "".join(traceback.format_exception(error))
+            print(without_passwords(trace), file=sys.stderr, end="")
+        print(f"error: {without_passwords(message)}", file=sys.stderr)
+    except BrokenPipeError:
+        return NO_READER
+    return code
+
+
+def _describe(error: BaseException) -> tuple[str, int]:
+    """What went wrong in one line, and the exit code."""
+    if isinstance(error, AnyorderError):
+        return str(error), BAD_INPUT
+    if isinstance(error, KeyboardInterrupt | typer.Abort):
+        return "interrupted", INTERRUPTED
+    if isinstance(error, FileNotFoundError):
+        return f"no such file: {error.filename}", BAD_INPUT
+    if isinstance(error, IsADirectoryError):
+        return f"{error.filename} is a folder; give a file", BAD_INPUT
+    if isinstance(error, UnicodeDecodeError):
+        return f"the file is not UTF-8 text: {error}", BAD_INPUT
+    if isinstance(error, OSError) and error.strerror:
+        return f"cannot use {error.filename or 'the output'}: {error.strerror}", BAD_INPUT
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(text in str(error) for text in _NO_MEMORY)):
+        return f"not enough memory ({first_line(error)}): ask for less at once, as with --batch-size, --limit", BAD_INPUT
+    return f"this is a mistake in anyorder {__version__}, not in its input: please report the lines above", INTERNAL
 
 
 def _version(wanted: bool) -> None:

@@ -8,7 +8,6 @@ import typer
 
 from anyorder.cli.app import command
 from anyorder.cli.options import (
-    LARGEST,
     STEPS,
     AgainstOption,
     BatchSizeOption,
@@ -38,6 +37,7 @@ from anyorder.cli.options import (
     TemperatureOption,
     TopPOption,
     TrajectoriesOption,
+    check_outputs,
     names,
     read_budget,
     read_budgets,
@@ -61,7 +61,7 @@ def evaluate(
     count: CountOption = "",
     draws: Annotated[
         int,
-        typer.Option(min=1, max=LARGEST, help="decode each problem N times and print Pass@1 to Pass@N, estimated without bias"),
+        typer.Option(min=1, max=10_000, help="decode each problem N times and print Pass@1 to Pass@N, estimated without bias"),
     ] = 1,
     against: AgainstOption = "best",
     limit: LimitOption = None,
@@ -87,7 +87,8 @@ def evaluate(
     """Compare samplers on the same problems: accuracy with intervals, paired tests, NFE, the share of the oracle gap closed."""
     from anyorder.decoding.sampler import Sampler
     from anyorder.evaluation.judges import make_judges
-    from anyorder.evaluation.saved import check_suffix, save_trajectories
+    from anyorder.evaluation.results import check_report_name
+    from anyorder.evaluation.saved import save_trajectories
     from anyorder.evaluation.tables import markdown, rich_tables
     from anyorder.files import write_text
     from anyorder.processes import Shard
@@ -95,8 +96,9 @@ def evaluate(
 
     if keep and not trajectories:
         raise BadInput("--keep says how many problems are recorded: it needs --trajectories FILE")
-    if trajectories:
-        check_suffix(trajectories)
+    check_outputs(json_out, markdown_out, read=[data], plot=plot, trajectories=trajectories)
+    if json_out:
+        check_report_name(json_out)
     token, scales, shard = token_rule(temperature, top_p), read_noise(noise), Shard.join()
     session = open_session(
         task=task, data=data, model=model, limit=limit, seed=seed, generate=generate, task_options=task_options, policy=policy,
@@ -239,7 +241,7 @@ def sample(
     task: TaskOption = None,
     order: OrderOption = None,
     steps: StepsOption = STEPS,
-    number: Annotated[int, typer.Option(min=1, max=LARGEST, help="samples of each problem")] = 1,
+    number: Annotated[int, typer.Option(min=1, max=1_000_000, help="samples of each problem")] = 1,
     only_valid: Annotated[bool, typer.Option("--only-valid", help="print only samples that keep the rules")] = False,
     policy: PolicyOption = None,
     noise: NoiseOption = "0",
@@ -267,15 +269,14 @@ def sample(
     import torch
 
     from anyorder.evaluation.batches import decode_in_batches
-    from anyorder.evaluation.saved import check_suffix, save_trajectories
+    from anyorder.evaluation.saved import save_trajectories
     from anyorder.interfaces.arguments import check_budget
     from anyorder.processes import Shard
     from anyorder.session import open_session
     from anyorder.tasks import check_size
     from anyorder.tasks.sequences import design_names, write_fasta
 
-    if trajectories:
-        check_suffix(trajectories)
+    check_outputs(out, fasta, read=[problem], trajectories=trajectories)
     scales = read_noise(noise)
     if len(scales) != 1:
         raise BadInput(f"--noise {noise!r}: give one scale")
@@ -336,5 +337,8 @@ def demo(
 ) -> None:
     """Fit a policy to a Sudoku model, solve random puzzles under every sampler, and write a page to watch them on."""
     from anyorder.demo import run_demo
+    from anyorder.files import check_writable
+
+    check_writable(out, folder=True)
 
     run_demo(out, limit or 200, seed)

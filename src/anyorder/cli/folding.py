@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from anyorder.cli.app import command
-from anyorder.cli.options import JsonOption, LimitOption, ProgressBar, SkipUnreadableOption, wide_console
+from anyorder.cli.options import JsonOption, LimitOption, ProgressBar, SkipUnreadableOption, check_outputs, wide_console
 
 
 @command()
@@ -39,6 +39,7 @@ def fold(
     from anyorder.tasks.problem_files import Unreadable, collect
     from anyorder.tasks.sequence_files import read_records
 
+    check_outputs(json_out, read=[file])
     if inner_tm:
         tm_align()  # fail before hours of folding
     unreadable = Unreadable(skip_unreadable, hint=" (--skip-unreadable leaves such sequences out)")

@@ -27,6 +27,7 @@ from anyorder.cli.options import (
     TaskOptionsOption,
     TemperatureOption,
     TopPOption,
+    check_outputs,
     names,
     numbers,
     token_rule,
@@ -77,6 +78,7 @@ def pareto(
     from anyorder.processes import Shard
     from anyorder.session import open_session
 
+    check_outputs(json_out, markdown_out, read=[data], plot=plot)
     token, shard = token_rule(temperature, top_p), Shard.join()
     session = open_session(
         task=task, data=data, model=model, limit=limit, seed=seed, generate=generate, task_options=task_options, policy=policy,
@@ -110,9 +112,10 @@ def pareto(
 def _modes(text: str) -> list[int | None]:
     modes: list[int | None] = []
     for part in text.split(","):
-        if part.strip() != "full" and not (part.strip().isdigit() and int(part) > 0):
+        length = None if part.strip() == "full" else numbers(part, int, "--blocks")[0]
+        if length is not None and length < 1:
             raise BadInput(f"--blocks {text!r}: write 'full' and numbers of positions from 1 on, separated by commas")
-        modes.append(None if part.strip() == "full" else int(part))
+        modes.append(length)
     return list(dict.fromkeys(modes))
 
 

@@ -1,5 +1,7 @@
 """Options that several commands share, each declared once: its name, its meaning and, where it is a constant, its default."""
 
+import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +14,7 @@ STEPS = "20"
 """The default budget of forward passes of every command."""
 
 LARGEST = 2**31 - 1
-"""The largest seed and the largest number of problems: every generator of random numbers takes it."""
+"""The largest number that an option takes: every generator of random numbers takes it as a seed."""
 
 SAMPLERS = "ORDER[~SIGMA][+REMASKER][@blocks:LENGTH][@COUNT]; orders: {orders}; remaskers: {remaskers}"
 
@@ -82,7 +84,9 @@ CountOption = Annotated[
 NoiseOption = Annotated[
     str, typer.Option("--noise", help="scale of Gumbel noise on the scores; `evaluate` takes several, comma-separated")
 ]
-BatchSizeOption = Annotated[int, typer.Option("--batch-size", min=1, help="sequences decoded together; no effect on results")]
+BatchSizeOption = Annotated[
+    int, typer.Option("--batch-size", min=1, max=LARGEST, help="sequences decoded together; no effect on results")
+]
 JudgeOption = Annotated[list[str] | None, typer.Option("--judge", help="outside model that rates the samples: {judges}")]
 JsonOption = Annotated[Path | None, typer.Option("--json", help="write the results (.json; evaluate also .parquet)")]
 PlotOption = Annotated[Path | None, typer.Option("--plot", help="draw the results (.png or .svg)")]
@@ -132,6 +136,36 @@ def token_rule(temperature: float, top_p: float) -> Any:
     return made(temperature, top_p)
 
 
+def check_outputs(
+    *outputs: Path | None,
+    plot: Path | None = None,
+    trajectories: Path | None = None,
+    read: Iterable[Path | str | None] = (),
+) -> None:
+    """Refuse, before the work, names that could not be written after it, or that would overwrite an input or each other.
+
+    Args:
+        outputs: files of results, in any form.
+        plot, trajectories: files whose suffix must be one that can be written.
+        read: inputs; a text that is no file is none.
+    """
+    from anyorder.evaluation.saved import check_suffix
+    from anyorder.files import check_writable
+    from anyorder.report.style import check_suffix as check_plot_suffix
+
+    if plot:
+        check_plot_suffix(plot)
+    if trajectories:
+        check_suffix(trajectories)
+    taken = {os.path.realpath(path): "is an input" for path in read if path and "\0" not in str(path)}
+    for path in filter(None, (*outputs, plot, trajectories)):
+        check_writable(path)
+        place = os.path.realpath(path)
+        if place in taken and (path.is_file() or not path.exists()):  # a device takes any number
+            raise BadInput(f"{path} {taken[place]}, which would be lost: give this output another name")
+        taken[place] = "is an output already"
+
+
 def names(text: str) -> list[str]:
     """The samplers of a comma-separated list."""
     found = [part.strip() for part in text.split(",") if part.strip()]
@@ -143,9 +177,12 @@ def names(text: str) -> list[str]:
 def numbers(text: str, kind: type, option: str) -> list[Any]:
     """The numbers of a comma-separated list."""
     try:
-        return [kind(part) for part in text.split(",")]
+        found = [kind(part) for part in text.split(",")]
     except ValueError as error:
-        raise BadInput(f"{option} {text!r} must be numbers separated by commas") from error
+        raise BadInput(f"{option} {shorten(text)!r} must be numbers separated by commas") from error
+    if not all(abs(number) <= LARGEST for number in found):
+        raise BadInput(f"{option} {shorten(text)!r}: a number lies between {-LARGEST} and {LARGEST}")
+    return found
 
 
 def read_budgets(text: str, longest: int) -> list[int]:

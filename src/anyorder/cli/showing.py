@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from anyorder.cli.app import command
-from anyorder.cli.options import TitleOption
+from anyorder.cli.options import TitleOption, check_outputs
 from anyorder.errors import BadInput
 
 
@@ -28,6 +28,7 @@ def report(
 
     if out.suffix.lower() not in (".html", ".htm"):
         raise BadInput(f"the page is an .html file, not {out.name!r}")
+    check_outputs(out, read=sources)
     trajectories, found = read_sources(sources)
     write_text(out, build_page(trajectories, found, title))
     print(f"open in a browser: {out}")
@@ -48,9 +49,8 @@ def plot(
     from anyorder.evaluation.saved import report_of
     from anyorder.report import plots
     from anyorder.report.sources import read_metrics, read_sources, select
-    from anyorder.report.style import check_suffix
 
-    check_suffix(out)
+    check_outputs(plot=out, read=sources)
     of_reports = {"accuracy": plots.accuracy_against_steps, "pareto": plots.pareto_front}
     of_trajectories = {"calibration": plots.calibration_of_scores, "order-map": plots.order_map}
     if kind == "training":

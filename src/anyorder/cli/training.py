@@ -40,12 +40,14 @@ def train(
     run.steps it extends a finished run."""
     from rich.console import Console
 
+    from anyorder.files import check_writable
     from anyorder.session import key_values
     from anyorder.training.fit import run_recipe
     from anyorder.training.recipes import load_recipe
 
     checked = load_recipe(recipe, overrides)
     folder = out or Path("runs") / Path(recipe).stem
+    check_writable(folder, folder=True)
     result = run_recipe(
         checked, folder, Console(stderr=True), trust_remote_code=trust_remote_code,
         model_options=key_values(model_options, "--model-option"),
@@ -74,19 +76,21 @@ def reproduce(
     ] = None,
     seeds: Annotated[str, typer.Option(help="comma-separated seeds of the fits")] = "0,1,2",
     limit: LimitOption = None,
-    workers: Annotated[int, typer.Option(min=1, help="processes")] = 2,
+    workers: Annotated[int, typer.Option(min=1, max=256, help="processes")] = 2,
 ) -> None:
     """Reproduce a table or figure of a paper. After an interruption, run the same command again; targets share models and
     decodings."""
     from rich.console import Console
 
     from anyorder.cli.study_progress import StudyProgress, answering_interrupts
+    from anyorder.files import check_writable
     from anyorder.reproduce import SCALES, TARGETS
     from anyorder.reproduce import reproduce as run
 
     folder, seed_list = out or Path("runs") / "reproduce" / scale, numbers(seeds, int, "--seeds")
     if not 0 <= min(seed_list) <= max(seed_list) <= LARGEST:
         raise BadInput(f"--seeds {shorten(seeds)!r}: a seed lies between 0 and {LARGEST}")
+    check_writable(folder, folder=True)
     every = [name for name, t in TARGETS.items() if set(t.tasks) <= SCALES.get(scale, {}).keys()]
     for name in every if target == "all" and every else (target,):
         with answering_interrupts(), StudyProgress(name, Console(stderr=True)) as progress:
@@ -104,13 +108,13 @@ def fit(
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="folder of policy and card; runs/fit-MODEL by default")] = None,
     steps: StepsOption = STEPS,
-    updates: Annotated[int, typer.Option(min=1, help="optimizer updates of the fit")] = 300,
-    train_batch_size: Annotated[int, typer.Option(min=1, help="sequences per update")] = 32,
+    updates: Annotated[int, typer.Option(min=1, max=LARGEST, help="optimizer updates of the fit")] = 300,
+    train_batch_size: Annotated[int, typer.Option(min=1, max=LARGEST, help="sequences per update")] = 32,
     batch_size: BatchSizeOption = 256,
     hide: Annotated[
         float, typer.Option(min=0.01, max=1, help="share of the symbols hidden in the in-filling comparison")
     ] = 0.5,
-    samples: Annotated[int, typer.Option(min=0, help="unconditional samples per order")] = 50,
+    samples: Annotated[int, typer.Option(min=0, max=LARGEST, help="unconditional samples per order")] = 50,
     architecture: Annotated[str, typer.Option(help="of the policy: {policies}; the default of fit_order if not given")] = "",
     seed: SeedOption = 0,
     trust_remote_code: RemoteCodeOption = False,

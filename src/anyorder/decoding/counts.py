@@ -225,7 +225,7 @@ class PredictedError(CountRule):
         ranked, ranking = scores.sort(dim=1, descending=True, stable=True)
         fits = (1 - torch.sigmoid(ranked)).cumsum(dim=1) <= self.bound
         chosen = torch.zeros_like(state.masked).scatter(1, ranking, fits)
-        pace = ((scores > -torch.inf).sum(dim=1) / (state.steps - state.step)).ceil().long()
+        pace = -(-(scores > -torch.inf).sum(dim=1) // (state.steps - state.step))  # rounded up
         return (chosen & (scores > -torch.inf)) | top(scores, pace)
 
 
@@ -345,10 +345,10 @@ def open_block(state: DecodeState, length: int) -> Tensor:
 
 def _transferred(state: DecodeState, eps: float) -> Tensor:
     """1 - s / t of each row's step, float32 (B,)."""
-    found = torch.empty(len(state), device=state.tokens.device)
+    found = torch.empty(len(state), dtype=torch.float32, device=state.tokens.device)
     for steps in state.steps.unique().tolist():
         rows = state.steps == steps
-        timesteps = torch.linspace(1, eps, steps + 1)
+        timesteps = torch.linspace(1, eps, steps + 1, dtype=torch.float32)
         now = state.step[rows].cpu()
         found[rows] = (1 - timesteps[now + 1] / timesteps[now]).to(found.device)
     return found

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from anyorder.decoding.step import StepOutput
 from anyorder.errors import BadInput
-from anyorder.files import write_atomically
+from anyorder.files import write_tensors
 from anyorder.state import DecodeState
 
 FORMAT_VERSION = 2
@@ -64,7 +64,7 @@ class Decoded:
         """Write as safetensors, atomically."""
         tensors = {name: getattr(self, name).contiguous() for name in _names()}
         metadata = {"format": "anyorder.decoded", "version": str(FORMAT_VERSION)}
-        write_atomically(path, lambda temporary: safetensors.torch.save_file(tensors, temporary, metadata))
+        write_tensors(path, tensors, metadata)
 
     @classmethod
     def load(cls, path: Path) -> "Decoded":

@@ -126,6 +126,20 @@ def check_tokens(tokens: Tensor, denoiser: "Denoiser") -> None:
         )
 
 
+@contextmanager
+def in_float32() -> Iterator[None]:
+    """Networks that are made in the body are float32, whatever `torch.set_default_dtype` says."""
+    before = torch.get_default_dtype()
+    if before == torch.float32:
+        yield
+        return
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
 def forbid_mask(logits: Tensor, mask_token_id: int) -> Tensor:
     """The denoiser never predicts the mask token: its logit becomes -inf. Not in place."""
     forbidden = torch.arange(logits.shape[-1], device=logits.device) == mask_token_id

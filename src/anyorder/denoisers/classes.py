@@ -17,7 +17,7 @@ from typing import Any
 import safetensors.torch
 from torch import nn
 
-from anyorder.denoisers.base import missing_attributes
+from anyorder.denoisers.base import in_float32, missing_attributes
 from anyorder.denoisers.transformer import Transformer
 from anyorder.denoisers.wrapped import WrappedDenoiser, reference_of
 from anyorder.errors import BadCheckpoint, BadInput, first_line
@@ -44,6 +44,7 @@ def denoiser_class(name: str) -> Any:
     return found
 
 
+@in_float32()
 def make_denoiser(name: str, task: Any, settings: dict[str, Any]) -> Any:
     """A fresh denoiser of a class for a task.
 
@@ -104,7 +105,8 @@ def read_denoiser(folder: Path) -> Any:
         raise BadCheckpoint(f"{folder} holds no readable denoiser: {first_line(error)}") from error
     kind = Transformer if name is None else denoiser_class(str(name))
     try:
-        denoiser: Any = kind.from_config(config) if hasattr(kind, "from_config") else kind(**config)
+        with in_float32():
+            denoiser: Any = kind.from_config(config) if hasattr(kind, "from_config") else kind(**config)
         denoiser.load_state_dict(safetensors.torch.load_file(folder / "model.safetensors"))
     except BadInput:
         raise

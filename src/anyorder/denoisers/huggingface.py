@@ -127,10 +127,7 @@ class HuggingFaceDenoiser(nn.Module):
                     name, trust_remote_code=trust_remote_code, output_loading_info=True, **options
                 )
         except UNLOADABLE as error:
-            if "trust_remote_code" in str(error):
-                raise BadInput(
-                    f"{name} comes with code of its own: read it, then allow it by trust_remote_code=True (--trust-remote-code)"
-                ) from error
+            refuse_code(name, error, "trust_remote_code=True (--trust-remote-code)")
             raise BadInput(f"{name} cannot be loaded as a masked-token model: {first_line(error)}") from error
         except (SafetensorError, RuntimeError, EOFError, UnpicklingError) as error:
             raise BadCheckpoint(f"{name} holds no readable weights for its configuration: {first_line(error)}") from error
@@ -357,6 +354,21 @@ def _quietly(transformers: Any) -> Iterator[None]:
         log.set_verbosity(level)
         if bars:
             log.enable_progress_bar()
+
+
+def refuse_code(name: str | Path, error: Exception, allow: str) -> None:
+    """Raise what is wrong in our words if transformers refused a model for the code that comes with it.
+
+    Args:
+        name: of the model.
+        error: of transformers.
+        allow: how a user allows the code.
+
+    Raises:
+        BadInput: the model comes with code of its own.
+    """
+    if "trust_remote_code" in str(error):
+        raise BadInput(f"{name} comes with code of its own: read it, then allow it by {allow}") from error
 
 
 def load_transformers(what: str) -> Any:

@@ -199,7 +199,9 @@ class TableDenoiser(nn.Module):
         """See `Denoiser`."""
         digit = self.vocab_size ** torch.arange(self.length - 1, -1, -1)
         logits = forbid_mask(self.logits[(tokens * digit).sum(dim=1)], self.mask_token_id)  # type: ignore[index]
-        return DenoiserOutput(logits if positions is None else logits[positions], torch.zeros(*tokens.shape, 1))
+        return DenoiserOutput(
+            logits if positions is None else logits[positions], torch.zeros(*tokens.shape, 1, dtype=torch.float32)
+        )
 
 
 class TabularOrder(nn.Module):

@@ -56,7 +56,7 @@ class PseudoLikelihood:
         device = device_of(self.denoiser, tokens.device)
         tokens, generated = tokens.to(device), generated.to(device)
         fold = torch.where(generated, (generated.long().cumsum(dim=1) - 1) % self.folds, -1)
-        total = torch.zeros(len(tokens), device=device)
+        total = torch.zeros(len(tokens), dtype=torch.float32, device=device)
         for number in range(self.folds):
             hidden = fold == number
             if not hidden.any():
@@ -64,7 +64,7 @@ class PseudoLikelihood:
             states = tokens.masked_fill(hidden, self.denoiser.mask_token_id)
             logits, _ = self.denoiser(states, attention_of(self.denoiser, states), hidden)
             log_p = torch.log_softmax(logits.float(), dim=-1).gather(1, tokens[hidden][:, None])[:, 0]
-            total += torch.zeros(tokens.shape, device=device).masked_scatter(hidden, log_p).sum(dim=1)
+            total += torch.zeros_like(tokens, dtype=torch.float32).masked_scatter(hidden, log_p).sum(dim=1)
         mean: np.ndarray = (total / generated.sum(dim=1).clamp(min=1)).cpu().numpy()
         return mean
 
@@ -80,11 +80,12 @@ class CausalPerplexity:
     well.
 
     Args:
-        name, device: see `CausalModel`; the name may also be `smollm2`, once that was fetched.
+        name, device, trust_remote_code: see `CausalModel`; the name may also be `smollm2`, once that was fetched.
     """
 
-    def __init__(self, name: str, device: str = "cpu") -> None:
-        self.judge = CausalModel(f"{fetched(name)}#model.gguf" if name in QUANTIZED else name, device)
+    def __init__(self, name: str, device: str = "cpu", *, trust_remote_code: bool = False) -> None:
+        source = f"{fetched(name)}#model.gguf" if name in QUANTIZED else name
+        self.judge = CausalModel(source, device, trust_remote_code=trust_remote_code)
 
     def __call__(self, task: Task, instances: Instances, tokens: Tensor) -> np.ndarray:
         return self.judge.nats(task.texts(instances, tokens))
@@ -154,10 +155,12 @@ class PerplexityColumns(JudgeColumns):
     """Nats per token under a causal language model."""
 
     model: str = field(metadata={"help": "hub id or folder of a causal model, or a fetched name"})
+    trust_remote_code: bool = field(default=False, metadata={"help": "run the code that comes with the model; read it first"})
 
     def columns(self, denoiser: Denoiser) -> dict[str, Judge]:
         """See `JudgeColumns`."""
-        return {"nats per token": CausalPerplexity(self.model, default_device())}
+        judge = CausalPerplexity(self.model, default_device(), trust_remote_code=self.trust_remote_code)
+        return {"nats per token": judge}
 
 
 @JUDGES.register("igfold")

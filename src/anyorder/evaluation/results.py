@@ -96,13 +96,23 @@ class Report:
         """Write JSON, or Parquet (the results table alone) when the name ends in .parquet. Atomically."""
         if path.suffix != ".parquet":
             return write_json(path, self.to_json())
-        try:
-            import pandas as pd
-            import pyarrow  # noqa: F401
-        except ImportError as error:
-            raise BadInput("Parquet needs: pip install 'anyorder[parquet]'; or name the file .json") from error
-        frame = pd.json_normalize(self.to_json()["results"])
+        frame = _pandas().json_normalize(self.to_json()["results"])
         write_atomically(path, lambda temporary: frame.to_parquet(temporary))
+
+
+def check_report_name(path: Path) -> None:
+    """Refuse, before any work is done, a name that no report can be written to."""
+    if path.suffix == ".parquet":
+        _pandas()
+
+
+def _pandas() -> Any:
+    try:
+        import pandas
+        import pyarrow  # noqa: F401
+    except ImportError as error:
+        raise BadInput("Parquet needs: pip install 'anyorder[parquet]'; or name the file .json") from error
+    return pandas
 
 
 def compare_all(results: list[Result], against: str, metric: str) -> list[Comparison]:

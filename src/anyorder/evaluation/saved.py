@@ -1,7 +1,7 @@
 """What an evaluation leaves on disk, read again: trajectories (.json, .json.gz, .parquet) and reports (.json)."""
 
 import gzip
-import json
+import math
 import zlib
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from anyorder.errors import BadInput, first_line
 from anyorder.evaluation.results import Comparison, Report, Result, compare_all
 from anyorder.evaluation.statistics import Interval, share_interval, wilson
 from anyorder.evaluation.trajectories import FORMAT, VERSION, Trajectories
-from anyorder.files import open_bytes, parse_json, write_atomically
+from anyorder.files import dump_json, open_bytes, parse_json, write_atomically, write_bytes
 
 SUFFIXES = (".json", ".json.gz", ".parquet")
 _HEADER = b"anyorder.trajectories"
@@ -29,10 +29,10 @@ def save_trajectories(trajectories: Trajectories, path: Path) -> None:
     values = trajectories.model_dump(mode="json")
     if path.suffix == ".parquet":
         return _write_parquet(values, path)
-    data = json.dumps(values, separators=(",", ":"), allow_nan=False).encode()
+    data = dump_json(values, separators=(",", ":")).encode()
     if path.suffix == ".gz":
         data = gzip.compress(data, mtime=0)
-    write_atomically(path, lambda temporary: _write_bytes(temporary, data))
+    write_bytes(path, data)
 
 
 def check_suffix(path: Path) -> None:
@@ -109,7 +109,7 @@ def report_from(values: dict[str, Any], path: Path) -> Report:
     nothing = np.array([])
     try:
         results = [Result(**{**r, **_typed(r)}, correct=nothing, cells=nothing) for r in values["results"]]
-        comparisons = [Comparison(**{**c, "ci95": Interval(*c["ci95"])}) for c in values["comparisons"]]
+        comparisons = [Comparison(**{**c, "ci95": Interval(*_numbers(c["ci95"]))}) for c in values["comparisons"]]
         if not results or not isinstance(values["meta"], dict):
             raise ValueError("there are no results in it")
     except (TypeError, ValueError, KeyError, AttributeError) as error:
@@ -121,11 +121,16 @@ def _typed(result: dict[str, Any]) -> dict[str, Any]:
     """The fields of a result that are tuples."""
     cells = result["cell_ci95"]
     return {
-        "ci95": Interval(*result["ci95"]),
-        "cell_ci95": None if cells is None else Interval(*cells),
+        "ci95": Interval(*_numbers(result["ci95"])),
+        "cell_ci95": None if cells is None else Interval(*_numbers(cells)),
         "by_difficulty": {name: (int(n), float(a)) for name, (n, a) in result["by_difficulty"].items()},
-        "measures": {name: (float(m), float(low), float(high)) for name, (m, low, high) in result["measures"].items()},
+        "measures": {n: (mean, low, high) for n, found in result["measures"].items() for mean, low, high in [_numbers(found)]},
     }
+
+
+def _numbers(values: list[float | None]) -> list[float]:
+    """Numbers of JSON, which has null for those that are not finite."""
+    return [math.nan if value is None else float(value) for value in values]
 
 
 def report_of(trajectories: Trajectories) -> Report:
@@ -175,10 +180,6 @@ def _read_json(path: Path) -> Any:
         raise BadInput(f"{path} is no readable JSON: {first_line(error)}") from error
 
 
-def _write_bytes(path: Path, data: bytes) -> None:
-    path.write_bytes(data)
-
-
 def _pyarrow() -> Any:
     try:
         import pyarrow
@@ -194,7 +195,7 @@ def _write_parquet(values: dict[str, Any], path: Path) -> None:
     rows = [{"run": number, **decode} for number, run in enumerate(values["runs"]) for decode in run["decodes"]]
     runs = [{name: value for name, value in run.items() if name != "decodes"} for run in values["runs"]]
     table = pyarrow.Table.from_pylist(rows)
-    table = table.replace_schema_metadata({_HEADER: json.dumps({**values, "runs": runs})})
+    table = table.replace_schema_metadata({_HEADER: dump_json({**values, "runs": runs})})
     write_atomically(path, lambda temporary: pyarrow.parquet.write_table(table, temporary, compression="zstd"))
 
 

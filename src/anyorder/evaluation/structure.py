@@ -21,7 +21,7 @@ from anyorder.denoisers.base import default_device
 from anyorder.denoisers.huggingface import load_transformers
 from anyorder.errors import AnyorderError, BadInput, first_line
 from anyorder.evaluation.comparison import Judge
-from anyorder.files import cache_folder, parse_json, write_text
+from anyorder.files import cache_folder, dump_json, parse_json, write_text
 from anyorder.tasks.alphabets import AMINO_ACIDS
 from anyorder.tasks.base import Instances, Task
 from anyorder.tasks.problem_files import Unreadable
@@ -119,7 +119,7 @@ class ESMFold:
         """
         transformers = load_transformers("folding proteins needs")
         try:
-            config = transformers.AutoConfig.from_pretrained(self.name)
+            config = transformers.AutoConfig.from_pretrained(self.name, trust_remote_code=False)
         except (OSError, ValueError) as error:
             raise BadInput(self._unreachable(error)) from error
         if not getattr(config, "is_folding_model", False):
@@ -145,7 +145,7 @@ class ESMFold:
             alike = list(group)
             for start in range(0, len(alike), self.batch_size):
                 for structure in self._predict(alike[start : start + self.batch_size]):
-                    write_text(self._path(structure.sequence), json.dumps(asdict(structure)) + "\n")
+                    write_text(self._path(structure.sequence), dump_json(asdict(structure)) + "\n")
                     self._known[structure.sequence] = structure
                     done += 1
                 if progress is not None:
@@ -162,7 +162,7 @@ class ESMFold:
                 found = Structure(**parse_json(self._path(sequence).read_text(encoding="utf-8")))
             except (OSError, ValueError, TypeError):
                 return False
-            if found.sequence != sequence:
+            if found.sequence != sequence or None in vars(found).values():
                 return False
             self._known[sequence] = found
         return True

@@ -17,6 +17,7 @@ from anyorder.decoding.result import Decoded
 from anyorder.decoding.sampler import Sampler
 from anyorder.evaluation.recorder import CANDIDATES, Move, Recorder
 from anyorder.evaluation.samplers import Kind, kind_of
+from anyorder.files import finite
 from anyorder.processes import Shard
 from anyorder.tasks.base import Instances, Task
 from anyorder.tasks.drawing import Drawing
@@ -295,7 +296,7 @@ class Watch:
             Problem(
                 tokens=tokens[number][:length],
                 truth=None if truth is None else truth[number, :length].tolist(),
-                labels={name: _plain(values[number]) for name, values in self.instances.labels.items()},
+                labels=_labels(self.instances, number),
                 notes=self.task.notes(self.instances.tokens[number]),
             )
             for number, length in enumerate(self.lengths)
@@ -325,6 +326,12 @@ def _lengths(tokens: np.ndarray, pad: int | None) -> list[int]:
     columns = np.arange(1, tokens.shape[1] + 1)
     lengths: list[int] = np.where(tokens != (-1 if pad is None else pad), columns, 0).max(axis=1).tolist()
     return lengths
+
+
+def _labels(instances: Instances, number: int) -> dict[str, Any]:
+    """What is known of an instance; a rating that is not finite says nothing."""
+    found = {name: _plain(values[number]) for name, values in instances.labels.items()}
+    return {name: value for name, value in found.items() if finite(value) is not None}
 
 
 def _plain(value: Any) -> Any:

@@ -1,5 +1,6 @@
 """Policies as orders and critics: loaded from a folder, and checked against the denoiser that they are used with."""
 
+import inspect
 import warnings
 import weakref
 from dataclasses import dataclass, field
@@ -155,11 +156,14 @@ def load_policy(folder: Path) -> PolicyNetwork:
     config = read_json(folder / "config.json")
     if not isinstance(config, dict) or "architecture" not in config:
         raise BadInput(f"{folder} holds no order policy (its config.json names no architecture): name the policy's own folder")
+    name = str(config.pop("architecture"))
+    kind = POLICIES[name]
+    if not (inspect.isclass(kind) and issubclass(kind, PolicyNetwork)):  # a file names it: call nothing else
+        raise BadInput(f"{folder} names {name} as its architecture, which is no policy: it must be a subclass of PolicyNetwork")
     try:
-        name = str(config.pop("architecture"))
         if "heads" in config and isinstance(config["heads"], list):
             config["heads"] = tuple(config["heads"])
-        policy: PolicyNetwork = POLICIES[name](**config)
+        policy: PolicyNetwork = kind(**config)
         policy.load_state_dict(safetensors.torch.load_file(folder / "model.safetensors"))
     except UNLOADABLE as error:
         raise BadCheckpoint(f"{folder} holds no readable policy: {first_line(error)}") from error

@@ -15,12 +15,12 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from anyorder.denoisers.base import in_float32
 from anyorder.denoisers.transformer import Block, RelationHeads
-from anyorder.files import write_atomically, write_json
+from anyorder.files import write_json, write_tensors
 from anyorder.hub import Pushable
 from anyorder.memory import FirstPrediction, Memory
 from anyorder.prediction import Prediction
@@ -85,7 +85,8 @@ class PolicyNetwork(nn.Module, Pushable):
         self.denoiser_fingerprint = denoiser_fingerprint
         self.about = about or {}
         self.settings: Any = self.Settings(**settings)
-        self.build(self.settings)
+        with in_float32():
+            self.build(self.settings)
 
     @abstractmethod
     def build(self, settings: Any) -> None:
@@ -113,9 +114,7 @@ class PolicyNetwork(nn.Module, Pushable):
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `config.json` and `model.safetensors`."""
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
-        metadata = {"format": "pt"}
-        weights = Path(folder) / "model.safetensors"
-        write_atomically(weights, lambda path: safetensors.torch.save_file(tensors, path, metadata))
+        write_tensors(Path(folder) / "model.safetensors", tensors, {"format": "pt"})
         write_json(Path(folder) / "config.json", self.config())
 
 
@@ -287,7 +286,7 @@ class LookaheadPolicy(SupervisedPolicy):
         scores = torch.stack(
             [log_probs[:, 0].exp(), log_probs[:, 1].exp(), prediction.entropy, prediction.log_odds.clamp(-15, 15) / 5], dim=-1
         )
-        features = torch.zeros((*state.tokens.shape, 8), device=scores.device)
+        features = torch.zeros((*state.tokens.shape, 8), dtype=scores.dtype, device=scores.device)
         features[..., :4] = features[..., :4].masked_scatter(prediction.predicted[..., None], scores)
         committed = (state.commit_step >= 0) & ~prediction.predicted
         for at, log_p in ((4, state.token_log_probs.float()), (6, state.path_log_probs)):

@@ -9,7 +9,6 @@ import base64
 import gzip
 import hashlib
 import html
-import json
 import re
 from importlib import resources
 from typing import Any
@@ -20,6 +19,7 @@ from anyorder.evaluation.results import Report, Result
 from anyorder.evaluation.saved import report_of
 from anyorder.evaluation.tables import format_p, grids_of, metric_name
 from anyorder.evaluation.trajectories import Problem, Trajectories
+from anyorder.files import dump_json
 
 _SCRIPTS = ("dom.js", "data.js", "board.js", "column.js", "plot.js", "main.js")
 _NOTHING_ELSE = "default-src 'none'; base-uri 'none'; form-action 'none'"
@@ -181,7 +181,7 @@ def _table(title: str, header: list[str], rows: list[list[str]]) -> str:
 
 def _blob(name: str, value: Any) -> str:
     """JSON, gzipped, in base64: no character of it means anything to a browser."""
-    data = gzip.compress(json.dumps(value, separators=(",", ":"), allow_nan=False).encode(), mtime=0)
+    data = gzip.compress(dump_json(value, separators=(",", ":")).encode(), mtime=0)
     return f'<script type="text/plain" id="{name}">{base64.b64encode(data).decode()}</script>'
 
 

@@ -97,4 +97,4 @@ def read_metrics(paths: list[Path]) -> list[dict[str, float]]:
         raise BadInput(f"{path} holds no metrics, one JSON object per line: {first_line(error)}") from error
     if not rows or not all(isinstance(row, dict) for row in rows):
         raise BadInput(f"{path} holds no metrics, one JSON object per line")
-    return rows
+    return [{name: value for name, value in row.items() if value is not None} for row in rows]  # null was not finite

@@ -25,7 +25,7 @@ from anyorder import __version__
 from anyorder.denoisers.base import fingerprint
 from anyorder.errors import AnyorderError, BadInput, first_line
 from anyorder.evaluation.comparison import evaluate
-from anyorder.files import read_json, write_json
+from anyorder.files import finite, read_json, write_json
 from anyorder.orders.learned import saved_order
 from anyorder.tasks import make_task
 from anyorder.tasks.base import Instances, Task, check_size
@@ -118,7 +118,7 @@ class Study:
         identity = {"recipe": recipe.model_dump(mode="json"), "start": start and fingerprint(load_denoiser(str(start)))}
         finished = folder / "finished.json"
         if finished.exists():
-            if read_json(finished) != identity:
+            if read_json(finished) != finite(identity):
                 raise BadInput(f"{folder} holds a model of other settings: give another --out, or remove it")
             return folder
         folder.mkdir(parents=True, exist_ok=True)

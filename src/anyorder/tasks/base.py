@@ -365,4 +365,4 @@ def per_instance_seeds(seed: int, count: int, start: int = 0) -> np.ndarray:
 def cell_accuracy(instances: Instances, right: Tensor) -> Tensor:
     """Share of the generated positions where `right` (N, L) holds; 1 for an instance with nothing to generate."""
     generated = instances.maskable.sum(dim=1)
-    return torch.where(generated > 0, (right & instances.maskable).sum(dim=1) / generated.clamp(min=1), 1.0)
+    return torch.where(generated > 0, (right & instances.maskable).sum(dim=1).float() / generated.clamp(min=1), 1.0)

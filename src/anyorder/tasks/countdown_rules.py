@@ -4,7 +4,8 @@ import re
 from collections.abc import Sequence
 
 import numpy as np
-from numba import njit
+
+from anyorder.compiled import compiled
 
 OPERATIONS = "+*-/"
 """In the order in which the search tries them."""
@@ -13,7 +14,7 @@ _NUMBER = "(0|[1-9][0-9]*)"
 _EQUATION = re.compile(f"{_NUMBER}([-+*/]){_NUMBER}={_NUMBER}")
 
 
-@njit(cache=True)
+@compiled
 def _result(operation: int, low: int, high: int) -> int:
     """Of two numbers, not negative, low <= high; -1 for a division that leaves a rest or is by 0."""
     if operation == 0:
@@ -25,7 +26,7 @@ def _result(operation: int, low: int, high: int) -> int:
     return -1 if low == 0 or high % low else high // low
 
 
-@njit(cache=True)
+@compiled
 def solve(numbers: np.ndarray, target: int, limit: int, first: np.ndarray) -> int:
     """Ways to make the target of all n numbers, counted up to `limit`; the first goes into `first`.
 
@@ -81,7 +82,7 @@ def solve(numbers: np.ndarray, target: int, limit: int, first: np.ndarray) -> in
     return found
 
 
-@njit(cache=True)
+@compiled
 def generate_many(
     numbers: int, largest: int, targets: np.ndarray, seeds: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip

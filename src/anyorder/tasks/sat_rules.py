@@ -1,10 +1,11 @@
 """Random 3-SAT, compiled by numba. All assignments are held as a truth table of 64-bit words, so every model is found."""
 
 import numpy as np
-from numba import njit
+
+from anyorder.compiled import compiled
 
 
-@njit(cache=True)
+@compiled
 def _draw_formula(variables: int, clauses: int, formula: np.ndarray) -> None:
     """m distinct clauses of 3 distinct variables in increasing order, signs at random (uses numba's random state)."""
     made = 0
@@ -29,7 +30,7 @@ def _draw_formula(variables: int, clauses: int, formula: np.ndarray) -> None:
             made += 1
 
 
-@njit(cache=True)
+@compiled
 def random_formula(variables: int, clauses: int, seed: int) -> np.ndarray:
     """Signed literals (m, 3) of a random formula, satisfiable or not."""
     np.random.seed(seed % 2**32)
@@ -38,7 +39,7 @@ def random_formula(variables: int, clauses: int, seed: int) -> np.ndarray:
     return formula
 
 
-@njit(cache=True)
+@compiled
 def _truth_tables(variables: int) -> np.ndarray:
     """Row v: bit a of the table is the value of variable v in assignment a. uint64 (n, max(1, 2^n / 64))."""
     words = max(1, (1 << variables) >> 6)
@@ -50,7 +51,7 @@ def _truth_tables(variables: int) -> np.ndarray:
     return tables
 
 
-@njit(cache=True)
+@compiled
 def _models(formula: np.ndarray, tables: np.ndarray, alive: np.ndarray) -> None:
     """Leave in `alive` the assignments that satisfy every clause."""
     for clause in range(formula.shape[0]):
@@ -63,13 +64,13 @@ def _models(formula: np.ndarray, tables: np.ndarray, alive: np.ndarray) -> None:
             alive[word] &= true
 
 
-@njit(cache=True)
+@compiled
 def count_models(formula: np.ndarray, variables: int) -> int:
     """How many of the 2^n assignments satisfy the formula (m, 3)."""
     return _alive(formula, _truth_tables(variables), variables).size
 
 
-@njit(cache=True)
+@compiled
 def _alive(formula: np.ndarray, tables: np.ndarray, variables: int) -> np.ndarray:
     alive = np.full(tables.shape[1], ~np.uint64(0))
     _models(formula, tables, alive)
@@ -83,7 +84,7 @@ def _alive(formula: np.ndarray, tables: np.ndarray, variables: int) -> np.ndarra
     return np.array(found, dtype=np.int64)
 
 
-@njit(cache=True)
+@compiled
 def generate_many(variables: int, clauses: int, seeds: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Satisfiable formulas (N, m, 3), one of each one's models drawn uniformly, bool (N, n), and the number of models (N,)."""
     count = seeds.size

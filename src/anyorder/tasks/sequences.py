@@ -47,6 +47,8 @@ class Sequences(Task):
 
     def __init__(self, alphabet: str | Alphabet = "", length: int = 0, hide: float = 1.0, free_length: bool = False) -> None:
         self.alphabet = alphabet or self.default_alphabet
+        if not isinstance(self.alphabet, str) and not hasattr(self.alphabet, "vocab_size"):
+            raise BadInput(f"alphabet {self.alphabet!r} is no alphabet, and no name of one")
         self.symbols = alphabet_of(self.alphabet) if isinstance(self.alphabet, str) else self.alphabet
         self.most = length or self.default_length
         if self.most < 1:
@@ -217,10 +219,10 @@ class Sequences(Task):
         if bool(complete.any()):
             good[complete.numpy()] = self.valid(self.decode(tokens[complete]))
         if instances.x0 is None:
-            accuracy = torch.full((len(tokens),), torch.nan)
+            accuracy = torch.full((len(tokens),), torch.nan, dtype=torch.float32)
         else:
             hit = (tokens == instances.x0) & instances.maskable
-            accuracy = hit.sum(dim=1) / instances.maskable.sum(dim=1).clamp(min=1)
+            accuracy = hit.sum(dim=1).float() / instances.maskable.sum(dim=1).clamp(min=1)
         return CheckResult(torch.from_numpy(good), accuracy)
 
     def measure(self, instances: Instances, tokens: Tensor) -> dict[str, np.ndarray]:

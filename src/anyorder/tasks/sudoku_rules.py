@@ -6,7 +6,8 @@ puzzle `i` of a set does not depend on how many were asked for.
 """
 
 import numpy as np
-from numba import njit
+
+from anyorder.compiled import compiled
 
 TECHNIQUES = ("naked single", "hidden single", "locked candidate", "naked pair", "naked triple", "search")
 """Difficulty labels, from easy to hard: the hardest technique that a grid needs. `search` means none of these is enough."""
@@ -14,7 +15,7 @@ TECHNIQUES = ("naked single", "hidden single", "locked candidate", "naked pair",
 _NODE_LIMIT = 200_000
 
 
-@njit(cache=True)
+@compiled
 def houses(box: int) -> np.ndarray:
     """Rows, columns and boxes as an array (3n, n) of cell numbers."""
     n = box * box
@@ -27,7 +28,7 @@ def houses(box: int) -> np.ndarray:
     return out
 
 
-@njit(cache=True)
+@compiled
 def _popcount(bits: int) -> int:
     count = 0
     while bits:
@@ -36,7 +37,7 @@ def _popcount(bits: int) -> int:
     return count
 
 
-@njit(cache=True)
+@compiled
 def _used(grid: np.ndarray, box: int, rows: np.ndarray, cols: np.ndarray, boxes: np.ndarray) -> bool:
     """Fill the bit sets of used digits. False when two equal digits share a house."""
     n = box * box
@@ -56,7 +57,7 @@ def _used(grid: np.ndarray, box: int, rows: np.ndarray, cols: np.ndarray, boxes:
     return True
 
 
-@njit(cache=True)
+@compiled
 def _search(grid: np.ndarray, box: int, limit: int, node_limit: int, randomize: bool, solution: np.ndarray) -> tuple[int, int]:
     """Depth-first search on the cell with the fewest candidates: (solutions found up to `limit`, nodes spent).
 
@@ -130,7 +131,7 @@ def _search(grid: np.ndarray, box: int, limit: int, node_limit: int, randomize: 
         descend = True
 
 
-@njit(cache=True)
+@compiled
 def count_solutions(grid: np.ndarray, box: int, limit: int, solution: np.ndarray) -> int:
     """Number of completions of `grid`, counted up to `limit`; the last one found is left in `solution`.
 
@@ -142,7 +143,7 @@ def count_solutions(grid: np.ndarray, box: int, limit: int, solution: np.ndarray
     return found
 
 
-@njit(cache=True)
+@compiled
 def _random_solution(box: int) -> np.ndarray:
     n = box * box
     empty = np.zeros(n * n, np.int8)
@@ -152,7 +153,7 @@ def _random_solution(box: int) -> np.ndarray:
     return solution
 
 
-@njit(cache=True)
+@compiled
 def _only_digit(grid: np.ndarray, box: int, cell: int, digit: int, node_limit: int, scratch: np.ndarray) -> bool:
     """Is `digit` the only value of the blank `cell` that some completion of `grid` has? False when in doubt."""
     n = box * box
@@ -171,7 +172,7 @@ def _only_digit(grid: np.ndarray, box: int, cell: int, digit: int, node_limit: i
     return True
 
 
-@njit(cache=True)
+@compiled
 def generate_one(box: int, givens: int, seed: int, unique: bool, puzzle: np.ndarray, solution: np.ndarray) -> int:
     """A random puzzle: clues are dug out in random order, if `unique` only while the solution stays the only one.
 
@@ -194,14 +195,14 @@ def generate_one(box: int, givens: int, seed: int, unique: bool, puzzle: np.ndar
     return clues
 
 
-@njit(cache=True)
+@compiled
 def random_solution(box: int, seed: int) -> np.ndarray:
     """A random complete grid."""
     np.random.seed(seed)
     return _random_solution(box)
 
 
-@njit(cache=True)
+@compiled
 def _candidates(grid: np.ndarray, box: int) -> np.ndarray:
     n = box * box
     rows, cols, boxes = np.zeros(n, np.int64), np.zeros(n, np.int64), np.zeros(n, np.int64)
@@ -215,7 +216,7 @@ def _candidates(grid: np.ndarray, box: int) -> np.ndarray:
     return out
 
 
-@njit(cache=True)
+@compiled
 def _place(grid: np.ndarray, cand: np.ndarray, house: np.ndarray, box: int, cell: int, bit: int) -> None:
     n = box * box
     digit = 0
@@ -229,7 +230,7 @@ def _place(grid: np.ndarray, cand: np.ndarray, house: np.ndarray, box: int, cell
             cand[other] &= ~bit
 
 
-@njit(cache=True)
+@compiled
 def _naked_single(grid: np.ndarray, cand: np.ndarray, house: np.ndarray, box: int) -> bool:
     moved = False
     for cell in range(grid.size):
@@ -239,7 +240,7 @@ def _naked_single(grid: np.ndarray, cand: np.ndarray, house: np.ndarray, box: in
     return moved
 
 
-@njit(cache=True)
+@compiled
 def _hidden_single(grid: np.ndarray, cand: np.ndarray, house: np.ndarray, box: int) -> bool:
     moved = False
     for h in range(house.shape[0]):
@@ -256,7 +257,7 @@ def _hidden_single(grid: np.ndarray, cand: np.ndarray, house: np.ndarray, box: i
     return moved
 
 
-@njit(cache=True)
+@compiled
 def _locked_candidate(cand: np.ndarray, house: np.ndarray) -> bool:
     """A digit that one house keeps only inside its crossing with another leaves the rest of that other house."""
     moved = False
@@ -290,7 +291,7 @@ def _locked_candidate(cand: np.ndarray, house: np.ndarray) -> bool:
     return moved
 
 
-@njit(cache=True)
+@compiled
 def _strike(cand: np.ndarray, cells: np.ndarray, kept: int) -> bool:
     """Remove the digits `kept` from the cells that have candidates outside it."""
     moved = False
@@ -301,7 +302,7 @@ def _strike(cand: np.ndarray, cells: np.ndarray, kept: int) -> bool:
     return moved
 
 
-@njit(cache=True)
+@compiled
 def _naked_set(cand: np.ndarray, house: np.ndarray, size: int) -> bool:
     """Two (or three) cells of a house that hold only two (three) digits between them keep these to themselves."""
     n = house.shape[1]
@@ -327,7 +328,7 @@ def _naked_set(cand: np.ndarray, house: np.ndarray, size: int) -> bool:
     return False
 
 
-@njit(cache=True)
+@compiled
 def grade(puzzle: np.ndarray, box: int) -> int:
     """Index into `TECHNIQUES` of the hardest technique that the puzzle needs when easier ones are always tried first."""
     grid = puzzle.copy()
@@ -355,7 +356,7 @@ def grade(puzzle: np.ndarray, box: int) -> int:
             return 5
 
 
-@njit(cache=True)
+@compiled
 def generate_many(
     box: int, givens: np.ndarray, seeds: np.ndarray, unique: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -1,13 +1,14 @@
 """Exact tours by the dynamic programme of Held and Karp (1962), compiled by numba."""
 
 import numpy as np
-from numba import njit
+
+from anyorder.compiled import compiled
 
 TOLERANCE = 1e-9
 """Tours whose lengths differ by less are equally long: lengths are sums of a few square roots in float64."""
 
 
-@njit(cache=True)
+@compiled
 def _distances(points: np.ndarray) -> np.ndarray:
     n = points.shape[0]
     out = np.zeros((n, n))
@@ -18,7 +19,7 @@ def _distances(points: np.ndarray) -> np.ndarray:
     return out
 
 
-@njit(cache=True)
+@compiled
 def _held_karp(distance: np.ndarray, tour: np.ndarray) -> float:
     """The shortest closed tour from city 0, the first in dictionary order of several; its length."""
     n = distance.shape[0]
@@ -44,7 +45,7 @@ def _held_karp(distance: np.ndarray, tour: np.ndarray) -> float:
     return float(home[(1 << m) - 1, 0])
 
 
-@njit(cache=True)
+@compiled
 def _nearest_neighbor_length(distance: np.ndarray) -> float:
     """Length of the tour from city 0 that always goes to the nearest city left, of several the first."""
     n = distance.shape[0]
@@ -62,7 +63,7 @@ def _nearest_neighbor_length(distance: np.ndarray) -> float:
     return float(length + distance[c, 0])
 
 
-@njit(cache=True)
+@compiled
 def shortest_tours(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Optimal tours of cities at `points` int64 (N, n, 2).
 
@@ -81,7 +82,7 @@ def shortest_tours(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarr
     return tours, lengths, greedy
 
 
-@njit(cache=True)
+@compiled
 def random_cities(cities: int, grid: int, seeds: np.ndarray) -> np.ndarray:
     """Per seed n different points of the grid, uniformly: int64 (N, n, 2)."""
     points = np.zeros((seeds.size, cities, 2), np.int64)

@@ -5,8 +5,8 @@ int64 (values,), and a solution is the house of every value, int64 (values,).
 """
 
 import numpy as np
-from numba import njit
 
+from anyorder.compiled import compiled
 from anyorder.tasks.zebra_text import BETWEEN, ENDS, EQUALITY, IMMEDIATE, INEQUALITY, LEFT, NEIGHBOR, PADDING
 
 TECHNIQUES = ("propagation", "probing", "search")
@@ -19,7 +19,7 @@ _DRAWS = 50
 _ATTEMPTS = 10_000
 
 
-@njit(cache=True)
+@compiled
 def holds(clue: np.ndarray, house: np.ndarray) -> bool:
     """Is the clue (4,) true of a solution (values,)?"""
     kind = clue[0]
@@ -44,7 +44,7 @@ def holds(clue: np.ndarray, house: np.ndarray) -> bool:
     return true
 
 
-@njit(cache=True)
+@compiled
 def all_hold(clues: np.ndarray, houses: np.ndarray) -> np.ndarray:
     """Is every clue true, bool (N,), from clues (N, slots, 4) and solutions (N, values)?"""
     out = np.ones(len(clues), np.bool_)
@@ -54,7 +54,7 @@ def all_hold(clues: np.ndarray, houses: np.ndarray) -> np.ndarray:
     return out
 
 
-@njit(cache=True)
+@compiled
 def _narrow(clue: np.ndarray, domain: np.ndarray, houses: int) -> int:
     """Strike from the domains every house that the clue rules out: -1 contradiction, 1 something went, 0 nothing."""
     kind, every = clue[0], (1 << houses) - 1
@@ -107,7 +107,7 @@ def _narrow(clue: np.ndarray, domain: np.ndarray, houses: int) -> int:
     return 1
 
 
-@njit(cache=True)
+@compiled
 def _permute(domain: np.ndarray, houses: int) -> int:
     """The same for one attribute, domains (houses,): a value has one house and a house one value."""
     taken, changed = 0, 0
@@ -137,7 +137,7 @@ def _permute(domain: np.ndarray, houses: int) -> int:
     return changed
 
 
-@njit(cache=True)
+@compiled
 def propagate(clues: np.ndarray, domain: np.ndarray, houses: int, weight: np.ndarray) -> bool:
     """Narrow the domains (values,) by every clue (n, 4) and every attribute until nothing changes; False if one runs out.
 
@@ -163,7 +163,7 @@ def propagate(clues: np.ndarray, domain: np.ndarray, houses: int, weight: np.nda
     return True
 
 
-@njit(cache=True)
+@compiled
 def _size(bits: int) -> int:
     count = 0
     while bits:
@@ -172,7 +172,7 @@ def _size(bits: int) -> int:
     return count
 
 
-@njit(cache=True)
+@compiled
 def _bit(bits: int, number: int) -> int:
     """The set bit of this number, counted from the lowest."""
     for _ in range(number):
@@ -180,7 +180,7 @@ def _bit(bits: int, number: int) -> int:
     return bits & -bits
 
 
-@njit(cache=True)
+@compiled
 def search(
     clues: np.ndarray, domain: np.ndarray, houses: int, limit: int, avoid: np.ndarray, randomize: bool, house: np.ndarray
 ) -> int:
@@ -222,13 +222,13 @@ def search(
     return found
 
 
-@njit(cache=True)
+@compiled
 def count_solutions(clues: np.ndarray, domain: np.ndarray, houses: int, limit: int, house: np.ndarray) -> int:
     """Number of solutions within the domains (values,), counted up to `limit`; the last one is left in `house` (values,)."""
     return search(clues, domain, houses, limit, np.full(domain.size, -1), False, house)
 
 
-@njit(cache=True)
+@compiled
 def grade(clues: np.ndarray, domain: np.ndarray, houses: int) -> int:
     """Index into `TECHNIQUES` of what a puzzle with one solution needs."""
     weight = np.ones(domain.size, np.int64)
@@ -250,7 +250,7 @@ def grade(clues: np.ndarray, domain: np.ndarray, houses: int) -> int:
     return hardest if struck or hardest == 0 else 2
 
 
-@njit(cache=True)
+@compiled
 def _draw_clue(kind: int, house: np.ndarray, houses: int, other: np.ndarray, clue: np.ndarray) -> bool:
     """A random clue of this type that is true of `house` and false of `other`; False when a few draws gave none."""
     for _ in range(_DRAWS):
@@ -272,7 +272,7 @@ def _draw_clue(kind: int, house: np.ndarray, houses: int, other: np.ndarray, clu
     return False
 
 
-@njit(cache=True)
+@compiled
 def _draw_puzzle(houses: int, house: np.ndarray, domain: np.ndarray, clues: np.ndarray) -> int:
     """Fill `clues` with a minimal set of them that leaves no solution but `house` within the domains.
 
@@ -300,7 +300,7 @@ def _draw_puzzle(houses: int, house: np.ndarray, domain: np.ndarray, clues: np.n
     return left
 
 
-@njit(cache=True)
+@compiled
 def generate_many(
     houses: int, attributes: int, slots: int, givens: int, wanted: int, seeds: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -31,7 +31,7 @@ def level_numbers(token_losses: Tensor, right: Tensor, masked: Tensor, generated
         `loss_level_K` and `accuracy_level_K` for K = 0 (a fifth masked or less) to 4 (more than four fifths), where the batch
         has such rows.
     """
-    share = masked.sum(dim=1) / generated.sum(dim=1).clamp(min=1)
+    share = masked.sum(dim=1).float() / generated.sum(dim=1).clamp(min=1)
     level = (share * LEVELS).ceil().long().sub(1).clamp(0, LEVELS - 1)
     numbers = {}
     for k in range(LEVELS):
@@ -58,8 +58,8 @@ def policy_numbers(scores: Tensor, masked: Tensor) -> dict[str, float]:
     scores, masked = scores[rows], masked[rows]
     log_q = policy_log_probabilities(scores, masked).masked_fill(~masked, 0.0)
     q = log_q.exp() * masked
-    uniform = masked / masked.sum(dim=1, keepdim=True)
-    entropy = -(q * log_q).sum(dim=1) / masked.sum(dim=1).log()
+    uniform = masked.float() / masked.sum(dim=1, keepdim=True)
+    entropy = -(q * log_q).sum(dim=1) / masked.sum(dim=1).float().log()
     average, reference = q.mean(dim=0), uniform.mean(dim=0)
     used = reference > 0
     return {
@@ -81,7 +81,7 @@ def attention_to_mistakes(weight: Tensor | None, right: Tensor, masked: Tensor) 
     if weight is None or not wrong.any():
         return {"weight_on_wrong": 1.0} if wrong.any() else {}
     share = float(weight[wrong].sum() / weight[masked].sum().clamp(min=1e-30))
-    return {"weight_on_wrong": share / float(wrong.sum() / masked.sum())}
+    return {"weight_on_wrong": share / float(wrong.sum()) / float(masked.sum())}
 
 
 def _perplexity(probabilities: Tensor) -> float:
@@ -114,6 +114,6 @@ def decoded_numbers(
 def pairwise_diversity(tokens: Tensor, where: Tensor) -> float:
     """1 minus the mean identity of all pairs of rows (N, L), over the positions `where` both count (eqs. 9 and 10)."""
     both = where[:, None] & where[None]
-    same = ((tokens[:, None] == tokens[None]) & both).sum(dim=-1) / both.sum(dim=-1).clamp(min=1)
+    same = ((tokens[:, None] == tokens[None]) & both).sum(dim=-1).float() / both.sum(dim=-1).clamp(min=1)
     pairs = torch.ones_like(same, dtype=torch.bool).triu(diagonal=1)
     return float(1 - same[pairs].double().mean())

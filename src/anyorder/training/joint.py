@@ -93,7 +93,7 @@ class JointJob(OrderJob):
         assert x0 is not None
         logits, state, prediction, scores = model(batch.state, masked, batch.see, scores_of)
         token_losses = torch.nn.functional.cross_entropy(logits.float(), x0[masked], reduction="none")
-        losses = torch.zeros(masked.shape, device=token_losses.device).masked_scatter(masked, token_losses)
+        losses = torch.zeros_like(masked, dtype=token_losses.dtype).masked_scatter(masked, token_losses)
         masking, token_weight = self.recipe.masking, self._token_weight(state, prediction, scores)
         denoiser_loss = mdm_loss(
             losses, masked, batch.time_weight, token_weight,

@@ -1,10 +1,9 @@
 """The log of a run: `metrics.jsonl`, one object per logged step, and TensorBoard if asked for."""
 
-import json
 from pathlib import Path
 
 from anyorder.errors import BadInput
-from anyorder.files import parse_json, write_text
+from anyorder.files import dump_json, parse_json, write_text
 
 
 class MetricsLog:
@@ -35,7 +34,7 @@ class MetricsLog:
     def write(self, numbers: dict[str, float]) -> None:
         """Append the numbers of a step; `step` is one of them."""
         with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(numbers) + "\n")
+            file.write(dump_json(numbers) + "\n")
         if self.writer is not None:
             for name, value in numbers.items():
                 self.writer.add_scalar(name, value, int(numbers["step"]))

@@ -226,8 +226,8 @@ class OrderJob:
             loss = loss + settings.selection_weight * selected
         confidence = prediction.scatter(prediction.log_odds.clamp(-30, 30), 0.0)
         logged = {
-            "candidates_correct": float((correct & masked).sum() / masked.sum().clamp(min=1)),
-            "committed_correct": float((correct & committed).sum() / committed.sum().clamp(min=1)),
+            "candidates_correct": float((correct & masked).sum()) / max(1, int(masked.sum())),
+            "committed_correct": float((correct & committed).sum()) / max(1, int(committed.sum())),
             "bce_confidence": float(correctness_loss(confidence, correct, masked)),
             "bce_policy": float(correctness_loss(scores.detach(), correct, masked)),
             "bce_critic": float(correctness_loss(scores.detach(), correct, committed)),

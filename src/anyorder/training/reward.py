@@ -189,7 +189,7 @@ class RewardJob:
         steps = parts[0][0] + [replace(s, rows=s.rows + offset) for more, _ in parts[1:] for s in more]
         index = torch.arange(len(problems), device=self.device)
         groups = torch.cat([index.repeat_interleave(n) for n in (size, experts) if n])
-        lengths = torch.zeros(len(problems), device=self.device)
+        lengths = torch.zeros(len(problems), dtype=torch.float32, device=self.device)
         for step in steps:
             lengths += groups[step.rows].bincount(minlength=len(problems))
         lengths = (lengths / groups.bincount())[groups]
@@ -212,7 +212,7 @@ class RewardJob:
             raise BadInput(f"the reward has the shape {tuple(rewards.shape)}: it must be {allowed[0]} or {allowed[1]}")
         known = rewards.isfinite()
         if rewards.ndim == 1:
-            lowest = torch.full((count,), torch.inf, device=self.device).scatter_reduce(
+            lowest = torch.full((count,), torch.inf, dtype=torch.float32, device=self.device).scatter_reduce(
                 0, groups, torch.where(known, rewards, torch.inf), "amin"
             )
             rewards = torch.where(known, rewards, lowest.nan_to_num(posinf=0.0)[groups])
@@ -298,7 +298,7 @@ class RewardJob:
     @torch.no_grad()
     def _weigh_divergence(self, model: nn.Module, drawn: Round) -> Tensor:
         """kappa of eq. 24 for each trajectory, under the current weights."""
-        now, old, reference = (torch.zeros(drawn.count, device=self.device) for _ in range(3))
+        now, old, reference = (torch.zeros(drawn.count, dtype=torch.float32, device=self.device) for _ in range(3))
         for step in drawn.steps:
             scores, _, prediction = self._current(model, step, drawn)
             place = step.drawn.argmax(dim=1, keepdim=True)

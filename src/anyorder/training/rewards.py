@@ -64,6 +64,7 @@ class JudgeReward:
     """Mean log-likelihood of the text under a causal language model, in nats per token (arXiv 2510.05725, appendix D.2)."""
 
     model: str = field(metadata={"help": "causal language model: folder or hub id"})
+    trust_remote_code: bool = field(default=False, metadata={"help": "run the code that comes with the model; read it first"})
 
     def __post_init__(self) -> None:
         if not self.model:
@@ -71,7 +72,7 @@ class JudgeReward:
 
     @cached_property
     def _judge(self) -> CausalModel:
-        return CausalModel(self.model)
+        return CausalModel(self.model, trust_remote_code=self.trust_remote_code)
 
     def __call__(self, outcome: Outcome) -> Tensor:
         texts = outcome.task.texts(outcome.instances, outcome.decoded.tokens)
@@ -84,7 +85,7 @@ def with_speed(reward: Reward, exponent: float) -> Reward:
 
     def speedy(outcome: Outcome) -> Tensor:
         count = outcome.instances.maskable.sum(dim=1).clamp(min=1)
-        return reward(outcome) * ((count - outcome.decoded.nfe + 1) / count).clamp(min=0) ** exponent
+        return reward(outcome) * ((count - outcome.decoded.nfe + 1).float() / count).clamp(min=0) ** exponent
 
     return speedy
 
@@ -94,7 +95,7 @@ def likelihood_bonus(decoded: Decoded, group: Tensor, most: float) -> Tensor:
     total = decoded.token_log_probs.sum(dim=1)
     below = (total[None] < total[:, None]) & (group[None] == group[:, None])
     others = (group[None] == group[:, None]).sum(dim=1) - 1
-    return most * below.sum(dim=1) / others.clamp(min=1)
+    return most * below.sum(dim=1).float() / others.clamp(min=1)
 
 
 def returns_at(rewards: Tensor, commit_step: Tensor, step: int) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from anyorder.errors import AnyorderError, BadCheckpoint, BadInput, first_line
-from anyorder.files import locked, read_json, write_json
+from anyorder.files import finite, locked, read_json, write_json
 from anyorder.training.checkpoint import Checkpoint, list_checkpoints, step_of
 
 _LENGTH = "run.steps"
@@ -37,12 +37,13 @@ def claim_folder(folder: Path, recipe: dict[str, Any], cycle: int, held: ExitSta
 def _check_recipe(folder: Path, recipe: dict[str, Any], cycle: int) -> None:
     """Write the recipe into a folder; refuse a folder with a run of another one. A larger `run.steps` extends the run."""
     path = folder / "recipe.json"
-    if list_checkpoints(folder / "checkpoints"):
+    check_free(folder)
+    if list_checkpoints(folder / "checkpoints") or (path.is_file() and _weights_in(folder)):
         try:
             existing = read_json(path)
         except (OSError, BadInput) as error:
             raise BadInput(f"{folder} has checkpoints but no readable recipe.json: choose another folder") from error
-        changed = sorted(_differences(existing, recipe))
+        changed = sorted(_differences(existing, finite(recipe)))
         if changed == [_LENGTH]:
             _check_longer(folder, existing["run"].get("steps"), recipe["run"]["steps"], cycle)
         elif changed:
@@ -52,11 +53,26 @@ def _check_recipe(folder: Path, recipe: dict[str, Any], cycle: int) -> None:
     write_json(path, recipe)
 
 
+def check_free(folder: Path, *files: str) -> None:
+    """Refuse a folder with weights, or one of these files, that no training run has put there: they would be overwritten."""
+    if (folder / "recipe.json").is_file():  # of a run, with which this one is compared
+        return
+    for name in (*_weights_in(folder), *(name for name in files if (folder / name).is_file())):
+        raise BadInput(f"{folder} holds {name}, which this run would overwrite: choose another folder")
+
+
+def _weights_in(folder: Path) -> list[str]:
+    return [name for name in ("model.safetensors", "order/model.safetensors") if (folder / name).is_file()]
+
+
 def _check_longer(folder: Path, before: Any, now: int, cycle: int) -> None:
     """Raise BadInput unless a run of `before` steps can be extended to `now`."""
     if not (isinstance(before, int) and now > before):
         raise BadInput(f"{folder} holds a run of {before} steps, which run.steps = {now} would shorten: give {before} or more")
-    done = step_of(list_checkpoints(folder / "checkpoints")[-1])
+    checkpoints = list_checkpoints(folder / "checkpoints")
+    if not checkpoints:
+        raise BadInput(f"{folder} holds a run without its checkpoints, which cannot be extended: choose another folder")
+    done = step_of(checkpoints[-1])
     if done % cycle:
         raise BadInput(
             f"{folder} holds a run that ended within a round of {cycle} updates, after {done}, so it cannot be extended: "

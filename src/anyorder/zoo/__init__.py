@@ -6,6 +6,7 @@ folder, or by the name under which `anyorder fetch` obtained them; orders fitted
 """
 
 import re
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,11 @@ from torch import nn
 from anyorder.denoisers.classes import denoiser_of_class, read_denoiser
 from anyorder.denoisers.huggingface import HuggingFaceDenoiser
 from anyorder.errors import BadCheckpoint, BadInput, first_line
-from anyorder.files import parse_json
+from anyorder.files import cache_folder, parse_json
 from anyorder.orders.learned import LearnedOrder
 from anyorder.registry import DENOISERS
 from anyorder.tasks import Task, make_task
-from anyorder.tasks.alphabets import ESM, alphabet_of, has_plain_vocabulary
+from anyorder.tasks.alphabets import ALPHABETS, ESM, alphabet_of, has_plain_vocabulary
 from anyorder.zoo.fetch import fetched
 from anyorder.zoo.options import as_device, as_dtype, quantized
 
@@ -76,10 +77,31 @@ def default_denoiser(task_name: str, options: dict[str, Any]) -> str:
     )
 
 
-def task_of(folder: Path) -> Task:
-    """The task that a denoiser was trained for."""
+def task_of(folder: Path, **given: Any) -> Task:
+    """The task that a denoiser was trained for.
+
+    Args:
+        folder: of the denoiser.
+        given: options in place of the saved ones.
+
+    Raises:
+        BadInput: it is not known, or would fetch something from the hub, which only a user may ask for.
+    """
     name, options = saved_task(folder)
+    options |= given
+    if "alphabet" not in given and (hub := alphabet_elsewhere(options)):
+        raise BadInput(
+            f"{folder / 'task.json'} asks for the alphabet of {hub!r}, which is not here: give the alphabet yourself "
+            f"(--task-option alphabet={hub}), or a folder that holds it"
+        )
     return make_task(name, **options)
+
+
+def alphabet_elsewhere(options: Mapping[str, Any]) -> str:
+    """The name of the model on the hub that options of a task would read an alphabet from; "" if there is none."""
+    name = options.get("alphabet")
+    here = not isinstance(name, str) or name in ALPHABETS or Path(name).is_dir() or (cache_folder() / name).is_dir()
+    return "" if here else str(name)
 
 
 def saved_task(folder: Path) -> tuple[str, dict[str, Any]]:

