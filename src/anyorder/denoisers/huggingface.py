@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from anyorder.denoisers.base import DenoiserOutput
 from anyorder.denoisers.padding import align_left, move_back
 from anyorder.errors import BadCheckpoint, BadInput, first_line
+from anyorder.weights import check_finite, limited_to
 
 _SHIFTED = {"dream"}
 """Model types whose logits at position i predict token i + 1, as in the causal models that they were adapted from."""
@@ -113,12 +114,13 @@ class HuggingFaceDenoiser(nn.Module):
 
         Raises:
             BadInput: no such model, remote code that was not allowed, no mask token, or a tokenizer that does not fit.
+            BadCheckpoint: weights that cannot be read, are not finite, or are far fewer than the configuration asks for.
         """
         transformers = load_transformers("Hugging Face models need")
         source = {"trust_remote_code": trust_remote_code} | {k: options[k] for k in _SOURCE_OPTIONS if k in options}
         try:
             config = transformers.AutoConfig.from_pretrained(name, **source)
-            with _quietly(transformers):
+            with _quietly(transformers), limited_to(sorted(Path(name).glob("*.safetensors"))):
                 model, report = _auto_class(transformers, config).from_pretrained(
                     name, trust_remote_code=trust_remote_code, output_loading_info=True, **options
                 )
@@ -133,6 +135,7 @@ class HuggingFaceDenoiser(nn.Module):
         missing = sorted(key for key in report["missing_keys"] if not key.startswith(_UNUSED_WEIGHTS))
         if missing:  # a head that was never trained gives no error later, only nonsense
             raise BadInput(f"{name} has no weights for {', '.join(missing[:3])}...: it is no trained masked-token model")
+        check_finite(model, name)
         tokenizer = _tokenizer_of(transformers, name, source)
         mask_token_id = _mask_of(name, mask_token_id, tokenizer, config)
         if tokenizer is not None:
