@@ -28,6 +28,7 @@ from anyorder.training.interrupts import stop_on_interrupt
 from anyorder.training.loop import TrainingResult, train
 from anyorder.training.progress import TrainingProgress
 from anyorder.training.recipes import AnyRecipe, DenoiserRecipe, validate_recipe
+from anyorder.training.reward import RewardJob
 from anyorder.zoo import load_denoiser
 
 TASK = {"name": "sudoku", "options": {"box": 2}}
@@ -116,10 +117,24 @@ def test_weights_that_overflow_in_the_last_update_are_not_saved(tmp_path: Path, 
     assert not (tmp_path / "model.safetensors").exists()
 
 
-def test_scores_that_are_nan_while_drawing_trajectories_are_divergence(tmp_path: Path) -> None:
-    with pytest.raises(Diverged, match=r"at step \d: ") as caught:
-        run_recipe(recipe_of("reward", lr=1e30), tmp_path)
-    assert isinstance(caught.value.__cause__, NotFinite | None)
+def test_scores_that_are_nan_are_divergence_once_something_was_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(at: int) -> Callable[..., Any]:
+        def loss(self: RewardJob, model: nn.Module, step: int, shard: Any) -> tuple[Tensor, dict[str, float]]:
+            if step >= at:
+                next(self.policy.parameters()).data.fill_(torch.nan)
+                self.round = None  # so that trajectories are drawn
+            return plain(self, model, step, shard)
+
+        return loss
+
+    plain = RewardJob.loss
+    monkeypatch.setattr(RewardJob, "loss", broken(3))
+    with pytest.raises(Diverged, match=r"at step 4: the order returned NaN scores"):
+        run_recipe(recipe_of("reward"), tmp_path / "later")
+    assert steps_kept(tmp_path / "later") == [2, 3]
+    monkeypatch.setattr(RewardJob, "loss", broken(0))
+    with pytest.raises(NotFinite, match="the order returned NaN scores"):
+        run_recipe(recipe_of("reward"), tmp_path / "at once")
 
 
 def test_a_run_that_diverged_goes_on_with_a_lower_rate_and_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

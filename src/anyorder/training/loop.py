@@ -215,6 +215,8 @@ class _Run:
         try:
             return self.job.loss(self.model, self.step, self.shard)
         except NotFinite as error:
+            if self.step == 0:  # nothing has been trained yet
+                raise
             raise self._diverged(str(error), self.step + 1) from error
 
     def _check_finite(self, loss: Tensor, norm: float) -> None:
