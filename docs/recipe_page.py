@@ -39,8 +39,9 @@ run to its end, it says so. *Samples* are training samples seen: steps times bat
 The same recipe with the same number of threads gives the same weights, bit for bit. With another number of threads
 (`OMP_NUM_THREADS`) or of processes the weights differ in the last digits ([processes.md](processes.md#training)).
 
-A run stops at the first loss, gradient or weight that is not finite, and keeps its last checkpoint. Only such a run can go on with
-other numbers of `[optimizer]` (all but `name` and `ema`): run it again on the same folder with, say, `--set optimizer.lr=1e-4`.
+A run stops at the first loss, gradient or weight that is not finite, and keeps its last checkpoint. Only such a run can go on
+with other numbers of `[optimizer]` (all but `name` and `ema`): run it again on the same folder with, say,
+`--set optimizer.lr=1e-4`.
 """
 
 _KINDS: dict[type[BaseModel], str] = {
