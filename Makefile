@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := MALLOC_TRIM_THRESHOLD_=1000000000 MALLOC_MMAP_THRESHOLD_=1000000000
 
-.PHONY: demo test lint types tests docs linkcheck package benchmark clean-venv
+.PHONY: demo test lint types tests docs linkcheck package benchmark oldest clean-venv
 
 demo: $(VENV)/user
 	$(RUN) $(BIN)/anyorder demo --out demo
@@ -33,6 +33,20 @@ linkcheck: $(VENV)/docs
 
 package: $(VENV)/dev
 	PIP_TORCH='$(PIP_TORCH)' $(BIN)/python tools/check_package.py
+
+# The tests with the oldest dependencies that pyproject.toml allows, but for those that start many processes or a browser.
+# torch is the one of the constraints; OLDEST_TORCH="torch==2.9.0" takes its oldest version, a CUDA build of several GB.
+OLDEST := .venv-oldest
+OLDEST_TORCH ?= -c constraints.txt torch
+LEFT_OUT := browser fuzz notebooks package processes reproduce site
+oldest:
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_TORCH) $(OLDEST_TORCH)
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check uv
+	$(OLDEST)/bin/uv pip compile --quiet --python $(OLDEST)/bin/python --resolution lowest-direct --extra dev --no-annotate --no-header \
+	    pyproject.toml | grep -vE "^(torch|triton|nvidia-|cuda-)" > $(OLDEST)/oldest.txt
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check -c $(OLDEST)/oldest.txt -e ".[dev]"
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/pytest -n 2 $(LEFT_OUT:%=--ignore=tests/test_%.py)
 
 benchmark: $(VENV)/user
 	$(BIN)/python benchmarks/overhead.py

@@ -35,6 +35,13 @@ anyorder train my-recipe.toml                        # your own: copy one, chang
 (`--set 'task.options={box=2}'`). In Python the same is `load_recipe("sudoku9-order", ["run.steps=350"])` and `run_recipe`
 ([api.md](api.md#fit)). Costs are those that were measured on shared cores of an Intel Xeon; where a recipe was not
 run to its end, it says so. *Samples* are training samples seen: steps times batch size.
+
+The same recipe with the same number of threads gives the same weights, bit for bit. With another number of threads
+(`OMP_NUM_THREADS`) or of processes the weights differ in the last digits ([processes.md](processes.md#training)).
+
+A run stops at the first loss, gradient or weight that is not finite, and keeps its last checkpoint. Only such a run can go on
+with other numbers of `[optimizer]` (all but `name` and `ema`): run it again on the same folder with, say,
+`--set optimizer.lr=1e-4`.
 """
 
 _KINDS: dict[type[BaseModel], str] = {

@@ -13,7 +13,7 @@ HEIGHT = {
     for height, names in enumerate(
         [
             ["compiled", "errors", "files", "noise", "processes", "registry", "relations"],
-            ["diffusion", "hub", "state"],
+            ["diffusion", "hub", "state", "weights"],
             ["ends", "prediction"],
             ["memory"],
             ["denoisers"],

@@ -14,6 +14,14 @@ class BadInput(AnyorderError, ValueError):
     """A puzzle, file, recipe or option that cannot be used as it is."""
 
 
+class NotFinite(BadInput):
+    """Logits or scores that are NaN, or infinite where they may not be: in training, a sign that it has diverged."""
+
+
+class Diverged(AnyorderError):
+    """Training whose loss, gradient or weights are not finite."""
+
+
 class BadCheckpoint(AnyorderError):
     """A checkpoint or weight file that cannot be read."""
 

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from anyorder.decoding.step import StepOutput
-from anyorder.errors import BadInput
+from anyorder.errors import BadCheckpoint, BadInput
 from anyorder.files import write_tensors
 from anyorder.state import DecodeState
+from anyorder.weights import check_file
 
 FORMAT_VERSION = 2
 
@@ -74,8 +75,9 @@ class Decoded:
             BadInput: the file holds something else.
         """
         try:
+            check_file(path)
             return cls(**safetensors.torch.load_file(path))
-        except (safetensors.SafetensorError, OSError, TypeError) as error:
+        except (BadCheckpoint, safetensors.SafetensorError, OSError, TypeError) as error:
             raise BadInput(f"{path} holds no decoded sequences: {error}") from error
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from anyorder import noise
-from anyorder.errors import BadInput
+from anyorder.errors import BadInput, NotFinite
 from anyorder.prediction import Prediction, in_chunks
 from anyorder.registry import TOKEN_RULES
 from anyorder.state import DecodeState
@@ -30,7 +30,7 @@ def propose(rule: TokenRule, state: DecodeState, prediction: Prediction) -> tupl
     """What a token rule proposes for the predicted positions: tokens int64 (K,) and log-probabilities float (K,).
 
     Raises:
-        BadInput: the rule returned something else, or the denoiser's logits are no distribution.
+        BadInput: the rule returned something else. NotFinite: the denoiser's logits are no distribution.
     """
     tokens, log_probs = rule(state, prediction)
     expected = (len(prediction.logits),)
@@ -41,7 +41,7 @@ def propose(rule: TokenRule, state: DecodeState, prediction: Prediction) -> tupl
         )
     wrong = log_probs.isnan()
     if wrong.any():
-        raise BadInput(_not_a_distribution(state, prediction, int(wrong.nonzero()[0, 0])))
+        raise NotFinite(_not_a_distribution(state, prediction, int(wrong.nonzero()[0, 0])))
     return tokens, log_probs
 
 

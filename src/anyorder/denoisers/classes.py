@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 from torch import nn
 
 from anyorder.denoisers.base import in_float32, missing_attributes
@@ -24,6 +23,7 @@ from anyorder.errors import BadCheckpoint, BadInput, first_line
 from anyorder.files import parse_json, read_json, write_json
 from anyorder.hub import UNLOADABLE, save_weights
 from anyorder.registry import DENOISERS
+from anyorder.weights import load_weights, with_weights
 
 BY_TASK = ("vocab_size", "mask_token_id", "max_length", "pad_token_id")
 """Arguments of a constructor that come from the task."""
@@ -96,7 +96,8 @@ def read_denoiser(folder: Path) -> Any:
 
     Raises:
         BadInput: the class is not installed here, or makes no denoisers.
-        BadCheckpoint: a damaged configuration, or weights that cannot be read.
+        BadCheckpoint: a damaged configuration, weights that cannot be read or are not finite, or a configuration that asks for
+            a far larger network than the weights are of.
     """
     try:
         config = dict(parse_json((folder / "config.json").read_text(encoding="utf-8")))
@@ -106,8 +107,10 @@ def read_denoiser(folder: Path) -> Any:
     kind = Transformer if name is None else denoiser_class(str(name))
     try:
         with in_float32():
-            denoiser: Any = kind.from_config(config) if hasattr(kind, "from_config") else kind(**config)
-        denoiser.load_state_dict(safetensors.torch.load_file(folder / "model.safetensors"))
+            denoiser: Any = with_weights(
+                lambda: kind.from_config(config) if hasattr(kind, "from_config") else kind(**config),
+                folder / "model.safetensors",
+            )
     except BadInput:
         raise
     except UNLOADABLE as error:
@@ -129,7 +132,7 @@ def denoiser_of_class(name: str, options: Mapping[str, Any], weights: str | Path
 
     Raises:
         BadInput: no such class, arguments that it does not take, no such file, or a module that cannot be wrapped.
-        BadCheckpoint: weights that cannot be read, or are those of another class.
+        BadCheckpoint: weights that cannot be read, are not finite, or are those of another class.
     """
     kind = denoiser_class(name)
     known = inspect.signature(kind).parameters
@@ -160,7 +163,7 @@ def _load_weights(module: nn.Module, path: Path, name: str) -> None:
     if not path.is_file():
         raise BadInput(f"no such file: {path}")
     try:
-        module.load_state_dict(safetensors.torch.load_file(path))
+        load_weights(module, path)
     except UNLOADABLE as error:
         raise BadCheckpoint(f"{path} holds no weights of {name}: {first_line(error)}") from error
 

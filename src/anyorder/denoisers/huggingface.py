@@ -27,6 +27,7 @@ from anyorder.denoisers.padding import Wanted, align_left, depends_on_padding, m
 from anyorder.denoisers.special_tokens import UNLOADABLE, mask_of, named_tokens, tokenizer_of, tokens_of_no_text
 from anyorder.denoisers.taps import is_compiled, on_device, tapped
 from anyorder.errors import BadCheckpoint, BadInput, first_line
+from anyorder.weights import check_finite, limited_to
 
 _SHIFTED = {"dream"}
 """Model types whose logits at position i predict token i + 1, as in the causal models that they were adapted from."""
@@ -117,12 +118,13 @@ class HuggingFaceDenoiser(nn.Module):
 
         Raises:
             BadInput: no such model, remote code that was not allowed, no mask token, or a tokenizer that does not fit.
+            BadCheckpoint: weights that cannot be read, are not finite, or are far fewer than the configuration asks for.
         """
         transformers = load_transformers("Hugging Face models need")
         source = {"trust_remote_code": trust_remote_code} | {k: options[k] for k in _SOURCE_OPTIONS if k in options}
         try:
             config = transformers.AutoConfig.from_pretrained(name, **source)
-            with _quietly(transformers):
+            with _quietly(transformers), limited_to(sorted(Path(name).glob("*.safetensors"))):
                 model, report = _auto_class(transformers, config).from_pretrained(
                     name, trust_remote_code=trust_remote_code, output_loading_info=True, **options
                 )
@@ -134,6 +136,7 @@ class HuggingFaceDenoiser(nn.Module):
         missing = sorted(key for key in report["missing_keys"] if not key.startswith(_UNUSED_WEIGHTS))
         if missing:  # a head that was never trained gives no error later, only nonsense
             raise BadInput(f"{name} has no weights for {', '.join(missing[:3])}...: it is no trained masked-token model")
+        check_finite(model, name)
         tokenizer = tokenizer_of(transformers, name, source)
         mask_token_id = mask_of(name, mask_token_id, tokenizer, config)
         if tokenizer is not None:

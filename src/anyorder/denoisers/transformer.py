@@ -18,6 +18,9 @@ from anyorder.denoisers.base import DenoiserOutput, forbid_mask
 from anyorder.registry import DENOISERS
 from anyorder.relations import EVERYTHING, Relation
 
+MOST_LOOPS = 1000
+"""Passes through the blocks cost time and no weights, so nothing else bounds their number in other people's configurations."""
+
 
 class Block(nn.Module):
     """Pre-norm transformer block: attention with an additive bias per head, then an MLP with GELU."""
@@ -171,6 +174,10 @@ class Transformer(nn.Module, PyTorchModelHubMixin, library_name="anyorder"):
         super().__init__()
         if width % len(heads):
             raise ValueError(f"width {width} is not a multiple of the {len(heads)} heads")
+        if not 0 <= mask_token_id < vocab_size:
+            raise ValueError(f"mask_token_id is {mask_token_id}; it must lie in 0..{vocab_size - 1}")
+        if not 1 <= loops <= MOST_LOOPS:
+            raise ValueError(f"loops is {loops}; it must lie in 1..{MOST_LOOPS}")
         self.source = ""
         self.vocab_size = vocab_size
         self.mask_token_id = mask_token_id

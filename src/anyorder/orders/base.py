@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from anyorder.errors import BadInput
+from anyorder.errors import BadInput, NotFinite
 from anyorder.prediction import Prediction
 from anyorder.state import DecodeState
 
@@ -58,7 +58,7 @@ def checked_scores(scores: Any, state: DecodeState) -> Tensor:
     """What an order returned, float (B, L).
 
     Raises:
-        BadInput: it is no float tensor, of another shape than the tokens, or NaN somewhere.
+        BadInput: it is no float tensor, or of another shape than the tokens. NotFinite: it is NaN somewhere.
     """
     if not isinstance(scores, Tensor) or not scores.is_floating_point():
         given = scores.dtype if isinstance(scores, Tensor) else type(scores).__name__
@@ -66,5 +66,5 @@ def checked_scores(scores: Any, state: DecodeState) -> Tensor:
     if scores.shape != state.tokens.shape:
         raise BadInput(f"the order returned scores of shape {tuple(scores.shape)}; they must be {tuple(state.tokens.shape)}")
     if scores.numel() and math.isnan(scores.max().item()):
-        raise BadInput("the order returned NaN scores: look for a logarithm of 0 or a difference of infinities in it")
+        raise NotFinite("the order returned NaN scores: look for a logarithm of 0 or a difference of infinities in it")
     return scores

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
@@ -21,6 +20,7 @@ from anyorder.orders.policies import PolicyNetwork
 from anyorder.prediction import Prediction
 from anyorder.registry import ORDERS, POLICIES
 from anyorder.state import DecodeState
+from anyorder.weights import with_weights
 
 
 class LearnedOrder(Pushable):
@@ -150,7 +150,8 @@ def load_policy(folder: Path) -> PolicyNetwork:
     """A policy network from `config.json` and `model.safetensors`, in eval mode.
 
     Raises:
-        BadInput: no policy there. BadCheckpoint: a damaged configuration, or weights that cannot be read.
+        BadInput: no policy there. BadCheckpoint: a damaged configuration, weights that cannot be read or are not finite, or a
+            configuration that asks for a far larger network than the weights are of.
     """
     check_policy_folder(folder)
     config = read_json(folder / "config.json")
@@ -163,8 +164,7 @@ def load_policy(folder: Path) -> PolicyNetwork:
     try:
         if "heads" in config and isinstance(config["heads"], list):
             config["heads"] = tuple(config["heads"])
-        policy: PolicyNetwork = kind(**config)
-        policy.load_state_dict(safetensors.torch.load_file(folder / "model.safetensors"))
+        policy: PolicyNetwork = with_weights(lambda: kind(**config), folder / "model.safetensors")
     except UNLOADABLE as error:
         raise BadCheckpoint(f"{folder} holds no readable policy: {first_line(error)}") from error
     return policy.eval()

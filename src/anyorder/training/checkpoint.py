@@ -2,6 +2,7 @@
 
 import json
 import re
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch.optim import Optimizer
 from anyorder.errors import AnyorderError, BadCheckpoint
 from anyorder.files import parse_json, write_atomically
 from anyorder.training.sharding import shard_like
+from anyorder.weights import check_file
 
 _PATTERN = re.compile(r"step-(\d{8})\.safetensors$")
 
@@ -30,10 +32,12 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], values: Mapping[str, Any], keep: int) -> Path:
-    """Write `folder/step-N.safetensors`, then delete all but the newest `keep`."""
+    """Write `folder/step-N.safetensors` with a checksum, then delete all but this one and the newest before it, `keep` in all:
+    what is newer was passed over as damaged."""
     path = folder / f"step-{step:08d}.safetensors"
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     metadata = {"step": str(step), "values": json.dumps(values)}
+    metadata["crc32"] = _checksum(plain, metadata)
 
     def write(temporary: Path) -> None:
         try:
@@ -42,8 +46,10 @@ def save_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], valu
             raise OSError(f"{error}") from error
 
     write_atomically(path, write)
-    for old in list_checkpoints(folder)[:-keep]:
-        old.unlink(missing_ok=True)
+    others = list_checkpoints(folder)
+    here = others.index(path) + 1
+    for other in others[: max(0, here - keep)] + others[here:]:
+        other.unlink(missing_ok=True)
     return path
 
 
@@ -63,15 +69,27 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """Read one checkpoint.
 
     Raises:
-        BadCheckpoint: the file is truncated or is no checkpoint.
+        BadCheckpoint: the file is truncated, damaged, or no checkpoint.
     """
+    check_file(path)
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        if metadata.pop("crc32") != _checksum(tensors, metadata):
+            raise ValueError("its checksum is that of other content")
         return Checkpoint(int(metadata["step"]), tensors, dict(parse_json(metadata["values"])))
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
-        raise BadCheckpoint(f"{path} is truncated or is not a checkpoint ({error})") from error
+        raise BadCheckpoint(f"{path} is truncated, damaged, or not a checkpoint ({error})") from error
+
+
+def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """Of names, types, shapes and numbers of tensors on the CPU, and of the metadata."""
+    found = zlib.crc32(json.dumps(sorted(metadata.items())).encode())
+    for name, tensor in sorted(tensors.items()):
+        found = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), found)
+        found = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, found)
+    return f"{found:08x}"
 
 
 def load_latest(folder: Path) -> tuple[Checkpoint | None, list[str]]:

@@ -3,9 +3,11 @@
 A run has a folder: `recipe.json`, `metrics.jsonl`, `checkpoints/`, and at the end what the job saves. It can be killed at any
 moment; started again on the same folder it continues from the last checkpoint and ends with the same weights, bit for bit. For
 that, everything random in step n is drawn from (seed, n) alone. A run that is finished can be extended: started again with a
-larger `run.steps`, it continues from its last checkpoint.
+larger `run.steps`, it continues from its last checkpoint. A run stops at the first loss, gradient or weight that is not finite;
+nothing that is not finite is saved.
 """
 
+import math
 import os
 import time
 from contextlib import ExitStack
@@ -18,10 +20,11 @@ from accelerate import Accelerator
 from rich.console import Console
 from torch import Tensor, nn
 
-from anyorder.errors import BadInput
+from anyorder.errors import BadInput, Diverged, NotFinite
 from anyorder.processes import Shard
 from anyorder.training.average import Average
 from anyorder.training.checkpoint import load_latest, load_optimizer_tensors, optimizer_tensors, save_checkpoint, take
+from anyorder.training.divergence import diverged
 from anyorder.training.interrupts import stop_on_interrupt
 from anyorder.training.metrics import MetricsLog, mean_over
 from anyorder.training.optimizer import learning_rate, make_optimizers
@@ -29,6 +32,7 @@ from anyorder.training.progress import TrainingProgress
 from anyorder.training.run_folder import claim_folder, restoring
 from anyorder.training.settings import OptimizerSettings, RunSettings
 from anyorder.training.sharding import average_gradients, clip_gradients, unshard, unshard_weights
+from anyorder.weights import first_not_finite
 
 
 class Job(Protocol):
@@ -87,7 +91,7 @@ def train(
     recipe: dict[str, Any],
     console: Console | None = None,
 ) -> TrainingResult:
-    """Train `job` to the end, or until Ctrl-C (then a checkpoint is written first).
+    """Train `job` to the end, or until Ctrl-C, SIGTERM or SIGHUP (then a checkpoint is written first).
 
     Args:
         job: what is trained.
@@ -101,7 +105,8 @@ def train(
         BadInput: the folder holds a run of another recipe, or another process works in it; the batch does not divide among the
             processes; the weights would be sharded over them, which this job or optimizer does not support.
         BadCheckpoint: checkpoints exist and none can be read.
-        AnyorderError: a file cannot be written; the last checkpoint stays as it is.
+        Diverged: a loss, gradient or weight is not finite; the last checkpoint stays as it is.
+        AnyorderError: a file cannot be written; likewise.
     """
     accelerator = Accelerator(cpu=not torch.accelerator.is_available())  # else several CPU processes do not find one another
     shard = Shard(accelerator.process_index, accelerator.num_processes)
@@ -190,18 +195,40 @@ class _Run:
                 if self.sharded:  # one list would hold sharded and unsharded weights
                     group["foreach"] = False
             optimizer.zero_grad()
-        loss, numbers = job.loss(self.model, self.step, self.shard)
+        loss, numbers = self._loss()
         self.accelerator.backward(loss)
         average_gradients(job.model, self.shard)
         if self.sharded:
             norm = clip_gradients(job.model, settings.clip_norm)
         else:
             norm = self.accelerator.clip_grad_norm_(self.model.parameters(), settings.clip_norm)
+        norm = float(norm)
+        self._check_finite(loss, norm)
         for optimizer in self.optimizers:
             optimizer.step()
         self.average.update(job.model)
         self.step += 1
-        return loss, numbers, {"lr": rate, "gradient_norm": float(norm)}
+        return loss, numbers, {"lr": rate, "gradient_norm": norm}
+
+    def _loss(self) -> tuple[Tensor, dict[str, float]]:
+        """The loss of this step, and the job's numbers."""
+        try:
+            return self.job.loss(self.model, self.step, self.shard)
+        except NotFinite as error:
+            if self.step == 0:  # nothing has been trained yet
+                raise
+            raise self._diverged(str(error), self.step + 1) from error
+
+    def _check_finite(self, loss: Tensor, norm: float) -> None:
+        """Raise Diverged if the loss of any process, or the norm of the gradient, is not finite."""
+        scaler = self.accelerator.scaler
+        left_out = scaler is not None and scaler.get_scale() > 1  # fp16: a step whose scaled gradient overflows is left out
+        value = loss.item()
+        if _anyone(self.accelerator, not math.isfinite(value) or not (left_out or math.isfinite(norm))):
+            raise self._diverged(f"the loss is {value:g}, and the norm of its gradient {norm:g}", self.step + 1)
+
+    def _diverged(self, found: str, step: int) -> Diverged:
+        return diverged(found, step, self.optimizer_settings, self.folder)
 
     def must_stop(self, told: bool) -> bool:
         """Whether any process was told to stop, between two cycles of the job."""
@@ -220,7 +247,11 @@ class _Run:
             self._saved_at, self._saved_step = time.monotonic(), self.step
 
     def save(self) -> None:
-        """Write a checkpoint of everything that the next step depends on."""
+        """Write a checkpoint of everything that the next step depends on.
+
+        Raises:
+            Diverged: a weight is not finite.
+        """
         tensors = {f"model.{name}": tensor for name, tensor in self.job.model.state_dict().items()}
         tensors |= optimizer_tensors(self.optimizers) | self.average.tensors()
         kept = {}
@@ -228,6 +259,9 @@ class _Run:
             full = unshard(tensor)  # all processes at once; one keeps it
             if self.main:
                 kept[name] = full.cpu()
+        buffers = {f"model.{name}" for name, _ in self.job.model.named_buffers()}  # may hold a bias of -inf
+        if bad := self.shard.gather(first_not_finite({n: t for n, t in kept.items() if n not in buffers}))[0]:
+            raise self._diverged(f"{bad} is not finite after the update", self.step)
         kept |= {f"job.{name}": self.accelerator.gather(tensor) for name, tensor in self.job.state().items()}
         if self.main:
             save_checkpoint(self.folder / "checkpoints", self.step, kept, {"seconds": self.seconds}, self.settings.keep)
@@ -259,12 +293,12 @@ def _train(at_work: _Run, console: Console | None) -> TrainingResult:
                 if log is not None:
                     log.write({"step": at_work.step, "loss": numbers.pop("loss"), **of_step, **numbers})
             at_work.save_if_due()
-    if log is not None:
-        log.close()
-    at_work.save()
-    seconds, finished = at_work.seconds, at_work.step >= settings.steps
-    if finished:
-        at_work.finish()
+        if log is not None:
+            log.close()
+        at_work.save()
+        seconds, finished = at_work.seconds, at_work.step >= settings.steps
+        if finished:
+            at_work.finish()
     at_work.accelerator.wait_for_everyone()
     return TrainingResult(at_work.step, seconds, finished)
 

@@ -1,6 +1,7 @@
 """The progress bar of training: loss, speed, time left. Without a terminal it prints a line every half minute."""
 
 import time
+from contextlib import suppress
 from types import TracebackType
 
 from rich.console import Console
@@ -39,11 +40,18 @@ class TrainingProgress:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self.bar:
-            self.bar.stop()
+        with suppress(OSError):
+            if self.bar:
+                self.bar.stop()
 
     def update(self, step: int, loss: Tensor) -> None:
-        """Show step number `step` (done) with its loss."""
+        """Show step number `step` (done) with its loss. A terminal or pipe that has gone ends this, not the training."""
+        try:
+            self._show(step, loss)
+        except OSError:
+            self.enabled = False
+
+    def _show(self, step: int, loss: Tensor) -> None:
         now = time.monotonic()
         last = step == self.steps
         if not self.enabled or not (last or now - self.shown > (_SHOW_SECONDS if self.bar else _LINE_SECONDS)):

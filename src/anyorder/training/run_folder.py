@@ -10,6 +10,7 @@ import torch
 from anyorder.errors import AnyorderError, BadCheckpoint, BadInput, first_line
 from anyorder.files import finite, locked, read_json, write_json
 from anyorder.training.checkpoint import Checkpoint, list_checkpoints, step_of
+from anyorder.training.divergence import MARK, REMEDIES
 
 _LENGTH = "run.steps"
 
@@ -35,7 +36,8 @@ def claim_folder(folder: Path, recipe: dict[str, Any], cycle: int, held: ExitSta
 
 
 def _check_recipe(folder: Path, recipe: dict[str, Any], cycle: int) -> None:
-    """Write the recipe into a folder; refuse a folder with a run of another one. A larger `run.steps` extends the run."""
+    """Write the recipe into a folder; refuse a folder with a run of another one. A larger `run.steps` extends the run; one that
+    diverged may go on with another optimizer."""
     path = folder / "recipe.json"
     check_free(folder)
     if list_checkpoints(folder / "checkpoints") or (path.is_file() and _weights_in(folder)):
@@ -43,7 +45,7 @@ def _check_recipe(folder: Path, recipe: dict[str, Any], cycle: int) -> None:
             existing = read_json(path)
         except (OSError, BadInput) as error:
             raise BadInput(f"{folder} has checkpoints but no readable recipe.json: choose another folder") from error
-        changed = sorted(_differences(existing, finite(recipe)))
+        changed = sorted({*_differences(existing, finite(recipe))} - (REMEDIES if (folder / MARK).exists() else set()))
         if changed == [_LENGTH]:
             _check_longer(folder, existing["run"].get("steps"), recipe["run"]["steps"], cycle)
         elif changed:
@@ -51,6 +53,7 @@ def _check_recipe(folder: Path, recipe: dict[str, Any], cycle: int) -> None:
     for unfinished in (folder / "checkpoints").glob(".step-*"):  # of a write that was killed
         unfinished.unlink(missing_ok=True)
     write_json(path, recipe)
+    (folder / MARK).unlink(missing_ok=True)
 
 
 def check_free(folder: Path, *files: str) -> None:

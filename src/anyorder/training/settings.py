@@ -21,7 +21,7 @@ POLICY_WEIGHTS, UNIFORM_WEIGHTS, PAPL_WEIGHTS = "policy", "uniform", "papl"
 class Section(BaseModel):
     """Base class of all sections. An unknown key is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     def given(self, *keys: str) -> list[str]:
         """Those of the keys that were set."""
@@ -31,7 +31,7 @@ class Section(BaseModel):
 class PartSection(Section):
     """Base class of sections that name a registered part; `settings` are those that the part declares."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
 
     registry: ClassVar[Registry]
     part_key: ClassVar[str] = "name"
@@ -174,7 +174,7 @@ class JointSettings(Section):
     plus_one: bool = Field(True, description="1 + alpha * w (eq. 4), or alpha * w alone")
     alpha: float = Field(1.0, gt=0)
     temperature: float = Field(1.0, gt=0, description="of the softmax of papl or an order")
-    lr_scale: float = Field(1.0, gt=0, description="the denoiser's learning rate over the policy's")
+    lr_scale: float = Field(1.0, gt=0, le=1e6, description="the denoiser's learning rate over the policy's")
     decode_every: int = Field(100, ge=0, description="steps between decodings of a fixed batch of problems; 0 for never")
     decode_problems: int = Field(64, gt=1, description="size of that batch")
     decode_steps: int = Field(10, gt=0, description="steps of these decodings")
@@ -246,7 +246,7 @@ class UpdateSettings(Section):
     imitate: str = Field("confidence", description="order to imitate; oracle and gt_margin need solutions")
     imitate_level: float | None = Field(None, gt=0, le=1, description="imitate all positions of a higher confidence than this")
     train_denoiser: bool = Field(False, description="train the denoiser too")
-    lr_scale: float = Field(0.01, gt=0, description="the denoiser's learning rate over the policy's")
+    lr_scale: float = Field(0.01, gt=0, le=1e6, description="the denoiser's learning rate over the policy's")
 
     @model_validator(mode="after")
     def _every_key_has_a_use(self) -> "UpdateSettings":
@@ -262,13 +262,13 @@ class OptimizerSettings(Section):
     """ "muon" uses Muon for the matrices inside blocks and AdamW for all other weights; "adamw" uses AdamW for all."""
 
     name: Literal["adamw", "muon"] = "adamw"
-    lr: float = Field(gt=0)
-    weight_decay: float = 0.0
-    betas: tuple[float, float] = (0.9, 0.98)
-    warmup_steps: int = 50
+    lr: float = Field(gt=0, le=1e30)
+    weight_decay: float = Field(0.0, ge=0, le=1e6)
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.98)
+    warmup_steps: int = Field(50, ge=0)
     schedule: Literal["constant", "linear", "cosine"] = "linear"
     final_lr: float = Field(0.02, ge=0, le=1, description="as a share of lr, for linear and cosine")
-    clip_norm: float = 1.0
+    clip_norm: float = Field(1.0, gt=0)
     ema: float = Field(0.0, ge=0, lt=1, description="decay of the moving average of the weights; 0 for none")
 
 

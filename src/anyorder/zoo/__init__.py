@@ -22,6 +22,7 @@ from anyorder.orders.learned import LearnedOrder
 from anyorder.registry import DENOISERS
 from anyorder.tasks import Task, make_task
 from anyorder.tasks.alphabets import ALPHABETS, ESM, alphabet_of, has_plain_vocabulary
+from anyorder.weights import check_file
 from anyorder.zoo.fetch import fetched
 from anyorder.zoo.options import as_device, as_dtype, quantized
 
@@ -112,9 +113,10 @@ def saved_task(folder: Path) -> tuple[str, dict[str, Any]]:
     """
     path = folder / "task.json"
     try:
+        check_file(path)
         values = parse_json(path.read_text(encoding="utf-8"))
         return str(values["name"]), dict(values["options"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (BadCheckpoint, OSError, ValueError, KeyError, TypeError) as error:
         raise BadInput(f"{path} does not say which task this denoiser is for: {first_line(error)}") from error
 
 

@@ -1,0 +1,120 @@
+"""Weights in safetensors files: how large a network may be that is made for them, and that all of them are finite.
+
+A configuration that somebody else wrote may ask for a network of any size. So the number of weights is read from the header of
+the file first, and a network that grows far beyond it is given up while it is made, before its memory is touched.
+"""
+
+import math
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_buffer_registration_hook, register_module_parameter_registration_hook
+
+from anyorder.errors import BadCheckpoint
+
+Module = TypeVar("Module", bound=nn.Module)
+
+_FACTOR = 8
+"""Tensors are registered anew when they are loaded or quantized, and tied ones are saved once."""
+
+_FREE_TENSORS, _FREE_NUMBERS = 1000, 2**24
+"""Buffers that are not saved, such as attention masks."""
+
+
+def with_weights(make: Callable[[], Module], path: Path) -> Module:
+    """The module that `make` gives, with the weights of a file.
+
+    Raises:
+        BadCheckpoint: no such file, a module that is far larger than it, or weights that are not finite.
+        Any error of `make`, of safetensors and of `load_state_dict`.
+    """
+    with limited_to([path]):
+        module = make()
+    load_weights(module, path)
+    return module
+
+
+def load_weights(module: nn.Module, path: Path) -> None:
+    """Load a file into a module.
+
+    Raises:
+        BadCheckpoint: no such file, or weights that are not finite.
+        Any error of safetensors and of `load_state_dict`.
+    """
+    check_file(path)
+    module.load_state_dict(safetensors.torch.load_file(path))
+    check_finite(module, path)
+
+
+def check_file(path: Path) -> None:
+    """Raise BadCheckpoint unless this is a regular file: reading a FIFO would wait forever."""
+    if not path.is_file():
+        raise BadCheckpoint(f"{path} is {'no regular file' if path.exists() else 'missing'}")
+
+
+def check_finite(module: nn.Module, where: str | Path) -> None:
+    """Raise BadCheckpoint if a parameter of a module is not finite, or a buffer is NaN."""
+    bad = first_not_finite(dict(module.named_parameters()))
+    bad = bad or next((name for name, buffer in module.named_buffers() if _bounds_are(math.isnan, buffer)), None)
+    if bad:
+        raise BadCheckpoint(
+            f"the tensor {bad} of {where} is not finite (NaN or infinite): take weights from before training diverged"
+        )
+
+
+def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """The name of the first tensor that holds NaN or an infinite number; None if there is none."""
+    return next((name for name, tensor in tensors.items() if _bounds_are(lambda bound: not math.isfinite(bound), tensor)), None)
+
+
+def _bounds_are(condition: Callable[[float], bool], tensor: Tensor) -> bool:
+    """Whether the condition holds for the smallest or the largest number of a float tensor; both are NaN if any number is."""
+    if not tensor.is_floating_point() or tensor.itemsize == 1 or tensor.is_meta or not tensor.numel():
+        return False
+    low, high = torch.aminmax(tensor.detach())
+    return condition(low.item()) or condition(high.item())
+
+
+@contextmanager
+def limited_to(files: Iterable[Path]) -> Iterator[None]:
+    """Within the body, this thread makes no modules of far more or larger tensors than these files hold, if there are any.
+
+    Raises:
+        BadCheckpoint: no such file; in the body, too many or too large tensors. Any error of safetensors.
+    """
+    files = list(files)
+    held = [math.prod(shape) for path in files for shape in _shapes(path)]
+    most, largest = _FACTOR * len(held) + _FREE_TENSORS, _FACTOR * sum(held) + _FREE_NUMBERS
+    thread, seen = threading.get_ident(), [0, 0]
+
+    def count(_module: nn.Module, name: str, tensor: Any) -> None:
+        if not files or threading.get_ident() != thread or not isinstance(tensor, Tensor) or nn.parameter.is_lazy(tensor):
+            return
+        seen[:] = seen[0] + 1, seen[1] + tensor.numel()
+        if seen[0] > most or seen[1] > largest:
+            asked = f"a network of {seen[1]:,} numbers in {seen[0]:,} tensors or more"
+            saved = f"the weights are {sum(held):,} in {len(held):,}"
+            raise BadCheckpoint(
+                f"the configuration in {files[0].parent} asks for {asked}, and {saved}: they do not belong together"
+            )
+
+    hooks = [register_module_parameter_registration_hook(count), register_module_buffer_registration_hook(count)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _shapes(path: Path) -> list[list[int]]:
+    """The shapes of the tensors of a file, from its header."""
+    check_file(path)
+    with safetensors.safe_open(path, framework="pt") as file:
+        return [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118 (not a mapping)
