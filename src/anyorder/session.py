@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from anyorder.decoding.sampler import Sampler
+from anyorder.decoding.sampler import Sampler, as_sampler
 from anyorder.denoisers.base import fingerprint
 from anyorder.errors import BadInput, first_line
 from anyorder.evaluation.comparison import environment
@@ -14,7 +14,7 @@ from anyorder.evaluation.samplers import default_samplers
 from anyorder.evaluation.trajectories import Watch
 from anyorder.files import find_file, open_text
 from anyorder.orders.learned import check_policy_folder
-from anyorder.tasks import Instances, Task, task_class
+from anyorder.tasks import Instances, Sequences, Task, task_class
 from anyorder.tasks.sequence_files import looks_like_a_file
 from anyorder.zoo import default_denoiser, load_denoiser
 from anyorder.zoo.matching import task_for
@@ -54,8 +54,9 @@ class Session:
         return next((name for name in ("policy+undo", "policy") if name in known), "confidence")
 
     def bind(self, text: str, **fields: Any) -> Sampler:
-        """A sampler from text, with its policies loaded."""
-        return Sampler.parse(text, **fields).bind(self.denoiser, strict=self.strict)
+        """A sampler from text or from its folder, with its policies loaded. Of a saved one only the budget is replaced."""
+        sampler = as_sampler(text, **fields)
+        return sampler.replace(steps=fields.get("steps", sampler.steps)).bind(self.denoiser, strict=self.strict)
 
     def watch(self, seed: int, keep: int | None = None, instances: Instances | None = None) -> Watch:
         """What records how the first `keep` of these problems, or of the session's, are decoded."""
@@ -78,6 +79,7 @@ def open_session(
     problem: str | None = None,
     trust_remote_code: bool = False,
     model_options: list[str] | None = None,
+    hide: float | None = None,
 ) -> Session:
     """Load everything, or say what does not fit.
 
@@ -94,6 +96,7 @@ def open_session(
         problem: a problem as text or the path of a file, in place of `data`.
         trust_remote_code: run the code that comes with a model of Hugging Face.
         model_options: key=value options of the denoiser, see `load_denoiser`.
+        hide: share hidden of complete texts and sequences, unless the options of the task name one.
     """
     if problem is not None and not _is_file(problem) and looks_like_a_file(problem):
         raise BadInput(f"no such file: {problem}")
@@ -111,6 +114,8 @@ def open_session(
         check_policy_folder(policy)
         denoiser.own_order = str(policy)
     made = task_for(denoiser, task, **options)
+    if hide is not None and isinstance(made, Sequences) and "hide" not in options:
+        made = made.variant({"hide": hide})
     if path is not None:
         instances, source = made.load(path, limit), path.name
     elif problem is not None:

@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from anyorder.denoisers.base import DenoiserOutput
+from anyorder.denoisers.base import DenoiserOutput, check_mask_token
 from anyorder.denoisers.padding import align_left, move_back
 from anyorder.errors import BadCheckpoint, BadInput, first_line
 
@@ -76,13 +76,14 @@ class HuggingFaceDenoiser(nn.Module):
         head = loaded.get_output_embeddings() if hasattr(loaded, "get_output_embeddings") else None
         self._head = [head] if isinstance(head, nn.Module) else []  # in a list, so that its weights are not listed twice
         self.hidden_size: int = config.hidden_size if hasattr(config, "hidden_size") else config.d_model
-        if not 0 <= mask_token_id < self.vocab_size:
-            raise BadInput(f"the mask token {mask_token_id} is not in the model's vocabulary of {self.vocab_size}")
+        check_mask_token(mask_token_id, self.vocab_size)
         self.mask_token_id = mask_token_id
         self.shift = shift
         self.pad_token_id = pad_token_id
         self.tokenizer = tokenizer
         self.forbidden = sorted({mask_token_id, *(token for token in forbidden if 0 <= token < self.vocab_size)})
+        if len(self.forbidden) == self.vocab_size:
+            raise BadInput(f"all {self.vocab_size} tokens are forbidden: at least one must remain")
         self.max_length = _max_length(config)
         self._mask_as_is = _model_type(config) in _MASK_AS_IS
 

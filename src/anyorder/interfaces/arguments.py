@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from anyorder.decoding.sampler import Sampler, as_order
+from anyorder.decoding.sampler import Sampler, as_order, as_sampler
 from anyorder.decoding.tokens import Argmax, Sample, TokenRule
 from anyorder.denoisers.base import Denoiser
 from anyorder.denoisers.huggingface import HuggingFaceDenoiser, is_shifted
@@ -88,19 +88,13 @@ def token_rule(temperature: float, top_p: float | None = None, top_k: int | None
 
 
 def find_sampler(sampler: Sampler | Order | str | Path, denoiser: Denoiser) -> Sampler:
-    """A sampler by its spelling or by its folder, with an order of one's own, or itself.
+    """A sampler by its spelling or by its folder, with an order of one's own, or itself, with its policies loaded.
 
     Raises:
         BadInput: none of the four.
         WrongDenoiser: a policy was fitted to another denoiser.
     """
-    if isinstance(sampler, Sampler):
-        return sampler
-    if not isinstance(sampler, str | Path):
-        return Sampler(sampler)
-    if (Path(sampler) / "sampler.json").is_file():
-        return Sampler.from_pretrained(sampler, denoiser)
-    return Sampler.parse(str(sampler))
+    return as_sampler(sampler).bind(denoiser)
 
 
 def find_order(order: Order | str | Path, denoiser: Denoiser) -> Order:

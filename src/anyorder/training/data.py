@@ -4,7 +4,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from anyorder.denoisers.base import missing_attributes
 from anyorder.diffusion import CosineSchedule, DiscreteSchedule, LinearSchedule
 from anyorder.errors import BadInput
 from anyorder.files import find_file
@@ -84,8 +83,4 @@ def check_trainable(denoiser: nn.Module, task: Task) -> None:
         BadInput: the denoiser does not follow the protocol `Denoiser`, or differs from the task in vocabulary size, mask token
             or length; the message names which.
     """
-    if missing := missing_attributes(denoiser):
-        raise BadInput(
-            f"a {type(denoiser).__name__} is no denoiser: it has no {', '.join(missing)}; see Denoiser, or use WrappedDenoiser"
-        )
     check_fits(task, denoiser)
