@@ -153,4 +153,7 @@ def test_what_is_no_model_or_no_problems_is_one_clear_error(tmp_path: Path) -> N
     problems = anyorder.make_task("sudoku", box=2).generate(2, seed=0, givens=8)
     with pytest.raises(BadInput, match="seed: Input should be a valid integer"):
         anyorder.fit_order("sudoku4", None, problems, tmp_path / "fit", seed="a")
+    problems = anyorder.Instances(problems.tokens, problems.maskable)
+    with pytest.raises(BadInput, match="training needs problems with known solutions"):
+        anyorder.fit_order("sudoku4", None, problems, tmp_path / "fit")
     assert not (tmp_path / "fit").exists()

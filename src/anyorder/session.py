@@ -185,7 +185,7 @@ def found(path: Path) -> Path:
     try:
         return find_file(path)
     except FileNotFoundError as error:
-        raise BadInput(f"no such file: {path}") from error
+        raise BadInput(f"{path} is a folder, not a file" if path.is_dir() else f"no such file: {path}") from error
 
 
 def _is_number(text: str) -> bool:

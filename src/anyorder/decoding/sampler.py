@@ -171,9 +171,12 @@ class Sampler(Pushable):
         order of whatever denoiser the sampler is used with.
 
         Raises:
-            BadInput: a part that cannot be found again by name, such as a lambda, or a folder without a policy.
+            BadInput: a part that cannot be found again by name, such as a lambda, a named folder without a policy, or a folder
+                whose card is not that of a sampler.
         """
         folder = Path(folder)
+        if (folder / "README.md").exists() and not (folder / "sampler.json").exists():
+            raise BadInput(f"{folder} holds a README.md, which the sampler's card would overwrite: choose another folder")
         saved: dict[int, str] = {}
 
         def weights(part: Any) -> dict[str, Any] | None:
@@ -254,7 +257,7 @@ def as_sampler(sampler: Any, **fields: Any) -> Sampler:
     """
     if isinstance(sampler, Sampler):
         return sampler
-    if isinstance(sampler, str | Path) and (Path(sampler) / "sampler.json").is_file():
+    if isinstance(sampler, str | Path) and sampler not in ORDERS and (Path(sampler) / "sampler.json").is_file():
         return Sampler.from_pretrained(sampler)
     return Sampler.parse(sampler, **fields) if isinstance(sampler, str) else Sampler(sampler, **fields)
 

@@ -46,7 +46,8 @@ def as_denoiser(
         name = type(model).__name__
         is_causal = name.endswith(("CausalLM", "LMHeadModel"))
         causal = " (a causal model has none; use a model for masked tokens)" if is_causal else ""
-        raise BadInput(f"the configuration of {name} names no mask token: give mask_token_id{causal}")
+        way = "give mask_token_id, such as tokenizer.mask_token_id"
+        raise BadInput(f"the configuration of {name} names no mask token: {way}{causal}")
     return HuggingFaceDenoiser(model, mask_token_id, suppress_tokens, shift=is_shifted(config) if shift is None else shift)
 
 

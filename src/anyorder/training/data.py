@@ -41,16 +41,22 @@ def training_problems(task: Task, data: DataSettings) -> Instances:
         raise BadInput(f"data.file {data.file} cannot be read: {error.strerror}") from error
 
 
-def draw_clean(
-    task: Task, instances: Instances, recipe: DenoiserRecipe | OrderRecipe, step: int, rng: np.random.Generator
-) -> tuple[Tensor, Tensor, Tensor]:
-    """A batch of augmented problems: x0 (B, L), tokens with the mask at unknown positions (B, L), maskable (B, L).
+def with_solutions(instances: Instances) -> Instances:
+    """The problems, unless their solutions are unknown.
 
     Raises:
-        BadInput: there are no solutions.
+        BadInput: they are.
     """
     if instances.x0 is None:
         raise BadInput("training needs problems with known solutions")
+    return instances
+
+
+def draw_clean(
+    task: Task, instances: Instances, recipe: DenoiserRecipe | OrderRecipe, step: int, rng: np.random.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A batch of augmented problems: x0 (B, L), tokens with the mask at unknown positions (B, L), maskable (B, L)."""
+    assert instances.x0 is not None
     index = torch.from_numpy(rng.integers(0, len(instances), recipe.run.batch_size))
     pad = task.pad_token_id
     if recipe.data.group_by_length and pad is not None:
