@@ -8,12 +8,14 @@ from torch import Tensor
 
 from anyorder.decoding.counts import top
 from anyorder.decoding.remaskers import CriticUndo
+from anyorder.denoisers.base import fingerprint
 from anyorder.orders.learned import Critic, LearnedOrder
 from anyorder.orders.perturbed import Perturbed
 from anyorder.orders.policies import PolicyNetwork
 from anyorder.prediction import Prediction
 from anyorder.registry import COUNT_RULES, ORDERS, POLICIES, REMASKERS, TOKEN_RULES
 from anyorder.state import DecodeState
+from conftest import HashDenoiser
 
 
 def order_of_tests(state: DecodeState, prediction: Prediction) -> Tensor:
@@ -41,7 +43,7 @@ def network(architecture: str, seed: int = 0, scores_committed: bool = False, **
         hidden_size=4,
         vocab_size=5,
         scores_committed=scores_committed,
-        denoiser_fingerprint="any",
+        denoiser_fingerprint=fingerprint(HashDenoiser()),
         **settings,
     )
     for parameter in policy.parameters():

@@ -1,6 +1,7 @@
 """Statistics against known values, reports with the promised fields, calibration by hand."""
 
 import json
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +26,12 @@ from anyorder.orders.learned import Critic, LearnedOrder
 from anyorder.prediction import Prediction
 from anyorder.registry import ORDERS, POLICIES
 from anyorder.report.plots import accuracy_against_steps
+from anyorder.session import open_session
 from anyorder.state import DecodeState
 from anyorder.tasks import make_task
 from anyorder.tasks.sudoku import Sudoku
+from anyorder.zoo import load_denoiser
+from anyorder.zoo.matching import task_for
 from conftest import HashDenoiser
 
 
@@ -221,9 +225,28 @@ def test_headroom_measures_all_orders_and_says_what_it_means() -> None:
     task = Sudoku(2)
     found = headroom(HashDenoiser(5), task, task.generate(10, 0, givens=12), 3)
     assert {r.order for r in found.report.results} >= {"random", "confidence", "oracle", "gt_margin"}
-    assert "best heuristic" in recommendation(found)
+    assert "best heuristic" in recommendation(found) and recommendation(found) in str(found) and "| oracle |" in str(found)
     every, first = path_calibration(HashDenoiser(5), task.generate(10, 0, givens=12), 3)
     assert every.count >= first.count > 0
+
+
+def test_sequences_that_are_hidden_completely_are_no_question() -> None:
+    denoiser = load_denoiser("wordnet", device="cpu")
+    texts = ["a person who acts", "a small house"]
+    for hide, kinds in ((1.0, [UserWarning]), (0.5, [])):
+        task = task_for(denoiser, hide=hide)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            headroom(denoiser, task, task.encode(texts), 2)  # type: ignore[attr-defined]
+        assert [one.category for one in caught] == kinds
+
+
+def test_the_command_hides_half_of_complete_texts_unless_told_otherwise(tmp_path: Path) -> None:
+    (tmp_path / "texts.txt").write_text("a person who acts\na small house\n")
+    for options, share in (([], 0.5), (["hide=1"], 1.0), (["hide=0.2"], 0.2)):
+        session = open_session(model="wordnet", data=tmp_path / "texts.txt", task_options=options, hide=0.5)
+        assert session.task.options["hide"] == share
+    assert "hide" not in open_session(model="sudoku4", limit=1, hide=0.5).task.options
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5])

@@ -16,7 +16,8 @@ from rich.console import Console
 
 from anyorder.cli import app
 from anyorder.errors import BadCheckpoint, BadInput
-from anyorder.evaluation.headroom_check import oracle_lead
+from anyorder.evaluation.calibration import calibration
+from anyorder.evaluation.headroom_check import Headroom, oracle_lead, recommendation
 from anyorder.evaluation.results import Report
 from anyorder.fitting import FitSettings, _prepare, card, fit_and_compare
 from anyorder.registry import ORDERS
@@ -196,6 +197,14 @@ def _report(**cells: list[float]) -> Report:
 )
 def test_a_lead_that_is_small_or_may_be_none_is_said_to_be(oracle: list[float], message: str) -> None:
     assert re.search(message, oracle_lead(_report(margin=[0.5, 0.6, 0.7, 0.8], oracle=oracle)))
+
+
+@pytest.mark.parametrize(("oracle", "hope"), [([0.6, 0.7, 0.8, 0.9], True), ([0.5, 0.6, 0.7, 0.8], False)])
+def test_a_wrong_confidence_is_no_hope_where_the_oracle_does_not_lead(oracle: list[float], hope: bool) -> None:
+    wrong = calibration(torch.ones(4), torch.tensor([True, False, False, False]))
+    said = recommendation(Headroom(_report(margin=[0.5, 0.6, 0.7, 0.8], oracle=oracle), wrong, wrong))
+    assert "overconfident on its own path (by 75.0 points)" in said
+    assert ("an order can learn where" in said) == hope == ("No order can gain much" not in said)
 
 
 def test_headroom_alone_leaves_a_report_and_no_policy_and_a_fit_may_follow(model: Path, data: Path, tmp_path: Path) -> None:

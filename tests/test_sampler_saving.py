@@ -185,6 +185,16 @@ def test_a_damaged_sampler_is_one_clear_error(damage: str, folder: Path) -> None
     assert "\n" not in str(caught.value) and len(str(caught.value)) > 20
 
 
+def test_the_card_of_something_else_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("My model.")
+    with pytest.raises(BadInput, match=r"holds a README\.md"):
+        Sampler("margin").save_pretrained(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
+    for order in ("margin", "entropy"):  # a sampler may be replaced
+        Sampler(order).save_pretrained(tmp_path / "sampler")
+    assert Sampler.from_pretrained(tmp_path / "sampler") == Sampler("entropy")
+
+
 @pytest.mark.parametrize("share", range(0, 100, 7))
 def test_a_sampler_cut_at_any_place_is_refused(share: int, folder: Path) -> None:
     text = (folder / "sampler.json").read_text().rstrip()

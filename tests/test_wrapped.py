@@ -111,7 +111,7 @@ def test_outputs_of_the_wrong_form_are_refused() -> None:
     ]:
         with pytest.raises(BadInput, match=message):
             WrappedDenoiser(Averaging(form), MASK, WORDS)(tokens)
-    with pytest.raises(BadInput, match="mask_token_id is 9"):
+    with pytest.raises(BadInput, match="the mask token 9 is not in"):
         WrappedDenoiser(Averaging(), 9, WORDS)
     with pytest.raises(BadInput, match=r"must be a torch\.nn\.Module"):
         WrappedDenoiser(lambda tokens: tokens, MASK, WORDS)  # type: ignore[arg-type]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from anyorder.decoding.sampler import Sampler
+from anyorder.decoding.sampler import Sampler, as_sampler
 from anyorder.denoisers.base import fingerprint
 from anyorder.errors import BadInput, first_line
 from anyorder.evaluation.comparison import environment
@@ -15,7 +15,7 @@ from anyorder.evaluation.trajectories import Watch
 from anyorder.files import find_file, open_text
 from anyorder.orders.end_penalty import EndPenalty
 from anyorder.orders.learned import check_policy_folder
-from anyorder.tasks import Instances, Task, check_size, task_class
+from anyorder.tasks import Instances, Sequences, Task, check_size, task_class
 from anyorder.tasks.problem_files import load_problems
 from anyorder.tasks.sequence_files import looks_like_a_file
 from anyorder.zoo import default_denoiser, load_denoiser
@@ -57,8 +57,9 @@ class Session:
         return next((name for name in ("policy+undo", "policy") if name in known), "confidence")
 
     def bind(self, text: str, **fields: Any) -> Sampler:
-        """A sampler from text, with its policies loaded."""
-        return Sampler.parse(text, **fields).bind(self.denoiser, strict=self.strict)
+        """A sampler from text or from its folder, with its policies loaded. Of a saved one only the budget is replaced."""
+        sampler = as_sampler(text, **fields)
+        return sampler.replace(steps=fields.get("steps", sampler.steps)).bind(self.denoiser, strict=self.strict)
 
     def late_ends(self, sampler: Sampler, penalty: float) -> Sampler:
         """The sampler, with a penalty on the scores of tokens that end a sequence of the task; 0 for none.
@@ -95,6 +96,7 @@ def open_session(
     trust_remote_code: bool = False,
     model_options: list[str] | None = None,
     skip_unreadable: bool = False,
+    hide: float | None = None,
 ) -> Session:
     """Load everything, or say what does not fit.
 
@@ -112,6 +114,7 @@ def open_session(
         trust_remote_code: run the code that comes with a model of Hugging Face.
         model_options: key=value options of the denoiser, see `load_denoiser`.
         skip_unreadable: leave out problems of a file that cannot be read, and say so on standard error.
+        hide: share hidden of complete texts and sequences, unless the options of the task name one.
 
     Raises:
         BadInput: something does not fit, cannot be read, or is too large.
@@ -132,6 +135,8 @@ def open_session(
         check_policy_folder(policy)
         denoiser.own_order = str(policy)
     made = task_for(denoiser, task, **options)
+    if hide is not None and isinstance(made, Sequences) and "hide" not in options:
+        made = made.variant({"hide": hide})
     if path is not None:
         instances, source = load_problems(made, path, limit, skip_unreadable, _SKIP), path.name
     elif problem is not None:
@@ -202,7 +207,7 @@ def found(path: Path) -> Path:
     try:
         return find_file(path)
     except FileNotFoundError as error:
-        raise BadInput(f"no such file: {path}") from error
+        raise BadInput(f"{path} is a folder, not a file" if path.is_dir() else f"no such file: {path}") from error
 
 
 def _is_number(text: str) -> bool:

@@ -205,7 +205,8 @@ def headroom(
     model_options: ModelOptionsOption = None,
     skip_unreadable: SkipUnreadableOption = False,
 ) -> None:
-    """Is an order worth learning for this model and data? Heuristics, oracles, and the model's calibration."""
+    """Is an order worth learning for this model and data? Heuristics, oracles, and the model's calibration. Half of every
+    complete text or sequence is hidden, or another share by --task-option hide=SHARE."""
     from rich.console import Console
 
     from anyorder.evaluation.headroom_check import headroom as run
@@ -215,7 +216,7 @@ def headroom(
 
     session = open_session(
         task=task, data=data, model=model, limit=limit, seed=seed, generate=generate, task_options=task_options,
-        trust_remote_code=trust_remote_code, model_options=model_options,
+        trust_remote_code=trust_remote_code, model_options=model_options, hide=0.5,
         skip_unreadable=skip_unreadable,
     )  # fmt: skip
     console, budget = wide_console(), read_budget(steps, session.longest)

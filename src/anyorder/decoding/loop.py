@@ -3,15 +3,17 @@
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from anyorder.decoding.result import Decoded
-from anyorder.decoding.sampler import Sampler
+from anyorder.decoding.sampler import Sampler, as_sampler
 from anyorder.decoding.step import StepOutput, predict, step
-from anyorder.denoisers.base import Denoiser, attention_of, check_tokens, device_of, in_eval_mode
+from anyorder.denoisers.base import Denoiser, attention_of, check_batch, device_of, in_eval_mode
 from anyorder.ends import Ends
+from anyorder.orders.base import Order
 from anyorder.state import init
 
 Callback = Callable[[StepOutput], None]
@@ -23,7 +25,7 @@ Callback = Callable[[StepOutput], None]
 def decode(
     denoiser: Denoiser,
     tokens: Tensor,
-    sampler: Sampler | str,
+    sampler: Sampler | Order | str | Path,
     *,
     seeds: Tensor | int = 0,
     attention_mask: Tensor | None = None,
@@ -36,7 +38,8 @@ def decode(
     Args:
         denoiser: the model. It runs in eval mode, and is left in the mode in which it was.
         tokens: int64 (B, L); positions that hold `denoiser.mask_token_id` are generated, all others never change.
-        sampler: where, how many, what, what to remask; or its spelling, such as `confidence@threshold:0.9`.
+        sampler: where, how many, what, what to remask; or its spelling, such as `confidence@threshold:0.9`, its folder, or an
+            order of one's own.
         seeds: one int64 per sequence (B,), or one number to which row i adds i.
         attention_mask: bool (B, L), False at padding; derived from the denoiser's `pad_token_id` if it has one.
         x0: the solutions (B, L), for oracle orders.
@@ -51,10 +54,11 @@ def decode(
         A `Decoded`. Rows do not influence one another, and a finished row costs no more forward passes.
 
     Raises:
-        BadInput: tokens of the wrong type, shape or vocabulary, or a sampler that does not fit the denoiser.
+        BadInput: tokens, mask, solutions or seeds of the wrong type, shape or vocabulary, no denoiser, or no sampler.
+        WrongDenoiser: a policy was fitted to another denoiser.
     """
-    check_tokens(tokens, denoiser)
-    sampler = (Sampler.parse(sampler) if isinstance(sampler, str) else sampler).bind(denoiser)
+    check_batch(tokens, denoiser, attention_mask=attention_mask, x0=x0, seeds=seeds)
+    sampler = as_sampler(sampler).bind(denoiser)
     callbacks = [on_step] if callable(on_step) else list(on_step)
     home, device = tokens.device, device_of(denoiser, tokens.device)
     mask = attention_of(denoiser, tokens) if attention_mask is None else attention_mask

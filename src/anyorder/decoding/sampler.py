@@ -20,7 +20,7 @@ from anyorder.files import read_json, write_json, write_text
 from anyorder.hub import Pushable, download
 from anyorder.memory import Memory
 from anyorder.orders.base import Binding, Order, Unbound
-from anyorder.orders.learned import Critic, LearnedOrder, SavedOrder, check_denoiser, load_policy
+from anyorder.orders.learned import Critic, LearnedOrder, SavedOrder, check_or_note, check_unchecked, load_policy
 from anyorder.orders.perturbed import Perturbed
 from anyorder.orders.policies import PolicyNetwork
 from anyorder.parts import from_config, label_of, memories_of, rebuild, to_config, walk, written
@@ -140,13 +140,17 @@ class Sampler(Pushable):
         return dataclasses.replace(self, **changes)
 
     def bind(self, denoiser: Any, *, strict: bool = True) -> "Sampler":
-        """The sampler with every part that depends on the denoiser loaded, such as the order `policy`.
+        """The sampler with every part that depends on the denoiser loaded, such as the order `policy`, and policies that were
+        loaded without a denoiser checked against this one.
 
         Raises:
             BadInput: the denoiser has no policy of its own, or one without a critic.
             WrongDenoiser: a policy was fitted to another denoiser, and `strict`.
         """
-        if not any(isinstance(inside, Unbound) for name in _PARTS for inside in walk(getattr(self, name))):
+        inside = [part for name in _PARTS for part in walk(getattr(self, name))]
+        for part in inside:
+            check_unchecked(part, denoiser, strict=strict)
+        if not any(isinstance(part, Unbound) for part in inside):
             return self
         changed: dict[str, Any] = {}
         binding = Binding(denoiser, strict)
@@ -163,13 +167,21 @@ class Sampler(Pushable):
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `sampler.json`, a card, and the weights of policies and critics in folders beside them.
 
+        A policy that is named by its folder is saved with its weights too; `policy` alone stays a name: it stands for the own
+        order of whatever denoiser the sampler is used with.
+
         Raises:
-            BadInput: a part that cannot be found again by name, such as a lambda.
+            BadInput: a part that cannot be found again by name, such as a lambda, a named folder without a policy, or a folder
+                whose card is not that of a sampler.
         """
         folder = Path(folder)
+        if (folder / "README.md").exists() and not (folder / "sampler.json").exists():
+            raise BadInput(f"{folder} holds a README.md, which the sampler's card would overwrite: choose another folder")
         saved: dict[int, str] = {}
 
         def weights(part: Any) -> dict[str, Any] | None:
+            if isinstance(part, SavedOrder) and part.folder:
+                part = LearnedOrder.from_pretrained(part.folder)
             if not isinstance(part, LearnedOrder | Critic):
                 return None
             network: PolicyNetwork = part.policy
@@ -192,7 +204,8 @@ class Sampler(Pushable):
 
         Args:
             name: folder or hub id.
-            denoiser: the model that it will be used with; policies are checked against it and moved to its device.
+            denoiser: the model that it will be used with; policies are checked against it and moved to its device. Without
+                one, `decode` does both.
             strict: a policy of another denoiser is an error; otherwise a warning.
             options: of the download: revision, token, cache_dir, ...
 
@@ -217,9 +230,8 @@ class Sampler(Pushable):
                 raise BadInput(f"{path} is damaged: {json.dumps(dict(entry))[:80]} is no part of a sampler")
             if part not in loaded:
                 loaded[part] = load_policy(folder / part)
-                if denoiser is not None:
-                    check_denoiser(loaded[part], denoiser, folder / part, strict=strict)
-                    loaded[part].to(device_of(denoiser))
+                check_or_note(loaded[part], denoiser, folder / part, strict=strict)
+                loaded[part].to(device_of(denoiser))
             network = loaded[part]
             if entry["as"] == "critic":
                 return Critic(network)
@@ -230,6 +242,24 @@ class Sampler(Pushable):
             return cls(**parts, **{key: values[key] for key in ("steps", "block_length", "noise")})
         except (KeyError, TypeError, AttributeError) as error:
             raise BadInput(f"{path} is damaged: {type(error).__name__} {error}") from error
+
+
+def as_sampler(sampler: Any, **fields: Any) -> Sampler:
+    """A sampler by its spelling or its folder, or with an order of one's own; a sampler is returned as it is.
+
+    Args:
+        sampler: a spelling such as `policy+undo@threshold:0.9`, the folder of a sampler or of a policy, an order, a policy
+            network, or a sampler.
+        fields: further fields of a sampler that is made here; saved and complete ones keep theirs.
+
+    Raises:
+        BadInput: none of these.
+    """
+    if isinstance(sampler, Sampler):
+        return sampler
+    if isinstance(sampler, str | Path) and sampler not in ORDERS and (Path(sampler) / "sampler.json").is_file():
+        return Sampler.from_pretrained(sampler)
+    return Sampler.parse(sampler, **fields) if isinstance(sampler, str) else Sampler(sampler, **fields)
 
 
 def as_order(order: Any) -> Order:
@@ -257,6 +287,8 @@ def as_order(order: Any) -> Order:
     try:
         return ORDERS.make(order)  # type: ignore[no-any-return]
     except BadInput as error:
+        if re.search("[+@]", order):
+            raise BadInput(f"{order!r} is no order; the spelling of a whole sampler is read by Sampler.parse") from error
         raise BadInput(f"{error}, or the folder of a policy" if "unknown" in str(error) else str(error)) from error
 
 

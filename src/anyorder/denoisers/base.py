@@ -6,6 +6,8 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from numbers import Integral
+from pathlib import Path
 from typing import Any, NamedTuple, ParamSpec, Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -49,6 +51,26 @@ def default_device() -> str:
 def missing_attributes(module: object) -> list[str]:
     """The attributes of a `Denoiser` that a module lacks."""
     return [name for name in ("mask_token_id", "vocab_size", "hidden_size") if not hasattr(module, name)]
+
+
+def check_is_denoiser(model: object) -> None:
+    """Raise BadInput, with the way to make a denoiser of it, unless a model has the attributes of one."""
+    if not (missing := missing_attributes(model)):
+        return
+    if isinstance(model, str | Path):
+        raise BadInput(f"the denoiser is the text {str(model)!r}: load it with anyorder.load_denoiser")
+    way = "use HuggingFaceDenoiser" if hasattr(model, "config") else "see Denoiser, or use WrappedDenoiser"
+    raise BadInput(f"a {type(model).__name__} is no denoiser: it has no {', '.join(missing)}; {way}")
+
+
+def check_mask_token(mask_token_id: object, vocab_size: int) -> None:
+    """Raise BadInput unless this is a token of the vocabulary."""
+    whole = isinstance(mask_token_id, Integral) and not isinstance(mask_token_id, bool)
+    if not whole or not 0 <= int(mask_token_id) < vocab_size:  # type: ignore[call-overload]
+        raise BadInput(
+            f"the mask token {mask_token_id!r} is not in the model's vocabulary of {vocab_size}: give a token id, such as "
+            "tokenizer.mask_token_id"
+        )
 
 
 def device_of(denoiser: object, fallback: torch.device | str = "cpu") -> torch.device:
@@ -110,8 +132,37 @@ def attention_of(denoiser: object, tokens: Tensor) -> Tensor | None:
     return None if bool(real.all()) else real
 
 
+def check_batch(
+    tokens: Tensor,
+    denoiser: "Denoiser",
+    *,
+    attention_mask: Tensor | None = None,
+    x0: Tensor | None = None,
+    seeds: Tensor | int = 0,
+) -> None:
+    """Raise BadInput unless tokens are int64 (B, L) of this denoiser's vocabulary, and the others have the shape for that."""
+    check_is_denoiser(denoiser)
+    check_tokens(tokens, denoiser)
+    for name, given, whole in (("attention_mask", attention_mask, False), ("x0", x0, True)):
+        if given is None:
+            continue
+        if not isinstance(given, Tensor) or given.shape != tokens.shape or (whole and given.dtype != torch.int64):
+            kind = "int64" if whole else "bool"
+            raise BadInput(f"{name} is {_said(given)}; it must be {kind} of the shape of the tokens, {tuple(tokens.shape)}")
+    if isinstance(seeds, bool) or not isinstance(seeds, int | Tensor):
+        raise BadInput(f"seeds are {seeds!r}; they must be a whole number, or one int64 per sequence")
+    if isinstance(seeds, Tensor) and (seeds.shape != tokens.shape[:1] or seeds.dtype != torch.int64):
+        raise BadInput(f"seeds are {_said(seeds)}; they must be a whole number, or int64 of shape ({len(tokens)},)")
+
+
+def _said(given: object) -> str:
+    return f"{given.dtype} of shape {tuple(given.shape)}" if isinstance(given, Tensor) else f"a {type(given).__name__}"
+
+
 def check_tokens(tokens: Tensor, denoiser: "Denoiser") -> None:
     """Raise BadInput unless tokens are int64 (B, L) of this denoiser's vocabulary (or its padding)."""
+    if not isinstance(tokens, Tensor):
+        raise BadInput(f"the tokens are a {type(tokens).__name__}; they must be an int64 tensor (batch, length), see collate")
     if tokens.dim() != 2 or tokens.dtype != torch.int64:
         raise BadInput(f"the tokens are {tokens.dtype} of shape {tuple(tokens.shape)}; they must be int64 (batch, length)")
     pad = getattr(denoiser, "pad_token_id", None)

@@ -104,6 +104,8 @@ def read_denoiser(folder: Path) -> Any:
         name = config.pop("class", None)
     except UNLOADABLE as error:
         raise BadCheckpoint(f"{folder} holds no readable denoiser: {first_line(error)}") from error
+    if name is None and "architecture" in config:
+        raise BadInput(f"{folder} holds an order policy, which is no denoiser: name the model, and the policy as its order")
     kind = Transformer if name is None else denoiser_class(str(name))
     try:
         with in_float32():

@@ -22,7 +22,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from anyorder.denoisers.base import DenoiserOutput, device_of, evaluating
+from anyorder.denoisers.base import DenoiserOutput, check_mask_token, device_of, evaluating
 from anyorder.denoisers.padding import Wanted, align_left, depends_on_padding, move_back, run_by_length
 from anyorder.denoisers.special_tokens import UNLOADABLE, mask_of, named_tokens, tokenizer_of, tokens_of_no_text
 from anyorder.denoisers.taps import is_compiled, on_device, tapped
@@ -80,13 +80,14 @@ class HuggingFaceDenoiser(nn.Module):
         head = loaded.get_output_embeddings() if hasattr(loaded, "get_output_embeddings") else None
         self._parts = [head if isinstance(head, nn.Module) else None, _body_of(loaded)]  # listed, so as to be no submodules
         self.hidden_size: int = config.hidden_size if hasattr(config, "hidden_size") else config.d_model
-        if not 0 <= mask_token_id < self.vocab_size:
-            raise BadInput(f"the mask token {mask_token_id} is not in the model's vocabulary of {self.vocab_size}")
+        check_mask_token(mask_token_id, self.vocab_size)
         self.mask_token_id = mask_token_id
         self.shift = shift
         self.pad_token_id = pad_token_id
         self.tokenizer = tokenizer
         self.forbidden = sorted({mask_token_id, *(token for token in forbidden if 0 <= token < self.vocab_size)})
+        if len(self.forbidden) == self.vocab_size:
+            raise BadInput(f"all {self.vocab_size} tokens are forbidden: at least one must remain")
         self.max_length = _max_length(config)
         self._mask_as_is = _model_type(config) in _MASK_AS_IS
         self._absolute = _absolute_positions(model)

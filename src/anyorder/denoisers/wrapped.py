@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from anyorder.denoisers.base import DenoiserOutput, forbid_mask
+from anyorder.denoisers.base import DenoiserOutput, check_mask_token, forbid_mask
 from anyorder.denoisers.padding import Aligned, align_left, move_back, run_by_length
 from anyorder.errors import BadInput
 from anyorder.files import write_json
@@ -61,8 +61,7 @@ class WrappedDenoiser(nn.Module, Pushable):
         super().__init__()
         if not isinstance(module, nn.Module):
             raise BadInput(f"module is {module!r}; it must be a torch.nn.Module")
-        if not 0 <= mask_token_id < vocab_size:
-            raise BadInput(f"mask_token_id is {mask_token_id}; it must lie in 0..{vocab_size - 1}")
+        check_mask_token(mask_token_id, vocab_size)
         self.module = module
         self.mask_token_id = mask_token_id
         self.vocab_size = vocab_size

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from anyorder.decoding.remaskers import Absorbing
-from anyorder.decoding.sampler import Sampler
+from anyorder.decoding.sampler import Sampler, as_sampler
 from anyorder.denoisers.base import Denoiser
 from anyorder.errors import BadInput
-from anyorder.evaluation.samplers import SamplerLike, as_sampler, label_for
+from anyorder.evaluation.samplers import SamplerLike, label_for
 from anyorder.orders.learned import LearnedOrder
 from anyorder.parts import walk
 from anyorder.registry import COUNT_RULES, POLICIES

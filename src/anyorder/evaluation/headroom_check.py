@@ -1,5 +1,6 @@
 """Is learning an order worth it for this model and these problems?"""
 
+import warnings
 from dataclasses import dataclass
 
 from anyorder.denoisers.base import Denoiser
@@ -10,9 +11,10 @@ from anyorder.evaluation.comparison import evaluate
 from anyorder.evaluation.results import Report, Result
 from anyorder.evaluation.samplers import Kind, Samplers
 from anyorder.evaluation.statistics import mean_interval
-from anyorder.evaluation.tables import metric_name
+from anyorder.evaluation.tables import markdown, metric_name
 from anyorder.registry import ORDERS
-from anyorder.tasks.base import Instances, Task
+from anyorder.tasks.base import Instances, Task, check_fits
+from anyorder.tasks.sequences import Sequences
 
 _CALIBRATED = 0.02
 """Largest expected calibration error that counts as calibrated."""
@@ -21,13 +23,22 @@ _SMALL_LEAD = 1.0
 """Points: if the oracle leads by less, an order has nothing to gain that is worth a fit."""
 
 
+_LITTLE = "No order can gain much here"
+
+
 @dataclass(frozen=True)
 class Headroom:
-    """Orders that need no training and the oracles on the same problems, and how reliable confidence is."""
+    """Orders that need no training and the oracles on the same problems, and how reliable confidence is.
+
+    Printed, it is a table and the sentence that says whether an order is worth it.
+    """
 
     report: Report
     every_prediction: Calibration
     most_confident: Calibration
+
+    def __str__(self) -> str:
+        return f"{markdown(self.report)}\n\n{recommendation(self)}"
 
 
 def headroom(
@@ -48,9 +59,16 @@ def headroom(
         steps: budget of forward passes.
         samplers: what is compared; by default every baseline that takes no arguments, and every oracle.
 
+    Returns:
+        A `Headroom`: print it, or read its `report`.
+
     Raises:
         BadInput: no solutions are known, or task and denoiser disagree.
     """
+    check_fits(task, denoiser, instances)
+    if isinstance(task, Sequences) and task.hide == 1:
+        message = "every symbol is hidden, so there is nothing to infer them from: make the task with hide=0.5, say"
+        warnings.warn(message, stacklevel=2)
     if instances.x0 is None:
         raise BadInput("headroom needs problems whose solutions are known: give a file of complete ones with --data")
     baselines = [name for name in ORDERS.names(baseline=True) if not ORDERS.entry(name).arguments]
@@ -89,18 +107,17 @@ def oracle_lead(report: Report) -> str:
         f"{mean:.1f} points ({low:.1f} to {high:.1f})."
     )
     if mean < _SMALL_LEAD:
-        return f"{first} No order can gain much here: the lead is under {_SMALL_LEAD:.0f} point."
+        return f"{first} {_LITTLE}: the lead is under {_SMALL_LEAD:.0f} point."
     if low <= 0:
-        return f"{first} No order can gain much here, as far as {len(ahead)} problems tell: the interval includes 0."
+        return f"{first} {_LITTLE}, as far as {len(ahead)} problems tell: the interval includes 0."
     return first
 
 
 def recommendation(found: Headroom) -> str:
     """Say what the numbers mean, by the metric that matters for these problems."""
-    over = found.every_prediction.overconfidence
+    first, over = oracle_lead(found.report), found.every_prediction.overconfidence
     if found.every_prediction.error < _CALIBRATED:
-        second = "Confidence is calibrated on its own path: expect little from a learned order, and more from remasking."
-    else:
-        sense = "overconfident" if over > 0 else "underconfident"
-        second = f"The denoiser is {sense} on its own path (by {100 * abs(over):.1f} points): an order can learn where."
-    return f"{oracle_lead(found.report)} {second}"
+        return f"{first} Confidence is calibrated on its own path: expect little from a learned order, and more from remasking."
+    sense = "overconfident" if over > 0 else "underconfident"
+    hope = "" if _LITTLE in first else ": an order can learn where"
+    return f"{first} The denoiser is {sense} on its own path (by {100 * abs(over):.1f} points){hope}."

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from anyorder.decoding.remaskers import Absorbing
-from anyorder.decoding.sampler import Sampler
+from anyorder.decoding.sampler import Sampler, as_sampler
 from anyorder.denoisers.base import Denoiser
 from anyorder.errors import BadInput
 from anyorder.orders.base import Order
@@ -19,8 +19,9 @@ from anyorder.parts import label_of, walk
 from anyorder.registry import ORDERS, Entry
 from anyorder.tasks.base import Instances, Task
 
-SamplerLike = str | Sampler | Order | PolicyNetwork
-"""A sampler's spelling, a sampler, or an order: a function of a state and a prediction, or an object that is called so."""
+SamplerLike = str | Path | Sampler | Order | PolicyNetwork
+"""A sampler's spelling or folder, a sampler, or an order: a function of a state and a prediction, or an object that is called
+so."""
 
 Samplers = SamplerLike | Sequence[SamplerLike] | Mapping[str, SamplerLike]
 """One or several of them, or a mapping from labels."""
@@ -33,9 +34,9 @@ def as_samplers(samplers: Samplers, **fields: Any) -> dict[str, Sampler]:
     """Samplers by label.
 
     Args:
-        samplers: spellings such as "policy+undo@threshold:0.9", samplers, orders, or a mapping from labels to any of these.
-            Without a mapping, the label of a spelling is the text as typed, that of a sampler `str(sampler)`, and that of an
-            order its name.
+        samplers: spellings such as "policy+undo@threshold:0.9", folders of samplers or policies, samplers, orders, or a
+            mapping from labels to any of these. Without a mapping, the label of a spelling or folder is the text as typed, that
+            of a sampler `str(sampler)`, and that of an order its name.
         fields: further fields of the samplers that are made here, such as `count` and `token`; complete samplers keep theirs,
             and None leaves the default.
 
@@ -57,16 +58,9 @@ def as_samplers(samplers: Samplers, **fields: Any) -> dict[str, Sampler]:
     return found
 
 
-def as_sampler(one: SamplerLike, **fields: Any) -> Sampler:
-    """A sampler from its spelling or from an order; a sampler is returned as it is."""
-    if isinstance(one, Sampler):
-        return one
-    return Sampler.parse(one, **fields) if isinstance(one, str) else Sampler(one, **fields)
-
-
 def label_for(one: SamplerLike) -> str:
     """What a sampler is called in tables."""
-    if isinstance(one, str | Sampler):
+    if isinstance(one, str | Path | Sampler):
         return str(one)
     if isinstance(one, LearnedOrder | PolicyNetwork):
         return "policy"

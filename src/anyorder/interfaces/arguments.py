@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from anyorder.decoding.sampler import Sampler, as_order
+from anyorder.decoding.sampler import Sampler, as_order, as_sampler
 from anyorder.decoding.tokens import Argmax, Sample, TokenRule
 from anyorder.denoisers.base import Denoiser
 from anyorder.denoisers.huggingface import HuggingFaceDenoiser, is_shifted
@@ -50,7 +50,8 @@ def as_denoiser(
         name = type(model).__name__
         is_causal = name.endswith(("CausalLM", "LMHeadModel"))
         causal = " (a causal model has none; use a model for masked tokens)" if is_causal else ""
-        raise BadInput(f"the configuration of {name} names no mask token: give mask_token_id{causal}")
+        way = "give mask_token_id, such as tokenizer.mask_token_id"
+        raise BadInput(f"the configuration of {name} names no mask token: {way}{causal}")
     return HuggingFaceDenoiser(model, mask_token_id, suppress_tokens, shift=is_shifted(config) if shift is None else shift)
 
 
@@ -118,19 +119,13 @@ def check_budget(steps: int | None, block_length: int | None, most: int) -> None
 
 
 def find_sampler(sampler: Sampler | Order | str | Path, denoiser: Denoiser) -> Sampler:
-    """A sampler from its spelling, its folder or an order; a sampler is returned as it is.
+    """A sampler by its spelling or by its folder, with an order of one's own, or itself, with its policies loaded.
 
     Raises:
         BadInput: none of the four.
         WrongDenoiser: a policy was fitted to another denoiser.
     """
-    if isinstance(sampler, Sampler):
-        return sampler
-    if not isinstance(sampler, str | Path):
-        return Sampler(sampler)
-    if (Path(sampler) / "sampler.json").is_file():
-        return Sampler.from_pretrained(sampler, denoiser)
-    return Sampler.parse(str(sampler))
+    return as_sampler(sampler).bind(denoiser)
 
 
 def find_order(order: Order | str | Path, denoiser: Denoiser) -> Order:

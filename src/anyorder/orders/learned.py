@@ -71,8 +71,7 @@ class LearnedOrder(Pushable):
         if (folder / "critic" / "config.json").is_file():
             critic = load_policy(folder / "critic")
         for network in {policy, critic} - {None}:
-            if denoiser is not None:
-                check_denoiser(network, denoiser, folder, strict=strict)  # type: ignore[arg-type]
+            check_or_note(network, denoiser, folder, strict=strict)  # type: ignore[arg-type]
         order = cls(policy, None if critic is None else Critic(critic))
         return order if denoiser is None else order.to(device_of(denoiser))
 
@@ -142,6 +141,8 @@ def check_policy_folder(folder: Path) -> None:
     Raises:
         BadInput: it has no `config.json`.
     """
+    if (folder / "sampler.json").is_file():
+        raise BadInput(f"{folder} holds a sampler, not an order policy alone: use it as a sampler (Sampler.from_pretrained)")
     if not (folder / "config.json").is_file():
         raise BadInput(f"{folder} holds no order policy (no config.json): fit one with `anyorder train` or `anyorder fit`")
 
@@ -168,6 +169,29 @@ def load_policy(folder: Path) -> PolicyNetwork:
     except UNLOADABLE as error:
         raise BadCheckpoint(f"{folder} holds no readable policy: {first_line(error)}") from error
     return policy.eval()
+
+
+def check_or_note(policy: PolicyNetwork, denoiser: nn.Module | None, folder: Path, *, strict: bool) -> None:
+    """Check a policy that was just loaded; without a denoiser, note that `check_unchecked` is to do it on first use."""
+    if denoiser is not None:
+        check_denoiser(policy, denoiser, folder, strict=strict)
+    elif strict and policy.denoiser_fingerprint:
+        policy.unchecked = folder
+
+
+def check_unchecked(part: Any, denoiser: nn.Module, *, strict: bool = True) -> None:
+    """Check the networks of an order or critic that were loaded without a denoiser, and move them to its device.
+
+    Raises:
+        WrongDenoiser: see `check_denoiser`.
+    """
+    critic = part.critic if isinstance(part, LearnedOrder) else part
+    learned = [one.policy for one in (part, critic) if isinstance(one, LearnedOrder | Critic)]
+    for network in learned:
+        if network.unchecked is not None:
+            check_denoiser(network, denoiser, network.unchecked, strict=strict)
+            network.unchecked = None
+            network.to(device_of(denoiser))
 
 
 def check_denoiser(policy: PolicyNetwork, denoiser: nn.Module, folder: str | Path, *, strict: bool = True) -> None:

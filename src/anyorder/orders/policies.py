@@ -55,6 +55,8 @@ class PolicyNetwork(nn.Module, Pushable):
         reads_logits: whether it reads more of the logits than `top_log_probs`, `entropy` and `top_probabilities`.
         top_positions: how many of the most confident positions it is restricted to; 0 for all.
         memories: what it remembers of earlier predictions, see `anyorder.memory`.
+        unchecked: the folder that it was loaded from without a denoiser, until it is checked against the first one that it is
+            used with; else None.
     """
 
     Settings: ClassVar[type] = NoSettings
@@ -62,6 +64,7 @@ class PolicyNetwork(nn.Module, Pushable):
     reads_logits: bool = False
     top_positions: int = 0
     memories: tuple[Memory, ...] = ()
+    unchecked: Path | None = None
 
     def __init__(
         self,

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from anyorder.denoisers.base import Denoiser
+from anyorder.denoisers.base import Denoiser, check_is_denoiser
 from anyorder.ends import Ends
 from anyorder.errors import BadInput, shorten
 from anyorder.registry import TASKS
@@ -311,8 +311,16 @@ def check_fits(task: Task, denoiser: Any, instances: Instances | None = None) ->
         instances: the problems that are to be decoded. If they are given, their length counts, not the task's longest.
 
     Raises:
-        BadInput: they disagree in vocabulary size, mask token or length; the message names which.
+        BadInput: one of them is something else, or they disagree in vocabulary size, mask token or length; the message names
+            which.
     """
+    check_is_denoiser(denoiser)
+    if not isinstance(task, Task):
+        raise BadInput(f"the task is a {type(task).__name__}; anyorder.task_for(denoiser) makes the right task")
+    if not isinstance(instances, Instances | None):
+        raise BadInput(
+            f"the problems are a {type(instances).__name__}; they must be Instances, see task.load and task.generate"
+        )
     length = task.length if instances is None else instances.tokens.shape[1]
     most = max_length_of(denoiser)
     facts = {

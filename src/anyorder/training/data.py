@@ -4,7 +4,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from anyorder.denoisers.base import missing_attributes
 from anyorder.diffusion import CosineSchedule, DiscreteSchedule, LinearSchedule
 from anyorder.errors import BadInput
 from anyorder.files import find_file
@@ -45,16 +44,22 @@ def training_problems(task: Task, data: DataSettings) -> Instances:
         raise BadInput(f"data.file {data.file} cannot be read: {error.strerror}") from error
 
 
-def draw_clean(
-    task: Task, instances: Instances, recipe: DenoiserRecipe | OrderRecipe, step: int, rng: np.random.Generator
-) -> tuple[Tensor, Tensor, Tensor]:
-    """A batch of augmented problems: x0 (B, L), tokens with the mask at unknown positions (B, L), maskable (B, L).
+def with_solutions(instances: Instances) -> Instances:
+    """The problems, unless their solutions are unknown.
 
     Raises:
-        BadInput: there are no solutions.
+        BadInput: they are.
     """
     if instances.x0 is None:
         raise BadInput("training needs problems with known solutions")
+    return instances
+
+
+def draw_clean(
+    task: Task, instances: Instances, recipe: DenoiserRecipe | OrderRecipe, step: int, rng: np.random.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A batch of augmented problems: x0 (B, L), tokens with the mask at unknown positions (B, L), maskable (B, L)."""
+    assert instances.x0 is not None
     index = torch.from_numpy(rng.integers(0, len(instances), recipe.run.batch_size))
     pad = task.pad_token_id
     if recipe.data.group_by_length and pad is not None:
@@ -87,8 +92,4 @@ def check_trainable(denoiser: nn.Module, task: Task) -> None:
         BadInput: the denoiser does not follow the protocol `Denoiser`, or differs from the task in vocabulary size, mask token
             or length; the message names which.
     """
-    if missing := missing_attributes(denoiser):
-        raise BadInput(
-            f"a {type(denoiser).__name__} is no denoiser: it has no {', '.join(missing)}; see Denoiser, or use WrappedDenoiser"
-        )
     check_fits(task, denoiser)

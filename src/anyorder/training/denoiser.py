@@ -18,6 +18,7 @@ from anyorder.training.data import (
     make_schedule,
     step_generator,
     training_problems,
+    with_solutions,
     without_padding,
 )
 from anyorder.training.recipes import DenoiserRecipe
@@ -30,7 +31,7 @@ class DenoiserJob:
         self.recipe = recipe
         self.task = make_task(recipe.task.name, **recipe.task.options)
         self.schedule = make_schedule(recipe.masking)
-        self.instances = training_problems(self.task, recipe.data)
+        self.instances = with_solutions(training_problems(self.task, recipe.data))
         torch.manual_seed(recipe.seed)
         self.denoiser = make_denoiser(recipe.denoiser.architecture, self.task, recipe.denoiser.settings)
         check_trainable(self.denoiser, self.task)

@@ -140,7 +140,8 @@ def fit_order(
     denoiser, task, instances = _loaded(denoiser, task, instances)
     chosen = _policy_settings(policy, default_fit()[0].architecture)
     _, default_objective = default_fit(chosen.architecture)
-    recipe = OrderRecipe(
+    recipe = _checked(
+        OrderRecipe,
         kind="order",
         seed=seed,
         task=_task_settings(task),
@@ -210,6 +211,8 @@ def _loaded(
     """Denoiser, task and problems, loaded if they are given by name."""
     model: Any = denoiser if isinstance(denoiser, nn.Module) else load_denoiser(denoiser)
     found = task if isinstance(task, Task) else task_for(model, task)
+    if not isinstance(instances, Instances | str | Path):
+        raise BadInput(f"the problems are a {type(instances).__name__}; they must be Instances, or a file of them")
     return model, found, instances if isinstance(instances, Instances) else found.load(instances)
 
 

@@ -38,6 +38,7 @@ from anyorder.training.data import (
     make_schedule,
     step_generator,
     training_problems,
+    with_solutions,
     without_padding,
 )
 from anyorder.training.objectives import Objective, Truth
@@ -127,7 +128,7 @@ class OrderJob:
         self.denoiser = denoiser.eval().requires_grad_(False)
         if instances is None:
             instances = training_problems(task, recipe.data)
-        self.instances = instances
+        self.instances = with_solutions(instances)
         self.schedule = make_schedule(recipe.masking)
         torch.manual_seed(recipe.seed)
         about = {

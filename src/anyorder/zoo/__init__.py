@@ -149,6 +149,8 @@ def load_denoiser(
     Raises:
         BadInput: no such denoiser, or options that are not for it. BadCheckpoint: weights that cannot be read.
     """
+    if not isinstance(name, str | Path):
+        raise BadInput(f"a {type(name).__name__} is no name of a denoiser: wrap a loaded model with HuggingFaceDenoiser")
     where, kind = as_device(device), as_dtype(dtype)
     denoiser: Any
     if quantization is not None and (is_class(name) or is_ours(name)):
