@@ -30,6 +30,8 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal that lacks a character shows another one
+    if "" not in sys.path:
+        sys.path.append("")  # `my_module:MyPart` may lie in the working directory, as with `python -m anyorder`
     try:
         if launched()[0]:
             sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - open as long as the process

@@ -61,6 +61,9 @@ class WrappedDenoiser(nn.Module, Pushable):
         super().__init__()
         if not isinstance(module, nn.Module):
             raise BadInput(f"module is {module!r}; it must be a torch.nn.Module")
+        for name, size in (("mask_token_id", mask_token_id), ("vocab_size", vocab_size)):
+            if isinstance(size, bool) or not isinstance(size, int):
+                raise BadInput(f"{name} is {size!r}; it must be a whole number")
         if not 0 <= mask_token_id < vocab_size:
             raise BadInput(f"mask_token_id is {mask_token_id}; it must lie in 0..{vocab_size - 1}")
         self.module = module
@@ -119,9 +122,10 @@ class WrappedDenoiser(nn.Module, Pushable):
             expected = (*tokens.shape, getattr(self, size))
             if not isinstance(found, Tensor) or found.shape != expected:
                 given = tuple(found.shape) if isinstance(found, Tensor) else f"of type {type(found).__name__}"
+                remedy = ": set hidden_size to the size of the hidden states" if name != "logits" else ""
                 raise BadInput(
                     f"the wrapped module returned {name} {given}; for tokens {tuple(tokens.shape)} and {size}="
-                    f"{getattr(self, size)} they must be {expected}"
+                    f"{getattr(self, size)} they must be {expected}{remedy}"
                 )
         return logits, hidden
 

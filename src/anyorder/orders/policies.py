@@ -102,7 +102,7 @@ class PolicyNetwork(nn.Module, Pushable):
         """What makes the network again, apart from its weights."""
         shape = {"hidden_size": self.hidden_size, "vocab_size": self.vocab_size, "max_length": self.max_length}
         return {
-            "architecture": POLICIES.name_of(self),
+            "architecture": POLICIES.lasting_name_of(self),
             **shape,
             **asdict(self.settings),
             "scores_committed": self.scores_committed,

@@ -9,8 +9,9 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from anyorder.decoding.actions import Actions, PlackettLuce
-from anyorder.denoisers.classes import BY_TASK, denoiser_class
+from anyorder.denoisers.classes import BY_TASK, denoiser_class, settings_of_wrapping
 from anyorder.errors import BadInput
+from anyorder.orders.policies import PolicyNetwork
 from anyorder.registry import COUNT_RULES, DENOISERS, OBJECTIVES, ORDERS, POLICIES, REWARDS, Registry
 from anyorder.training.part_settings import Declared, check_settings, declared_by, make_part
 
@@ -115,7 +116,8 @@ class DenoiserSettings(PartSection):
     def declared(cls, name: str) -> tuple[str, Declared]:
         """See `PartSection`."""
         part = denoiser_class(name)
-        return f"denoiser {name}", declared_by(getattr(part, "Settings", part), without=BY_TASK)
+        declared = declared_by(getattr(part, "Settings", part), without=BY_TASK)
+        return f"denoiser {name}", declared | settings_of_wrapping(part)
 
 
 class PolicySettings(PartSection):
@@ -124,6 +126,14 @@ class PolicySettings(PartSection):
     architecture: str = Field("lookahead", description="registered name, or module:Class")
     registry: ClassVar[Registry] = POLICIES
     part_key: ClassVar[str] = "architecture"
+
+    @classmethod
+    def declared(cls, name: str) -> tuple[str, Declared]:
+        """See `PartSection`."""
+        part = POLICIES[name]
+        if not (isinstance(part, type) and issubclass(part, PolicyNetwork)):
+            raise BadInput(f"{name} is no architecture of policies: it must be a subclass of anyorder.PolicyNetwork")
+        return super().declared(name)
 
 
 class ObjectiveSettings(PartSection):
