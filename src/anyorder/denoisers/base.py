@@ -47,6 +47,13 @@ def missing_attributes(module: object) -> list[str]:
     return [name for name in ("mask_token_id", "vocab_size", "hidden_size") if not hasattr(module, name)]
 
 
+def check_denoiser(denoiser: object) -> None:
+    """Raise BadInput unless an object has the attributes of a `Denoiser`."""
+    if missing := missing_attributes(denoiser):
+        name = type(denoiser).__name__
+        raise BadInput(f"a {name} is no denoiser: it has no {', '.join(missing)}; see Denoiser, or use WrappedDenoiser")
+
+
 def device_of(denoiser: object, fallback: torch.device | str = "cpu") -> torch.device:
     """The device of a denoiser's weights; `fallback` if it has none."""
     weights = next(iter(denoiser.parameters()), None) if isinstance(denoiser, nn.Module) else None
@@ -64,6 +71,9 @@ def attention_of(denoiser: object, tokens: Tensor) -> Tensor | None:
 
 def check_tokens(tokens: Tensor, denoiser: "Denoiser") -> None:
     """Raise BadInput unless tokens are int64 (B, L) of this denoiser's vocabulary (or its padding)."""
+    check_denoiser(denoiser)
+    if not isinstance(tokens, Tensor):
+        raise BadInput(f"the tokens are of type {type(tokens).__name__}; they must be an int64 tensor (batch, length)")
     if tokens.dim() != 2 or tokens.dtype != torch.int64:
         raise BadInput(f"the tokens are {tokens.dtype} of shape {tuple(tokens.shape)}; they must be int64 (batch, length)")
     pad = getattr(denoiser, "pad_token_id", None)

@@ -16,9 +16,9 @@ from anyorder.files import read_json
 from anyorder.hub import UNLOADABLE, Pushable, download
 from anyorder.memory import Memory
 from anyorder.orders.base import Binding, Unbound
-from anyorder.orders.policies import PolicyNetwork
+from anyorder.orders.policies import PolicyNetwork, policy_class
 from anyorder.prediction import Prediction
-from anyorder.registry import ORDERS, POLICIES
+from anyorder.registry import ORDERS
 from anyorder.state import DecodeState
 
 
@@ -141,6 +141,8 @@ def check_policy_folder(folder: Path) -> None:
     Raises:
         BadInput: it has no `config.json`.
     """
+    if (folder / "sampler.json").is_file():
+        raise BadInput(f"{folder} holds a complete sampler, not a policy: load it with Sampler.from_pretrained")
     if not (folder / "config.json").is_file():
         raise BadInput(f"{folder} holds no order policy (no config.json): fit one with `anyorder train` or `anyorder fit`")
 
@@ -159,7 +161,7 @@ def load_policy(folder: Path) -> PolicyNetwork:
         name = str(config.pop("architecture"))
         if "heads" in config and isinstance(config["heads"], list):
             config["heads"] = tuple(config["heads"])
-        policy: PolicyNetwork = POLICIES[name](**config)
+        policy: PolicyNetwork = policy_class(name)(**config)
         policy.load_state_dict(safetensors.torch.load_file(folder / "model.safetensors"))
     except UNLOADABLE as error:
         raise BadCheckpoint(f"{folder} holds no readable policy: {first_line(error)}") from error

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from anyorder.denoisers.transformer import Block, RelationHeads
+from anyorder.errors import BadInput
 from anyorder.files import write_atomically, write_json
 from anyorder.hub import Pushable
 from anyorder.memory import FirstPrediction, Memory
@@ -117,6 +118,18 @@ class PolicyNetwork(nn.Module, Pushable):
         weights = Path(folder) / "model.safetensors"
         write_atomically(weights, lambda path: safetensors.torch.save_file(tensors, path, metadata))
         write_json(Path(folder) / "config.json", self.config())
+
+
+def policy_class(name: str) -> type[PolicyNetwork]:
+    """An architecture of policies by registered name, or as `module:Class`.
+
+    Raises:
+        BadInput: no such architecture, or something else than a subclass of `PolicyNetwork`.
+    """
+    found: Any = POLICIES[name]
+    if not (isinstance(found, type) and issubclass(found, PolicyNetwork)):
+        raise BadInput(f"{name} is no architecture of policies: it must be a subclass of anyorder.PolicyNetwork")
+    return found
 
 
 @dataclass(frozen=True)

@@ -5,19 +5,10 @@ A new task is one class, registered with `@TASKS.register("my_task")` or named a
 
 from anyorder.registry import TASKS
 from anyorder.tasks.antibody import Antibody
-from anyorder.tasks.base import (
-    CheckResult,
-    Instances,
-    Task,
-    cell_accuracy,
-    check_fits,
-    make_task,
-    per_instance_seeds,
-    read_lines,
-    task_class,
-)
+from anyorder.tasks.base import CheckResult, Instances, Task, check_fits, make_task, per_instance_seeds, read_lines, task_class
 from anyorder.tasks.countdown import Countdown
 from anyorder.tasks.drawing import Drawing
+from anyorder.tasks.instances import cell_accuracy
 from anyorder.tasks.math import Math
 from anyorder.tasks.molecules import Molecules
 from anyorder.tasks.protein import Protein

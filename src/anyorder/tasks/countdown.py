@@ -23,7 +23,8 @@ from anyorder.errors import BadInput
 from anyorder.files import parse_json
 from anyorder.registry import TASKS
 from anyorder.relations import Relation
-from anyorder.tasks.base import CheckResult, Instances, Task, cell_accuracy, per_instance_seeds, read_lines
+from anyorder.tasks.base import CheckResult, Instances, Task, per_instance_seeds, read_lines
+from anyorder.tasks.instances import cell_accuracy
 from anyorder.tasks.vocabulary import EOS, MASK, PAD, SEP, YE_VOCABULARY
 
 _LENGTHS = {3: 44, 4: 52, 5: 72}

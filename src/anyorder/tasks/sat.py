@@ -19,8 +19,9 @@ from anyorder.errors import BadInput
 from anyorder.files import parse_json
 from anyorder.registry import TASKS
 from anyorder.relations import Relation, same
-from anyorder.tasks.base import CheckResult, Instances, Task, cell_accuracy, per_instance_seeds, read_lines
+from anyorder.tasks.base import CheckResult, Instances, Task, per_instance_seeds, read_lines
 from anyorder.tasks.drawing import Drawing
+from anyorder.tasks.instances import cell_accuracy
 from anyorder.tasks.vocabulary import EOS, MASK, SEP, YE_VOCABULARY
 
 _ENUMERABLE = 20

@@ -16,7 +16,8 @@ from torch import Tensor
 from anyorder.errors import BadInput
 from anyorder.registry import TASKS
 from anyorder.relations import Relation
-from anyorder.tasks.base import CheckResult, Instances, Task, cell_accuracy, per_instance_seeds, read_lines
+from anyorder.tasks.base import CheckResult, Instances, Task, per_instance_seeds, read_lines
+from anyorder.tasks.instances import cell_accuracy
 
 
 @TASKS.register("sorting")

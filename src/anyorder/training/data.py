@@ -4,11 +4,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from anyorder.denoisers.base import missing_attributes
 from anyorder.diffusion import CosineSchedule, DiscreteSchedule, LinearSchedule
 from anyorder.errors import BadInput
 from anyorder.files import find_file
-from anyorder.tasks.base import Instances, Task, check_fits
+from anyorder.tasks.base import Instances, Task, check_fits, check_problems
 from anyorder.training.recipes import DenoiserRecipe, OrderRecipe
 from anyorder.training.settings import DataSettings, MaskingSettings
 
@@ -35,11 +34,14 @@ def training_problems(task: Task, data: DataSettings) -> Instances:
         BadInput: no such file, or problems that cannot be read or generated.
     """
     if data.file is None:
-        return task.generate(data.size, data.seed, **data.options)
-    try:
-        return task.load(find_file(data.file), data.size)
-    except OSError as error:
-        raise BadInput(f"data.file {data.file} cannot be read: {error.strerror}") from error
+        found = task.generate(data.size, data.seed, **data.options)
+    else:
+        try:
+            found = task.load(find_file(data.file), data.size)
+        except OSError as error:
+            raise BadInput(f"data.file {data.file} cannot be read: {error.strerror}") from error
+    check_problems(task, found)
+    return found
 
 
 def draw_clean(
@@ -51,7 +53,10 @@ def draw_clean(
         BadInput: there are no solutions.
     """
     if instances.x0 is None:
-        raise BadInput("training needs problems with known solutions")
+        raise BadInput(
+            "training needs problems with known solutions, and these have none (`Instances.x0`); only training by reward does "
+            "without"
+        )
     index = torch.from_numpy(rng.integers(0, len(instances), recipe.run.batch_size))
     pad = task.pad_token_id
     if recipe.data.group_by_length and pad is not None:
@@ -84,8 +89,4 @@ def check_trainable(denoiser: nn.Module, task: Task) -> None:
         BadInput: the denoiser does not follow the protocol `Denoiser`, or differs from the task in vocabulary size, mask token
             or length; the message names which.
     """
-    if missing := missing_attributes(denoiser):
-        raise BadInput(
-            f"a {type(denoiser).__name__} is no denoiser: it has no {', '.join(missing)}; see Denoiser, or use WrappedDenoiser"
-        )
     check_fits(task, denoiser)

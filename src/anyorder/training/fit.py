@@ -15,7 +15,7 @@ from anyorder.files import write_json
 from anyorder.orders.learned import LearnedOrder
 from anyorder.processes import launched
 from anyorder.registry import POLICIES
-from anyorder.tasks.base import Instances, Task
+from anyorder.tasks.base import Instances, Task, check_fits
 from anyorder.training.denoiser import DenoiserJob
 from anyorder.training.joint import JointJob
 from anyorder.training.loop import TrainingResult, train
@@ -210,7 +210,9 @@ def _loaded(
     """Denoiser, task and problems, loaded if they are given by name."""
     model: Any = denoiser if isinstance(denoiser, nn.Module) else load_denoiser(denoiser)
     found = task if isinstance(task, Task) else task_for(model, task)
-    return model, found, instances if isinstance(instances, Instances) else found.load(instances)
+    problems = found.load(instances) if isinstance(instances, str | Path) else instances
+    check_fits(found, model, problems)
+    return model, found, problems
 
 
 def _policy_settings(given: PolicySettings | Mapping[str, Any] | str | None, default: str) -> PolicySettings:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from anyorder.decoding.actions import Actions, PlackettLuce
 from anyorder.denoisers.classes import BY_TASK, denoiser_class, settings_of_wrapping
 from anyorder.errors import BadInput
-from anyorder.orders.policies import PolicyNetwork
+from anyorder.orders.policies import policy_class
 from anyorder.registry import COUNT_RULES, DENOISERS, OBJECTIVES, ORDERS, POLICIES, REWARDS, Registry
 from anyorder.training.part_settings import Declared, check_settings, declared_by, make_part
 
@@ -130,10 +130,7 @@ class PolicySettings(PartSection):
     @classmethod
     def declared(cls, name: str) -> tuple[str, Declared]:
         """See `PartSection`."""
-        part = POLICIES[name]
-        if not (isinstance(part, type) and issubclass(part, PolicyNetwork)):
-            raise BadInput(f"{name} is no architecture of policies: it must be a subclass of anyorder.PolicyNetwork")
-        return super().declared(name)
+        return f"policy {name}", declared_by(policy_class(name).Settings)
 
 
 class ObjectiveSettings(PartSection):
