@@ -272,3 +272,17 @@ def test_arguments_of_the_wrong_type_are_one_error(own: ModuleType) -> None:
         anyorder.decode(denoiser, "text", "confidence")  # type: ignore[arg-type]
     with pytest.raises(BadInput, match="mask_token_id is 'x'; it must be a whole number"):
         anyorder.WrappedDenoiser(nn.Embedding(4, 4), "x", 4)  # type: ignore[arg-type]
+
+
+def test_a_policy_is_no_denoiser(tmp_path: Path) -> None:
+    anyorder.MLPPolicy(hidden_size=4, vocab_size=4).save_pretrained(tmp_path)
+    with pytest.raises(BadInput, match="holds an order policy, not a denoiser"):
+        anyorder.load_denoiser(tmp_path)
+
+
+def test_a_recipe_takes_no_truth_value_for_a_number() -> None:
+    values = {"kind": "denoiser", "task": {"name": "sudoku"}, "data": {"size": 2}, "run": {"steps": 1, "batch_size": 1}}
+    with pytest.raises(BadInput, match="optimizer: lr is true; it must be a number"):
+        validate_recipe({**values, "optimizer": {"lr": True}})
+    with pytest.raises(BadInput, match=r"'denoiser' is \{\}: .* \(name, folder or hub id of a denoiser\)"):
+        validate_recipe({**values, "kind": "order", "denoiser": {}, "optimizer": {"lr": 1}})

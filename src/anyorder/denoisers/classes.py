@@ -110,6 +110,8 @@ def read_denoiser(folder: Path) -> Any:
         name = config.pop("class", None)
     except UNLOADABLE as error:
         raise BadCheckpoint(f"{folder} holds no readable denoiser: {first_line(error)}") from error
+    if "denoiser_fingerprint" in config:
+        raise BadInput(f"{folder} holds an order policy, not a denoiser: name it with --policy, or load it with load_order")
     kind = Transformer if name is None else denoiser_class(str(name))
     try:
         denoiser: Any = kind.from_config(config) if hasattr(kind, "from_config") else kind(**config)

@@ -142,7 +142,10 @@ def check_policy_folder(folder: Path) -> None:
         BadInput: it has no `config.json`.
     """
     if (folder / "sampler.json").is_file():
-        raise BadInput(f"{folder} holds a complete sampler, not a policy: load it with Sampler.from_pretrained")
+        raise BadInput(
+            f"{folder} holds a complete sampler, not a policy: load it with "
+            f"Sampler.from_pretrained, or name the policy in it, {folder / 'policy-0'}"
+        )
     if not (folder / "config.json").is_file():
         raise BadInput(f"{folder} holds no order policy (no config.json): fit one with `anyorder train` or `anyorder fit`")
 

@@ -97,7 +97,8 @@ def default_fit(architecture: str | None = None) -> tuple[PolicySettings, Object
 
     The default policy is `mlp` (arXiv 2606.00295, section 3), which is cheap for every denoiser; it is trained for
     `correctness` on the states of its own path. A policy that reads the denoiser's logits (`reads_logits`, such as `lookahead`)
-    is trained as a critic too; `mlp` is not.
+    is trained as a critic too. The score transformers are not, although they read all positions together: of a committed token
+    they do not read how likely it was.
     """
     name = architecture or "mlp"
     critic = POLICIES[name].reads_logits

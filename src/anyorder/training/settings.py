@@ -24,6 +24,15 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _a_truth_value_is_no_number(cls, values: Any) -> Any:
+        for key, value in values.items() if isinstance(values, dict) else ():
+            field = cls.model_fields.get(key)
+            if isinstance(value, bool) and field is not None and field.annotation in (int, float, int | None, float | None):
+                raise ValueError(f"{key} is {str(value).lower()}; it must be a number")
+        return values
+
     def given(self, *keys: str) -> list[str]:
         """Those of the keys that were set."""
         return [key for key in keys if key in self.model_fields_set]
