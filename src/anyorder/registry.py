@@ -27,6 +27,7 @@ import importlib.util
 import inspect
 import pkgutil
 import re
+import sys
 import typing
 from collections.abc import Callable, Iterator
 from importlib import metadata
@@ -181,10 +182,10 @@ class Registry:
         """
         name = self.name_of(part)
         target = part if inspect.isfunction(part) or inspect.isclass(part) else type(part)
-        address = _address(target)
-        if name in self._others() or address.startswith("anyorder.") or "<" in address or address.startswith("__main__:"):
+        module, _, attribute = _address(target).partition(":")
+        if name in self._others() or module.partition(".")[0] in ("anyorder", "__main__"):
             return name
-        return address
+        return f"{module}:{attribute}" if getattr(sys.modules.get(module), attribute, None) is target else name
 
     def name_of(self, part: Any) -> str:
         """The name that gives this function, or an instance of this class; its reference where it is not registered.
