@@ -70,6 +70,7 @@ def page() -> str:
         chosen = {name: recipe for name, recipe in recipes.items() if isinstance(recipe, kind)}
         parts += [f"## {title}\n", _overview(chosen), *(_entry(name, recipe) for name, recipe in chosen.items())]
     parts.append("## Every setting\n\nDefaults are those of a recipe that does not say otherwise; *required* has none.\n")
+    parts.append(_top_level())
     fields = [(name, field) for kind in _KINDS for name, field in kind.model_fields.items()]
     sections = {name: model for name, field in fields if (model := _model(field)) is not None}
     parts += [_settings(name, model) for name, model in sections.items()]
@@ -115,6 +116,25 @@ def _begun(recipe: OrderRecipe | RewardRecipe) -> str:
     return f", from `{recipe.start}`" if isinstance(recipe, RewardRecipe) and recipe.start else ""
 
 
+def _top_level() -> str:
+    """The keys above the first section, and which kinds of recipes have them."""
+    kinds = {get_args(model.model_fields["kind"].annotation)[0]: model for model in _KINDS}
+    choices = ", ".join(f"`{kind}`" for kind in kinds)
+    rows = [
+        "### top level\n\nKeys above the first section.\n",
+        "| key | values | default | in recipes of kind | what |",
+        "|---|---|---|---|---|",
+        f"| `kind` | {choices} | *required* | all | what is trained |",
+    ]
+    plain = {key: field for model in _KINDS for key, field in model.model_fields.items() if key != "kind" and not _model(field)}
+    for key, field in plain.items():
+        having = [kind for kind, model in kinds.items() if key in model.model_fields and not _model(model.model_fields[key])]
+        where = "all" if len(having) == len(kinds) else ", ".join(having)
+        what = field.description or ""
+        rows.append(f"| `{key}` | {_values(field.annotation)} | {_default(field.default)} | {where} | {what} |")
+    return "\n".join(rows) + "\n"
+
+
 def _settings(name: str, model: type[BaseModel]) -> str:
     about = " ".join((model.__doc__ or "").split())
     rows = [f"### {name}\n\n{about}\n", "| key | values | default | what |", "|---|---|---|---|"]
@@ -151,7 +171,7 @@ def _values(kind: Any) -> str:
 def _default(value: Any) -> str:
     if value is PydanticUndefined or value is ...:
         return "*required*"
-    return "none" if value is None else f"`{json.dumps(value)}`".replace('"', "")
+    return "none" if value in (None, "") else f"`{json.dumps(value)}`".replace('"', "")
 
 
 if __name__ == "__main__":

@@ -227,7 +227,7 @@ def test_a_reference_works_wherever_a_name_does(rules: Registry, elsewhere: str)
     ("text", "said"),
     [
         ("elsewhere_rules:nothing", "the rule 'elsewhere_rules:nothing' cannot be imported"),
-        ("no_such_package:part", "rule 'no_such_package' is unknown"),
+        ("no_such_package:part", "rule 'no_such_package:part' is unknown, and there is no module 'no_such_package'"),
         ("elsewhere_rules:", "rule 'elsewhere_rules' is unknown"),
         ("elsewhere_rules:0.5", "rule 'elsewhere_rules' is unknown"),
         (":part", "rule '' is unknown"),

@@ -167,7 +167,7 @@ def _prepare(settings: FitSettings, console: Console) -> _Comparison:
     name = settings.task or _serves(settings.model, denoiser) or _task_of_file(settings.data, records)
     if not issubclass(task_class(name), Sequences):
         suitable = ", ".join(other for other in TASKS if issubclass(task_class(other), Sequences))
-        raise BadInput(f"task {name!r} is not made of sequences: use one of {suitable}")
+        raise BadInput(f"task {name!r} is not made of sequences: use one of {suitable}, or fit an order with a recipe")
     any_length = task_for(denoiser, name)
     assert isinstance(any_length, Sequences)
     lengths = _readable(any_length, settings, denoiser, records, unreadable, console)

@@ -65,7 +65,7 @@ def to_config(part: Any, weights: Callable[[Any], dict[str, Any] | None], kind: 
     if found is not None:
         return found
     kind = _kind_of(part, kind)
-    values: dict[str, Any] = {"kind": kind, "name": _KINDS[kind].name_of(part)}
+    values: dict[str, Any] = {"kind": kind, "name": _KINDS[kind].lasting_name_of(part)}
     if not _is_part(part):
         raise BadInput(f"the {kind} {type(part).__name__} cannot be saved: it must be a function or a dataclass")
     if not _is_dataclass(part):

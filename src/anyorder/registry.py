@@ -27,6 +27,7 @@ import importlib.util
 import inspect
 import pkgutil
 import re
+import sys
 import typing
 from collections.abc import Callable, Iterator
 from importlib import metadata
@@ -142,7 +143,7 @@ class Registry:
             elif self.is_reference(name):
                 return Entry(name, _import(name, self.kind), {})
             else:
-                raise BadInput(f"{self.kind} {name!r} is unknown: use one of {', '.join(self.names())}")
+                raise self._unknown(name)
         return self._entries[name]
 
     def __getitem__(self, name: str) -> Any:
@@ -172,6 +173,19 @@ class Registry:
         """The entries that are imported already, the built-in ones among them."""
         self._load_own()
         return list(self._entries.values())
+
+    def lasting_name_of(self, part: Any) -> str:
+        """A name that finds the part in another process: its reference where only the decorator of its module knows its name.
+
+        Raises:
+            BadInput: as `name_of`.
+        """
+        name = self.name_of(part)
+        target = part if inspect.isfunction(part) or inspect.isclass(part) else type(part)
+        module, _, attribute = _address(target).partition(":")
+        if name in self._others() or module.partition(".")[0] in ("anyorder", "__main__"):
+            return name
+        return f"{module}:{attribute}" if getattr(sys.modules.get(module), attribute, None) is target else name
 
     def name_of(self, part: Any) -> str:
         """The name that gives this function, or an instance of this class; its reference where it is not registered.
@@ -209,7 +223,9 @@ class Registry:
         Raises:
             BadInput: an unknown name, too many values, or a value of the wrong type or out of range.
         """
-        name, values = self._split(text)
+        name, values = self.split(text)
+        if name not in self and ":" not in name:
+            raise self._unknown(text)
         entry = self.entry(name)
         if not inspect.isclass(entry.part):
             if values:
@@ -229,12 +245,20 @@ class Registry:
             text = inner if argument.default is dataclasses.MISSING else f"[{inner}]"
         return name + text
 
-    def _split(self, text: str) -> tuple[str, list[str]]:
+    def split(self, text: str) -> tuple[str, list[str]]:
         """Name and values of a text; a reference has one colon of its own."""
         name, *values = text.split(":")
         if name not in self and values and self.is_reference(f"{name}:{values[0]}"):
             name, values = f"{name}:{values[0]}", values[1:]
         return name, values
+
+    def _unknown(self, text: str) -> BadInput:
+        """The error for a text that names no part."""
+        name, _, attribute = text.partition(":")
+        why = "is unknown"
+        if attribute.partition(":")[0].isidentifier() and all(part.isidentifier() for part in name.split(".")):
+            name, why = text, f"is unknown, and there is no module {name!r}"
+        return BadInput(f"{self.kind} {name!r} {why}: use one of {', '.join(self.names())}")
 
     def _given(self, entry: Entry, values: list[str], text: str) -> dict[str, Any]:
         """The arguments that a text gives, positional ones first, as in a call."""

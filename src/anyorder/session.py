@@ -172,7 +172,7 @@ def generated(task: Task, count: int, seed: int, options: dict[str, Any]) -> Ins
         return task.generate(count, seed, **options)
     except TypeError as error:
         given = ", ".join(f"{key}={value}" for key, value in options.items())
-        raise BadInput(f"the generator of {task.name} cannot use {given}: {first_line(error)}") from error
+        raise BadInput(f"the generator of {task.name} cannot use {given or 'no options'}: {first_line(error)}") from error
 
 
 def _options_of(task: type[Task], path: Path | None, problem: str | None) -> dict[str, Any]:

@@ -36,6 +36,8 @@ _NO_MEMORY = ("not enough memory", "out of memory", "can't allocate memory", "St
 
 def main() -> None:
     """Entry point. User errors are one line, not a traceback; of several processes only the first prints."""
+    if "" not in sys.path:
+        sys.path.append("")  # `my_module:MyPart` may lie in the working directory, as with `python -m anyorder`
     try:
         _open_streams()
         if launched()[0]:

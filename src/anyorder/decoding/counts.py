@@ -59,6 +59,19 @@ class FunctionRule(CountRule):
         return self.function(scores, state, prediction, remasked)
 
 
+def checked_selection(selected: object, state: DecodeState) -> Tensor:
+    """What a count rule returned, bool (B, L).
+
+    Raises:
+        BadInput: it is no bool tensor, or of another shape than the tokens.
+    """
+    shape = tuple(state.tokens.shape)
+    if not isinstance(selected, Tensor) or selected.dtype != torch.bool or selected.shape != shape:
+        given = f"{selected.dtype} {tuple(selected.shape)}" if isinstance(selected, Tensor) else type(selected).__name__
+        raise BadInput(f"the count rule returned {given}; the positions to unmask must be a bool tensor {shape}")
+    return selected
+
+
 def top(scores: Tensor, count: Tensor) -> Tensor:
     """The `count` (B,) highest finite scores of each row, bool (B, L); ties go to the leftmost position."""
     rank = scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1)

@@ -28,6 +28,8 @@ from anyorder.registry import COUNT_RULES, ORDERS, REMASKERS, TOKEN_RULES
 
 FORMAT = "anyorder.sampler"
 VERSION = 1
+_ARITY = {"order": 2, "count rule": 4, "token rule": 2}
+"""With how many arguments each kind of part is called, see `Order`, `CountRule` and `TokenRule`."""
 _PARTS = {"order": "order", "count": "count rule", "token": "token rule", "remasker": "remasker"}
 
 
@@ -216,7 +218,9 @@ class Sampler(Pushable):
         folder = download(name, **options)
         path = folder / "sampler.json"
         if not path.is_file():
-            raise BadInput(f"{folder} holds no sampler (no sampler.json): save one with Sampler.save_pretrained")
+            policy = (folder / "config.json").is_file()
+            instead = "load a policy with load_order" if policy else "save one with Sampler.save_pretrained"
+            raise BadInput(f"{folder} holds no sampler (no sampler.json): {instead}")
         values = read_json(path)
         if not isinstance(values, dict) or values.get("format") != FORMAT:
             raise BadInput(f"{path} is not a sampler: its format is not {FORMAT!r}")
@@ -307,11 +311,22 @@ def _checked(field: str, part: Any, kind: str) -> Any:
     if inspect.isclass(part):
         raise BadInput(f"{field} is the class {part.__name__}; make an instance of it: {part.__name__}(...)")
     if not callable(part):
-        raise BadInput(f"{field} is {part!r}; it must be the name of {one}, or {one}")
+        said = repr(part) if _is_plain(part) else f"an object of the class {type(part).__name__}"
+        raise BadInput(f"{field} is {said}; it must be the name of {one}, or {one}")
     found = getattr(part, "part_kind", kind)
     if found != kind:
         raise BadInput(f"{field} is the {found} {type(part).__name__}; it must be {one}")
+    if inspect.isfunction(part):
+        signature = inspect.signature(part)
+        try:
+            signature.bind(*range(_ARITY[kind]))
+        except TypeError as error:
+            raise BadInput(f"{field} is {part.__name__}{signature}; {one} is called with {_ARITY[kind]} arguments") from error
     return part
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, bool | int | float | str)
 
 
 def _order_text(order: Any) -> str:

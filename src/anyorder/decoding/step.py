@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from anyorder import noise
-from anyorder.decoding.counts import open_block
+from anyorder.decoding.counts import checked_selection, open_block
 from anyorder.decoding.sampler import Sampler
 from anyorder.decoding.tokens import propose
 from anyorder.denoisers.base import Denoiser
@@ -67,7 +67,7 @@ def step(state: DecodeState, prediction: Prediction, sampler: Sampler) -> tuple[
     count = remasked.sum(dim=1)
     selected = prediction.predicted
     if not (some_last and bool(last.all())):  # how many
-        selected = sampler.count_rule(noisy, state, prediction, count) & prediction.predicted
+        selected = checked_selection(sampler.count_rule(noisy, state, prediction, count), state) & prediction.predicted
         if some_last:
             selected = torch.where(last[:, None], prediction.predicted, selected)
     rejected = sampler.remasker.reject(state, prediction, remasked)

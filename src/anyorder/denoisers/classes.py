@@ -6,7 +6,8 @@ of two ways:
 - by its classmethod `for_task(task, **settings)`, with the fields of its dataclass `Settings` as settings. It then has a method
   `save_pretrained(folder)` that writes `config.json`, the arguments of its constructor, and `model.safetensors`;
 - without one, by its constructor: the arguments `vocab_size`, `mask_token_id`, `max_length` and `pad_token_id` come from the
-  task if it has them, and all others are settings. A module that returns plain logits is wrapped, see `WrappedDenoiser`.
+  task if it has them, and all others are settings. A module that returns plain logits is wrapped, see `WrappedDenoiser`; if it
+  returns hidden states too, the setting `hidden_size` says their size.
 """
 
 import inspect
@@ -14,16 +15,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 from torch import nn
 
 from anyorder.denoisers.base import in_float32, missing_attributes
 from anyorder.denoisers.transformer import Transformer
 from anyorder.denoisers.wrapped import WrappedDenoiser, reference_of
-from anyorder.errors import BadCheckpoint, BadInput, first_line
+from anyorder.errors import AnyorderError, BadCheckpoint, BadInput, first_line, shorten
 from anyorder.files import parse_json, read_json, write_json
 from anyorder.hub import UNLOADABLE, save_weights
 from anyorder.registry import DENOISERS
-from anyorder.weights import load_weights, with_weights
+from anyorder.weights import check_file, check_finite, with_weights
 
 BY_TASK = ("vocab_size", "mask_token_id", "max_length", "pad_token_id")
 """Arguments of a constructor that come from the task."""
@@ -44,23 +46,30 @@ def denoiser_class(name: str) -> Any:
     return found
 
 
+def settings_of_wrapping(kind: Any) -> dict[str, tuple[Any, Any]]:
+    """Type and default of the settings that a class of plain modules has beside its own."""
+    if hasattr(kind, "for_task") or _takes_positions(kind) or "hidden_size" in inspect.signature(kind).parameters:
+        return {}
+    return {"hidden_size": (int | None, None)}
+
+
 @in_float32()
 def make_denoiser(name: str, task: Any, settings: dict[str, Any]) -> Any:
     """A fresh denoiser of a class for a task.
 
     Raises:
-        BadInput: no such class, or one whose `for_task` makes no `Denoiser`.
-        TypeError, ValueError: the class refuses the settings.
+        BadInput: no such class, settings that it refuses, or one whose `for_task` makes no `Denoiser`.
     """
     kind = denoiser_class(name)
     if hasattr(kind, "for_task"):
-        denoiser: Any = kind.for_task(task, **settings)
+        denoiser: Any = _made(name, lambda **given: kind.for_task(task, **given), settings)
     else:
         of_task = {"vocab_size": task.vocab_size, "mask_token_id": task.mask_token_id, "max_length": task.length,
                    "pad_token_id": task.pad_token_id}  # fmt: skip
         known = inspect.signature(kind).parameters
-        arguments = {key: value for key, value in of_task.items() if key in known} | settings
-        denoiser = kind(**arguments)
+        own = {key: value for key, value in settings.items() if key not in settings_of_wrapping(kind)}
+        arguments = {key: value for key, value in of_task.items() if key in known} | own
+        denoiser = _made(name, kind, arguments)
         denoiser.made_of = arguments  # for `save_denoiser`
         if _no_denoiser(denoiser):
             size = {key: value for key, value in (of_task | settings).items() if key in _WRAPPING}
@@ -140,11 +149,7 @@ def denoiser_of_class(name: str, options: Mapping[str, Any], weights: str | Path
     known = inspect.signature(kind).parameters
     everything = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in known.values())
     arguments = {k: value for k, value in options.items() if k not in _WRAPPING or k in known or everything}
-    try:
-        module: Any = kind(**arguments)
-    except (TypeError, ValueError) as error:
-        given = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
-        raise BadInput(f"{name} cannot be made from {given or 'no arguments'}: {first_line(error)}") from error
+    module = _made(name, kind, arguments)
     if weights is not None:
         _load_weights(module, Path(weights), name)
     reason = _no_denoiser(module)
@@ -161,20 +166,44 @@ def denoiser_of_class(name: str, options: Mapping[str, Any], weights: str | Path
     return WrappedDenoiser(module, **size, module_arguments=arguments).eval()
 
 
+def _made(name: str, kind: Any, arguments: Mapping[str, Any]) -> Any:
+    """A module of a class of the user's own, whose errors become `BadInput`."""
+    try:
+        return kind(**arguments)
+    except AnyorderError:
+        raise
+    except Exception as error:  # whatever the class raises
+        given = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
+        raise BadInput(f"{name} cannot be made from {given or 'no arguments'}: {first_line(error)}") from error
+
+
 def _load_weights(module: nn.Module, path: Path, name: str) -> None:
     if not path.is_file():
         raise BadInput(f"no such file: {path}")
     try:
-        load_weights(module, path)
+        check_file(path)
+        weights = safetensors.torch.load_file(path)
+        own = {key.removeprefix("module."): value for key, value in weights.items()}  # as `WrappedDenoiser` saves them
+        module.load_state_dict(own if all(key.startswith("module.") for key in weights) else weights)
+        check_finite(module, path)
     except UNLOADABLE as error:
-        raise BadCheckpoint(f"{path} holds no weights of {name}: {first_line(error)}") from error
+        raise BadCheckpoint(f"{path} holds no weights of {name}: {_details(error)}") from error
+
+
+def _details(error: Exception) -> str:
+    """What is wrong with weights: the first line of an error, and the first detail behind it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return shorten(" ".join(lines[:2]), 200) if lines else first_line(error)
 
 
 def _no_denoiser(module: nn.Module) -> str | None:
     """Why a module is no `Denoiser`; None if it is one."""
     if missing := missing_attributes(module):
         return f"it has no {', '.join(missing)}"
-    kinds = [parameter.kind for parameter in inspect.signature(module.forward).parameters.values()]
-    if inspect.Parameter.VAR_POSITIONAL in kinds or kinds.count(inspect.Parameter.POSITIONAL_OR_KEYWORD) >= 3:
-        return None
-    return "its forward does not take tokens, attention_mask and positions"
+    return None if _takes_positions(module) else "its forward does not take tokens, attention_mask and positions"
+
+
+def _takes_positions(module: Any) -> bool:
+    """Whether the `forward` of a module or of a class takes tokens, attention_mask and positions."""
+    kinds = [parameter.kind for name, parameter in inspect.signature(module.forward).parameters.items() if name != "self"]
+    return inspect.Parameter.VAR_POSITIONAL in kinds or kinds.count(inspect.Parameter.POSITIONAL_OR_KEYWORD) >= 3

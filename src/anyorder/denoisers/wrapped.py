@@ -111,9 +111,10 @@ class WrappedDenoiser(nn.Module, Pushable):
             expected = (*tokens.shape, getattr(self, size))
             if not isinstance(found, Tensor) or found.shape != expected:
                 given = tuple(found.shape) if isinstance(found, Tensor) else f"of type {type(found).__name__}"
+                remedy = ": set hidden_size to the size of the hidden states" if name != "logits" else ""
                 raise BadInput(
                     f"the wrapped module returned {name} {given}; for tokens {tuple(tokens.shape)} and {size}="
-                    f"{getattr(self, size)} they must be {expected}"
+                    f"{getattr(self, size)} they must be {expected}{remedy}"
                 )
         return logits, hidden
 

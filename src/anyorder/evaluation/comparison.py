@@ -23,6 +23,7 @@ from anyorder.evaluation.statistics import mean_interval, share_interval, wilson
 from anyorder.evaluation.trajectories import Watch
 from anyorder.processes import Shard
 from anyorder.tasks.base import Instances, Task, check_fits
+from anyorder.tasks.instances import checked_result
 
 Judge = Callable[[Task, Instances, Tensor], np.ndarray]
 """A number for each completed sequence (N, L), float (N,), nan where it has none."""
@@ -78,7 +79,7 @@ def evaluate(
     results = []
     quiet: dict[tuple[str, int], Tensor] = {}  # commit steps without noise
     for scale in [None] if noise is None else sorted(noise):
-        for budget in [steps] if isinstance(steps, int) else steps:
+        for budget in [steps] if isinstance(steps, int | str) else steps:
             for label, own in bound.items():
                 sampler = own.replace(steps=budget, noise=own.noise if scale is None else scale)
                 name = f"{label}, {budget} steps" + (f", noise {sampler.noise:g}" if sampler.noise else "")
@@ -114,7 +115,7 @@ def _result(
     judges: Mapping[str, Judge],
 ) -> Result:
     """Check the decoded sequences and gather all numbers of one cell."""
-    checked = task.check(instances, decoded.tokens)
+    checked = checked_result(task, instances, decoded.tokens)
     correct = checked.instance_correct.numpy()
     labels = instances.labels.get("difficulty", np.array([]))
     per_sample = dict(task.measure(instances, decoded.tokens))

@@ -100,7 +100,8 @@ def _rules_for(sampler: Sampler) -> list[str]:
 
 
 def _curve(order: str, base: Sampler, rule: str, longest: int) -> Curve:
-    name, _, text = rule.partition(":")
+    name, given = COUNT_RULES.split(rule)
+    text = ":".join(given)
     label = f"{order}@{name}" if name else order
     arguments = COUNT_RULES.entry(name).arguments if name else ()
     if arguments:

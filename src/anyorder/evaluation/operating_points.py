@@ -18,6 +18,7 @@ from anyorder.evaluation.statistics import Interval, bootstrap_weights, percenti
 from anyorder.evaluation.tables import Grid
 from anyorder.processes import Shard
 from anyorder.tasks.base import Instances, Task, check_fits
+from anyorder.tasks.instances import checked_result
 
 
 @dataclass
@@ -133,7 +134,7 @@ def pareto(
             denoiser, instances, sampler, seed=seed, batch_size=batch_size, progress=progress, name=said, shard=shard,
             ends=task.stops_at,
         )  # fmt: skip
-        checked = task.check(instances, decoded.tokens)
+        checked = checked_result(task, instances, decoded.tokens)
         correct, cells = checked.instance_correct.numpy(), checked.cell_accuracy.numpy()
         kind, steps = kind_of(sampler), sampler.steps or longest
         points.append(measured(name, label, kind, steps, block, correct, cells, decoded.nfe.numpy()))

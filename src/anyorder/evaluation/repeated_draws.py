@@ -14,6 +14,7 @@ from anyorder.evaluation.statistics import Interval, bootstrap_weights, percenti
 from anyorder.evaluation.tables import Grid
 from anyorder.processes import Shard
 from anyorder.tasks.base import Instances, Task, check_fits
+from anyorder.tasks.instances import checked_result
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def pass_at_n(
                 denoiser, instances, sampler, seed=seed + draw, batch_size=batch_size, progress=progress,
                 name=f"{label}, draw {draw + 1} of {draws}", shard=shard, ends=task.stops_at,
             )  # fmt: skip
-            right += task.check(instances, decoded.tokens).instance_correct.numpy()
+            right += checked_result(task, instances, decoded.tokens).instance_correct.numpy()
             nfe += float(decoded.nfe.double().mean()) / draws
         results.append(of_counts(label, right, draws, nfe))
     return results

@@ -1,6 +1,5 @@
 """Policies as orders and critics: loaded from a folder, and checked against the denoiser that they are used with."""
 
-import inspect
 import warnings
 import weakref
 from dataclasses import dataclass, field
@@ -16,9 +15,9 @@ from anyorder.files import read_json
 from anyorder.hub import UNLOADABLE, Pushable, download
 from anyorder.memory import Memory
 from anyorder.orders.base import Binding, Unbound
-from anyorder.orders.policies import PolicyNetwork
+from anyorder.orders.policies import PolicyNetwork, policy_class
 from anyorder.prediction import Prediction
-from anyorder.registry import ORDERS, POLICIES
+from anyorder.registry import ORDERS
 from anyorder.state import DecodeState
 from anyorder.weights import with_weights
 
@@ -142,7 +141,10 @@ def check_policy_folder(folder: Path) -> None:
         BadInput: it has no `config.json`.
     """
     if (folder / "sampler.json").is_file():
-        raise BadInput(f"{folder} holds a sampler, not an order policy alone: use it as a sampler (Sampler.from_pretrained)")
+        raise BadInput(
+            f"{folder} holds a complete sampler, not a policy: load it with "
+            f"Sampler.from_pretrained, or name the policy in it, {folder / 'policy-0'}"
+        )
     if not (folder / "config.json").is_file():
         raise BadInput(f"{folder} holds no order policy (no config.json): fit one with `anyorder train` or `anyorder fit`")
 
@@ -158,10 +160,7 @@ def load_policy(folder: Path) -> PolicyNetwork:
     config = read_json(folder / "config.json")
     if not isinstance(config, dict) or "architecture" not in config:
         raise BadInput(f"{folder} holds no order policy (its config.json names no architecture): name the policy's own folder")
-    name = str(config.pop("architecture"))
-    kind = POLICIES[name]
-    if not (inspect.isclass(kind) and issubclass(kind, PolicyNetwork)):  # a file names it: call nothing else
-        raise BadInput(f"{folder} names {name} as its architecture, which is no policy: it must be a subclass of PolicyNetwork")
+    kind = policy_class(str(config.pop("architecture")))
     try:
         if "heads" in config and isinstance(config["heads"], list):
             config["heads"] = tuple(config["heads"])

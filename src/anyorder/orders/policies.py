@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from anyorder.denoisers.base import in_float32
 from anyorder.denoisers.transformer import Block, RelationHeads
+from anyorder.errors import BadInput
 from anyorder.files import write_json, write_tensors
 from anyorder.hub import Pushable
 from anyorder.memory import FirstPrediction, Memory
@@ -106,7 +107,7 @@ class PolicyNetwork(nn.Module, Pushable):
         """What makes the network again, apart from its weights."""
         shape = {"hidden_size": self.hidden_size, "vocab_size": self.vocab_size, "max_length": self.max_length}
         return {
-            "architecture": POLICIES.name_of(self),
+            "architecture": POLICIES.lasting_name_of(self),
             **shape,
             **asdict(self.settings),
             "scores_committed": self.scores_committed,
@@ -119,6 +120,18 @@ class PolicyNetwork(nn.Module, Pushable):
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
         write_tensors(Path(folder) / "model.safetensors", tensors, {"format": "pt"})
         write_json(Path(folder) / "config.json", self.config())
+
+
+def policy_class(name: str) -> type[PolicyNetwork]:
+    """An architecture of policies by registered name, or as `module:Class`.
+
+    Raises:
+        BadInput: no such architecture, or something else than a subclass of `PolicyNetwork`.
+    """
+    found: Any = POLICIES[name]
+    if not (isinstance(found, type) and issubclass(found, PolicyNetwork)):
+        raise BadInput(f"{name} is no architecture of policies: it must be a subclass of anyorder.PolicyNetwork")
+    return found
 
 
 @dataclass(frozen=True)

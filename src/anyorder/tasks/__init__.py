@@ -9,7 +9,6 @@ from anyorder.tasks.base import (
     CheckResult,
     Instances,
     Task,
-    cell_accuracy,
     check_fits,
     check_size,
     make_task,
@@ -18,6 +17,7 @@ from anyorder.tasks.base import (
 )
 from anyorder.tasks.countdown import Countdown
 from anyorder.tasks.drawing import Drawing
+from anyorder.tasks.instances import cell_accuracy
 from anyorder.tasks.math import Math
 from anyorder.tasks.molecules import Molecules
 from anyorder.tasks.problem_files import Unreadable, read_lines, read_rows

@@ -7,12 +7,10 @@ rules of the problem, not only by comparison with one stored solution.
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from anyorder.denoisers.base import Denoiser, check_is_denoiser
@@ -21,52 +19,11 @@ from anyorder.errors import BadInput, shorten
 from anyorder.registry import TASKS
 from anyorder.relations import Relation
 from anyorder.tasks.drawing import Drawing
+from anyorder.tasks.instances import CheckResult, Instances, check_problems
+from anyorder.tasks.instances import cell_accuracy as cell_accuracy  # other packages import it from here
 from anyorder.tasks.problem_files import Unreadable
 
 _MOST_TOKENS = 2**30
-
-
-@dataclass(frozen=True)
-class Instances:
-    """N problems of one layout.
-
-    Args:
-        tokens: int64 (N, L), the mask at every unknown position.
-        maskable: bool (N, L), the positions that are generated.
-        x0: int64 (N, L), a solution; None if none is known.
-        labels: per-instance labels for reports, e.g. {"difficulty": (N,) array of str, "givens": (N,) array of int}.
-    """
-
-    tokens: Tensor
-    maskable: Tensor
-    x0: Tensor | None = None
-    labels: Mapping[str, np.ndarray] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return self.tokens.shape[0]
-
-    @property
-    def longest(self) -> int:
-        """Positions to fill of the longest problem, at least 1."""
-        return max(1, int(self.maskable.sum(dim=1).max()))
-
-    def __getitem__(self, index: slice | Tensor | np.ndarray) -> "Instances":
-        labels = {
-            name: values[index if not isinstance(index, Tensor) else index.numpy()] for name, values in self.labels.items()
-        }
-        x0 = None if self.x0 is None else self.x0[index]
-        return replace(self, tokens=self.tokens[index], maskable=self.maskable[index], x0=x0, labels=labels)
-
-
-class CheckResult(NamedTuple):
-    """What the checker says about N completed sequences.
-
-    instance_correct: bool (N,), every rule is kept and no given was changed.
-    cell_accuracy: float (N,), share of the generated positions that are right (each task says compared with what).
-    """
-
-    instance_correct: Tensor
-    cell_accuracy: Tensor
 
 
 class Task(ABC):
@@ -268,10 +225,12 @@ def make(kind: type[T], options: Mapping[str, Any]) -> T:
         has = f"its options are {', '.join(known)}" if known else "it has none"
         raise BadInput(f"the task {name} has no option {unknown[0]!r}: {has}")
     try:
-        return kind(**options)
+        task = kind(**options)
     except TypeError as error:
         given = ", ".join(f"{key}={shorten(repr(value))}" for key, value in options.items())
         raise BadInput(f"the task {name} cannot be made with {given or 'no options'}: {error}") from error
+    check_task(task)
+    return task
 
 
 def make_task(name: str, **options: Any) -> Task:
@@ -311,16 +270,13 @@ def check_fits(task: Task, denoiser: Any, instances: Instances | None = None) ->
         instances: the problems that are to be decoded. If they are given, their length counts, not the task's longest.
 
     Raises:
-        BadInput: one of them is something else, or they disagree in vocabulary size, mask token or length; the message names
-            which.
+        BadInput: they disagree in vocabulary size, mask token or length; the message names which. Or one of them is something
+            else than a task, a denoiser or problems of this task.
     """
+    check_task(task)
     check_is_denoiser(denoiser)
-    if not isinstance(task, Task):
-        raise BadInput(f"the task is a {type(task).__name__}; anyorder.task_for(denoiser) makes the right task")
-    if not isinstance(instances, Instances | None):
-        raise BadInput(
-            f"the problems are a {type(instances).__name__}; they must be Instances, see task.load and task.generate"
-        )
+    if instances is not None:
+        check_problems(task, instances)
     length = task.length if instances is None else instances.tokens.shape[1]
     most = max_length_of(denoiser)
     facts = {
@@ -334,6 +290,22 @@ def check_fits(task: Task, denoiser: Any, instances: Instances | None = None) ->
         raise BadInput(
             f"the task {task.name} and the denoiser disagree: {said}. anyorder.task_for(denoiser) makes the right task"
         )
+
+
+def check_task(task: Any) -> None:
+    """Refuse something else than a task, or one that does not set its sizes.
+
+    Raises:
+        BadInput: no `Task`, a size that is no whole number, or a mask token outside the vocabulary.
+    """
+    if not isinstance(task, Task):
+        raise BadInput(f"the task is {shorten(repr(task))}; it must be a Task: make_task(name), task_for(denoiser) or your own")
+    for name in ("vocab_size", "mask_token_id", "length"):
+        size = getattr(task, name, None)
+        if isinstance(size, bool) or not isinstance(size, int):
+            raise BadInput(f"the task {task.name} has the {name} {size!r}; its constructor must set a whole number")
+    if not 0 <= task.mask_token_id < task.vocab_size:
+        raise BadInput(f"the task {task.name} has the mask token {task.mask_token_id}; it must lie in 0..{task.vocab_size - 1}")
 
 
 def same_tokens(one: Task | Denoiser, other: Task | Denoiser) -> bool:
@@ -368,9 +340,3 @@ def per_instance_seeds(seed: int, count: int, start: int = 0) -> np.ndarray:
     mixed *= np.uint64(0x94D049BB133111EB)
     mixed ^= mixed >> np.uint64(31)
     return (mixed >> np.uint64(33)).astype(np.int64)
-
-
-def cell_accuracy(instances: Instances, right: Tensor) -> Tensor:
-    """Share of the generated positions where `right` (N, L) holds; 1 for an instance with nothing to generate."""
-    generated = instances.maskable.sum(dim=1)
-    return torch.where(generated > 0, (right & instances.maskable).sum(dim=1).float() / generated.clamp(min=1), 1.0)

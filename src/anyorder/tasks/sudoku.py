@@ -20,8 +20,9 @@ from anyorder.errors import BadInput
 from anyorder.files import open_text
 from anyorder.registry import TASKS
 from anyorder.relations import Relation, same
-from anyorder.tasks.base import CheckResult, Instances, Task, cell_accuracy, per_instance_seeds
+from anyorder.tasks.base import CheckResult, Instances, Task, per_instance_seeds
 from anyorder.tasks.drawing import Drawing
+from anyorder.tasks.instances import cell_accuracy
 from anyorder.tasks.problem_files import FIRST_LINES, Unreadable, collect
 from anyorder.tasks.sudoku_files import Grid, alphabet_of, alphabets, box_of, digits_of, read_grids, signs_of
 from anyorder.tasks.sudoku_rules import TECHNIQUES, count_solutions, generate_many, houses

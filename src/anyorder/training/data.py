@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from anyorder.diffusion import CosineSchedule, DiscreteSchedule, LinearSchedule
 from anyorder.errors import BadInput
 from anyorder.files import find_file
-from anyorder.tasks.base import Instances, Task, check_fits, check_size
+from anyorder.tasks.base import Instances, Task, check_fits, check_problems, check_size
 from anyorder.tasks.problem_files import load_problems
 from anyorder.training.recipes import DenoiserRecipe, OrderRecipe
 from anyorder.training.settings import DataSettings, MaskingSettings
@@ -37,11 +37,14 @@ def training_problems(task: Task, data: DataSettings) -> Instances:
     """
     if data.file is None:
         check_size(data.size, task.length)
-        return task.generate(data.size, data.seed, **data.options)
-    try:
-        return load_problems(task, find_file(data.file), data.size, data.skip_unreadable, _SKIP)
-    except OSError as error:
-        raise BadInput(f"data.file {data.file} cannot be read: {error.strerror}") from error
+        found = task.generate(data.size, data.seed, **data.options)
+    else:
+        try:
+            found = load_problems(task, find_file(data.file), data.size, data.skip_unreadable, _SKIP)
+        except OSError as error:
+            raise BadInput(f"data.file {data.file} cannot be read: {error.strerror}") from error
+    check_problems(task, found)
+    return found
 
 
 def with_solutions(instances: Instances) -> Instances:
@@ -58,8 +61,16 @@ def with_solutions(instances: Instances) -> Instances:
 def draw_clean(
     task: Task, instances: Instances, recipe: DenoiserRecipe | OrderRecipe, step: int, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """A batch of augmented problems: x0 (B, L), tokens with the mask at unknown positions (B, L), maskable (B, L)."""
-    assert instances.x0 is not None
+    """A batch of augmented problems: x0 (B, L), tokens with the mask at unknown positions (B, L), maskable (B, L).
+
+    Raises:
+        BadInput: there are no solutions.
+    """
+    if instances.x0 is None:
+        raise BadInput(
+            "training needs problems with known solutions, and these have none (`Instances.x0`); only training by reward does "
+            "without"
+        )
     index = torch.from_numpy(rng.integers(0, len(instances), recipe.run.batch_size))
     pad = task.pad_token_id
     if recipe.data.group_by_length and pad is not None:

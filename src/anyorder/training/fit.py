@@ -15,7 +15,7 @@ from anyorder.files import write_json
 from anyorder.orders.learned import LearnedOrder
 from anyorder.processes import launched
 from anyorder.registry import POLICIES
-from anyorder.tasks.base import Instances, Task
+from anyorder.tasks.base import Instances, Task, check_fits
 from anyorder.training.denoiser import DenoiserJob
 from anyorder.training.joint import JointJob
 from anyorder.training.loop import TrainingResult, train
@@ -97,7 +97,8 @@ def default_fit(architecture: str | None = None) -> tuple[PolicySettings, Object
 
     The default policy is `mlp` (arXiv 2606.00295, section 3), which is cheap for every denoiser; it is trained for
     `correctness` on the states of its own path. A policy that reads the denoiser's logits (`reads_logits`, such as `lookahead`)
-    is trained as a critic too; `mlp` is not.
+    is trained as a critic too. The score transformers are not, although they read all positions together: of a committed token
+    they do not read how likely it was.
     """
     name = architecture or "mlp"
     critic = POLICIES[name].reads_logits
@@ -211,9 +212,9 @@ def _loaded(
     """Denoiser, task and problems, loaded if they are given by name."""
     model: Any = denoiser if isinstance(denoiser, nn.Module) else load_denoiser(denoiser)
     found = task if isinstance(task, Task) else task_for(model, task)
-    if not isinstance(instances, Instances | str | Path):
-        raise BadInput(f"the problems are a {type(instances).__name__}; they must be Instances, or a file of them")
-    return model, found, instances if isinstance(instances, Instances) else found.load(instances)
+    problems = found.load(instances) if isinstance(instances, str | Path) else instances
+    check_fits(found, model, problems)
+    return model, found, problems
 
 
 def _policy_settings(given: PolicySettings | Mapping[str, Any] | str | None, default: str) -> PolicySettings:

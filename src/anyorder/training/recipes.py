@@ -31,8 +31,8 @@ from anyorder.training.settings import (
 class _Recipe(Section):
     """What all kinds of recipes have."""
 
-    description: str = ""
-    seed: int = Field(0, ge=0, lt=2**31)
+    description: str = Field("", description="one line, for lists of recipes")
+    seed: int = Field(0, ge=0, lt=2**31, description="of the weights and of training")
     task: TaskSettings
     data: DataSettings
     optimizer: OptimizerSettings
@@ -51,10 +51,10 @@ class OrderRecipe(_Recipe):
     """Fit an order policy to a denoiser (a name, folder or hub id), frozen or trained with it (Algorithm 1)."""
 
     kind: Literal["order"]
-    denoiser: str
+    denoiser: str = Field(description="name, folder or hub id of a denoiser")
     policy: PolicySettings = Field(default_factory=PolicySettings)
     objective: ObjectiveSettings = Field(default_factory=ObjectiveSettings)
-    train_denoiser: bool = False
+    train_denoiser: bool = Field(False, description="train the denoiser too, see `[joint]`")
     joint: JointSettings = JointSettings()
     masking: MaskingSettings = MaskingSettings()
 
@@ -89,7 +89,7 @@ class RewardRecipe(_Recipe):
     """Train an order policy by reward on a denoiser (a name, folder or hub id), frozen or trained with it."""
 
     kind: Literal["reward"]
-    denoiser: str
+    denoiser: str = Field(description="name, folder or hub id of a denoiser")
     policy: Annotated[PolicySettings, BeforeValidator(_upo)] = Field(default_factory=_upo, validate_default=True)
     start: str | None = Field(None, description="folder of a policy to start from, instead of a fresh one")
     rollout: RolloutSettings = Field(default_factory=RolloutSettings)
@@ -237,7 +237,9 @@ def _explain(problem: Any) -> str:
     if problem["type"] == "value_error":  # of a section as a whole: the message names the keys
         return (f"{where}: " if keys else "") + str(problem["ctx"]["error"])
     given = problem.get("input")
-    return f"{where!r} is {given!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
+    field = _KINDS[str(problem["loc"][1])].model_fields.get(keys[0]) if len(keys) == 1 else None
+    about = f" ({field.description})" if field is not None and field.description else ""
+    return f"{where!r} is {given!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}{about}"
 
 
 def _known_keys(kind: str, sections: list[str]) -> list[str]:

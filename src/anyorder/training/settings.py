@@ -9,8 +9,9 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from anyorder.decoding.actions import Actions, PlackettLuce
-from anyorder.denoisers.classes import BY_TASK, denoiser_class
+from anyorder.denoisers.classes import BY_TASK, denoiser_class, settings_of_wrapping
 from anyorder.errors import BadInput
+from anyorder.orders.policies import policy_class
 from anyorder.registry import COUNT_RULES, DENOISERS, OBJECTIVES, ORDERS, POLICIES, REWARDS, Registry
 from anyorder.training.part_settings import Declared, check_settings, declared_by, make_part
 
@@ -22,6 +23,15 @@ class Section(BaseModel):
     """Base class of all sections. An unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_truth_value_is_no_number(cls, values: Any) -> Any:
+        for key, value in values.items() if isinstance(values, dict) else ():
+            field = cls.model_fields.get(key)
+            if isinstance(value, bool) and field is not None and field.annotation in (int, float, int | None, float | None):
+                raise ValueError(f"{key} is {str(value).lower()}; it must be a number")
+        return values
 
     def given(self, *keys: str) -> list[str]:
         """Those of the keys that were set."""
@@ -116,7 +126,8 @@ class DenoiserSettings(PartSection):
     def declared(cls, name: str) -> tuple[str, Declared]:
         """See `PartSection`."""
         part = denoiser_class(name)
-        return f"denoiser {name}", declared_by(getattr(part, "Settings", part), without=BY_TASK)
+        declared = declared_by(getattr(part, "Settings", part), without=BY_TASK)
+        return f"denoiser {name}", declared | settings_of_wrapping(part)
 
 
 class PolicySettings(PartSection):
@@ -125,6 +136,11 @@ class PolicySettings(PartSection):
     architecture: str = Field("lookahead", description="registered name, or module:Class")
     registry: ClassVar[Registry] = POLICIES
     part_key: ClassVar[str] = "architecture"
+
+    @classmethod
+    def declared(cls, name: str) -> tuple[str, Declared]:
+        """See `PartSection`."""
+        return f"policy {name}", declared_by(policy_class(name).Settings)
 
 
 class ObjectiveSettings(PartSection):

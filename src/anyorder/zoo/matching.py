@@ -58,5 +58,7 @@ def _usual_task(denoiser: Denoiser, source: str) -> str:
         return SERVES[source]
     if not isinstance(denoiser, HuggingFaceDenoiser):
         name = source or f"of the class {type(denoiser).__name__}"
-        raise BadInput(f"the denoiser {name} does not say which task it is for: name one, as in task_for(denoiser, 'text')")
+        raise BadInput(
+            f"the denoiser {name} does not say which task it is for: name one, with --task or as in task_for(denoiser, 'text')"
+        )
     return "protein" if speaks_esm(denoiser) else "text"

@@ -1,0 +1,95 @@
+"""Problems and what a checker says of their completed sequences, as plain values."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from anyorder.errors import BadInput
+
+
+@dataclass(frozen=True)
+class Instances:
+    """N problems of one layout.
+
+    Args:
+        tokens: int64 (N, L), the mask at every unknown position.
+        maskable: bool (N, L), the positions that are generated.
+        x0: int64 (N, L), a solution; None if none is known.
+        labels: per-instance labels for reports, e.g. {"difficulty": (N,) array of str, "givens": (N,) array of int}.
+    """
+
+    tokens: Tensor
+    maskable: Tensor
+    x0: Tensor | None = None
+    labels: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return self.tokens.shape[0]
+
+    @property
+    def longest(self) -> int:
+        """Positions to fill of the longest problem, at least 1."""
+        return max(1, int(self.maskable.sum(dim=1).max()))
+
+    def __getitem__(self, index: slice | Tensor | np.ndarray) -> "Instances":
+        labels = {
+            name: values[index if not isinstance(index, Tensor) else index.numpy()] for name, values in self.labels.items()
+        }
+        x0 = None if self.x0 is None else self.x0[index]
+        return replace(self, tokens=self.tokens[index], maskable=self.maskable[index], x0=x0, labels=labels)
+
+
+class CheckResult(NamedTuple):
+    """What the checker says about N completed sequences.
+
+    instance_correct: bool (N,), every rule is kept and no given was changed.
+    cell_accuracy: float (N,), share of the generated positions that are right (each task says compared with what).
+    """
+
+    instance_correct: Tensor
+    cell_accuracy: Tensor
+
+
+def cell_accuracy(instances: Instances, right: Tensor) -> Tensor:
+    """Share of the generated positions where `right` (N, L) holds; 1 for an instance with nothing to generate."""
+    generated = instances.maskable.sum(dim=1)
+    return torch.where(generated > 0, (right & instances.maskable).sum(dim=1) / generated.clamp(min=1), 1.0)
+
+
+def check_problems(task: Any, instances: Any) -> None:
+    """Refuse problems that are not those of a task.
+
+    Raises:
+        BadInput: something else than `Instances`, none at all, tensors of the wrong type or shape, tokens outside the
+            vocabulary, or no mask token where positions are to be generated.
+    """
+    if not isinstance(instances, Instances):
+        raise BadInput(f"the problems are of type {type(instances).__name__}; they must be Instances, as from task.generate")
+    tokens, maskable, x0 = instances.tokens, instances.maskable, instances.x0
+    for name, found, kind in (("tokens", tokens, torch.int64), ("maskable", maskable, torch.bool), ("x0", x0, torch.int64)):
+        if found is not None and (found.dtype != kind or found.dim() != 2 or found.shape != tokens.shape):
+            given = f"{found.dtype} {tuple(found.shape)}"
+            raise BadInput(f"the problems of {task.name} have {name} {given}; it must be {kind} (N, L), as large as tokens")
+    if not len(instances):
+        raise BadInput(f"there are no problems of {task.name}: give at least one")
+    most = max(task.vocab_size - 1, -1 if task.pad_token_id is None else task.pad_token_id)
+    if int(tokens.max()) > most or (x0 is not None and int(x0.max()) > most):
+        raise BadInput(f"the problems of {task.name} hold tokens above {most}, and its vocab_size is {task.vocab_size}")
+    if maskable.any() and not (tokens == task.mask_token_id).any():
+        raise BadInput(f"no position of these problems holds the mask token {task.mask_token_id} of the task {task.name}")
+
+
+def checked_result(task: Any, instances: Instances, tokens: Tensor) -> CheckResult:
+    """What a task says of completed sequences (N, L).
+
+    Raises:
+        BadInput: it returns something else than a `CheckResult` of N entries.
+    """
+    found: Any = task.check(instances, tokens)
+    if not isinstance(found, CheckResult) or not all(isinstance(v, Tensor) and v.shape == tokens.shape[:1] for v in found):
+        raise BadInput(f"{task.name}.check must return a CheckResult of two tensors of shape ({len(tokens)},)")
+    return found
