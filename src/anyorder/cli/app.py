@@ -13,6 +13,7 @@ import typer
 
 from anyorder import __version__
 from anyorder.cli.command import Command
+from anyorder.cli.interrupts import Interrupts
 from anyorder.errors import AnyorderError, BadInput
 from anyorder.processes import launched, launched_alone
 
@@ -33,7 +34,8 @@ def main() -> None:
     try:
         if launched()[0]:
             sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - open as long as the process
-        code = app(standalone_mode=False)  # the exit code where a command raised typer.Exit
+        with Interrupts():
+            code = app(standalone_mode=False)  # the exit code where a command raised typer.Exit
         sys.stdout.flush()
         sys.exit(code if isinstance(code, int) else 0)
     except BrokenPipeError:  # the reader has gone, as `head` does
