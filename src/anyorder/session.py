@@ -95,12 +95,11 @@ def open_session(
         trust_remote_code: run the code that comes with a model of Hugging Face.
         model_options: key=value options of the denoiser, see `load_denoiser`.
     """
-    if problem is not None and not _is_file(problem) and looks_like_a_file(problem):
-        raise BadInput(f"no such file: {problem}")
-    path = (data and found(data)) if problem is None else (Path(problem) if _is_file(problem) else None)
+    path = (data and found(data)) if problem is None else _named(problem)
     if generate and path is not None:
         raise BadInput("--generate chooses what to generate; it has no meaning together with a file of problems")
     options = key_values(task_options, "--task-option")
+    supposed = task is None and model is None and (path is not None or problem is not None)
     if model is None:
         task = task or DEFAULT_TASK
         options = options or _options_of(task_class(task), path, problem)
@@ -111,10 +110,13 @@ def open_session(
         check_policy_folder(policy)
         denoiser.own_order = str(policy)
     made = task_for(denoiser, task, **options)
-    if path is not None:
-        instances, source = made.load(path, limit), path.name
-    elif problem is not None:
-        instances, source = made.parse(problem), "text"
+    if path is not None or problem is not None:
+        try:
+            instances = made.parse(str(problem)) if path is None else made.load(path, limit)
+        except BadInput as error:
+            hint = f"; without --task and --model it is read as {made.name}" if supposed else ""
+            raise BadInput(f"{error}{hint}") from error
+        source = "text" if path is None else path.name
     else:
         chosen = key_values(generate, "--generate")
         instances = generated(made, limit or _GENERATED, 1_000_000 + seed, chosen)
@@ -177,6 +179,8 @@ def key_values(pairs: list[str] | None, option: str) -> dict[str, Any]:
 
 def found(path: Path) -> Path:
     """A file that the user names: here, or among what was fetched."""
+    if path.is_dir():
+        raise BadInput(f"{path} is a folder: give a file of problems")
     try:
         return find_file(path)
     except FileNotFoundError as error:
@@ -189,8 +193,18 @@ def _is_number(text: str) -> bool:
     return re.fullmatch(r"\d+", text, re.ASCII) is not None
 
 
-def _is_file(text: str) -> bool:
+def _named(problem: str) -> Path | None:
+    """The file that a problem is the name of; None for one written as text."""
+    if not problem.strip():
+        raise BadInput("the problem is empty: write one as text, or give a file of problems")
     try:
-        return Path(text).is_file()
+        if Path(problem).is_file():
+            return Path(problem)
+        folder = Path(problem).is_dir()
     except (OSError, ValueError):  # a long puzzle is no file name, nor is one with a zero byte
-        return False
+        return None
+    if folder:
+        raise BadInput(f"{problem} is a folder: give a file of problems, or one problem as text")
+    if looks_like_a_file(problem):
+        raise BadInput(f"no such file: {problem}")
+    return None

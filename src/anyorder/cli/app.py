@@ -6,8 +6,9 @@ training run has written its checkpoint); 141, or 1, if the reader of the output
 
 import os
 import sys
+import warnings
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -28,6 +29,7 @@ command = partial(app.command, cls=Command)
 
 def main() -> None:
     """Entry point. User errors are one line, not a traceback; of several processes only the first prints."""
+    warnings.showwarning = _warn
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal that lacks a character shows another one
@@ -65,6 +67,11 @@ def main() -> None:
             _fail(f"cannot use {error.filename or 'the output'}: {error.strerror}", 2)
         sys.stderr = sys.__stderr__
         raise
+
+
+def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
+    """One line, without the place in the code that `warnings` would show."""
+    print(f"warning: {message}", file=sys.stderr)
 
 
 def _fail(message: str, code: int) -> None:

@@ -15,6 +15,9 @@ class Interrupts:
 
     def __init__(self, seconds: float = 1.0) -> None:
         self.pressed = False
+        default = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # not so under nohup
+        self._installed = default and threading.current_thread() is threading.main_thread()
+        self._hook = sys.unraisablehook
         self._again = threading.Timer(seconds, signal.raise_signal, [signal.SIGINT])
         self._again.daemon = True
 
@@ -25,17 +28,16 @@ class Interrupts:
         raise KeyboardInterrupt
 
     def __enter__(self) -> "Interrupts":
-        self._hook, self._previous = sys.unraisablehook, signal.getsignal(signal.SIGINT)
-        if threading.current_thread() is threading.main_thread() and self._previous is signal.default_int_handler:
+        if self._installed:
             signal.signal(signal.SIGINT, self)
             sys.unraisablehook = self._unraisable
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._again.cancel()
-        if signal.getsignal(signal.SIGINT) is self:
-            signal.signal(signal.SIGINT, self._previous)
-        sys.unraisablehook = self._hook
+        if self._installed:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            sys.unraisablehook = self._hook
         if self.pressed and isinstance(error, Exception):
             raise KeyboardInterrupt from error
 

@@ -63,6 +63,10 @@ def load(path: Path) -> Trajectories | Report:
     values = _read_json(path)
     if isinstance(values, dict) and {"results", "comparisons", "meta"} <= values.keys():
         return report_from(values, path)
+    if isinstance(values, dict) and {"points", "curves"} <= values.keys():
+        raise BadInput(
+            f"{path} is a report of `anyorder pareto`: that command draws it with --plot, and it holds no trajectories"
+        )
     return trajectories_from(values, path)
 
 
@@ -94,8 +98,8 @@ def trajectories_from(values: Any, path: Path) -> Trajectories:
         raise BadInput(f"{path} holds no trajectories: write them with `anyorder evaluate --trajectories FILE`")
     if values.get("version") != VERSION:
         raise BadInput(
-            f"{path} has version {values.get('version')!r} of the format; this anyorder reads version {VERSION}: record it again "
-            "with `anyorder evaluate --trajectories FILE`"
+            f"{path} has version {values.get('version')!r} of the format; this anyorder reads version {VERSION}: "
+            "record it again with `anyorder evaluate --trajectories FILE`"
         )
     try:
         return Trajectories.model_validate(values)
