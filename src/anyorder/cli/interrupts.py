@@ -18,7 +18,7 @@ class Interrupts:
         default = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # not so under nohup
         self._installed = default and threading.current_thread() is threading.main_thread()
         self._hook = sys.unraisablehook
-        self._again = threading.Timer(seconds, signal.raise_signal, [signal.SIGINT])
+        self._again = threading.Timer(seconds, _press)
         self._again.daemon = True
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
@@ -44,3 +44,12 @@ class Interrupts:
     def _unraisable(self, raised: "sys.UnraisableHookArgs") -> None:
         if not issubclass(raised.exc_type, KeyboardInterrupt):
             self._hook(raised)
+
+
+def _press() -> None:
+    """Ctrl-C for the main thread, which wakes up if it waits (on Windows only when it has waited)."""
+    main = threading.main_thread().ident
+    if hasattr(signal, "pthread_kill") and main is not None:
+        signal.pthread_kill(main, signal.SIGINT)
+    else:
+        signal.raise_signal(signal.SIGINT)
