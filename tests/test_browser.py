@@ -43,7 +43,7 @@ def trajectories(count: int = 8) -> Trajectories:
     found = watch.trajectories()
     assert instances.x0 is not None
     for problem, decoded in zip(found.problems[::2], found.runs[0].decodes[::2], strict=True):
-        put_right(problem.tokens, problem.truth or [], decoded)
+        put_right(problem.tokens, problem.solution or [], decoded)
     for problem in found.problems:
         problem.labels["difficulty"] = EVIL
         problem.notes.append(EVIL)
@@ -51,11 +51,11 @@ def trajectories(count: int = 8) -> Trajectories:
     return found
 
 
-def put_right(tokens: list[int], truth: list[int], decoded: Any) -> None:
+def put_right(tokens: list[int], solution: list[int], decoded: Any) -> None:
     """Make a decode one that solves the problem, in the same steps."""
     for step in decoded.steps:
-        step.put = [truth[at] for at in step.at]
-    decoded.tokens, decoded.correct, decoded.dead = list(truth), True, []
+        step.tokens = [solution[at] for at in step.positions]
+    decoded.tokens, decoded.correct, decoded.dead_ends = list(solution), True, []
 
 
 @pytest.fixture(scope="module")

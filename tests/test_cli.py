@@ -150,6 +150,12 @@ def test_sample_says_which_problems_failed_however_many_samples_each_has(tmp_pat
     assert one.stderr.strip().endswith("failed: problem 1")
 
 
+def test_a_warning_is_one_line_without_a_place_in_the_code() -> None:
+    result = run("sample", SOLVED)
+    assert result.stdout.split() == [SOLVED]
+    assert result.stderr.startswith("warning: nothing to decode")
+
+
 def test_sample_solves_a_formula() -> None:
     result = run("sample", "--task", "sat", "--order", "confidence", "1,2,3/-1,2,3")
     refused(result, "2 clauses; the task is set up for 51")
@@ -212,6 +218,10 @@ def test_headroom_says_which_case_this_is() -> None:
         (["headroom", "--steps", "5,10", "--limit", "2"], "give one budget"),
         (["sample", "--noise", "0,1", PUZZLE], "give one scale"),
         (["sample", "nosuch.txt"], "no such file: nosuch.txt"),
+        (["sample", "/tmp"], "/tmp is a folder: give a file of problems, or one problem as text"),
+        (["sample", " "], "the problem is empty"),
+        (["evaluate", "--data", "/tmp"], "/tmp is a folder: give a file of problems"),
+        (["sample", "1,-2,3/-1,2,3"], "this one has 13; without --task and --model it is read as sudoku"),
         (["list", "models"], "there is nothing called 'models' to list: use one of denoisers, orders"),
         (["fetch", "everything"], "'everything' cannot be fetched: use one of"),
         (["train", "nope"], "no recipe called 'nope'"),

@@ -155,7 +155,7 @@ def test_a_mapping_gives_the_labels() -> None:
 
 
 def test_equal_labels_and_nothing_at_all_are_refused() -> None:
-    with pytest.raises(BadInput, match="two samplers are called 'confidence': pass a mapping"):
+    with pytest.raises(BadInput, match="two samplers are called 'confidence': leave one out, or in Python pass a mapping"):
         as_samplers(["confidence", confidence])
     with pytest.raises(BadInput, match="nothing to compare"):
         as_samplers([])

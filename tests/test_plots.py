@@ -83,7 +83,7 @@ def test_metrics_are_read_and_refused(tmp_path: Path) -> None:
 def test_calibration_needs_solutions(tmp_path: Path) -> None:
     trajectories, _ = watched(["confidence"])
     for problem in trajectories.problems:
-        problem.truth = None
+        problem.solution = None
     with pytest.raises(BadInput, match="known solutions"):
         plots.calibration_of_scores(trajectories, tmp_path / "c.png")
     assert report_of(trajectories).results[0].exact_match is None

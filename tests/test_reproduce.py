@@ -131,23 +131,31 @@ from anyorder.reproduce.study import Decoding
 
 if __name__ == "__main__":
     setting = replace(SMALL, problems=6, reward_changes=("run.steps=80000", "run.batch_size=12", "data.size=40"))
-    wanted = [Decoding(setting, f"reward/none/{seed}", ("policy",), 8) for seed in (0, 1)]
+    wanted = [Decoding(setting, f"reward/none/{seed}", ("policy",), 8) for seed in range(6)]
     RewardStudy(Path(sys.argv[1])).decode_all(wanted, 2, print)
 """
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
-@pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGKILL])
-def test_workers_end_with_whoever_started_them_and_leave_a_checkpoint(blow: signal.Signals, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("send", "blow"),
+    [(os.killpg, signal.SIGINT), (os.kill, signal.SIGINT), (os.kill, signal.SIGKILL)],
+    ids=["terminal", "int", "kill"],
+)
+def test_workers_end_with_whoever_started_them_and_leave_a_checkpoint(
+    send: Callable[[int, int], None], blow: signal.Signals, tmp_path: Path
+) -> None:
+    """A terminal sends Ctrl-C to the whole group. More models wait than there are workers; none of them is begun any more."""
     script = tmp_path / "long.py"
     script.write_text(_LONG)
-    parent = subprocess.Popen([sys.executable, str(script), str(tmp_path / "out")], stderr=subprocess.DEVNULL)
+    command = [sys.executable, str(script), str(tmp_path / "out")]
+    parent = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
     runs = [tmp_path / f"out/sudoku4/reward/none/{seed}" for seed in (0, 1)]
     _wait_for(lambda: all((run / "log.txt").exists() and "step" in (run / "log.txt").read_text() for run in runs))
     workers = children(parent.pid)
     try:
         assert len(workers) >= 2
-        parent.send_signal(blow)
+        send(parent.pid, blow)
         parent.wait(timeout=60)
         _wait_for(lambda: not any(alive(worker) for worker in workers))
     finally:
@@ -155,6 +163,7 @@ def test_workers_end_with_whoever_started_them_and_leave_a_checkpoint(blow: sign
             if alive(process):
                 os.kill(process, signal.SIGKILL)
     assert all(list_checkpoints(run / "checkpoints") for run in runs)
+    assert sorted(runs[0].parent.iterdir()) == runs
 
 
 def _wait_for(done: Callable[[], bool]) -> None:

@@ -75,7 +75,7 @@ def test_ctrl_c_is_answered_at_once_and_ends_the_work(capsys: pytest.CaptureFixt
         signal.raise_signal(signal.SIGINT)
     assert ended.value.exit_code == 130
     assert capsys.readouterr().err.splitlines() == [
-        "stopping; the models in training write their checkpoints", "stopped; run the same command to resume",
+        "stopping; models in training write their checkpoints first", "stopped; run the same command to resume",
     ]  # fmt: skip
     assert signal.getsignal(signal.SIGINT) is before
 

@@ -70,9 +70,9 @@ def test_what_is_recorded_is_what_happened(problem: tuple[Tensor, int], sampler:
         assert len(moves) == out.nfe[row]
         state, committed = tokens[row].numpy().copy(), np.full(tokens.shape[1], -1)
         for step, move in enumerate(moves):
-            assert (state[move.at] != move.put).all() and (state[move.remasked] != 0).all()
-            state[move.at], state[move.remasked] = move.put, 0
-            committed[move.at], committed[move.remasked] = step, -1
+            assert (state[move.positions] != move.tokens).all() and (state[move.remasked] != 0).all()
+            state[move.positions], state[move.remasked] = move.tokens, 0
+            committed[move.positions], committed[move.remasked] = step, -1
             assert (state == history.tokens[step + 1][row].numpy()).all()
             assert len(move.scores) == move.candidates.shape[1] == len(move.predicted)
             assert (np.diff(move.probabilities, axis=0) <= 0).all()
@@ -105,10 +105,10 @@ def test_without_a_solution_the_solver_names_the_wrong_cell() -> None:
     unknown = Instances(instances.tokens, instances.maskable, None, {})
     watch = Watch(TASK, unknown, {})
     evaluate(HashDenoiser(5), TASK, unknown, ["random"], [3], watch=watch)
-    wrong = [decode_ for decode_ in watch.runs[0].decodes if decode_.dead]
+    wrong = [decode_ for decode_ in watch.runs[0].decodes if decode_.dead_ends]
     assert wrong
     for decode_ in wrong:
-        assert decode_.dead is not None and decode_.wrong in decode_.steps[decode_.dead[0]].at
+        assert decode_.dead_ends is not None and decode_.wrong in decode_.steps[decode_.dead_ends[0]].positions
     known = watched(["random"], count=8, steps=3)[0]
     assert all(decode_.wrong is None for decode_ in known.runs[0].decodes)
 
@@ -124,7 +124,7 @@ def test_scores_and_candidates_are_those_of_the_moment() -> None:
             assert step.candidates[0] == likeliest.indices.tolist()
             assert step.probabilities[0] == [round(1000 * p) for p in likeliest.values.tolist()]
             assert step.scores == pytest.approx(likeliest.values.log().tolist(), rel=0.006, abs=1e-4)
-            chosen = set(step.at)
+            chosen = set(step.positions)
             worst = min((s for s, at in zip(step.scores, positions, strict=True) if at in chosen), default=0.0)
             assert all(s <= worst for s, at in zip(step.scores, positions, strict=True) if at not in chosen)
 
@@ -145,8 +145,8 @@ def test_every_mode_replays_to_its_answer_and_check(trajectories: Trajectories) 
             assert states[-1] == decode_.tokens
             right = TASK.check(instances[slice(number, number + 1)], torch.tensor([decode_.tokens])).instance_correct
             assert decode_.correct == bool(right)
-            assert decode_.dead is not None
-            assert (len(decode_.steps) - 1 in decode_.dead) == (not decode_.correct)  # a wrong grid has no way out
+            assert decode_.dead_ends is not None
+            assert (len(decode_.steps) - 1 in decode_.dead_ends) == (not decode_.correct)  # a wrong grid has no way out
 
 
 def test_a_report_can_be_made_of_trajectories() -> None:
@@ -185,7 +185,7 @@ def test_padding_is_left_out_and_frames_are_hidden() -> None:
     assert [len(problem.tokens) for problem in found.problems] == [7, 5]
     assert found.texts[found.problems[0].tokens[1]] == "A"
     assert found.problems[0].tokens[0] in found.hidden
-    assert found.runs[0].decodes[1].dead is None  # there is no solver
+    assert found.runs[0].decodes[1].dead_ends is None  # there is no solver
 
 
 def values_of(trajectories: Trajectories) -> dict[str, Any]:
@@ -206,19 +206,19 @@ def spoil(values: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
     ("path", "value", "message"),
     [
         ("format", "else", "holds no trajectories"),
-        ("version", 1, "version 1 of the format; this anyorder reads version 2"),
+        ("version", 2, "version 2 of the format; this anyorder reads version 3: record it again with"),
         ("version", None, "version None"),
         ("runs.0.steps", 0, "runs.0.steps: Input should be greater than"),
-        ("runs.0.decodes.0.steps.0.at", [99], "runs.0.decodes.0.steps.0: 1 positions and"),
+        ("runs.0.decodes.0.steps.0.positions", [99], "runs.0.decodes.0.steps.0: 1 positions and"),
         ("runs.0.decodes.0.steps.0.remasked", [16], "positions run from 0 to 15"),
         ("runs.0.decodes.0.steps.0.remasked", [-1], "positions run from 0 to 15"),
         ("runs.0.decodes.0.steps.0.scores", [], "one value for each predicted position"),
         ("runs.0.decodes.0.tokens", [1] * 16, "the steps do not lead to its tokens"),
         ("runs.0.decodes.0.tokens", [1] * 15, "the problem has 16 tokens, its decode 15"),
-        ("runs.0.decodes.0.dead", [77], "it has 4 steps, and speaks of others"),
+        ("runs.0.decodes.0.dead_ends", [77], "it has 4 steps, and speaks of others"),
         ("runs.0.decodes", [], "0 decodes of 6 problems"),
         ("texts", {}, "texts does not say how that is written"),
-        ("problems.0.truth", [1], "its truth 1"),
+        ("problems.0.solution", [1], "its solution 1"),
         ("drawing.rows", 3, "a grid of 3 x 4 names the position of each of its cells"),
         ("surprise", 1, "surprise: Extra inputs are not permitted"),
     ],

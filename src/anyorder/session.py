@@ -119,12 +119,11 @@ def open_session(
     Raises:
         BadInput: something does not fit, cannot be read, or is too large.
     """
-    if problem is not None and not _is_file(problem) and looks_like_a_file(problem):
-        raise BadInput(f"no such file: {problem}")
-    path = (data and found(data)) if problem is None else (Path(problem) if _is_file(problem) else None)
+    path = (data and found(data)) if problem is None else _named(problem)
     if generate and path is not None:
         raise BadInput("--generate chooses what to generate; it has no meaning together with a file of problems")
     options = key_values(task_options, "--task-option")
+    supposed = task is None and model is None and (path is not None or problem is not None)
     if model is None:
         task = task or DEFAULT_TASK
         options = {**_options_of(task_class(task), path, problem), **options}
@@ -137,10 +136,15 @@ def open_session(
     made = task_for(denoiser, task, **options)
     if hide is not None and isinstance(made, Sequences) and "hide" not in options:
         made = made.variant({"hide": hide})
-    if path is not None:
-        instances, source = load_problems(made, path, limit, skip_unreadable, _SKIP), path.name
-    elif problem is not None:
-        instances, source = made.parse(problem), "text"
+    if path is not None or problem is not None:
+        try:
+            if path is None:
+                instances, source = made.parse(str(problem)), "text"
+            else:
+                instances, source = load_problems(made, path, limit, skip_unreadable, _SKIP), path.name
+        except BadInput as error:
+            hint = f"; without --task and --model it is read as {made.name}" if supposed else ""
+            raise BadInput(f"{error}{hint}") from error
     else:
         chosen = key_values(generate, "--generate")
         instances = generated(made, limit or _GENERATED, 1_000_000 + seed, chosen)
@@ -204,6 +208,8 @@ def key_values(pairs: list[str] | None, option: str) -> dict[str, Any]:
 
 def found(path: Path) -> Path:
     """A file that the user names: here, or among what was fetched."""
+    if path.is_dir():
+        raise BadInput(f"{path} is a folder: give a file of problems")
     try:
         return find_file(path)
     except FileNotFoundError as error:
@@ -216,8 +222,18 @@ def _is_number(text: str) -> bool:
     return re.fullmatch(r"\d+", text, re.ASCII) is not None
 
 
-def _is_file(text: str) -> bool:
+def _named(problem: str) -> Path | None:
+    """The file that a problem is the name of; None for one written as text."""
+    if not problem.strip():
+        raise BadInput("the problem is empty: write one as text, or give a file of problems")
     try:
-        return Path(text).exists() and not Path(text).is_dir()
+        folder = Path(problem).is_dir()
+        if Path(problem).exists() and not folder:
+            return Path(problem)
     except (OSError, ValueError):  # a long puzzle is no file name, nor is one with a zero byte
-        return False
+        return None
+    if folder:
+        raise BadInput(f"{problem} is a folder: give a file of problems, or one problem as text")
+    if looks_like_a_file(problem):
+        raise BadInput(f"no such file: {problem}")
+    return None

@@ -8,13 +8,15 @@ the output has gone.
 import os
 import sys
 import traceback
+import warnings
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from anyorder import __version__
 from anyorder.cli.command import Command
+from anyorder.cli.interrupts import Interrupts
 from anyorder.errors import AnyorderError, BadInput, first_line, without_passwords
 from anyorder.processes import launched, launched_alone
 
@@ -36,13 +38,15 @@ _NO_MEMORY = ("not enough memory", "out of memory", "can't allocate memory", "St
 
 def main() -> None:
     """Entry point. User errors are one line, not a traceback; of several processes only the first prints."""
+    warnings.showwarning = _warn
     if "" not in sys.path:
         sys.path.append("")  # `my_module:MyPart` may lie in the working directory, as with `python -m anyorder`
     try:
         _open_streams()
         if launched()[0]:
             sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - open as long as the process
-        found = app(standalone_mode=False)  # the exit code where a command raised typer.Exit
+        with Interrupts():
+            found = app(standalone_mode=False)  # the exit code where a command raised typer.Exit
         sys.stdout.flush()
         code = found if isinstance(found, int) else 0
     except BaseException as error:
@@ -65,6 +69,11 @@ def _open_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
+
+
+def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
+    """One line, without the place in the code that `warnings` would show."""
+    print(f"warning: {message}", file=sys.stderr)
 
 
 def _fail(error: BaseException) -> int:

@@ -237,7 +237,9 @@ def headroom(
 
 @command()
 def sample(
-    problem: Annotated[str, typer.Argument(help="a problem as text, or a file of problems")],
+    problem: Annotated[
+        str, typer.Argument(help="a problem as text (after --, if it begins with a minus), or a file of problems")
+    ],
     model: ModelOption = None,
     task: TaskOption = None,
     order: OrderOption = None,

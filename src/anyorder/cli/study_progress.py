@@ -79,9 +79,11 @@ def answering_interrupts() -> Iterator[None]:
     A model that is trained in this process, not by a worker, answers by itself after the step in progress.
     """
 
-    def answer(_signal: int, _frame: FrameType | None) -> None:
+    def answer(number: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGINT, previous)
-        print("stopping; the models in training write their checkpoints", file=sys.stderr, flush=True)
+        print("stopping; models in training write their checkpoints first", file=sys.stderr, flush=True)
+        if callable(previous):
+            previous(number, frame)
         raise KeyboardInterrupt
 
     previous = signal.signal(signal.SIGINT, answer)

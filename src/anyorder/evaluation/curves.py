@@ -69,7 +69,9 @@ def as_curves(samplers: Curves, denoiser: Denoiser, longest: int, *, token: Any 
     for label, one in pairs:
         for curve in _curves(label, one, denoiser, longest, fields, strict):
             if found.setdefault(curve.name, curve) != curve:
-                raise BadInput(f"two curves are called {curve.name!r}: pass a mapping {{label: sampler}} to name them apart")
+                raise BadInput(
+                    f"two curves are called {curve.name!r}: leave one out, or in Python pass a mapping {{label: sampler}}"
+                )
     return list(found.values())
 
 

@@ -18,7 +18,7 @@ class Move(NamedTuple):
     predicted: (K,) positions that could be chosen, ascending.
     scores: float (K,), the order's, before any noise; -inf where the order itself excluded a position.
     candidates: (k, K) the likeliest tokens, likeliest first. probabilities: float (k, K), the denoiser's for them.
-    at, put: (C,) positions that got a token in this step, and the tokens.
+    positions, tokens: (C,) those that got a token in this step, and the tokens.
     remasked: (U,) positions whose token was remasked.
     unusual: whether other positions than the masked ones could be chosen.
     """
@@ -27,8 +27,8 @@ class Move(NamedTuple):
     scores: np.ndarray
     candidates: np.ndarray
     probabilities: np.ndarray
-    at: np.ndarray
-    put: np.ndarray
+    positions: np.ndarray
+    tokens: np.ndarray
     remasked: np.ndarray
     unusual: bool
 
@@ -68,8 +68,8 @@ class Recorder:
                 scores=scores[number][predicted[number]],
                 candidates=tokens[inside].T,
                 probabilities=probabilities[inside].T,
-                at=at,
-                put=new[number][at],
+                positions=at,
+                tokens=new[number][at],
                 remasked=(changed & masked).nonzero()[0],
                 unusual=bool((predicted[number] != (old[number] == before.mask_token_id)).any()),
             )

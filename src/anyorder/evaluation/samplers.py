@@ -51,7 +51,9 @@ def as_samplers(samplers: Samplers, **fields: Any) -> dict[str, Sampler]:
         for one in samplers if isinstance(samplers, Sequence) and not isinstance(samplers, str) else [samplers]:
             label, sampler = label_for(one), as_sampler(one, **given)
             if label in found:
-                raise BadInput(f"two samplers are called {label!r}: pass a mapping {{label: sampler}} to name them apart")
+                raise BadInput(
+                    f"two samplers are called {label!r}: leave one out, or in Python pass a mapping {{label: sampler}}"
+                )
             found[label] = sampler
     if not found:
         raise BadInput("there is nothing to compare: give at least one sampler, such as 'confidence'")

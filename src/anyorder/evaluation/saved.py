@@ -63,6 +63,10 @@ def load(path: Path) -> Trajectories | Report:
     values = _read_json(path)
     if isinstance(values, dict) and {"results", "comparisons", "meta"} <= values.keys():
         return report_from(values, path)
+    if isinstance(values, dict) and {"points", "curves"} <= values.keys():
+        raise BadInput(
+            f"{path} is a report of `anyorder pareto`: that command draws it with --plot, and it holds no trajectories"
+        )
     return trajectories_from(values, path)
 
 
@@ -93,7 +97,10 @@ def trajectories_from(values: Any, path: Path) -> Trajectories:
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise BadInput(f"{path} holds no trajectories: write them with `anyorder evaluate --trajectories FILE`")
     if values.get("version") != VERSION:
-        raise BadInput(f"{path} has version {values.get('version')!r} of the format; this anyorder reads version {VERSION}")
+        raise BadInput(
+            f"{path} has version {values.get('version')!r} of the format; this anyorder reads version {VERSION}: "
+            "record it again with `anyorder evaluate --trajectories FILE`"
+        )
     try:
         return Trajectories.model_validate(values)
     except ValidationError as error:
@@ -140,7 +147,7 @@ def report_of(trajectories: Trajectories) -> Report:
         correct = np.array([decode.correct for decode in run.decodes])
         cells = np.array([np.nan if d.cell_accuracy is None else d.cell_accuracy for d in run.decodes], dtype=float)
         difficulty = np.array([str(problem.labels.get("difficulty", "")) for problem in trajectories.problems])
-        exact = [decode.tokens == p.truth for decode, p in zip(run.decodes, trajectories.problems, strict=True)]
+        exact = [decode.tokens == p.solution for decode, p in zip(run.decodes, trajectories.problems, strict=True)]
         results.append(
             Result(
                 order=run.order,
@@ -151,7 +158,7 @@ def report_of(trajectories: Trajectories) -> Report:
                 instance_accuracy=float(correct.mean()),
                 cell_accuracy=None if np.isnan(cells).any() else float(cells.mean()),
                 cell_ci95=None if np.isnan(cells).any() else share_interval(cells),
-                exact_match=None if any(p.truth is None for p in trajectories.problems) else float(np.mean(exact)),
+                exact_match=None if any(p.solution is None for p in trajectories.problems) else float(np.mean(exact)),
                 ci95=wilson(int(correct.sum()), len(correct)),
                 nfe=float(np.mean([decode.nfe for decode in run.decodes])),
                 remasked=float(np.mean([sum(len(step.remasked) for step in decode.steps) for decode in run.decodes])),

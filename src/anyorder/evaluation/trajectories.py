@@ -23,7 +23,7 @@ from anyorder.tasks.base import Instances, Task
 from anyorder.tasks.drawing import Drawing
 
 FORMAT: Literal["anyorder.trajectories"] = "anyorder.trajectories"
-VERSION: Literal[2] = 2
+VERSION: Literal[3] = 3
 THOUSANDTHS = 1000
 """Probabilities are whole numbers of thousandths."""
 
@@ -35,7 +35,7 @@ class _Part(BaseModel):
 class Step(_Part):
     """One forward pass.
 
-    at, put: positions that got a token, ascending, and the tokens.
+    positions, tokens: those that got a token, ascending, and the tokens.
     remasked: positions whose token was remasked.
     predicted: positions that could be chosen, ascending; None for all that are masked before the step.
     scores: the order's score of each of them, to three significant digits and no finer than 0.0001; None where it
@@ -45,8 +45,8 @@ class Step(_Part):
     probabilities: the same k lists, of the denoiser's probabilities in thousandths.
     """
 
-    at: list[int]
-    put: list[int]
+    positions: list[int]
+    tokens: list[int]
     remasked: list[int]
     predicted: list[int] | None = None
     scores: list[float | None]
@@ -55,8 +55,8 @@ class Step(_Part):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Step":
-        if len(self.at) != len(self.put):
-            raise ValueError(f"{len(self.at)} positions and {len(self.put)} tokens")
+        if len(self.positions) != len(self.tokens):
+            raise ValueError(f"{len(self.positions)} positions and {len(self.tokens)} tokens")
         if len(self.candidates) != len(self.probabilities):
             raise ValueError(f"{len(self.candidates)} lists of candidates and {len(self.probabilities)} of probabilities")
         if {len(v) for v in (*self.candidates, *self.probabilities)} - {len(self.scores)}:
@@ -69,7 +69,7 @@ class Decode(_Part):
 
     tokens: the completed sequence. commit_step: the step, from 0, in which each position got its final token; -1 where given.
     nfe: forward passes of the denoiser. correct: the result of the task's check. cell_accuracy: see the task; None if unknown.
-    dead: the steps after which it is proven that no solution by the rules completes the state; None if there is no solver.
+    dead_ends: the steps after which it is proven that no solution by the rules completes the state; None if there is no solver.
     wrong: if no solution is known, the first position whose token leaves no solution; None if that is unknown.
     steps: one entry per forward pass.
     """
@@ -79,7 +79,7 @@ class Decode(_Part):
     nfe: int = Field(ge=0)
     correct: bool
     cell_accuracy: float | None = None
-    dead: list[int] | None = None
+    dead_ends: list[int] | None = None
     wrong: int | None = Field(None, ge=0)
     steps: list[Step]
 
@@ -87,12 +87,12 @@ class Decode(_Part):
 class Problem(_Part):
     """What was to be solved.
 
-    tokens: the mask at every unknown position. truth: a solution, where one is known. labels: e.g. difficulty.
+    tokens: the mask at every unknown position. solution: where one is known. labels: e.g. difficulty.
     notes: what a person must know besides, e.g. the clues.
     """
 
     tokens: list[int]
-    truth: list[int] | None = None
+    solution: list[int] | None = None
     labels: dict[str, str | int | float] = {}
     notes: list[str] = []
 
@@ -122,7 +122,7 @@ class Trajectories(_Part):
     """
 
     format: Literal["anyorder.trajectories"] = FORMAT
-    version: Literal[2] = VERSION
+    version: Literal[3] = VERSION
     about: dict[str, Any]
     drawing: Drawing
     mask: int
@@ -137,8 +137,8 @@ class Trajectories(_Part):
             if missing := {token for token in tokens if token not in self.texts}:
                 raise ValueError(f"{name} holds token {min(missing)}, and texts does not say how that is written")
         for number, problem in enumerate(self.problems):
-            if problem.truth is not None and len(problem.truth) != len(problem.tokens):
-                raise ValueError(f"problem {number} has {len(problem.tokens)} tokens, its truth {len(problem.truth)}")
+            if problem.solution is not None and len(problem.solution) != len(problem.tokens):
+                raise ValueError(f"problem {number} has {len(problem.tokens)} tokens, its solution {len(problem.solution)}")
         for run in self.runs:
             if len(run.decodes) != len(self.problems):
                 raise ValueError(f"{run.name}: {len(run.decodes)} decodes of {len(self.problems)} problems")
@@ -152,11 +152,11 @@ class Trajectories(_Part):
     def _sequences(self) -> Iterator[tuple[str, list[int]]]:
         yield "the mask", [self.mask]
         for number, problem in enumerate(self.problems):
-            yield f"problem {number}", [*problem.tokens, *(problem.truth or [])]
+            yield f"problem {number}", [*problem.tokens, *(problem.solution or [])]
         for run in self.runs:
             for number, decode in enumerate(run.decodes):
                 proposed = {token for step in decode.steps for row in step.candidates for token in row}
-                put = {token for step in decode.steps for token in step.put}
+                put = {token for step in decode.steps for token in step.tokens}
                 yield f"{run.name}, problem {number},", [*decode.tokens, *put, *(proposed - {-1})]
 
 
@@ -165,7 +165,7 @@ def states_of(problem: Problem, decode: Decode, mask: int) -> list[list[int]]:
     states = [list(problem.tokens)]
     for step in decode.steps:
         now = list(states[-1])
-        for position, token in zip(step.at, step.put, strict=True):
+        for position, token in zip(step.positions, step.tokens, strict=True):
             now[position] = token
         for position in step.remasked:
             now[position] = mask
@@ -182,7 +182,7 @@ def _check(problem: Problem, decode: Decode, mask: int) -> None:
     length = len(problem.tokens)
     if len(decode.tokens) != length or len(decode.commit_step) != length:
         raise ValueError(f"the problem has {length} tokens, its decode {len(decode.tokens)}")
-    places = {at for step in decode.steps for at in (*step.at, *step.remasked, *(step.predicted or []))}
+    places = {at for step in decode.steps for at in (*step.positions, *step.remasked, *(step.predicted or []))}
     if places and not (min(places) >= 0 and max(places) < length):
         raise ValueError(f"positions run from 0 to {length - 1}, not to {max(places, key=abs)}")
     states = states_of(problem, decode, mask)
@@ -192,7 +192,7 @@ def _check(problem: Problem, decode: Decode, mask: int) -> None:
     if states[-1] != decode.tokens:
         raise ValueError("the steps do not lead to its tokens")
     last = max(decode.commit_step, default=-1)
-    if not all(-1 <= step < len(decode.steps) for step in (last, *(decode.dead or []))):
+    if not all(-1 <= step < len(decode.steps) for step in (last, *(decode.dead_ends or []))):
         raise ValueError(f"it has {len(decode.steps)} steps, and speaks of others")
 
 
@@ -262,7 +262,7 @@ class Watch:
         dead = proven.tolist()
         for decode in decodes:
             own, dead = dead[: len(decode.steps)], dead[len(decode.steps) :]
-            decode.dead = [step for step, is_dead in enumerate(own) if is_dead]
+            decode.dead_ends = [step for step, is_dead in enumerate(own) if is_dead]
 
         if self.instances.x0 is None:
             self._find_wrong_cells(decodes)
@@ -272,14 +272,14 @@ class Watch:
         mask = self.task.mask_token_id
         states, rows, cells = [], [], []
         for number, decode in enumerate(decodes):
-            if not decode.dead:
+            if not decode.dead_ends:
                 continue
-            first = decode.dead[0]
+            first = decode.dead_ends[0]
             problem = Problem(tokens=self.instances.tokens[number].tolist())
             now, step = list(states_of(problem, decode, mask)[first]), decode.steps[first]
             for position in step.remasked:
                 now[position] = mask
-            for position, token in zip(step.at, step.put, strict=True):
+            for position, token in zip(step.positions, step.tokens, strict=True):
                 now[position] = token
                 states.append(list(now))
                 rows.append(number)
@@ -291,11 +291,11 @@ class Watch:
 
     def trajectories(self) -> Trajectories:
         """All that was kept."""
-        tokens, truth = self.instances.tokens.tolist(), self.instances.x0
+        tokens, solutions = self.instances.tokens.tolist(), self.instances.x0
         problems = [
             Problem(
                 tokens=tokens[number][:length],
-                truth=None if truth is None else truth[number, :length].tolist(),
+                solution=None if solutions is None else solutions[number, :length].tolist(),
                 labels=_labels(self.instances, number),
                 notes=self.task.notes(self.instances.tokens[number]),
             )
@@ -311,8 +311,8 @@ def _step(move: Move) -> Step:
     """A move in the numbers of the format."""
     thousandths = np.rint(move.probabilities * THOUSANDTHS).astype(int)
     return Step(
-        at=move.at.tolist(),
-        put=move.put.tolist(),
+        positions=move.positions.tolist(),
+        tokens=move.tokens.tolist(),
         remasked=move.remasked.tolist(),
         predicted=move.predicted.tolist() if move.unusual else None,
         scores=[float(f"{round(score, 4) + 0.0:.3g}") if math.isfinite(score) else None for score in move.scores.tolist()],

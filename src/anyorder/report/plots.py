@@ -109,14 +109,14 @@ def calibration_of_scores(trajectories: Trajectories, path: Path) -> Path:
 def _reliability(trajectories: Trajectories, run: Run) -> list[tuple[str, Calibration, str]]:
     confidences, scores, right = [], [], []
     for problem, decode in zip(trajectories.problems, run.decodes, strict=True):
-        if problem.truth is None:
+        if problem.solution is None:
             raise BadInput("calibration needs problems with known solutions")
         for step, before in zip(decode.steps, states_of(problem, decode, trajectories.mask), strict=False):
             positions = predicted_of(step, before, trajectories.mask)
             if positions and step.candidates:
                 confidences += [p / THOUSANDTHS for p in step.probabilities[0]]
                 scores += [float("-inf") if score is None else score for score in step.scores]
-                right += [problem.truth[at] == token for at, token in zip(positions, step.candidates[0], strict=True)]
+                right += [problem.solution[at] == token for at, token in zip(positions, step.candidates[0], strict=True)]
     if not right:
         raise BadInput(f"{run.name}: nothing was predicted in it")
     hits = torch.tensor(right)

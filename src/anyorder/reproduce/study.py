@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
@@ -220,14 +221,17 @@ class Study:
                 say(f"{task}: {model} ({len(found)} of {len(wanted)} decodings done)")
             return found
         context, others = multiprocessing.get_context("spawn"), multiprocessing.active_children()
-        with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
-            futures = {pool.submit(_decode_group, self, group): key for key, group in groups.items()}
+        stop = context.Event()
+        with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(stop,)) as pool:
             try:
+                with _interrupts_blocked():  # workers inherit it: Ctrl-C waits until they can answer it
+                    futures = {pool.submit(_decode_group, self, group): key for key, group in groups.items()}
                 for future in as_completed(futures):
                     found |= future.result()
                     task, model = futures[future]
                     say(f"{task}: {model} ({len(found)} of {len(wanted)} decodings done)")
             except BaseException:
+                stop.set()  # first, so that no worker begins another model
                 for worker in multiprocessing.active_children():
                     if worker not in others and worker.pid is not None:
                         os.kill(worker.pid, signal.SIGINT)  # what is being trained is checkpointed
@@ -251,29 +255,39 @@ def _is_given(setting: Setting, model: str) -> bool:
 
 
 def _decode_group(study: Study, group: list[Decoding]) -> dict[Decoding, dict]:
-    parent = multiprocessing.parent_process()
-    if parent is None:
+    if _stop is None:
         return {decoding: study.decode(decoding) for decoding in group}
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if _stop.is_set():  # asked after SIGINT raises, so that one of the two is seen
+            raise KeyboardInterrupt
         return {decoding: study.decode(decoding) for decoding in group}
     except KeyboardInterrupt as error:
         raise AnyorderError("interrupted; the same command goes on from the last checkpoints") from error
     finally:
-        signal.signal(signal.SIGINT, _leave)
-        if not parent.is_alive():
-            _leave()  # nobody is left to tell
+        signal.signal(signal.SIGINT, _leave_an_orphan)
+        _leave_an_orphan()
 
 
-def _leave(*_: object) -> None:
-    os._exit(130)
+_stop: Event | None = None
+"""In a worker: set when the work is to end."""
 
 
-def _start_worker() -> None:
+def _start_worker(stop: Event) -> None:
     """One thread for computing, and one that ends this process with its parent, however that ends."""
+    global _stop
+    _stop = stop
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, _leave)
+    signal.signal(signal.SIGINT, _leave_an_orphan)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _leave_an_orphan(*_: object) -> None:
+    parent = multiprocessing.parent_process()
+    if parent is None or not parent.is_alive():
+        os._exit(130)  # nobody is left to give more work, or to tell
 
 
 def _end_with_parent() -> None:
@@ -281,3 +295,16 @@ def _end_with_parent() -> None:
     assert parent is not None
     parent.join()
     os.kill(os.getpid(), signal.SIGINT)  # what is being trained is checkpointed
+
+
+@contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Ctrl-C waits until the end of the block, here and in processes that are started in it (not on Windows)."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -74,9 +74,9 @@ class Column {
     else if (!step) parts.push("Nothing committed yet");
     else {
       const bad = replay.wrong[here - 1].length;
-      parts.push(`Step ${here}: ${step.at.length} committed${bad ? `, ${bad} ${this.page.words.bad}` : ""}`);
+      parts.push(`Step ${here}: ${step.positions.length} committed${bad ? `, ${bad} ${this.page.words.bad}` : ""}`);
       if (step.remasked.length) parts.push(`${step.remasked.length} remasked`);
-      if (!step.at.length && !step.remasked.length) parts.push("nothing was changed");
+      if (!step.positions.length && !step.remasked.length) parts.push("nothing was changed");
     }
     parts.push(empty ? `${empty} empty` : "complete");
     if (replay.dead?.has(here)) parts.push("a dead end");
@@ -116,8 +116,8 @@ class Column {
     if (token !== replay.mask && !when) sentences.push(`${written(page, token)} is given.`);
     else if (when) sentences.push(`${written(page, token)}, committed in step ${when}.`);
     else sentences.push("empty.");
-    const truth = replay.problem.truth;
-    if (truth && (token === replay.mask || when)) sentences.push(`Known solution: ${written(page, truth[at])}.`);
+    const solution = replay.problem.solution;
+    if (solution && (token === replay.mask || when)) sentences.push(`Known solution: ${written(page, solution[at])}.`);
     const said = replay.proposal(when || t + 1, at);
     const out = [make("p", { text: sentences.join(" ") })];
     if (said) {

@@ -32,8 +32,8 @@ class Replay {
     this.mask = page.mask;
     this.steps = decode.steps;
     this.last = decode.steps.length;
-    this.dead = decode.dead === null ? null : new Set(decode.dead.map((step) => step + 1));
-    this.reference = decode.correct && !page.drawing.symbols ? decode.tokens : problem.truth;
+    this.dead = decode.dead_ends === null ? null : new Set(decode.dead_ends.map((step) => step + 1));
+    this.reference = decode.correct && !page.drawing.symbols ? decode.tokens : problem.solution;
     this.states = [problem.tokens];
     this.filledIn = [problem.tokens.map(() => 0)];
     this.sure = [];
@@ -49,7 +49,7 @@ class Replay {
   look(t) {
     const tokens = this.states[t];
     const sure = t ? this.sure[t - 1].slice() : tokens.map(() => 1);
-    if (t) this.steps[t - 1].at.forEach((at, n) => (sure[at] = this.probability(t, at, this.steps[t - 1].put[n])));
+    if (t) this.steps[t - 1].positions.forEach((at, n) => (sure[at] = this.probability(t, at, this.steps[t - 1].tokens[n])));
     const guess = tokens.map(() => -1);
     const step = this.steps[t];
     let predicted = [];
@@ -73,11 +73,11 @@ class Replay {
     const when = this.filledIn[t - 1].slice();
     const flagged = new Set(this.flagged[t - 1]);
     const wrong = [];
-    step.at.forEach((at, n) => {
-      tokens[at] = step.put[n];
+    step.positions.forEach((at, n) => {
+      tokens[at] = step.tokens[n];
       when[at] = t;
       flagged.delete(at);
-      if (this.isWrong(at, step.put[n], t)) {
+      if (this.isWrong(at, step.tokens[n], t)) {
         wrong.push(at);
         flagged.add(at);
       }
