@@ -319,4 +319,4 @@ def test_sample_and_evaluate_write_them(tmp_path: Path) -> None:
     assert [r.name for r in found.runs] == ["confidence, 3 steps", "policy, 3 steps"]
     assert len(found.problems) == 3 and found.about["denoiser"] == "sudoku4"
     refused(run("evaluate", "--trajectories", "t.txt", cwd=tmp_path), "trajectories are written as .json, .json.gz, .parquet")
-    refused(run("evaluate", "--keep", "3", cwd=tmp_path), "--keep says how many problems are recorded")
+    refused(run("evaluate", "--keep", "3", cwd=tmp_path), "--keep is the number of problems to record")

@@ -57,7 +57,7 @@ def evaluate(
     noise: NoiseOption = "0",
     count: CountOption = "",
     draws: Annotated[
-        int, typer.Option(min=1, help="decode each problem N times and print Pass@1 to Pass@N, estimated without bias")
+        int, typer.Option(min=1, help="decode each problem N times and print unbiased estimates of Pass@1 to Pass@N")
     ] = 1,
     against: AgainstOption = "best",
     limit: LimitOption = None,
@@ -66,7 +66,7 @@ def evaluate(
     plot: PlotOption = None,
     markdown_out: MarkdownOption = None,
     trajectories: TrajectoriesOption = None,
-    keep: Annotated[int | None, typer.Option(min=1, help="record the first N problems only; all by default")] = None,
+    keep: Annotated[int | None, typer.Option(min=1, help="record only the first N problems; by default all")] = None,
     seed: SeedOption = 0,
     batch_size: BatchSizeOption = 256,
     generate: GenerateOption = None,
@@ -87,7 +87,7 @@ def evaluate(
     from anyorder.session import open_session
 
     if keep and not trajectories:
-        raise BadInput("--keep says how many problems are recorded: it needs --trajectories FILE")
+        raise BadInput("--keep is the number of problems to record: it needs --trajectories FILE")
     if trajectories:
         check_suffix(trajectories)
     token, scales, shard = token_rule(temperature, top_p), read_noise(noise), Shard.join()
@@ -99,7 +99,7 @@ def evaluate(
     common: dict[str, Any] = {"token": token, "seed": seed, "batch_size": batch_size, "shard": shard, "strict": session.strict}
     if draws > 1:
         if judge or trajectories or scales != [0.0]:
-            raise BadInput("--draws prints Pass@N alone: leave out --judge, --trajectories and --noise, and write ORDER~SIGMA")
+            raise BadInput("--draws prints only Pass@N: leave out --judge, --trajectories and --noise (write ORDER~SIGMA)")
         outputs = (json_out, plot, markdown_out)
         return _pass_at_n(session, samplers, draws, read_budget(steps, session.longest), count, common, outputs)
     watch = session.watch(seed, keep) if trajectories else None
@@ -188,7 +188,7 @@ def headroom(
     trust_remote_code: RemoteCodeOption = False,
     model_options: ModelOptionsOption = None,
 ) -> None:
-    """Is an order worth learning for this model and data? Heuristics, oracles, and the model's calibration."""
+    """Measure whether an order is worth learning for this model and data: heuristics, oracles, and the model's calibration."""
     from rich.console import Console
 
     from anyorder.evaluation.headroom_check import headroom as run
@@ -223,8 +223,8 @@ def sample(
     task: TaskOption = None,
     order: OrderOption = None,
     steps: StepsOption = STEPS,
-    number: Annotated[int, typer.Option(min=1, help="samples of each problem")] = 1,
-    only_valid: Annotated[bool, typer.Option("--only-valid", help="print only samples that keep the rules")] = False,
+    number: Annotated[int, typer.Option(min=1, help="samples per problem")] = 1,
+    only_valid: Annotated[bool, typer.Option("--only-valid", help="print only samples that satisfy the rules")] = False,
     policy: PolicyOption = None,
     noise: NoiseOption = "0",
     seed: SeedOption = 0,
@@ -244,8 +244,8 @@ def sample(
     trust_remote_code: RemoteCodeOption = False,
     model_options: ModelOptionsOption = None,
 ) -> None:
-    """Decode problems and print the solutions, one per line. Exit code 1 if a printed solution breaks the rules, or none is
-    printed."""
+    """Decode problems and print the solutions, one per line. The exit code is 1 if a printed solution breaks the rules, or if
+    none is printed."""
     import torch
 
     from anyorder.evaluation.batches import decode_in_batches
@@ -258,7 +258,7 @@ def sample(
         check_suffix(trajectories)
     scales = read_noise(noise)
     if len(scales) != 1:
-        raise BadInput(f"--noise {noise!r}: give one scale")
+        raise BadInput(f"--noise {noise!r}: this command takes one scale")
     shard = Shard.join()
     session = open_session(
         task=task, model=model, limit=limit, seed=seed, task_options=task_options, policy=policy, problem=problem,
@@ -297,7 +297,7 @@ def sample(
 
 
 def _say_what_failed(measure: str, right: Any, nfe: float) -> None:
-    """One line on standard error: the share of right samples (N, S), NFE, and the numbers of the problems with a wrong one."""
+    """Print one line on standard error: how many samples (N, S) are right, NFE, and which problems have a wrong sample."""
     failed = [str(number + 1) for number in (~right).any(dim=1).nonzero()[:, 0].tolist()]
     shown = ", ".join(failed[:20]) + (", ..." if len(failed) > 20 else "")
     said = f"; failed: problem{'s' * (len(failed) > 1)} {shown}" if failed else ""
@@ -310,7 +310,7 @@ def demo(
     limit: LimitOption = None,
     seed: SeedOption = 0,
 ) -> None:
-    """Fit a policy to a Sudoku model, solve random puzzles under every sampler, and write a page to watch them on."""
+    """Fit a policy to a Sudoku model, solve random puzzles with every sampler, and write a page that plays them back."""
     from anyorder.demo import run_demo
 
     run_demo(out, limit or 200, seed)

@@ -1,4 +1,4 @@
-"""The command that draws accuracy against forward passes: pareto."""
+"""The command pareto: accuracy against forward passes."""
 
 from typing import Annotated
 
@@ -40,10 +40,10 @@ def pareto(
     task: TaskOption = None,
     data: DataOption = None,
     orders: OrdersOption = None,
-    blocks: Annotated[str, typer.Option(help="comma-separated modes: 'full', or positions per block")] = "full",
+    blocks: Annotated[str, typer.Option(help="comma-separated modes: 'full', or a number of positions per block")] = "full",
     against: AgainstOption = "best",
     bounds: Annotated[
-        str | None, typer.Option(help="LOW,HIGH: forward passes between which the area is taken; 1 to one position per step")
+        str | None, typer.Option(help="LOW,HIGH: forward passes of the area; by default from 1 to one position per step")
     ] = None,
     limit: LimitOption = None,
     policy: PolicyOption = None,
@@ -60,11 +60,11 @@ def pareto(
     trust_remote_code: RemoteCodeOption = False,
     model_options: ModelOptionsOption = None,
 ) -> None:
-    """Accuracy against forward passes: curves of operating points on the same problems, their fronts, the area under them.
+    """Measure accuracy against forward passes: operating points on the same problems, their curves, fronts and areas.
 
-    Each entry of --orders is a curve. COUNT may have several values, confidence@threshold:0.5/0.9; a count rule without
-    arguments takes budgets, confidence@linear:5/10/all. Without COUNT there is a curve for every rule that suits the order. The
-    default set is confidence and the model's own policy.
+    Each entry of --orders is a curve. COUNT may have several values, as in confidence@threshold:0.5/0.9. For a count rule
+    without arguments the values are budgets, as in confidence@linear:5/10/all. Without COUNT, the order gets one curve for
+    every rule that suits it. The default set is confidence and the model's own policy.
     """
     from rich.console import Console
 
@@ -108,7 +108,7 @@ def _modes(text: str) -> list[int | None]:
     modes: list[int | None] = []
     for part in text.split(","):
         if part.strip() != "full" and not (part.strip().isdigit() and int(part) > 0):
-            raise BadInput(f"--blocks {text!r}: write 'full' and numbers of positions from 1 on, separated by commas")
+            raise BadInput(f"--blocks {text!r}: write 'full' or numbers of positions from 1 on, separated by commas")
         modes.append(None if part.strip() == "full" else int(part))
     return list(dict.fromkeys(modes))
 
