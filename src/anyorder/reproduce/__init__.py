@@ -168,18 +168,18 @@ def describe_targets() -> str:
 
 
 def _about(settings: list[Setting], seeds: list[int], scale: str) -> str:
-    """What every table must say about itself."""
+    """The settings that stand above every table."""
     lines = [
         f"Scale {scale}; seeds {', '.join(map(str, seeds))}. Percent of instances solved, by the rules: mean over seeds, 95 % "
         "Wilson interval over the puzzles (seeds do not count as more puzzles), sd over seeds. Differences are paired, p by a "
-        "sign-flip test over the puzzles. Absorbing decoding with argmax tokens and a linear schedule where nothing else is "
-        "said; policies start at the confidence order."
+        "sign-flip test over the puzzles. Absorbing decoding with argmax tokens and a linear schedule unless stated "
+        "otherwise; policies start at the confidence order."
     ]
     for s in settings:
         changes = [f"{name} {' '.join(values)}" for name, values in _changes(s) if values]
         lines.append(
             f"- {s.task} {s.options}: {s.problems} generated problems{f' ({s.generated})' if s.generated else ''}, the same "
-            f"for every model; T = {s.steps}; denoiser `{s.denoiser}`, from which joint training goes on; `{s.adaptive}`"
+            f"for every model; T = {s.steps}; denoiser `{s.denoiser}`, from which joint training starts; `{s.adaptive}`"
             f"{' with ' + '; '.join(changes) if changes else ''}."
         )
     return "\n".join(lines) + "\n"

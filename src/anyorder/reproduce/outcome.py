@@ -9,7 +9,7 @@ import numpy as np
 from anyorder.evaluation.statistics import Interval, sign_flip, wilson
 from anyorder.reproduce.study import Decoding, Setting, Study
 
-TASK_NAMES = {"sudoku": "Sudoku", "sat": "3-SAT", "sorting": "sorting", "tsp": "travelling salesman"}
+TASK_NAMES = {"sudoku": "Sudoku", "sat": "3-SAT", "sorting": "sorting", "tsp": "traveling salesman"}
 
 Solved = dict[Decoding, dict[str, np.ndarray]]
 

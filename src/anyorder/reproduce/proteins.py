@@ -357,8 +357,8 @@ def _about(settings: list[Setting], seeds: list[int], scale: str) -> str:
     return (
         f"Scale {scale}; seeds {', '.join(map(str, seeds))}. {s.problems} sequences of each length from each model and seed, "
         f"{s.steps} steps, linear schedule, {way}, amino acids drawn at temperature {s.temperature:g}. Scores by "
-        f"`{s.predictor}`; pLDDT is the mean over the atoms of all residues. 95 % intervals over sequences, lengths and seeds "
-        f"being strata, and rows taken as independent. Denoiser `{s.denoiser}`, from which joint training goes on; "
+        f"`{s.predictor}`; pLDDT is the mean over the atoms of all residues. 95 % intervals over sequences; lengths and seeds "
+        f"are strata, and rows are taken as independent. Denoiser `{s.denoiser}`, from which joint training starts; "
         f"`{s.adaptive}`.\n"
     )
 

@@ -263,19 +263,19 @@ def _figure4(settings: list[Setting], seeds: list[int], solved: Solved, folder: 
 
 
 def about(settings: list[Setting], seeds: list[int], scale: str) -> str:
-    """What these tables must say about themselves."""
+    """The settings that stand above these tables."""
     lines = [
         f"Scale {scale}; seeds {', '.join(map(str, seeds))}. Mean over seeds; 95 % intervals over the problems (Wilson for "
         "those solved; seeds do not count as more problems), sd over seeds. Differences are paired, p by a sign-flip test "
         "over the problems. One position per step, the likeliest token, no sampling of positions. Right cells are those of "
-        "one stored solution, as published, though many of these problems have several; solved is judged by the rules."
+        "one stored solution, as published, although many problems have several; solved is checked by the rules."
     ]
     for s in settings:
         assert isinstance(s, RewardSetting)
         lines.append(
             f"- {s.name}: {s.problems} generated problems ({s.generated}), the same for every order; frozen denoiser "
             f"`{s.denoiser}`; by reward `{s.reward}`, by supervision `{s.adaptive}` with {'; '.join(s.policy_changes)}. "
-            "Published figures are of LLaDA-8B on other problems: the pattern may be compared, not the level."
+            "Published figures are of LLaDA-8B on other problems: compare the pattern and not the level."
         )
     return "\n".join(lines) + "\n"
 

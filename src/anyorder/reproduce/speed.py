@@ -124,11 +124,11 @@ def _layout(settings: list[Setting], seeds: list[int], solved: Solved, folder: P
 
 
 def _about(settings: list[Setting], seeds: list[int], scale: str) -> str:
-    """What the table must say about itself."""
+    """The settings that stand above the table."""
     lines = [
         f"Scale {scale}; seeds {', '.join(map(str, seeds))}. Full diffusion, the likeliest token. A policy trained by reward "
-        f"is one operating point for each alpha ({', '.join(EXPONENTS)}) and decides by the mode, score > 0; rules by "
-        "their value. NFE counts the denoiser's forward passes; those of a policy come on top."
+        f"is one operating point for each alpha ({', '.join(EXPONENTS)}) and decides by the mode, score > 0. A rule is "
+        "one operating point for each value. NFE counts the denoiser's forward passes and not those of a policy."
     ]
     for s in settings:
         lines.append(f"- {s.name}: {s.problems} generated problems ({s.generated}), the same for all; denoiser `{s.denoiser}`.")

@@ -1,4 +1,4 @@
-"""The travelling salesman on a grid of integers: generator, exact tours, encoding, file format, checker.
+"""The traveling salesman problem on a grid of integers: generator, exact tours, encoding, file format, checker.
 
 Layout: the place of city 0, of city 1, ..., then the n cities in the order of the tour, which starts at city 0 (given). Token
 1 + grid * x + y is the place (x, y), 1 + grid^2 + c is city c, 0 is the mask. L = 2n, V = 1 + grid^2 + n. One token per place
