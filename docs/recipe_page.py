@@ -21,20 +21,20 @@ _HEAD = """\
 
 # Recipes
 
-A recipe is one TOML file per experiment: what is trained, on which problems, with which settings. It is checked before
-anything is computed; an unknown key or a setting that would have no effect is an error that says so.
+A recipe is a TOML file that describes one experiment: what is trained, on which problems, with which settings. It is checked
+before anything is computed. An unknown key, or a setting that would have no effect, is an error.
 
 ```
-anyorder train sudoku9-order                         # a shipped recipe, by name; into runs/sudoku9-order
+anyorder train sudoku9-order                         # a shipped recipe; writes to runs/sudoku9-order
 anyorder train sudoku9-order --set run.steps=350 --set optimizer.lr=2e-3 --out runs/short
-anyorder train sudoku9-order                         # the same command again goes on where it was stopped
-anyorder train my-recipe.toml                        # your own: copy one, change it
+anyorder train sudoku9-order                         # the same command resumes an interrupted run
+anyorder train my-recipe.toml                        # your own recipe: copy one and change it
 ```
 
-`--set section.key=value` changes one setting, as often as you like; values are TOML, so a table goes in quotes
-(`--set 'task.options={box=2}'`). In Python the same is `load_recipe("sudoku9-order", ["run.steps=350"])` and `run_recipe`
-([api.md](api.md#fit)). Costs are those that were measured on shared cores of an Intel Xeon; where a recipe was not
-run to its end, it says so. *Samples* are training samples seen: steps times batch size.
+`--set section.key=value` changes one setting and can be repeated. Values are TOML, so quote a table
+(`--set 'task.options={box=2}'`). In Python, use `load_recipe("sudoku9-order", ["run.steps=350"])` and `run_recipe`
+([api.md](api.md#fit)). Costs were measured on shared cores of an Intel Xeon. If a recipe was not run to its end, its cost
+says so. *Samples* are training samples seen: steps times batch size.
 """
 
 _KINDS: dict[type[BaseModel], str] = {
@@ -45,7 +45,7 @@ _KINDS: dict[type[BaseModel], str] = {
 
 
 def comment_of(name: str) -> tuple[str, str]:
-    """What the comment at the head of a recipe says, and, from its last paragraph `Cost: ...`, what the recipe costs."""
+    """The comment at the head of a recipe, and the cost from its last paragraph `Cost: ...`."""
     text = resources.files("anyorder.recipes").joinpath(f"{name}.toml").read_text(encoding="utf-8")
     lines = re.match(r"(#.*\n)*", text)
     assert lines is not None
@@ -62,7 +62,7 @@ def page() -> str:
     for kind, title in _KINDS.items():
         chosen = {name: recipe for name, recipe in recipes.items() if isinstance(recipe, kind)}
         parts += [f"## {title}\n", _overview(chosen), *(_entry(name, recipe) for name, recipe in chosen.items())]
-    parts.append("## Every setting\n\nDefaults are those of a recipe that does not say otherwise; *required* has none.\n")
+    parts.append("## Every setting\n\nA default holds if the recipe does not set the key. A *required* key has no default.\n")
     fields = [(name, field) for kind in _KINDS for name, field in kind.model_fields.items()]
     sections = {name: model for name, field in fields if (model := _model(field)) is not None}
     parts += [_settings(name, model) for name, model in sections.items()]
@@ -91,7 +91,7 @@ def _entry(name: str, recipe: AnyRecipe) -> str:
         lines.append(f"- **Network**: `{what.architecture}`" + (f" ({', '.join(size)})" if size else ""))
     else:
         lines.append(f"- **Denoiser**: `{recipe.denoiser}`")
-        lines.append(f"- **Policy**: `{recipe.policy.architecture}`, {recipe.policy.width} wide" + _begun(recipe))
+        lines.append(f"- **Policy**: `{recipe.policy.architecture}`, width {recipe.policy.width}" + _begun(recipe))
     if isinstance(recipe, OrderRecipe):
         lines.append(f"- **Objective**: `{recipe.objective.name}` on `{recipe.objective.states}` states")
     if isinstance(recipe, RewardRecipe):
@@ -110,11 +110,11 @@ def _begun(recipe: OrderRecipe | RewardRecipe) -> str:
 
 def _settings(name: str, model: type[BaseModel]) -> str:
     about = " ".join((model.__doc__ or "").split())
-    rows = [f"### {name}\n\n{about}\n", "| key | values | default | what |", "|---|---|---|---|"]
+    rows = [f"### {name}\n\n{about}\n", "| key | values | default | meaning |", "|---|---|---|---|"]
     for key, inner in model.model_fields.items():
         rows.append(f"| `{name}.{key}` | {_values(inner.annotation)} | {_default(inner.default)} | {inner.description or ''} |")
     if issubclass(model, PartSection):
-        rows += ["", "Settings of each part, beside these:", "", *(_part_settings(model, part) for part in model.registry)]
+        rows += ["", "Further settings of each part:", "", *(_part_settings(model, part) for part in model.registry)]
     return "\n".join(rows) + "\n"
 
 
