@@ -197,7 +197,7 @@ def test_headroom_alone_leaves_a_report_and_no_policy_and_a_fit_may_follow(model
     assert "oracle's lead" in console.export_text()
     fit_and_compare(settings(model, data, samples=0), out, Console(quiet=True))
     assert any(r["order"] == "policy" for r in json.loads((out / "report.json").read_text())["in-filling"]["results"])
-    with pytest.raises(BadInput, match="holds a fit, whose report would be lost"):
+    with pytest.raises(BadInput, match="holds a fit whose report would be lost"):
         fit_and_compare(settings(model, data, headroom_only=True), out, Console(quiet=True))
 
 

@@ -108,7 +108,7 @@ def test_a_sampler_takes_the_place_of_the_single_arguments(denoiser: HuggingFace
     assert all(map(torch.equal, generate(denoiser, PROMPTS, sampler=Sampler("margin", count="threshold:0.5")), spelled))
     assert all(map(torch.equal, generate(denoiser, PROMPTS, sampler=last_first), generate(denoiser, PROMPTS, order=last_first)))
     for more in ({"steps": 2}, {"threshold": 0.0}, {"order": "margin"}, {"temperature": 1.0}, {"block_length": 4}):
-        with pytest.raises(BadInput, match="give it alone"):
+        with pytest.raises(BadInput, match="leave these out"):
             generate(denoiser, PROMPTS, sampler=sampler, **more)  # type: ignore[arg-type]
 
 

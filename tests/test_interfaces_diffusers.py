@@ -198,7 +198,7 @@ def test_hidden_states_may_be_given_to_a_step() -> None:
     history = History(window)
     decode(denoiser, window, Sampler(order, steps=2), on_step=history)
     assert torch.equal(whole.prev_sample, history.tokens[1][:, -6:])
-    with pytest.raises(BadInput, match="Where they speak of more than the block, give input_ids too"):
+    with pytest.raises(BadInput, match="If they cover more than the block, give input_ids too"):
         scheduler.step(logits[:, -6:], 0, sample, mask_token_id=MASK, hidden_states=hidden)
     with pytest.raises(BadInput, match="does not end in this block"):
         scheduler.step(logits[:, -6:], 0, sample, mask_token_id=MASK, input_ids=window[:, :-1], hidden_states=hidden[:, :-1])

@@ -237,7 +237,7 @@ def test_a_denoiser_of_dream_gives_the_same() -> None:
         ({"max_new_tokens": None}, "give max_new_tokens or max_length"),
         ({"max_new_tokens": None, "max_length": 3}, "are 5 long already"),
         ({"max_new_tokens": 0}, "nothing to generate"),
-        ({"max_new_tokens": -1}, "there must be 0 or more"),
+        ({"max_new_tokens": -1}, "the number must be 0 or more"),
         ({"order": "best"}, "random, left_to_right, confidence"),
         ({"attention_mask": torch.ones(2, 4)}, "must have that of the tokens, \\(2, 5\\)"),
     ],

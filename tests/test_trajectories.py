@@ -217,7 +217,7 @@ def spoil(values: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
         ("runs.0.decodes.0.tokens", [1] * 15, "the problem has 16 tokens, its decode 15"),
         ("runs.0.decodes.0.dead", [77], "it has 4 steps, and speaks of others"),
         ("runs.0.decodes", [], "0 decodes of 6 problems"),
-        ("texts", {}, "texts does not say how that is written"),
+        ("texts", {}, "texts has no entry for it"),
         ("problems.0.truth", [1], "its truth 1"),
         ("drawing.rows", 3, "a grid of 3 x 4 names the position of each of its cells"),
         ("surprise", 1, "surprise: Extra inputs are not permitted"),
@@ -273,7 +273,7 @@ def test_what_is_no_such_file_is_said(tmp_path: Path, content: bytes) -> None:
             load(tmp_path / name)
     complete = gzip.compress(b"{}" * 1000)
     (tmp_path / "cut.json.gz").write_bytes(complete[: len(complete) // 2])
-    with pytest.raises(BadInput, match="no readable JSON"):
+    with pytest.raises(BadInput, match="not readable JSON"):
         load(tmp_path / "cut.json.gz")
 
 

@@ -1,5 +1,5 @@
-"""`anyorder fit`: bring a model and sequences, see what there is to gain, fit an order, see what it gained, and get a folder
-with the policy and a card."""
+"""`anyorder fit`: measure the headroom of a model on sequences, fit an order, measure its gain, and write a folder with the
+policy and a card."""
 
 import json
 import shlex
@@ -42,21 +42,21 @@ def _heuristics() -> list[str]:
 
 @dataclass(frozen=True)
 class FitSettings:
-    """What is fitted, and how it is compared.
+    """The settings of a fit and its comparisons.
 
     Args:
         model: shipped or fetched name, folder or hub id.
         data: file of complete sequences.
-        task: name of a sequence task; by the model, the column's name or the file's suffix if not given.
+        task: name of a sequence task; by default inferred from the model, the column's name or the file's suffix.
         steps: budget of forward passes of the comparison; None for one position per step.
-        updates, train_batch_size, seed: of the fit.
+        updates, train_batch_size, seed: those of the fit.
         batch_size: sequences decoded together.
         hide: share of the symbols hidden in the in-filling comparison.
         samples: unconditional samples per order; 0 to leave that comparison out.
-        architecture: of the policy; that of `fit_order` if not given.
-        column: of a .csv or .jsonl file; `sequence`, `smiles` or `text` if not given.
+        architecture: architecture of the policy; by default that of `fit_order`.
+        column: column of a .csv or .jsonl file; by default `sequence`, `smiles` or `text`.
         skip_unreadable: leave out sequences that the model cannot read; otherwise they are an error.
-        headroom_only: stop once it is known what there is to gain.
+        headroom_only: stop after the headroom is measured.
         model_options: key=value options of the model, see `load_denoiser`.
     """
 
@@ -80,7 +80,7 @@ class FitSettings:
 
 @dataclass(frozen=True)
 class _Comparison:
-    """What is fitted and compared: complete sequences to fit to, others with a share hidden to compare on."""
+    """The data of a fit: complete sequences to fit to, and others with a share hidden to compare on."""
 
     denoiser: Any
     task: Sequences
@@ -98,14 +98,14 @@ def fit_and_compare(
 ) -> LearnedOrder | None:
     """Measure the headroom, fit an order, compare, and write the policy, a report and a card into a folder.
 
-    A tenth of the sequences (100 at most) is kept out of the fit and used for both comparisons. With `headroom_only` there is
-    no fit and no policy, and the report has the first comparison alone.
+    A tenth of the sequences (100 at most) is held out and used for both comparisons. With `headroom_only` there is no fit and
+    no policy, and the report has only the first comparison.
 
     Raises:
         BadInput: a model or file that cannot be used, or a folder that holds another fit.
     """
     if settings.headroom_only and (folder / "config.json").is_file():
-        raise BadInput(f"{folder} holds a fit, whose report would be lost: give another folder with --out")
+        raise BadInput(f"{folder} holds a fit whose report would be lost: choose another folder with --out")
     bench = _prepare(settings, console)
     heuristics = _heuristics()
 
@@ -182,7 +182,7 @@ def _serves(model: str, denoiser: Any) -> str | None:
 
 
 def _task_of_file(path: Path, records: list[Record]) -> str:
-    """The task that a file looks like: by the name of the column that the sequences stand in, else by its suffix."""
+    """The task inferred from a file: by the name of the column of its sequences, else by its suffix."""
     if records and records[0].column.strip().lower() == "smiles":
         return "molecules"
     suffix = suffix_of(path)
@@ -190,10 +190,10 @@ def _task_of_file(path: Path, records: list[Record]) -> str:
 
 
 def _readable(name: str, settings: FitSettings, denoiser: Any, records: list[Record], console: Console) -> dict[str, int]:
-    """The different sequences that the model can read, and their symbols. The console says what is left out.
+    """The different sequences that the model can read, and their symbols. The console prints what is left out.
 
     Raises:
-        BadInput: a sequence that it cannot read, where none is to be left out; the error says where.
+        BadInput: a sequence that it cannot read, unless such sequences are left out; the error says where it is.
     """
     task = task_for(denoiser, name)
     assert isinstance(task, Sequences)

@@ -1,4 +1,4 @@
-"""What every command needs before it can start: a task, problems, a denoiser, and samplers bound to it."""
+"""Load what every command needs: a task, problems, a denoiser, and samplers bound to it."""
 
 import inspect
 import re
@@ -25,10 +25,10 @@ _GENERATED = 200
 
 @dataclass(frozen=True)
 class Session:
-    """Loaded and checked for agreement.
+    """A task, problems and a denoiser, loaded and checked against each other.
 
     Args:
-        task, instances, denoiser: what is decoded.
+        task, instances, denoiser: the task, its problems, and the model.
         meta: facts for reports.
         strict: whether a policy of another denoiser is an error.
     """
@@ -58,7 +58,7 @@ class Session:
         return Sampler.parse(text, **fields).bind(self.denoiser, strict=self.strict)
 
     def watch(self, seed: int, keep: int | None = None, instances: Instances | None = None) -> Watch:
-        """What records how the first `keep` of these problems, or of the session's, are decoded."""
+        """A recorder of how the first `keep` of these problems, or of the session's, are decoded."""
         problems = self.instances if instances is None else instances
         about = {**environment(), **self.meta, "seed": seed}
         return Watch(self.task, problems[slice(0, keep)], about)
@@ -79,19 +79,19 @@ def open_session(
     trust_remote_code: bool = False,
     model_options: list[str] | None = None,
 ) -> Session:
-    """Load everything, or say what does not fit.
+    """Load everything, or raise an error that says what does not fit.
 
     Args:
-        task: name of the task; by default the one that the model is for, or sudoku without a model.
+        task: name of the task; by default the task of the model, or sudoku without a model.
         data: a file of problems, here or among the fetched ones; without it and `problem`, problems are generated.
-        model: shipped or fetched name, folder, hub id, or package.module:Class; the shipped one of the task by default.
+        model: shipped or fetched name, folder, hub id, or package.module:Class; by default the model shipped for the task.
         limit: first N problems (200 if they are generated).
-        seed: of generated problems.
+        seed: seed of generated problems.
         generate: key=value options of the generator.
-        task_options: key=value options of the task; read off the data by default.
-        policy: folder that the order `policy` means; the denoiser's own by default.
+        task_options: key=value options of the task; by default inferred from the data.
+        policy: folder that the order `policy` stands for; by default the denoiser's own.
         strict: a policy of another denoiser is an error, otherwise a warning.
-        problem: a problem as text or the path of a file, in place of `data`.
+        problem: a problem as text or the path of a file, instead of `data`.
         trust_remote_code: run the code that comes with a model of Hugging Face.
         model_options: key=value options of the denoiser, see `load_denoiser`.
     """
@@ -99,7 +99,7 @@ def open_session(
         raise BadInput(f"no such file: {problem}")
     path = (data and found(data)) if problem is None else (Path(problem) if _is_file(problem) else None)
     if generate and path is not None:
-        raise BadInput("--generate chooses what to generate; it has no meaning together with a file of problems")
+        raise BadInput("--generate has no effect with a file of problems: leave one of them out")
     options = key_values(task_options, "--task-option")
     if model is None:
         task = task or DEFAULT_TASK
@@ -149,7 +149,7 @@ def generated(task: Task, count: int, seed: int, options: dict[str, Any]) -> Ins
 
 
 def _options_of(task: type[Task], path: Path | None, problem: str | None) -> dict[str, Any]:
-    """What a file or a problem typed as text says of the options of its task."""
+    """The task options that a file or a problem typed as text implies."""
     if path is None:
         return task.options_of(None, problem)
     with open_text(path) as file:
@@ -176,7 +176,7 @@ def key_values(pairs: list[str] | None, option: str) -> dict[str, Any]:
 
 
 def found(path: Path) -> Path:
-    """A file that the user names: here, or among what was fetched."""
+    """A file that the user names: in the working directory, or among the fetched data."""
     try:
         return find_file(path)
     except FileNotFoundError as error:
@@ -192,5 +192,5 @@ def _is_number(text: str) -> bool:
 def _is_file(text: str) -> bool:
     try:
         return Path(text).is_file()
-    except (OSError, ValueError):  # a long puzzle is no file name, nor is one with a zero byte
+    except (OSError, ValueError):  # a long puzzle is not a file name, nor is one with a zero byte
         return False

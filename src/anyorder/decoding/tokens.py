@@ -1,4 +1,4 @@
-"""What token to put at a position: rules that turn logits into candidates."""
+"""Which token to commit at a position: rules that turn logits into candidates."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
@@ -30,7 +30,7 @@ def propose(rule: TokenRule, state: DecodeState, prediction: Prediction) -> tupl
     """What a token rule proposes for the predicted positions: tokens int64 (K,) and log-probabilities float (K,).
 
     Raises:
-        BadInput: the rule returned something else, or the denoiser's logits are no distribution.
+        BadInput: the rule returned something else, or the denoiser's logits are not a distribution.
     """
     tokens, log_probs = rule(state, prediction)
     expected = (len(prediction.logits),)

@@ -1,11 +1,11 @@
 """Any masked-token model of the Hugging Face hub as a denoiser: `*ForMaskedLM` (BERT, ALBERT, ModernBERT, ESM, DPLM), and
 masked diffusion models that come with their own code (LLaDA, Dream).
 
-The output layer over a large vocabulary is most of the cost of a forward pass, and only masked positions need it. So its input
-is reduced to the chosen positions; this works for every model whose output layer is a module.
+The output layer over a large vocabulary is most of the cost of a forward pass, and only masked positions need it. Its input is
+therefore reduced to the chosen positions. This works for every model whose output layer is a module.
 
-Models count positions in different ways (from 0, from the padding's id, relative to one another), and some take no position
-ids. So padding is moved to the right end before the model sees it, where it disturbs no way of counting.
+Models count positions in different ways (from 0, from the padding's id, relative to each other), and some take no position ids.
+Padding is therefore moved to the right end before the model sees it, where it does not change the count.
 """
 
 import warnings
@@ -53,7 +53,7 @@ class HuggingFaceDenoiser(nn.Module):
         mask_token_id: the mask.
         forbidden: tokens that are never produced, besides the mask: padding, separators and the like.
         shift: the logits at position i predict token i + 1 (Dream).
-        pad_token_id: padding, which is never looked at; None where the caller gives attention masks.
+        pad_token_id: padding, which the model never reads; None if the caller passes attention masks.
         tokenizer: kept for encoding and decoding text, not used here.
     """
 
@@ -103,11 +103,11 @@ class HuggingFaceDenoiser(nn.Module):
 
         Args:
             name: hub id or folder.
-            mask_token_id: the mask, where neither tokenizer nor configuration names it.
-            allow: special tokens that may be produced all the same, such as the end of the text.
-            forbid: tokens that may not, besides the special ones of the tokenizer.
+            mask_token_id: the mask, if neither tokenizer nor configuration names it.
+            allow: special tokens that may be produced, such as the end of the text.
+            forbid: tokens that may not be produced, besides the special ones of the tokenizer.
             shift: see the class; by default true for models that are known to need it.
-            trust_remote_code: run the code that comes with the model. Never without the user's word.
+            trust_remote_code: run the code that comes with the model, which must not happen without the user's consent.
             device: where the model goes.
             options: passed to `from_pretrained`: dtype, quantization_config, revision, attn_implementation, ...
 
@@ -132,7 +132,7 @@ class HuggingFaceDenoiser(nn.Module):
             raise BadCheckpoint(f"{name} holds no readable weights for its configuration: {first_line(error)}") from error
         missing = sorted(key for key in report["missing_keys"] if not key.startswith(_UNUSED_WEIGHTS))
         if missing:  # a head that was never trained gives no error later, only nonsense
-            raise BadInput(f"{name} has no weights for {', '.join(missing[:3])}...: it is no trained masked-token model")
+            raise BadInput(f"{name} has no weights for {', '.join(missing[:3])}...: it is not a trained masked-token model")
         tokenizer = _tokenizer_of(transformers, name, source)
         mask_token_id = _mask_of(name, mask_token_id, tokenizer, config)
         if tokenizer is not None:
@@ -178,7 +178,7 @@ class HuggingFaceDenoiser(nn.Module):
         self.forbidden = set(self.forbidden) - set(tokens)
 
     def pad_with(self, token: int) -> None:
-        """Take another token for padding: it is never looked at, and never produced."""
+        """Use another token as padding, which is never read and never produced."""
         self.pad_token_id = token
         self.forbidden = {*self.forbidden, token}
 
@@ -189,8 +189,8 @@ class HuggingFaceDenoiser(nn.Module):
         return fit if attention_mask is None else fit & attention_mask.bool()
 
     def forward(self, tokens: Tensor, attention_mask: Tensor | None = None, positions: Tensor | None = None) -> DenoiserOutput:
-        """See `Denoiser`. Padding may stand on either side. Hidden states are those that the model's head reads, or of its
-        last layer where the model's body gives them."""
+        """See `Denoiser`. Padding may be on either side. Hidden states are those that the model's head reads, or else those of
+        the last layer."""
         real = torch.ones_like(tokens) if attention_mask is None else attention_mask.long()
         column: Tensor | None = None  # (B, L), the column in which the model predicts each position
         if attention_mask is not None:
@@ -231,10 +231,10 @@ class HuggingFaceDenoiser(nn.Module):
         logits = output.logits if hasattr(output, "logits") else output[0]
         if logits.shape[-1] != self.vocab_size or logits.dim() != (2 if "cut" in caught else 3):
             raise BadInput(
-                f"{type(self.model).__name__} returned {tuple(logits.shape)} for tokens {tuple(tokens.shape)}, which are no "
+                f"{type(self.model).__name__} returned {tuple(logits.shape)} for tokens {tuple(tokens.shape)}, which are not "
                 f"logits over its {self.vocab_size} tokens: load a model for masked tokens (*ForMaskedLM)"
             )
-        if "cut" not in caught:  # the head is no module of its own: it has seen every position
+        if "cut" not in caught:  # the head is not a module of its own: it has seen every position
             logits = move_back(logits, column) if wanted is None else logits[wanted]
         hidden = caught.get("body", caught.get("head"))
         if hidden is None:
@@ -250,7 +250,7 @@ def is_shifted(config: Any) -> bool:
 
 
 def _max_length(config: Any) -> int | None:
-    """Most tokens of a sequence, special ones included; None where the configuration does not say."""
+    """Largest length of a sequence, special tokens included; None if the configuration does not give it."""
     most = getattr(config, "max_position_embeddings", None) or getattr(config, "max_sequence_length", None)
     if most is not None and _model_type(config) in _POSITIONS_AFTER_PADDING:
         most -= (config.pad_token_id or 0) + 1
@@ -268,7 +268,7 @@ def _at(positions: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _tokenizer_of(transformers: Any, name: str | Path, source: dict[str, Any]) -> Any:
-    """The model's tokenizer; None where it has none, for token ids are enough. One that cannot be read is worth a warning."""
+    """The model's tokenizer; None if it has none, since token ids are enough. One that cannot be read gives a warning."""
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(name, **source)
     except _UNLOADABLE as error:
@@ -295,7 +295,7 @@ def _mask_of(name: str | Path, given: int | None, tokenizer: Any, config: Any) -
 
 
 def tokens_of_no_text(tokenizer: Any, vocab_size: int) -> set[int]:
-    """Special tokens of a tokenizer, those added as special ones, and outputs of the model that it has no token for."""
+    """Special tokens of a tokenizer, also those added later, and outputs of the model for which it has no token."""
     return special_tokens(tokenizer) | (set(range(vocab_size)) - set(tokenizer.get_vocab().values()))
 
 
@@ -315,7 +315,7 @@ def _special_of(source: Any, without: str = "") -> set[int]:
 
 
 def _outputs(model: Any, config: Any) -> int:
-    """How many tokens a model tells apart."""
+    """The number of tokens in a model's vocabulary."""
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     return head.out_features if isinstance(head, nn.Linear) else int(config.vocab_size)
 

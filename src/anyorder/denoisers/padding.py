@@ -1,4 +1,4 @@
-"""Padding moved behind the text, where it disturbs no way of counting positions."""
+"""Move padding behind the text, where it does not change how a model counts positions."""
 
 from typing import NamedTuple
 

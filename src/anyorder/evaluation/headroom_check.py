@@ -1,4 +1,4 @@
-"""Is learning an order worth it for this model and these problems?"""
+"""Whether an order is worth learning for this model and these problems."""
 
 from dataclasses import dataclass
 
@@ -23,7 +23,7 @@ _SMALL_LEAD = 1.0
 
 @dataclass(frozen=True)
 class Headroom:
-    """Orders that need no training and the oracles on the same problems, and how reliable confidence is."""
+    """Orders that need no training and oracles on the same problems, and the calibration of the confidence."""
 
     report: Report
     every_prediction: Calibration
@@ -41,15 +41,15 @@ def headroom(
     batch_size: int = 256,
     progress: Progress | None = None,
 ) -> Headroom:
-    """Measure how far the best order without training is from the oracle, and calibration along the confidence path.
+    """Measure how far the best order without training is from the oracle, and the calibration along the confidence path.
 
     Args:
         denoiser, task, instances, seed, batch_size, progress: as in `evaluate`.
         steps: budget of forward passes.
-        samplers: what is compared; by default every baseline that takes no arguments, and every oracle.
+        samplers: the samplers to compare; by default every baseline that takes no arguments, and every oracle.
 
     Raises:
-        BadInput: no solutions are known, or task and denoiser disagree.
+        BadInput: no solutions are known, or task and denoiser do not match.
     """
     if instances.x0 is None:
         raise BadInput("headroom needs problems whose solutions are known: give a file of complete ones with --data")
@@ -96,7 +96,7 @@ def oracle_lead(report: Report) -> str:
 
 
 def recommendation(found: Headroom) -> str:
-    """Say what the numbers mean, by the metric that matters for these problems."""
+    """Explain the numbers in a sentence, by the main metric of these problems."""
     over = found.every_prediction.overconfidence
     if found.every_prediction.error < _CALIBRATED:
         second = "Confidence is calibrated on its own path: expect little from a learned order, and more from remasking."

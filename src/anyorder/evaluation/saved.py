@@ -1,4 +1,4 @@
-"""What an evaluation leaves on disk, read again: trajectories (.json, .json.gz, .parquet) and reports (.json)."""
+"""Read and write the files of an evaluation: trajectories (.json, .json.gz, .parquet) and reports (.json)."""
 
 import gzip
 import json
@@ -47,13 +47,13 @@ def load_trajectories(path: Path) -> Trajectories:
     """Inverse of `save_trajectories`.
 
     Raises:
-        BadInput: the file is damaged, of another format or version, or says things that do not fit together.
+        BadInput: the file is damaged, inconsistent, or of another format or version.
     """
     return trajectories_from(_read_parquet(path) if path.suffix == ".parquet" else _read_json(path), path)
 
 
 def load(path: Path) -> Trajectories | Report:
-    """What a file holds: trajectories, or the report of `anyorder evaluate --json`.
+    """The content of a file: trajectories, or the report of `anyorder evaluate --json`.
 
     Raises:
         BadInput: neither.
@@ -67,7 +67,7 @@ def load(path: Path) -> Trajectories | Report:
 
 
 def join(parts: list[tuple[Path, Trajectories]]) -> Trajectories:
-    """The runs of several files together.
+    """Join the runs of several files.
 
     Raises:
         BadInput: the files are about different problems, or two hold a run of one name.
@@ -172,7 +172,7 @@ def _read_json(path: Path) -> Any:
     except (OSError, EOFError, zlib.error, ValueError) as error:
         if isinstance(error, FileNotFoundError):
             raise
-        raise BadInput(f"{path} is no readable JSON: {first_line(error)}") from error
+        raise BadInput(f"{path} is not readable JSON: {first_line(error)}") from error
 
 
 def _write_bytes(path: Path, data: bytes) -> None:

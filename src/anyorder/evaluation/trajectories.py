@@ -1,4 +1,4 @@
-"""Decodings that can be watched again: a documented, versioned format (docs/report.md), and what fills it.
+"""Decodings that can be played back: a documented, versioned format (docs/report.md), and the recording of it.
 
 A file holds problems once, and runs of them: an order at a budget of steps and a scale of noise. A run has one decode per
 problem, a decode one entry per forward pass: what the denoiser proposed, how the order scored it, what was committed and what
@@ -68,7 +68,7 @@ class Decode(_Part):
 
     tokens: the completed sequence. commit_step: the step, from 0, in which each position got its final token; -1 where given.
     nfe: forward passes of the denoiser. correct: the result of the task's check. cell_accuracy: see the task; None if unknown.
-    dead: the steps after which it is proven that no solution by the rules completes the state; None if there is no solver.
+    dead: the steps after which it is proven that no solution completes the state; None if there is no solver.
     wrong: if no solution is known, the first position whose token leaves no solution; None if that is unknown.
     steps: one entry per forward pass.
     """
@@ -86,8 +86,8 @@ class Decode(_Part):
 class Problem(_Part):
     """What was to be solved.
 
-    tokens: the mask at every unknown position. truth: a solution, where one is known. labels: e.g. difficulty.
-    notes: what a person must know besides, e.g. the clues.
+    tokens: with the mask at every unknown position. truth: a solution, if one is known. labels: e.g. difficulty.
+    notes: what a reader needs besides, e.g. the clues.
     """
 
     tokens: list[int]
@@ -116,8 +116,8 @@ class Trajectories(_Part):
     """What a file holds.
 
     about: facts such as task, data, denoiser, seed. drawing: where positions stand. mask: its token.
-    hidden: tokens that are not drawn where they are given: padding, and what frames a sequence.
-    texts: what each token that occurs is written as.
+    hidden: tokens that are not drawn where they are given: padding, and the frame of a sequence.
+    texts: the text of each token that occurs.
     """
 
     format: Literal["anyorder.trajectories"] = FORMAT
@@ -134,7 +134,7 @@ class Trajectories(_Part):
     def _consistent(self) -> "Trajectories":
         for name, tokens in self._sequences():
             if missing := {token for token in tokens if token not in self.texts}:
-                raise ValueError(f"{name} holds token {min(missing)}, and texts does not say how that is written")
+                raise ValueError(f"{name} holds token {min(missing)}, but texts has no entry for it")
         for number, problem in enumerate(self.problems):
             if problem.truth is not None and len(problem.truth) != len(problem.tokens):
                 raise ValueError(f"problem {number} has {len(problem.tokens)} tokens, its truth {len(problem.truth)}")
@@ -192,14 +192,14 @@ def _check(problem: Problem, decode: Decode, mask: int) -> None:
         raise ValueError("the steps do not lead to its tokens")
     last = max(decode.commit_step, default=-1)
     if not all(-1 <= step < len(decode.steps) for step in (last, *(decode.dead or []))):
-        raise ValueError(f"it has {len(decode.steps)} steps, and speaks of others")
+        raise ValueError(f"it has {len(decode.steps)} steps, but refers to others")
 
 
 class Watch:
-    """Keeps how problems are decoded.
+    """Records how problems are decoded.
 
     Args:
-        task, instances: the problems to keep; of the problems that are decoded, they must be the first.
+        task, instances: the problems to record; they must be the first of those that are decoded.
         about: facts to keep with them.
         candidates: k, tokens kept per position and forward pass.
     """
@@ -321,7 +321,7 @@ def _step(move: Move) -> Step:
 
 
 def _lengths(tokens: np.ndarray, pad: int | None) -> list[int]:
-    """How many tokens of each row (N, L) are no trailing padding."""
+    """The number of tokens of each row (N, L) without trailing padding."""
     columns = np.arange(1, tokens.shape[1] + 1)
     lengths: list[int] = np.where(tokens != (-1 if pad is None else pad), columns, 0).max(axis=1).tolist()
     return lengths

@@ -1,4 +1,4 @@
-"""Decoding calls: `generate`, `infill`, and those that users of other code know, with the same arguments and `order=`."""
+"""Decoding calls: `generate`, `infill`, and the calls of other projects, with the same arguments and `order=`."""
 
 from anyorder.interfaces.generate import collate as collate
 from anyorder.interfaces.generate import generate as generate

@@ -1,4 +1,4 @@
-"""What the calls have in common: from a user's arguments to our parts, with one clear error each."""
+"""Shared by the calls: turn a user's arguments into parts, with one clear error each."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ from anyorder.orders.base import Order
 def as_denoiser(
     model: Any, mask_token_id: int | None = None, suppress_tokens: Sequence[int] = (), *, shift: bool | None = None
 ) -> Denoiser:
-    """The denoiser that a model is, or becomes.
+    """The model as a denoiser.
 
     Args:
         model: a Hugging Face model, or any `Denoiser`.
@@ -27,13 +27,13 @@ def as_denoiser(
         shift: the logits at position i predict token i + 1; by default where the model is known to need it (Dream).
 
     Raises:
-        BadInput: no model, no mask token, or arguments that a denoiser has settled already and otherwise.
+        BadInput: no model, no mask token, or arguments that contradict those of a denoiser.
     """
     if isinstance(model, Denoiser):
         if mask_token_id not in (None, model.mask_token_id):
             raise BadInput(f"mask_token_id is {mask_token_id}, and this denoiser's mask is {model.mask_token_id}: leave it out")
         if suppress_tokens:
-            raise BadInput("suppress_tokens are a denoiser's own: give them as HuggingFaceDenoiser(..., forbidden=...)")
+            raise BadInput("a denoiser suppresses its own tokens: pass HuggingFaceDenoiser(..., forbidden=...)")
         return model
     if not isinstance(model, nn.Module) or not hasattr(model, "config"):
         raise BadInput(
@@ -65,7 +65,7 @@ def with_new_tokens(
             f"attention_mask has shape {tuple(attention_mask.shape)}; it must have that of the tokens, {tuple(tokens.shape)}"
         )
     if count < 0:
-        raise BadInput(f"{count} new tokens are asked for; there must be 0 or more")
+        raise BadInput(f"{count} new tokens are requested; the number must be 0 or more")
     masks = tokens.new_full((len(tokens), count), mask_token_id)
     if attention_mask is not None:
         attention_mask = torch.cat([attention_mask.bool(), torch.ones_like(masks, dtype=torch.bool)], dim=1)
@@ -88,7 +88,7 @@ def token_rule(temperature: float, top_p: float | None = None, top_k: int | None
 
 
 def find_sampler(sampler: Sampler | Order | str | Path, denoiser: Denoiser) -> Sampler:
-    """A sampler by its spelling or by its folder, with an order of one's own, or itself.
+    """A sampler from its spelling, its folder or an order; a sampler is returned as it is.
 
     Raises:
         BadInput: none of the four.
@@ -104,7 +104,7 @@ def find_sampler(sampler: Sampler | Order | str | Path, denoiser: Denoiser) -> S
 
 
 def find_order(order: Order | str | Path, denoiser: Denoiser) -> Order:
-    """An order by its name, by the folder of a policy that was fitted to this denoiser, or itself.
+    """An order from its name or the folder of a policy that was fitted to this denoiser; an order is returned as it is.
 
     Raises:
         BadInput: none of the three.

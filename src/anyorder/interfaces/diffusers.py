@@ -27,9 +27,9 @@ except ImportError as error:
 
 
 class Seen(NamedTuple):
-    """What a denoiser saw and thought in its last forward.
+    """What a denoiser received and computed in its last forward pass.
 
-    tokens int64 (B, S); hidden float (B, S, D), of no width where nobody gave it; attention_mask (B, S), 0 at padding, or None.
+    tokens int64 (B, S); hidden float (B, S, D), with D = 0 if it was not given; attention_mask (B, S), 0 at padding, or None.
     """
 
     tokens: Tensor
@@ -38,18 +38,18 @@ class Seen(NamedTuple):
 
 
 class OrderScheduler(BlockRefinementScheduler):
-    """`BlockRefinementScheduler` that commits where an order says. Made, configured, saved and used as the original, in
+    """`BlockRefinementScheduler` that commits where an order says. It is made, configured, saved and used as the original, in
     `LLaDA2Pipeline` too: `pipe.scheduler = OrderScheduler.from_config(pipe.scheduler.config, order="margin")`.
 
     Args:
         block_length, num_inference_steps, threshold, editing_threshold, minimal_topk: as in the original, where the last one
             bounds the pipeline's steps and nothing else.
-        order: an `Order` or a heuristic's name; None for the original's, by the probability of the sampled token. It is no
-            part of the configuration that is saved.
+        order: an `Order` or a heuristic's name; None for the original one, the probability of the sampled token. It is not part
+            of the configuration that is saved.
 
     A learned order reads the denoiser's hidden states, which diffusers' pipelines do not pass on. Give them to `step`, or let
-    `watch(denoiser)` be the pipeline's model, so that it also sees the whole sequence and not the block alone. What a scheduler
-    cannot tell it is which tokens were generated, when, and with what probability (the lookahead policy looks at that).
+    `watch(denoiser)` be the pipeline's model, so that it also sees the whole sequence and not only the block. A scheduler
+    cannot tell the policy which tokens were generated, when, and with what probability (the lookahead policy reads this).
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class OrderScheduler(BlockRefinementScheduler):
         self._watched: WatchedModel | None = None
 
     def watch(self, denoiser: Denoiser) -> "WatchedModel":
-        """The denoiser in the shape of `LLaDA2Pipeline`'s model. This scheduler sees what it sees."""
+        """The denoiser in the form of `LLaDA2Pipeline`'s model. This scheduler reads its input and hidden states."""
         self._watched = WatchedModel(denoiser)
         return self._watched
 
@@ -104,9 +104,9 @@ class OrderScheduler(BlockRefinementScheduler):
             temperature, top_p, top_k, sampling_method, threshold: as in the original.
             editing_threshold, minimal_topk, prompt_mask, return_dict: as in the original.
             generator: as in the original; it also seeds random orders.
-            order: for this step, in place of the scheduler's.
-            input_ids: int64 (B, S), what the denoiser saw, the block at its end; the block alone when not given.
-            hidden_states: float (B, S, D), the denoiser's last hidden states of them.
+            order: order for this step, instead of the scheduler's.
+            input_ids: int64 (B, S), the denoiser's input, with the block at its end; by default only the block.
+            hidden_states: float (B, S, D), the denoiser's last hidden states for this input.
             attention_mask: bool or int (B, S), 0 at padding.
 
         Returns:
@@ -151,12 +151,12 @@ class OrderScheduler(BlockRefinementScheduler):
         hidden = torch.zeros((*tokens.shape, 0), device=sample.device) if hidden is None else hidden
         if not torch.equal(tokens[:, -sample.shape[1] :], sample):
             raise BadInput(
-                "what the denoiser saw (input_ids, or as watched) does not end in this block: it must be the input of this step"
+                "the denoiser's input (input_ids, or the watched one) does not end in this block: give the input of this step"
             )
         if hidden.shape[:2] != tokens.shape:
             raise BadInput(
                 f"hidden_states have shape {tuple(hidden.shape)}; for tokens {tuple(tokens.shape)} they must be "
-                f"{(*tokens.shape, 'D')}. Where they speak of more than the block, give input_ids too"
+                f"{(*tokens.shape, 'D')}. If they cover more than the block, give input_ids too"
             )
         return Seen(tokens, hidden, attention_mask)
 
@@ -186,7 +186,7 @@ class OrderScheduler(BlockRefinementScheduler):
 
 
 class WatchedModel(nn.Module):
-    """A denoiser in the shape of `LLaDA2Pipeline`'s model; made by `OrderScheduler.watch`. `seen` is its last forward."""
+    """A denoiser in the form of `LLaDA2Pipeline`'s model; made by `OrderScheduler.watch`. `seen` is its last forward pass."""
 
     def __init__(self, denoiser: Denoiser) -> None:
         super().__init__()

@@ -23,7 +23,7 @@ _ALGORITHMS = ("origin", "maskgit_plus", "topk_margin", "entropy")
 
 @dataclass(frozen=True)
 class DreamOutput:
-    """sequences int64 (B, L); history, the tokens (B, L) after each of the steps, None unless asked for."""
+    """sequences int64 (B, L); history, the tokens (B, L) after each step, or None if it was not requested."""
 
     sequences: Tensor
     history: tuple[Tensor, ...] | None = None
@@ -51,28 +51,28 @@ def diffusion_generate(
 ) -> Tensor | DreamOutput:
     """Fill the masks of prompts and continue them.
 
-    The values of a `generation_config` are given as arguments; its hooks on tokens and logits are left out (an order sees the
-    logits, and the history is returned). Three more things differ from the original, each for a reason. The mask itself is
-    never produced. The number of tokens per step follows each sequence's own masks, not the mean of the batch, so that
-    sequences do not influence one another. The logits of a position come from the real token before it, padding left out, so
-    that padding may stand on either side. Ties, such as those of a top-p that leaves one token at many positions, go to the
-    leftmost; the original leaves open where they go.
+    The values of a `generation_config` are passed as arguments. Its hooks on tokens and logits are left out (an order sees the
+    logits, and the history is returned). Three more things differ from the original. The mask itself is never produced. The
+    number of tokens per step follows each sequence's own masks and not the mean of the batch, so that sequences do not
+    influence each other. The logits of a position come from the last real token before it, so that padding may be on either
+    side. Ties, such as those of a top-p that leaves one token at many positions, go to the leftmost position; the original does
+    not define them.
 
     Args:
         model: Dream or any model with the same interface, or a denoiser of it (whose mask and shift are its own).
         inputs: int64 (B, P); masks among them are filled too.
         attention_mask: bool or int (B, P), 0 at padding.
-        max_new_tokens, max_length: how many tokens follow, or how many there are with the prompt; the former goes first.
+        max_new_tokens, max_length: the number of new tokens, or of all tokens with the prompt; the former takes precedence.
         steps, eps: number of timesteps, and the last of them; a step may be too small to unmask anything (`Timesteps`).
-        temperature, top_p, top_k: of the tokens. As in the original they also shape the probabilities that `alg` looks at.
+        temperature, top_p, top_k: of the tokens. As in the original they also shape the probabilities that `alg` reads.
         alg: which masks go first: those of each at random with probability 1 - s / t ("origin"), or those whose token has the
             largest probability ("maskgit_plus"), margin ("topk_margin") or least entropy ("entropy").
-        alg_temp: positions are drawn without replacement from softmax(score / alg_temp) in place of the best; 0 or None for
-            the best. Without effect on "origin".
+        alg_temp: draw positions without replacement from softmax(score / alg_temp); 0 or None for the best positions. It has no
+            effect on "origin".
         return_dict_in_generate: return a `DreamOutput`, with a history if `output_history` says so.
-        mask_token_id: the mask, where neither generation configuration nor configuration names it.
-        order: an order in place of `alg`, as many at a step as the other algorithms take: an `Order`, a heuristic's name, or
-            the folder of a policy.
+        mask_token_id: the mask, if neither the generation configuration nor the configuration names it.
+        order: an order instead of `alg`, with as many tokens per step: an `Order`, a heuristic's name, or the folder of a
+            policy.
         seed: of sampling and drawn positions; row i takes seed + i.
 
     Returns:
@@ -93,7 +93,7 @@ def diffusion_generate(
     new = _new_tokens(inputs, max_new_tokens, max_length)
     tokens, attention_mask = with_new_tokens(inputs, attention_mask, new, denoiser.mask_token_id)
     if not (tokens == denoiser.mask_token_id).any():
-        raise BadInput("there is nothing to generate: no new tokens are asked for, and the inputs hold no mask")
+        raise BadInput("there is nothing to generate: no new tokens are requested, and the inputs hold no mask")
     count: CountRule = Timesteps(eps)
     if order is not None:
         where = find_order(order, denoiser)
@@ -116,7 +116,7 @@ def _new_tokens(inputs: Tensor, max_new_tokens: int | None, max_length: int | No
     if max_new_tokens is not None:
         return max_new_tokens
     if max_length is None:
-        raise BadInput("how much to generate is not said: give max_new_tokens or max_length")
+        raise BadInput("the number of new tokens is missing: give max_new_tokens or max_length")
     if max_length < inputs.shape[-1]:
         raise BadInput(f"max_length is {max_length}, and the inputs are {inputs.shape[-1]} long already")
     return max_length - inputs.shape[-1]

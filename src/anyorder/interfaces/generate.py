@@ -48,16 +48,16 @@ def generate(
         attention_mask: bool or int, in the shape of `input_ids`, 0 at padding, which may be on either side.
         max_new_tokens: how many masks to append; None or 0 to fill in only.
         steps: forward passes that a sequence may cost; None for one token at a time, or with a threshold as many as it takes.
-        block_length: finish blocks of so many masks one after another, with an equal share of the steps each.
+        block_length: finish blocks of this many masks one after another, with an equal share of the steps each.
         temperature: of the tokens; 0 for the likeliest.
         top_p: sample from the smallest set of tokens whose probability reaches this; no effect at temperature 0.
-        threshold: take every token with a probability above it, and the best in order until the schedule is kept.
+        threshold: take every token with a probability above it, and the best-ranked others that the schedule needs.
         order: the name of an order, an `Order`, or the folder of a fitted policy.
         seed: of sampling and of random orders; row i uses seed + i.
-        sampler: a `Sampler`, its spelling, its folder, or an order of one's own, in place of order, steps, block_length,
-            temperature, top_p and threshold.
+        sampler: a `Sampler`, its spelling, its folder, or an order, instead of order, steps, block_length, temperature, top_p
+            and threshold.
         mask_token_id: the mask, if neither the generation configuration nor the configuration names it.
-        suppress_tokens: tokens that are never produced, such as padding; the mask never is.
+        suppress_tokens: tokens that are never produced, such as padding; the mask is always one of them.
         token_type_ids: accepted, because tokenizers return them, and ignored.
         on_step: callbacks, see `decode`.
 
@@ -66,8 +66,8 @@ def generate(
         without the padding that was added here.
 
     Raises:
-        BadInput: nothing to generate, prompts that are no token ids, an unknown order, an argument out of range, a sampler
-            together with what it holds, no mask token, or a model that returns no logits over its tokens.
+        BadInput: nothing to generate, prompts that are not token ids, an unknown order, an argument out of range, a sampler
+            together with what it holds, no mask token, or a model that does not return logits over its tokens.
         WrongDenoiser: the policy was fitted to another model.
     """
     if isinstance(input_ids, Mapping):
@@ -91,7 +91,7 @@ def generate(
         sampler = Sampler(where, count, token_rule(temperature, top_p), steps=steps, block_length=block_length)
     else:
         if order != "confidence" or temperature or any(v is not None for v in (steps, block_length, top_p, threshold)):
-            raise BadInput("a sampler holds order, steps, block_length, temperature, top_p and threshold: give it alone")
+            raise BadInput("a sampler holds order, steps, block_length, temperature, top_p and threshold: leave these out")
         sampler = find_sampler(sampler, denoiser)
     filled = decode(denoiser, tokens, sampler, seeds=seed, attention_mask=known, on_step=on_step).tokens
     return batch.unpad(filled.to(batch.tokens.device))
@@ -102,14 +102,14 @@ def collate(sequences: Sequence[Any], pad_token_id: int = 0, *, side: str = "rig
 
     Args:
         sequences: lists, arrays or tensors of token ids.
-        pad_token_id: what fills the rest.
+        pad_token_id: the token that fills the rest.
         side: "right" or "left", the side of the padding.
 
     Returns:
         tokens int64 (B, L) and attention mask bool (B, L), False at padding.
 
     Raises:
-        BadInput: no sequences, an empty one, or something that is no list of token ids.
+        BadInput: no sequences, an empty one, or something that is not a list of token ids.
     """
     if side not in ("left", "right"):
         raise BadInput(f"side is {side!r}; it must be 'left' or 'right'")
@@ -156,7 +156,7 @@ class _Batch(NamedTuple):
 
 
 def _batch(input_ids: Any, attention_mask: Any, denoiser: Denoiser, *, continued: bool) -> _Batch:
-    """Prompts of any form as a batch; padding stands in front of prompts that are `continued`."""
+    """Prompts of any form as a batch; padding is in front of prompts that are `continued`."""
     if hasattr(input_ids, "__array__"):  # a tensor or an array
         tokens = torch.as_tensor(input_ids)
         mask = None if attention_mask is None else torch.as_tensor(attention_mask)

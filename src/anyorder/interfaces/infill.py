@@ -1,4 +1,4 @@
-"""From texts with holes to texts."""
+"""Complete texts with holes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,11 +33,11 @@ def infill(
         denoiser: a Hugging Face denoiser with a tokenizer, or one of our sequence models.
         texts: one text or a list. A hole is the model's mask token, or `_{5}` for five tokens; `_` alone in alphabets without
             that symbol.
-        sampler: a `Sampler`, its spelling, its folder, or an order of one's own.
-        steps: forward passes per text, in place of the sampler's; None for one token at a time if the sampler names none.
+        sampler: a `Sampler`, its spelling, its folder, or an order.
+        steps: forward passes per text, instead of the sampler's; None for one token at a time if the sampler has none.
         seed: of sampling; text i uses seed + i.
         batch_size: texts at a time; results do not depend on it.
-        task: says what the tokens of a denoiser mean that was made in Python; by default `task_for(denoiser)`.
+        task: the task that says what the denoiser's tokens mean; by default `task_for(denoiser)`.
 
     Returns:
         The completed text, or a list of them.
@@ -76,11 +76,11 @@ def infill(
 def _task(denoiser: Any, texts: list[str], task: Sequences | None) -> Sequences:
     """The task whose tokens are those of a denoiser, long enough for the texts and at their lengths."""
     if not isinstance(denoiser, Denoiser):
-        raise BadInput(f"{type(denoiser).__name__} has no tokenizer with it: load the model with anyorder.load_denoiser(name)")
+        raise BadInput(f"{type(denoiser).__name__} has no tokenizer: load the model with anyorder.load_denoiser(name)")
     if task is None:
         if not source_of(denoiser) and not (isinstance(denoiser, HuggingFaceDenoiser) and denoiser.tokenizer is not None):
             raise BadInput(
-                "this denoiser has no tokenizer, so that texts mean nothing to it: load it with anyorder.load_denoiser(name), "
+                "this denoiser has no tokenizer, so it cannot read texts: load it with anyorder.load_denoiser(name), "
                 "or give the task whose alphabet it has (task=)"
             )
         found: Any = task_for(denoiser)

@@ -45,9 +45,9 @@ def generate(
         attention_mask: bool or int (B, P), 0 at padding.
         steps, gen_length, block_length, temperature, remasking: as in LLaDA's `generate`. Steps and tokens are split evenly
             among the blocks.
-        cfg_scale: of classifier-free guidance, 0 for none: a second forward sees the prompt masked, see `Guided`.
-        mask_id: the mask; by default the denoiser's or configuration's, and 126336 where that names none.
-        order: an order in place of the remasking: an `Order` such as a `LearnedOrder`, a heuristic's name, or the folder of a
+        cfg_scale: scale of classifier-free guidance, 0 for none: a second forward pass sees the prompt masked, see `Guided`.
+        mask_id: the mask; by default the denoiser's or configuration's, and 126336 if that names none.
+        order: an order instead of the remasking: an `Order` such as a `LearnedOrder`, a heuristic's name, or the folder of a
             policy.
         seed: of sampling and random orders; row i takes seed + i.
 
@@ -56,14 +56,14 @@ def generate(
         later options `logits_eos_inf` and `confidence_eos_eot_inf` are a denoiser's `forbidden` and an order here.)
 
     Raises:
-        BadInput: blocks that do not divide the length, steps that do not divide among the blocks, an unknown remasking, a
+        BadInput: blocks that do not divide the length, steps that are not divisible by the blocks, an unknown remasking, a
             negative cfg_scale, a mask_id that is not the denoiser's.
     """
     if gen_length % block_length:
         raise BadInput(f"gen_length {gen_length} is not a multiple of block_length {block_length}")
     blocks = gen_length // block_length
     if steps % blocks:
-        raise BadInput(f"steps {steps} do not divide among {blocks} blocks")
+        raise BadInput(f"steps {steps} are not divisible by {blocks} blocks")
     if order is None and remasking not in _REMASKING:
         raise BadInput(f"remasking {remasking!r} is unknown: use one of {', '.join(_REMASKING)}, or give an order")
     if cfg_scale < 0:
@@ -88,13 +88,13 @@ def generate(
 
 
 class Guided:
-    """A denoiser under classifier-free guidance, as LLaDA does it: u + (scale + 1) (c - u), where c are its logits and u those
-    that it gives when the prompt is masked. A forward costs two.
+    """A denoiser under classifier-free guidance, as LLaDA does it: u + (scale + 1) (c - u), where c are its logits and u its
+    logits when the prompt is masked. One forward pass costs two.
 
     Args:
         denoiser: what is guided.
         scale: 0 for none.
-        prompt: the first so many columns are the prompt.
+        prompt: number of columns of the prompt, at the start.
     """
 
     def __init__(self, denoiser: Denoiser, scale: float, prompt: int) -> None:

@@ -1,4 +1,4 @@
-"""`model.generate(...)` for masked models, with the arguments that Transformers' users know."""
+"""`model.generate(...)` for masked models, with arguments as in Transformers."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +15,7 @@ class MaskedGenerationMixin:
         >>> from transformers import BertForMaskedLM
         >>> class MyBert(MaskedGenerationMixin, BertForMaskedLM): ...
 
-    For a model that is loaded already use `anyorder.generate(model, ...)` or `as_generator(model)`.
+    For a model that is already loaded, use `anyorder.generate(model, ...)` or `as_generator(model)`.
     """
 
     def generate(self, input_ids: Prompts, *arguments: Any, **named: Any) -> Any:
@@ -37,12 +37,12 @@ class MaskedGenerator:
 def as_generator(
     model: Any, *, mask_token_id: int | None = None, suppress_tokens: Sequence[int] = (), shift: bool | None = None
 ) -> MaskedGenerator:
-    """`generate` for a model that is loaded already, which stays as it is.
+    """`generate` for a model that is already loaded, which is not changed.
 
     Args:
         model: a Hugging Face model, or any `Denoiser`, such as `HuggingFaceDenoiser.from_pretrained` gives.
         mask_token_id: the mask, if neither the generation configuration nor the configuration names it.
-        suppress_tokens: tokens that are never produced, such as padding; the mask never is.
+        suppress_tokens: tokens that are never produced, such as padding; the mask is always one of them.
         shift: the logits at position i predict token i + 1; by default for models that are known to need it (Dream).
 
     Raises:

@@ -15,7 +15,7 @@ from anyorder.state import DecodeState
 class Order(Protocol):
     """Where is it safest to unmask? A score for every predicted position; the larger, the sooner.
 
-    Any function will do::
+    Any such function is an order::
 
         def my_order(state: DecodeState, prediction: Prediction) -> Tensor:
             return prediction.scatter(prediction.best_log_probs)
@@ -58,7 +58,7 @@ def checked_scores(scores: Any, state: DecodeState) -> Tensor:
     """What an order returned, float (B, L).
 
     Raises:
-        BadInput: it is no float tensor, of another shape than the tokens, or NaN somewhere.
+        BadInput: it is not a float tensor, does not have the shape of the tokens, or holds NaN.
     """
     if not isinstance(scores, Tensor) or not scores.is_floating_point():
         given = scores.dtype if isinstance(scores, Tensor) else type(scores).__name__
@@ -66,5 +66,5 @@ def checked_scores(scores: Any, state: DecodeState) -> Tensor:
     if scores.shape != state.tokens.shape:
         raise BadInput(f"the order returned scores of shape {tuple(scores.shape)}; they must be {tuple(state.tokens.shape)}")
     if scores.numel() and math.isnan(scores.max().item()):
-        raise BadInput("the order returned NaN scores: look for a logarithm of 0 or a difference of infinities in it")
+        raise BadInput("the order returned NaN scores: check it for a logarithm of 0 or a difference of infinities")
     return scores

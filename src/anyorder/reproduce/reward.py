@@ -1,5 +1,5 @@
 """The tables and figures of "Improving Discrete Diffusion Unmasking Policies Beyond Explicit Reference Policies" (UPO,
-arXiv 2510.05725), on denoisers of our own that leave an order room."""
+arXiv 2510.05725), on our own denoisers, which leave room for an order."""
 
 import json
 from dataclasses import dataclass, field
@@ -63,8 +63,8 @@ class RewardSetting(Setting):
 
 
 class RewardStudy(Study):
-    """Models `reward/VARIANT/SEED` beside those of `Study`; of each problem, whether it is solved and its share of right cells,
-    float (2, N)."""
+    """Models `reward/VARIANT/SEED` beside those of `Study`; for each problem, whether it is solved and its share of right
+    cells, float (2, N)."""
 
     def recipe(self, setting: Setting, kind: str, what: str, seed: str, changes: list[str]) -> AnyRecipe:
         """See `Study`."""

@@ -297,7 +297,9 @@ def alphabet_of(name: str) -> Alphabet:
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         vocab_size = _vocab_size(folder, len(tokenizer))
     except (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError) as error:
-        raise BadInput(f"{name!r} is neither an alphabet ({', '.join(ALPHABETS)}) nor has it a tokenizer: {error}") from error
+        raise BadInput(
+            f"{name!r} is neither an alphabet ({', '.join(ALPHABETS)}) nor a model with a tokenizer: {error}"
+        ) from error
     if tokenizer.mask_token_id is None:
         raise BadInput(f"the tokenizer of {name} has no mask token")
     return TokenizerAlphabet(tokenizer, vocab_size, tokenizer.mask_token_id, name)

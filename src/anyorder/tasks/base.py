@@ -147,7 +147,7 @@ class Task(ABC):
         """One problem from text typed by a person.
 
         Raises:
-            BadInput: the text is no problem, or this task reads no text.
+            BadInput: the text is not a problem, or this task reads no text.
         """
         raise BadInput(f"the task {self.name} reads no problems as text: use generated problems or a file")
 

@@ -58,7 +58,7 @@ class Math(Task):
     ) -> None:
         require_library()
         if not alphabet:
-            raise BadInput("math needs the tokenizer of a model: give the model (--denoiser), or its folder as alphabet")
+            raise BadInput("math needs the tokenizer of a model: give the model (--model), or its folder as alphabet")
         symbols = alphabet_of(alphabet) if isinstance(alphabet, str) else alphabet
         if not isinstance(symbols, TokenizerAlphabet):
             raise BadInput(f"the alphabet {alphabet} is not the tokenizer of a model: give the folder of a model")
@@ -166,7 +166,7 @@ class Math(Task):
             if len(row) + self.answer_length > self.length:
                 raise BadInput(
                     f"{where} takes {len(row)} tokens and its answer {self.answer_length}, more than the {self.length} that "
-                    "there is room for: a smaller length or fewer shots would do"
+                    "there is room for: use a smaller length or fewer shots"
                 )
             if self.mask_token_id in row:
                 raise BadInput(f"{where} holds the mask token itself")

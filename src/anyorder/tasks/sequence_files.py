@@ -60,7 +60,7 @@ def read_records(path: str | Path, column: str = "") -> Iterator[Record]:
     path = Path(path)
     suffix = suffix_of(path)
     if column and suffix not in (".csv", ".jsonl"):
-        raise BadInput(f"{path} has no columns; column {column!r} has a meaning only in .csv and .jsonl")
+        raise BadInput(f"{path} has no columns; column {column!r} has an effect only in .csv and .jsonl")
     with open_text(path, newline="" if suffix == ".csv" else None) as file:
         if suffix in (".fasta", ".fa", ".faa"):
             yield from _read_fasta(file, path)

@@ -51,7 +51,7 @@ class Sequences(Task):
         if not 0 < hide <= 1:
             raise BadInput(f"hide {hide} must be a share above 0 and at most 1")
         if free_length and not self.symbols.end:
-            raise BadInput(f"the alphabet {self.alphabet_name} has no end symbol: free_length has no meaning")
+            raise BadInput(f"the alphabet {self.alphabet_name} has no end symbol: leave free_length out")
         self.hide, self.free_length = hide, bool(free_length)
         self.vocab_size = self.symbols.vocab_size
         self.mask_token_id = self.symbols.mask_token_id

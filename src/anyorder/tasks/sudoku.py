@@ -167,7 +167,7 @@ class Sudoku(Task):
         return Instances(tokens, maskable, x0)
 
     def _grid(self, tokens: Tensor) -> Tensor:
-        """Digits (N, n*n) of the answer; -1 or less for what is no digit."""
+        """Digits (N, n*n) of the answer; -1 or less for what is not a digit."""
         return tokens if self.layout == "infill" else tokens[:, self.cells + 1 : -1] - self._zero
 
     def _puzzle_grid(self, tokens: Tensor) -> Tensor:
@@ -235,7 +235,7 @@ class Sudoku(Task):
         if -1 in values:
             at = values.index(-1)
             raise BadInput(
-                f"character {text[at]!r} at row {at // self.side + 1}, column {at % self.side + 1} is no digit: "
+                f"character {text[at]!r} at row {at // self.side + 1}, column {at % self.side + 1} is not a digit: "
                 f"use 1-{allowed[-1]}, and 0 or . for a blank"
             )
         return np.array(values, dtype=np.int8)
@@ -257,7 +257,7 @@ class Sudoku(Task):
                 raise BadInput(f"the {what} has the digit {_DIGITS[twice]} twice in {where}: it has no solution")
 
     def format(self, tokens: Tensor) -> str:
-        """The answer as one line of digits; '.' for what is still masked and '?' for what is no digit."""
+        """The answer as one line of digits; '.' for what is still masked and '?' for what is not a digit."""
         return "".join(
             _DIGITS[digit] if 0 < digit <= self.side else "." if token == self.mask_token_id else "?"
             for digit, token in zip(self._grid(tokens[None])[0].tolist(), self._answer(tokens).tolist(), strict=True)

@@ -154,7 +154,7 @@ class Tsp(Task):
     def tour_gap(self, instances: Instances, tokens: Tensor) -> Tensor:
         """How much longer than the shortest the tours of completed sequences (N, L) are, relatively: float64 (N,).
 
-        0 for an optimal tour, infinity for what is no tour of all cities from city 0, or of other cities than given.
+        0 for an optimal tour, infinity for what is not a tour of all cities from city 0, or of other cities than given.
         """
         from anyorder.tasks.tsp_rules import TOLERANCE, shortest_tours
 

@@ -85,7 +85,5 @@ def check_trainable(denoiser: nn.Module, task: Task) -> None:
             or length; the message names which.
     """
     if missing := missing_attributes(denoiser):
-        raise BadInput(
-            f"a {type(denoiser).__name__} is no denoiser: it has no {', '.join(missing)}; see Denoiser, or use WrappedDenoiser"
-        )
+        raise BadInput(f"a {type(denoiser).__name__} is not a denoiser: it has no {', '.join(missing)}; use WrappedDenoiser")
     check_fits(task, denoiser)

@@ -64,7 +64,7 @@ def run_recipe(
             job = DenoiserJob(recipe)
         else:
             if "device" in (model_options or {}):
-                raise BadInput("training runs where accelerate puts it: choose the device with CUDA_VISIBLE_DEVICES")
+                raise BadInput("accelerate chooses the device of training: set CUDA_VISIBLE_DEVICES instead")
             options = {"device": "cpu", **(model_options or {})}
             denoiser = load_denoiser(recipe.denoiser, trust_remote_code=trust_remote_code, **options)
             task = task_for(denoiser, recipe.task.name, **recipe.task.options)
@@ -229,7 +229,7 @@ def _settings(kind: type, given: Any, key: str) -> Any:
     if isinstance(given, str) and key:
         given = {key: given}
     if not isinstance(given, Mapping):
-        raise BadInput(f"{given!r} is no {kind.__name__}: pass one, or a mapping of its keys")
+        raise BadInput(f"{given!r} is not a {kind.__name__}: pass one, or a mapping of its keys")
     return _checked(kind, **given)
 
 

@@ -106,7 +106,7 @@ def train(
     accelerator = Accelerator(cpu=not torch.accelerator.is_available())  # else several CPU processes do not find one another
     shard = Shard(accelerator.process_index, accelerator.num_processes)
     if run.batch_size % shard.count:
-        raise BadInput(f"batch_size {run.batch_size} does not divide among {shard.count} processes")
+        raise BadInput(f"batch_size {run.batch_size} is not divisible by {shard.count} processes")
     kind = accelerator.distributed_type
     if kind in ("DEEPSPEED", "MEGATRON_LM", "XLA") or (kind == "FSDP" and not accelerator.is_fsdp2):
         raise BadInput(f"{kind} as it is set up here is not supported: use several plain processes, or FSDP with version 2")

@@ -174,7 +174,7 @@ class RewardJob:
         rng = step_generator(self.recipe.seed, number)
         count = self.recipe.run.batch_size // self.settings.group_size
         if count % shard.count:
-            raise BadInput(f"{count} problems a round do not divide among {shard.count} processes: change run.batch_size")
+            raise BadInput(f"{count} problems per round are not divisible by {shard.count} processes: change run.batch_size")
         mine = shard.slice(count)
         problems = self._problems(rng, count)[mine]
         size, experts = self.settings.group_size, 0 if imitating else self.settings.experts

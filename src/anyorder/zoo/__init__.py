@@ -51,7 +51,7 @@ def folder_of(name: str | Path) -> Path:
     if str(name) in MODELS:
         return fetched(str(name))
     if match := re.fullmatch(r"([A-Za-z_]\w*)((?:\.\w+)*):\w+", str(name)):
-        raise BadInput(f"{name} names a class, and there is no package {match[1]}: install it, or put its folder on PYTHONPATH")
+        raise BadInput(f"{name} names a class, but there is no package {match[1]}: install it, or put its folder on PYTHONPATH")
     known = ", ".join([*zoo_names(), *MODELS])
     raise BadInput(f"no denoiser called {str(name)!r}: give a folder that holds one, a hub id owner/name, or one of {known}")
 
@@ -128,12 +128,12 @@ def load_denoiser(
     where, kind = as_device(device), as_dtype(dtype)
     denoiser: Any
     if quantization is not None and (is_class(name) or is_ours(name)):
-        raise BadInput(f"quantization is for models of Hugging Face, and {name} is none: leave it out")
+        raise BadInput(f"quantization is for Hugging Face models, and {name} is not one: leave it out")
     if is_class(name):
         denoiser = denoiser_of_class(str(name), options, weights).to(where)
     else:
         if weights is not None:
-            raise BadInput(f"weights= is for a class, package.module:Class, and {name} is none")
+            raise BadInput(f"weights= is for a class, package.module:Class, and {name} is not one")
         if kind is not None and not is_ours(name):
             options["dtype"] = kind
         if quantization is not None:

