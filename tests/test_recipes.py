@@ -308,7 +308,7 @@ def test_the_default_fit_trains_a_critic_if_the_policy_reads_positions_together(
     [
         ({"policy": "nonsense"}, "policy 'nonsense' is unknown"),
         ({"policy": {"architecture": "mlp", "heads": 3}}, "unknown key 'heads'"),
-        ({"policy": 3}, "3 is no PolicySettings"),
+        ({"policy": 3}, "3 is not a PolicySettings"),
         ({"objective": "nonsense"}, "objective 'nonsense' is unknown"),
         ({"steps": 0}, "steps"),
     ],

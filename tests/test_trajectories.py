@@ -215,7 +215,7 @@ def spoil(values: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
         ("runs.0.decodes.0.steps.0.scores", [], "one value for each predicted position"),
         ("runs.0.decodes.0.tokens", [1] * 16, "the steps do not lead to its tokens"),
         ("runs.0.decodes.0.tokens", [1] * 15, "the problem has 16 tokens, its decode 15"),
-        ("runs.0.decodes.0.dead", [77], "it has 4 steps, and speaks of others"),
+        ("runs.0.decodes.0.dead", [77], "it has 4 steps, but refers to others"),
         ("runs.0.decodes", [], "0 decodes of 6 problems"),
         ("texts", {}, "texts has no entry for it"),
         ("problems.0.truth", [1], "its truth 1"),
