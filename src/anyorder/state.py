@@ -180,7 +180,7 @@ def init(
     attention_mask: Tensor | None = None,
     x0: Tensor | None = None,
 ) -> DecodeState:
-    """The state before the first step; every position of tokens (B, L) that holds the mask and is no padding is generated.
+    """The state before the first step; every position of tokens (B, L) that holds the mask and is not padding is generated.
 
     Args:
         steps: budget of every sequence; None for as many as it has positions to fill.
