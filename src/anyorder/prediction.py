@@ -12,7 +12,9 @@ _CHUNK_CPU, _CHUNK = 2**18, 2**25
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """The output of one forward pass for B sequences, with logits for K of their positions. Everything that is derived from the
+    """The output of one forward pass for B sequences, with logits for K of their positions.
+
+    Everything that is derived from the
     logits is computed on first use and kept.
 
     Args:

@@ -1,7 +1,7 @@
 """How text becomes tokens: fixed alphabets of one symbol per token, and the tokenizers of Hugging Face models.
 
-In text that a person types, `_` is an unknown symbol and `_{12}` twelve of them; the name of the mask token itself is
-understood too.
+In text that a person types, `_` is an unknown symbol, and `_{12}` stands for twelve of them. The name of the mask token can be
+used as well.
 """
 
 import itertools
@@ -51,10 +51,10 @@ class Alphabet(Protocol):
         """Tokens of a text, without the frame, the mask at unknown places."""
 
     def decode(self, tokens: list[int]) -> str:
-        """Text of tokens, `_` where they are masked, without padding and frame."""
+        """The text of tokens, with `_` at masked positions, without padding and frame."""
 
     def token_text(self, token: int) -> str:
-        """What one token is written as, special tokens by their names."""
+        """The text of one token; special tokens are written by their names."""
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,9 @@ class Symbols:
         tokens: the symbol of each token id.
         mask, pad: of `tokens`. start, end: of `tokens`, or none.
         special: symbols that no sequence holds.
-        pattern: how text is cut into symbols; single characters when not given.
+        pattern: how text is split into symbols; by default into single characters.
         what: the name of a symbol in errors.
-        leading_space: symbols bring the space before them along, so one before an unknown symbol is part of it.
+        leading_space: symbols include the space before them, so a space before an unknown symbol is part of it.
     """
 
     tokens: tuple[str, ...]
@@ -107,12 +107,12 @@ class Symbols:
 
     @property
     def start(self) -> tuple[int, ...]:
-        """What stands before every sequence."""
+        """Tokens before every sequence."""
         return () if self.start_symbol is None else (self._ids[self.start_symbol],)
 
     @property
     def end(self) -> tuple[int, ...]:
-        """What stands after every sequence."""
+        """Tokens after every sequence."""
         return () if self.end_symbol is None else (self._ids[self.end_symbol],)
 
     @cached_property
@@ -157,7 +157,7 @@ class TokenizerAlphabet:
     Args:
         tokenizer: a fast or slow tokenizer.
         vocab_size: of the model, whose output may have more entries than the tokenizer.
-        mask_token_id: the mask, which the tokenizer need not know.
+        mask_token_id: the mask, which the tokenizer may not know.
         source: name or folder of the model, where the tokenizer can be found again; "" if unknown.
 
     Raises:
@@ -201,7 +201,7 @@ class TokenizerAlphabet:
         return frozenset(range(self.vocab_size)) - self.of_no_text
 
     def encode(self, text: str) -> list[int]:
-        """See `Alphabet`. Unknown places are written as `_{n}` or as the tokenizer's own mask token; a bare `_` is text."""
+        """See `Alphabet`. Unknown positions are written as `_{n}` or as the tokenizer's own mask token; a bare `_` is text."""
         mask = re.escape(self.tokenizer.convert_ids_to_tokens(self.mask_token_id) or "<mask>")
         tokens: list[int] = []
         at = 0
@@ -267,7 +267,7 @@ CHARACTERS = Symbols(("[PAD]", "[MASK]", "[CLS]", "[SEP]", "\n", *_PRINTABLE), "
 
 
 def longest_first(words: Iterable[str]) -> str:
-    """The pattern that cuts text into the longest of these words at each place, and into single characters elsewhere."""
+    """The pattern that splits text into the longest of these words at each place, and into single characters elsewhere."""
     return "|".join([*map(re.escape, sorted((w for w in words if len(w) > 1), key=len, reverse=True)), "."])
 
 
@@ -306,7 +306,7 @@ def alphabet_of(name: str) -> Alphabet:
 
 
 def has_plain_vocabulary(name: str) -> bool:
-    """Whether a model, by folder or fetched name, has nothing but a list of symbols for a tokenizer: no pieces of words."""
+    """Whether a model, by folder or fetched name, has only a list of symbols as its tokenizer, without pieces of words."""
     path = _folder(name) / "vocab.txt"
     if not path.is_file() or (path.parent / "tokenizer.json").is_file():
         return False

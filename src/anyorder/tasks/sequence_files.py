@@ -20,10 +20,10 @@ _SUFFIXES = ("txt", "csv", "tsv", "json", "jsonl", "fasta", "fa", "faa", "smi", 
 class Record:
     """A sequence of a file.
 
-    name: what the file calls it: the first word of a FASTA header; nothing where it has no names.
+    name: its name in the file, the first word of a FASTA header; empty if there are no names.
     line: its line in the file, from 1.
     text: the sequence.
-    column: that it stands in, as the file spells it, where there are columns.
+    column: its column, as spelled in the file, if there are columns.
     """
 
     name: str
@@ -52,10 +52,10 @@ def read_records(path: str | Path, column: str = "") -> Iterator[Record]:
     """Each sequence of a .fasta, .smi, .txt, .jsonl or .csv file.
 
     Args:
-        column: of .csv and .jsonl, where the sequences stand; `sequence`, `smiles` or `text` when not given.
+        column: the column of the sequences in .csv and .jsonl; by default `sequence`, `smiles` or `text`.
 
     Raises:
-        BadInput: another format, no such column, or what is not the format that its name says.
+        BadInput: another format, no such column, or content that does not match the suffix.
     """
     path = Path(path)
     suffix = suffix_of(path)

@@ -63,7 +63,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """Read one checkpoint.
 
     Raises:
-        BadCheckpoint: the file is truncated or is not a checkpoint.
+        BadCheckpoint: the file is truncated, or is not a checkpoint.
     """
     try:
         with safetensors.safe_open(path, framework="pt") as file:

@@ -34,7 +34,7 @@ STARVING = 0.1
 
 
 class CollapseWarning(UserWarning):
-    """The policy gives nearly all its probability to a few positions whatever the problem, or only to tokens already known."""
+    """The policy gives nearly all its probability to the same few positions, or only to tokens that are already known."""
 
 
 See = Callable[[Tensor, Tensor], tuple[DecodeState, Prediction]]
@@ -45,7 +45,7 @@ Score = Callable[[nn.Module, DecodeState, Prediction], Tensor]
 
 
 class Pair(nn.Module):
-    """A denoiser and its policy as one module, so that several processes keep both alike."""
+    """A denoiser and its policy as one module, so that all processes keep the same weights of both."""
 
     def __init__(self, denoiser: nn.Module, policy: nn.Module) -> None:
         super().__init__()
@@ -144,7 +144,7 @@ class JointJob(OrderJob):
             )
 
     def _warn(self, message: str) -> None:
-        """Once in a run for each kind of trouble."""
+        """Warn once per run of each kind of problem."""
         kind = message.split(":")[1]
         if kind not in self.warned:
             self.warned.add(kind)

@@ -1,9 +1,9 @@
 """The one training loop: data -> loss -> step, for denoisers and policies alike, on one process or many.
 
-A run has a folder: `recipe.json`, `metrics.jsonl`, `checkpoints/`, and at the end what the job saves. It can be killed at any
-moment; started again on the same folder it continues from the last checkpoint and ends with the same weights, bit for bit. For
-that, everything random in step n is drawn from (seed, n) alone. A run that is finished can be extended: started again with a
-larger `run.steps`, it continues from its last checkpoint.
+A run has a folder: `recipe.json`, `metrics.jsonl`, `checkpoints/`, and at the end the files that the job saves. It can be
+killed at any moment. Started again on the same folder, it continues from the last checkpoint and ends with the same weights,
+bit for bit, because everything random in step n is drawn from (seed, n) alone. A run that is finished can be extended: started
+again with a larger `run.steps`, it continues from its last checkpoint.
 """
 
 import os
@@ -32,11 +32,11 @@ from anyorder.training.sharding import average_gradients, clip_gradients, unshar
 
 
 class Job(Protocol):
-    """What is trained.
+    """Something that the loop trains.
 
     Attributes:
-        model: whose weights.
-        rate_scales: learning rates, over the common one, of the weights whose names start with these prefixes.
+        model: the module whose weights are trained.
+        rate_scales: factors of the learning rate for the weights whose names start with these prefixes.
         cycle: steps that belong together. A run stops, and is checkpointed, only between cycles.
         unsharded: parts whose weights FSDP must not shard over the processes; None if it may shard nothing.
     """
@@ -64,11 +64,11 @@ class Job(Protocol):
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """How a run ended.
+    """The outcome of a run.
 
     Args:
         step: number of steps done.
-        seconds: spent on the run, before interruptions too.
+        seconds: time spent on the run, before interruptions too.
         finished: False if it was interrupted and can be resumed.
     """
 
@@ -90,16 +90,16 @@ def train(
     """Train `job` to the end, or until Ctrl-C (then a checkpoint is written first).
 
     Args:
-        job: what is trained.
+        job: the job to train.
         run, optimizer_settings: sections of the recipe.
-        folder: of the run.
-        seed: of dropout.
-        recipe: all settings, which a run that continues must have had too, apart from `run.steps`.
-        console: for progress.
+        folder: folder of the run.
+        seed: seed of dropout.
+        recipe: all settings. A run that is resumed must have the same ones, except for `run.steps`.
+        console: console of the progress bar.
 
     Raises:
-        BadInput: the folder holds a run of another recipe, or another process works in it; the batch does not divide among the
-            processes; the weights would be sharded over them, which this job or optimizer does not support.
+        BadInput: the folder holds a run of another recipe, or another process works in it; the batch is not divisible by the
+            number of processes; the weights would be sharded over them, which this job or optimizer does not support.
         BadCheckpoint: checkpoints exist and none can be read.
         AnyorderError: a file cannot be written; the last checkpoint stays as it is.
     """
