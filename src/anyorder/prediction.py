@@ -14,8 +14,7 @@ _CHUNK_CPU, _CHUNK = 2**18, 2**25
 class Prediction:
     """The output of one forward pass for B sequences, with logits for K of their positions.
 
-    Everything that is derived from the
-    logits is computed on first use and kept.
+    Everything that is derived from the logits is computed on first use and kept.
 
     Args:
         logits: float (K, V), one row per True entry of `predicted`, in row-major order.

@@ -1,8 +1,7 @@
 """Rollouts: decoding that records the inputs and choices of the policy, so that it can be trained on them later.
 
-No denoiser is
-needed after a rollout: hidden states and what the policy derived from the logits are kept (arXiv 2510.05725, Algorithm 2).
-    Decoding itself is `decode`, whose count rule is a `Recorder`.
+No denoiser is needed after a rollout: hidden states and what the policy derived from the logits are kept (arXiv 2510.05725,
+Algorithm 2). Decoding itself is `decode`, whose count rule is a `Recorder`.
 """
 
 import math
