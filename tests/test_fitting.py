@@ -69,7 +69,7 @@ def test_the_whole_story_leaves_a_policy_a_report_and_a_card(model: Path, data: 
     console = Console(record=True, width=200, file=open("/dev/null", "w"))  # noqa: SIM115
     fit_and_compare(settings(model, data), tmp_path / "out", console)
     said = console.export_text()
-    for part in ("What is there to gain?", "Fit an order", "oracle's lead", "The policy recovers", "From nothing"):
+    for part in ("Headroom", "Fit an order", "oracle's lead", "The policy recovers", "Unconditional generation"):
         assert part in said
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert {r["order"] for r in report["in-filling"]["results"]} >= {"policy", "oracle", "left_to_right"}

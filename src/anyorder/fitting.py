@@ -122,7 +122,7 @@ def fit_and_compare(
     known = {name: name for name in heuristics}
     budget = "one position per step" if settings.steps is None else f"{settings.steps} steps"
     hidden = f"{len(bench.test)} sequences, {100 * settings.hide:.0f} % of their symbols hidden, {budget}"
-    console.print(f"[bold]1. What is there to gain?[/bold] {hidden}")
+    console.print(f"[bold]1. Headroom[/bold]: {hidden}")
     first = compare({**known, "oracle": "oracle"}, bench.test, sampled=False)
     console.print(oracle_lead(first))
     if settings.headroom_only:
@@ -133,12 +133,14 @@ def fit_and_compare(
         bench.denoiser, bench.task, bench.train, folder, steps=settings.updates, batch_size=settings.train_batch_size,
         seed=settings.seed, policy=settings.architecture or None, console=console,
     )  # fmt: skip
-    console.print("\n[bold]3. What did it gain?[/bold] The same sequences as in 1")
+    console.print("\n[bold]3. Gain[/bold] on the same sequences as in 1")
     reports = {"in-filling": compare({**known, "policy": order, "oracle": "oracle"}, bench.test, sampled=False)}
     gained = _gain(reports["in-filling"])
     console.print(gained)
     if settings.samples:
-        console.print(f"\n[bold]4. From nothing[/bold]: {settings.samples} samples, lengths as in the data, temperature 1")
+        console.print(
+            f"\n[bold]4. Unconditional generation[/bold]: {settings.samples} samples, lengths as in the data, temperature 1"
+        )
         lengths = bench.lengths()
         empty = bench.task.encode([f"_{{{lengths[i % len(lengths)]}}}" for i in range(settings.samples)])
         reports["unconditional"] = compare({**known, "policy": order}, empty, sampled=True)
@@ -249,7 +251,7 @@ def _gain(report: Report) -> str:
     mean, low, high = mean_interval(100 * difference)
     return (
         f"The policy recovers {100 * policy.mean():.1f} %, {mean:+.1f} points ({low:+.1f} to {high:+.1f}, "
-        f"p = {sign_flip(difference):.2g}) against the best heuristic, {best.order}, which was picked on these very sequences."
+        f"p = {sign_flip(difference):.2g}) compared with the best heuristic, {best.order}, which was chosen on these sequences."
     )
 
 

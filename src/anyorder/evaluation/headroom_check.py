@@ -89,7 +89,7 @@ def oracle_lead(report: Report) -> str:
         f"{mean:.1f} points ({low:.1f} to {high:.1f})."
     )
     if mean < _SMALL_LEAD:
-        return f"{first} No order can gain much here: the lead is under {_SMALL_LEAD:.0f} point."
+        return f"{first} No order can gain much here: the lead is less than {_SMALL_LEAD:.0f} point."
     if low <= 0:
         return f"{first} No order can gain much here, as far as {len(ahead)} problems tell: the interval includes 0."
     return first
@@ -99,8 +99,8 @@ def recommendation(found: Headroom) -> str:
     """Explain the numbers in a sentence, by the main metric of these problems."""
     over = found.every_prediction.overconfidence
     if found.every_prediction.error < _CALIBRATED:
-        second = "Confidence is calibrated on its own path: expect little from a learned order, and more from remasking."
+        second = "The denoiser is calibrated on its own path: expect little from a learned order, and more from remasking."
     else:
         sense = "overconfident" if over > 0 else "underconfident"
-        second = f"The denoiser is {sense} on its own path (by {100 * abs(over):.1f} points): an order can learn where."
+        second = f"The denoiser is {sense} on its own path (by {100 * abs(over):.1f} points): a learned order may help."
     return f"{oracle_lead(found.report)} {second}"

@@ -182,7 +182,7 @@ def check_denoiser(policy: PolicyNetwork, denoiser: nn.Module, folder: str | Pat
         if reads and needed != given:
             raise WrongDenoiser(f"{message}, with {name} {given}; the policy needs {needed}: fit a policy to this denoiser")
     if not policy.reads_hidden:
-        message += "; it reads confidences and no hidden states, so it can be transferred, with unknown accuracy"
+        message += "; it reads confidences and no hidden states, so it can be used here, with unknown accuracy"
     if strict:
         raise WrongDenoiser(f"{message}: fit a policy to this denoiser, or load it with strict=False (--ignore-fingerprint)")
     warnings.warn(message, stacklevel=4)

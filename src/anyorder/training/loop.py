@@ -155,7 +155,7 @@ class _Run:
                 job.load_state(state, shard)
                 self.step, self._seconds_before = checkpoint.step, float(checkpoint.values["seconds"])
         for problem in problems:
-            accelerator.print(f"warning: {problem}; going on from step {self.step}")
+            accelerator.print(f"warning: {problem}; resuming from step {self.step}")
         self._began = self._saved_at = time.monotonic()
         self._saved_step = self.step
 

@@ -298,7 +298,7 @@ PACKAGES = {
         _moses, ("train.smi", "test.smi", "test_scaffolds.smi"),
     ),
     "wordnet": Package(
-        "75,000 short definitions of WordNet, plain English; 6 MB",
+        "76,000 short definitions of WordNet, plain English; 6 MB",
         "wordnet-base", "3.0-37", "wordnet-base_3.0-37_all.deb",
         "61060d960f9ada8fa120872312eccd3ecebfbab8c4579e4f5a74e1cf67620752", "WordNet license (free for any use)",
         _glosses, ("train.txt", "test.txt"),
