@@ -52,8 +52,8 @@ def run_demo(folder: Path, instances: int, seed: int) -> None:
     console.print(f"\n[bold]3. The same {instances} puzzles with every sampler[/bold]")
     console.print(
         f"{fitted} is the policy that was just fitted; policy is the shipped one, which was trained for longer. +undo "
-        "completes the grid, asks a critic, and remasks the tokens that it doubts. confidence+undo is the control: the same critic with "
-        "confidence as the order."
+        "completes the grid, asks a critic, and remasks the tokens that it doubts. confidence+undo is the control: the same "
+        "critic with confidence as the order."
     )
     meta = {"task": "sudoku", "data": "generated, minimal", "denoiser": "sudoku9"}
     watch = Watch(task, puzzles[slice(0, _WATCHED)], meta)
