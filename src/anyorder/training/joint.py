@@ -131,7 +131,9 @@ class JointJob(OrderJob):
         return policy_aware_weight(scores, state.masked, alpha=joint.alpha, plus_one=joint.plus_one)
 
     def _warn_of_collapse(self, logged: dict[str, float], step: int) -> None:
-        without_one = "; with joint.plus_one = false the denoiser learns only where the policy chooses" * (not self.joint.plus_one)
+        without_one = "; with joint.plus_one = false the denoiser learns only what the policy chooses" * (
+            not self.joint.plus_one
+        )
         if logged["policy_reach"] < COLLAPSED:
             self._warn(
                 f"step {step}: the policy has collapsed: over a batch it reaches only {100 * logged['policy_reach']:.0f} % of "
