@@ -182,9 +182,9 @@ def group_advantages(returns: Tensor, group: Tensor, *, standardize: bool, epsil
     count = int(group.max()) + 1
     size = torch.zeros(count, dtype=returns.dtype, device=returns.device).index_add(0, group, torch.ones_like(returns))
     mean = torch.zeros_like(size).index_add(0, group, returns) / size.clamp(min=1)
-    centred = returns - mean[group]
-    std = (torch.zeros_like(size).index_add(0, group, centred.square()) / size.clamp(min=1)).sqrt()
-    advantages = centred / (std[group] + epsilon) if standardize else centred
+    centered = returns - mean[group]
+    std = (torch.zeros_like(size).index_add(0, group, centered.square()) / size.clamp(min=1)).sqrt()
+    advantages = centered / (std[group] + epsilon) if standardize else centered
     highest = torch.full_like(size, -torch.inf).scatter_reduce(0, group, returns, "amax")
     lowest = torch.full_like(size, torch.inf).scatter_reduce(0, group, returns, "amin")
     return advantages.masked_fill((highest == lowest)[group], 0.0)

@@ -185,7 +185,7 @@ class Transformer(nn.Module, PyTorchModelHubMixin, library_name="anyorder"):
         self.blocks = nn.ModuleList(Block(width, len(heads), mlp_ratio, dropout) for _ in range(layers))
         self.final_norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, vocab_size)
-        self.apply(_initialise)
+        self.apply(_initialize)
         for name, weight in self.blocks.named_parameters():
             if name.endswith(("attention_out.weight", "mlp_out.weight")):  # GPT-2: residual branches start small
                 nn.init.normal_(weight, std=0.02 / (2 * layers) ** 0.5)
@@ -227,7 +227,7 @@ class Transformer(nn.Module, PyTorchModelHubMixin, library_name="anyorder"):
         return DenoiserOutput(forbid_mask(logits, self.mask_token_id), hidden)
 
 
-def _initialise(module: nn.Module) -> None:
+def _initialize(module: nn.Module) -> None:
     if isinstance(module, nn.Linear | nn.Embedding):
         nn.init.normal_(module.weight, std=0.02)
     if isinstance(module, nn.Linear) and module.bias is not None:
