@@ -146,7 +146,7 @@ def test_lengths_that_do_not_fit_are_refused() -> None:
     prompt = torch.zeros(1, 2, dtype=torch.int64)
     with pytest.raises(BadInput, match="not a multiple of block_length"):
         generate(MODEL, prompt, None, 4, 10, 4, mask_id=MASK)
-    with pytest.raises(BadInput, match="do not divide among 2 blocks"):
+    with pytest.raises(BadInput, match="must be a multiple of 2, the number of blocks"):
         generate(MODEL, prompt, None, 5, 8, 4, mask_id=MASK)
     with pytest.raises(BadInput, match="low_confidence, random"):
         generate(MODEL, prompt, None, 4, 8, 8, remasking="entropy", mask_id=MASK)

@@ -63,7 +63,7 @@ def generate(
         raise BadInput(f"gen_length {gen_length} is not a multiple of block_length {block_length}")
     blocks = gen_length // block_length
     if steps % blocks:
-        raise BadInput(f"steps {steps} are not divisible by {blocks} blocks")
+        raise BadInput(f"steps is {steps}; it must be a multiple of {blocks}, the number of blocks")
     if order is None and remasking not in _REMASKING:
         raise BadInput(f"remasking {remasking!r} is unknown: use one of {', '.join(_REMASKING)}, or give an order")
     if cfg_scale < 0:
