@@ -143,7 +143,7 @@ def test_another_model_or_precision_has_a_cache_of_its_own(folder: Path, tmp_pat
 
 @pytest.mark.parametrize(
     ("sequence", "message"),
-    [("", "sequence 1 is empty"), ("ACXD", "'X' at position 3 is none of the amino"), ("AC_", "'_' at position 3")],
+    [("", "sequence 1 is empty"), ("ACXD", "'X' at position 3 is not one of the amino"), ("AC_", "'_' at position 3")],
 )
 def test_what_cannot_be_folded_is_refused(folder: Path, sequence: str, message: str) -> None:
     with pytest.raises(BadInput, match=message):
