@@ -193,7 +193,7 @@ def test_headroom_says_which_case_this_is() -> None:
         (["sample", "--task", "sat", "1,2,99" + "/1,2,3" * 50], "variables run from 1 to 9"),
         (["sample", "--order", "best", PUZZLE], "order 'best' is unknown"),
         (["sample", "--steps", "none", PUZZLE], "must be numbers"),
-        (["sample", "--steps", "0", PUZZLE], "at least one forward"),
+        (["sample", "--steps", "0", PUZZLE], "a budget must be at least 1"),
         (["sample", "--model", "gpt-5", PUZZLE], "no denoiser called 'gpt-5'"),
         (["evaluate", "--data", "missing.csv"], "no such file"),
         (["evaluate", "--generate", "givens=99", "--limit", "2"], "givens 99 must lie between"),
