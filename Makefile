@@ -1,5 +1,5 @@
-# Two commands: `make demo` runs the main job, `make test` passes the tests. `make docs` builds the documentation site,
-# `make package` the wheel, which it tries in an empty environment. All make their own virtual environment.
+# `make demo` runs the demo and `make test` the tests. `make docs` builds the documentation site, and `make package` builds the
+# wheel and tests it in an empty environment. Each command makes its own virtual environment.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -27,7 +27,7 @@ docs: $(VENV)/docs
 	$(BIN)/python -m sphinx -q -E -W --keep-going -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 
-# Asks every address that the docs name; needs a network.
+# Checks every address in the docs; needs a network.
 linkcheck: $(VENV)/docs
 	$(BIN)/python -m sphinx -q -b linkcheck docs docs/_build/linkcheck
 

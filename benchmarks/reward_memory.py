@@ -1,6 +1,9 @@
 """What an update by reward costs in memory: on stored features (arXiv 2510.05725, Algorithm 2), against the same update with
 the denoiser in it. Linux only: the peak is that of the resident set, reset before the phase.
 
+Tokens are sampled in both cases. With the likeliest tokens of this untrained denoiser, all trajectories of a group have the
+same reward, and the update leaves them out: nothing would be measured.
+
     python benchmarks/reward_memory.py
 """
 
@@ -38,7 +41,7 @@ def measure(with_denoiser: bool, minibatches: int) -> None:
             "data": {"size": 8, "options": {"givens": 81 - BLANKS}},
             "denoiser": "made here",
             "policy": {"architecture": "upo", "heads": 4},
-            "rollout": {"token_temperature": 1.0 if with_denoiser else 0.0},
+            "rollout": {"token_temperature": 1.0},
             "update": {"train_denoiser": with_denoiser, "minibatches": minibatches},
             "optimizer": {"lr": 1e-4},
             "run": {"steps": 1, "batch_size": BATCH},
@@ -61,6 +64,7 @@ def measure(with_denoiser: bool, minibatches: int) -> None:
     began = time.perf_counter()
     job.round = job._draw_round(0, Shard(0, 1), imitating=False)
     drawn, in_rollout = time.perf_counter() - began, calls
+    assert all(len(step.rows) == BATCH for step in job.round.steps), "the update must use every trajectory"
     Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak starts anew
     low = megabytes("VmRSS")
     began = time.perf_counter()
@@ -69,18 +73,18 @@ def measure(with_denoiser: bool, minibatches: int) -> None:
     torch.optim.AdamW(job.model.parameters(), lr=1e-4).step()
     updated = time.perf_counter() - began
     changed = "changed" if fingerprint(denoiser) != before else "unchanged"
-    name = f"{'denoiser in the update' if with_denoiser else 'stored features'}, {minibatches} parts"
+    name = f"{'denoiser in the update' if with_denoiser else 'stored features'}, {minibatches} part{'s' * (minibatches > 1)}"
     peak = f"{megabytes('VmHWM') - low:.0f} MB"
     print(f"| {name} | {in_rollout} | {calls - in_rollout} | {changed} | {peak} | {drawn:.1f} s | {updated:.2f} s |")
 
 
 def main() -> None:
-    """All, each in a process of its own."""
+    """Every case, each in a process of its own."""
     if len(sys.argv) > 1:
         return measure(sys.argv[1] == "with", int(sys.argv[2]))
     weights = sum(p.numel() for p in Transformer(10, 0, 81, WIDTH, LAYERS, ["everything"] * 4).parameters())
     print(f"denoiser of {weights / 1e6:.1f} M weights, {BATCH} trajectories of {BLANKS} steps, 81 tokens\n")
-    print("| update | NFE, rollout | in the update | its weights | peak of the update | rollout | update |")
+    print("| update | NFE, rollout | NFE, update | denoiser weights | peak memory of the update | rollout | update |")
     print("|---|---|---|---|---|---|---|", flush=True)
     for kind, minibatches in (("without", 1), ("without", BLANKS), ("with", 1), ("with", BLANKS)):
         subprocess.run([sys.executable, __file__, kind, str(minibatches)], check=True)

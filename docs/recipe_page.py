@@ -21,14 +21,14 @@ _HEAD = """\
 
 # Recipes
 
-A recipe is one TOML file per experiment: what is trained, on which problems, with which settings. It is checked before
-anything is computed; an unknown key or a setting that would have no effect is an error that says so.
+A recipe is a TOML file that describes one experiment: what is trained, on which problems, with which settings. It is checked
+before anything is computed. An unknown key, or a setting that would have no effect, is an error.
 
 ```
-anyorder train sudoku9-order                         # a shipped recipe, by name; into runs/sudoku9-order
+anyorder train sudoku9-order                         # a shipped recipe; writes to runs/sudoku9-order
 anyorder train sudoku9-order --set run.steps=350 --set optimizer.lr=2e-3 --out runs/short
-anyorder train sudoku9-order                         # the same command again goes on where it was stopped
-anyorder train my-recipe.toml                        # your own: copy one, change it
+anyorder train sudoku9-order                         # the same command resumes an interrupted run
+anyorder train my-recipe.toml                        # your own recipe: copy one and change it
 ```
 
 `--set section.key=value` changes one setting, as often as you like; values are TOML, so a table goes in quotes
@@ -52,7 +52,7 @@ _KINDS: dict[type[BaseModel], str] = {
 
 
 def comment_of(name: str) -> tuple[str, str]:
-    """What the comment at the head of a recipe says, and, from its last paragraph `Cost: ...`, what the recipe costs."""
+    """The comment at the head of a recipe, and the cost from its last paragraph `Cost: ...`."""
     text = resources.files("anyorder.recipes").joinpath(f"{name}.toml").read_text(encoding="utf-8")
     lines = re.match(r"(#.*\n)*", text)
     assert lines is not None
@@ -99,7 +99,7 @@ def _entry(name: str, recipe: AnyRecipe) -> str:
         lines.append(f"- **Network**: `{what.architecture}`" + (f" ({', '.join(size)})" if size else ""))
     else:
         lines.append(f"- **Denoiser**: `{recipe.denoiser}`")
-        lines.append(f"- **Policy**: `{recipe.policy.architecture}`, {recipe.policy.width} wide" + _begun(recipe))
+        lines.append(f"- **Policy**: `{recipe.policy.architecture}`, width {recipe.policy.width}" + _begun(recipe))
     if isinstance(recipe, OrderRecipe):
         lines.append(f"- **Objective**: `{recipe.objective.name}` on `{recipe.objective.states}` states")
     if isinstance(recipe, RewardRecipe):
@@ -137,11 +137,11 @@ def _top_level() -> str:
 
 def _settings(name: str, model: type[BaseModel]) -> str:
     about = " ".join((model.__doc__ or "").split())
-    rows = [f"### {name}\n\n{about}\n", "| key | values | default | what |", "|---|---|---|---|"]
+    rows = [f"### {name}\n\n{about}\n", "| key | values | default | meaning |", "|---|---|---|---|"]
     for key, inner in model.model_fields.items():
         rows.append(f"| `{name}.{key}` | {_values(inner.annotation)} | {_default(inner.default)} | {inner.description or ''} |")
     if issubclass(model, PartSection):
-        rows += ["", "Settings of each part, beside these:", "", *(_part_settings(model, part) for part in model.registry)]
+        rows += ["", "Further settings of each part:", "", *(_part_settings(model, part) for part in model.registry)]
     return "\n".join(rows) + "\n"
 
 

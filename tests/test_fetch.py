@@ -107,7 +107,7 @@ def test_a_package_is_fetched_once(index: type[Index]) -> None:
 
 def test_a_download_that_was_cut_off_goes_on(index: type[Index]) -> None:
     index.breaks_after = 100
-    with pytest.raises(AnyorderError, match="goes on where it stopped"):
+    with pytest.raises(AnyorderError, match="resumes where it stopped"):
         fetch("thing")
     with pytest.raises(BadInput, match="anyorder fetch thing"):
         fetched("thing")

@@ -70,7 +70,7 @@ def test_the_whole_story_leaves_a_policy_a_report_and_a_card(model: Path, data: 
     console = Console(record=True, width=200, file=open("/dev/null", "w"))  # noqa: SIM115
     fit_and_compare(settings(model, data), tmp_path / "out", console)
     said = console.export_text()
-    for part in ("What is there to gain?", "Fit an order", "oracle's lead", "The policy recovers", "From nothing"):
+    for part in ("Headroom", "Fit an order", "oracle's lead", "The policy recovers", "Unconditional generation"):
         assert part in said
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert {r["order"] for r in report["in-filling"]["results"]} >= {"policy", "oracle", "left_to_right"}
@@ -189,7 +189,7 @@ def _report(**cells: list[float]) -> Report:
 @pytest.mark.parametrize(
     ("oracle", "message"),
     [
-        ([0.505, 0.605, 0.705, 0.805], r"lead is 0\.5 points \(0\.5 to 0\.5\)\. No order can gain much here: .* under 1 point"),
+        ([0.505, 0.605, 0.705, 0.805], r"lead is 0\.5 points \(0\.5 to 0\.5\)\. No order can gain much here: .* than 1 point"),
         ([0.4, 0.6, 0.7, 0.8], r"lead is -2\.5 points .*No order can gain much here"),
         ([0.9, 0.6, 0.7, 0.8], r"lead is 10\.0 points \(-9\.6 to 29\.6\)\. No order can gain much here, .*includes 0"),
         ([0.6, 0.7, 0.8, 0.9], r"margin with 65\.0 % cell accuracy; the oracle's lead is 10\.0 points \(10\.0 to 10\.0\)\.$"),
@@ -218,7 +218,7 @@ def test_headroom_alone_leaves_a_report_and_no_policy_and_a_fit_may_follow(model
     assert "oracle's lead" in console.export_text()
     fit_and_compare(settings(model, data, samples=0), out, Console(quiet=True))
     assert any(r["order"] == "policy" for r in json.loads((out / "report.json").read_text())["in-filling"]["results"])
-    with pytest.raises(BadInput, match="holds a fit, whose report would be lost"):
+    with pytest.raises(BadInput, match="holds a fit whose report would be lost"):
         fit_and_compare(settings(model, data, headroom_only=True), out, Console(quiet=True))
 
 

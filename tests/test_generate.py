@@ -158,7 +158,7 @@ def test_models_that_fill_no_masks_are_refused(folder: Path) -> None:
     with pytest.raises(BadInput, match=r"GPT2LMHeadModel names no mask token: .*causal model has none"):
         generate(causal, PROMPTS)
     for wrong in (model.bert, classes):
-        with pytest.raises(BadInput, match=f"{type(wrong).__name__} returned .* no logits over its 30 tokens"):
+        with pytest.raises(BadInput, match=f"{type(wrong).__name__} returned .* not logits over its 30 tokens"):
             generate(wrong, PROMPTS, mask_token_id=MASK)
     with pytest.raises(BadInput, match="str is neither a model with a configuration nor a denoiser"):
         generate("bert", PROMPTS)

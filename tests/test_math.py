@@ -225,7 +225,7 @@ def test_files_may_be_lists_and_name_their_answers(tmp_path: Path) -> None:
         ('{"question": "1?", "answer": "one"}', "line 1: the solution gives no answer"),
         ('[{"question": "1?", "answer": "one"}]', "row 1: the solution gives no answer"),
         ("[1]", "row 1: expected an object"),
-        ("[1", "is no readable JSON"),
+        ("[1", "is not readable JSON"),
         ("{", "line 1"),
         ("", "holds no problems"),
         ("[]", "holds no problems"),
@@ -288,7 +288,7 @@ def test_a_typed_question_without_a_reference_wants_an_answer(alphabet: Tokenize
     task = math(alphabet, length=16)
     open_question, known = task.parse("Six times seven?"), task.parse("Six times seven? #### 42")
     assert known.labels["answer"].tolist() == ["42"]
-    assert torch.equal(open_question.tokens, known.tokens), "the reference is no part of the prompt"
+    assert torch.equal(open_question.tokens, known.tokens), "the reference is not a part of the prompt"
     for text, right in (("\\boxed{41}", [True, False]), ("no idea", [False, False])):
         found = [bool(task.check(p, filled(task, p, [text])).instance_correct) for p in (open_question, known)]
         assert found == right

@@ -110,7 +110,7 @@ def test_every_default_curve_has_at_least_five_operating_points(longest: int) ->
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("confidence@linear:few", "no budget of forward passes"),
+        ("confidence@linear:few", "not a budget of forward passes"),
         ("confidence@linear:0", "numbers from 1 on"),
         ("confidence@fixed", "give its values"),
         ("confidence@threshold:0.5//0.9", "give its values"),
@@ -223,7 +223,7 @@ def test_the_command_writes_what_it_found(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--blocks", "0"], "write 'full' and numbers of positions"),
+        (["--blocks", "0"], "write 'full' or numbers of positions"),
         (["--bounds", "9,3"], "two numbers, the first above 0"),
         (["--orders", "policy@bernoulli:high"], "must be a number"),
     ],

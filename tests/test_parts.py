@@ -133,8 +133,8 @@ def test_parts_that_cannot_be_read_again_are_refused(part: Any, said: str) -> No
     ("values", "said"),
     [
         ({"kind": "order", "name": "no_such"}, "order 'no_such' is unknown"),
-        ({"kind": "magic", "name": "confidence"}, "'magic' 'confidence' is no part of a sampler"),
-        ({"kind": "order"}, "is no part of a sampler"),
+        ({"kind": "magic", "name": "confidence"}, "'magic' 'confidence' is not a part of a sampler"),
+        ({"kind": "order"}, "is not a part of a sampler"),
         ({"kind": "order", "name": "confidence", "level": 1}, "'confidence' takes no arguments"),
         ({"kind": "order", "name": "top_k", "k": 0}, "'top_k' cannot be made: k is 0"),
         ({"kind": "order", "name": "top_k", "size": 3}, "'top_k' cannot be made: .*unexpected keyword argument 'size'"),
@@ -179,7 +179,7 @@ def test_parts_that_text_cannot_say_have_a_label_that_tells_them_apart() -> None
     assert label_of(Deadline(Threshold(0.95), Linear()), COUNT_RULES) == "deadline(threshold:0.95, linear)"
     assert label_of(lambda state, prediction: None, ORDERS) == "<lambda>"
     assert label_of(Stateful(), ORDERS) == f"{__name__}:Stateful"
-    with pytest.raises(BadInput, match="cannot be said in text"):
+    with pytest.raises(BadInput, match="cannot be written as text"):
         spelling(Deadline(Threshold(0.95), Linear()), COUNT_RULES)
 
 

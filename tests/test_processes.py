@@ -192,9 +192,9 @@ def test_a_batch_that_does_not_divide_and_commands_of_one_process_are_refused_on
     recipes: dict[str, Path], tmp_path: Path
 ) -> None:
     odd = anyorder("train", recipes["denoiser"], "--set", "run.batch_size=7", "--out", str(tmp_path / "odd"), two=True, code=1)
-    assert odd.stderr.count("batch_size 7 does not divide among 2 processes") == 1
+    assert odd.stderr.count("batch_size 7 is not divisible by 2 processes") == 1
     alone = anyorder("list", code=2, RANK="0", WORLD_SIZE="2")
-    assert alone.stderr == "error: list runs on one process; on several: train, evaluate, pareto, sample\n"
+    assert alone.stderr == "error: list runs on one process only; these run on several: train, evaluate, pareto, sample\n"
     assert anyorder("list", code=2, RANK="1", WORLD_SIZE="2").stderr == ""
 
 

@@ -123,7 +123,7 @@ def test_a_policy_takes_the_settings_that_it_declares_and_no_others(name: str) -
         ("reward", "rollout", {"group_size": 4, "actions": "fixed"}, "does not draw"),
         ("denoiser", "denoiser", {"architecture": "nonsense"}, "denoiser class 'nonsense' is unknown: use one of .*structured"),
         ("denoiser", "denoiser", {"architecture": "paper", "dropout": 0.1}, "unknown key 'dropout'"),
-        ("denoiser", "denoiser", {"architecture": "test_recipes:sooner"}, "no class of denoisers"),
+        ("denoiser", "denoiser", {"architecture": "test_recipes:sooner"}, "not a class of denoisers"),
     ],
 )
 def test_what_a_part_does_not_take_is_one_clear_error(kind: str, section: str, given: dict[str, Any], message: str) -> None:
@@ -308,7 +308,7 @@ def test_the_default_fit_trains_a_critic_if_the_policy_reads_positions_together(
     [
         ({"policy": "nonsense"}, "policy 'nonsense' is unknown"),
         ({"policy": {"architecture": "mlp", "heads": 3}}, "unknown key 'heads'"),
-        ({"policy": 3}, "3 is no PolicySettings"),
+        ({"policy": 3}, "3 is not a PolicySettings"),
         ({"objective": "nonsense"}, "objective 'nonsense' is unknown"),
         ({"steps": 0}, "steps"),
     ],
@@ -335,7 +335,7 @@ def test_fit_order_by_reward_takes_mappings_and_says_what_is_wrong(tmp_path: Pat
         denoiser, TASK, problems, tmp_path, reward=sooner, rollout={"group_size": 4}, update={"inner": 1}, **small
     )  # fmt: skip
     assert order.policy.denoiser_fingerprint == fingerprint(denoiser)
-    with pytest.raises(BadInput, match=r"no multiple of rollout\.group_size"):
+    with pytest.raises(BadInput, match=r"not a multiple of rollout\.group_size"):
         fit_order_by_reward(denoiser, TASK, problems, tmp_path / "odd", rollout={"group_size": 3}, **small)
 
 

@@ -78,7 +78,7 @@ def test_a_name_can_be_registered_again_by_the_same_part_only(rules: Registry) -
 
 @pytest.mark.parametrize("name", ["", "Rule", "two words", "a:b", "a@b", "a+b", "a~b", "ä", "a/b"])
 def test_names_that_cannot_be_written_in_text_are_refused(rules: Registry, name: str) -> None:
-    with pytest.raises(ValueError, match="lower case letters, digits"):
+    with pytest.raises(ValueError, match="lowercase letters, digits"):
         rules.register(name)
 
 

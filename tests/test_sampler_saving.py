@@ -297,7 +297,7 @@ def test_a_hub_that_refuses_is_one_clear_error(hub: list[dict[str, Any]], monkey
     def refuse(*given: Any, **options: Any) -> None:
         raise OSError("403 Forbidden\nlong story")
 
-    with pytest.raises(BadInput, match=r"me/nothing is no folder here, and cannot be downloaded from the hub: 404"):
+    with pytest.raises(BadInput, match=r"me/nothing is not a folder here, and cannot be downloaded from the hub: 404"):
         Sampler.from_pretrained("me/nothing")
     monkeypatch.setattr(huggingface_hub, "create_repo", refuse)
     with pytest.raises(AnyorderError, match=r"me/sampler cannot be pushed to the hub: 403 Forbidden$"):

@@ -182,7 +182,7 @@ def test_a_model_without_its_trunk_is_refused(folder: Path, tmp_path: Path) -> N
     (tmp_path / "half" / "config.json").write_text((folder / "config.json").read_text())
     kept = {k: v for k, v in load_file(folder / "model.safetensors").items() if "structure_module" not in k}
     save_file(kept, tmp_path / "half" / "model.safetensors", {"format": "pt"})
-    with pytest.raises(BadInput, match="no trained structure predictor"):
+    with pytest.raises(BadInput, match="not a trained structure predictor"):
         ESMFold(tmp_path / "half").fold(["ACD"])
 
 

@@ -273,7 +273,7 @@ def test_what_is_no_such_file_is_said(tmp_path: Path, content: bytes) -> None:
             load(tmp_path / name)
     complete = gzip.compress(b"{}" * 1000)
     (tmp_path / "cut.json.gz").write_bytes(complete[: len(complete) // 2])
-    with pytest.raises(BadInput, match="no readable JSON"):
+    with pytest.raises(BadInput, match="not readable JSON"):
         load(tmp_path / "cut.json.gz")
 
 
@@ -319,4 +319,4 @@ def test_sample_and_evaluate_write_them(tmp_path: Path) -> None:
     assert [r.name for r in found.runs] == ["confidence, 3 steps", "policy, 3 steps"]
     assert len(found.problems) == 3 and found.about["denoiser"] == "sudoku4"
     refused(run("evaluate", "--trajectories", "t.txt", cwd=tmp_path), "trajectories are written as .json, .json.gz, .parquet")
-    refused(run("evaluate", "--keep", "3", cwd=tmp_path), "--keep says how many problems are recorded")
+    refused(run("evaluate", "--keep", "3", cwd=tmp_path), "--keep is the number of problems to record")

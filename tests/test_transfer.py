@@ -37,7 +37,7 @@ def test_a_policy_of_confidences_runs_on_another_denoiser_at_another_length(
     name: str, task: str, options: dict[str, int], tmp_path: Path
 ) -> None:
     folder, denoiser = confidence_policy(tmp_path), load_denoiser(name)
-    with pytest.warns(UserWarning, match="it can be transferred"):
+    with pytest.warns(UserWarning, match="it can be used here"):
         order = load_order(folder, denoiser, strict=False)
     made = make_task(task, **options)
     problems = made.generate(3, 0)

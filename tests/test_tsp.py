@@ -1,4 +1,4 @@
-"""The exact tours, the checker and the file format of the travelling salesman."""
+"""The exact tours, the checker and the file format of the traveling salesman problem."""
 
 from itertools import permutations
 from pathlib import Path

@@ -194,8 +194,8 @@ def test_the_weights_of_eq_33_need_the_root_that_eq_11_has() -> None:
     def recursion(power: float) -> float:
         scale = (start * (1 - start) + EPSILON) ** power
         weight = torch.where(REWARD > 0, (1 - start) / scale, -start / scale) / beta
-        unnormalised = reference * weight.exp()
-        return float(unnormalised @ REWARD / unnormalised.sum())
+        unnormalized = reference * weight.exp()
+        return float(unnormalized @ REWARD / unnormalized.sum())
 
     assert recursion(0.5) == pytest.approx(success_map(start, start, beta, EPSILON))
     assert abs(recursion(1.0) - success_map(start, start, beta, EPSILON)) > 0.03

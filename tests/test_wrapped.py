@@ -211,14 +211,14 @@ def test_a_recipe_makes_a_denoiser_of_a_module_with_plain_logits(net: Any, tmp_p
     ("name", "options", "message"),
     [
         ("my_nets:Nut", {}, "has no attribute 'Nut'"),
-        ("my_nets:torch", {}, "is no class of denoisers"),
+        ("my_nets:torch", {}, "is not a class of denoisers"),
         ("my_nets:Net", {}, "cannot be made from no arguments: .*words"),
         ("my_nets:Net", {"words": 7, "depth": 2}, "cannot be made from words=7, depth=2: .*depth"),
-        ("my_nets:Net", {"words": 7}, "no denoiser: it has no .* To wrap it, give mask_token_id and vocab_size as well"),
+        ("my_nets:Net", {"words": 7}, "not a denoiser: it has no .* To wrap it, give mask_token_id and vocab_size as well"),
         ("my_nets:Complete", {"vocab_size": 7, "mask_token_id": 6, "pad_token_id": 5}, "takes no pad_token_id"),
         ("my_nets:Net", {"words": 7, "weights": "nosuch.safetensors"}, "no such file: nosuch"),
-        ("my_nets:Net", {"words": 7, "quantization": "4bit"}, "quantization is for models of Hugging Face"),
-        ("sudoku4", {"quantization": "4bit"}, "quantization is for models of Hugging Face, and sudoku4 is none"),
+        ("my_nets:Net", {"words": 7, "quantization": "4bit"}, "quantization is for Hugging Face models"),
+        ("sudoku4", {"quantization": "4bit"}, "quantization is for Hugging Face models, and sudoku4 is not one"),
         ("sudoku4", {"weights": "w"}, "weights= is for a class"),
     ],
 )
@@ -258,7 +258,7 @@ def test_a_class_serves_the_task_that_is_named(net: Any) -> None:
         anyorder.task_for(denoiser)
     with pytest.raises(BadInput, match="disagree: vocabulary size"):
         anyorder.task_for(denoiser, "sudoku")
-    with pytest.raises(BadInput, match="nosuch_package:Net names a class, and there is no package nosuch_package: install it"):
+    with pytest.raises(BadInput, match="nosuch_package:Net names a class, but there is no package nosuch_package: install it"):
         load_denoiser("nosuch_package:Net")
 
 

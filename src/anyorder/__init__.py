@@ -1,7 +1,7 @@
 """Learned unmasking orders for masked diffusion models.
 
-A masked diffusion model fills in tokens a few at a time. Which positions come next decides much of the quality. Bring a
-masked-token model, see what an order can gain, fit an order policy, decode with it:
+A masked diffusion model fills in a few tokens at a time, and the quality depends on which positions come next. Take a
+masked-token model, measure what an order can gain, fit an order policy, and decode with it:
 
     import anyorder
 

@@ -14,7 +14,7 @@ _NEW_DOCUMENT = "<|endoftext|>"
 
 
 class CausalModel:
-    """A causal model of Hugging Face that says how likely a text is.
+    """A causal model of Hugging Face that computes how likely a text is.
 
     Args:
         name: hub id or folder. `FOLDER#FILE.gguf` names a file of quantized weights in a folder.
@@ -41,7 +41,7 @@ class CausalModel:
     @torch.no_grad()
     def nats(self, texts: list[str], batch_size: int = 32) -> np.ndarray:
         """Negative log-likelihood of each text in nats per token, float (N,), nan where one has fewer than two tokens (its
-        start included). Texts of like length are read together."""
+        start included). Texts of similar length are read together."""
         start = [] if self.start is None else [self.start]
         rows = [start + list(self.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
         found = np.full(len(rows), np.nan)

@@ -50,11 +50,11 @@ def run_demo(folder: Path, instances: int, seed: int) -> None:
     console.print("\n[bold]2. One puzzle, three samplers, ten forward passes each[/bold] (red: wrong)")
     console.print(_side_by_side(task, puzzles, denoiser))
 
-    console.print(f"\n[bold]3. The same {instances} puzzles under every sampler[/bold]")
+    console.print(f"\n[bold]3. The same {instances} puzzles with every sampler[/bold]")
     console.print(
-        f"{fitted} is the policy just fitted; policy is the shipped one, which was fitted for longer. +undo completes the "
-        "grid, asks a critic, and remasks what it doubts; confidence+undo is its control, the same critic with confidence as "
-        "the order."
+        f"{fitted} is the policy that was just fitted; policy is the shipped one, which was trained for longer. +undo "
+        "completes the grid, asks a critic, and remasks the tokens that it doubts. confidence+undo is the control: the same "
+        "critic with confidence as the order."
     )
     meta = {"task": "sudoku", "data": "generated, minimal", "denoiser": "sudoku9"}
     watch = Watch(task, puzzles[slice(0, _WATCHED)], meta)

@@ -1,4 +1,4 @@
-"""Errors that are the user's to act on. The command line prints them as one line, without a traceback."""
+"""Errors that the user can correct. The command line prints them in one line, without a traceback."""
 
 import re
 
@@ -11,7 +11,7 @@ class AnyorderError(Exception):
 
 
 class BadInput(AnyorderError, ValueError):
-    """A puzzle, file, recipe or option that cannot be used as it is."""
+    """A puzzle, file, recipe or option that cannot be used."""
 
 
 class NotFinite(BadInput):
@@ -37,7 +37,7 @@ def first_line(error: Exception) -> str:
 
 
 class WrongDenoiser(AnyorderError):
-    """A policy met a denoiser that it was not fitted to."""
+    """A policy was used with a denoiser to which it was not fitted."""
 
 
 def shorten(text: str, most: int = 40) -> str:

@@ -1,4 +1,4 @@
-"""Writing files so that a reader finds the old one or the new one, never half of one."""
+"""Write files so that a reader finds the old one or the new one, never half of one."""
 
 import csv
 import gzip
@@ -48,7 +48,7 @@ def cache_folder() -> Path:
 
 
 def find_file(name: str | Path) -> Path:
-    """A file as given, or, where there is none, of that name in the cache folder.
+    """The file as given if it exists, or else the file of that name in the cache folder.
 
     Raises:
         FileNotFoundError: neither is there.
@@ -197,7 +197,7 @@ def open_bytes(path: str | Path) -> io.BufferedReader:
 
 @contextmanager
 def open_text(path: str | Path, newline: str | None = None) -> Iterator[TextIO]:
-    """A file of UTF-8 text to read, with or without a byte order mark; packed by gzip where its name ends in .gz.
+    """A file of UTF-8 text to read, with or without a byte order mark; compressed by gzip if its name ends in .gz.
 
     Raises:
         BadInput: as `open_bytes`; in the body of the `with`, bytes that are not UTF-8 text, gzip or CSV.
@@ -245,7 +245,7 @@ def read_json(path: str | Path) -> Any:
     try:
         return parse_json(read_text(path))
     except ValueError as error:
-        raise BadInput(f"{path} is no readable JSON: {first_line(error)}") from error
+        raise BadInput(f"{path} is not readable JSON: {first_line(error)}") from error
 
 
 @contextmanager

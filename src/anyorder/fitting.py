@@ -1,5 +1,5 @@
-"""`anyorder fit`: bring a model and sequences, see what there is to gain, fit an order, see what it gained, and get a folder
-with the policy and a card."""
+"""`anyorder fit`: measure the headroom of a model on sequences, fit an order, measure its gain, and write a folder with the
+policy and a card."""
 
 import json
 import shlex
@@ -44,21 +44,21 @@ def _heuristics() -> list[str]:
 
 @dataclass(frozen=True)
 class FitSettings:
-    """What is fitted, and how it is compared.
+    """The settings of a fit and its comparisons.
 
     Args:
         model: shipped or fetched name, folder or hub id.
         data: file of complete sequences.
-        task: name of a sequence task; by the model, the column's name or the file's suffix if not given.
+        task: name of a sequence task; by default inferred from the model, the column's name or the file's suffix.
         steps: budget of forward passes of the comparison; None for one position per step.
-        updates, train_batch_size, seed: of the fit.
+        updates, train_batch_size, seed: those of the fit.
         batch_size: sequences decoded together.
         hide: share of the symbols hidden in the in-filling comparison.
         samples: unconditional samples per order; 0 to leave that comparison out.
-        architecture: of the policy; that of `fit_order` if not given.
-        column: of a .csv or .jsonl file; `sequence`, `smiles` or `text` if not given.
+        architecture: architecture of the policy; by default that of `fit_order`.
+        column: column of a .csv or .jsonl file; by default `sequence`, `smiles` or `text`.
         skip_unreadable: leave out sequences that the model cannot read; otherwise they are an error.
-        headroom_only: stop once it is known what there is to gain.
+        headroom_only: stop after the headroom is measured.
         model_options: key=value options of the model, see `load_denoiser`.
     """
 
@@ -82,7 +82,7 @@ class FitSettings:
 
 @dataclass(frozen=True)
 class _Comparison:
-    """What is fitted and compared: complete sequences to fit to, others with a share hidden to compare on."""
+    """The data of a fit: complete sequences to fit to, and others with a share hidden to compare on."""
 
     denoiser: Any
     task: Sequences
@@ -100,8 +100,8 @@ def fit_and_compare(
 ) -> LearnedOrder | None:
     """Measure the headroom, fit an order, compare, and write the policy, a report and a card into a folder.
 
-    A tenth of the sequences (100 at most) is kept out of the fit and used for both comparisons. With `headroom_only` there is
-    no fit and no policy, and the report has the first comparison alone.
+    A tenth of the sequences (100 at most) is held out and used for both comparisons. With `headroom_only` there is no fit and
+    no policy, and the report has only the first comparison.
 
     Raises:
         BadInput: a model or file that cannot be used, or a folder that holds another fit, a model or a card.
@@ -111,7 +111,7 @@ def fit_and_compare(
         raise BadInput(f"{folder} is the model's own folder, which the fit would overwrite: give another one with --out")
     check_free(folder, "README.md")
     if settings.headroom_only and (folder / "config.json").is_file():
-        raise BadInput(f"{folder} holds a fit, whose report would be lost: give another folder with --out")
+        raise BadInput(f"{folder} holds a fit whose report would be lost: choose another folder with --out")
     bench = _prepare(settings, console)
     heuristics = _heuristics()
 
@@ -128,7 +128,7 @@ def fit_and_compare(
     known = {name: name for name in heuristics}
     budget = "one position per step" if settings.steps is None else f"{settings.steps} steps"
     hidden = f"{len(bench.test)} sequences, {100 * settings.hide:.0f} % of their symbols hidden, {budget}"
-    console.print(f"[bold]1. What is there to gain?[/bold] {hidden}")
+    console.print(f"[bold]1. Headroom[/bold]: {hidden}")
     first = compare({**known, "oracle": "oracle"}, bench.test, sampled=False)
     console.print(oracle_lead(first))
     if settings.headroom_only:
@@ -139,12 +139,14 @@ def fit_and_compare(
         bench.denoiser, bench.task, bench.train, folder, steps=settings.updates, batch_size=settings.train_batch_size,
         seed=settings.seed, policy=settings.architecture or None, console=console,
     )  # fmt: skip
-    console.print("\n[bold]3. What did it gain?[/bold] The same sequences as in 1")
+    console.print("\n[bold]3. Gain[/bold] on the same sequences as in 1")
     reports = {"in-filling": compare({**known, "policy": order, "oracle": "oracle"}, bench.test, sampled=False)}
     gained = _gain(reports["in-filling"])
     console.print(gained)
     if settings.samples:
-        console.print(f"\n[bold]4. From nothing[/bold]: {settings.samples} samples, lengths as in the data, temperature 1")
+        console.print(
+            f"\n[bold]4. Unconditional generation[/bold]: {settings.samples} samples, lengths as in the data, temperature 1"
+        )
         lengths = bench.lengths()
         empty = bench.task.encode([f"_{{{lengths[i % len(lengths)]}}}" for i in range(settings.samples)])
         reports["unconditional"] = compare({**known, "policy": order}, empty, sampled=True)
@@ -191,7 +193,7 @@ def _serves(model: str, denoiser: Any) -> str | None:
 
 
 def _task_of_file(path: Path, records: list[Record]) -> str:
-    """The task that a file looks like: by the name of the column that the sequences stand in, else by its suffix."""
+    """The task inferred from a file: by the name of the column of its sequences, else by its suffix."""
     if records and records[0].column.strip().lower() == "smiles":
         return "molecules"
     suffix = suffix_of(path)
@@ -204,7 +206,7 @@ def _readable(
     """The different sequences that the model can read, and their symbols. The console says what is left out.
 
     Raises:
-        BadInput: a sequence that it cannot read, where none is to be left out; the error says where.
+        BadInput: a sequence that it cannot read, unless such sequences are left out; the error says where it is.
     """
     most = denoiser.max_length
     if most is not None:
@@ -252,7 +254,7 @@ def _gain(report: Report) -> str:
     mean, low, high = mean_interval(100 * difference)
     return (
         f"The policy recovers {100 * policy.mean():.1f} %, {mean:+.1f} points ({low:+.1f} to {high:+.1f}, "
-        f"p = {sign_flip(difference):.2g}) against the best heuristic, {best.order}, which was picked on these very sequences."
+        f"p = {sign_flip(difference):.2g}) compared with the best heuristic, {best.order}, which was chosen on these sequences."
     )
 
 

@@ -32,8 +32,8 @@ class Pushable(ABC):
 
         Args:
             repo_id: `owner/name` on the hub; created if it does not exist.
-            private: of a repository that is created.
-            commit_message: of the upload.
+            private: whether a repository that is created is private.
+            commit_message: message of the upload.
             options: passed to `huggingface_hub.upload_folder`: token, revision, create_pr, ...
 
         Returns:
@@ -63,7 +63,7 @@ def save_weights(module: nn.Module, folder: str | Path) -> None:
 
 
 def download(name: str | Path, **options: Any) -> Path:
-    """The folder of a name: itself where it is a folder, else a snapshot of the repository `owner/name` of the hub.
+    """The folder of a name: the name itself if it is a folder, else a snapshot of the repository `owner/name` of the hub.
 
     Args:
         name: folder or hub id.
@@ -81,4 +81,4 @@ def download(name: str | Path, **options: Any) -> Path:
     try:
         return Path(huggingface_hub.snapshot_download(str(name), **options))
     except (OSError, ValueError) as error:
-        raise BadInput(f"{name} is no folder here, and cannot be downloaded from the hub: {first_line(error)}") from error
+        raise BadInput(f"{name} is not a folder here, and cannot be downloaded from the hub: {first_line(error)}") from error

@@ -1,4 +1,4 @@
-"""Every objective as a pure function of tensors. Names follow the papers; equation numbers are those of arXiv 2606.00295.
+"""The objectives as pure functions of tensors. Names follow the papers; equation numbers are those of arXiv 2606.00295.
 
 Shapes: token losses, logits of a policy, weights: float (B, L); masked: bool (B, L); time weights: float (B,).
 """
@@ -34,9 +34,9 @@ def mdm_loss(
     Args:
         token_losses: l_i (B, L), 0 where not masked.
         masked: bool (B, L).
-        time_weight: w_t (B,), 1 when not given.
-        token_weight: (B, L), 1 when not given; never differentiated. With 1 + q this is L_PA-MDM (eq. 4).
-        focal_gamma: when given, every l_i is multiplied by `focal_weight`.
+        time_weight: w_t (B,); 1 by default.
+        token_weight: (B, L); 1 by default, and never differentiated. With 1 + q this is L_PA-MDM (eq. 4).
+        focal_gamma: if given, every l_i is multiplied by `focal_weight`.
         focal_alpha: scale of that weight.
         normalize: "sequences" divides by B as eq. 2 does; "tokens" by the number of masked tokens, as Ye et al. do; "rows"
             takes each row's mean over its masked tokens, then the mean of rows (the any-order autoregressive form of eq. 2).
@@ -71,8 +71,9 @@ def policy_log_probabilities(scores: Tensor, masked: Tensor) -> Tensor:
 def policy_aware_weight(scores: Tensor, masked: Tensor, *, alpha: float = 1.0, plus_one: bool = True) -> Tensor:
     """1 + alpha * q_i of L_PA-MDM (eq. 4) at masked positions and 0 elsewhere, (B, L), with q the softmax of the scores over M.
 
-    The scores of a policy give eq. 4; log c_i or the margin the heuristic-aware controls; log p_i(x0_i) / tau the weights of
-    PAPL (arXiv 2509.23405), together with `normalize="rows"`. Not differentiable: no gradient reaches the scores.
+    The scores of a policy give eq. 4, log c_i or the margin gives the heuristic-aware controls, and log p_i(x0_i) / tau gives
+    the weights of PAPL (arXiv 2509.23405), together with `normalize="rows"`. Not differentiable: no gradient reaches the
+    scores.
     """
     q = policy_log_probabilities(scores.detach(), masked).exp()
     return (float(plus_one) + alpha * q) * masked
@@ -99,7 +100,8 @@ def correctness_loss(scores: Tensor, correct: Tensor, where: Tensor, row_weight:
 def loss_regression(scores: Tensor, token_losses: Tensor, masked: Tensor) -> Tensor:
     """Regress l_i: the predicted loss is softplus(-s_i), so exp(-softplus(-s_i)) = sigmoid(s_i) is the predicted p_i(x0_i).
 
-    Squared error in log(1 + l), since a loss of 10 and one of 12 are much the same; mean over a row's masked, then rows.
+    Squared error in log(1 + l), since losses of 10 and 12 are nearly the same; mean over a row's masked positions, then over
+    rows.
     """
     error = torch.log1p(F.softplus(-scores)) - torch.log1p(token_losses.detach())
     return _mean_of_rows(error.square(), masked)
@@ -119,7 +121,7 @@ def selection_loss(
         scores: float (B, L).
         wrong: bool (B, L), or any loss of unmasking a position; not differentiated.
         masked: bool (B, L).
-        count: (B,), how many are selected; rows with no more than that masked have no choice and count nothing.
+        count: (B,), how many are selected; rows with no more masked positions than that have no choice and do not count.
         temperature: scale of the noise.
         row_weight: float (B,).
     """
@@ -168,7 +170,7 @@ def rank_loss(
 
 
 def group_advantages(returns: Tensor, group: Tensor, *, standardize: bool, epsilon: float = 1e-4) -> Tensor:
-    """What each trajectory is better than its group: r - mean, over (std + epsilon) when `standardize` (GRPO,
+    """How much better each trajectory is than its group: r - mean, divided by (std + epsilon) if `standardize` (GRPO,
     arXiv 2402.03300; without the std arXiv 2512.09106). Exactly 0 in a group whose returns are all alike.
 
     Args:
@@ -180,16 +182,16 @@ def group_advantages(returns: Tensor, group: Tensor, *, standardize: bool, epsil
     count = int(group.max()) + 1
     size = torch.zeros(count, dtype=returns.dtype, device=returns.device).index_add(0, group, torch.ones_like(returns))
     mean = torch.zeros_like(size).index_add(0, group, returns) / size.clamp(min=1)
-    centred = returns - mean[group]
-    std = (torch.zeros_like(size).index_add(0, group, centred.square()) / size.clamp(min=1)).sqrt()
-    advantages = centred / (std[group] + epsilon) if standardize else centred
+    centered = returns - mean[group]
+    std = (torch.zeros_like(size).index_add(0, group, centered.square()) / size.clamp(min=1)).sqrt()
+    advantages = centered / (std[group] + epsilon) if standardize else centered
     highest = torch.full_like(size, -torch.inf).scatter_reduce(0, group, returns, "amax")
     lowest = torch.full_like(size, torch.inf).scatter_reduce(0, group, returns, "amin")
     return advantages.masked_fill((highest == lowest)[group], 0.0)
 
 
 def clipped_surrogate(log_prob: Tensor, old_log_prob: Tensor, advantages: Tensor, clip: float) -> Tensor:
-    """min(rho A, clip(rho, 1 - clip, 1 + clip) A) with rho = exp(log_prob - old_log_prob), float (B,), to be maximised
+    """min(rho A, clip(rho, 1 - clip, 1 + clip) A) with rho = exp(log_prob - old_log_prob), float (B,), to be maximized
     (arXiv 2510.05725, eq. 19)."""
     ratio = (log_prob - old_log_prob).exp()
     return torch.minimum(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages)
@@ -200,8 +202,8 @@ def trajectory_kl_weight(log_prob: Tensor, old_log_prob: Tensor, reference_log_p
     that of the KL divergence of trajectories (arXiv 2510.05725, eq. 24 and Proposition 3): float (N,), not differentiable.
 
     Args:
-        log_prob, old_log_prob, reference_log_prob: float (N,), sums over the trajectory under the policy as it is, as it was
-            when the trajectory was drawn, and under the reference.
+        log_prob, old_log_prob, reference_log_prob: float (N,), sums over the trajectory under the current policy, under the
+            policy that drew the trajectory, and under the reference.
     """
     ratio = (log_prob - old_log_prob).clamp(max=20.0).exp()
     return (ratio * (1 + log_prob - reference_log_prob)).detach()

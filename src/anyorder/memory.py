@@ -57,7 +57,7 @@ class Drift:
 
 
 def remember(state: DecodeState, prediction: Prediction, memories: tuple[Memory, ...]) -> DecodeState:
-    """The state with every memory brought up to date. At step 0 of a sequence its memory starts afresh."""
+    """The state with every memory updated. At step 0 of a sequence its memory starts anew."""
     if not memories:
         return state
     first = state.step == 0

@@ -18,7 +18,7 @@ def _shift(x: Tensor, bits: int) -> Tensor:
 
 
 def _mix(x: Tensor) -> Tensor:
-    """The finaliser of SplitMix64 (Steele et al. 2014)."""
+    """The finalizer of SplitMix64 (Steele et al. 2014)."""
     x = x + _GOLDEN
     x = (x ^ _shift(x, 30)) * _MIX_1
     x = (x ^ _shift(x, 27)) * _MIX_2
@@ -50,7 +50,7 @@ def plackett_luce_log_probs(logits: Tensor, ranking: Tensor, chosen: Tensor) -> 
     Args:
         logits: float (B, L), -inf where nothing can be drawn.
         ranking: int64 (B, L), the positions in the order in which they were drawn.
-        chosen: bool (B, L), the positions that count; they must head the ranking.
+        chosen: bool (B, L), the positions that count; they must come first in the ranking.
 
     Returns:
         float (B, L): at a chosen position i, log of exp(logit_i) / sum of exp over i and all that come later in the

@@ -1,4 +1,4 @@
-"""Parts of a sampler as values: what is inside them, and how they are written down and read again.
+"""Parts of a sampler as values: their inner parts, and how they are saved and loaded.
 
 A part is a function, or a frozen dataclass whose fields are plain values, tuples of them, and other parts. Nothing else
 is asked of it, so a part that wraps another one has nothing to forward.
@@ -94,7 +94,7 @@ def from_config(values: Mapping[str, Any], weights: Callable[[Mapping[str, Any]]
     if "kind" not in values:
         return weights(values)
     if values["kind"] not in _KINDS or not isinstance(values.get("name"), str):
-        raise BadInput(f"{values.get('kind')!r} {values.get('name')!r} is no part of a sampler")
+        raise BadInput(f"{values.get('kind')!r} {values.get('name')!r} is not a part of a sampler")
     part = _KINDS[values["kind"]][values["name"]]
     arguments = {k: from_config(v, weights) if isinstance(v, Mapping) else v for k, v in values.items()}
     arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in arguments.items()}
@@ -119,7 +119,7 @@ def spelling(part: Any, registry: Registry) -> str:
     """A part in text, with the arguments that are not at their default: `threshold:0.99`.
 
     Raises:
-        BadInput: text cannot say it: the part cannot be found again by name, or holds parts that are not the default ones.
+        BadInput: the part cannot be written as text: it cannot be found by name, or holds parts that are not the default ones.
     """
     text = registry.name_of(part)
     if not _is_dataclass(part):
@@ -128,7 +128,7 @@ def spelling(part: Any, registry: Registry) -> str:
     plain = {argument.name for argument in arguments}
     inner = [(field.default, getattr(part, field.name)) for field in dataclasses.fields(part) if field.name not in plain]
     if not all(value == default or (isinstance(default, Unbound) and default.stands_for(value)) for default, value in inner):
-        raise BadInput(f"{text} holds other parts than by default, which cannot be said in text")
+        raise BadInput(f"{text} has parts that differ from the defaults, which cannot be written as text")
     values = [(argument, getattr(part, argument.name)) for argument in arguments]
     while values and values[-1][1] == values[-1][0].default:
         values.pop()

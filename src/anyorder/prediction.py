@@ -1,4 +1,4 @@
-"""What a denoiser says about the masked positions in one forward pass, and what is read off it."""
+"""What a denoiser predicts for the masked positions in one forward pass, and what is derived from it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -12,9 +12,9 @@ _CHUNK_CPU, _CHUNK = 2**18, 2**25
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """The output of one forward pass for B sequences, K of whose positions were asked for.
+    """The output of one forward pass for B sequences, with logits for K of their positions.
 
-    Everything that is read off the logits is computed on first use and kept.
+    Everything that is derived from the logits is computed on first use and kept.
 
     Args:
         logits: float (K, V), one row per True entry of `predicted`, in row-major order.
@@ -22,7 +22,7 @@ class Prediction:
         predicted: bool (B, L), the positions that have logits: the masked ones, or all generated ones when committed
             positions are predicted again.
         candidates: int64 (K,), the tokens that the token rule proposes, and `candidate_log_probs` float (K,), their
-            log-probabilities under the rule; None before the token rule was asked.
+            log-probabilities under the rule; None before the token rule was applied.
     """
 
     logits: Tensor
@@ -46,8 +46,8 @@ class Prediction:
 
     @property
     def log_odds(self) -> Tensor:
-        """log c - log(1 - c) of the likeliest token's probability c, float32 (K,). It still tells apart what float32 rounds to
-        c = 1. NaN where the logits are no distribution: they hold NaN or +inf, or are all -inf."""
+        """log c - log(1 - c) of the likeliest token's probability c, float32 (K,). It still distinguishes values that float32
+        rounds to c = 1. NaN where the logits are not a distribution: they hold NaN or +inf, or are all -inf."""
         return self._best[1]
 
     @property
@@ -150,7 +150,7 @@ class Prediction:
         return kept[key]
 
     def with_candidates(self, tokens: Tensor, log_probs: Tensor) -> "Prediction":
-        """The same with what the token rule proposes, (K,) each."""
+        """The same with the proposals of the token rule, (K,) each."""
         return replace(self, candidates=tokens, candidate_log_probs=log_probs)
 
     def with_logits(self, logits: Tensor, hidden: Tensor | None = None) -> "Prediction":
@@ -158,8 +158,8 @@ class Prediction:
         return Prediction(logits, self.hidden if hidden is None else hidden, self.predicted)
 
     def compact(self) -> "Prediction":
-        """The same without logits. What was read off them so far is kept, so that a policy that reads no more than that can be
-        asked again later without the denoiser."""
+        """The same without logits. What was derived from them so far is kept, so that a policy that reads no more than that can
+        be evaluated later without the denoiser."""
         _ = self.top_log_probs, self.entropy
         return replace(self, logits=self.logits[:, :0])
 

@@ -1,4 +1,4 @@
-"""Work that is cut over the processes that a launcher (`torchrun`, `accelerate launch`) has started."""
+"""Work that is divided among the processes that a launcher (`torchrun`, `accelerate launch`) has started."""
 
 import os
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ _MPI = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 
 
 def launched() -> tuple[int, int]:
-    """This process's number and how many there are, by what the launcher says; (0, 1) without one.
+    """The number of this process and the number of processes, as the launcher sets them; (0, 1) without a launcher.
 
     Raises:
-        BadInput: what it says is no number, or the launcher is MPI's.
+        BadInput: they are not numbers, or the launcher is MPI's.
     """
     by_mpi = [name for name in _MPI if os.environ.get(name, "1") != "1"]
     if by_mpi and "WORLD_SIZE" not in os.environ:
@@ -30,21 +30,21 @@ def launched() -> tuple[int, int]:
 
 
 def launched_alone() -> bool:
-    """Whether `accelerate launch --cpu` was asked for several processes: it starts a single one, and does not say so."""
+    """Whether `accelerate launch --cpu` was called with several processes: it starts a single one without a warning."""
     asked = os.environ.get("ACCELERATE_USE_CPU") == "True" and "MASTER_ADDR" in os.environ
     return asked and not {"WORLD_SIZE", *_MPI} & os.environ.keys()
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Which part of the work a process does: number `index` of `count`. By default all of it."""
+    """The share of the work that a process does: number `index` of `count`. By default all of it."""
 
     index: int = 0
     count: int = 1
 
     @classmethod
     def join(cls) -> "Shard":
-        """This process among all that were launched; from here on they can talk to one another."""
+        """This process among all that were launched. From here on they can communicate."""
         if launched()[1] == 1:
             return cls()
         import torch
@@ -54,7 +54,7 @@ class Shard:
         return cls(state.process_index, state.num_processes)
 
     def slice(self, batch_size: int) -> slice:
-        """The rows of this process, of a batch that divides among all."""
+        """The rows of this process, in a batch that is divisible by the number of processes."""
         per_process = batch_size // self.count
         return slice(self.index * per_process, (self.index + 1) * per_process)
 
@@ -68,7 +68,7 @@ class Shard:
         return value
 
     def gather(self, mine: Part) -> list[Part]:
-        """What each process has, process by process; all get it."""
+        """The values of all processes, in their order, on every process."""
         if self.count == 1:
             return [mine]
         from accelerate.utils import gather_object

@@ -48,9 +48,9 @@ class Argument:
     Args:
         name: of the dataclass field.
         type: int, float, bool or str.
-        default: `dataclasses.MISSING` where the argument is required.
+        default: `dataclasses.MISSING` if the argument is required.
         help: one line.
-        values: what a curve over this argument tries; empty where the argument spans no curve.
+        values: the values of a curve over this argument; empty if it has no curve.
     """
 
     name: str
@@ -95,7 +95,7 @@ class Registry:
     """The parts of one kind, by name.
 
     Args:
-        kind: what an entry is called in messages, such as "count rule".
+        kind: the name of an entry in messages, such as "count rule".
         group: the group of entry points that other packages use.
         packages: packages or modules of anyorder whose modules register parts; they are imported on first use.
     """
@@ -112,14 +112,14 @@ class Registry:
         """Decorator that adds a function or class under a name.
 
         Args:
-            name: lower case letters, digits, `_` and `-`.
-            facts: what else is known of the part, such as `color`; see the registry's own documentation.
+            name: lowercase letters, digits, `_` and `-`.
+            facts: further facts about the part, such as `color`; see the documentation of the registry.
 
         Raises:
             ValueError: the name is taken by another part, or cannot be written in text.
         """
         if not name or not set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789_-"):
-            raise ValueError(f"{self.kind} {name!r}: a name has lower case letters, digits, '_' and '-' only")
+            raise ValueError(f"{self.kind} {name!r}: a name may contain only lowercase letters, digits, '_' and '-'")
 
         def add(part: T) -> T:
             old = self._entries.get(name)
@@ -134,7 +134,7 @@ class Registry:
         """The entry of a name, or of a reference `package.module:attribute`.
 
         Raises:
-            BadInput: there is none, or its package cannot be imported.
+            BadInput: there is no such part, or its package cannot be imported.
         """
         self._load_own()
         if name not in self._entries:
@@ -188,7 +188,7 @@ class Registry:
         return f"{module}:{attribute}" if getattr(sys.modules.get(module), attribute, None) is target else name
 
     def name_of(self, part: Any) -> str:
-        """The name that gives this function, or an instance of this class; its reference where it is not registered.
+        """The name of this function, or of this class or an instance of it; its reference if it is not registered.
 
         Raises:
             BadInput: the part cannot be found again by name: a lambda, or something defined inside a function.

@@ -1,4 +1,4 @@
-"""Which positions have to do with which: the structure of a task, as plain data.
+"""Which positions are related: the structure of a task, as plain data.
 
 A task names its relations (row, column, box; variable, clause); a structured denoiser or policy restricts some of its
 attention heads to them.
@@ -19,7 +19,7 @@ class Relation:
 
     Args:
         pairs: bool (L, L), fixed by the layout.
-        position_group: int64 (L,), the group of a position, or -1 where its token decides.
+        position_group: int64 (L,), the group of a position, or -1 if its token decides.
         token_group: int64 (V,), the group of a token, or -1 for none.
 
     The groups serve relations that depend on the instance: in a formula, all literals of a variable belong together

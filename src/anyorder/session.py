@@ -1,4 +1,4 @@
-"""What every command needs before it can start: a task, problems, a denoiser, and samplers bound to it."""
+"""Load what every command needs: a task, problems, a denoiser, and samplers bound to it."""
 
 import inspect
 import re
@@ -28,10 +28,10 @@ _SKIP = "--skip-unreadable leaves such problems out"
 
 @dataclass(frozen=True)
 class Session:
-    """Loaded and checked for agreement.
+    """A task, problems and a denoiser, loaded and checked against each other.
 
     Args:
-        task, instances, denoiser: what is decoded.
+        task, instances, denoiser: the task, its problems, and the model.
         meta: facts for reports.
         strict: whether a policy of another denoiser is an error.
     """
@@ -75,7 +75,7 @@ class Session:
         return sampler.replace(order=EndPenalty(sampler.order, ends.tokens, penalty))
 
     def watch(self, seed: int, keep: int | None = None, instances: Instances | None = None) -> Watch:
-        """What records how the first `keep` of these problems, or of the session's, are decoded."""
+        """A recorder of how the first `keep` of these problems, or of the session's, are decoded."""
         problems = self.instances if instances is None else instances
         about = {**environment(), **self.meta, "seed": seed}
         return Watch(self.task, problems[slice(0, keep)], about)
@@ -98,19 +98,19 @@ def open_session(
     skip_unreadable: bool = False,
     hide: float | None = None,
 ) -> Session:
-    """Load everything, or say what does not fit.
+    """Load everything, or raise an error that says what does not fit.
 
     Args:
-        task: name of the task; by default the one that the model is for, or sudoku without a model.
+        task: name of the task; by default the task of the model, or sudoku without a model.
         data: a file of problems, here or among the fetched ones; without it and `problem`, problems are generated.
-        model: shipped or fetched name, folder, hub id, or package.module:Class; the shipped one of the task by default.
+        model: shipped or fetched name, folder, hub id, or package.module:Class; by default the model shipped for the task.
         limit: first N problems (200 if they are generated).
-        seed: of generated problems.
+        seed: seed of generated problems.
         generate: key=value options of the generator.
-        task_options: key=value options of the task; read off the data by default.
-        policy: folder that the order `policy` means; the denoiser's own by default.
+        task_options: key=value options of the task; by default inferred from the data.
+        policy: folder that the order `policy` stands for; by default the denoiser's own.
         strict: a policy of another denoiser is an error, otherwise a warning.
-        problem: a problem as text or the path of a file, in place of `data`.
+        problem: a problem as text or the path of a file, instead of `data`.
         trust_remote_code: run the code that comes with a model of Hugging Face.
         model_options: key=value options of the denoiser, see `load_denoiser`.
         skip_unreadable: leave out problems of a file that cannot be read, and say so on standard error.
@@ -121,7 +121,7 @@ def open_session(
     """
     path = (data and found(data)) if problem is None else _named(problem)
     if generate and path is not None:
-        raise BadInput("--generate chooses what to generate; it has no meaning together with a file of problems")
+        raise BadInput("--generate has no effect with a file of problems: leave one of them out")
     options = key_values(task_options, "--task-option")
     supposed = task is None and model is None and (path is not None or problem is not None)
     if model is None:
@@ -180,7 +180,7 @@ def generated(task: Task, count: int, seed: int, options: dict[str, Any]) -> Ins
 
 
 def _options_of(task: type[Task], path: Path | None, problem: str | None) -> dict[str, Any]:
-    """What a file or a problem typed as text says of the options of its task."""
+    """The task options that a file or a problem typed as text implies."""
     if path is None:
         return task.options_of(None, problem)
     with open_text(path) as file:

@@ -104,7 +104,7 @@ class DecodeState:
     @cached_property
     def path_log_probs(self) -> Tensor:
         """At each committed position, the sum of the log-probabilities of all tokens committed up to its step, float (B, L);
-        0 elsewhere. It says how sure the denoiser was of everything that this token may depend on."""
+        0 elsewhere. It measures how sure the denoiser was of everything on which this token may depend."""
         committed = self.commit_step >= 0
         ranked, ranking = self.commit_step.sort(dim=1, stable=True)
         total = self.token_log_probs.float().masked_fill(~committed, 0.0).gather(1, ranking).cumsum(dim=1)
@@ -136,7 +136,7 @@ class DecodeState:
         return self.seeds[:, None], purpose, self.step[:, None], self.index
 
     def recall(self, memory: Hashable) -> tuple[Tensor, ...]:
-        """What is remembered under a memory.
+        """The tensors of a memory.
 
         Raises:
             BadInput: this state was not made by `step`, which keeps the memories that a sampler's parts declare.
@@ -157,7 +157,7 @@ class DecodeState:
 
     def where(self, rows: Tensor, other: "DecodeState") -> "DecodeState":
         """The sequences of `other` where `rows` (B,) is True and of this state elsewhere. Memories stay: a part starts its
-        memory of a sequence afresh at step 0."""
+        memory of a sequence anew at step 0."""
         theirs = other.tensors()
         mixed = {
             name: torch.where(rows.view(-1, *[1] * (mine.ndim - 1)), theirs[name], mine)
@@ -180,7 +180,7 @@ def init(
     attention_mask: Tensor | None = None,
     x0: Tensor | None = None,
 ) -> DecodeState:
-    """The state before the first step; every position of tokens (B, L) that holds the mask and is no padding is generated.
+    """The state before the first step; every position of tokens (B, L) that holds the mask and is not padding is generated.
 
     Args:
         steps: budget of every sequence; None for as many as it has positions to fill.

@@ -134,7 +134,9 @@ def _root(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")] = False,
 ) -> None:
     if launched()[1] > 1 and context.invoked_subcommand not in _ON_SEVERAL_PROCESSES:
-        raise BadInput(f"{context.invoked_subcommand} runs on one process; on several: {', '.join(_ON_SEVERAL_PROCESSES)}")
+        raise BadInput(
+            f"{context.invoked_subcommand} runs on one process only; these run on several: {', '.join(_ON_SEVERAL_PROCESSES)}"
+        )
     if launched_alone():
         print(
             "warning: `accelerate launch --cpu` starts one process, whatever --num_processes says; "

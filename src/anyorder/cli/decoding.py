@@ -70,7 +70,7 @@ def evaluate(
     plot: PlotOption = None,
     markdown_out: MarkdownOption = None,
     trajectories: TrajectoriesOption = None,
-    keep: Annotated[int | None, typer.Option(min=1, help="record the first N problems only; all by default")] = None,
+    keep: Annotated[int | None, typer.Option(min=1, help="record only the first N problems; by default all")] = None,
     seed: SeedOption = 0,
     batch_size: BatchSizeOption = 256,
     generate: GenerateOption = None,
@@ -267,8 +267,8 @@ def sample(
     model_options: ModelOptionsOption = None,
     skip_unreadable: SkipUnreadableOption = False,
 ) -> None:
-    """Decode problems and print the solutions, one per line. Exit code 1 if a printed solution breaks the rules, or none is
-    printed."""
+    """Decode problems and print the solutions, one per line. The exit code is 1 if a printed solution breaks the rules, or if
+    none is printed."""
     import torch
 
     from anyorder.evaluation.batches import decode_in_batches
@@ -282,7 +282,7 @@ def sample(
     check_outputs(out, fasta, read=[problem], trajectories=trajectories)
     scales = read_noise(noise)
     if len(scales) != 1:
-        raise BadInput(f"--noise {noise!r}: give one scale")
+        raise BadInput(f"--noise {noise!r}: this command takes one scale")
     shard = Shard.join()
     session = open_session(
         task=task, model=model, limit=limit, seed=seed, task_options=task_options, policy=policy, problem=problem,
@@ -325,7 +325,7 @@ def sample(
 
 
 def _say_what_failed(measure: str, right: Any, nfe: float) -> None:
-    """One line on standard error: the share of right samples (N, S), NFE, and the numbers of the problems with a wrong one."""
+    """Print one line on standard error: how many samples (N, S) are right, NFE, and which problems have a wrong sample."""
     failed = [str(number + 1) for number in (~right).any(dim=1).nonzero()[:, 0].tolist()]
     shown = ", ".join(failed[:20]) + (", ..." if len(failed) > 20 else "")
     said = f"; failed: problem{'s' * (len(failed) > 1)} {shown}" if failed else ""
@@ -338,7 +338,7 @@ def demo(
     limit: LimitOption = None,
     seed: SeedOption = 0,
 ) -> None:
-    """Fit a policy to a Sudoku model, solve random puzzles under every sampler, and write a page to watch them on."""
+    """Fit a policy to a Sudoku model, solve random puzzles with every sampler, and write a page that plays them back."""
     from anyorder.demo import run_demo
     from anyorder.files import check_writable
 

@@ -1,4 +1,4 @@
-"""The command that folds: structure scores of the sequences of a file."""
+"""The command fold: structure scores of the sequences of a file."""
 
 import sys
 from dataclasses import replace
@@ -16,14 +16,14 @@ def fold(
     file: Annotated[Path, typer.Argument(help="protein sequences: .fasta, .txt, .jsonl or .csv")],
     model: Annotated[str, typer.Option("--model", help="hub id or folder of an ESMFold")] = "facebook/esmfold_v1",
     json_out: JsonOption = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; the GPU where there is one")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; by default the GPU if there is one")] = None,
     dtype: Annotated[
-        str | None, typer.Option(help="of the weights: float32 or bfloat16; as its authors run it by default")
+        str | None, typer.Option(help="dtype of the weights: float32 or bfloat16; by default as the authors of ESMFold run it")
     ] = None,
-    chunk_size: Annotated[int | None, typer.Option(min=1, help="smaller: less memory for long sequences, more time")] = None,
+    chunk_size: Annotated[int | None, typer.Option(min=1, help="smaller values need less memory, and more time")] = None,
     fold_batch_size: Annotated[int, typer.Option(min=1, help="sequences of equal length folded together")] = 1,
     inner_tm: Annotated[
-        bool, typer.Option("--inner-tm", help="mean TM-score of all pairs as well: pip install 'anyorder[tm]' (GPLv3)")
+        bool, typer.Option("--inner-tm", help="also compute the mean TM-score of all pairs: pip install 'anyorder[tm]' (GPLv3)")
     ] = False,
     limit: LimitOption = None,
     skip_unreadable: SkipUnreadableOption = False,

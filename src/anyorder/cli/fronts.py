@@ -1,4 +1,4 @@
-"""The command that draws accuracy against forward passes: pareto."""
+"""The command pareto: accuracy against forward passes."""
 
 from typing import Annotated
 
@@ -42,10 +42,10 @@ def pareto(
     task: TaskOption = None,
     data: DataOption = None,
     orders: OrdersOption = None,
-    blocks: Annotated[str, typer.Option(help="comma-separated modes: 'full', or positions per block")] = "full",
+    blocks: Annotated[str, typer.Option(help="comma-separated modes: 'full', or a number of positions per block")] = "full",
     against: AgainstOption = "best",
     bounds: Annotated[
-        str | None, typer.Option(help="LOW,HIGH: forward passes between which the area is taken; 1 to one position per step")
+        str | None, typer.Option(help="LOW,HIGH: forward passes of the area; by default from 1 to one position per step")
     ] = None,
     limit: LimitOption = None,
     policy: PolicyOption = None,
@@ -63,11 +63,11 @@ def pareto(
     model_options: ModelOptionsOption = None,
     skip_unreadable: SkipUnreadableOption = False,
 ) -> None:
-    """Accuracy against forward passes: curves of operating points on the same problems, their fronts, the area under them.
+    """Measure accuracy against forward passes: operating points on the same problems, their curves, fronts and areas.
 
-    Each entry of --orders is a curve. COUNT may have several values, confidence@threshold:0.5/0.9; a count rule without
-    arguments takes budgets, confidence@linear:5/10/all. Without COUNT there is a curve for every rule that suits the order. The
-    default set is confidence and the model's own policy.
+    Each entry of --orders is a curve. COUNT may have several values, as in confidence@threshold:0.5/0.9. For a count rule
+    without arguments the values are budgets, as in confidence@linear:5/10/all. Without COUNT, the order gets one curve for
+    every rule that suits it. The default set is confidence and the model's own policy.
     """
     from rich.console import Console
 

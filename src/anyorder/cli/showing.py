@@ -1,4 +1,4 @@
-"""Commands that show what was found: report, plot."""
+"""Commands that show saved results: report, plot."""
 
 from pathlib import Path
 from typing import Annotated
@@ -15,13 +15,13 @@ def report(
     sources: Annotated[
         list[Path],
         typer.Argument(
-            help="trajectories of the same problems, a report (`evaluate --trajectories`, `--json`), or their folder"
+            help="files of `evaluate --trajectories` and `evaluate --json` about the same problems, or their folder"
         ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="the page to write")] = Path("report.html"),
     title: TitleOption = "",
 ) -> None:
-    """Write a page that plays decodings back, side by side: one file for any browser, which loads nothing from a network."""
+    """Write a page that plays decodings back, side by side. It is one file and loads nothing from a network."""
     from anyorder.files import write_text
     from anyorder.report.page import build_page
     from anyorder.report.sources import read_sources
@@ -37,14 +37,14 @@ def report(
 @command()
 def plot(
     kind: Annotated[str, typer.Argument(help="accuracy, pareto, calibration, order-map or training")],
-    sources: Annotated[list[Path], typer.Argument(help="as for `report`; for training the folder of the run")],
+    sources: Annotated[list[Path], typer.Argument(help="as for `report`; for kind training, the folder of the run")],
     out: Annotated[Path, typer.Option("--out", "-o", help="the plot to write, .png or .svg")],
-    only_orders: Annotated[str | None, typer.Option(help="plot these orders only, comma-separated")] = None,
-    only_steps: Annotated[int | None, typer.Option(min=1, help="plot the results of this budget only")] = None,
+    only_orders: Annotated[str | None, typer.Option(help="plot only these orders, comma-separated")] = None,
+    only_steps: Annotated[int | None, typer.Option(min=1, help="plot only the results of this budget")] = None,
     title: TitleOption = "",
 ) -> None:
     """Draw a plot for a paper from saved results: accuracy against forward passes, Pareto front, calibration of the scores, map
-    of the order (mean step per cell), training curves."""
+    of the order (mean step per cell), or training curves."""
     from anyorder.cli.options import names
     from anyorder.evaluation.saved import report_of
     from anyorder.report import plots

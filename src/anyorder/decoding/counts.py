@@ -1,7 +1,7 @@
 """How many positions to unmask now: rules that turn scores into a selection.
 
 Every rule here selects at least one position of a row that has any, except `Timesteps` and `Ancestral`, which may select none,
-as the samplers that they belong to. The step itself unmasks everything that remains in the last step of the budget.
+as in the samplers that they come from. In the last step of the budget, the step itself unmasks everything that remains.
 """
 
 import math
@@ -23,7 +23,7 @@ _TRANSFER = 4
 
 
 class CountRule(ABC):
-    """How many positions, and therefore which: base class of all rules, which are frozen dataclasses."""
+    """Base class of count rules, which are frozen dataclasses: how many positions, and therefore which."""
 
     part_kind: ClassVar[str] = "count rule"
 
@@ -102,7 +102,7 @@ class Linear(CountRule):
 @COUNT_RULES.register("cosine")
 @dataclass(frozen=True)
 class Cosine(CountRule):
-    """Few at first, many at the end: cos(pi/2 * (step + 1) / steps) stay masked (MaskGIT, arXiv 2202.04200)."""
+    """Few at first, many at the end: a share cos(pi/2 * (step + 1) / steps) stays masked (MaskGIT, arXiv 2202.04200)."""
 
     def __call__(self, scores: Tensor, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
         done = math.pi / 2 * (state.step + 1).double() / state.steps
@@ -145,7 +145,7 @@ class Threshold(CountRule):
 @COUNT_RULES.register("score_threshold", curve_for=("supervised", "reward"))
 @dataclass(frozen=True)
 class ScoreThreshold(CountRule):
-    """All positions whose score, read as the log-odds of being right, means a probability above the level, or else the
+    """All positions whose score, as the log-odds of being right, means a probability above the level, or else the
     best-scored one. For learned orders, whose scores are log-odds."""
 
     level: float = field(default=0.5, metadata={"help": "least probability of being right", "values": _PROBABILITIES})
@@ -245,7 +245,7 @@ class PredictedError(CountRule):
 @COUNT_RULES.register("two_phase")
 @dataclass(frozen=True)
 class TwoPhase(CountRule):
-    """One rule until a sequence is complete, another once it was opened again: fast at first, careful where it failed.
+    """One rule until the sequence is complete, and another after it was opened again: first fast, then careful.
 
     With a generous budget, at least one step for every four positions, the first completion is careful as well.
     """
@@ -272,12 +272,12 @@ class TwoPhase(CountRule):
 @COUNT_RULES.register("deadline")
 @dataclass(frozen=True)
 class Deadline(CountRule):
-    """What a rule selects, and then the best-scored of the rest until a schedule's number is reached: a threshold that finishes
+    """The selection of a rule, filled up with the best-scored positions to the number of a schedule: a threshold that finishes
     within the budget (as diffusers' BlockRefinementScheduler does).
 
     Args:
-        rule: what is selected in any case.
-        schedule: whose number is the least.
+        rule: its selection is always unmasked.
+        schedule: gives the smallest number.
     """
 
     rule: CountRule = Threshold()
@@ -296,7 +296,7 @@ class Deadline(CountRule):
 @COUNT_RULES.register("timesteps")
 @dataclass(frozen=True)
 class Timesteps(CountRule):
-    """floor(n * (1 - s / t)) of the n masked positions, on timesteps from t = 1 down to eps at even distances (Dream,
+    """floor(n * (1 - s / t)) of the n masked positions, on timesteps from t = 1 down to eps at equal distances (Dream,
     arXiv 2508.15487). In float32 as published, which decides some roundings. A step in which that is 0 unmasks nothing."""
 
     eps: float = field(default=1e-3, metadata={"help": "the last timestep"})

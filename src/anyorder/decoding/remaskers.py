@@ -1,4 +1,4 @@
-"""What to remask: rules that take committed tokens back."""
+"""What to remask: rules that mask committed tokens again."""
 
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
@@ -21,7 +21,7 @@ class Remasker:
     Attributes:
         reviews: whether a completed sequence is predicted once more as long as there are steps left, so that it can be opened
             again.
-        in_blocks: whether it works when decoding in blocks, where a finished block stays as it is.
+        in_blocks: whether it works in blocks, where a finished block stays as it is.
     """
 
     part_kind: ClassVar[str] = "remasker"
@@ -37,7 +37,7 @@ class Remasker:
         return torch.zeros_like(state.masked)
 
     def reject(self, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
-        """The remasked positions bool (B, L) whose token is ruled out until another one was committed there. Otherwise a
+        """The remasked positions bool (B, L) whose token is ruled out until another one has been committed there. Otherwise a
         deterministic denoiser would make the same mistake again."""
         return remasked
 
@@ -84,7 +84,7 @@ class OwnCritic(Unbound):
         order = learned or saved_order(binding.denoiser, strict=binding.strict)
         if order.critic is None:
             raise BadInput(
-                "this policy was fitted without scores of committed tokens, so it cannot undo: fit with objective.critic"
+                "this policy was fitted without scores of committed tokens, so it cannot undo: fit one with objective.critic"
             )
         return order.critic
 
@@ -99,15 +99,15 @@ class OwnCritic(Unbound):
 @REMASKERS.register("undo")
 @dataclass(frozen=True)
 class CriticUndo(Remasker):
-    """A complete sequence in which a learned critic finds a mistake is opened again.
+    """Remask tokens of a complete sequence in which a learned critic finds a mistake.
 
-    PRISM and RemeDi train such critics. Here the critic scores complete sequences: if it believes some token wrong, all tokens
-    that it doubts are masked, and the rejected ones are ruled out until others were committed there.
+    PRISM and RemeDi train such critics. Here the critic scores complete sequences. If a token counts as wrong, all doubtful
+    tokens are remasked, and the wrong ones are ruled out until others have been committed there.
     """
 
-    level: float = field(default=0.3, metadata={"help": "a token is believed wrong below this probability of being right"})
-    doubt: float = field(default=0.9, metadata={"help": "tokens below this are masked together with the wrong ones"})
-    remembers: bool = field(default=True, metadata={"help": "rule out rejected tokens"})
+    level: float = field(default=0.3, metadata={"help": "a token counts as wrong below this probability of being right"})
+    doubt: float = field(default=0.9, metadata={"help": "tokens below this probability are remasked with the wrong ones"})
+    remembers: bool = field(default=True, metadata={"help": "rule out the wrong tokens"})
     critic: CriticFunction = OwnCritic()
 
     reviews = True

@@ -1,4 +1,4 @@
-"""The result of decoding: which token was put where, when, and at what cost."""
+"""The result of decoding: which token was committed where, when, and at what cost."""
 
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -42,7 +42,7 @@ class Decoded:
         return cls(**{name: getattr(state, name).index_select(0, index) for name in _names()})
 
     def widen(self, length: int, pad: int) -> "Decoded":
-        """The same with padding behind, up to `length` columns."""
+        """The same with padding at the end, up to `length` columns."""
         more = (0, length - self.tokens.shape[1])
         fill = {"tokens": pad, "commit_step": -1, "token_log_probs": 0, "order_log_probs": 0}
         wide = {name: torch.nn.functional.pad(getattr(self, name), more, value=value) for name, value in fill.items()}
@@ -54,7 +54,7 @@ class Decoded:
 
     @classmethod
     def join(cls, parts: list["Decoded"]) -> "Decoded":
-        """Batches put together."""
+        """Join batches."""
         return cls(**{name: torch.cat([getattr(part, name) for part in parts]) for name in _names()})
 
     def to(self, device: torch.device | str) -> "Decoded":

@@ -45,7 +45,7 @@ class Sampler(Pushable):
         remasker: what to remask; by default `Absorbing()`: nothing.
         steps: forward passes that a sequence may cost; None for as many as it has positions to fill. The last step unmasks
             everything that remains.
-        block_length: decode in blocks of so many generated positions, from left to right; None for all positions at once.
+        block_length: decode in blocks of this many generated positions, from left to right; None for all positions at once.
         noise: scale of the Gumbel noise added to the scores. With it, a rule that fixes the number draws positions from
             Plackett-Luce with logits score / noise.
 
@@ -75,9 +75,9 @@ class Sampler(Pushable):
             if value is not None and (isinstance(value, bool) or not isinstance(value, Integral) or value < 1):
                 raise BadInput(f"{name} is {value!r}; it must be a whole number of {what}, 1 or more")
         if isinstance(self.noise, bool) or not isinstance(self.noise, Real) or not self.noise >= 0:
-            raise BadInput(f"noise is {self.noise!r}; the scale of Gumbel noise is a number, 0 or more")
+            raise BadInput(f"noise is {self.noise!r}; the scale of Gumbel noise must be a number, 0 or more")
         if self.block_length is not None and not self.remasker.in_blocks:
-            raise BadInput("a finished block stays as it is: use the remasker 'none' in blocks")
+            raise BadInput("a finished block is never remasked: use the remasker 'none' in blocks")
         _ = self.count_rule  # which refuses rules that do not work in blocks
 
     # ---- text ---------------------------------------------------------------------------------------------------------
@@ -90,7 +90,7 @@ class Sampler(Pushable):
             text: such as `confidence`, `policy+undo`, `confidence@threshold:0.99`, `margin@blocks:32`, `policy~0.1`. ORDER may
                 be the folder of a policy, `X~SIGMA` perturbs the probabilities of X (see `Perturbed`), and every part takes its
                 arguments as `NAME:VALUE` (see `Registry.make`).
-            fields: further fields of the sampler. `count` is the rule to use where the text names none.
+            fields: further fields of the sampler. `count` is the rule to use if the text names none.
 
         Raises:
             BadInput: text of another form, or an unknown name.
@@ -99,11 +99,11 @@ class Sampler(Pushable):
         blocks = [rule for rule in rules if rule.startswith("blocks")]
         counts = [rule for rule in rules if rule not in blocks]
         if len(blocks) > 1 or len(counts) > 1:
-            raise BadInput(f"sampler {text!r}: write one count rule behind '@', and '@blocks:LENGTH' once")
+            raise BadInput(f"sampler {text!r}: write '@' and a count rule once, and '@blocks:LENGTH' once")
         if blocks:
             length = blocks[0].removeprefix("blocks:")
             if not length.isdecimal() or int(length) < 1:
-                raise BadInput(f"{blocks[0]!r}: blocks are written blocks:32, by the number of positions in each")
+                raise BadInput(f"{blocks[0]!r}: write blocks:32, with the number of positions per block")
             fields["block_length"] = int(length)
         if counts:
             fields["count"] = counts[0]
@@ -231,7 +231,7 @@ class Sampler(Pushable):
         def weights(entry: Mapping[str, Any]) -> Any:
             part = str(entry.get("weights"))
             if not re.fullmatch(r"policy-\d+", part) or entry.get("as") not in ("order", "critic"):
-                raise BadInput(f"{path} is damaged: {json.dumps(dict(entry))[:80]} is no part of a sampler")
+                raise BadInput(f"{path} is damaged: {json.dumps(dict(entry))[:80]} is not a part of a sampler")
             if part not in loaded:
                 loaded[part] = load_policy(folder / part)
                 check_or_note(loaded[part], denoiser, folder / part, strict=strict)
@@ -285,7 +285,7 @@ def as_order(order: Any) -> Order:
         except ValueError as error:
             if isinstance(error, BadInput):
                 raise
-            raise BadInput(f"order {order!r}: behind '~' stands the standard deviation of the noise, 0 or more") from error
+            raise BadInput(f"order {order!r}: after '~' write the standard deviation of the noise, 0 or more") from error
     if order and order not in ORDERS and Path(order).is_dir():
         return SavedOrder(order)
     try:

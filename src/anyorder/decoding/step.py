@@ -49,7 +49,7 @@ def step(state: DecodeState, prediction: Prediction, sampler: Sampler) -> tuple[
     """Decode every sequence of a state by one step.
 
     Raises:
-        BadInput: the order returned no float tensor, scores of the wrong shape, or NaN.
+        BadInput: the order did not return a float tensor, or returned scores of the wrong shape, or NaN.
     """
     if sampler.block_length is not None:
         state = state.replace(open=open_block(state, sampler.block_length) & state.masked)

@@ -1,4 +1,4 @@
-"""What token to put at a position: rules that turn logits into candidates."""
+"""Which token to commit at a position: rules that turn logits into candidates."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field

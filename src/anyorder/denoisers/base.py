@@ -1,4 +1,4 @@
-"""What a denoiser is: a network that looks at a partly masked sequence and says what each masked token may be."""
+"""What a denoiser is: a network that reads a partly masked sequence and predicts each masked token."""
 
 import functools
 import hashlib
@@ -31,7 +31,7 @@ class Denoiser(Protocol):
     False at padding, and optionally the positions bool (B, L) whose logits are wanted: then logits are (K, V), K being
     the number of True entries. The output layer over a large vocabulary is most of the cost of a forward pass.
 
-    A denoiser with an attribute `pad_token_id` is never asked about padding: `decode` and training derive the attention mask.
+    If a denoiser has an attribute `pad_token_id`, `decode` and training derive the attention mask from it.
     """
 
     mask_token_id: int
@@ -44,7 +44,7 @@ class Denoiser(Protocol):
 
 
 def default_device() -> str:
-    """The GPU where there is one."""
+    """The GPU if there is one."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -198,11 +198,11 @@ def forbid_mask(logits: Tensor, mask_token_id: int) -> Tensor:
 
 
 def fingerprint(denoiser: nn.Module) -> str:
-    """A short hash of a denoiser's weights. A policy remembers it, so that it is not used on another denoiser unnoticed.
+    """A short hash of a denoiser's weights. A policy stores it, so that its use on another denoiser is noticed.
 
     It reads the names, shapes and values of all parameters and buffers. Weights count in bfloat16, so a model that is loaded in
-    float32 or in bfloat16 is the same one. (In float16 it is another one, for it is rounded differently.) The weights are read
-    in pieces, once as long as they do not change.
+    float32 or in bfloat16 is the same one. (In float16 it is another one, since it is rounded differently.) The weights are
+    read in pieces, and only once as long as they do not change.
     """
     weights = sorted(denoiser.state_dict().items())
     if any(tensor.is_inference() for _, tensor in weights):  # such tensors do not count their changes

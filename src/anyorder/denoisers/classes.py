@@ -42,7 +42,7 @@ def denoiser_class(name: str) -> Any:
     """
     found = DENOISERS[name]
     if not (inspect.isclass(found) and issubclass(found, nn.Module)):
-        raise BadInput(f"{name} is no class of denoisers: it must be a subclass of torch.nn.Module")
+        raise BadInput(f"{name} is not a class of denoisers: it must be a subclass of torch.nn.Module")
     return found
 
 
@@ -75,7 +75,7 @@ def make_denoiser(name: str, task: Any, settings: dict[str, Any]) -> Any:
             size = {key: value for key, value in (of_task | settings).items() if key in _WRAPPING}
             return WrappedDenoiser(denoiser, **size, module_arguments=arguments)
     if reason := _no_denoiser(denoiser):
-        raise BadInput(f"a {name} is no denoiser: {reason}; see anyorder.Denoiser")
+        raise BadInput(f"a {name} is not a denoiser: {reason}; see anyorder.Denoiser")
     return denoiser
 
 
@@ -127,7 +127,7 @@ def read_denoiser(folder: Path) -> Any:
     except UNLOADABLE as error:
         raise BadCheckpoint(f"{folder} holds no readable denoiser: {first_line(error)}") from error
     if reason := _no_denoiser(denoiser):
-        raise BadInput(f"{folder} holds a {name}, which is no denoiser: {reason}")
+        raise BadInput(f"{folder} holds a {name}, which is not a denoiser: {reason}")
     if not hasattr(denoiser, "save_pretrained"):
         denoiser.made_of = config
     return denoiser.eval()
@@ -138,7 +138,7 @@ def denoiser_of_class(name: str, options: Mapping[str, Any], weights: str | Path
 
     Args:
         name: `package.module:Class`.
-        options: arguments of the class; and of `WrappedDenoiser` if the class is none of denoisers.
+        options: arguments of the class, and of `WrappedDenoiser` if the class is not a denoiser.
         weights: a safetensors file with the weights of the class; None for fresh ones.
 
     Raises:
@@ -162,7 +162,7 @@ def denoiser_of_class(name: str, options: Mapping[str, Any], weights: str | Path
     size = {key: getattr(module, key) for key in _WRAPPING if hasattr(module, key) and key != "hidden_size"}
     size |= {key: options[key] for key in _WRAPPING if key in options}
     if missing := [key for key in ("mask_token_id", "vocab_size") if key not in size]:
-        raise BadInput(f"{name} is no denoiser: {reason}. To wrap it, give {' and '.join(missing)} as well")
+        raise BadInput(f"{name} is not a denoiser: {reason}. To wrap it, give {' and '.join(missing)} as well")
     return WrappedDenoiser(module, **size, module_arguments=arguments).eval()
 
 

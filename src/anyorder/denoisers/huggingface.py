@@ -57,7 +57,7 @@ class HuggingFaceDenoiser(nn.Module):
         mask_token_id: the mask.
         forbidden: tokens that are never produced, besides the mask: padding, separators and the like.
         shift: the logits at position i predict token i + 1 (Dream).
-        pad_token_id: padding, which is never looked at; None where the caller gives attention masks.
+        pad_token_id: padding, which the model never reads; None if the caller passes attention masks.
         tokenizer: kept for encoding and decoding text, not used here.
     """
 
@@ -109,11 +109,11 @@ class HuggingFaceDenoiser(nn.Module):
 
         Args:
             name: hub id or folder.
-            mask_token_id: the mask, where neither tokenizer nor configuration names it.
-            allow: special tokens that may be produced all the same, such as the end of the text.
-            forbid: tokens that may not, besides the special ones of the tokenizer.
+            mask_token_id: the mask, if neither tokenizer nor configuration names it.
+            allow: special tokens that may be produced, such as the end of the text.
+            forbid: tokens that may not be produced, besides the special ones of the tokenizer.
             shift: see the class; by default true for models that are known to need it.
-            trust_remote_code: run the code that comes with the model. Never without the user's word.
+            trust_remote_code: run the code that comes with the model, which must not happen without the user's consent.
             device: where the model goes.
             options: passed to `from_pretrained`: dtype, quantization_config, revision, attn_implementation, ...
 
@@ -191,7 +191,7 @@ class HuggingFaceDenoiser(nn.Module):
         self.forbidden = set(self.forbidden) - set(tokens)
 
     def pad_with(self, token: int) -> None:
-        """Take another token for padding: it is never looked at, and never produced."""
+        """Use another token as padding, which is never read and never produced."""
         self.pad_token_id = token
         self.forbidden = {*self.forbidden, token}
 
@@ -253,7 +253,7 @@ class HuggingFaceDenoiser(nn.Module):
         logits = output.logits if hasattr(output, "logits") else output[0]
         if logits.shape[-1] != self.vocab_size or logits.dim() != (2 if forward.cut else 3):
             raise BadInput(
-                f"{type(self.model).__name__} returned {tuple(logits.shape)} for tokens {tuple(tokens.shape)}, which are no "
+                f"{type(self.model).__name__} returned {tuple(logits.shape)} for tokens {tuple(tokens.shape)}, which are not "
                 f"logits over its {self.vocab_size} tokens: load a model for masked tokens (*ForMaskedLM)"
             )
         if wanted is not None and not forward.cut:  # the head has seen every position
@@ -305,7 +305,7 @@ def is_shifted(config: Any) -> bool:
 
 
 def _max_length(config: Any) -> int | None:
-    """Most tokens of a sequence, special ones included; None where the configuration does not say."""
+    """Largest length of a sequence, special tokens included; None if the configuration does not give it."""
     most = getattr(config, "max_position_embeddings", None) or getattr(config, "max_sequence_length", None)
     if most is not None and _model_type(config) in _POSITIONS_AFTER_PADDING:
         most -= (config.pad_token_id or 0) + 1
@@ -330,7 +330,7 @@ def _body_of(model: Any) -> nn.Module | None:
 
 
 def _outputs(model: Any, config: Any) -> int:
-    """How many tokens a model tells apart."""
+    """The number of tokens in a model's vocabulary."""
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     return head.out_features if isinstance(head, nn.Linear) else int(config.vocab_size)
 

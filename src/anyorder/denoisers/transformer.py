@@ -2,7 +2,7 @@
 
 The plain form is GPT-2 without its causal mask (3 layers, 384 wide, 12 heads, learned positions: 5.5 M weights). In the
 structured form attention heads are restricted to relations that the task supplies (row, column, box; variable, clause),
-and positions need no embedding: the relations say all there is to know about where a token stands.
+and positions need no embedding, since the relations say where a token stands.
 """
 
 from collections.abc import Mapping, Sequence
@@ -58,7 +58,7 @@ class Block(nn.Module):
 
 
 class RelationHeads(nn.Module):
-    """The relations of a task, held as buffers, turned into an additive attention bias with one relation per head."""
+    """The relations of a task as buffers, and as an additive attention bias with one relation per head."""
 
     pairs: Tensor
     position_group: Tensor
@@ -139,11 +139,11 @@ class Transformer(nn.Module, PyTorchModelHubMixin, library_name="anyorder"):
         max_length: longest sequence; with relations, the only length.
         width: D. layers: blocks. mlp_ratio: hidden units of the MLP over D. dropout: in training.
         heads: one relation name per head, e.g. ["row", "column", "box", "everything"]; "everything" is plain attention.
-        loops: how many times the stack of blocks is passed through, with the same weights.
+        loops: how many times the stack of blocks is applied, with the same weights.
         positions: add learned position embeddings.
-        pad_token_id: padding, which is never looked at; None where there is none.
+        pad_token_id: padding, which is never read; None if there is none.
 
-    Relations are set with `set_relations` once; they are saved with the weights.
+    Relations are set once with `set_relations` and are saved with the weights.
     """
 
     Settings: ClassVar[type] = TransformerSettings
@@ -192,7 +192,7 @@ class Transformer(nn.Module, PyTorchModelHubMixin, library_name="anyorder"):
         self.blocks = nn.ModuleList(Block(width, len(heads), mlp_ratio, dropout) for _ in range(layers))
         self.final_norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, vocab_size)
-        self.apply(_initialise)
+        self.apply(_initialize)
         for name, weight in self.blocks.named_parameters():
             if name.endswith(("attention_out.weight", "mlp_out.weight")):  # GPT-2: residual branches start small
                 nn.init.normal_(weight, std=0.02 / (2 * layers) ** 0.5)
@@ -214,7 +214,7 @@ class Transformer(nn.Module, PyTorchModelHubMixin, library_name="anyorder"):
         return self.relations.bias(tokens, dtype)
 
     def forward(self, tokens: Tensor, attention_mask: Tensor | None = None, positions: Tensor | None = None) -> DenoiserOutput:
-        """See `Denoiser`. Padding may stand on either side: positions are counted from the first real token."""
+        """See `Denoiser`. Padding may be on either side: positions are counted from the first real token."""
         if tokens.shape[1] > self.max_length:
             raise ValueError(f"{tokens.shape[1]} tokens are more than the {self.max_length} this model was built for")
         hidden = self.token_embedding(tokens)
@@ -234,7 +234,7 @@ class Transformer(nn.Module, PyTorchModelHubMixin, library_name="anyorder"):
         return DenoiserOutput(forbid_mask(logits, self.mask_token_id), hidden)
 
 
-def _initialise(module: nn.Module) -> None:
+def _initialize(module: nn.Module) -> None:
     if isinstance(module, nn.Linear | nn.Embedding):
         nn.init.normal_(module.weight, std=0.02)
     if isinstance(module, nn.Linear) and module.bias is not None:

@@ -33,12 +33,12 @@ class WrappedDenoiser(nn.Module, Pushable):
         mask_token_id: the mask.
         vocab_size: V, the mask included.
         hidden_size: D of the hidden states; V if the module returns none.
-        pad_token_id: padding, which is never looked at; None if the caller passes attention masks.
+        pad_token_id: padding, which the model never reads; None if the caller passes attention masks.
         module_arguments: what the module's constructor was called with, for `save_pretrained`; by default the module's
             attributes of the same names.
 
     Raises:
-        BadInput: something that is no module, or a mask token outside the vocabulary.
+        BadInput: something that is not a module, or a mask token outside the vocabulary.
 
     Example:
         >>> import torch
@@ -161,7 +161,7 @@ class WrappedDenoiser(nn.Module, Pushable):
 
 
 def reference_of(module: nn.Module) -> str:
-    """`package.module:Class` of a module, which is found wherever it can be imported; else the registered name of its class.
+    """The reference `package.module:Class` if the class of the module can be imported, or else its registered name.
 
     Raises:
         BadInput: the class was defined in a script or a function, and is not registered.

@@ -31,7 +31,7 @@ def decode_in_batches(
 ) -> Decoded:
     """Decode all instances on the denoiser's device; instance i has the seed `seed * 2^32 + i` whatever the batch size.
 
-    Sequences of similar length are decoded together, without the padding that none of them needs. The batches are distributed
+    Sequences of similar length are decoded together, without superfluous padding. The batches are distributed
     over the processes of `shard`, and each returns the complete result, bit for bit what one process alone would return.
     Callbacks (`on_step`) recognize an instance by its seed. `ends` stop a sequence, see `decode`.
     """

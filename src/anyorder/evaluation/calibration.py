@@ -1,8 +1,8 @@
 """How reliable is the denoiser's confidence? Reliability table and expected calibration error.
 
-This tells within a minute what a learned order can gain. If confidence is calibrated on the states that decoding visits, the
-confidence order is close to the best order that can be read off those states. If it is not, a learned order has something to
-learn.
+This hints at what a learned order can gain. If confidence is calibrated on the states that decoding visits, the confidence
+order is close to the best order that these states allow. If it is not, a learned order may be better. Neither is certain:
+confidences with wrong values may still rank the positions well.
 """
 
 from dataclasses import dataclass
@@ -81,7 +81,7 @@ def path_calibration(
 ) -> tuple[Calibration, Calibration]:
     """Calibration on the states that confidence decoding visits: of all predictions, and of the most confident of each state.
 
-    The second is what an order acts upon.
+    An order acts upon the second.
 
     Raises:
         BadInput: the solutions are unknown.

@@ -52,23 +52,23 @@ def evaluate(
     """Decode the same instances with every sampler, number of steps and scale of noise.
 
     Args:
-        denoiser, task, instances: what is decoded, and what checks it.
+        denoiser, task, instances: the model, the checker, and the problems.
         samplers: spellings, samplers or orders, or a mapping from labels to any of these, see `as_samplers`.
         steps: budgets of forward passes.
         noise: scales of Gumbel noise on the scores; each sampler's own by default.
         against: label of the sampler that all others are compared with, at the same steps and noise; "best" for the best
-            heuristic there (picked on these very instances, which favors the heuristics).
-        count, token: rules of the samplers that name none themselves.
+            heuristic there (chosen on these instances, which favors the heuristics).
+        count, token: rules of the samplers that do not name one.
         judges: further measures of the samples, such as a model's likelihood, see `make_judges`.
         seed, batch_size: as in `decode_in_batches`; results do not depend on the batch size.
-        progress: called as the work goes on.
+        progress: called after every batch.
         meta: facts to keep with the report.
-        watch: keeps how its problems, the first of `instances`, are decoded.
-        shard: this process among several that all call this; each returns the same report, except for the seconds.
+        watch: records how its problems, the first of `instances`, are decoded.
+        shard: this process, if several processes call this; each returns the same report, except for the seconds.
         strict: a policy that was fitted to another denoiser is an error; otherwise a warning.
 
     Raises:
-        BadInput: task and denoiser disagree, an oracle without known solutions, two equal labels, or `against` is no label.
+        BadInput: task and denoiser do not match, an oracle without known solutions, two equal labels, or an unknown `against`.
     """
     check_fits(task, denoiser, instances)
     bound = {label: s.bind(denoiser, strict=strict) for label, s in as_samplers(samplers, count=count, token=token).items()}

@@ -1,4 +1,4 @@
-"""Curves of operating points: a sampler and a count rule, from fast to careful."""
+"""Curves of operating points: a sampler and a count rule, from fast to slow."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -133,5 +133,5 @@ def _budget(value: str, label: str) -> int | None:
     if value == "all":
         return None
     if not value.isdigit() or int(value) < 1:
-        raise BadInput(f"curve {label!r}: {value!r} is no budget of forward passes; use whole numbers from 1 on, or 'all'")
+        raise BadInput(f"curve {label!r}: {value!r} is not a budget of forward passes; use whole numbers from 1 on, or 'all'")
     return int(value)

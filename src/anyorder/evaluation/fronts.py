@@ -1,9 +1,9 @@
 """Fronts of accuracy against forward passes (NFE), and the area under them. NFE (P,), accuracies (P,) in [0, 1].
 
-What can be attained with an expected budget of forward passes: two operating points are mixed by a coin for each problem, and
-both the accuracy and the NFE of the mixture lie on the line between theirs. So the front is the upper concave hull of the
-points and of (0, 0), which stands for not decoding; beyond its most accurate point nothing is gained. A further point
-never makes it lower.
+A front is what can be attained with an expected budget of forward passes. If a coin chooses between two operating points for
+each problem, both the accuracy and the NFE of the mixture lie on the line between theirs. The front is therefore the upper
+concave hull of the points and of (0, 0), which stands for not decoding. It is level beyond its most accurate point, and a
+further point never lowers it.
 """
 
 import math
@@ -48,9 +48,9 @@ def attained(nfe: np.ndarray, accuracy: np.ndarray, budgets: np.ndarray) -> np.n
 def area(nfe: np.ndarray, accuracy: np.ndarray, low: float, high: float) -> float:
     """Mean of the attained accuracy over budgets from low to high that lie evenly on a log scale.
 
-    A cost counts by ratio: halving it is worth as much at 40 forward passes as at 10. On a linear scale the expensive end,
-    where all samplers are alike, would be most of the area. On a piece y = a + b x of the front the integral of y dx / x is
-    a ln(x2 / x1) + b (x2 - x1).
+    On a log scale, halving the cost counts as much at 40 forward passes as at 10. On a linear scale the expensive end, where
+    all samplers are about equal, would be most of the area. On a piece y = a + b x of the front the integral of y dx / x is a
+    ln(x2 / x1) + b (x2 - x1).
     """
     if not 0 < low < high:
         raise ValueError(f"the area runs from {low:g} to {high:g} NFE; the first must be above 0 and below the second")

@@ -1,4 +1,4 @@
-"""Is learning an order worth it for this model and these problems?"""
+"""Whether an order is worth learning for this model and these problems."""
 
 import warnings
 from dataclasses import dataclass
@@ -52,18 +52,18 @@ def headroom(
     batch_size: int = 256,
     progress: Progress | None = None,
 ) -> Headroom:
-    """Measure how far the best order without training is from the oracle, and calibration along the confidence path.
+    """Measure how far the best order without training is from the oracle, and the calibration along the confidence path.
 
     Args:
         denoiser, task, instances, seed, batch_size, progress: as in `evaluate`.
         steps: budget of forward passes.
-        samplers: what is compared; by default every baseline that takes no arguments, and every oracle.
+        samplers: the samplers to compare; by default every baseline that takes no arguments, and every oracle.
 
     Returns:
         A `Headroom`: print it, or read its `report`.
 
     Raises:
-        BadInput: no solutions are known, or task and denoiser disagree.
+        BadInput: no solutions are known, or task and denoiser do not match.
     """
     check_fits(task, denoiser, instances)
     if isinstance(task, Sequences) and task.hide == 1:

@@ -1,9 +1,9 @@
 """Judges: outside models that rate finished samples. The pseudo-likelihood under a masked model, the perplexity under a causal
 one, predicted structures.
 
-A judge is a function of a task, instances and completed sequences (N, L) that returns a number per sample, see `evaluate`. What
-is registered in `JUDGES` is such a function, or a dataclass with a method `columns(denoiser)` that returns judges by the name
-of their column; its fields are the arguments that text can give.
+A judge is a function of a task, instances and completed sequences (N, L) that returns a number per sample, see `evaluate`.
+`JUDGES` registers such functions, or dataclasses with a method `columns(denoiser)` that returns judges by the name of their
+column. The fields of such a dataclass are the arguments that can be given as text.
 """
 
 import os
@@ -34,7 +34,7 @@ class PseudoLikelihood:
     position is hidden at once, which costs k forward passes and gives a slightly lower value, the lower the smaller k.
 
     Args:
-        denoiser: the masked model that judges. A model overrates its own samples.
+        denoiser: the masked model that judges. It overrates its own samples.
         folds: forward passes per sequence.
         batch_size: sequences at a time.
     """
@@ -76,8 +76,7 @@ QUANTIZED = ("smollm2",)
 class CausalPerplexity:
     """Negative log-likelihood of the text under a causal model of Hugging Face, in nats per token, float (N,).
 
-    `exp` of its mean is the generative perplexity. Text that repeats itself has a low value too, so compare token entropy as
-    well.
+    `exp` of its mean is the generative perplexity. Repetitive text has a low value too, so compare token entropy as well.
 
     Args:
         name, device, trust_remote_code: see `CausalModel`; the name may also be `smollm2`, once that was fetched.
@@ -93,7 +92,7 @@ class CausalPerplexity:
 
 class PredictedError:
     """Error of the structure that IgFold (arXiv 2204.06035) predicts, by its own estimate: mean over residues in Angstrom,
-    float (N,), nan for what is no antibody domain; small is good. About 11 s per sequence and four models on one core.
+    float (N,), nan for what is not an antibody domain; small is good. About 11 s per sequence and four models on one core.
 
     IgFold is free for non-commercial use only: the extra `igfold-noncommercial`, never a dependency.
 

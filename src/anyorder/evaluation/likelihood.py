@@ -10,11 +10,11 @@ r(i | x_S) = q(i | x0, x_S), Jensen's inequality gives log p(x0) >= E1 + E2 (eqs
 
     E1 = sum over steps of E_r[ log p_i(x0_i | x_S) ],    E2 = -sum over steps of E_r[ log r(i | x_S) / F(i, x_S) ].
 
-(With CE = -log p, E1 is minus the sum that eq. 12 prints; that the bound holds fixes the sign. The paper integrates over a time
-t with a weight c(alpha_t); each of the n steps counts once here, which is the same sum.) A policy that does not look at z has
-r = F, so E2 = 0 and E1 alone is a bound; the objective L_ORDER (eq. 3) is -E1, up to the weight of each state, with x_S drawn
-from the forward process instead of the policy's own path. For a uniform policy the two draw the same states, and E1 is the
-bound that L_MDM estimates.
+(With CE = -log p, E1 is minus the sum that eq. 12 prints; the sign follows because the bound must hold. The paper integrates
+over a time t with a weight c(alpha_t); here each of the n steps counts once, which is the same sum.) A policy that does not
+look at z has r = F, so E2 = 0 and E1 alone is a bound; the objective L_ORDER (eq. 3) is -E1, up to the weight of each state,
+with x_S drawn from the forward process instead of the policy's own path. For a uniform policy the two draw the same states, and
+E1 is the bound that L_MDM estimates.
 """
 
 import itertools
@@ -155,7 +155,7 @@ def estimate_bound(process: Process, tokens: Tensor, x0: Tensor, samples: int, *
     """E1 and E2 by Monte Carlo, for any length.
 
     Args:
-        process, tokens (L,), x0 (L,): what is decoded, and the sequence that is asked for.
+        process, tokens (L,), x0 (L,): the process, its start, and the sequence whose likelihood is estimated.
         samples: number of paths, or of states.
         states: "path" draws whole paths from the policy: unbiased. "forward" draws x_S from the forward process (a uniform
             number of masks at uniform places), as L_ORDER and L_PA-MDM do: biased unless the policy is uniform.

@@ -70,7 +70,8 @@ class CurveSummary:
 
 @dataclass
 class Fronts:
-    """What was found. bounds: forward passes between which the areas lie; budgets: at which accuracies are compared."""
+    """The results of `pareto`. bounds: range of forward passes of the areas; budgets: those at which accuracies are
+    compared."""
 
     points: list[Measured]
     curves: list[CurveSummary]
@@ -105,17 +106,16 @@ def pareto(
     """Decode the same instances at every operating point of every curve.
 
     Args:
-        denoiser, task, instances: what is decoded, and what checks it.
+        denoiser, task, instances: the model, the checker, and the problems.
         samplers: texts, orders, samplers or curves, or a mapping from labels to any of these, see `as_curves`.
         blocks: modes: None for full diffusion, or positions per block.
         token, seed, batch_size, progress, meta, shard, strict: as in `evaluate`.
         against: name of the curve that all others are compared with; "best" for the heuristic with the largest area in each
-            mode (picked on these very instances, which favors the heuristics).
-        bounds: forward passes between which areas are taken; by default, from 1 to one position per step of the longest
-            problem.
+            mode (chosen on these instances, which favors the heuristics).
+        bounds: range of forward passes of the areas; by default, from 1 to one position per step of the longest problem.
 
     Raises:
-        BadInput: task and denoiser disagree, an oracle without known solutions, `against` is no curve, or empty bounds.
+        BadInput: task and denoiser do not match, an oracle without known solutions, an unknown `against`, or empty bounds.
     """
     check_fits(task, denoiser, instances)
     longest = instances.longest
@@ -208,7 +208,7 @@ def _summary(name: str, block: int | None, base: str | None, found: dict[str, _P
 
 
 def mode_name(block: int | None) -> str:
-    """What a mode is called in reports."""
+    """The name of a mode in reports."""
     return "full diffusion" if block is None else f"blocks of {block}"
 
 

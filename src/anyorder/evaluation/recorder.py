@@ -1,4 +1,4 @@
-"""A callback of `decode` that records what every forward pass predicted, how the order scored it, and what was then done."""
+"""A callback of `decode` that records each step: the prediction, the scores of the order, and what was done."""
 
 from typing import NamedTuple
 

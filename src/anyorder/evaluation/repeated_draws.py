@@ -1,4 +1,4 @@
-"""Pass@N: is there a right answer among N draws of a stochastic order (arXiv 2510.05725, figures 1 and 8)?"""
+"""Pass@N: how often at least one of N draws of a stochastic order is right (arXiv 2510.05725, figures 1 and 8)."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -79,15 +79,15 @@ def pass_at_n(
     """Decode the same instances `draws` times with every sampler; draw j is what seed + j gives in `evaluate`.
 
     Args:
-        denoiser, task, instances: what is decoded, and what checks it.
+        denoiser, task, instances: the model, the checker, and the problems.
         samplers: as in `evaluate`; `random`, `top_k:5` and `policy~SIGMA` are those of the paper. A deterministic order gives
             the same result in every draw.
-        draws: of each instance.
-        steps: budget of forward passes; as many as there are positions for one position per step.
+        draws: number of draws of each instance.
+        steps: budget of forward passes; give the number of positions for one position per step.
         token, seed, batch_size, progress, shard, strict: as in `evaluate`.
 
     Raises:
-        BadInput: no draws, task and denoiser disagree, two equal labels, or an oracle without known solutions.
+        BadInput: no draws, task and denoiser that do not match, two equal labels, or an oracle without known solutions.
     """
     check_fits(task, denoiser, instances)
     if draws < 1:

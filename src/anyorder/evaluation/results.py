@@ -1,4 +1,4 @@
-"""What an evaluation found: results, paired comparisons, and the report that holds them."""
+"""The outcome of an evaluation: results, paired comparisons, and the report that holds them."""
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -55,7 +55,7 @@ class Result:
         return self.instance_accuracy, self.ci95
 
     def outcomes(self, metric: str) -> np.ndarray:
-        """What `main` is the mean of, per instance, (N,)."""
+        """The values per instance, (N,), of which `main` is the mean."""
         return self.cells if metric == "cell_accuracy" and self.cell_accuracy is not None else self.correct
 
 

@@ -1,4 +1,4 @@
-"""What is compared: samplers with labels, and what kind of order each of them has."""
+"""The samplers that are compared, with their labels and the kinds of their orders."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -41,7 +41,7 @@ def as_samplers(samplers: Samplers, **fields: Any) -> dict[str, Sampler]:
             and None leaves the default.
 
     Raises:
-        BadInput: nothing is given, two have the same label, or one is no sampler.
+        BadInput: there are none, two have the same label, or one is not a sampler.
     """
     given = {name: value for name, value in fields.items() if value is not None}
     if isinstance(samplers, Mapping):
@@ -71,7 +71,7 @@ def label_for(one: SamplerLike) -> str:
 
 
 def kind_of(sampler: Sampler) -> Kind:
-    """What kind of order a sampler has, by the facts of the registry.
+    """The kind of order that a sampler has, by the facts of the registry.
 
     An order of another package, or one that is not registered, is "other": results are never compared with it by default. So is
     a baseline with a remasker.

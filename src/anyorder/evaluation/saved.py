@@ -1,4 +1,4 @@
-"""What an evaluation leaves on disk, read again: trajectories (.json, .json.gz, .parquet) and reports (.json)."""
+"""Read and write the files of an evaluation: trajectories (.json, .json.gz, .parquet) and reports (.json)."""
 
 import gzip
 import math
@@ -47,13 +47,13 @@ def load_trajectories(path: Path) -> Trajectories:
     """Inverse of `save_trajectories`.
 
     Raises:
-        BadInput: the file is damaged, of another format or version, or says things that do not fit together.
+        BadInput: the file is damaged, inconsistent, or of another format or version.
     """
     return trajectories_from(_read_parquet(path) if path.suffix == ".parquet" else _read_json(path), path)
 
 
 def load(path: Path) -> Trajectories | Report:
-    """What a file holds: trajectories, or the report of `anyorder evaluate --json`.
+    """The content of a file: trajectories, or the report of `anyorder evaluate --json`.
 
     Raises:
         BadInput: neither.
@@ -71,7 +71,7 @@ def load(path: Path) -> Trajectories | Report:
 
 
 def join(parts: list[tuple[Path, Trajectories]]) -> Trajectories:
-    """The runs of several files together.
+    """Join the runs of several files.
 
     Raises:
         BadInput: the files are about different problems, or two hold a run of one name.

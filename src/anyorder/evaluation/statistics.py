@@ -60,7 +60,7 @@ def mcnemar(a: np.ndarray, b: np.ndarray) -> float:
 def sign_flip(differences: np.ndarray, draws: int = 20_000, seed: int = 0) -> float:
     """Two-sided sign-flip test that paired differences (N,) are symmetric about zero, by random signs.
 
-    With outcomes averaged over seeds first, it asks whether the difference would carry over to other puzzles.
+    If outcomes are first averaged over seeds, it tests whether the difference would carry over to other puzzles.
     """
     differences = differences[np.abs(differences) > 1e-12]
     if not differences.size:
@@ -80,7 +80,7 @@ def paired_interval(a: np.ndarray, b: np.ndarray) -> Interval:
 
 
 def oracle_gap_closed(accuracy: float, baseline: float, oracle: float) -> float | None:
-    """(accuracy - baseline) / (oracle - baseline): the share of the possible improvement. None when there is no room."""
+    """(accuracy - baseline) / (oracle - baseline): the share of the possible improvement. None if there is no gap."""
     return None if oracle - baseline <= 1e-9 else (accuracy - baseline) / (oracle - baseline)
 
 

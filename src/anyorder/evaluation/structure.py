@@ -1,8 +1,8 @@
 """Structure scores of protein sequences: ESMFold's own confidence in the structures that it predicts for them.
 
 The metrics of arXiv 2606.00295, appendix A.2.2, as ESMFold (doi 10.1126/science.ade2574) estimates them without knowing the
-true structure. ESMFold is read through transformers; what it says of a sequence is kept in the user's cache, one file per
-sequence, so that no sequence is folded twice and a scoring that was interrupted goes on.
+true structure. ESMFold is loaded with transformers. Its result for each sequence is kept in the user's cache, so that no
+sequence is folded twice and interrupted scoring resumes.
 """
 
 import hashlib
@@ -48,11 +48,11 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Structure:
-    """What was predicted for one sequence of L residues.
+    """The prediction for one sequence of L residues.
 
     plddt: confidence in the local structure, 0 to 100: the mean over the atoms of all residues, as the authors of ESMFold
-        average it, and DPLM's after them.
-    plddt_ca: the mean over residues of that of the alpha carbon alone, the one that AlphaFold's lDDT-C-alpha speaks of.
+        average it, and those of DPLM.
+    plddt_ca: the mean over residues of the value of the alpha carbon alone, as in AlphaFold's lDDT-C-alpha.
     ptm: predicted TM-score, 0 to 1. pae: predicted aligned error, Angstrom, mean over all pairs of residues.
     alpha_carbons: coordinates (L, 3) in Angstrom.
     """
@@ -71,11 +71,11 @@ class Structure:
 
 
 class ESMFold:
-    """Folds sequences, each once. Weights are loaded when the first sequence comes that is not in the cache.
+    """Folds sequences, each once. Weights are loaded for the first sequence that is not in the cache.
 
     Args:
         model: hub id, or folder of an `EsmForProteinFolding`.
-        device: where it runs; the GPU where there is one.
+        device: where it runs; the GPU if there is one.
         dtype: of all weights, by name ("float32", "bfloat16"). When not given, float32, but for the language model inside,
             which its authors run in half precision on a GPU.
         chunk_size: rows of the pair representation that are worked on at a time: less memory for long sequences, more time.
@@ -96,7 +96,7 @@ class ESMFold:
         batch_size: int = 1,
     ) -> None:
         if dtype is not None and not isinstance(getattr(torch, dtype, None), torch.dtype):
-            raise BadInput(f"dtype {dtype!r} is none of torch's: use float32, bfloat16 or float16")
+            raise BadInput(f"dtype {dtype!r} is not one of torch's: use float32, bfloat16 or float16")
         for name, value in (("chunk_size", chunk_size), ("batch_size", batch_size)):
             if value is not None and value < 1:
                 raise BadInput(f"{name} is {value}; it must be at least 1")
@@ -112,7 +112,7 @@ class ESMFold:
         self._known: dict[str, Structure] = {}
 
     def check(self) -> None:
-        """See that the model can be reached, without loading its weights.
+        """Check that the model can be reached, without loading its weights.
 
         Raises:
             BadInput: transformers is not installed, there is no such model, or its folder has no weights.
@@ -189,7 +189,9 @@ class ESMFold:
             raise BadInput(self._unreachable(error)) from error
         missing = sorted(key for key in report["missing_keys"] if not any(part in key for part in _UNTRAINED))
         if missing:
-            raise BadInput(f"{self.name} has no weights for {', '.join(missing[:3])}...: it is no trained structure predictor")
+            raise BadInput(
+                f"{self.name} has no weights for {', '.join(missing[:3])}...: it is not a trained structure predictor"
+            )
         if options or self.device == "cpu":  # else the language model inside stays in half precision, which CPUs are slow at
             model = model.to(options.get("dtype", torch.float32))
         if self.chunk_size is not None:
@@ -249,7 +251,7 @@ def structure_summary(structures: list[Structure]) -> dict[str, float]:
 def structure_judges(predictor: ESMFold, *, inner_tm: bool = False, progress: Progress | None = None) -> dict[str, Judge]:
     """Judges for `evaluate`: pLDDT, pTM, pAE and the share of foldable samples, and inner-TM if requested.
 
-    The predictor remembers what it folded, so several judges fold a sample once. A sample that is not complete has no score.
+    The predictor keeps its results, so several judges fold a sample only once. A sample that is not complete has no score.
 
     Raises:
         BadInput: inner-TM is requested, and its extra is not installed.
@@ -323,7 +325,7 @@ def check_sequence(sequence: str) -> None:
 
 
 def _identity(name: str) -> str:
-    """What tells one model from another: a hub id by its name, a folder by what is in it now."""
+    """The identity of a model: the name of a hub id, or the current content of a folder."""
     folder = Path(name)
     if not folder.is_dir():
         return name

@@ -9,12 +9,12 @@ _DIVERSITY = "order diversity"
 
 
 def metric_name(report: Report) -> str:
-    """What the metric that matters is called, see `Task.main_metric`."""
+    """The name of the main metric, see `Task.main_metric`."""
     return headers_of(report)[1]
 
 
 def headers_of(report: Report) -> list[str]:
-    """Column heads: the metric that matters first, see `Task.main_metric`."""
+    """Column heads, with the main metric first, see `Task.main_metric`."""
     metrics = [str(report.meta.get("correct_means", "instance accuracy")), "cell accuracy"]
     main, other = metrics[::-1] if report.main_metric == "cell_accuracy" else metrics
     return ["order", main, "95 % interval", other, "NFE", "difference", "p", "oracle gap closed"]
@@ -59,7 +59,7 @@ def cells_of(report: Report) -> list[tuple[int, float]]:
 
 
 def title_of(steps: int, noise: float, instances: int) -> str:
-    """What a table is about."""
+    """The title of a table."""
     return f"{steps} steps" + (f", order noise {noise:g}" if noise else "") + f", {instances} instances"
 
 
@@ -116,7 +116,7 @@ def grids_of(report: Report) -> list[Grid]:
 
 
 def rich_tables(report: Report) -> list[Table]:
-    """One table per number of steps and scale of noise, and one by difficulty where it is known."""
+    """One table per number of steps and scale of noise, and one by difficulty if that is known."""
     return [rich_table(*grid) for grid in grids_of(report)]
 
 

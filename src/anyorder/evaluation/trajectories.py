@@ -1,4 +1,4 @@
-"""Decodings that can be watched again: a documented, versioned format (docs/report.md), and what fills it.
+"""Decodings that can be played back: a documented, versioned format (docs/report.md), and the recording of it.
 
 A file holds problems once, and runs of them: an order at a budget of steps and a scale of noise. A run has one decode per
 problem, a decode one entry per forward pass: what the denoiser proposed, how the order scored it, what was committed and what
@@ -117,8 +117,8 @@ class Trajectories(_Part):
     """What a file holds.
 
     about: facts such as task, data, denoiser, seed. drawing: where positions stand. mask: its token.
-    hidden: tokens that are not drawn where they are given: padding, and what frames a sequence.
-    texts: what each token that occurs is written as.
+    hidden: tokens that are not drawn where they are given: padding, and the frame of a sequence.
+    texts: the text of each token that occurs.
     """
 
     format: Literal["anyorder.trajectories"] = FORMAT
@@ -135,7 +135,7 @@ class Trajectories(_Part):
     def _consistent(self) -> "Trajectories":
         for name, tokens in self._sequences():
             if missing := {token for token in tokens if token not in self.texts}:
-                raise ValueError(f"{name} holds token {min(missing)}, and texts does not say how that is written")
+                raise ValueError(f"{name} holds token {min(missing)}, but texts has no entry for it")
         for number, problem in enumerate(self.problems):
             if problem.solution is not None and len(problem.solution) != len(problem.tokens):
                 raise ValueError(f"problem {number} has {len(problem.tokens)} tokens, its solution {len(problem.solution)}")
@@ -197,10 +197,10 @@ def _check(problem: Problem, decode: Decode, mask: int) -> None:
 
 
 class Watch:
-    """Keeps how problems are decoded.
+    """Records how problems are decoded.
 
     Args:
-        task, instances: the problems to keep; of the problems that are decoded, they must be the first.
+        task, instances: the problems to record; they must be the first of those that are decoded.
         about: facts to keep with them.
         candidates: k, tokens kept per position and forward pass.
     """
@@ -322,7 +322,7 @@ def _step(move: Move) -> Step:
 
 
 def _lengths(tokens: np.ndarray, pad: int | None) -> list[int]:
-    """How many tokens of each row (N, L) are no trailing padding."""
+    """The number of tokens of each row (N, L) without trailing padding."""
     columns = np.arange(1, tokens.shape[1] + 1)
     lengths: list[int] = np.where(tokens != (-1 if pad is None else pad), columns, 0).max(axis=1).tolist()
     return lengths

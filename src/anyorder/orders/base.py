@@ -15,7 +15,7 @@ from anyorder.state import DecodeState
 class Order(Protocol):
     """Where is it safest to unmask? A score for every predicted position; the larger, the sooner.
 
-    Any function will do::
+    Any such function is an order::
 
         def my_order(state: DecodeState, prediction: Prediction) -> Tensor:
             return prediction.scatter(prediction.best_log_probs)

@@ -6,7 +6,7 @@
 | left_to_right | minus the position | autoregressive order |
 | confidence | log of the largest probability | LLaDA (arXiv 2502.09992) |
 | margin | largest minus second largest probability | arXiv 2502.06768 |
-| log_margin | the same of log-probabilities | unbounded, so that noise does not drown it |
+| log_margin | the same of log-probabilities | unbounded, so that noise does not dominate it |
 | entropy | minus the entropy of p, in nats | arXiv 2505.24857 |
 | oracle | log p(x0) | arXiv 2606.00295, section 2.2 |
 | gt_margin | p(x0) minus the largest probability of another token | arXiv 2602.09501 |

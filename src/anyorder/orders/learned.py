@@ -27,8 +27,8 @@ class LearnedOrder(Pushable):
 
     Args:
         policy: scores the predicted positions.
-        critic: scores the committed tokens; None if nothing was trained to. An order is trained best on states that can still
-            be completed correctly, a critic on complete ones as decoding leaves them, so they may be two networks.
+        critic: scores the committed tokens; None if no network was trained to. An order is trained best on states that can
+            still be completed correctly, and a critic on complete ones as decoding leaves them, so they may be two networks.
     """
 
     def __init__(self, policy: PolicyNetwork, critic: "Critic | None" = None) -> None:
@@ -51,7 +51,7 @@ class LearnedOrder(Pushable):
         return self
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the policy, and in `critic/` its critic where that is a network of its own."""
+        """Write the policy, and its critic to `critic/` if that is a separate network."""
         self.policy.save_pretrained(folder)
         if self.critic is not None and self.critic.policy is not self.policy:
             self.critic.policy.save_pretrained(Path(folder) / "critic")
@@ -61,8 +61,8 @@ class LearnedOrder(Pushable):
         """Load a policy, and the critic beside it, from a folder or a hub id; see `load_policy` and `check_denoiser`.
 
         Raises:
-            BadInput: no policy there. BadCheckpoint: weights that cannot be read.
-            WrongDenoiser: it was fitted to another denoiser, and `strict`.
+            BadInput: there is no policy. BadCheckpoint: the weights cannot be read. WrongDenoiser: it was fitted to another
+                denoiser, and `strict`.
         """
         folder = download(name)
         policy = load_policy(folder)
@@ -125,7 +125,7 @@ def saved_order(denoiser: nn.Module, folder: str = "", *, strict: bool = True) -
     """
     name = folder or str(getattr(denoiser, "own_order", "") or "")
     if not name:
-        raise BadInput("this denoiser has no learned order of its own: fit one, and name its folder in place of 'policy'")
+        raise BadInput("this denoiser has no learned order of its own: fit one, and name its folder instead of 'policy'")
     config = Path(name) / "config.json"
     key = (name, config.stat().st_mtime_ns if config.is_file() else 0)
     known = _loaded.setdefault(denoiser, {})
@@ -194,7 +194,7 @@ def check_unchecked(part: Any, denoiser: nn.Module, *, strict: bool = True) -> N
 
 
 def check_denoiser(policy: PolicyNetwork, denoiser: nn.Module, folder: str | Path, *, strict: bool = True) -> None:
-    """Compare the fingerprint of a denoiser with the one that a policy remembers.
+    """Compare the fingerprint of a denoiser with the one that a policy stores.
 
     Raises:
         WrongDenoiser: they differ, and `strict`, or the shapes differ too. Otherwise a difference is a warning.
@@ -209,7 +209,7 @@ def check_denoiser(policy: PolicyNetwork, denoiser: nn.Module, folder: str | Pat
         if reads and needed != given:
             raise WrongDenoiser(f"{message}, with {name} {given}; the policy needs {needed}: fit a policy to this denoiser")
     if not policy.reads_hidden:
-        message += "; it reads confidences and no hidden states, so it can be transferred, with unknown accuracy"
+        message += "; it reads confidences and no hidden states, so it can be used here, with unknown accuracy"
     if strict:
         raise WrongDenoiser(f"{message}: fit a policy to this denoiser, or load it with strict=False (--ignore-fingerprint)")
     warnings.warn(message, stacklevel=4)

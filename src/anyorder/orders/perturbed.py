@@ -22,7 +22,7 @@ class Perturbed:
     a large sigma the uniform choice among the open positions.
 
     Args:
-        order: where.
+        order: the order that is perturbed.
         sigma: standard deviation of the noise, on the scale of probabilities.
         top_positions: only the K most confident positions are open (eq. 27), so at most K are unmasked in a step; 0 for all;
             None for the number that the policy was trained with.

@@ -1,7 +1,7 @@
 """Learned orders: small networks on top of a denoiser's prediction and hidden states.
 
-`PolicyNetwork` is the base of all. An architecture is one class with settings of its own, registered in `POLICIES`; adding one
-takes a file with a class like those below.
+`PolicyNetwork` is the base of all. An architecture is one class with its own settings, registered in `POLICIES`. To add one,
+write a file with a class like those below.
 
 The supervised policies here start AT a heuristic: their score is `scale * log-odds(c) + shift + correction`, with scale 1,
 shift 0 and a correction whose last layer is zero, so before any training they are the confidence order.
@@ -34,20 +34,20 @@ _MASKED, _COMMITTED, _GIVEN = 0, 1, 2
 
 @dataclass(frozen=True)
 class NoSettings:
-    """Of an architecture that has none."""
+    """The settings of an architecture that has none."""
 
 
 class PolicyNetwork(nn.Module, Pushable):
     """Base class of order policies: a network that scores the positions of a state.
 
-    A subclass names its settings in a dataclass `Settings`, whose fields recipes and commands know, builds its layers in
-    `build`, and scores in `forward`. It is saved apart from its denoiser, as `config.json` and `model.safetensors`.
+    A subclass declares its settings in a dataclass `Settings`, which recipes and commands read. It builds its layers in `build`
+    and computes scores in `forward`. It is saved separately from its denoiser, as `config.json` and `model.safetensors`.
 
     Args:
-        hidden_size, vocab_size: of the denoiser.
-        max_length: of the task, for heads that are restricted to relations between its positions; else 0.
+        hidden_size, vocab_size: those of the denoiser.
+        max_length: length of the task, for heads that are restricted to relations between its positions; else 0.
         scores_committed: whether the scores of committed tokens are trained, so that the policy can be a critic.
-        denoiser_fingerprint: of the denoiser that the policy was fitted to.
+        denoiser_fingerprint: fingerprint of the denoiser to which the policy was fitted.
         about: facts about the fit, kept in `config.json`.
         settings: the fields of `Settings`.
 
@@ -101,10 +101,10 @@ class PolicyNetwork(nn.Module, Pushable):
         """Scores float32 (B, L) of all positions: of the proposed token where predicted, of the present one elsewhere."""
 
     def set_relations(self, relations: dict[str, Relation]) -> None:
-        """Give heads that are restricted to relations those of a task. By default there are none."""
+        """Set the relations of a task for heads that are restricted to relations. By default there are no such heads."""
 
     def config(self) -> dict[str, Any]:
-        """What makes the network again, apart from its weights."""
+        """The values that rebuild the network, without its weights."""
         shape = {"hidden_size": self.hidden_size, "vocab_size": self.vocab_size, "max_length": self.max_length}
         return {
             "architecture": POLICIES.lasting_name_of(self),
@@ -247,8 +247,8 @@ class ScoreHiddenTransformer(ScoreTransformer):
 
 @POLICIES.register("lookahead", trained_by="supervised")
 class LookaheadPolicy(SupervisedPolicy):
-    """Reads the whole proposal of the denoiser before anything is committed: hidden state, expected token, scores and status of
-    every position, then blocks whose heads may be restricted to the task's relations."""
+    """Reads the complete proposal of the denoiser before anything is committed: hidden state, expected token, scores and status
+    of every position, then blocks whose heads may be restricted to the task's relations."""
 
     Settings = LookaheadSettings
     reads_logits = True

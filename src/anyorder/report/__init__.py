@@ -1,1 +1,1 @@
-"""Pictures of what an evaluation found: plots, and the page that plays decodings back."""
+"""The results of an evaluation as pictures: plots, and the page that plays decodings back."""

@@ -1,8 +1,8 @@
-"""The playback page: one HTML file that shows decodings step by step, with nothing to fetch and no server.
+"""The playback page: one HTML file that shows decodings step by step, with no server and nothing to download.
 
-The script and the sheet in `page/` are put into the file as they are; trajectories go in as gzipped JSON in base64, one block
-for each run, which the page unpacks when it is wanted. A content security policy admits this one script and this one sheet, by
-their hashes, and no connection at all; text reaches the page as text. So markup in a token, a name or a file does nothing.
+The script and the style sheet in `page/` are copied into the file. Trajectories are stored as gzipped JSON in base64, one block
+for each run, which the page unpacks when it is needed. A content security policy admits this script and this style sheet by
+their hashes, and no connection. Text is inserted as text, so markup in a token, a name or a file has no effect.
 """
 
 import base64
@@ -32,9 +32,9 @@ def build_page(trajectories: Trajectories | None, report: Report | None = None, 
     """The page as HTML.
 
     Args:
-        trajectories: what can be watched; None for a page of results alone.
-        report: the results to show; those of the trajectories when not given.
-        title: of the page; says what was compared when not given.
+        trajectories: the decodings to play back; None for a page with results only.
+        report: the results to show; by default those of the trajectories.
+        title: title of the page; by default it says what was compared.
 
     Raises:
         BadInput: there is nothing to show.
@@ -66,7 +66,7 @@ def build_page(trajectories: Trajectories | None, report: Report | None = None, 
 
 
 def headlines(report: Report) -> list[str]:
-    """What the results say in a sentence for each budget of steps and scale of noise."""
+    """One sentence on the results for each budget of steps and scale of noise."""
     sentences = []
     for result in report.results:
         cell = [r for r in report.results if (r.steps, r.noise) == (result.steps, result.noise) and r.kind != "oracle"]
@@ -110,7 +110,7 @@ def _facts(trajectories: Trajectories | None, report: Report, about: dict[str, A
 
 
 def _page_data(trajectories: Trajectories | None, report: Report, about: dict[str, Any]) -> dict[str, Any]:
-    """What the page wants to know at once."""
+    """The data that the page needs when it opens."""
     correct_means = str(about.get("correct_means", "instance accuracy"))
     sequences = bool(trajectories and trajectories.drawing.symbols)
     data: dict[str, Any] = {

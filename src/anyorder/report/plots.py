@@ -18,7 +18,7 @@ from anyorder.report.style import COLORS, figure, legend_aside, look_of, spread
 
 
 def accuracy_against_steps(report: Report, path: Path, title: str = "") -> Path:
-    """The metric that matters against the mean number of forward passes, one line per order, with 95 % intervals.
+    """The main metric against the mean number of forward passes, one line per order, with 95 % intervals.
 
     With several scales of noise there is one panel for each.
     """
@@ -40,7 +40,8 @@ def pareto_front(report: Report, path: Path, title: str = "") -> Path:
     """Accuracy against forward passes, a curve for each order through all its budgets, noises and count rules, with 95 %
     intervals.
 
-    The thick line is the front: what no other order beats with as many forward passes or fewer. Oracles are no part of it.
+    The thick line is the front: the points that no other order beats with as many forward passes or fewer. Oracles are left out
+        of it.
     """
     markers = cycle("osD^vP*X")
     with figure(path, 1, 5.6, 4.4, aside=2.0) as (axis,):
@@ -84,9 +85,9 @@ def _accuracies(axis: Any, rows: list[Result], metric: str, **style: Any) -> Non
 
 
 def calibration_of_scores(trajectories: Trajectories, path: Path) -> Path:
-    """How reliable are a policy's scores? One panel per run: the share of proposals that are right against what was predicted,
-    by the denoiser's confidence and, for learned orders, by the score, read as the log-odds of being right (objective
-    `correctness`). Every proposal of every forward pass counts; the area of a dot is their number.
+    """The reliability of a policy's scores, one panel per run: the observed share of right proposals against the predicted one,
+    by the denoiser's confidence and, for learned orders, by the score as the log-odds of being right (objective `correctness`).
+    Every proposal of every forward pass counts; the area of a dot is their number.
 
     Raises:
         BadInput: no solutions are known.
@@ -127,7 +128,7 @@ def _reliability(trajectories: Trajectories, run: Run) -> list[tuple[str, Calibr
 
 
 def order_map(trajectories: Trajectories, path: Path) -> Path:
-    """When is which position committed? One panel per run: the mean step, from 1, of the last commitment in each cell of a
+    """When each position is committed, one panel per run: the mean step, from 1, of the last commitment in each cell of a
     grid, or at each position of a sequence with a band of one standard deviation. Given positions do not count."""
     grid = trajectories.drawing.kind == "grid"
     steps = [_commit_steps(trajectories, run) for run in trajectories.runs]
@@ -200,16 +201,16 @@ _LEVELS = ("up to 1/5 masked", "1/5 to 2/5", "2/5 to 3/5", "3/5 to 4/5", "more t
 
 
 def training_curves(metrics: list[dict[str, float]], path: Path) -> Path:
-    """What happened in a run, from its `metrics.jsonl`: losses, denoiser by masking level, policy, decoded samples.
+    """The course of a training run, from its `metrics.jsonl`: losses, denoiser by masking level, policy, decoded samples.
 
     Raises:
-        BadInput: nothing in it that can be drawn.
+        BadInput: it holds nothing that can be drawn.
     """
     logged = {name for row in metrics for name in row}
     groups = {title: [n for n in names if n in logged] for title, names in _TRAINING.items()}
     groups = {title: names for title, names in groups.items() if names}
     if not groups or not all("step" in row for row in metrics):
-        raise BadInput("these metrics are not those of a training run: steps with a loss are wanted")
+        raise BadInput("these metrics are not those of a training run: steps with a loss are needed")
     with figure(path, len(groups), 3.8, 3.4, aside=0.3) as axes:
         for axis, (title, names) in zip(axes, groups.items(), strict=True):
             for number, name in enumerate(names):

@@ -1,4 +1,4 @@
-"""What a page or a plot is made from: files named one by one, or the folder of a run."""
+"""The sources of a page or a plot: single files, or the folder of a run."""
 
 import warnings
 from collections.abc import Callable
@@ -16,9 +16,9 @@ def read_sources(paths: list[Path], tell: Callable[[str], None] = warnings.warn)
     """Trajectories, joined, and the report; one of them may be missing.
 
     Args:
-        paths: files, or folders. Of a folder, every .json, .json.gz and .parquet file is read that holds trajectories or a
-            report; its name does not matter.
-        tell: called with a sentence for each such file of a folder that is not used, and why.
+        paths: files, or folders. In a folder, every .json, .json.gz and .parquet file that holds trajectories or a report is
+            read; its name does not matter.
+        tell: called with a sentence for each such file that is not used, with the reason.
 
     Raises:
         BadInput: a folder without such files, a file that holds neither, several reports, or different problems.
@@ -89,7 +89,7 @@ def read_metrics(paths: list[Path]) -> list[dict[str, float]]:
         BadInput: several runs, or a file that is no list of JSON objects.
     """
     if len(paths) != 1:
-        raise BadInput(f"training is drawn of one run, not of {len(paths)}")
+        raise BadInput(f"a plot of training shows one run, not {len(paths)}")
     path = paths[0] / "metrics.jsonl" if paths[0].is_dir() else paths[0]
     try:
         rows = [parse_json(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]

@@ -112,16 +112,16 @@ def reproduce(
     problems: int | None = None,
     say: Callable[[str], None] = print,
 ) -> Outcome:
-    """Train and decode whatever a target needs and is not in the folder yet, and write TARGET.md, .json and .png there.
+    """Train and decode what a target needs and the folder does not hold yet, and write TARGET.md, .json and .png to the folder.
 
     Args:
         target: a table or figure, see `TARGETS`.
-        scale: "small" (two cores, within the hour) or "paper" (one GPU).
-        folder: of all targets of this scale; they share models and decodings.
-        seeds: of the fits.
-        workers: processes.
+        scale: "small" (two cores, within an hour) or "paper" (one GPU).
+        folder: the folder of all targets of this scale; they share models and decodings.
+        seeds: seeds of the fits.
+        workers: number of processes.
         problems: test problems per task, instead of the scale's own number.
-        say: told about progress.
+        say: called with reports of progress.
 
     Raises:
         BadInput: an unknown target or scale, or a target whose models cannot be reached.
@@ -129,7 +129,7 @@ def reproduce(
     if target not in TARGETS or scale not in SCALES:
         raise BadInput(f"{target} at scale {scale} is unknown: use one of {', '.join(TARGETS)}, and {' or '.join(SCALES)}")
     if len(set(seeds)) < len(seeds):
-        raise BadInput(f"seeds {', '.join(map(str, seeds))}: each may be named once")
+        raise BadInput(f"seeds {', '.join(map(str, seeds))}: give each seed once")
     known, tasks = SCALES[scale], TARGETS[target].tasks
     missing = [task for task in tasks if task not in known]
     if missing:
@@ -168,18 +168,18 @@ def describe_targets() -> str:
 
 
 def _about(settings: list[Setting], seeds: list[int], scale: str) -> str:
-    """What every table must say about itself."""
+    """The settings that stand above every table."""
     lines = [
         f"Scale {scale}; seeds {', '.join(map(str, seeds))}. Percent of instances solved, by the rules: mean over seeds, 95 % "
         "Wilson interval over the puzzles (seeds do not count as more puzzles), sd over seeds. Differences are paired, p by a "
-        "sign-flip test over the puzzles. Absorbing decoding with argmax tokens and a linear schedule where nothing else is "
-        "said; policies start at the confidence order."
+        "sign-flip test over the puzzles. Absorbing decoding with argmax tokens and a linear schedule unless stated "
+        "otherwise; policies start at the confidence order."
     ]
     for s in settings:
         changes = [f"{name} {' '.join(values)}" for name, values in _changes(s) if values]
         lines.append(
             f"- {s.task} {s.options}: {s.problems} generated problems{f' ({s.generated})' if s.generated else ''}, the same "
-            f"for every model; T = {s.steps}; denoiser `{s.denoiser}`, from which joint training goes on; `{s.adaptive}`"
+            f"for every model; T = {s.steps}; denoiser `{s.denoiser}`, from which joint training starts; `{s.adaptive}`"
             f"{' with ' + '; '.join(changes) if changes else ''}."
         )
     return "\n".join(lines) + "\n"

@@ -1,7 +1,8 @@
 """The tables and figures of "Adaptive Order Policies for Masked Diffusion" (arXiv 2606.00295) on Sudoku and 3-SAT.
 
-Every target says what it needs (`Decoding`s), and lays out what comes back. Margin stands for two orders here: of
-probabilities, and of log-probabilities; under noise they are worlds apart, and the published margin behaves like the latter.
+Every target declares the decodings that it needs, and formats their results. Margin stands for two orders here: of
+probabilities, and of log-probabilities. Under noise they behave very differently, and the published margin behaves like the
+latter.
 """
 
 from pathlib import Path
@@ -45,7 +46,7 @@ NAMES = {
 
 
 def _published(order: str) -> str:
-    """Whose published figures stand beside an order: the published margin behaves like that of log-probabilities."""
+    """The order whose published figures stand beside this one: the published margin behaves like that of log-probabilities."""
     return {"log_margin": "margin", "margin": ""}.get(order, order)
 
 
@@ -209,7 +210,7 @@ def _figure2(settings: list[Setting], seeds: list[int], solved: Solved, folder: 
 
 
 def _curves(setting: Setting) -> list[tuple[str, str, str]]:
-    """(label, model, order) of each curve; the shipped policy where the denoiser is a shipped one."""
+    """(label, model, order) of each curve; the shipped policy if the denoiser is a shipped one."""
     curves = [(order, "frozen", order) for order in ("confidence", "log_margin", "oracle")]
     curves.append(("MLP policy, L_ORDER", "policy/mlp/{seed}", "policy"))
     return curves + ([("shipped policy", "frozen", "policy")] if setting.denoiser in zoo_names() else [])

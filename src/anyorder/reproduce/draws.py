@@ -1,4 +1,4 @@
-"""Pass@N of UPO (arXiv 2510.05725, figures 1 and 8): is there a right answer among N draws of an order?"""
+"""Pass@N of UPO (arXiv 2510.05725, figures 1 and 8): how often at least one of N draws of an order is right."""
 
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ _MODEL = "reward/top_k/{seed}"
 
 
 class DrawStudy(RewardStudy):
-    """Of each problem, how many of `DRAWS` draws are right, int (N,); of an order without chance, of one."""
+    """For each problem, how many of `DRAWS` draws are right, int (N,); a deterministic order is drawn once."""
 
     @property
     def measure_mark(self) -> str:

@@ -1,5 +1,5 @@
 """The test that the review of arXiv 2606.00295 proposed: if a learned order is no better than a random one on sorting or the
-travelling salesman problem at the same compute, the claim falls there."""
+traveling salesman problem at the same compute, the claim is refuted there."""
 
 from pathlib import Path
 

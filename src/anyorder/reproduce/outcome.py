@@ -9,7 +9,7 @@ import numpy as np
 from anyorder.evaluation.statistics import Interval, sign_flip, wilson
 from anyorder.reproduce.study import Decoding, Setting, Study
 
-TASK_NAMES = {"sudoku": "Sudoku", "sat": "3-SAT", "sorting": "sorting", "tsp": "travelling salesman"}
+TASK_NAMES = {"sudoku": "Sudoku", "sat": "3-SAT", "sorting": "sorting", "tsp": "traveling salesman"}
 
 Solved = dict[Decoding, dict[str, np.ndarray]]
 
@@ -33,8 +33,8 @@ class Outcome:
 class Target:
     """A table or figure: the tasks it is about, what it needs, and how it is laid out.
 
-    study: who trains and decodes; puzzles are solved or not, and what is otherwise scored has a study of its own.
-    about: what the table must say about itself (settings, seeds, scale), if that is not what is said of puzzles.
+    study: the class that trains and decodes. Puzzles are solved or not; a target with other scores has its own study.
+    about: makes the text above the table (settings, seeds, scale), if it differs from that of puzzles.
     minutes: at small scale with three seeds on two cores, from an empty folder; None if it was not measured.
     """
 

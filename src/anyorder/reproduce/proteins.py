@@ -1,8 +1,9 @@
 """The protein columns of table 1, table 2 and figure 1 of "Adaptive Order Policies for Masked Diffusion" (arXiv 2606.00295).
 
-What differs from puzzles: samples are drawn, not decoded to the likeliest token, so every row has seeds; they are judged by
-numbers, not solved or unsolved; and there is no truth, so no oracle. Hence a `Study` of its own, whose cells hold scores. The
-protein columns of table 1 are a target of their own, since the puzzles of that table need neither a GPU nor weights of others.
+Proteins differ from puzzles. Samples are drawn and not decoded to the likeliest token, so every row has seeds. They have scores
+instead of being solved or not. There is no known solution, and therefore no oracle. Proteins therefore have their own `Study`,
+whose cells hold scores. The protein columns of table 1 are a separate target, since the puzzles of that table need neither a
+GPU nor external weights.
 """
 
 import math
@@ -84,7 +85,7 @@ class ProteinStudy(Study):
     """A `Study` whose cells are designed sequences (FASTA) and their scores (JSON)."""
 
     def decode_all(self, decodings: Iterable[Decoding], workers: int, say: Callable[[str], None]) -> dict[Decoding, dict]:
-        """See `Study`. Models and data are looked for first, so that nothing is computed in vain."""
+        """See `Study`. It first checks that models and data are there, so that nothing is computed in vain."""
         wanted = list(decodings)
         for setting in dict.fromkeys(d.setting for d in wanted):
             _check(setting)
@@ -138,7 +139,7 @@ class ProteinStudy(Study):
 
 @lru_cache(maxsize=1)
 def _predictor(name: str) -> ESMFold:
-    """One predictor a process: it is large."""
+    """One predictor per process, since it is large."""
     return ESMFold(name)
 
 
@@ -151,7 +152,7 @@ def _has_tm_align() -> bool:
 
 
 def _check(setting: Setting) -> None:
-    """See that denoiser, predictor and sequences are there.
+    """Check that denoiser, predictor and sequences are there.
 
     Raises:
         BadInput: what is missing, and what to do.
@@ -357,8 +358,8 @@ def _about(settings: list[Setting], seeds: list[int], scale: str) -> str:
     return (
         f"Scale {scale}; seeds {', '.join(map(str, seeds))}. {s.problems} sequences of each length from each model and seed, "
         f"{s.steps} steps, linear schedule, {way}, amino acids drawn at temperature {s.temperature:g}. Scores by "
-        f"`{s.predictor}`; pLDDT is the mean over the atoms of all residues. 95 % intervals over sequences, lengths and seeds "
-        f"being strata, and rows taken as independent. Denoiser `{s.denoiser}`, from which joint training goes on; "
+        f"`{s.predictor}`; pLDDT is the mean over the atoms of all residues. 95 % intervals over sequences; lengths and seeds "
+        f"are strata, and rows are taken as independent. Denoiser `{s.denoiser}`, from which joint training starts; "
         f"`{s.adaptive}`.\n"
     )
 

@@ -1,7 +1,7 @@
-"""Figures as published, to stand beside ours. Percent of instances solved unless said otherwise.
+"""Figures as published, to stand beside ours. Percent of instances solved unless stated otherwise.
 
-Source: arXiv 2606.00295, tables 1 to 4, unless said otherwise. Its test sets, denoisers and budgets are not ours: what may be
-compared is the pattern, not the level.
+Source: arXiv 2606.00295, tables 1 to 4, unless stated otherwise. Its test sets, denoisers and budgets are not ours: compare the
+    pattern and not the level.
 """
 
 TABLE1_POLICY_ONLY = {

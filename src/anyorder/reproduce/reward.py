@@ -1,5 +1,5 @@
 """The tables and figures of "Improving Discrete Diffusion Unmasking Policies Beyond Explicit Reference Policies" (UPO,
-arXiv 2510.05725), on denoisers of our own that leave an order room."""
+arXiv 2510.05725), on our own denoisers, which leave room for an order."""
 
 import json
 from dataclasses import dataclass, field
@@ -63,8 +63,8 @@ class RewardSetting(Setting):
 
 
 class RewardStudy(Study):
-    """Models `reward/VARIANT/SEED` beside those of `Study`; of each problem, whether it is solved and its share of right cells,
-    float (2, N)."""
+    """Models `reward/VARIANT/SEED` beside those of `Study`; for each problem, whether it is solved and its share of right
+    cells, float (2, N)."""
 
     def recipe(self, setting: Setting, kind: str, what: str, seed: str, changes: list[str]) -> AnyRecipe:
         """See `Study`."""
@@ -263,19 +263,19 @@ def _figure4(settings: list[Setting], seeds: list[int], solved: Solved, folder: 
 
 
 def about(settings: list[Setting], seeds: list[int], scale: str) -> str:
-    """What these tables must say about themselves."""
+    """The settings that stand above these tables."""
     lines = [
         f"Scale {scale}; seeds {', '.join(map(str, seeds))}. Mean over seeds; 95 % intervals over the problems (Wilson for "
         "those solved; seeds do not count as more problems), sd over seeds. Differences are paired, p by a sign-flip test "
         "over the problems. One position per step, the likeliest token, no sampling of positions. Right cells are those of "
-        "one stored solution, as published, though many of these problems have several; solved is judged by the rules."
+        "one stored solution, as published, although many problems have several; solved is checked by the rules."
     ]
     for s in settings:
         assert isinstance(s, RewardSetting)
         lines.append(
             f"- {s.name}: {s.problems} generated problems ({s.generated}), the same for every order; frozen denoiser "
             f"`{s.denoiser}`; by reward `{s.reward}`, by supervision `{s.adaptive}` with {'; '.join(s.policy_changes)}. "
-            "Published figures are of LLaDA-8B on other problems: the pattern may be compared, not the level."
+            "Published figures are of LLaDA-8B on other problems: compare the pattern and not the level."
         )
     return "\n".join(lines) + "\n"
 

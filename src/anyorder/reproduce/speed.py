@@ -1,4 +1,4 @@
-"""Accuracy against forward passes of policies trained for speed (Jazbec et al., arXiv 2512.09106), on a denoiser of ours."""
+"""Accuracy against forward passes of policies trained for speed (Jazbec et al., arXiv 2512.09106), on our own denoiser."""
 
 from pathlib import Path
 from typing import Any
@@ -33,8 +33,7 @@ _BOUNDS = (2.0, 32.0)
 
 class SpeedStudy(RewardStudy):
     """Models `reward/start-P/SEED`, a policy on confidences that imitates the threshold P, and `reward/alpha-A/SEED`, trained
-    on from one of them for speed. Of each problem whether it is solved, its share of right cells, and its NFE,
-    float (3, N)."""
+    from one of them for speed. For each problem: whether it is solved, its share of right cells, and its NFE, float (3, N)."""
 
     def recipe(self, setting: Setting, kind: str, what: str, seed: str, changes: list[str]) -> AnyRecipe:
         """See `Study`."""
@@ -70,7 +69,7 @@ class SpeedStudy(RewardStudy):
 
 
 def _start_of(model: str) -> str:
-    """The model that `reward/alpha-A/SEED` is trained on from."""
+    """The model from which the training of `reward/alpha-A/SEED` starts."""
     _, what, seed = model.split("/")
     return f"reward/start-{EXPONENTS[what.removeprefix('alpha-')]}/{seed}"
 
@@ -124,11 +123,11 @@ def _layout(settings: list[Setting], seeds: list[int], solved: Solved, folder: P
 
 
 def _about(settings: list[Setting], seeds: list[int], scale: str) -> str:
-    """What the table must say about itself."""
+    """The settings that stand above the table."""
     lines = [
         f"Scale {scale}; seeds {', '.join(map(str, seeds))}. Full diffusion, the likeliest token. A policy trained by reward "
-        f"is one operating point for each alpha ({', '.join(EXPONENTS)}) and decides by the mode, score > 0; rules by "
-        "their value. NFE counts the denoiser's forward passes; those of a policy come on top."
+        f"is one operating point for each alpha ({', '.join(EXPONENTS)}) and decides by the mode, score > 0. A rule is "
+        "one operating point for each value. NFE counts the denoiser's forward passes and not those of a policy."
     ]
     for s in settings:
         lines.append(f"- {s.name}: {s.problems} generated problems ({s.generated}), the same for all; denoiser `{s.denoiser}`.")

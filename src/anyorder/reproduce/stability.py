@@ -1,5 +1,5 @@
-"""Is joint training stable? What the review of arXiv 2606.00295 asked: denoiser, policy and samples while they train one
-another, with and without the "+1" of eq. 4."""
+"""Is joint training stable, as the review of arXiv 2606.00295 asked? Denoiser, policy and samples during joint training, with
+and without the "+1" of eq. 4."""
 
 from pathlib import Path
 

@@ -1,7 +1,7 @@
 """The machinery of a reproduction: models that are trained once and kept, cells that are decoded once and kept.
 
-Everything lives in one folder. Whatever is there already is not done again, so a command that was interrupted goes on, and
-targets that need the same models share them.
+Everything is stored in one folder. Existing results are not computed again, so an interrupted command resumes, and targets that
+need the same models share them.
 """
 
 import hashlib
@@ -65,7 +65,7 @@ class Setting:
 
     @property
     def name(self) -> str:
-        """By which targets know it, and its folder."""
+        """The name by which targets refer to it, and of its folder."""
         return self.task
 
     @property
@@ -101,7 +101,7 @@ class Study:
     folder: Path
 
     def model_folder(self, setting: Setting, model: str) -> Path:
-        """Where a model lives."""
+        """The folder of a model."""
         return Path(setting.denoiser) if _is_given(setting, model) else self.folder / setting.name / model
 
     def ensure(self, setting: Setting, model: str) -> Path:
@@ -131,7 +131,7 @@ class Study:
         return folder
 
     def recipe(self, setting: Setting, kind: str, what: str, seed: str, changes: list[str]) -> AnyRecipe:
-        """What trains a model `KIND/WHAT/SEED`, with the changes that say so: seed and denoiser."""
+        """The recipe of a model `KIND/WHAT/SEED`, with its seed and denoiser."""
         if kind == "policy":
             changes += [*setting.policy_changes, f"policy.architecture={what}"]
         else:
@@ -141,7 +141,7 @@ class Study:
         return load_recipe(setting.adaptive, changes)
 
     def before(self, model: str) -> tuple[str, ...]:
-        """What must be trained before a model can be."""
+        """The models that must be trained before a model."""
         return () if model == "frozen" else ("frozen",)
 
     def problems(self, setting: Setting) -> tuple[Task, Instances]:
@@ -166,7 +166,7 @@ class Study:
         return self.folder / decoding.setting.name / "cells" / f"{key[:24]}.json"
 
     def decode(self, decoding: Decoding) -> dict[str, np.ndarray]:
-        """What is kept of each order, per problem; measured now, or read from the cells that are there."""
+        """The values kept for each order, per problem; measured now, or read from existing cells."""
         denoiser = self.load(decoding)
         mark, policy_mark = fingerprint(denoiser), ""
         if any(order.startswith("policy") for order in decoding.orders):
@@ -185,18 +185,18 @@ class Study:
 
     @property
     def measure_mark(self) -> str:
-        """What tells apart the cells of studies that measure otherwise."""
+        """A mark that distinguishes the cells of studies with other measures."""
         return ""
 
     def measure(self, denoiser: Any, decoding: Decoding, order: str) -> dict[str, Any]:
-        """What is written of a cell."""
+        """The values that are written for a cell."""
         task, problems = self.problems(decoding.setting)
         report = evaluate(denoiser, task, problems, [order], [decoding.steps], noise=[decoding.noise])
         result = report.results[0]
         return {"nfe": result.nfe, **self.keep(result.correct, result.cells)}
 
     def keep(self, correct: np.ndarray, cells: np.ndarray) -> dict[str, Any]:
-        """What is written of outcomes bool (N,) and shares of right cells (N,)."""
+        """The values to write for outcomes bool (N,) and shares of right cells (N,)."""
         return {"solved": "".join("1" if right else "0" for right in correct)}
 
     def kept(self, values: dict[str, Any]) -> np.ndarray:
@@ -263,7 +263,7 @@ def _decode_group(study: Study, group: list[Decoding]) -> dict[Decoding, dict]:
             raise KeyboardInterrupt
         return {decoding: study.decode(decoding) for decoding in group}
     except KeyboardInterrupt as error:
-        raise AnyorderError("interrupted; the same command goes on from the last checkpoints") from error
+        raise AnyorderError("interrupted; the same command resumes from the last checkpoints") from error
     finally:
         signal.signal(signal.SIGINT, _leave_an_orphan)
         _leave_an_orphan()

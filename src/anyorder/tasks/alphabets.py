@@ -1,7 +1,7 @@
 """How text becomes tokens: fixed alphabets of one symbol per token, and the tokenizers of Hugging Face models.
 
-In text that a person types, `_` is an unknown symbol and `_{12}` twelve of them; the name of the mask token itself is
-understood too.
+In text that a person types, `_` is an unknown symbol, and `_{12}` stands for twelve of them. The name of the mask token can be
+used as well.
 """
 
 import itertools
@@ -54,10 +54,10 @@ class Alphabet(Protocol):
         """Tokens of a text, without the frame, the mask at unknown places."""
 
     def decode(self, tokens: list[int]) -> str:
-        """Text of tokens, `_` where they are masked, without padding and frame."""
+        """The text of tokens, with `_` at masked positions, without padding and frame."""
 
     def token_text(self, token: int) -> str:
-        """What one token is written as, special tokens by their names."""
+        """The text of one token; special tokens are written by their names."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Symbols:
         tokens: the symbol of each token id.
         mask, pad: of `tokens`. start, end: of `tokens`, or none.
         special: symbols that no sequence holds.
-        pattern: how text is cut into symbols; single characters when not given.
+        pattern: how text is split into symbols; by default into single characters.
         what: the name of a symbol in errors.
         leading_space: symbols bring the space before them along, so one before an unknown symbol is part of it.
         context: of `tokens`, symbols that a sequence may hold, but that no model is to produce.
@@ -117,12 +117,12 @@ class Symbols:
 
     @property
     def start(self) -> tuple[int, ...]:
-        """What stands before every sequence."""
+        """Tokens before every sequence."""
         return () if self.start_symbol is None else (self._ids[self.start_symbol],)
 
     @property
     def end(self) -> tuple[int, ...]:
-        """What stands after every sequence."""
+        """Tokens after every sequence."""
         return () if self.end_symbol is None else (self._ids[self.end_symbol],)
 
     @cached_property
@@ -184,7 +184,7 @@ class TokenizerAlphabet:
     Args:
         tokenizer: a fast or slow tokenizer.
         vocab_size: of the model, whose output may have more entries than the tokenizer.
-        mask_token_id: the mask, which the tokenizer need not know.
+        mask_token_id: the mask, which the tokenizer may not know.
         source: name or folder of the model, where the tokenizer can be found again; "" if unknown.
 
     Raises:
@@ -307,7 +307,7 @@ CHARACTERS = Symbols(("[PAD]", "[MASK]", "[CLS]", "[SEP]", "\n", *_PRINTABLE), "
 
 
 def longest_first(words: Iterable[str]) -> str:
-    """The pattern that cuts text into the longest of these words at each place, and into single characters elsewhere."""
+    """The pattern that splits text into the longest of these words at each place, and into single characters elsewhere."""
     return "|".join([*map(re.escape, sorted((w for w in words if len(w) > 1), key=len, reverse=True)), "."])
 
 
@@ -337,14 +337,16 @@ def alphabet_of(name: str) -> Alphabet:
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         vocab_size = _vocab_size(folder, len(tokenizer))
     except (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError) as error:
-        raise BadInput(f"{name!r} is neither an alphabet ({', '.join(ALPHABETS)}) nor has it a tokenizer: {error}") from error
+        raise BadInput(
+            f"{name!r} is neither an alphabet ({', '.join(ALPHABETS)}) nor a model with a tokenizer: {error}"
+        ) from error
     if tokenizer.mask_token_id is None:
         raise BadInput(f"the tokenizer of {name} has no mask token")
     return TokenizerAlphabet(tokenizer, vocab_size, tokenizer.mask_token_id, name)
 
 
 def has_plain_vocabulary(name: str) -> bool:
-    """Whether a model, by folder or fetched name, has nothing but a list of symbols for a tokenizer: no pieces of words."""
+    """Whether a model, by folder or fetched name, has only a list of symbols as its tokenizer, without pieces of words."""
     path = _folder(name) / "vocab.txt"
     if not path.is_file() or (path.parent / "tokenizer.json").is_file():
         return False

@@ -1,7 +1,7 @@
 """Antibody variable domains: design at a given length, at free length, and in-filling, checked by numbering.
 
-A sequence is valid when it is one variable domain: it can be numbered (IMGT), and hardly anything stands before or after the
-domain. Two domains in a row, or one with a long tail, are chimeras: the known failure of decoding at free length.
+A sequence is valid if it is one variable domain: it can be numbered (IMGT), and hardly anything stands before or after the
+    domain. Two domains in a row, or one with a long tail, are chimeras, the known failure of decoding at free length.
 """
 
 from functools import lru_cache
@@ -70,7 +70,7 @@ def cdr_masked(sequence: str, region: str = "cdr3") -> str:
 
 
 def chain_of(text: str) -> str | None:
-    """ "H" or "L" for a heavy or light chain's domain, None for what cannot be numbered."""
+    """ "H" or "L" for a heavy or light chain's domain, None if it cannot be numbered."""
     found = _annotator().number(text)
     return None if found.error is not None else ("H" if found.chain == "H" else "L")
 

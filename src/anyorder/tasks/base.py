@@ -1,4 +1,4 @@
-"""What a task is: data, an encoding and a checker. Plain data, no model.
+"""What a task is: data, an encoding and a checker, without a model.
 
 A task turns problems into token sequences whose unknown positions hold the mask, and checks completed sequences by the
 rules of the problem, not only by comparison with one stored solution.
@@ -34,12 +34,12 @@ class Task(ABC):
     Attributes:
         vocab_size: V, number of tokens, the mask included.
         mask_token_id: token of an unknown position.
-        length: L, the most tokens of a sequence.
+        length: L, the largest number of tokens of a sequence.
         pad_token_id: padding behind shorter sequences; None if all sequences have the same length.
         correct_means: heading of the share of correct instances in tables, such as "valid".
         sequential: left to right is a sensible order, as in text.
         difficulty_order: values of the label `difficulty` from easy to hard.
-        suffixes: of files that hold problems of this task and no other.
+        suffixes: suffixes of files that hold problems of this task and no other.
     """
 
     vocab_size: int
@@ -63,7 +63,7 @@ class Task(ABC):
 
     @property
     def options(self) -> dict[str, Any]:
-        """The arguments that make this task again, as plain values. By default the attributes of the same names."""
+        """The arguments that rebuild this task, as plain values. By default the attributes of the same names."""
         return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
 
     @staticmethod
@@ -115,7 +115,7 @@ class Task(ABC):
         """One problem from text typed by a person.
 
         Raises:
-            BadInput: the text is no problem, or this task reads no text.
+            BadInput: the text is not a problem, or this task does not read text.
         """
         raise BadInput(f"the task {self.name} reads no problems as text: use generated problems or a file")
 
@@ -130,7 +130,7 @@ class Task(ABC):
         return {}
 
     def generated(self, instances: Instances, tokens: Tensor) -> Tensor:
-        """Positions bool (N, L) of completed sequences that were generated and count."""
+        """Positions bool (N, L) of completed sequences that were generated and count as content."""
         return instances.maskable
 
     def texts(self, instances: Instances, tokens: Tensor) -> list[str]:
@@ -155,11 +155,11 @@ class Task(ABC):
     # ---- drawing ------------------------------------------------------------------------------------------------------
 
     def drawing(self) -> Drawing:
-        """Where the positions stand: one after the other by default."""
+        """The layout of the positions: one after the other by default."""
         return Drawing()
 
     def token_text(self, token: int) -> str:
-        """What a token is written as: its number by default."""
+        """The text of a token: its number by default."""
         return str(token)
 
     def hidden_tokens(self) -> list[int]:
@@ -167,7 +167,7 @@ class Task(ABC):
         return []
 
     def notes(self, tokens: Tensor) -> list[str]:
-        """What a person must know about a problem (L,) besides its positions, such as the clues."""
+        """What a reader needs to know about a problem (L,) besides its positions, such as the clues."""
         return []
 
     # ---- the denoiser -------------------------------------------------------------------------------------------------
@@ -184,7 +184,7 @@ class Task(ABC):
             source: name or folder of the denoiser, for its vocabulary and for messages; "" if unknown.
 
         Raises:
-            BadInput: the options cannot be used, or task and denoiser disagree, see `check_fits`.
+            BadInput: the options cannot be used, or task and denoiser do not match, see `check_fits`.
         """
         task = make(cls, options)
         check_fits(task, denoiser)
@@ -205,7 +205,7 @@ class Task(ABC):
         return other
 
     def serves(self, other: "Task") -> bool:
-        """Whether a denoiser that was trained for this task is one for the other task too."""
+        """Whether a denoiser that was trained for this task also serves the other task."""
         return type(other) is type(self) and other.options == self.options
 
 
@@ -262,12 +262,12 @@ def _name_of(kind: type[Task]) -> str:
 
 
 def check_fits(task: Task, denoiser: Any, instances: Instances | None = None) -> None:
-    """Refuse a task and a denoiser that disagree.
+    """Refuse a task and a denoiser that do not match.
 
     Args:
         task: any task.
         denoiser: any denoiser.
-        instances: the problems that are to be decoded. If they are given, their length counts, not the task's longest.
+        instances: the problems that are to be decoded. If they are given, their length counts instead of the task's longest.
 
     Raises:
         BadInput: they disagree in vocabulary size, mask token or length; the message names which. Or one of them is something
@@ -314,7 +314,7 @@ def same_tokens(one: Task | Denoiser, other: Task | Denoiser) -> bool:
 
 
 def max_length_of(denoiser: Denoiser) -> int | None:
-    """The most tokens that a denoiser takes; None if it does not say."""
+    """The largest number of tokens that a denoiser takes; None if it does not say."""
     most: int | None = getattr(denoiser, "max_length", None)
     return most
 

@@ -5,10 +5,10 @@ Layout, as Ye et al. 2024: the problem as text, its last number the target, [SEP
 the problem ends. L = 44, 52, 72 for n = 3, 4, 5: the longest text that numbers to 99 (100 for n = 3) and targets to 100 need.
 
 The generator is that of Stream of Search (Gandhi et al. 2024), from which Ye's files come: a target drawn uniformly, numbers
-drawn uniformly from 1 to 99 until they make it, and the solution that a depth-first search finds first. Held against Ye's
+drawn uniformly from 1 to 99 until they make it, and the solution that a depth-first search finds first. Compared with Ye's
 1,000 problems each for n = 3, 4, 5, given their targets: every published solution is the first of this search, and the
-quantiles of the numbers and of intermediate results and the shares of + - * / agree (`tests/test_countdown.py`). Each file
-has nine targets only (of 10 to 100), which suggests that these were never trained on: leave them out with `exclude`.
+quantiles of the numbers and of intermediate results and the shares of + - * / agree (`tests/test_countdown.py`). Each file has
+only nine targets (of 10 to 100), which suggests that these were not used for training: leave them out with `exclude`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -119,7 +119,7 @@ class Countdown(Task):
         targets: int | tuple[int, int] = (10, 100),
         exclude: Sequence[int] = (),
     ) -> Instances:
-        """Fresh problems that can be solved. The label `solutions` is in how many ways the search finds one.
+        """Fresh problems that can be solved. The label `solutions` is the number of solutions that the search finds.
 
         Args:
             count: how many.
@@ -219,7 +219,7 @@ class Countdown(Task):
         return [int(part) for part in parts]
 
     def format(self, tokens: Tensor) -> str:
-        """The solution up to [EOS], or all of the row if no problem ends.
+        """The solution up to [EOS], or the complete row if no problem ends.
 
         '.' stands for what is still masked and '?' for what is not a character.
         """

@@ -1,4 +1,4 @@
-"""How the sequences of a task are drawn for a person: which position stands where."""
+"""How the sequences of a task are drawn: where each position stands."""
 
 from typing import Literal
 

@@ -30,16 +30,16 @@ _LLADA_CONTEXT = 4096
 
 @TASKS.register("math")
 class Math(Task):
-    """Mathematics in words (GSM8K, MATH-500) for language models. Right is an answer equivalent to the reference.
+    """Mathematics in words (GSM8K, MATH-500) for language models. An answer is right if it is equivalent to the reference.
 
     Args:
         alphabet: the tokenizer of a model, or the folder or hub id of one that has it.
         prompt: name of a template, see `TEMPLATES`.
         shots: how many solved examples come before the question.
-        examples: the file that they are the first of; never the one that is tested on.
-        chat: put the question through the tokenizer's chat template where it has one; not for base models.
+        examples: the file from which the first ones are taken; never the test file.
+        chat: put the question through the tokenizer's chat template if it has one; not for base models.
         length: tokens of the answer.
-        longest: most tokens of prompt and answer.
+        longest: largest number of tokens of prompt and answer.
 
     Raises:
         BadInput: arguments that contradict each other, no tokenizer, or math-verify is not installed.
@@ -61,7 +61,7 @@ class Math(Task):
     ) -> None:
         require_library()
         if not alphabet:
-            raise BadInput("math needs the tokenizer of a model: give the model (--denoiser), or its folder as alphabet")
+            raise BadInput("math needs the tokenizer of a model: give the model (--model), or its folder as alphabet")
         symbols = alphabet_of(alphabet) if isinstance(alphabet, str) else alphabet
         if not isinstance(symbols, TokenizerAlphabet):
             raise BadInput(f"the alphabet {alphabet} is not the tokenizer of a model: give the folder of a model")
@@ -111,7 +111,7 @@ class Math(Task):
 
     @cached_property
     def ends(self) -> frozenset[int]:
-        """Tokens that end an answer: the end of text, and the end of a turn in the chat template. A model must be let
+        """Tokens that end an answer: the end of text, and the end of a turn in the chat template. A model must be allowed to
         produce them (`HuggingFaceDenoiser.allow`)."""
         found = {self.symbols.tokenizer.eos_token_id} - {None}
         if self.chat:
@@ -209,7 +209,7 @@ class Math(Task):
         return self.encode(problems, [f"{path}, problem {number}" for number in range(1, len(problems) + 1)], unreadable)
 
     def parse(self, text: str) -> Instances:
-        """One question, perhaps with its answer as `... #### 42`; without, whatever gives an answer is right."""
+        """One question, optionally with its answer as `... #### 42`; without it, any answer is right."""
         question, _, answer = text.partition("####")
         if not question.strip():
             raise BadInput("the question is empty")
@@ -238,7 +238,7 @@ class Math(Task):
     # ---- checking -----------------------------------------------------------------------------------------------------
 
     def check(self, instances: Instances, tokens: Tensor) -> CheckResult:
-        """By the final answer (`final_answer`, `equivalent`): it is complete, the prompt is unchanged, and it says the same as
+        """By the final answer (`final_answer`, `equivalent`): it is complete, the prompt is unchanged, and it is equivalent to
         the reference. Cell accuracy is nan: no answer is right token by token.
         """
         complete = ((tokens == instances.tokens) | instances.maskable).all(dim=1) & (tokens != self.mask_token_id).all(dim=1)

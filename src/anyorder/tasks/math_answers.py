@@ -121,8 +121,8 @@ def equivalent(reference: str, answer: str) -> bool:
     r"""Does an answer say the same as a reference? Both as they stand in a box: `\frac{3}{4}`, `1,000`, `x \in [-2,7]`.
 
     Equal text and equal numbers are equivalent, different plain numbers are not, and for everything else math-verify is
-    asked, for 5 seconds of processor time at most. What it cannot read, or takes longer for, or what is longer than 300
-    characters, is not equivalent; nothing is raised for it. Any thread may ask.
+    asked, for 5 seconds of processor time at most. An answer that it cannot read, for which it takes longer, or that is longer
+    than 300 characters is not equivalent; no error is raised. It may be called from any thread.
     """
     reference, answer = _bare(reference), _bare(answer)
     if not answer or len(answer) > _LONGEST:
@@ -142,7 +142,7 @@ class Checker:
     """The process that compares answers, started at the first question and again after an answer that ended it.
 
     Args:
-        seconds: of processor time that it may take for one answer.
+        seconds: processor time that it may take for one answer.
     """
 
     def __init__(self, seconds: float = _SECONDS) -> None:

@@ -1,6 +1,6 @@
-"""Is an answer equivalent to a reference? By math-verify, in a process of its own.
+"""Check whether an answer is equivalent to a reference, by math-verify in a separate process.
 
-Computer algebra on a model's output may run for ever, take all memory or crash the interpreter, and no signal stops what runs
+Computer algebra on a model's output may run forever, take all memory or crash the interpreter, and no signal stops what runs
 in compiled code (9^{9^{9^9}} is enough). So this file is a program, which `math_answers` runs as
 
     python -P math_checker.py SECONDS

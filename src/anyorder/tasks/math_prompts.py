@@ -1,4 +1,4 @@
-"""How a question is put to a language model: templates, few-shot examples, and the files that questions come from."""
+"""Prompts for questions: templates, few-shot examples, and the files of questions."""
 
 import math
 import re
@@ -26,14 +26,14 @@ class Problem(NamedTuple):
 
 @dataclass(frozen=True)
 class Template:
-    """A way to ask.
+    """A template of prompts.
 
     Args:
-        instruction: said once, at the beginning.
-        question: how a question is put, with {question}.
-        solution: how an example goes on, with {question}'s {solution} as it is in the file, or its {reasoning} and {answer}.
+        instruction: stated once, at the beginning.
+        question: the form of a question, with {question}.
+        solution: the form of a solved example, with {solution} as it is in the file, or its {reasoning} and {answer}.
         start: the first words of the answer, given to the model.
-        stop: where the answer is cut off, for models that go on with a question of their own; "" for nowhere.
+        stop: text at which the answer is cut off, for models that continue with their own question; "" for none.
     """
 
     instruction: str = ""

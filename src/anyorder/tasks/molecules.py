@@ -1,4 +1,4 @@
-"""Molecules as SMILES: valid when RDKit reads them. Measures are those of MOSES (arXiv 1811.12823)."""
+"""Molecules as SMILES: valid if RDKit reads them. Measures are those of MOSES (arXiv 1811.12823)."""
 
 import hashlib
 from functools import lru_cache

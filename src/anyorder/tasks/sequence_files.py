@@ -26,7 +26,7 @@ class Record:
     name: what the file calls it: the first word of a FASTA header, what follows a SMILES; nothing where it has no names.
     line: its line in the file, from 1.
     text: the sequence.
-    column: that it stands in, as the file spells it, where there are columns.
+    column: its column, as spelled in the file, if there are columns.
     """
 
     name: str
@@ -54,7 +54,7 @@ def read_records(path: str | Path, column: str = "", unreadable: Unreadable | No
         unreadable: what becomes of rows of JSON that hold no sequence.
 
     Raises:
-        BadInput: another format, no such column, or what is not the format that its name says.
+        BadInput: another format, no such column, or content that does not match the suffix.
     """
     path = Path(path)
     suffix = suffix_of(path)

@@ -1,5 +1,5 @@
-"""Sequences of any length: text, proteins, molecules. What they share: files, encoding, framing and padding, in-filling, and
-measures of a set of samples.
+"""Sequences of any length: text, proteins, molecules. This module holds what they share: files, encoding, framing and padding,
+in-filling, and measures of a set of samples.
 
 Layout: start, the sequence, end, padding up to the longest of the batch. A problem is a sequence with unknown symbols: all of
 them (unconditional generation at a given length), those that the user masks, or a share that the task hides.
@@ -29,13 +29,14 @@ from anyorder.tasks.sequence_files import read_records
 
 @TASKS.register("text")
 class Sequences(Task):
-    """Text, or any sequences over an alphabet. Valid is what is complete and keeps the given symbols.
+    """Text, or any sequences over an alphabet; valid means complete, with the given symbols kept.
 
     Args:
         alphabet: an alphabet, the name of one, or a folder with a model's tokenizer (`alphabet_of`).
-        length: most symbols that a sequence may have, without its frame.
+        length: largest number of symbols of a sequence, without its frame.
         hide: share of the symbols that is unknown in problems made from complete sequences: 1 for unconditional generation.
-        free_length: the end is generated as well, anywhere in the `length` places; what follows the first end is cut off.
+        free_length: the end is generated as well, anywhere in the `length` positions; everything after the first end is cut
+            off.
     """
 
     correct_means: ClassVar[str] = "complete"
@@ -56,7 +57,7 @@ class Sequences(Task):
         if not 0 < hide <= 1:
             raise BadInput(f"hide {hide} must be a share above 0 and at most 1")
         if free_length and not self.symbols.end:
-            raise BadInput(f"the alphabet {self.alphabet_name} has no end symbol: free_length has no meaning")
+            raise BadInput(f"the alphabet {self.alphabet_name} has no end symbol: leave free_length out")
         self.hide, self.free_length = hide, bool(free_length)
         self.vocab_size = self.symbols.vocab_size
         self.mask_token_id = self.symbols.mask_token_id
@@ -72,7 +73,7 @@ class Sequences(Task):
 
     @property
     def options(self) -> dict[str, Any]:
-        """The arguments that make this task again; without `alphabet` if that has no name."""
+        """The arguments that rebuild this task; without `alphabet` if that has no name."""
         named = {"alphabet": self.alphabet_name} if self.alphabet_name else {}
         return {**named, "length": self.most, "hide": self.hide, "free_length": self.free_length}
 
@@ -204,7 +205,7 @@ class Sequences(Task):
     # ---- checking -----------------------------------------------------------------------------------------------------
 
     def valid(self, texts: list[str]) -> np.ndarray:
-        """Which texts are valid, bool (N,). Any text is; proteins and molecules have more to say."""
+        """Which texts are valid, bool (N,). Every text is; other tasks override this."""
         return np.ones(len(texts), dtype=bool)
 
     def check(self, instances: Instances, tokens: Tensor) -> CheckResult:
@@ -270,8 +271,8 @@ class Sequences(Task):
     def for_denoiser(cls, denoiser: Denoiser, options: Mapping[str, Any], source: str = "") -> Self:
         """Sequences in the alphabet of a model: the default one if it fits, else that of the model's tokenizer or vocabulary.
 
-        The length is cut to what the model takes if no length is asked for. The denoiser of a Hugging Face model is told
-        which token is padding, and that it may produce the end if the length is free.
+        If no length is given, it is limited to what the model takes. A Hugging Face denoiser gets its padding token, and the
+        permission to produce the end if the length is free.
 
         Raises:
             BadInput: the options cannot be used, the alphabet is not that of the model, or the length is too large for it.

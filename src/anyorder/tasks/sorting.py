@@ -1,8 +1,8 @@
 """Sorting: a sequence of numbers, and the same numbers in ascending order. Generator, encoding, file format, checker.
 
 Layout: n given numbers, then n positions for the sorted ones. Token v + 1 is the number v, 0 is the mask. L = 2n,
-V = values + 1. Every number of the answer follows from the given ones alone, whatever the order of unmasking: a task on which
-a learned order has nothing to find with a good denoiser, and so a test that can falsify a claim that it has.
+V = values + 1. Every number of the answer follows from the given ones alone, whatever the order of unmasking. With a good
+denoiser, a learned order has nothing to gain on this task, so the task can falsify a claim of a gain.
 """
 
 from collections.abc import Callable, Mapping

@@ -180,7 +180,7 @@ class Sudoku(Task):
         return Instances(tokens, maskable, x0)
 
     def _grid(self, tokens: Tensor) -> Tensor:
-        """Digits (N, n*n) of the answer; -1 or less for what is no digit."""
+        """Digits (N, n*n) of the answer; -1 or less for what is not a digit."""
         return tokens if self.layout == "infill" else tokens[:, self.cells + 1 : -1] - self._zero
 
     def _puzzle_grid(self, tokens: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The travelling salesman on a grid of integers: generator, exact tours, encoding, file format, checker.
+"""The traveling salesman problem on a grid of integers: generator, exact tours, encoding, file format, checker.
 
 Layout: the place of city 0, of city 1, ..., then the n cities in the order of the tour, which starts at city 0 (given). Token
 1 + grid * x + y is the place (x, y), 1 + grid^2 + c is city c, 0 is the mask. L = 2n, V = 1 + grid^2 + n. One token per place
@@ -155,7 +155,7 @@ class Tsp(Task):
     def tour_gap(self, instances: Instances, tokens: Tensor) -> Tensor:
         """How much longer than the shortest the tours of completed sequences (N, L) are, relatively: float64 (N,).
 
-        0 for an optimal tour, infinity for what is no tour of all cities from city 0, or of other cities than given.
+        0 for an optimal tour, infinity for what is not a tour of all cities from city 0, or of other cities than given.
         """
         from anyorder.tasks.tsp_rules import TOLERANCE, shortest_tours
 

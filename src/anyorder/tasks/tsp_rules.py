@@ -1,4 +1,4 @@
-"""Exact tours by the dynamic programme of Held and Karp (1962), compiled by numba."""
+"""Exact tours by the dynamic program of Held and Karp (1962), compiled by numba."""
 
 import numpy as np
 

@@ -11,7 +11,7 @@ class Average:
     """Exponential moving average of the trained weights of a model.
 
     Args:
-        model: whose weights.
+        model: the model whose weights are averaged.
         decay: of the average, which starts at smaller values; 0 for no average.
     """
 
@@ -22,7 +22,7 @@ class Average:
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Include the present weights."""
+        """Include the current weights."""
         if self.decay:
             self.steps += 1
             decay = min(self.decay, (1 + float(self.steps)) / (10 + float(self.steps)))

@@ -1,4 +1,4 @@
-"""What the training jobs draw in each step: problems, batches, and the random numbers of the step."""
+"""The data of a training step: problems, batches, and random numbers."""
 
 import numpy as np
 import torch

@@ -51,7 +51,7 @@ class DenoiserJob:
         return None
 
     def loss(self, model: nn.Module, step: int, shard: Shard) -> tuple[Tensor, dict[str, float]]:
-        """1. draw x0; 2. draw t; 3. mask; 4. cross-entropy at masked positions; 5. weigh and average."""
+        """1. draw x0; 2. draw t; 3. mask; 4. cross-entropy at masked positions; 5. weight and average."""
         recipe, masking = self.recipe, self.recipe.masking
         rng = step_generator(recipe.seed, step)
         size = recipe.run.batch_size

@@ -1,5 +1,5 @@
-"""What to watch while a denoiser and its policy train one another: is the denoiser still learning everywhere, has the policy
-collapsed, are the samples still diverse?"""
+"""Diagnostics of joint training: is the denoiser still learning everywhere, has the policy collapsed, are the samples still
+diverse?"""
 
 import math
 
@@ -71,11 +71,12 @@ def policy_numbers(scores: Tensor, masked: Tensor) -> dict[str, float]:
 
 
 def attention_to_mistakes(weight: Tensor | None, right: Tensor, masked: Tensor) -> dict[str, float]:
-    """What the weights of the denoiser's loss (B, L; None for all alike) do to the tokens that it does not know yet.
+    """How much weight the denoiser's loss gives to tokens that it does not know yet, from weights (B, L), None if equal.
 
     Returns:
         weight_on_wrong: the share of all weight that lies on wrongly predicted masked tokens, over the share that equal
-            weights would put there. 1 for L_MDM; near 0 the denoiser is taught what it knows. Absent where all is right.
+            weights would put there. 1 for L_MDM; near 0, the denoiser is trained on what it knows. Absent if every token is
+            right.
     """
     wrong = masked & ~right
     if weight is None or not wrong.any():

@@ -1,4 +1,4 @@
-"""Running a recipe: what `anyorder train`, `anyorder.fit_order` and `anyorder.fit_order_by_reward` do."""
+"""Run a recipe: the code of `anyorder train`, `anyorder.fit_order` and `anyorder.fit_order_by_reward`."""
 
 import hashlib
 from collections.abc import Mapping
@@ -45,17 +45,17 @@ def run_recipe(
     trust_remote_code: bool = False,
     model_options: Mapping[str, Any] | None = None,
 ) -> TrainingResult:
-    """Train what a recipe describes into a folder; resume if the folder holds an unfinished run of it.
+    """Train what a recipe describes and write it to a folder; resume if the folder holds an unfinished run of the recipe.
 
     Args:
-        recipe: from `load_recipe`.
-        folder: of the run.
-        console: for the progress bar.
+        recipe: a recipe from `load_recipe`.
+        folder: folder of the run.
+        console: console of the progress bar.
         trust_remote_code: run the code that comes with a model of Hugging Face.
-        model_options: of the denoiser that an order is fitted to, see `load_denoiser`; the training loop chooses the device.
+        model_options: options of the denoiser, see `load_denoiser`; the training loop chooses the device.
 
     Raises:
-        BadInput: parts that do not fit one another, or a folder with another run.
+        BadInput: parts that do not fit each other, or a folder with another run.
     """
     identity = recipe.model_dump(mode="json")
     try:
@@ -64,7 +64,7 @@ def run_recipe(
             job = DenoiserJob(recipe)
         else:
             if "device" in (model_options or {}):
-                raise BadInput("training runs where accelerate puts it: choose the device with CUDA_VISIBLE_DEVICES")
+                raise BadInput("accelerate chooses the device of training: set CUDA_VISIBLE_DEVICES instead")
             options = {"device": "cpu", **(model_options or {})}
             denoiser = load_denoiser(recipe.denoiser, trust_remote_code=trust_remote_code, **options)
             task = task_for(denoiser, recipe.task.name, **recipe.task.options)
@@ -93,7 +93,7 @@ REWARD_OPTIMIZER = OptimizerSettings(lr=1e-3, betas=(0.9, 0.99), weight_decay=0.
 
 
 def default_fit(architecture: str | None = None) -> tuple[PolicySettings, ObjectiveSettings]:
-    """What `fit_order` and `anyorder fit` fit when nothing else is said.
+    """The default policy and objective of `fit_order` and `anyorder fit`.
 
     The default policy is `mlp` (arXiv 2606.00295, section 3), which is cheap for every denoiser; it is trained for
     `correctness` on the states of its own path. A policy that reads the denoiser's logits (`reads_logits`, such as `lookahead`)
@@ -118,23 +118,23 @@ def fit_order(
     objective: ObjectiveSettings | Mapping[str, Any] | str | None = None,
     console: Console | None = None,
 ) -> LearnedOrder:
-    """Fit an order policy to your own frozen denoiser on your own problems, in minutes.
+    """Fit an order policy to your own frozen denoiser on your own problems.
 
     Args:
         denoiser: any `Denoiser` module, or the name, folder or hub id of one; its weights do not change.
         task: gives the checker, the relations and the augmentation; or its name. None for the task of the denoiser.
         instances: problems with known solutions, or a file of them.
-        folder: for the policy, its metrics and checkpoints.
-        steps: optimizer updates. batch_size, seed: of the fit.
+        folder: folder of the policy, its metrics and checkpoints.
+        steps: optimizer updates. batch_size, seed: those of the fit.
         policy: the name of an architecture, its settings, or a mapping such as `{"architecture": "lookahead", "width": 96}`;
             see `default_fit` for the default.
-        objective: a name, settings, or a mapping, likewise.
+        objective: a name, settings, or a mapping, as for the policy.
 
     Returns:
         The fitted order, ready for `Sampler`.
 
     Raises:
-        BadInput: settings that cannot be used, problems without solutions, a task and a denoiser that disagree, or a folder
+        BadInput: settings that cannot be used, problems without solutions, a task and a denoiser that do not match, or a folder
             that holds a fit to another denoiser or to other problems.
         KeyboardInterrupt: Ctrl-C; a checkpoint is written first, and the same call resumes.
     """
@@ -171,13 +171,13 @@ def fit_order_by_reward(
     update: UpdateSettings | Mapping[str, Any] | None = None,
     console: Console | None = None,
 ) -> LearnedOrder:
-    """Train an order policy by a reward of your own on your own frozen denoiser: UPO and related methods, see
+    """Train an order policy by your own reward on your own frozen denoiser: UPO and related methods, see
     `anyorder.training.reward`.
 
     Args:
         denoiser, task, instances, folder, seed: as in `fit_order`; solutions are not needed.
-        reward: gives each of N decoded sequences a number, see `anyorder.training.rewards`; by default 1 if the task's checker
-            finds nothing wrong, else 0.
+        reward: a function that gives each of N decoded sequences a number, see `anyorder.training.rewards`; by default 1 if the
+            sequence passes the task's check, else 0.
         steps, batch_size: optimizer updates, and trajectories drawn in each round of them.
         policy, rollout, update: by default those of UPO with its max-confidence reference.
 
@@ -218,7 +218,7 @@ def _loaded(
 
 
 def _policy_settings(given: PolicySettings | Mapping[str, Any] | str | None, default: str) -> PolicySettings:
-    """Settings of a policy, whose architecture is the default one unless they name another."""
+    """Settings of a policy, with the default architecture unless they name another."""
     given = {} if given is None else given
     found: PolicySettings = _settings(
         PolicySettings, {"architecture": default, **given} if isinstance(given, Mapping) else given, "architecture"
@@ -233,7 +233,7 @@ def _settings(kind: type, given: Any, key: str) -> Any:
     if isinstance(given, str) and key:
         given = {key: given}
     if not isinstance(given, Mapping):
-        raise BadInput(f"{given!r} is no {kind.__name__}: pass one, or a mapping of its keys")
+        raise BadInput(f"{given!r} is not a {kind.__name__}: pass one, or a mapping of its keys")
     return _checked(kind, **given)
 
 

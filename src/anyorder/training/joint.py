@@ -34,7 +34,7 @@ STARVING = 0.1
 
 
 class CollapseWarning(UserWarning):
-    """The policy gives nearly all its probability to a few positions whatever the problem, or only to tokens already known."""
+    """The policy gives nearly all its probability to the same few positions, or only to tokens that are already known."""
 
 
 See = Callable[[Tensor, Tensor], tuple[DecodeState, Prediction]]
@@ -45,7 +45,7 @@ Score = Callable[[nn.Module, DecodeState, Prediction], Tensor]
 
 
 class Pair(nn.Module):
-    """A denoiser and its policy as one module, so that several processes keep both alike."""
+    """A denoiser and its policy as one module, so that all processes keep the same weights of both."""
 
     def __init__(self, denoiser: nn.Module, policy: nn.Module) -> None:
         super().__init__()
@@ -131,7 +131,9 @@ class JointJob(OrderJob):
         return policy_aware_weight(scores, state.masked, alpha=joint.alpha, plus_one=joint.plus_one)
 
     def _warn_of_collapse(self, logged: dict[str, float], step: int) -> None:
-        without_one = "; with joint.plus_one = false the denoiser learns nowhere else" * (not self.joint.plus_one)
+        without_one = "; with joint.plus_one = false the denoiser learns only what the policy chooses" * (
+            not self.joint.plus_one
+        )
         if logged["policy_reach"] < COLLAPSED:
             self._warn(
                 f"step {step}: the policy has collapsed: over a batch it reaches only {100 * logged['policy_reach']:.0f} % of "
@@ -144,7 +146,7 @@ class JointJob(OrderJob):
             )
 
     def _warn(self, message: str) -> None:
-        """Once in a run for each kind of trouble."""
+        """Warn once per run of each kind of problem."""
         kind = message.split(":")[1]
         if kind not in self.warned:
             self.warned.add(kind)

@@ -36,11 +36,11 @@ from anyorder.weights import first_not_finite
 
 
 class Job(Protocol):
-    """What is trained.
+    """Something that the loop trains.
 
     Attributes:
-        model: whose weights.
-        rate_scales: learning rates, over the common one, of the weights whose names start with these prefixes.
+        model: the module whose weights are trained.
+        rate_scales: factors of the learning rate for the weights whose names start with these prefixes.
         cycle: steps that belong together. A run stops, and is checkpointed, only between cycles.
         unsharded: parts whose weights FSDP must not shard over the processes; None if it may shard nothing.
     """
@@ -68,11 +68,11 @@ class Job(Protocol):
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """How a run ended.
+    """The outcome of a run.
 
     Args:
         step: number of steps done.
-        seconds: spent on the run, before interruptions too.
+        seconds: time spent on the run, before interruptions too.
         finished: False if it was interrupted and can be resumed.
     """
 
@@ -94,16 +94,16 @@ def train(
     """Train `job` to the end, or until Ctrl-C, SIGTERM or SIGHUP (then a checkpoint is written first).
 
     Args:
-        job: what is trained.
+        job: the job to train.
         run, optimizer_settings: sections of the recipe.
-        folder: of the run.
-        seed: of dropout.
-        recipe: all settings, which a run that continues must have had too, apart from `run.steps`.
-        console: for progress.
+        folder: folder of the run.
+        seed: seed of dropout.
+        recipe: all settings. A run that is resumed must have the same ones, except for `run.steps`.
+        console: console of the progress bar.
 
     Raises:
-        BadInput: the folder holds a run of another recipe, or another process works in it; the batch does not divide among the
-            processes; the weights would be sharded over them, which this job or optimizer does not support.
+        BadInput: the folder holds a run of another recipe, or another process works in it; the batch is not divisible by the
+            number of processes; the weights would be sharded over them, which this job or optimizer does not support.
         BadCheckpoint: checkpoints exist and none can be read.
         Diverged: a loss, gradient or weight is not finite; the last checkpoint stays as it is.
         AnyorderError: a file cannot be written; likewise.
@@ -111,7 +111,7 @@ def train(
     accelerator = Accelerator(cpu=not torch.accelerator.is_available())  # else several CPU processes do not find one another
     shard = Shard(accelerator.process_index, accelerator.num_processes)
     if run.batch_size % shard.count:
-        raise BadInput(f"batch_size {run.batch_size} does not divide among {shard.count} processes")
+        raise BadInput(f"batch_size {run.batch_size} is not divisible by {shard.count} processes")
     kind = accelerator.distributed_type
     if kind in ("DEEPSPEED", "MEGATRON_LM", "XLA") or (kind == "FSDP" and not accelerator.is_fsdp2):
         raise BadInput(f"{kind} as it is set up here is not supported: use several plain processes, or FSDP with version 2")
@@ -160,7 +160,7 @@ class _Run:
                 job.load_state(state, shard)
                 self.step, self._seconds_before = checkpoint.step, float(checkpoint.values["seconds"])
         for problem in problems:
-            accelerator.print(f"warning: {problem}; going on from step {self.step}")
+            accelerator.print(f"warning: {problem}; resuming from step {self.step}")
         self._began = self._saved_at = time.monotonic()
         self._saved_step = self.step
 

@@ -1,4 +1,4 @@
-"""The log of a run: `metrics.jsonl`, one object per logged step, and TensorBoard if asked for."""
+"""The log of a run: `metrics.jsonl`, one object per logged step, and TensorBoard if requested."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ class MetricsLog:
     """Appends to the log of a run. Lines of later steps than the one from which the run continues are dropped.
 
     Args:
-        folder: of the run.
+        folder: folder of the run.
         start: the step from which it continues.
         tensorboard: also write to `tensorboard/`.
 

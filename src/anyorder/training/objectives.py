@@ -1,4 +1,4 @@
-"""What a policy is trained for by supervision: functions that turn its scores and the truth into a loss.
+"""Objectives of supervised policies: functions that turn scores and the truth into a loss.
 
 An objective is a function `(scores, truth) -> loss`, or a frozen dataclass with such a `__call__`, whose fields are settings of
 the recipe's section `[objective]`. A new one takes a few lines, in any module::
@@ -23,15 +23,15 @@ from anyorder.state import DecodeState
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """What the scores of a batch are compared with.
+    """The truth with which the scores of a batch are compared.
 
     Args:
         state: the states, with the solutions `state.x0`.
         prediction: what the denoiser predicts at the masked positions.
         token_losses: l_i = -log p_i(x0_i) at masked positions (30 at most), 0 elsewhere, float (B, L).
         correct: whether the likeliest token (masked positions) or the present one (elsewhere) is the solution's, bool (B, L).
-        row_weight: float (B,), 1 or, where a visible token is wrong already, `objective.incorrect_weight`.
-        time_weight: w_t of the schedule, float (B,); None if the recipe asks for none.
+        row_weight: float (B,), 1, or `objective.incorrect_weight` if a visible token is already wrong.
+        time_weight: w_t of the schedule, float (B,); None if the recipe does not use it.
     """
 
     state: DecodeState

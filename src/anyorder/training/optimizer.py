@@ -13,8 +13,8 @@ def make_optimizers(model: nn.Module, settings: OptimizerSettings, scales: dict[
     """AdamW for every trained weight, or Muon for the matrices of blocks and AdamW for the rest.
 
     Args:
-        scales: learning rates, over the common one, of the weights whose names start with these prefixes; a group of parameters
-            holds its own as "scale".
+        scales: factors of the learning rate for the weights whose names start with these prefixes; a group of parameters holds
+            its factor as "scale".
     """
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     matrices = {name for name, p in trained if settings.name == "muon" and p.ndim == 2 and "blocks." in name}

@@ -1,7 +1,6 @@
 """Fitting an order policy to a frozen denoiser: Algorithm 1 of arXiv 2606.00295 (policy-only), and what goes beyond it.
 
-What the policy is trained for is an objective (see `objectives`); with `critic`, the scores of committed tokens are trained
-too.
+The policy is trained for an objective (see `objectives`). With `critic`, the scores of committed tokens are trained too.
 
 States on which the policy is trained:
     uniform: x_t from the forward process, as in the paper;
@@ -85,7 +84,7 @@ class Batch:
     Args:
         state: before the forward pass, with the solutions `x0`.
         memories: that the policy declares.
-        time_weight: w_t, float (B,); None if the recipe asks for none.
+        time_weight: w_t, float (B,); None if the recipe does not use it.
         pool: that the states belong to; None for uniform states.
     """
 
@@ -112,7 +111,7 @@ class OrderJob:
 
     Args:
         recipe: all settings.
-        denoiser: whose order is fitted.
+        denoiser: the denoiser to which the order is fitted.
         task: gives augmentation and relations.
         instances: problems with solutions; by default those that the recipe names.
 

@@ -106,7 +106,9 @@ class RewardRecipe(_Recipe):
         if update.train_denoiser and not rollout.token_temperature:
             raise ValueError("to train the denoiser its tokens must be drawn: rollout.token_temperature above 0")
         if self.run.batch_size % rollout.group_size:
-            raise ValueError(f"run.batch_size {self.run.batch_size} is no multiple of rollout.group_size {rollout.group_size}")
+            raise ValueError(
+                f"run.batch_size {self.run.batch_size} is not a multiple of rollout.group_size {rollout.group_size}"
+            )
         if self.start is not None and "policy" in self.model_fields_set:
             raise ValueError("policy would have no effect: the policy that start names brings its own settings")
         return self

@@ -1,9 +1,9 @@
 """Training an order policy by reward: group-relative policy optimization of the unmasking order.
 
-In each round the job draws groups of trajectories with the current policy, rewards their ends, and takes a few clipped gradient
-steps on what was recorded (arXiv 2510.05725, Algorithm 2; with Bernoulli or dynamic actions and a reward for speed, arXiv
-2512.09106; with several positions per step, and the denoiser as well, arXiv 2505.10446). In the first rounds the policy may
-imitate an expert instead. The denoiser is not called between rollouts, unless it is trained too.
+In each round the job draws groups of trajectories with the current policy, computes their rewards, and takes a few clipped
+gradient steps on the recorded choices (arXiv 2510.05725, Algorithm 2; with Bernoulli or dynamic actions and a reward for speed,
+arXiv 2512.09106; with several positions per step, and the denoiser as well, arXiv 2505.10446). In the first rounds the policy
+may imitate an expert instead. The denoiser is not called between rollouts, unless it is trained too.
 """
 
 from dataclasses import dataclass, replace
@@ -42,15 +42,15 @@ from anyorder.training.settings import RewardSettings, RolloutSettings
 
 @dataclass(frozen=True, eq=False)
 class Round:
-    """What one round of rollouts produced, on which the policy is then updated.
+    """The result of one round of rollouts, on which the policy is updated.
 
     Args:
-        steps: the recorded steps; a trajectory that teaches nothing may be left out.
+        steps: the recorded steps; trajectories with an advantage of 0 may be left out.
         advantages: of each step, float (b,).
         decoded: the N trajectories' results.
-        lengths: mean number of recorded steps of each trajectory's group, float (N,). It is the group's, since a trajectory's
-            own number would favor long failures.
-        numbers: what is logged.
+        lengths: mean number of recorded steps of each trajectory's group, float (N,). The mean of the group is used because a
+            trajectory's own number would favor long failures.
+        numbers: the values to log.
     """
 
     steps: list[Step]
@@ -71,9 +71,9 @@ class RewardJob:
     Args:
         recipe: all settings.
         denoiser: frozen, unless `recipe.update.train_denoiser`.
-        task: checks what is decoded.
-        instances: problems; drawn as the recipe says when not given.
-        reward: in place of the recipe's.
+        task: the task that checks decoded sequences.
+        instances: problems; by default those that the recipe describes.
+        reward: reward to use instead of the recipe's.
     """
 
     def __init__(
@@ -170,11 +170,11 @@ class RewardJob:
 
     @torch.no_grad()
     def _draw_round(self, number: int, shard: Shard, imitating: bool) -> Round:
-        """Trajectories, their rewards, and how much better each is than its group."""
+        """Draw trajectories, and compute their rewards and how much better each is than its group."""
         rng = step_generator(self.recipe.seed, number)
         count = self.recipe.run.batch_size // self.settings.group_size
         if count % shard.count:
-            raise BadInput(f"{count} problems a round do not divide among {shard.count} processes: change run.batch_size")
+            raise BadInput(f"{count} problems per round are not divisible by {shard.count} processes: change run.batch_size")
         mine = shard.slice(count)
         problems = self._problems(rng, count)[mine]
         size, experts = self.settings.group_size, 0 if imitating else self.settings.experts
@@ -261,7 +261,7 @@ class RewardJob:
         return Expert(confidence, Threshold(self.settings.expert_level)) if self.settings.experts else None
 
     def _numbers(self, rewards: Tensor, groups: Tensor, check: CheckResult, decoded: Decoded) -> dict[str, float]:
-        """What is logged of a round."""
+        """The values to log for a round."""
         worth = rewards if rewards.ndim == 1 else rewards.sum(dim=1)
         table = [worth[groups == g] for g in range(int(groups.max()) + 1)]
         alike = torch.stack([g.amax() == g.amin() for g in table])
@@ -308,7 +308,7 @@ class RewardJob:
         return trajectory_kl_weight(now, old, reference)
 
     def save(self, folder: Path) -> None:
-        """The policy in the Hugging Face layout; with its denoiser where that was trained, as the zoo keeps them."""
+        """Save the policy in the Hugging Face layout, with its denoiser if that was trained, as in the zoo."""
         if self.update.train_denoiser:
             save_denoiser(self.denoiser, folder)
             self.policy.denoiser_fingerprint = fingerprint(self.denoiser)
@@ -322,7 +322,7 @@ def _plain_scores(policy: nn.Module, state: DecodeState, prediction: Prediction)
 
 
 def _only_what_teaches(drawn: Round) -> Round:
-    """Without the trajectories that are neither better nor worse than their group; a step keeps at least one."""
+    """The round without the trajectories whose advantage is 0; a step keeps at least one."""
     taught = [advantages != 0 for advantages in drawn.advantages]
     for kept in taught:
         kept[0] |= ~kept.any()

@@ -1,4 +1,4 @@
-"""Rewards: what a completed sequence is worth to the policy that ordered it."""
+"""Rewards of completed sequences, for policies trained by reward."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -31,7 +31,7 @@ Reward = Callable[[Outcome], Tensor]
 
 @REWARDS.register("solved")
 def solved(outcome: Outcome) -> Tensor:
-    """1 if every rule is kept, else 0."""
+    """1 if every rule is satisfied, else 0."""
     return outcome.check.instance_correct.float()
 
 
@@ -45,8 +45,8 @@ def cells(outcome: Outcome) -> Tensor:
 
 @REWARDS.register("rules")
 def rules(outcome: Outcome) -> Tensor:
-    """Mean of the share of the generated positions that break no rule and of `solved`. It does not read solutions, so of
-    several solutions each counts the same."""
+    """Mean of the share of the generated positions that break no rule and of `solved`. It does not read solutions, so all
+    solutions of a problem count the same."""
     check = outcome.task.check(replace(outcome.instances, x0=None), outcome.decoded.tokens)
     return (check.cell_accuracy.float() + check.instance_correct.float()) / 2
 

@@ -1,6 +1,6 @@
-"""Rollouts: decoding that records what the policy saw and what it drew, so that the policy can be trained on it later.
+"""Rollouts: decoding that records the inputs and choices of the policy, so that it can be trained on them later.
 
-No denoiser is needed after a rollout: hidden states and what the policy read off the logits are kept (arXiv 2510.05725,
+No denoiser is needed after a rollout: hidden states and what the policy derived from the logits are kept (arXiv 2510.05725,
 Algorithm 2). Decoding itself is `decode`, whose count rule is a `Recorder`.
 """
 
@@ -30,7 +30,7 @@ class Step:
         state, prediction: what the policy saw, without logits unless it reads them.
         rows: int64 (b,), which trajectories.
         drawn: int64 (b, L), the action: see `decoding.actions`.
-        log_prob: float (b,), log-probability of the action under what drew it.
+        log_prob: float (b,), log-probability of the action under the distribution from which it was drawn.
     """
 
     state: DecodeState
@@ -70,7 +70,7 @@ class Recorder(CountRule):
 
     Args:
         actions: how actions are drawn from the policy's scores.
-        expert: what the policy is compared with, if anything.
+        expert: the expert with which the policy is compared, if any.
         follow: let the expert act.
         expert_share: share of the expert's trajectories among all. Then the likelihood of an action is that of the mixture of
             policy and expert, step by step, whoever took it (expert steering of arXiv 2512.09106).
@@ -125,8 +125,8 @@ def rollout(
         policy: the order.
         recorder: the count rule.
         first_seed: row i has seed first_seed + i.
-        steps: budget of forward passes; None for as many as the longest problem has positions. What the last step of the budget
-            unmasks is not a choice and is not recorded.
+        steps: budget of forward passes; None for as many as the longest problem has positions. The last step of the budget
+            unmasks everything, which is not a choice and is not recorded.
         block_length: positions per block; None for no blocks.
     """
     longest = max(1, int((tokens == denoiser.mask_token_id).sum(dim=1).max()))

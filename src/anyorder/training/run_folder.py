@@ -108,4 +108,4 @@ def restoring(folder: Path, checkpoint: Checkpoint | None) -> Iterator[None]:
         fault = (
             f"the checkpoint of step {checkpoint.step} in {folder / 'checkpoints'} does not fit this run ({first_line(error)})"
         )
-        raise BadCheckpoint(f"{fault}: delete it to go on from the one before") from error
+        raise BadCheckpoint(f"{fault}: delete it to resume from the previous one") from error

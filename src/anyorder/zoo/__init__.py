@@ -1,7 +1,7 @@
 """Denoisers and their orders, by name (shipped with the package) or by folder.
 
 A denoiser's folder holds `config.json`, `model.safetensors`, `task.json`, a card `README.md`, in `order/` the policy that was
-fitted to it, and in `order/critic/` the critic if that is a network of its own. Models of Hugging Face are named by hub id, by
+fitted to it, and in `order/critic/` the critic if that is a separate network. Hugging Face models are named by hub id, by
 folder, or by the name under which `anyorder fetch` obtained them; orders fitted to the latter are shipped as well.
 """
 
@@ -53,13 +53,13 @@ def folder_of(name: str | Path) -> Path:
     if str(name) in MODELS:
         return fetched(str(name))
     if match := re.fullmatch(r"([A-Za-z_]\w*)((?:\.\w+)*):\w+", str(name)):
-        raise BadInput(f"{name} names a class, and there is no package {match[1]}: install it, or put its folder on PYTHONPATH")
+        raise BadInput(f"{name} names a class, but there is no package {match[1]}: install it, or put its folder on PYTHONPATH")
     known = ", ".join([*zoo_names(), *MODELS])
     raise BadInput(f"no denoiser called {str(name)!r}: give a folder that holds one, a hub id owner/name, or one of {known}")
 
 
 def order_folder(name: str | Path) -> Path:
-    """Where the order that was fitted to a denoiser is, if there is one."""
+    """The folder of the order that was fitted to a denoiser, if there is one."""
     shipped = Path(str(resources.files("anyorder.zoo"))) / str(name) / "order"
     return shipped if str(name) in [*zoo_names(), *MODELS] else Path(name) / "order"
 
@@ -135,11 +135,11 @@ def load_denoiser(
     Args:
         name: where it is: a name that `anyorder list` shows, a folder, a hub id `owner/name`, or `package.module:Class`.
         device: where it runs, such as "cuda:1"; by default the GPU if there is one.
-        dtype: of its weights: bfloat16, float16 or float32; as they are saved by default.
-        quantization: "4bit" or "8bit", by bitsandbytes, for models of Hugging Face.
+        dtype: type of its weights: bfloat16, float16 or float32; by default as they are saved.
+        quantization: "4bit" or "8bit", by bitsandbytes, for Hugging Face models.
         weights: a safetensors file with the weights of `package.module:Class`; fresh ones by default.
         trust_remote_code: run the code that comes with a model of Hugging Face.
-        options: of Hugging Face models, see `HuggingFaceDenoiser.from_pretrained`: revision, mask_token_id,
+        options: options of Hugging Face models, see `HuggingFaceDenoiser.from_pretrained`: revision, mask_token_id,
             attn_implementation, cache_dir, ...; or arguments of `package.module:Class`, and of `WrappedDenoiser` if it is a
             class of modules that return plain logits: mask_token_id, vocab_size, hidden_size, pad_token_id.
 
@@ -154,12 +154,12 @@ def load_denoiser(
     where, kind = as_device(device), as_dtype(dtype)
     denoiser: Any
     if quantization is not None and (is_class(name) or is_ours(name)):
-        raise BadInput(f"quantization is for models of Hugging Face, and {name} is none: leave it out")
+        raise BadInput(f"quantization is for Hugging Face models, and {name} is not one: leave it out")
     if is_class(name):
         denoiser = denoiser_of_class(str(name), options, weights).to(where)
     else:
         if weights is not None:
-            raise BadInput(f"weights= is for a class, package.module:Class, and {name} is none")
+            raise BadInput(f"weights= is for a class, package.module:Class, and {name} is not one")
         if kind is not None and not is_ours(name):
             options["dtype"] = kind
         if quantization is not None:
@@ -194,7 +194,7 @@ def _open(name: str | Path, trust_remote_code: bool, options: dict[str, Any]) ->
 
 
 def _only_amino_acids(denoiser: HuggingFaceDenoiser, options: dict[str, Any]) -> HuggingFaceDenoiser:
-    """ESM and DPLM know letters that are no amino acids (X, B, gaps); to their tokenizer these are no special tokens."""
+    """Restrict ESM and DPLM to amino acids: their tokenizer has letters for others (X, B, gaps) that are not special tokens."""
     if speaks_esm(denoiser):
         denoiser.forbidden = set(range(ESM.vocab_size)) - ESM.symbols - set(options.get("allow", ()))
     return denoiser

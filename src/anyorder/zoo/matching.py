@@ -13,10 +13,10 @@ def task_for(denoiser: Denoiser, name: str | None = None, /, **options: Any) -> 
     """Make the right task for a denoiser: the one that it was trained for, or one in the tokens of a Hugging Face model.
 
     Args:
-        denoiser: any denoiser; `load_denoiser` notes on it where it came from.
-        name: of the task. By default the task that the denoiser was trained for; for models of Hugging Face, proteins if the
-            model has the alphabet of ESM, else text.
-        options: arguments of the task that are to differ.
+        denoiser: any denoiser; `load_denoiser` records on it where it came from.
+        name: name of the task. By default the task that the denoiser was trained for; for models of Hugging Face, proteins if
+            the model has the alphabet of ESM, else text.
+        options: arguments of the task that should differ.
 
     Raises:
         BadInput: the denoiser is for another task, or the options do not fit it.

@@ -1,4 +1,4 @@
-"""Where a denoiser runs and how exactly, as the user says it in words."""
+"""Device, dtype and quantization of a denoiser, from text."""
 
 from typing import Any
 

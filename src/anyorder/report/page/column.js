@@ -107,7 +107,7 @@ class Column {
   drawDetail(t, at) {
     const { replay, page, board } = this;
     if (at === null || !board.positions.includes(at)) {
-      this.detail.replaceChildren(make("p", { class: "muted", text: "Choose a cell to see what the denoiser proposed there." }));
+      this.detail.replaceChildren(make("p", { class: "muted", text: "Select a cell to see what the denoiser proposed there." }));
       return;
     }
     const [token, when] = [replay.states[t][at], replay.filledIn[t][at]];

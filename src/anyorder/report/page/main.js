@@ -214,7 +214,7 @@ async function start() {
 }
 
 start().catch((error) => {
-  const needs = typeof DecompressionStream === "undefined" ? "This page needs a browser of 2023 or later." : "";
+  const needs = typeof DecompressionStream === "undefined" ? "This page needs a browser from 2023 or later." : "";
   find("trouble").textContent = `The page could not be drawn. ${needs} (${error.message})`;
   find("trouble").hidden = false;
 });
