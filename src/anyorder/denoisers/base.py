@@ -81,26 +81,22 @@ def device_of(denoiser: object, fallback: torch.device | str = "cpu") -> torch.d
 
 @contextmanager
 def evaluating(module: object) -> Iterator[None]:
-    """A module in eval mode. When the last of the threads that evaluate it leaves, all its parts are as they were."""
-    if not isinstance(module, nn.Module):
-        yield
-        return
+    """A module in eval mode. A part that was in training mode returns to it when the last thread that evaluates it leaves, be
+    it through this module or another one that holds the part."""
+    parts = list(module.modules()) if isinstance(module, nn.Module) else []
     with _modes:
-        callers, modes = _evaluated.get(module, (0, None))
-        if not callers:
-            modes = [part for part in module.modules() if part.training]
-            for part in modes:
-                part.training = False
-        _evaluated[module] = (callers + 1, modes)
+        changed = [part for part in parts if part.training or part in _evaluated]
+        for part in changed:
+            _evaluated[part] = _evaluated.get(part, 0) + 1
+            part.training = False
     try:
         yield
     finally:
         with _modes:
-            callers, modes = _evaluated.pop(module)
-            if callers > 1:
-                _evaluated[module] = (callers - 1, modes)
-            else:
-                for part in modes:
+            for part in changed:
+                _evaluated[part] -= 1
+                if not _evaluated[part]:
+                    del _evaluated[part]
                     part.training = True
 
 
@@ -120,7 +116,7 @@ def in_eval_mode(function: Callable[P, R]) -> Callable[P, R]:
 
 
 _modes = threading.Lock()
-_evaluated: "weakref.WeakKeyDictionary[nn.Module, tuple[int, Any]]" = weakref.WeakKeyDictionary()
+_evaluated: "weakref.WeakKeyDictionary[nn.Module, int]" = weakref.WeakKeyDictionary()
 
 
 def attention_of(denoiser: object, tokens: Tensor) -> Tensor | None:

@@ -24,6 +24,7 @@ from anyorder.tasks.alphabets import Alphabet, TokenizerAlphabet, alphabet_of, h
 from anyorder.tasks.base import CheckResult, Instances, Task, check_fits, make, max_length_of, per_instance_seeds, same_tokens
 from anyorder.tasks.drawing import Drawing
 from anyorder.tasks.problem_files import Unreadable, collect
+from anyorder.tasks.residues import residues_of
 from anyorder.tasks.sequence_files import read_records
 
 
@@ -324,7 +325,8 @@ def _alphabet_of(denoiser: HuggingFaceDenoiser, source: str) -> str | Alphabet:
         return source
     if denoiser.tokenizer is None:
         raise BadInput("the denoiser has no tokenizer: name the alphabet of the model (option alphabet)")
-    return TokenizerAlphabet(denoiser.tokenizer, denoiser.vocab_size, denoiser.mask_token_id, source)
+    residues = residues_of(denoiser.tokenizer, denoiser.vocab_size)
+    return residues or TokenizerAlphabet(denoiser.tokenizer, denoiser.vocab_size, denoiser.mask_token_id, source)
 
 
 def design_names(texts: list[str], order: str, steps: int, seed: int) -> list[str]:

@@ -21,7 +21,8 @@ from anyorder.files import cache_folder, parse_json
 from anyorder.orders.learned import LearnedOrder
 from anyorder.registry import DENOISERS
 from anyorder.tasks import Task, make_task
-from anyorder.tasks.alphabets import ALPHABETS, ESM, alphabet_of, has_plain_vocabulary
+from anyorder.tasks.alphabets import ALPHABETS, ESM, Symbols, alphabet_of, has_plain_vocabulary
+from anyorder.tasks.residues import residues_of
 from anyorder.weights import check_file
 from anyorder.zoo.fetch import fetched
 from anyorder.zoo.options import as_device, as_dtype, quantized
@@ -195,15 +196,21 @@ def _open(name: str | Path, trust_remote_code: bool, options: dict[str, Any]) ->
 
 def _only_amino_acids(denoiser: HuggingFaceDenoiser, options: dict[str, Any]) -> HuggingFaceDenoiser:
     """Restrict ESM and DPLM to amino acids: their tokenizer has letters for others (X, B, gaps) that are not special tokens."""
-    if speaks_esm(denoiser):
-        denoiser.forbidden = set(range(ESM.vocab_size)) - ESM.symbols - set(options.get("allow", ()))
+    if (alphabet := _protein_alphabet(denoiser)) is not None:
+        denoiser.forbidden = set(range(alphabet.vocab_size)) - alphabet.symbols - set(options.get("allow", ()))
     return denoiser
 
 
 def speaks_esm(denoiser: HuggingFaceDenoiser) -> bool:
-    """Whether a model has the alphabet of ESM and DPLM."""
+    """Whether a model reads proteins, one token per residue: ESM, DPLM, ESMC and others with such a tokenizer."""
+    return _protein_alphabet(denoiser) is not None
+
+
+def _protein_alphabet(denoiser: HuggingFaceDenoiser) -> Symbols | None:
     kind = getattr(denoiser.model.config, "model_type", None)
-    return (kind, denoiser.vocab_size, denoiser.mask_token_id) == ("esm", ESM.vocab_size, ESM.mask_token_id)
+    if (kind, denoiser.vocab_size, denoiser.mask_token_id) == ("esm", ESM.vocab_size, ESM.mask_token_id):
+        return ESM
+    return residues_of(denoiser.tokenizer, denoiser.vocab_size)
 
 
 def is_hugging_face(folder: Path) -> bool:
