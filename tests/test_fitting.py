@@ -189,7 +189,7 @@ def _report(**cells: list[float]) -> Report:
 @pytest.mark.parametrize(
     ("oracle", "message"),
     [
-        ([0.505, 0.605, 0.705, 0.805], r"lead is 0\.5 points \(0\.5 to 0\.5\)\. No order can gain much here: .* than 1 point"),
+        ([0.505, 0.605, 0.705, 0.805], r"lead is 0\.5 points \(0\.5 to 0\.5\)\. No order can gain much here: .* under 1 point"),
         ([0.4, 0.6, 0.7, 0.8], r"lead is -2\.5 points .*No order can gain much here"),
         ([0.9, 0.6, 0.7, 0.8], r"lead is 10\.0 points \(-9\.6 to 29\.6\)\. No order can gain much here, .*includes 0"),
         ([0.6, 0.7, 0.8, 0.9], r"margin with 65\.0 % cell accuracy; the oracle's lead is 10\.0 points \(10\.0 to 10\.0\)\.$"),

@@ -223,7 +223,7 @@ def test_the_command_writes_what_it_found(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--blocks", "0"], "write 'full' or numbers of positions"),
+        (["--blocks", "0"], "write 'full' and numbers of positions"),
         (["--bounds", "9,3"], "two numbers, the first above 0"),
         (["--orders", "policy@bernoulli:high"], "must be a number"),
     ],

@@ -6,7 +6,7 @@ from numba.core.caching import CacheImpl
 from typer.testing import CliRunner
 
 from anyorder.cli import app
-from anyorder.cli.options import MOST
+from anyorder.cli.options import LARGEST
 from anyorder.compiled import compiled
 from anyorder.errors import BadInput
 from anyorder.tasks import make_task
@@ -47,7 +47,7 @@ def test_numbers_that_are_too_large_are_a_usage_error(arguments: list[str], tmp_
     assert len(str(found.exception)) < 300
 
 
-@pytest.mark.parametrize("seed", [0, MOST])
+@pytest.mark.parametrize("seed", [0, LARGEST])
 @pytest.mark.parametrize("order", ["random", "confidence~0.1"])
 def test_the_largest_seed_works(seed: int, order: str) -> None:
     found = CliRunner().invoke(app, ["sample", PUZZLE, "--model", "sudoku4", "--seed", str(seed), "--order", order])

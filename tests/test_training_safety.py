@@ -197,8 +197,8 @@ def test_more_signals_while_the_checkpoint_is_written_do_not_lose_it(
     stepwise(monkeypatch, lambda step, loss: (step == 3 and signal.raise_signal(number)) or loss)
     plain = safetensors.torch.save_file
 
-    def slow(*arguments: Any) -> None:
-        plain(*arguments)
+    def slow(*arguments: Any, **more: Any) -> None:
+        plain(*arguments, **more)
         signal.raise_signal(number)
         signal.raise_signal(signal.SIGINT)
 
@@ -238,6 +238,7 @@ def test_a_terminal_that_closes_leaves_a_checkpoint(tmp_path: Path) -> None:
     command = ["train", "sudoku4-denoiser", "--out", str(tmp_path / "run"), *(word for c in changes for word in ("--set", c))]
     process, terminal = pty.fork()
     if process == 0:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup, if the tests run under it, would ignore
         os.execv(sys.executable, [sys.executable, "-m", "anyorder", *command])
     deadline = time.monotonic() + 60
     while not (tmp_path / "run" / "metrics.jsonl").exists() and time.monotonic() < deadline:
@@ -290,7 +291,7 @@ def test_a_flipped_bit_in_a_checkpoint_is_found_and_the_one_before_is_used(
     run_recipe(recipe_of("denoiser", {"steps": 6}, schedule="constant"), tmp_path / "run")
     told = capsys.readouterr().out
     assert "step-00000004.safetensors is truncated, damaged" in told
-    assert "going on from step 3" in told
+    assert "resuming from step 3" in told
     assert steps_kept(tmp_path / "run") == [5, 6]
 
 

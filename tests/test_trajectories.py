@@ -217,7 +217,7 @@ def spoil(values: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
         ("runs.0.decodes.0.tokens", [1] * 15, "the problem has 16 tokens, its decode 15"),
         ("runs.0.decodes.0.dead_ends", [77], "it has 4 steps, and speaks of others"),
         ("runs.0.decodes", [], "0 decodes of 6 problems"),
-        ("texts", {}, "texts does not say how that is written"),
+        ("texts", {}, "texts has no entry for it"),
         ("problems.0.solution", [1], "its solution 1"),
         ("drawing.rows", 3, "a grid of 3 x 4 names the position of each of its cells"),
         ("surprise", 1, "surprise: Extra inputs are not permitted"),
@@ -319,4 +319,4 @@ def test_sample_and_evaluate_write_them(tmp_path: Path) -> None:
     assert [r.name for r in found.runs] == ["confidence, 3 steps", "policy, 3 steps"]
     assert len(found.problems) == 3 and found.about["denoiser"] == "sudoku4"
     refused(run("evaluate", "--trajectories", "t.txt", cwd=tmp_path), "trajectories are written as .json, .json.gz, .parquet")
-    refused(run("evaluate", "--keep", "3", cwd=tmp_path), "--keep is the number of problems to record")
+    refused(run("evaluate", "--keep", "3", cwd=tmp_path), "--keep says how many problems are recorded")

@@ -101,7 +101,7 @@ def test_a_policy_s_folder_calls_nothing_but_a_policy(tmp_path: Path) -> None:
     for name, arguments in {"subprocess:Popen": {"args": ["touch", str(ran)]}, "os:mkdir": {"path": str(ran)}}.items():
         (tmp_path / "config.json").write_text(json.dumps({"architecture": name, **arguments}))
         (tmp_path / "model.safetensors").write_bytes(b"")
-        with pytest.raises(BadInput, match="which is no policy"):
+        with pytest.raises(BadInput, match="is no architecture of policies"):
             load_policy(tmp_path)
     assert not ran.exists()
 
@@ -110,7 +110,7 @@ def test_a_denoiser_s_folder_calls_nothing_but_a_module_and_a_task(tmp_path: Pat
     ran = tmp_path / "was run"
     theirs = {"class": "subprocess:Popen", "args": ["touch", str(ran)]}
     (tmp_path / "config.json").write_text(json.dumps(theirs))
-    with pytest.raises(BadInput, match="no class of denoisers"):
+    with pytest.raises(BadInput, match="not a class of denoisers"):
         load_denoiser(tmp_path)
     (tmp_path / "task.json").write_text(json.dumps({"name": "subprocess:Popen", "options": {"args": ["touch", str(ran)]}}))
     with pytest.raises(BadInput, match="is not a task"):

@@ -52,7 +52,7 @@ def test_a_spelling_in_place_of_an_order_is_refused() -> None:
 
 def test_a_sampler_in_place_of_a_policy_is_refused(tmp_path: Path) -> None:
     anyorder.Sampler("margin").save_pretrained(tmp_path)
-    with pytest.raises(BadInput, match="holds a sampler, not an order policy"):
+    with pytest.raises(BadInput, match="holds a complete sampler, not a policy"):
         anyorder.load_order(tmp_path)
 
 
@@ -85,8 +85,8 @@ def test_what_cannot_be_compared_is_one_clear_error(call: Any) -> None:
     samplers = {"samplers": ["confidence"], "steps": 2}
     for given, said in (
         (("sudoku4", task, problems), "load it with anyorder.load_denoiser"),
-        ((denoiser, None, problems), "the task is a NoneType; anyorder.task_for"),
-        ((denoiser, task, "problems.csv"), "the problems are a str; they must be Instances, see task.load"),
+        ((denoiser, None, problems), "the task is None; it must be a Task"),
+        ((denoiser, task, "problems.csv"), "the problems are of type str; they must be Instances"),
     ):
         with pytest.raises(BadInput, match=said):
             call(*given, **samplers)
@@ -155,7 +155,7 @@ def test_what_is_no_model_or_no_problems_is_one_clear_error(tmp_path: Path) -> N
     for wrong in (None, nn.Embedding(5, 5)):
         with pytest.raises(BadInput, match="is no name of a denoiser"):
             anyorder.load_denoiser(wrong)
-    with pytest.raises(BadInput, match="the problems are a list; they must be Instances, or a file"):
+    with pytest.raises(BadInput, match="the problems are of type list; they must be Instances"):
         anyorder.fit_order("sudoku4", None, ["0000"], tmp_path / "fit")
     problems = anyorder.make_task("sudoku", box=2).generate(2, seed=0, givens=8)
     with pytest.raises(BadInput, match="seed: Input should be a valid integer"):

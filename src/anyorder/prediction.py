@@ -112,7 +112,7 @@ class Prediction:
     def probabilities(self) -> Tensor:
         """The denoiser's distribution at the predicted positions, 0 elsewhere, float32 (B, L, V)."""
         probabilities = torch.softmax(self.logits.float(), dim=-1)
-        out = torch.zeros((*self.predicted.shape, self.logits.shape[-1]), dtype=torch.float32, device=self.logits.device)
+        out = torch.zeros((*self.predicted.shape, self.logits.shape[-1]), dtype=probabilities.dtype, device=self.logits.device)
         return out.masked_scatter(self.predicted[..., None], probabilities)
 
     def top_probabilities(self, count: int) -> Tensor:

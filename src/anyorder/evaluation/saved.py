@@ -184,7 +184,7 @@ def _read_json(path: Path) -> Any:
     except BadInput:
         raise
     except (OSError, EOFError, zlib.error, ValueError) as error:
-        raise BadInput(f"{path} is no readable JSON: {first_line(error)}") from error
+        raise BadInput(f"{path} is not readable JSON: {first_line(error)}") from error
 
 
 def _pyarrow() -> Any:

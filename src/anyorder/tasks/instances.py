@@ -57,7 +57,7 @@ class CheckResult(NamedTuple):
 def cell_accuracy(instances: Instances, right: Tensor) -> Tensor:
     """Share of the generated positions where `right` (N, L) holds; 1 for an instance with nothing to generate."""
     generated = instances.maskable.sum(dim=1)
-    return torch.where(generated > 0, (right & instances.maskable).sum(dim=1) / generated.clamp(min=1), 1.0)
+    return torch.where(generated > 0, (right & instances.maskable).sum(dim=1).float() / generated.clamp(min=1), 1.0)
 
 
 def check_problems(task: Any, instances: Any) -> None:

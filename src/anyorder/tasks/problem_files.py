@@ -239,7 +239,7 @@ def _json_list(lines: Iterable[str], _: int, name: str) -> Found[Mapping[str, An
     try:
         values = parse_json(text)
     except ValueError as error:
-        raise BadInput(f"{name} is no readable JSON: {error}") from error
+        raise BadInput(f"{name} is not readable JSON: {error}") from error
     for number, value in enumerate(values, start=1):
         yield f"row {number}", partial(_by_column, value)
 

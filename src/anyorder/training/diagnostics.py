@@ -82,7 +82,7 @@ def attention_to_mistakes(weight: Tensor | None, right: Tensor, masked: Tensor) 
     if weight is None or not wrong.any():
         return {"weight_on_wrong": 1.0} if wrong.any() else {}
     share = float(weight[wrong].sum() / weight[masked].sum().clamp(min=1e-30))
-    return {"weight_on_wrong": share / float(wrong.sum()) / float(masked.sum())}
+    return {"weight_on_wrong": share * float(masked.sum()) / float(wrong.sum())}
 
 
 def _perplexity(probabilities: Tensor) -> float:

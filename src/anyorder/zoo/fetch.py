@@ -148,7 +148,7 @@ def _downloaded(package: Package, progress: Progress | None) -> Path:
             download(package.url or locate(package.project, package.file), path, package.size, progress)
     except FAILURES as error:
         raise AnyorderError(
-            f"{package.file} cannot be downloaded: {first_line(error)}. The same command goes on where it stopped; without a "
+            f"{package.file} cannot be downloaded: {first_line(error)}. The same command resumes where it stopped; without a "
             "network, get the file elsewhere and give it with --archive"
         ) from error
     try:
