@@ -274,13 +274,13 @@ def test_arguments_of_the_wrong_type_are_one_error(own: ModuleType) -> None:
         anyorder.evaluate(denoiser, task, problems, ["confidence"], "all")  # type: ignore[arg-type]
     with pytest.raises(BadInput, match="the tokens are a str"):
         anyorder.decode(denoiser, "text", "confidence")  # type: ignore[arg-type]
-    with pytest.raises(BadInput, match="mask_token_id is 'x'; it must be a whole number"):
+    with pytest.raises(BadInput, match="the mask token 'x' is not in the model's vocabulary"):
         anyorder.WrappedDenoiser(nn.Embedding(4, 4), "x", 4)  # type: ignore[arg-type]
 
 
 def test_a_policy_is_no_denoiser(tmp_path: Path) -> None:
     anyorder.MLPPolicy(hidden_size=4, vocab_size=4).save_pretrained(tmp_path)
-    with pytest.raises(BadInput, match="holds an order policy, not a denoiser"):
+    with pytest.raises(BadInput, match="holds an order policy, which is no denoiser"):
         anyorder.load_denoiser(tmp_path)
 
 
