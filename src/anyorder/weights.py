@@ -41,15 +41,21 @@ def with_weights(make: Callable[[], Module], path: Path) -> Module:
     return module
 
 
-def load_weights(module: nn.Module, path: Path) -> None:
+def load_weights(module: nn.Module, path: Path, wrapper: str = "") -> None:
     """Load a file into a module.
+
+    Args:
+        wrapper: a prefix that is left out if all names in the file begin with it.
 
     Raises:
         BadCheckpoint: no such file, or weights that are not finite.
         Any error of safetensors and of `load_state_dict`.
     """
     check_file(path)
-    module.load_state_dict(safetensors.torch.load_file(path))
+    weights = safetensors.torch.load_file(path)
+    if wrapper and all(name.startswith(wrapper) for name in weights):
+        weights = {name.removeprefix(wrapper): value for name, value in weights.items()}
+    module.load_state_dict(weights)
     check_finite(module, path)
 
 

@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 from torch import nn
 
 from anyorder.denoisers.base import in_float32, missing_attributes
@@ -25,7 +24,7 @@ from anyorder.errors import AnyorderError, BadCheckpoint, BadInput, first_line, 
 from anyorder.files import parse_json, read_json, write_json
 from anyorder.hub import UNLOADABLE, save_weights
 from anyorder.registry import DENOISERS
-from anyorder.weights import check_file, check_finite, with_weights
+from anyorder.weights import load_weights, with_weights
 
 BY_TASK = ("vocab_size", "mask_token_id", "max_length", "pad_token_id")
 """Arguments of a constructor that come from the task."""
@@ -181,11 +180,7 @@ def _load_weights(module: nn.Module, path: Path, name: str) -> None:
     if not path.is_file():
         raise BadInput(f"no such file: {path}")
     try:
-        check_file(path)
-        weights = safetensors.torch.load_file(path)
-        own = {key.removeprefix("module."): value for key, value in weights.items()}  # as `WrappedDenoiser` saves them
-        module.load_state_dict(own if all(key.startswith("module.") for key in weights) else weights)
-        check_finite(module, path)
+        load_weights(module, path, wrapper="module.")  # as `WrappedDenoiser` saves them
     except UNLOADABLE as error:
         raise BadCheckpoint(f"{path} holds no weights of {name}: {_details(error)}") from error
 
