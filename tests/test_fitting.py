@@ -19,7 +19,7 @@ from anyorder.errors import BadCheckpoint, BadInput
 from anyorder.evaluation.calibration import calibration
 from anyorder.evaluation.headroom_check import Headroom, oracle_lead, recommendation
 from anyorder.evaluation.results import Report
-from anyorder.fitting import FitSettings, _prepare, card, fit_and_compare
+from anyorder.fitting import FitSettings, _prepare, _serves, card, fit_and_compare
 from anyorder.registry import ORDERS
 from anyorder.tasks.alphabets import AMINO_ACIDS
 from anyorder.zoo import load_denoiser, load_order
@@ -34,14 +34,23 @@ HEURISTICS = [name for name in ORDERS.names(baseline=True) if not ORDERS.entry(n
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny random BERT with AntiBERTy's vocabulary, as a folder of the hub."""
-    folder = tmp_path_factory.mktemp("models") / "tiny"
+    return _save_bert(tmp_path_factory.mktemp("models") / "tiny", "")
+
+
+@pytest.fixture(scope="module")
+def characters(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One whose vocabulary is not that of proteins alone, so that it does not say what it is for."""
+    return _save_bert(tmp_path_factory.mktemp("models") / "characters", "=#")
+
+
+def _save_bert(folder: Path, more: str) -> Path:
     torch.manual_seed(0)
     config = transformers.BertConfig(
-        vocab_size=25, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+        vocab_size=25 + len(more), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
         max_position_embeddings=40, pad_token_id=0,
     )  # fmt: skip
     transformers.BertForMaskedLM(config).save_pretrained(folder)
-    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *AMINO_ACIDS]) + "\n")
+    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *AMINO_ACIDS, *more]) + "\n")
     return folder
 
 
@@ -158,6 +167,7 @@ def test_what_the_model_cannot_read_is_left_out_when_asked(model: Path, tmp_path
         ("a.csv", "sequence\n{}", "esm", "protein"),
         ("a.txt", "{}", "esm", "protein"),
         ("a.smi", "{}", "esm", "protein"),
+        ("a.smi", "{}", "residues", "protein"),
         ("a.csv", "SMILES\n{}", "bert", "molecules"),
         ("a.csv", "sequence\n{}", "bert", "text"),
         ("a.fasta", ">a\n{}", "bert", "protein"),
@@ -166,14 +176,19 @@ def test_what_the_model_cannot_read_is_left_out_when_asked(model: Path, tmp_path
     ],
 )
 def test_the_model_says_first_what_task_it_serves_then_the_column_then_the_suffix(
-    name: str, text: str, model_is: str, task: str, model: Path, esm: Path, tmp_path: Path
+    name: str, text: str, model_is: str, task: str, model: Path, esm: Path, characters: Path, tmp_path: Path
 ) -> None:
+    source = {"esm": esm, "residues": model, "bert": characters}[model_is]
     path = tmp_path / name
     head, _, _ = text.partition("{}")
     rows = [f"CC{letter}" for letter in AMINO_ACIDS]
     lines = "".join(f"{head}{row}\n" for row in rows) if head == ">a\n" else head + "".join(f"{row}\n" for row in rows)
     path.write_bytes(gzip.compress(lines.encode()) if path.suffix == ".gz" else lines.encode())
-    assert _prepare(settings(esm if model_is == "esm" else model, path), Console(quiet=True)).task.name == task
+    assert _prepare(settings(source, path), Console(quiet=True)).task.name == task
+
+
+def test_a_known_model_is_not_taken_for_any_model_of_proteins(model: Path) -> None:
+    assert _serves("antiberty", load_denoiser(model)) == "antibody"  # `model` has AntiBERTy's vocabulary
 
 
 def _result(order: str, cells: list[float]) -> SimpleNamespace:

@@ -187,9 +187,11 @@ def _prepare(settings: FitSettings, console: Console) -> _Comparison:
 
 def _serves(model: str, denoiser: Any) -> str | None:
     """The task that a model is known to be for."""
+    if model in SERVES:
+        return SERVES[model]
     if is_ours(model):
         return task_of(folder_of(model)).name
-    return "protein" if speaks_esm(denoiser) else SERVES.get(model)
+    return "protein" if speaks_esm(denoiser) else None
 
 
 def _task_of_file(path: Path, records: list[Record]) -> str:
