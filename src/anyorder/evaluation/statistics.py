@@ -4,7 +4,6 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import binomtest
 
 
 class Interval(NamedTuple):
@@ -51,6 +50,8 @@ def mcnemar(a: np.ndarray, b: np.ndarray) -> float:
 
     Only instances on which they differ count: under the null each of these is a fair coin. 1.0 when there are none.
     """
+    from scipy.stats import binomtest  # takes half a second, which commands without a test need not wait
+
     only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
     if only_a + only_b == 0:
         return 1.0
