@@ -19,8 +19,8 @@ from anyorder.orders.heuristics import confidence, entropy
 from anyorder.orders.learned import LearnedOrder
 from anyorder.registry import COUNT_RULES, POLICIES
 from anyorder.tasks.sudoku import Sudoku
+from commands import refused, run
 from conftest import HashDenoiser
-from test_cli import refused, run
 
 
 def points(*pairs: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:

@@ -26,8 +26,8 @@ from anyorder.prediction import Prediction
 from anyorder.registry import POLICIES
 from anyorder.state import DecodeState
 from anyorder.tasks.sudoku import Sudoku
+from commands import run
 from conftest import HashDenoiser
-from test_cli import run
 
 CONFIDENCES = [0.5, 0.9, 0.6, 0.8, 0.7]
 

@@ -30,8 +30,8 @@ from anyorder.tasks import make_task
 from anyorder.tasks.base import Instances
 from anyorder.tasks.protein import Protein
 from anyorder.tasks.sudoku import Sudoku
+from commands import refused, run
 from conftest import HashDenoiser
-from test_cli import refused, run
 from test_decoding import VOCAB, any_mode, problems
 
 TASK = Sudoku(2)

@@ -13,7 +13,7 @@ from anyorder.evaluation.comparison import evaluate
 from anyorder.registry import POLICIES
 from anyorder.tasks import make_task
 from anyorder.zoo import load_denoiser, load_order
-from test_cli import refused, run
+from commands import refused, run
 
 
 def confidence_policy(folder: Path, denoiser: str = "sudoku4") -> Path:
