@@ -6,11 +6,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 import anyorder
+from anyorder.registry import REGISTRIES
+from commands import run
 
 SOURCE = Path(__file__).with_name("plugin")
 PACKAGE = Path(anyorder.__file__).parent
@@ -106,10 +109,28 @@ def python(installed: Path) -> Run:
     return running(installed)
 
 
+def run_with(folder: Path, *arguments: str | Path, fails: bool = False) -> subprocess.CompletedProcess[str]:
+    """A command of anyorder in this process, which imports from a folder until it is done."""
+    with pytest.MonkeyPatch.context() as patch:
+        for registry in REGISTRIES.values():
+            registry.names()
+            patch.setattr(registry, "_entries", dict(registry._entries))
+            patch.setattr(registry, "_pending", None)
+        patch.syspath_prepend(folder)
+        patch.setenv("COLUMNS", "200")
+        try:
+            done = run(*arguments)
+        finally:
+            for name in [name for name in sys.modules if name.partition(".")[0] == "anyorder_example"]:
+                del sys.modules[name]
+    assert (done.returncode != 0) == fails, f"{arguments}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+    return done
+
+
 @pytest.fixture(scope="module")
 def command(installed: Path) -> Run:
     """Run a command of anyorder with the package installed."""
-    return lambda *arguments, fails=False: running(installed)("-m", "anyorder", *arguments, fails=fails)
+    return partial(run_with, installed)
 
 
 @pytest.fixture(scope="module")
@@ -171,8 +192,8 @@ Sampler.from_pretrained({str(tmp_path)!r})
 # ---- commands ----
 
 
-def test_list_shows_every_part_with_its_help(command: Run) -> None:
-    shown = command("list").stdout
+def test_list_shows_every_part_with_its_help(python: Run) -> None:
+    shown = python("-m", "anyorder", "list").stdout
     for name in NAMES.values():
         assert name in shown
     assert "Distance from the middle" in shown and "share[:SHARE]" in shown
@@ -230,8 +251,8 @@ def test_commands_take_references_to_parts_that_are_not_installed(trained: Path,
     """The modules alone, on the path, without the entry points of an installed package."""
     shutil.copytree(SOURCE / "src" / "anyorder_example", tmp_path / "anyorder_example")
     where = tmp_path / "table.json"
-    running(tmp_path)(
-        "-m", "anyorder", "evaluate", "--task", "anyorder_example.task:Mirror", "--model", trained, "--steps", "3",
+    run_with(
+        tmp_path, "evaluate", "--task", "anyorder_example.task:Mirror", "--model", trained, "--steps", "3",
         "--orders", "anyorder_example.order:outside_in,confidence@anyorder_example.count_rule:Share:0.5",
         "--limit", "10", "--json", where,
     )  # fmt: skip
