@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := MALLOC_TRIM_THRESHOLD_=1000000000 MALLOC_MMAP_THRESHOLD_=1000000000
 
-.PHONY: demo test lint types tests docs linkcheck package benchmark oldest clean-venv
+.PHONY: demo test lint types tests slow-test docs linkcheck package benchmark oldest clean-venv
 
 demo: $(VENV)/user
 	$(RUN) $(BIN)/anyorder demo --out demo
@@ -21,6 +21,10 @@ types: $(VENV)/dev
 
 tests: $(VENV)/dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+
+# What takes long: notebooks, the documentation site, trainings that are killed, several processes. Part of no other target.
+slow-test: $(VENV)/dev
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m slow
 
 docs: $(VENV)/docs
 	$(BIN)/python docs/recipe_page.py

@@ -227,6 +227,7 @@ def test_settings_that_contradict_one_another_are_refused() -> None:
             validate_recipe({**good, **changes})
 
 
+@pytest.mark.slow
 def test_two_processes_end_with_the_weights_of_one(tmp_path: Path) -> None:
     source = tmp_path / "joint.toml"
     source.write_text(

@@ -24,7 +24,7 @@ QUESTIONS = [
 ]
 
 
-@pytest.fixture(params=["own questions", "GSM8K"])
+@pytest.fixture(params=["own questions", pytest.param("GSM8K", marks=pytest.mark.slow)])
 def questions(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """A file of questions: made up ones, and those of the benchmark where it lies."""
     if request.param == "GSM8K":

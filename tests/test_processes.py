@@ -14,6 +14,7 @@ import pytest
 import safetensors.torch
 import torch
 
+import commands
 from anyorder.errors import BadInput
 from anyorder.files import locked
 from anyorder.processes import Shard
@@ -51,6 +52,16 @@ def run(*command: str | Path, code: int = 0, **more: str) -> subprocess.Complete
 
 def anyorder(*arguments: str | Path, two: bool = False, **more: Any) -> subprocess.CompletedProcess[str]:
     return run(*(TWO if two else [sys.executable]), "-m", "anyorder", *arguments, **more)
+
+
+def told(*arguments: str, code: int = 0, **variables: str) -> subprocess.CompletedProcess[str]:
+    """What this process says if a launcher has set these variables."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        result = commands.run(*arguments)
+    assert result.returncode == code, result.stdout + result.stderr
+    return result
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +103,7 @@ def test_two_processes_learn_what_one_does_up_to_rounding(recipes: dict[str, Pat
         ]
 
 
+@pytest.mark.slow
 def test_accelerate_launches_a_training_that_another_number_of_processes_ends(recipes: dict[str, Path], tmp_path: Path) -> None:
     order = recipes["order"]
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
@@ -107,6 +119,7 @@ def test_accelerate_launches_a_training_that_another_number_of_processes_ends(re
     assert [row["step"] for row in metrics(tmp_path / "two")] == list(range(1, 9))
 
 
+@pytest.mark.slow
 def test_weights_cut_over_processes_are_the_same_weights(recipes: dict[str, Path], tmp_path: Path) -> None:
     script, kinds = Path(__file__).with_name("many_processes.py"), ("denoiser", "joint")
     paths = [recipes[kind] for kind in kinds]
@@ -128,7 +141,7 @@ def test_an_evaluation_on_two_processes_is_that_on_one_bit_for_bit(tmp_path: Pat
     said = {}
     for name, two in (("one", False), ("two", True)):
         files = ["--json", tmp_path / f"{name}.json", "--trajectories", tmp_path / f"{name}.json.gz"]
-        said[name] = anyorder(*common, *files, two=two).stdout
+        said[name] = anyorder(*common, *files, two=two).stdout if two else told(*map(str, common + files)).stdout
     assert said["one"] == said["two"]
     assert (tmp_path / "one.json.gz").read_bytes() == (tmp_path / "two.json.gz").read_bytes()
     reports = [json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "two")]
@@ -138,6 +151,7 @@ def test_an_evaluation_on_two_processes_is_that_on_one_bit_for_bit(tmp_path: Pat
     assert reports[0] == reports[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["pareto", "evaluate"])
 def test_fronts_and_draws_on_two_processes_are_those_on_one(command: str, tmp_path: Path) -> None:
     common = [
@@ -159,7 +173,7 @@ def test_fronts_and_draws_on_two_processes_are_those_on_one(command: str, tmp_pa
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="processes are looked up in /proc")
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGKILL"])
+@pytest.mark.parametrize("name", ["SIGTERM", pytest.param("SIGKILL", marks=pytest.mark.slow)])
 def test_when_the_launcher_is_stopped_its_processes_save_and_end(name: str, recipes: dict[str, Path], tmp_path: Path) -> None:
     command = [*TWO, "-m", "anyorder", "train", str(recipes["denoiser"]), "--set", "run.steps=1000000", "--set",
                "run.checkpoint_steps=1000000", "--out", str(tmp_path / "run")]  # fmt: skip
@@ -188,14 +202,16 @@ def test_when_the_launcher_is_stopped_its_processes_save_and_end(name: str, reci
     assert not problems
 
 
-def test_a_batch_that_does_not_divide_and_commands_of_one_process_are_refused_once(
-    recipes: dict[str, Path], tmp_path: Path
-) -> None:
+@pytest.mark.slow
+def test_a_batch_that_does_not_divide_is_refused_once(recipes: dict[str, Path], tmp_path: Path) -> None:
     odd = anyorder("train", recipes["denoiser"], "--set", "run.batch_size=7", "--out", str(tmp_path / "odd"), two=True, code=1)
     assert odd.stderr.count("batch_size 7 is not divisible by 2 processes") == 1
-    alone = anyorder("list", code=2, RANK="0", WORLD_SIZE="2")
+
+
+def test_commands_of_one_process_are_refused_once() -> None:
+    alone = told("list", code=2, RANK="0", WORLD_SIZE="2")
     assert alone.stderr == "error: list runs on one process only; these run on several: train, evaluate, pareto, sample\n"
-    assert anyorder("list", code=2, RANK="1", WORLD_SIZE="2").stderr == ""
+    assert told("list", code=2, RANK="1", WORLD_SIZE="2").stderr == ""
 
 
 @pytest.mark.parametrize(
@@ -203,17 +219,17 @@ def test_a_batch_that_does_not_divide_and_commands_of_one_process_are_refused_on
     [({"RANK": "x", "WORLD_SIZE": "2"}, "not a launcher's"), ({"OMPI_COMM_WORLD_SIZE": "2"}, "MPI")],
 )
 def test_a_launcher_that_is_not_understood_is_refused(variables: dict[str, str], why: str) -> None:
-    told = anyorder("list", code=2, **variables).stderr
-    assert told.startswith("error: ") and told.count("\n") == 1 and why in told
+    said = told("list", code=2, **variables).stderr
+    assert said.startswith("error: ") and said.count("\n") == 1 and why in said
 
 
 def test_one_process_speaks_whatever_number_it_has() -> None:
-    assert anyorder("--version", RANK="1").stdout
+    assert told("--version", RANK="1").stdout
 
 
 def test_a_launcher_that_starts_one_process_only_is_called_out() -> None:
-    told = anyorder("list", ACCELERATE_USE_CPU="True", MASTER_ADDR="127.0.0.1").stderr
-    assert "starts one process, whatever --num_processes says" in told
+    said = told("list", "orders", ACCELERATE_USE_CPU="True", MASTER_ADDR="127.0.0.1").stderr
+    assert "starts one process, whatever --num_processes says" in said
 
 
 def test_a_folder_has_one_process_at_work(recipes: dict[str, Path], tmp_path: Path) -> None:

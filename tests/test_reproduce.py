@@ -139,8 +139,11 @@ if __name__ == "__main__":
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
 @pytest.mark.parametrize(
     ("send", "blow"),
-    [(os.killpg, signal.SIGINT), (os.kill, signal.SIGINT), (os.kill, signal.SIGKILL)],
-    ids=["terminal", "int", "kill"],
+    [
+        pytest.param(os.killpg, signal.SIGINT, id="terminal", marks=pytest.mark.slow),
+        pytest.param(os.kill, signal.SIGINT, id="int", marks=pytest.mark.slow),
+        pytest.param(os.kill, signal.SIGKILL, id="kill"),
+    ],
 )
 def test_workers_end_with_whoever_started_them_and_leave_a_checkpoint(
     send: Callable[[int, int], None], blow: signal.Signals, tmp_path: Path

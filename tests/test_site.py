@@ -36,6 +36,7 @@ def navigation() -> list[str]:
     return re.findall(r"^- \[.*?\]\((\w+)\.md\)", (DOCS / "index.md").read_text(encoding="utf-8"), re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_the_site_builds_without_warnings_and_every_link_and_anchor_leads_somewhere(tmp_path: Path) -> None:
     pytest.importorskip("sphinx", reason="pip install 'anyorder[docs]'")
     command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html", "-d", tmp_path / "trees", DOCS]
