@@ -356,7 +356,7 @@ def test_references_pull_the_policy(reference: str) -> None:
         )
     before = divergence()
     optimizer = torch.optim.Adam(job.policy.parameters(), lr=3e-3)
-    for step in range(60):
+    for step in range(30):
         optimizer.zero_grad()
         job.loss(job.model, step, HERE)[0].backward()
         optimizer.step()
