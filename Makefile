@@ -20,11 +20,11 @@ types: $(VENV)/dev
 	$(BIN)/mypy
 
 tests: $(VENV)/dev
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
 
 # What takes long: notebooks, the documentation site, trainings that are killed, several processes. Part of no other target.
 slow-test: $(VENV)/dev
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m slow
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m slow
 
 docs: $(VENV)/docs
 	$(BIN)/python docs/recipe_page.py
