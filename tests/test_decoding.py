@@ -29,7 +29,7 @@ from anyorder.decoding.remaskers import CriticUndo, RePredict
 from anyorder.decoding.result import Decoded, History
 from anyorder.decoding.sampler import Sampler
 from anyorder.decoding.step import StepOutput
-from anyorder.decoding.tokens import Argmax, Sample, TokenRule
+from anyorder.decoding.tokens import Argmax, Redraw, Sample, TokenRule
 from anyorder.denoisers.transformer import Transformer
 from anyorder.errors import BadInput
 from anyorder.memory import Drift
@@ -236,17 +236,17 @@ def test_undo_remasks_and_does_not_repeat_itself() -> None:
             return out._replace(logits=logits)
 
     tokens = torch.zeros(1, 4, dtype=torch.int64)
-    remembering = Sampler(heuristics.confidence, Fixed(2), remasker=CriticUndo(critic=doubts_twos), steps=6)
-    out = decode(LovesTwos(VOCAB), tokens, remembering)
+    again = {"critic": doubts_twos, "noise": 0, "temperature": 0}
+    out = decode(LovesTwos(VOCAB), tokens, Sampler("confidence", Fixed(2), remasker=CriticUndo(**again), steps=6))
     assert out.tokens.tolist() == [[3, 3, 3, 3]]
     assert out.remasked.item() == 4
-    forgetful = Sampler(heuristics.confidence, Fixed(2), remasker=CriticUndo(remembers=False, critic=doubts_twos), steps=6)
+    forgetful = Sampler("confidence", Fixed(2), remasker=CriticUndo(remembers=False, **again), steps=6)
     assert decode(LovesTwos(VOCAB), tokens, forgetful).tokens.tolist() == [[2, 2, 2, 2]]
 
 
 def test_a_complete_sequence_without_a_mistake_is_left_alone() -> None:
     def content(state: DecodeState, prediction: Prediction) -> Tensor:
-        return torch.where(state.index == 0, 1.0, 5.0)  # all above one half, one below the level of doubt
+        return torch.where(state.index == 0, 3.0, 5.0)  # probabilities .953 and .993: one below the level of doubt
 
     tokens = torch.zeros(1, 4, dtype=torch.int64)
     out = decode(
@@ -254,6 +254,80 @@ def test_a_complete_sequence_without_a_mistake_is_left_alone() -> None:
     )
     assert out.remasked.item() == 0
     assert out.nfe.item() == 3  # two to fill, one to review
+
+
+def test_undo_goes_on_until_the_critic_accepts_with_new_positions_and_tokens() -> None:
+    def wants_equal_ends(state: DecodeState, prediction: Prediction) -> Tensor:
+        wrong = (state.tokens[:, :1] != state.tokens[:, -1:]) & ((state.index == 0) | (state.index == 5))
+        return torch.where(wrong, 1.0, 5.0)
+
+    tokens = torch.zeros(20, 6, dtype=torch.int64)
+    plain = Sampler("confidence", Fixed(2), steps=60)
+    out = decode(HashDenoiser(VOCAB), tokens, plain.replace(remasker=CriticUndo(critic=wants_equal_ends)))
+    first = decode(HashDenoiser(VOCAB), tokens, plain)
+    accepted = first.tokens[:, 0] == first.tokens[:, -1]
+    assert (out.tokens[:, 0] == out.tokens[:, -1]).all()
+    assert torch.equal(out.remasked == 0, accepted), "only what was not accepted is opened again"
+    assert torch.equal(out.tokens[accepted], first.tokens[accepted])
+    assert (out.nfe[accepted] == 4).all(), "three to fill, one to review"
+    alone = [decode(HashDenoiser(VOCAB), tokens[:1], plain.replace(remasker=CriticUndo(critic=wants_equal_ends)), seeds=s)
+             for s in range(20)]  # fmt: skip
+    assert torch.equal(out.tokens, torch.cat([one.tokens for one in alone]))
+
+
+@pytest.mark.parametrize("keeps_best", [True, False])
+def test_undo_returns_the_reviewed_sequence_that_the_critic_preferred(keeps_best: bool) -> None:
+    def counts_threes(state: DecodeState, prediction: Prediction) -> Tensor:  # never enough to accept
+        return (0.5 + 0.25 * (state.tokens == 3).sum(dim=1, keepdim=True)).expand_as(state.tokens)
+
+    seen: dict[int, list[int]] = {}
+
+    def watch(output: StepOutput) -> None:
+        for row, done, tokens in zip(output.before.row, output.before.finished, output.before.tokens, strict=True):
+            if done:
+                seen.setdefault(int(row), []).append(int((tokens == 3).sum()))
+
+    remasker = CriticUndo(critic=counts_threes, keeps_best=keeps_best)
+    sampler = Sampler("confidence", Fixed(2), remasker=remasker, steps=30)
+    out = decode(HashDenoiser(VOCAB), torch.zeros(20, 6, dtype=torch.int64), sampler, on_step=watch)
+    found = (out.tokens == 3).sum(dim=1).tolist()
+    assert ([max(seen[row]) for row in range(20)] == found) is keeps_best
+    assert (out.tokens != 0).all() and (out.commit_step >= 0).all()
+
+
+def test_what_was_opened_again_is_drawn_with_noise_and_nothing_else_is() -> None:
+    def never(state: DecodeState, prediction: Prediction) -> Tensor:
+        return torch.full(state.tokens.shape, -5.0)
+
+    sampler = Sampler("confidence", Fixed(1), remasker=CriticUndo(critic=never, keeps_best=False), steps=9)
+    scales = []
+
+    def watch(output: StepOutput) -> None:
+        scale = sampler.noise_scale(output.before)
+        assert isinstance(scale, Tensor)
+        assert torch.equal(scale[:, 0] > 0, output.before.remasked > 0)
+        assert torch.equal(
+            (output.after.order_log_probs != 0).any(dim=1), (output.before.remasked > 0) & output.selected.any(dim=1)
+        )
+        scales.append(float(scale.max()))
+
+    decode(HashDenoiser(VOCAB), torch.zeros(1, 4, dtype=torch.int64), sampler, on_step=watch)
+    assert scales == [0, 0, 0, 0, 0, 1, 1, 1, 1]
+
+
+def test_redraw_draws_where_something_was_remasked(make_state: Callable[..., tuple[DecodeState, Prediction]]) -> None:
+    for remasked in (0, 2):
+        state, prediction = make_state([[0.0, 0.6, 0.4]] * 50, seeds=3, remasked=remasked)
+        expected = (Sample() if remasked else Argmax())(state, prediction)
+        found = Redraw()(state, prediction)
+        assert torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1].float())
+        assert (found[0] == 2).any() == bool(remasked)
+
+
+@pytest.mark.parametrize("wrong", [{"level": 2}, {"accept": -0.1}, {"noise": math.inf}, {"temperature": -1}])
+def test_undo_refuses_what_is_no_probability_and_no_scale(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))} is"):
+        CriticUndo(**wrong)
 
 
 def test_order_log_probabilities_of_one_at_a_time_are_softmax_of_score_over_noise(hash_denoiser: HashDenoiser) -> None:

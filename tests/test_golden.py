@@ -163,8 +163,17 @@ def make_sampler(spec: Spec) -> Any:
     made = Sampler.parse(text, steps=spec.steps, noise=spec.noise, token=token, count=rules.get(spec.count))
     if spec.undo:
         level, doubt, remembers = spec.undo.split(":")
-        made = made.replace(remasker=CriticUndo(float(level), float(doubt), remembers == "1"))
+        made = made.replace(remasker=undo_of_then(float(level), float(doubt), remembers == "1"))
+    elif made.remasker == CriticUndo():
+        made = made.replace(remasker=undo_of_then(0.3, 0.9, True))
     return made
+
+
+def undo_of_then(level: float, doubt: float, remembers: bool) -> Any:
+    """Undo as it was when the cases were recorded: without accepting level, noise and drawn tokens."""
+    from anyorder.decoding.remaskers import CriticUndo
+
+    return CriticUndo(level, doubt, remembers, accept=level, noise=0.0, temperature=0.0, keeps_best=False)
 
 
 def run(denoiser: Any, tokens: Tensor, x0: Tensor, spec: Spec) -> dict[str, Tensor | None]:

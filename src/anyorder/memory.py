@@ -69,6 +69,7 @@ def remember(state: DecodeState, prediction: Prediction, memories: tuple[Memory,
         if old is None or all_first:
             kept[memory] = memory.init(state, prediction)
             continue
+        state = state.replace(memory={**state.memory, **kept})
         new = memory.update(old, state, prediction)
         if some_first:
             fresh = memory.init(state, prediction)

@@ -31,6 +31,7 @@ from anyorder.decoding.step import StepOutput as StepOutput
 from anyorder.decoding.step import predict as predict
 from anyorder.decoding.step import step as step
 from anyorder.decoding.tokens import Argmax as Argmax
+from anyorder.decoding.tokens import Redraw as Redraw
 from anyorder.decoding.tokens import Sample as Sample
 from anyorder.decoding.tokens import TokenRule as TokenRule
 from anyorder.ends import Ends as Ends

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from anyorder.errors import BadInput
+from anyorder.memory import Memory
 from anyorder.orders.base import Binding, Unbound
 from anyorder.orders.learned import Critic, LearnedOrder, saved_order
 from anyorder.parts import walk
@@ -22,11 +23,16 @@ class Remasker:
         reviews: whether a completed sequence is predicted once more as long as there are steps left, so that it can be opened
             again.
         in_blocks: whether it works in blocks, where a finished block stays as it is.
+        noise: scale of Gumbel noise on the scores of sequences in which it has remasked something, if that is more than the
+            sampler's, so that they are decoded in another order than before.
+        temperature: of the tokens drawn in these sequences, if the sampler commits the likeliest ones; 0 to go on so.
     """
 
     part_kind: ClassVar[str] = "remasker"
     reviews: ClassVar[bool] = False
     in_blocks: ClassVar[bool] = False
+    noise: float = 0.0
+    temperature: float = 0.0
 
     def positions(self, state: DecodeState) -> Tensor:
         """Positions bool (B, L) that get logits and scores; those that the count rule does not select are masked (again)."""
@@ -40,6 +46,10 @@ class Remasker:
         """The remasked positions bool (B, L) whose token is ruled out until another one has been committed there. Otherwise a
         deterministic denoiser would make the same mistake again."""
         return remasked
+
+    def settle(self, state: DecodeState) -> DecodeState:
+        """The state after a step, in which sequences whose steps are used up may be replaced by what they were before."""
+        return state
 
 
 @REMASKERS.register("none")
@@ -96,37 +106,100 @@ class OwnCritic(Unbound):
         raise BadInput("a critic must be bound to its denoiser first: sampler.bind(denoiser)")
 
 
+@dataclass(frozen=True)
+class BestReviewed:
+    """Of the complete sequences that a critic reviewed, the one whose most doubtful token was the least doubtful.
+
+    Tokens, commit steps and log-probabilities (B, L), and that token's probability of being right (B,), 0 before a review.
+    """
+
+    critic: CriticFunction
+
+    def init(self, state: DecodeState, prediction: Prediction) -> tuple[Tensor, ...]:
+        """See `Memory`."""
+        never = torch.zeros(len(state), dtype=torch.float32, device=state.tokens.device)
+        return *_outcome(state), never
+
+    def update(self, memory: tuple[Tensor, ...], state: DecodeState, prediction: Prediction) -> tuple[Tensor, ...]:
+        """See `Memory`."""
+        if not state.finished.any():
+            return memory
+        least = probability_of_right(self.critic, state, prediction).amin(dim=1)
+        better = state.finished & (least > memory[-1])
+        new = (*_outcome(state), least)
+        return tuple(torch.where(better.view(-1, *[1] * (n.ndim - 1)), n, m) for n, m in zip(new, memory, strict=True))
+
+
+def _outcome(state: DecodeState) -> tuple[Tensor, ...]:
+    return state.tokens, state.commit_step, state.token_log_probs, state.order_log_probs
+
+
+def probability_of_right(critic: CriticFunction, state: DecodeState, prediction: Prediction) -> Tensor:
+    """A critic's probability that each committed token is right, float (B, L); 1 elsewhere."""
+    return torch.sigmoid(critic(state, prediction)).masked_fill(~state.generated | state.masked, 1.0)
+
+
 @REMASKERS.register("undo")
 @dataclass(frozen=True)
 class CriticUndo(Remasker):
-    """Remask tokens of a complete sequence in which a learned critic finds a mistake.
+    """Remask the doubtful tokens of a complete sequence until a learned critic accepts it.
 
-    PRISM and RemeDi train such critics. Here the critic scores complete sequences. If a token counts as wrong, all doubtful
-    tokens are remasked, and the wrong ones are ruled out until others have been committed there.
+    PRISM and RemeDi train such critics. Here the critic scores complete sequences. A sequence is accepted once every token is
+    right with a probability of `accept`. Until then all doubtful tokens are remasked and decoded again, with noise on the order
+    and drawn tokens, since a deterministic sampler would repeat its mistakes. The wrong tokens, and always the most doubtful
+    one, are ruled out until others have been committed in their places. If the steps are used up first, the reviewed sequence
+    that the critic preferred is returned, unless it is more probably wrong than right.
     """
 
-    level: float = field(default=0.3, metadata={"help": "a token counts as wrong below this probability of being right"})
-    doubt: float = field(default=0.9, metadata={"help": "tokens below this probability are remasked with the wrong ones"})
+    level: float = field(default=0.3, metadata={"help": "tokens below this probability of being right are ruled out"})
+    doubt: float = field(default=0.99, metadata={"help": "tokens below this probability are remasked"})
     remembers: bool = field(default=True, metadata={"help": "rule out the wrong tokens"})
     critic: CriticFunction = OwnCritic()
+    accept: float = field(default=0.9, metadata={"help": "a sequence with no token below this probability is accepted"})
+    noise: float = field(default=1.0, metadata={"help": "Gumbel noise on the scores of sequences that were opened again"})
+    temperature: float = field(default=1.0, metadata={"help": "of the tokens drawn in sequences that were opened again"})
+    keeps_best: bool = field(default=True, metadata={"help": "return the best reviewed sequence if none was accepted"})
 
     reviews = True
 
+    def __post_init__(self) -> None:
+        for name in ("level", "doubt", "accept"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be a probability")
+        for name in ("noise", "temperature"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be a number, 0 or more")
+
+    @property
+    def memories(self) -> tuple[Memory, ...]:
+        """The best reviewed sequence."""
+        return (BestReviewed(self.critic),) if self.keeps_best else ()
+
     def remask(self, state: DecodeState, prediction: Prediction) -> Tensor:
         """See `Remasker`."""
-        complete = state.finished
-        if not complete.any():
+        if not state.finished.any():
             return torch.zeros_like(state.masked)
-        right = self._probability(state, prediction)
-        mistaken = (right < self.level).any(dim=1) & complete
-        return (right < self.doubt) & mistaken[:, None]
+        right = probability_of_right(self.critic, state, prediction)
+        rejected = (right < self.accept).any(dim=1) & state.finished
+        return (right < max(self.doubt, self.accept)) & rejected[:, None]
 
     def reject(self, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
         """See `Remasker`."""
-        if not remasked.any():
-            return remasked
-        return remasked & (self._probability(state, prediction) < self.level) & self.remembers
+        if not remasked.any() or not self.remembers:
+            return torch.zeros_like(remasked)
+        right = probability_of_right(self.critic, state, prediction)
+        return remasked & ((right < self.level) | (right == right.amin(dim=1, keepdim=True)))
 
-    def _probability(self, state: DecodeState, prediction: Prediction) -> Tensor:
-        """Probability of being right at committed positions, 1 elsewhere."""
-        return torch.sigmoid(self.critic(state, prediction)).masked_fill(~state.generated | state.masked, 1.0)
+    def settle(self, state: DecodeState) -> DecodeState:
+        """See `Remasker`."""
+        if not self.keeps_best:
+            return state
+        *best, least = state.recall(BestReviewed(self.critic))
+        back = state.finished & (state.step >= state.steps - 1) & (least > 0.5)
+        if not back.any():
+            return state
+        chosen = (torch.where(back[:, None], b, now) for b, now in zip(best, _outcome(state), strict=True))
+        tokens, commit_step, token_log_probs, order_log_probs = chosen
+        return state.replace(
+            tokens=tokens, commit_step=commit_step, token_log_probs=token_log_probs, order_log_probs=order_log_probs
+        )

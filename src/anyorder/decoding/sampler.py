@@ -11,9 +11,12 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from anyorder.decoding.counts import CountRule, FunctionRule, Linear, TwoPhase
 from anyorder.decoding.remaskers import Absorbing, Remasker
-from anyorder.decoding.tokens import Argmax, TokenRule
+from anyorder.decoding.tokens import Argmax, Redraw, Sample, TokenRule
 from anyorder.denoisers.base import device_of
 from anyorder.errors import BadInput
 from anyorder.files import read_json, write_json, write_text
@@ -25,6 +28,7 @@ from anyorder.orders.perturbed import Perturbed
 from anyorder.orders.policies import PolicyNetwork
 from anyorder.parts import from_config, label_of, memories_of, rebuild, to_config, walk, written
 from anyorder.registry import COUNT_RULES, ORDERS, REMASKERS, TOKEN_RULES
+from anyorder.state import DecodeState
 
 FORMAT = "anyorder.sampler"
 VERSION = 1
@@ -131,6 +135,20 @@ class Sampler(Pushable):
     def memories(self) -> tuple[Memory, ...]:
         """What the parts remember of earlier predictions."""
         return memories_of(self.order, self.count_rule, self.token, self.remasker)
+
+    @cached_property
+    def token_rule(self) -> TokenRule:
+        """The token rule in use: `token`, or one that draws the tokens of sequences that the remasker opened again."""
+        if self.token != Argmax() or not self.remasker.temperature:
+            return self.token
+        return Redraw(again=Sample(self.remasker.temperature))
+
+    def noise_scale(self, state: DecodeState) -> Tensor | float:
+        """Scale of the Gumbel noise: `noise`, or (B, 1) if the remasker asks for more in sequences that it opened again."""
+        if self.remasker.noise <= self.noise:
+            return self.noise
+        scale = torch.full_like(state.remasked, self.noise, dtype=torch.float32)
+        return scale.masked_fill(state.remasked > 0, self.remasker.noise)[:, None]
 
     @cached_property
     def count_rule(self) -> CountRule:

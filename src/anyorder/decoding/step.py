@@ -54,10 +54,12 @@ def step(state: DecodeState, prediction: Prediction, sampler: Sampler) -> tuple[
     if sampler.block_length is not None:
         state = state.replace(open=open_block(state, sampler.block_length) & state.masked)
     state = remember(state, prediction, sampler.memories)
-    candidates, log_probs = propose(sampler.token, state, prediction)  # what
+    candidates, log_probs = propose(sampler.token_rule, state, prediction)  # what
     prediction = prediction.with_candidates(candidates, log_probs)
     scores = _scores(state, prediction, sampler)  # where
-    noisy = (scores + sampler.noise * state.gumbel(_ORDER_NOISE)).float() if sampler.noise else scores
+    scale = sampler.noise_scale(state)
+    drawn = isinstance(scale, Tensor) or scale > 0
+    noisy = (scores + scale * state.gumbel(_ORDER_NOISE)).float() if drawn else scores
 
     last = state.step == state.steps - 1
     some_last = bool(last.any())
@@ -77,8 +79,8 @@ def step(state: DecodeState, prediction: Prediction, sampler: Sampler) -> tuple[
     new = selected & (filled != state.tokens)
     log_probs = prediction.scatter(log_probs, 0.0).float()
     order_log_probs = state.order_log_probs
-    if sampler.noise:
-        order_log_probs = torch.where(new, _order_log_probs(scores, noisy, selected, sampler.noise).float(), order_log_probs)
+    if drawn:
+        order_log_probs = torch.where(new, _order_log_probs(scores, noisy, selected, scale).float(), order_log_probs)
     after = state.replace(
         tokens=torch.where(masked, state.mask_token_id, torch.where(selected, filled, state.tokens)),
         masked=masked,
@@ -91,6 +93,7 @@ def step(state: DecodeState, prediction: Prediction, sampler: Sampler) -> tuple[
         nfe=state.nfe + 1,
         remasked=state.remasked + count,
     )
+    after = sampler.remasker.settle(after)
     return after, StepOutput(state, after, prediction, scores, selected, remasked)
 
 
@@ -100,7 +103,11 @@ def _scores(state: DecodeState, prediction: Prediction, sampler: Sampler) -> Ten
     return scores.masked_fill(~(prediction.predicted if state.open is None else state.open), -torch.inf)
 
 
-def _order_log_probs(scores: Tensor, noisy: Tensor, selected: Tensor, scale: float) -> Tensor:
-    """Log-probability of each drawn position (B, L). Exact for rules that fix the count."""
+def _order_log_probs(scores: Tensor, noisy: Tensor, selected: Tensor, scale: Tensor | float) -> Tensor:
+    """Log-probability of each drawn position (B, L), 0 in rows without noise. Exact for rules that fix the count."""
     ranking = noisy.argsort(dim=1, descending=True, stable=True)
-    return noise.plackett_luce_log_probs(scores / scale, ranking, selected)
+    if not isinstance(scale, Tensor):
+        return noise.plackett_luce_log_probs(scores / scale, ranking, selected)
+    noiseless = scale == 0
+    log_probs = noise.plackett_luce_log_probs(scores / scale.masked_fill(noiseless, 1.0), ranking, selected)
+    return log_probs.masked_fill(noiseless, 0.0)

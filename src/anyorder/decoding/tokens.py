@@ -111,6 +111,24 @@ class Sample(TokenRule):
         return drawn, log_probs.gather(1, drawn[:, None])[:, 0].float()
 
 
+@TOKEN_RULES.register("redraw")
+@dataclass(frozen=True)
+class Redraw(TokenRule):
+    """One rule until something was remasked in a sequence, and another after that: the likeliest tokens, then drawn ones."""
+
+    first: TokenRule = Argmax()
+    again: TokenRule = Sample()
+
+    def __call__(self, state: DecodeState, prediction: Prediction) -> tuple[Tensor, Tensor]:
+        reopened = state.remasked > 0
+        tokens, log_probs = self.first(state, prediction)
+        if not reopened.any():
+            return tokens, log_probs
+        drawn, log_drawn = self.again(state, prediction)
+        second = reopened[:, None].expand_as(state.masked)[prediction.predicted]
+        return torch.where(second, drawn, tokens), torch.where(second, log_drawn.float(), log_probs.float())
+
+
 def truncate(logits: Tensor, temperature: float = 1.0, top_p: float = 1.0, top_k: int | None = None) -> Tensor:
     """Log-probabilities float64 (K, V) of softmax(logits / temperature), restricted to the smallest set of tokens whose
     probability reaches `top_p` and to the `top_k` likeliest, and normalized again; -inf outside."""

@@ -127,7 +127,7 @@ class Pool:
         """
         complete = state.finished
         reviews = self.reviews - complete.long()
-        remasker = Limited(CriticUndo(critic=Given(scores)), reviews > 0) if undo else Absorbing()
+        remasker = Limited(_reopen_if_wrong(scores), reviews > 0) if undo else Absorbing()
         after, output = step(state, prediction, Sampler(Given(scores), PerRow(self.per_step), token or Argmax(), remasker))
         reviews = reviews.masked_fill(complete & ~output.remasked.any(dim=1), 0)  # reviewed, and left as it is
         return replace(self, state=after.replace(attention_mask=None), reviews=reviews)
@@ -152,3 +152,8 @@ class Pool:
         row = torch.arange(len(tensors["per_step"]), device=tensors["per_step"].device)
         state = DecodeState(**fields, row=row, mask_token_id=mask_token_id, memory=kept)
         return cls(state, tensors["per_step"], tensors["reviews"], tensors["keeps"])
+
+
+def _reopen_if_wrong(scores: Tensor) -> CriticUndo:
+    """Open a complete problem again as soon as one token is probably wrong, and decode it as before."""
+    return CriticUndo(level=0.3, doubt=0.9, critic=Given(scores), accept=0.3, noise=0.0, temperature=0.0, keeps_best=False)
