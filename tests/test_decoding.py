@@ -34,6 +34,8 @@ from anyorder.denoisers.transformer import Transformer
 from anyorder.errors import BadInput
 from anyorder.memory import Drift
 from anyorder.orders import heuristics
+from anyorder.orders.learned import Critic
+from anyorder.orders.policies import LookaheadPolicy
 from anyorder.prediction import Prediction
 from anyorder.registry import ORDERS
 from anyorder.state import DecodeState
@@ -263,15 +265,15 @@ def test_undo_goes_on_until_the_critic_accepts_with_new_positions_and_tokens() -
 
     tokens = torch.zeros(20, 6, dtype=torch.int64)
     plain = Sampler("confidence", Fixed(2), steps=60)
-    out = decode(HashDenoiser(VOCAB), tokens, plain.replace(remasker=CriticUndo(critic=wants_equal_ends)))
+    undo = plain.replace(remasker=CriticUndo(critic=wants_equal_ends, accept=0.9))
+    out = decode(HashDenoiser(VOCAB), tokens, undo)
     first = decode(HashDenoiser(VOCAB), tokens, plain)
     accepted = first.tokens[:, 0] == first.tokens[:, -1]
     assert (out.tokens[:, 0] == out.tokens[:, -1]).all()
     assert torch.equal(out.remasked == 0, accepted), "only what was not accepted is opened again"
     assert torch.equal(out.tokens[accepted], first.tokens[accepted])
     assert (out.nfe[accepted] == 4).all(), "three to fill, one to review"
-    alone = [decode(HashDenoiser(VOCAB), tokens[:1], plain.replace(remasker=CriticUndo(critic=wants_equal_ends)), seeds=s)
-             for s in range(20)]  # fmt: skip
+    alone = [decode(HashDenoiser(VOCAB), tokens[:1], undo, seeds=seed) for seed in range(20)]
     assert torch.equal(out.tokens, torch.cat([one.tokens for one in alone]))
 
 
@@ -287,7 +289,7 @@ def test_undo_returns_the_reviewed_sequence_that_the_critic_preferred(keeps_best
             if done:
                 seen.setdefault(int(row), []).append(int((tokens == 3).sum()))
 
-    remasker = CriticUndo(critic=counts_threes, keeps_best=keeps_best)
+    remasker = CriticUndo(critic=counts_threes, accept=0.99, keeps_best=keeps_best)
     sampler = Sampler("confidence", Fixed(2), remasker=remasker, steps=30)
     out = decode(HashDenoiser(VOCAB), torch.zeros(20, 6, dtype=torch.int64), sampler, on_step=watch)
     found = (out.tokens == 3).sum(dim=1).tolist()
@@ -322,6 +324,14 @@ def test_redraw_draws_where_something_was_remasked(make_state: Callable[..., tup
         found = Redraw()(state, prediction)
         assert torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1].float())
         assert (found[0] == 2).any() == bool(remasked)
+
+
+def test_a_critic_says_from_which_probability_it_accepts() -> None:
+    policy = LookaheadPolicy(hidden_size=4, vocab_size=VOCAB, width=8, layers=1, scores_committed=True, about={"accept": 0.8})
+    assert CriticUndo(critic=Critic(policy)).accept_level == 0.8
+    assert CriticUndo(critic=Critic(policy), accept=0.6).accept_level == 0.6
+    policy.about = {"accept": "much"}
+    assert CriticUndo(level=0.2, critic=Critic(policy)).accept_level == 0.2
 
 
 @pytest.mark.parametrize("wrong", [{"level": 2}, {"accept": -0.1}, {"noise": math.inf}, {"temperature": -1}])

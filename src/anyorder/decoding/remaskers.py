@@ -145,17 +145,21 @@ class CriticUndo(Remasker):
     """Remask the doubtful tokens of a complete sequence until a learned critic accepts it.
 
     PRISM and RemeDi train such critics. Here the critic scores complete sequences. A sequence is accepted once every token is
-    right with a probability of `accept`. Until then all doubtful tokens are remasked and decoded again, with noise on the order
-    and drawn tokens, since a deterministic sampler would repeat its mistakes. The wrong tokens, and always the most doubtful
-    one, are ruled out until others have been committed in their places. If the steps are used up first, the reviewed sequence
-    that the critic preferred is returned, unless it is more probably wrong than right.
+    right with a probability of `accept`. Many critics are too strict where a problem has several solutions, so this is `level`
+    unless the critic was validated for more. Until then all doubtful tokens are remasked and decoded again, with noise on the
+    order and drawn tokens, since a deterministic sampler would repeat its mistakes. The wrong tokens, and always the most
+    doubtful one, are ruled out until others have been committed in their places. If the steps are used up first, the reviewed
+    sequence that the critic preferred is returned, unless it is more probably wrong than right.
     """
 
     level: float = field(default=0.3, metadata={"help": "tokens below this probability of being right are ruled out"})
     doubt: float = field(default=0.99, metadata={"help": "tokens below this probability are remasked"})
     remembers: bool = field(default=True, metadata={"help": "rule out the wrong tokens"})
     critic: CriticFunction = OwnCritic()
-    accept: float = field(default=0.9, metadata={"help": "a sequence with no token below this probability is accepted"})
+    accept: float | None = field(
+        default=None,
+        metadata={"help": "a sequence with no token below this probability is accepted; by default the critic's own, or level"},
+    )
     noise: float = field(default=1.0, metadata={"help": "Gumbel noise on the scores of sequences that were opened again"})
     temperature: float = field(default=1.0, metadata={"help": "of the tokens drawn in sequences that were opened again"})
     keeps_best: bool = field(default=True, metadata={"help": "return the best reviewed sequence if none was accepted"})
@@ -164,11 +168,17 @@ class CriticUndo(Remasker):
 
     def __post_init__(self) -> None:
         for name in ("level", "doubt", "accept"):
-            if not 0 <= getattr(self, name) <= 1:
+            if not 0 <= (getattr(self, name) or 0) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be a probability")
         for name in ("noise", "temperature"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be a number, 0 or more")
+
+    @property
+    def accept_level(self) -> float:
+        """The value of `accept` in use."""
+        own = getattr(self.critic, "accept", None) if self.accept is None else self.accept
+        return self.level if own is None else float(own)
 
     @property
     def memories(self) -> tuple[Memory, ...]:
@@ -180,8 +190,9 @@ class CriticUndo(Remasker):
         if not state.finished.any():
             return torch.zeros_like(state.masked)
         right = probability_of_right(self.critic, state, prediction)
-        rejected = (right < self.accept).any(dim=1) & state.finished
-        return (right < max(self.doubt, self.accept)) & rejected[:, None]
+        accept = self.accept_level
+        rejected = (right < accept).any(dim=1) & state.finished
+        return (right < max(self.doubt, accept)) & rejected[:, None]
 
     def reject(self, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
         """See `Remasker`."""

@@ -86,6 +86,13 @@ class Critic:
         self.policy = policy
 
     @property
+    def accept(self) -> float | None:
+        """The probability of the most doubtful token from which `undo` accepts a sequence, for which the critic was validated:
+        `about.accept` in its config.json. None if it was not."""
+        found = self.policy.about.get("accept")
+        return found if isinstance(found, float) and 0 <= found <= 1 else None
+
+    @property
     def memories(self) -> tuple[Memory, ...]:
         """What the network remembers of earlier predictions."""
         return self.policy.memories
