@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from anyorder.decoding.callbacks import callbacks_of
 from anyorder.decoding.counts import (
     KLASS,
     Cosine,
@@ -453,3 +454,15 @@ def test_impossible_settings_are_refused(field: str, value: float) -> None:
         Sampler("confidence", **{field: value})  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="temperature"):
         Sample(temperature=0)
+
+
+@pytest.mark.parametrize("callbacks", [3, [None], "print"])
+def test_a_callback_that_cannot_be_called_is_refused_before_decoding(callbacks: Any) -> None:
+    with pytest.raises(BadInput, match=r"on_step is .* must be a function"):
+        callbacks_of(callbacks)
+
+
+@pytest.mark.parametrize("argument", ["0.9", None, True])
+def test_a_count_rule_whose_argument_is_no_number_is_refused(argument: Any) -> None:
+    with pytest.raises(BadInput, match=r"level of Threshold is .* must be a number"):
+        Sampler("confidence", count=Threshold(argument))

@@ -15,9 +15,9 @@ import pytest
 
 from anyorder import reproduce as package
 from anyorder.errors import BadInput
-from anyorder.reproduce import SCALES, TARGETS, reproduce, speed
+from anyorder.reproduce import SCALES, TARGETS, describe_targets, reproduce, speed, trainings
 from anyorder.reproduce.outcome import difference, percent
-from anyorder.reproduce.reward import SMALL, VARIANTS, RewardSetting
+from anyorder.reproduce.reward import SMALL, VARIANTS, RewardSetting, share
 from anyorder.reproduce.study import Decoding, Setting, Study
 from anyorder.training.checkpoint import list_checkpoints
 from anyorder.training.recipes import load_recipe, recipe_names
@@ -93,6 +93,18 @@ def test_numbers_by_hand() -> None:
     assert percent(a).endswith("sd 17.7)")
     assert difference(a, b) == "+25.0 (by seed +50.0 +0.0; p = 0.5)"
     assert difference(a, b[:1]).startswith("+37.5 (by seed +50.0 +25.0;")
+
+
+def test_the_interval_of_a_share_ends_at_one() -> None:
+    assert share(np.array([[1.0] * 49 + [0.75]])).endswith("-100.0)")
+
+
+def test_the_help_lists_targets_by_the_models_that_they_train() -> None:
+    assert trainings("upo-figure1") == 0
+    assert trainings("upo-table2") == 7 * 3
+    described = describe_targets()
+    assert described.startswith("upo-figure1 (0 trainings")
+    assert "upo-table2 (21 trainings, 15 min)" in described
 
 
 def test_the_recipes_of_both_scales_can_be_loaded() -> None:

@@ -36,8 +36,7 @@ LimitOption = Annotated[
         "--limit",
         min=1,
         max=LARGEST,
-        help="number of problems, the first ones of a file; by default all of a file, 200 if they are generated, and in "
-        "`reproduce` the number of the scale",
+        help="number of problems, the first ones of a file; by default all of a file, or 200 if they are generated",
     ),
 ]
 PolicyOption = Annotated[

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from anyorder import noise
 from anyorder.decoding.counts import CountRule, Linear, top
+from anyorder.errors import BadInput
 from anyorder.prediction import Prediction
 from anyorder.registry import COUNT_RULES
 from anyorder.state import DecodeState
@@ -95,7 +96,7 @@ class Bernoulli(Actions):
 
     def __post_init__(self) -> None:
         if self.temperature < 0:
-            raise ValueError(f"temperature is {self.temperature}; it cannot be negative")
+            raise BadInput(f"temperature is {self.temperature}; it cannot be negative")
 
     def draw(self, scores: Tensor, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
         """See `Actions`."""
@@ -151,7 +152,7 @@ class DynamicPlackettLuce(Actions):
 
 def _check_temperature(temperature: float) -> None:
     if temperature <= 0:
-        raise ValueError(f"temperature is {temperature}; it must be above 0")
+        raise BadInput(f"temperature is {temperature}; it must be above 0")
 
 
 def numbered(ranks: Tensor, chosen: Tensor) -> Tensor:

@@ -122,7 +122,7 @@ class Fixed(CountRule):
 
     def __post_init__(self) -> None:
         if self.k < 1:
-            raise ValueError(f"k is {self.k}; at least one position per step is needed")
+            raise BadInput(f"k is {self.k}; at least one position per step is needed")
 
     def __call__(self, scores: Tensor, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
         return top(scores, torch.full_like(remasked, self.k))
@@ -208,7 +208,7 @@ class KLASS(CountRule):
 
     def __post_init__(self) -> None:
         if self.history < 1 or self.k < 1:
-            raise ValueError(f"history is {self.history} and k is {self.k}; both must be at least 1")
+            raise BadInput(f"history is {self.history} and k is {self.k}; both must be at least 1")
 
     @property
     def memories(self) -> tuple[Memory, ...]:

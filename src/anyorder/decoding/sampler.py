@@ -74,6 +74,8 @@ class Sampler(Pushable):
         object.__setattr__(self, "count", rule if isinstance(rule, CountRule) else FunctionRule(rule))
         object.__setattr__(self, "token", _checked("token", _made(self.token, TOKEN_RULES), "token rule"))
         object.__setattr__(self, "remasker", remasker)
+        for part in (self.count, self.token, self.remasker):
+            _check_numbers(part)
         for name, what in (("steps", "forward passes"), ("block_length", "positions")):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, Integral) or value < 1):
@@ -321,6 +323,14 @@ def _usual_rule(remasker: Remasker) -> CountRule:
 
 def _made(part: Any, registry: Any) -> Any:
     return registry.make(part) if isinstance(part, str) else part
+
+
+def _check_numbers(part: Any) -> None:
+    """Refuse a part whose numeric argument holds something else, which would fail in the middle of decoding only."""
+    for field in dataclasses.fields(part) if dataclasses.is_dataclass(part) else ():
+        value = getattr(part, field.name)
+        if field.type in (int, float) and (isinstance(value, bool) or not isinstance(value, Real)):
+            raise BadInput(f"{field.name} of {type(part).__name__} is {value!r}; it must be a number")
 
 
 def _checked(field: str, part: Any, kind: str) -> Any:

@@ -88,11 +88,11 @@ class Sample(TokenRule):
 
     def __post_init__(self) -> None:
         if self.temperature <= 0:
-            raise ValueError(f"temperature is {self.temperature}; it must be above 0 (Argmax is the limit at 0)")
+            raise BadInput(f"temperature is {self.temperature}; it must be above 0 (Argmax is the limit at 0)")
         if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p is {self.top_p}; it must lie in (0, 1]")
+            raise BadInput(f"top_p is {self.top_p}; it must lie in (0, 1]")
         if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"top_k is {self.top_k}; at least one token must remain")
+            raise BadInput(f"top_k is {self.top_k}; at least one token must remain")
 
     def __call__(self, state: DecodeState, prediction: Prediction) -> tuple[Tensor, Tensor]:
         of_position = (

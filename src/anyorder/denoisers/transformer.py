@@ -15,6 +15,7 @@ from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
 from anyorder.denoisers.base import DenoiserOutput, forbid_mask
+from anyorder.errors import BadInput
 from anyorder.registry import DENOISERS
 from anyorder.relations import EVERYTHING, Relation
 
@@ -93,7 +94,7 @@ class RelationHeads(nn.Module):
     def bias(self, tokens: Tensor, dtype: torch.dtype) -> Tensor:
         """0 where a head may look and -inf elsewhere, (1 or B, H, L, L)."""
         if tokens.shape[1] != self.pairs.shape[1]:
-            raise ValueError(f"this model is built for {self.pairs.shape[1]} tokens; it was given {tokens.shape[1]}")
+            raise BadInput(f"this model is built for {self.pairs.shape[1]} tokens; it was given {tokens.shape[1]}")
         by_name = {
             name: Relation(self.pairs[i], self.position_group[i], self.token_group[i])
             if (self.token_group[i] >= 0).any()
@@ -216,7 +217,7 @@ class Transformer(nn.Module, PyTorchModelHubMixin, library_name="anyorder"):
     def forward(self, tokens: Tensor, attention_mask: Tensor | None = None, positions: Tensor | None = None) -> DenoiserOutput:
         """See `Denoiser`. Padding may be on either side: positions are counted from the first real token."""
         if tokens.shape[1] > self.max_length:
-            raise ValueError(f"{tokens.shape[1]} tokens are more than the {self.max_length} this model was built for")
+            raise BadInput(f"{tokens.shape[1]} tokens are more than the {self.max_length} this model was built for")
         hidden = self.token_embedding(tokens)
         if self.position_embedding is not None:
             if attention_mask is None:

@@ -16,6 +16,8 @@ from anyorder.evaluation.tables import metric_name
 from anyorder.evaluation.trajectories import THOUSANDTHS, Run, Trajectories, predicted_of, states_of
 from anyorder.report.style import COLORS, figure, legend_aside, look_of, spread
 
+MARKERS = "osD^vP*X"
+
 
 def accuracy_against_steps(report: Report, path: Path, title: str = "") -> Path:
     """The main metric against the mean number of forward passes, one line per order, with 95 % intervals.
@@ -25,9 +27,12 @@ def accuracy_against_steps(report: Report, path: Path, title: str = "") -> Path:
     noises = list(dict.fromkeys(r.noise for r in report.results))
     with figure(path, len(noises), 5.0, 4.2, share_y=True) as axes:
         for axis, noise in zip(axes, noises, strict=True):
+            markers: dict[str, str] = {}
             for number, order in enumerate(dict.fromkeys(r.order for r in report.results)):
+                rule = order.partition("@")[2]  # orders have colors, and count rules have markers
+                marker = markers.setdefault(rule, MARKERS[len(markers) % len(MARKERS)])
                 rows = sorted((r for r in report.results if r.order == order and r.noise == noise), key=lambda r: r.nfe)
-                _accuracies(axis, rows, report.main_metric, marker="o", label=order, **look_of(order, number))
+                _accuracies(axis, rows, report.main_metric, marker=marker, label=order, **look_of(order, number))
             axis.set_xlabel("NFE: forward passes per sequence")
             axis.set_ylim(0, 102)
             axis.set_title(title if not noise else f"{title}, order noise {noise:g}".lstrip(", "))
@@ -43,7 +48,7 @@ def pareto_front(report: Report, path: Path, title: str = "") -> Path:
     The thick line is the front: the points that no other order beats with as many forward passes or fewer. Oracles are left out
         of it.
     """
-    markers = cycle("osD^vP*X")
+    markers = cycle(MARKERS)
     with figure(path, 1, 5.6, 4.4, aside=2.0) as (axis,):
         honest = [r for r in report.results if r.kind != "oracle"]
         front = front_of(honest, report.main_metric)

@@ -1,6 +1,7 @@
 """Reproducing the papers: one target per table or figure, at two scales, each with one command."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from anyorder.files import write_json, write_text
 from anyorder.report.plots import bars, panels
 from anyorder.reproduce import adaptive, draws, falsification, proteins, reward, speed, stability
 from anyorder.reproduce.outcome import Outcome
-from anyorder.reproduce.study import Setting
+from anyorder.reproduce.study import Setting, is_given
 
 TARGETS = (
     adaptive.TARGETS
@@ -156,15 +157,27 @@ def reproduce(
 
 
 def describe_targets() -> str:
-    """Every target with its cost at small scale, the cheapest first, for help texts."""
+    """Every target with its cost at small scale, the fewest trainings first, for help texts."""
 
-    def cost(name: str) -> tuple[int, str]:
+    def cost(name: str) -> tuple[float, str]:
         if not set(TARGETS[name].tasks) <= SCALES["small"].keys():
-            return 10_001, "paper scale only"
-        minutes = TARGETS[name].minutes
-        return (10_000, "not measured") if minutes is None else (minutes, f"{minutes} min")
+            return math.inf, "paper scale only"
+        count, minutes = trainings(name), TARGETS[name].minutes
+        return count, f"{count} trainings, {minutes} min" if minutes else f"{count} trainings"
 
     return ", ".join(f"{name} ({cost(name)[1]})" for name in sorted(TARGETS, key=lambda name: (cost(name)[0], name)))
+
+
+def trainings(target: str, seeds: Sequence[int] = (0, 1, 2)) -> int:
+    """How many models a target trains at small scale, from an empty folder."""
+    settings = [SCALES["small"][task] for task in TARGETS[target].tasks]
+    study = TARGETS[target].study(Path())
+    models = set()
+    for decoding in TARGETS[target].needs(settings, list(seeds)):
+        for model in (*study.before(decoding.model), decoding.model):
+            if not is_given(decoding.setting, model):
+                models.add((decoding.setting.name, model))
+    return len(models)
 
 
 def _about(settings: list[Setting], seeds: list[int], scale: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from anyorder.evaluation.statistics import mean_interval, sign_flip
+from anyorder.evaluation.statistics import share_interval, sign_flip
 from anyorder.evaluation.tables import markdown_table
 from anyorder.files import read_json
 from anyorder.report.sources import read_metrics
@@ -107,7 +107,7 @@ class Both:
 
 def share(cells: np.ndarray) -> str:
     """Mean of shares (seeds, N) in percent, its 95 % interval over the problems, and the sd over seeds."""
-    _, low, high = mean_interval(cells.mean(axis=0))
+    low, high = share_interval(cells.mean(axis=0))
     spread = f", sd {100 * cells.mean(axis=1).std(ddof=1):.1f}" if len(cells) > 1 else ""
     return f"{100 * cells.mean():.1f} ({100 * low:.1f}-{100 * high:.1f}{spread})"
 

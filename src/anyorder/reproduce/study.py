@@ -102,12 +102,12 @@ class Study:
 
     def model_folder(self, setting: Setting, model: str) -> Path:
         """The folder of a model."""
-        return Path(setting.denoiser) if _is_given(setting, model) else self.folder / setting.name / model
+        return Path(setting.denoiser) if is_given(setting, model) else self.folder / setting.name / model
 
     def ensure(self, setting: Setting, model: str) -> Path:
         """Train a model if it is not there, and what it starts from."""
         folder = self.model_folder(setting, model)
-        if _is_given(setting, model):
+        if is_given(setting, model):
             return folder
         start = None
         if model == "frozen":
@@ -249,7 +249,7 @@ def damaged(cell: Path) -> Iterator[None]:
         raise BadInput(f"{cell} is damaged ({first_line(error)}): delete it, and what it held is decoded again") from error
 
 
-def _is_given(setting: Setting, model: str) -> bool:
+def is_given(setting: Setting, model: str) -> bool:
     """Whether a model is there from the start: a denoiser that no recipe trains."""
     return model == "frozen" and setting.denoiser not in recipe_names() and not setting.denoiser.endswith(".toml")
 

@@ -331,7 +331,13 @@ def check_size(count: int, length: int) -> None:
 
 
 def per_instance_seeds(seed: int, count: int, start: int = 0) -> np.ndarray:
-    """Independent 32-bit seeds (count,) for instances start..start+count-1: number i depends on seed and i only."""
+    """Independent 32-bit seeds (count,) for instances start..start+count-1: number i depends on seed and i only.
+
+    Raises:
+        BadInput: `count` is not a whole number, 1 or more.
+    """
+    if not isinstance(count, int | np.integer) or isinstance(count, bool) or count < 1:
+        raise BadInput(f"the number of problems is {count!r}; it must be a whole number, 1 or more")
     counter = np.arange(start, start + count, dtype=np.uint64)
     mixed = (counter + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(seed * 0xD1B54A32D192ED03 % 2**64)
     mixed ^= mixed >> np.uint64(30)
