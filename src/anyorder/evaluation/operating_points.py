@@ -85,6 +85,27 @@ class Fronts:
         curves = [asdict(curve) for curve in self.curves]
         return {"points": points, "curves": curves, "bounds": self.bounds, "budgets": self.budgets, "meta": self.meta}
 
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Fronts":
+        """Inverse of `to_json`.
+
+        Raises:
+            AttributeError, KeyError, TypeError, ValueError: other values.
+        """
+        points = [
+            Measured(**{
+                **point, "ci95": Interval(*map(float, point["ci95"])), "nfe": float(point["nfe"]), "curve": str(point["curve"]),
+                "accuracy": float(point["accuracy"]), "correct": np.array(point["correct"], dtype=bool),
+                "nfe_each": np.array(point["nfe_each"], dtype=int),
+            })
+            for point in values["points"]
+        ]  # fmt: skip
+        if not points:
+            raise ValueError("there are no points in it")
+        curves = [CurveSummary(**curve) for curve in values["curves"]]
+        low, high = map(float, values["bounds"])
+        return cls(points, curves, (low, high), list(values["budgets"]), dict(values["meta"]))
+
 
 def pareto(
     denoiser: Denoiser,

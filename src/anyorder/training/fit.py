@@ -23,6 +23,7 @@ from anyorder.training.order import OrderJob
 from anyorder.training.recipes import AnyRecipe, DenoiserRecipe, OrderRecipe, RewardRecipe
 from anyorder.training.reward import RewardJob
 from anyorder.training.rewards import Reward
+from anyorder.training.run_folder import check_free, check_same_run
 from anyorder.training.settings import (
     DataSettings,
     ObjectiveSettings,
@@ -139,9 +140,37 @@ def fit_order(
         KeyboardInterrupt: Ctrl-C; a checkpoint is written first, and the same call resumes.
     """
     denoiser, task, instances = _loaded(denoiser, task, instances)
+    recipe = _order_recipe(
+        task, instances, steps=steps, batch_size=batch_size, seed=seed, policy=policy, objective=objective
+    )  # fmt: skip
+    return _fit(OrderJob(recipe, denoiser, task, instances), recipe, denoiser, instances, Path(folder), console)
+
+
+def check_fit(denoiser: nn.Module, task: Task, instances: Instances, folder: Path, **settings: Any) -> None:
+    """Refuse, before other work, a folder in which `fit_order` with these settings would find another run or a model.
+
+    Raises:
+        BadInput: it would.
+    """
+    recipe = _order_recipe(task, instances, **settings)
+    check_free(folder)
+    check_same_run(folder, _identity(recipe, denoiser, instances), cycle=1)
+
+
+def _order_recipe(
+    task: Task,
+    instances: Instances,
+    *,
+    steps: int,
+    batch_size: int,
+    seed: int,
+    policy: PolicySettings | Mapping[str, Any] | str | None = None,
+    objective: ObjectiveSettings | Mapping[str, Any] | str | None = None,
+) -> OrderRecipe:
+    """The recipe of a call of `fit_order`."""
     chosen = _policy_settings(policy, default_fit()[0].architecture)
     _, default_objective = default_fit(chosen.architecture)
-    recipe = _checked(
+    recipe: OrderRecipe = _checked(
         OrderRecipe,
         kind="order",
         seed=seed,
@@ -153,7 +182,7 @@ def fit_order(
         optimizer=ORDER_OPTIMIZER,
         run=_checked(RunSettings, steps=steps, batch_size=batch_size),
     )
-    return _fit(OrderJob(recipe, denoiser, task, instances), recipe, denoiser, instances, Path(folder), console)
+    return recipe
 
 
 def fit_order_by_reward(
@@ -261,12 +290,7 @@ def _fit(
     console: Console | None,
 ) -> LearnedOrder:
     """Run a job on a denoiser that was given, and load what it saved."""
-    identity = {
-        **recipe.model_dump(mode="json"),
-        "denoiser_fingerprint": fingerprint(denoiser),
-        "problems": hashlib.sha256(instances.tokens.numpy().tobytes()).hexdigest()[:16],
-    }
-    device = device_of(denoiser)
+    identity, device = _identity(recipe, denoiser, instances), device_of(denoiser)
     try:
         result = train(job, recipe.run, recipe.optimizer, folder, seed=recipe.seed, recipe=identity, console=console)
     except ValueError as error:
@@ -278,3 +302,12 @@ def _fit(
     if not result.finished:
         raise KeyboardInterrupt
     return LearnedOrder.from_pretrained(folder, denoiser)
+
+
+def _identity(recipe: OrderRecipe | RewardRecipe, denoiser: nn.Module, instances: Instances) -> dict[str, Any]:
+    """What a fit must share with a run in its folder to go on with it."""
+    return {
+        **recipe.model_dump(mode="json"),
+        "denoiser_fingerprint": fingerprint(denoiser),
+        "problems": hashlib.sha256(instances.tokens.numpy().tobytes()).hexdigest()[:16],
+    }
