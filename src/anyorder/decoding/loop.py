@@ -1,23 +1,21 @@
 """The loop that decodes: predict, step, until every sequence is finished."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from anyorder.decoding.callbacks import Callback, callbacks_of
 from anyorder.decoding.result import Decoded
 from anyorder.decoding.sampler import Sampler, as_sampler
-from anyorder.decoding.step import StepOutput, predict, step
+from anyorder.decoding.step import predict, step
 from anyorder.denoisers.base import Denoiser, attention_of, check_batch, device_of, in_eval_mode
 from anyorder.ends import Ends
 from anyorder.orders.base import Order
 from anyorder.state import init
-
-Callback = Callable[[StepOutput], None]
-"""Called after every step: for streaming, recording, progress."""
 
 
 @torch.no_grad()
@@ -54,12 +52,14 @@ def decode(
         A `Decoded`. Rows do not influence one another, and a finished row costs no more forward passes.
 
     Raises:
-        BadInput: tokens, mask, solutions or seeds of the wrong type, shape or vocabulary, no denoiser, or no sampler.
+        BadInput: tokens, mask, solutions or seeds of the wrong type, shape or vocabulary, no denoiser, no sampler,
+            or no callback.
         WrongDenoiser: a policy was fitted to another denoiser.
+        PartFailed: code of the user's own raised an error.
     """
     check_batch(tokens, denoiser, attention_mask=attention_mask, x0=x0, seeds=seeds)
     sampler = as_sampler(sampler).bind(denoiser)
-    callbacks = [on_step] if callable(on_step) else list(on_step)
+    callbacks = callbacks_of(on_step)
     home, device = tokens.device, device_of(denoiser, tokens.device)
     mask = attention_of(denoiser, tokens) if attention_mask is None else attention_mask
     state = init(tokens.to(device), denoiser.mask_token_id, steps=sampler.steps, seeds=seeds, attention_mask=mask, x0=x0)

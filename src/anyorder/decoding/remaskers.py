@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from anyorder.errors import BadInput
+from anyorder.errors import BadInput, check_number
 from anyorder.orders.base import Binding, Unbound
 from anyorder.orders.learned import Critic, LearnedOrder, saved_order
 from anyorder.parts import walk
@@ -111,6 +111,10 @@ class CriticUndo(Remasker):
     critic: CriticFunction = OwnCritic()
 
     reviews = True
+
+    def __post_init__(self) -> None:
+        check_number("level", self.level, 0, 1)
+        check_number("doubt", self.doubt, 0, 1)
 
     def remask(self, state: DecodeState, prediction: Prediction) -> Tensor:
         """See `Remasker`."""

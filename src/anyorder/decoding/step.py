@@ -7,6 +7,7 @@ from torch import Tensor
 
 from anyorder import noise
 from anyorder.decoding.counts import checked_selection, open_block
+from anyorder.decoding.own_code import naming
 from anyorder.decoding.sampler import Sampler
 from anyorder.decoding.tokens import propose
 from anyorder.denoisers.base import Denoiser
@@ -41,7 +42,8 @@ class StepOutput:
 def predict(denoiser: Denoiser, state: DecodeState, sampler: Sampler) -> Prediction:
     """One forward pass of the denoiser, without the tokens that were ruled out."""
     where = sampler.remasker.positions(state)
-    logits, hidden = denoiser(state.tokens, state.attention_mask, where)
+    with naming("denoiser", denoiser):
+        logits, hidden = denoiser(state.tokens, state.attention_mask, where)
     return Prediction(forbid(logits, state.rejected[where]), hidden, where)
 
 
@@ -54,20 +56,23 @@ def step(state: DecodeState, prediction: Prediction, sampler: Sampler) -> tuple[
     if sampler.block_length is not None:
         state = state.replace(open=open_block(state, sampler.block_length) & state.masked)
     state = remember(state, prediction, sampler.memories)
-    candidates, log_probs = propose(sampler.token, state, prediction)  # what
+    with naming("token rule", sampler.token):
+        candidates, log_probs = propose(sampler.token, state, prediction)  # what
     prediction = prediction.with_candidates(candidates, log_probs)
     scores = _scores(state, prediction, sampler)  # where
     noisy = (scores + sampler.noise * state.gumbel(_ORDER_NOISE)).float() if sampler.noise else scores
 
     last = state.step == state.steps - 1
     some_last = bool(last.any())
-    remasked = sampler.remasker.remask(state, prediction)  # what to remask
+    with naming("remasker", sampler.remasker):
+        remasked = sampler.remasker.remask(state, prediction)  # what to remask
     if some_last:
         remasked = remasked & ~last[:, None]
     count = remasked.sum(dim=1)
     selected = prediction.predicted
     if not (some_last and bool(last.all())):  # how many
-        selected = checked_selection(sampler.count_rule(noisy, state, prediction, count), state) & prediction.predicted
+        with naming("count rule", sampler.count_rule):
+            selected = checked_selection(sampler.count_rule(noisy, state, prediction, count), state) & prediction.predicted
         if some_last:
             selected = torch.where(last[:, None], prediction.predicted, selected)
     rejected = sampler.remasker.reject(state, prediction, remasked)
@@ -96,7 +101,8 @@ def step(state: DecodeState, prediction: Prediction, sampler: Sampler) -> tuple[
 
 def _scores(state: DecodeState, prediction: Prediction, sampler: Sampler) -> Tensor:
     """The order's scores (B, L), -inf at positions that are not open."""
-    scores = checked_scores(sampler.order(state, prediction), state)
+    with naming("order", sampler.order):
+        scores = checked_scores(sampler.order(state, prediction), state)
     return scores.masked_fill(~(prediction.predicted if state.open is None else state.open), -torch.inf)
 
 

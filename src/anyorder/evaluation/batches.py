@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from anyorder.decoding.loop import Callback, decode
+from anyorder.decoding.callbacks import Callback
+from anyorder.decoding.loop import decode
 from anyorder.decoding.result import Decoded
 from anyorder.decoding.sampler import Sampler
 from anyorder.denoisers.base import Denoiser

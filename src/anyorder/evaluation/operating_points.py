@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,9 @@ from anyorder.evaluation.samplers import Kind, check_oracles, kind_of
 from anyorder.evaluation.statistics import Interval, bootstrap_weights, percentile_interval, wilson
 from anyorder.evaluation.tables import Grid
 from anyorder.processes import Shard
-from anyorder.tasks.base import Instances, Task, check_fits
+from anyorder.tasks.base import Instances, Task
 from anyorder.tasks.instances import checked_result
+from anyorder.zoo.matching import loaded
 
 
 @dataclass
@@ -108,9 +110,9 @@ class Fronts:
 
 
 def pareto(
-    denoiser: Denoiser,
-    task: Task,
-    instances: Instances,
+    denoiser: Denoiser | str | Path,
+    task: Task | str | None,
+    instances: Instances | str | Path,
     samplers: Curves,
     blocks: Sequence[int | None] = (None,),
     *,
@@ -127,7 +129,8 @@ def pareto(
     """Decode the same instances at every operating point of every curve.
 
     Args:
-        denoiser, task, instances: the model, the checker, and the problems.
+        denoiser, task, instances: the model, the checker, and the problems; or the name of the model, the name of the task
+            (None for that of the model), and a file of problems.
         samplers: texts, orders, samplers or curves, or a mapping from labels to any of these, see `as_curves`.
         blocks: modes: None for full diffusion, or positions per block.
         token, seed, batch_size, progress, meta, shard, strict: as in `evaluate`.
@@ -138,7 +141,7 @@ def pareto(
     Raises:
         BadInput: task and denoiser do not match, an oracle without known solutions, an unknown `against`, or empty bounds.
     """
-    check_fits(task, denoiser, instances)
+    denoiser, task, instances = loaded(denoiser, task, instances)
     longest = instances.longest
     curves = as_curves(samplers, denoiser, longest, token=token, strict=strict)
     check_oracles({point.label: point.sampler for curve in curves for point in curve.points}, instances)

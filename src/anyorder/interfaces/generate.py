@@ -6,8 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
+from anyorder.decoding.callbacks import Callback
 from anyorder.decoding.counts import CountRule, Deadline, Fixed, Linear, Threshold
-from anyorder.decoding.loop import Callback, decode
+from anyorder.decoding.loop import decode
 from anyorder.decoding.sampler import Sampler
 from anyorder.ends import Ends
 from anyorder.errors import BadInput

@@ -15,7 +15,7 @@ from anyorder.files import write_json
 from anyorder.orders.learned import LearnedOrder
 from anyorder.processes import launched
 from anyorder.registry import POLICIES
-from anyorder.tasks.base import Instances, Task, check_fits
+from anyorder.tasks.base import Instances, Task
 from anyorder.training.denoiser import DenoiserJob
 from anyorder.training.joint import JointJob
 from anyorder.training.loop import TrainingResult, train
@@ -35,7 +35,7 @@ from anyorder.training.settings import (
     UpdateSettings,
 )
 from anyorder.zoo import load_denoiser
-from anyorder.zoo.matching import task_for
+from anyorder.zoo.matching import loaded, task_for
 
 
 def run_recipe(
@@ -139,11 +139,12 @@ def fit_order(
             that holds a fit to another denoiser or to other problems.
         KeyboardInterrupt: Ctrl-C; a checkpoint is written first, and the same call resumes.
     """
-    denoiser, task, instances = _loaded(denoiser, task, instances)
+    model: Any
+    model, task, instances = loaded(denoiser, task, instances)
     recipe = _order_recipe(
         task, instances, steps=steps, batch_size=batch_size, seed=seed, policy=policy, objective=objective
     )  # fmt: skip
-    return _fit(OrderJob(recipe, denoiser, task, instances), recipe, denoiser, instances, Path(folder), console)
+    return _fit(OrderJob(recipe, model, task, instances), recipe, model, instances, Path(folder), console)
 
 
 def check_fit(denoiser: nn.Module, task: Task, instances: Instances, folder: Path, **settings: Any) -> None:
@@ -216,7 +217,8 @@ def fit_order_by_reward(
     Raises:
         BadInput, KeyboardInterrupt: as `fit_order`.
     """
-    denoiser, task, instances = _loaded(denoiser, task, instances)
+    model: Any
+    model, task, instances = loaded(denoiser, task, instances)
     upo = UpdateSettings(inner=2, minibatches=2, reference="confidence", beta=0.005, imitation=40)
     values = {
         "kind": "reward",
@@ -232,18 +234,7 @@ def fit_order_by_reward(
         "update": _settings(UpdateSettings, update, "") or upo,
     }
     recipe = _checked(RewardRecipe, **values)
-    return _fit(RewardJob(recipe, denoiser, task, instances, reward), recipe, denoiser, instances, Path(folder), console)
-
-
-def _loaded(
-    denoiser: nn.Module | str | Path, task: Task | str | None, instances: Instances | str | Path
-) -> tuple[nn.Module, Task, Instances]:
-    """Denoiser, task and problems, loaded if they are given by name."""
-    model: Any = denoiser if isinstance(denoiser, nn.Module) else load_denoiser(denoiser)
-    found = task if isinstance(task, Task) else task_for(model, task)
-    problems = found.load(instances) if isinstance(instances, str | Path) else instances
-    check_fits(found, model, problems)
-    return model, found, problems
+    return _fit(RewardJob(recipe, model, task, instances, reward), recipe, model, instances, Path(folder), console)
 
 
 def _policy_settings(given: PolicySettings | Mapping[str, Any] | str | None, default: str) -> PolicySettings:
