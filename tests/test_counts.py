@@ -8,7 +8,6 @@ import torch
 
 from anyorder.decoding.counts import (
     KLASS,
-    Ancestral,
     Cosine,
     CountRule,
     Deadline,
@@ -20,12 +19,12 @@ from anyorder.decoding.counts import (
     PredictedError,
     ScoreThreshold,
     Threshold,
-    Timesteps,
     TwoPhase,
     block_of,
     open_block,
     top,
 )
+from anyorder.decoding.timesteps import Ancestral, Timesteps
 from anyorder.memory import Drift
 from anyorder.orders.heuristics import confidence
 from anyorder.parts import memories_of

@@ -92,6 +92,18 @@ def test_the_whole_story_leaves_a_policy_a_report_and_a_card(model: Path, data: 
     assert order.policy.config()["architecture"] == "mlp"
 
 
+def test_the_folder_of_another_fit_is_refused_before_the_work(
+    model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit_and_compare(settings(model, data, samples=0), tmp_path / "out", Console(quiet=True))
+    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    monkeypatch.setattr("anyorder.fitting.evaluate", lambda *_, **__: pytest.fail("the work has begun"))
+    for changes, message in ({"seed": 1}, r"other settings \(.*seed"), ({"updates": 2}, "run of 3 steps, which run.steps = 2"):
+        with pytest.raises(BadInput, match=message):
+            fit_and_compare(settings(model, data, samples=0, **changes), tmp_path / "out", Console(quiet=True))
+    assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == before
+
+
 def test_the_task_follows_from_the_data(model: Path, data: Path, tmp_path: Path) -> None:
     fit_and_compare(settings(model, data, samples=0), tmp_path / "out", Console(quiet=True))
     assert json.loads((tmp_path / "out" / "config.json").read_text())["about"]["task"]["name"] == "protein"

@@ -577,6 +577,10 @@ def test_folders_of_reproductions(tmp_path: Path) -> None:
         survives(lambda: _cells(study, decoding, right))
 
     check()
+    for solved in ("\ufeff", "10", "1x1"):
+        cell.write_text(json.dumps(json.loads(valid) | {"solved": solved}))
+        with pytest.raises(BadInput, match="is damaged"):
+            study.decode(decoding)
 
 
 def _cells(study: Study, decoding: Decoding, right: np.ndarray) -> None:

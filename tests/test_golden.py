@@ -140,9 +140,10 @@ def count_rule_of(spec: Spec) -> str:
 
 def make_sampler(spec: Spec) -> Any:
     """The sampler that a case asks for, not yet bound to its denoiser."""
-    from anyorder.decoding.counts import Ancestral, Cosine, Deadline, EvenBlocks, Linear, Threshold, Timesteps, TwoPhase
+    from anyorder.decoding.counts import Cosine, Deadline, EvenBlocks, Linear, Threshold, TwoPhase
     from anyorder.decoding.remaskers import CriticUndo
     from anyorder.decoding.sampler import Sampler
+    from anyorder.decoding.timesteps import Ancestral, Timesteps
     from anyorder.decoding.tokens import Argmax, Sample
 
     rules: dict[str, Any] = {

@@ -287,7 +287,7 @@ def test_a_denoiser_of_dream_gives_the_same() -> None:
         ({"eps": 1.0}, "the last timestep lies in \\(0, 1\\)"),
         ({"alg_temp": -1.0}, "alg_temp is -1.0"),
         ({"temperature": -0.5}, "temperature is -0.5"),
-        ({"temperature": 1.0, "top_p": 0.0}, "must lie in"),
+        ({"temperature": 1.0, "top_p": 0.0}, "above 0 and at most 1"),
         ({"top_k": -1}, "top_k is -1; it must be a whole number, 0 or more"),
         ({"max_new_tokens": None}, "give max_new_tokens or max_length"),
         ({"max_new_tokens": None, "max_length": 3}, "are 5 long already"),

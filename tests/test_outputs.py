@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from torch import nn
 from typer.testing import CliRunner
 
@@ -27,6 +28,7 @@ from anyorder.errors import AnyorderError, BadInput
 from anyorder.evaluation.results import Report
 from anyorder.evaluation.saved import load, save_trajectories
 from anyorder.files import check_writable, dump_json, write_atomically, write_json, write_tensors, write_text
+from anyorder.fitting import FitSettings, fit_and_compare
 from anyorder.hub import save_weights
 from anyorder.report.sources import read_metrics
 from anyorder.session import open_session
@@ -208,14 +210,14 @@ def test_what_a_user_may_not_write_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_output_overwrites_neither_an_input_nor_another_output(tmp_path: Path, device: Path) -> None:
-    data, other = tmp_path / "p.txt", tmp_path / "link.txt"
+    data, other = tmp_path / "p.txt", tmp_path / "link.safetensors"
     data.write_text(PUZZLE)
     other.symlink_to("p.txt")
     with pytest.raises(BadInput, match="is an input, which would be lost"):
-        check_outputs(other, read=[data])
+        check_outputs(read=[data], tensors=other)
     with pytest.raises(BadInput, match="is an output already"):
-        check_outputs(tmp_path / "a.png", plot=tmp_path / "b" / ".." / "a.png")
-    check_outputs(device, device, None, read=[PUZZLE, None, "\0"])
+        check_outputs(json=tmp_path / "a.json", report=tmp_path / "b" / ".." / "a.json")
+    check_outputs(json=device, report=device, plot=None, read=[PUZZLE, None, "\0"])
 
 
 @pytest.mark.parametrize(
@@ -223,7 +225,15 @@ def test_an_output_overwrites_neither_an_input_nor_another_output(tmp_path: Path
     [
         (["evaluate", "--plot", "p.pdf"], "a plot is a .png or .svg file"),
         (["evaluate", "--json", "."], "is a folder"),
-        (["evaluate", "--json", "a", "--markdown", "a"], "an output already"),
+        (["evaluate", "--json", "a.json", "--trajectories", "a.json"], "an output already"),
+        (["evaluate", "--json", "a.csv"], "does not name the format that is written: end it in .json or .parquet"),
+        (["evaluate", "--draws", "2", "--json", "a.parquet"], "end it in .json"),
+        (["evaluate", "--markdown", "a.html"], "end it in .md"),
+        (["pareto", "--json", "a.parquet"], "end it in .json"),
+        (["fold", "s.txt", "--json", "a"], "end it in .json"),
+        (["sample", PUZZLE, "--out", "a.json"], "end it in .safetensors"),
+        (["sample", PUZZLE, "--fasta", "a.csv"], "end it in .fasta"),
+        (["report", "p.csv", "--out", "a.pdf"], "end it in .html"),
         (["pareto", "--markdown", "/proc/none/t.md"], "cannot write"),
         (["pareto", "--plot", "p"], "a plot is"),
         (["sample", "p.csv", "--fasta", "p.csv"], "is an input"),
@@ -294,6 +304,36 @@ def test_training_does_not_overwrite_a_model_or_another_run(tmp_path: Path) -> N
         run_recipe(tiny("run.steps=4"), tmp_path / "run")
     assert contents(tmp_path / "run") == before
     assert run_recipe(tiny(), tmp_path / "run").finished, "the same run may be made again"
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        ["config.json", "model.safetensors.index.json", "model-00001-of-00002.safetensors"],
+        ["config.json", "pytorch_model.bin"],
+        ["order/pytorch_model.bin"],
+        ["model.PT"],
+        ["tiny-q4.gguf"],
+        ["config.json"],
+        ["recipe.json", "pytorch_model.bin"],
+        ["recipe.json", "config.json"],
+        ["task.json"],
+    ],
+)
+def test_no_model_in_the_form_of_any_library_is_overwritten(
+    files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("anyorder.fitting._prepare", lambda *_: pytest.fail("the work has begun"))
+    for name in files:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text('{"mine": 1}')
+    before = contents(tmp_path)
+    with pytest.raises(BadInput, match=r"which this run would overwrite|holds a run with other settings"):
+        run_recipe(tiny(), tmp_path)
+    if files != ["recipe.json", "config.json"]:  # which is found to be another run once the model is known
+        with pytest.raises(BadInput, match="which this run would overwrite"):
+            fit_and_compare(FitSettings("sudoku4", tmp_path / "s.txt"), tmp_path, Console())
+    assert contents(tmp_path) == before
 
 
 def test_a_fit_overwrites_neither_its_model_nor_a_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

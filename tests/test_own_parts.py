@@ -227,7 +227,7 @@ def _changed(kind: type, **attributes: Any) -> Any:
         ({"mask_token_id": 9}, "has the mask token 9; it must lie in 0..3"),
         ({"mask_token_id": 3}, "mask token 3 of the task against 0"),
         ({"length": "long"}, "has the length 'long'"),
-        ({"generate": lambda n, s: "text"}, "of type str; they must be Instances"),
+        ({"generate": lambda n, s: 5}, "of type int; they must be Instances"),
         ({"check": lambda i, t: t[:, 0] > 0}, "must return a CheckResult of two tensors"),
         ({"check": lambda i, t: CheckResult(torch.ones(1), torch.ones(1))}, r"of shape \(3,\)"),
     ],
@@ -264,7 +264,7 @@ def test_arguments_of_the_wrong_type_are_one_error(own: ModuleType) -> None:
     problems = task.generate(3, 0)
     for arguments, said in (
         ((nn.Embedding(4, 4), task, problems), "a Embedding is no denoiser"),
-        ((denoiser, "latin", problems), "the task is 'latin'; it must be a Task"),
+        ((denoiser, "latin", problems), "task 'latin' is unknown: use one of"),
         ((denoiser, own.Copies, problems), "it must be a Task"),
         ((denoiser, task, problems.tokens), "they must be Instances"),
     ):

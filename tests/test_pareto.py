@@ -15,6 +15,8 @@ from anyorder.errors import BadInput
 from anyorder.evaluation.curves import as_curves
 from anyorder.evaluation.fronts import area, attained, hull, non_dominated
 from anyorder.evaluation.operating_points import Fronts, grids_of, lines_of, pareto
+from anyorder.evaluation.saved import load_fronts
+from anyorder.files import dump_json
 from anyorder.orders.heuristics import confidence, entropy
 from anyorder.orders.learned import LearnedOrder
 from anyorder.registry import COUNT_RULES, POLICIES
@@ -218,6 +220,19 @@ def test_the_command_writes_what_it_found(tmp_path: Path) -> None:
     assert values["meta"]["denoiser"] == "sudoku4"
     assert "| policy@linear |" in (tmp_path / "t.md").read_text()
     assert (tmp_path / "p.png").exists()
+
+    fronts = load_fronts(tmp_path / "r.json")
+    assert fronts is not None and json.loads(dump_json(fronts.to_json())) == values
+    assert run("plot", "pareto", tmp_path / "r.json", "-o", tmp_path / "q.svg").returncode == 0
+    only = ["--only-orders", "policy@linear", "--only-steps", "5"]
+    assert run("plot", "pareto", tmp_path / "r.json", "-o", tmp_path / "r.svg", *only).returncode == 0
+    assert (tmp_path / "q.svg").stat().st_size > (tmp_path / "r.svg").stat().st_size
+    refused(
+        run("plot", "pareto", tmp_path / "r.json", "-o", tmp_path / "s.svg", "--only-orders", "x"), "no such curve; there are"
+    )
+    refused(run("plot", "accuracy", tmp_path / "r.json", "-o", tmp_path / "s.svg"), "`anyorder plot pareto` draws it")
+    (tmp_path / "r.json").write_text(json.dumps(values | {"points": [{"curve": 1}]}))
+    refused(run("plot", "pareto", tmp_path / "r.json", "-o", tmp_path / "s.svg"), "holds no report of `anyorder pareto --json`")
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from anyorder.prediction import Prediction
 from anyorder.registry import POLICIES
 from anyorder.state import DecodeState
 from anyorder.tasks.sudoku import Sudoku
-from commands import run
+from commands import refused, run
 from conftest import HashDenoiser
 
 CONFIDENCES = [0.5, 0.9, 0.6, 0.8, 0.7]
@@ -176,3 +176,4 @@ def test_the_command_writes_what_it_found(tmp_path: Path) -> None:
     assert len(values["results"][0]["correct"]) == 5
     assert "| random |" in (tmp_path / "t.md").read_text()
     assert (tmp_path / "p.svg").exists()
+    refused(run("plot", "accuracy", tmp_path / "r.json", "-o", tmp_path / "q.svg"), "holds Pass@N")

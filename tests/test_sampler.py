@@ -64,7 +64,7 @@ def test_an_order_is_a_name_a_folder_a_function_or_a_policy(tmp_path: Path) -> N
         ({"steps": "20"}, "steps is '20'; it must be a whole number"),
         ({"steps": 2.5}, "steps is 2.5"),
         ({"steps": True}, "steps is True"),
-        ({"noise": "0.5"}, "noise is '0.5'; the scale of Gumbel noise must be a number, 0 or more"),
+        ({"noise": "0.5"}, "noise is '0.5'; it must be a finite number of 0 or more"),
         ({"noise": -0.1}, "noise is -0.1"),
         ({"block_length": 0}, "block_length is 0; it must be a whole number of positions, 1 or more"),
         ({"block_length": 4, "remasker": "undo"}, "use the remasker 'none' in blocks"),

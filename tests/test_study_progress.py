@@ -69,15 +69,18 @@ def test_the_reports_of_a_study_are_understood(tmp_path: Path) -> None:
     assert (progress.bar.tasks[0].completed, progress.bar.tasks[0].total) == (1, 1)
 
 
-def test_ctrl_c_is_answered_at_once_and_ends_the_work(capsys: pytest.CaptureFixture[str]) -> None:
-    before = signal.getsignal(signal.SIGINT)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_ctrl_c_and_its_like_are_answered_at_once_and_end_the_work(
+    number: signal.Signals, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = signal.getsignal(number)
     with pytest.raises(typer.Exit) as ended, answering_interrupts():
-        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(number)
     assert ended.value.exit_code == 130
     assert capsys.readouterr().err.splitlines() == [
         "stopping; models in training write their checkpoints first", "stopped; run the same command to resume",
     ]  # fmt: skip
-    assert signal.getsignal(signal.SIGINT) is before
+    assert signal.getsignal(number) is before
 
 
 def test_the_command_stops_on_ctrl_c_with_a_checkpoint(tmp_path: Path) -> None:

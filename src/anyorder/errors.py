@@ -1,6 +1,9 @@
 """Errors that the user can correct. The command line prints them in one line, without a traceback."""
 
+import math
 import re
+import sys
+from numbers import Real
 
 
 class AnyorderError(Exception):
@@ -26,6 +29,10 @@ class BadCheckpoint(AnyorderError):
     """A checkpoint or weight file that cannot be read."""
 
 
+class PartFailed(AnyorderError):
+    """Code of the user's own, such as an order or a module, raised an error, which is the cause of this one."""
+
+
 def without_passwords(text: str) -> str:
     """A text with the user and password of every address in it covered: `https://***@host/`."""
     return re.sub(r"://[^/\s]*@", "://***@", text)
@@ -38,6 +45,28 @@ def first_line(error: Exception) -> str:
 
 class WrongDenoiser(AnyorderError):
     """A policy was used with a denoiser to which it was not fitted."""
+
+
+def check_number(
+    name: str, value: object, least: float = -math.inf, most: float = math.inf, *, above: float = -math.inf, hint: str = ""
+) -> None:
+    """Raise BadInput unless a value is a number (no truth value, no NaN) in a range.
+
+    Args:
+        name: what it is, for the message.
+        least, most: the ends of the range, which belong to it.
+        above: it must be larger than this.
+        hint: appended to the message.
+    """
+    if isinstance(value, Real) and not isinstance(value, bool) and least <= float(value) <= most and float(value) > above:
+        return
+    low = f"above {above:g}" if above > -math.inf else f"of {least:g} or more"
+    kind, high = ("finite number", "") if most == LARGEST_FINITE else ("number", f" and at most {most:g}" * (most < math.inf))
+    raise BadInput(f"{name} is {value!r}; it must be a {kind} {low}{high}{hint}")
+
+
+LARGEST_FINITE = sys.float_info.max
+"""An upper end for `check_number` that leaves out infinity alone."""
 
 
 def shorten(text: str, most: int = 40) -> str:

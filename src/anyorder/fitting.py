@@ -29,7 +29,7 @@ from anyorder.tasks import Instances, Sequences, task_class
 from anyorder.tasks.alphabets import Alphabet
 from anyorder.tasks.problem_files import Unreadable
 from anyorder.tasks.sequence_files import Record, read_records, suffix_of
-from anyorder.training.fit import fit_order
+from anyorder.training.fit import check_fit, fit_order
 from anyorder.training.run_folder import check_free
 from anyorder.zoo import SERVES, folder_of, is_ours, load_denoiser, speaks_esm, task_of
 from anyorder.zoo.matching import task_for
@@ -113,6 +113,11 @@ def fit_and_compare(
     if settings.headroom_only and (folder / "config.json").is_file():
         raise BadInput(f"{folder} holds a fit whose report would be lost: choose another folder with --out")
     bench = _prepare(settings, console)
+    fit: dict[str, Any] = {
+        "steps": settings.updates, "batch_size": settings.train_batch_size, "seed": settings.seed,
+        "policy": settings.architecture or None,
+    }  # fmt: skip
+    check_fit(bench.denoiser, bench.task, bench.train, folder, **fit)
     heuristics = _heuristics()
 
     def compare(samplers: Mapping[str, Any], instances: Instances, sampled: bool) -> Report:
@@ -135,10 +140,7 @@ def fit_and_compare(
         write_json(folder / "report.json", {"in-filling": first.to_json()})
         return None
     console.print(f"\n[bold]2. Fit an order[/bold] to {len(bench.train)} other sequences")
-    order = fit_order(
-        bench.denoiser, bench.task, bench.train, folder, steps=settings.updates, batch_size=settings.train_batch_size,
-        seed=settings.seed, policy=settings.architecture or None, console=console,
-    )  # fmt: skip
+    order = fit_order(bench.denoiser, bench.task, bench.train, folder, **fit, console=console)
     console.print("\n[bold]3. Gain[/bold] on the same sequences as in 1")
     reports = {"in-filling": compare({**known, "policy": order, "oracle": "oracle"}, bench.test, sampled=False)}
     gained = _gain(reports["in-filling"])

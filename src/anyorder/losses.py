@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from anyorder.errors import LARGEST_FINITE, check_number
+
 
 def token_cross_entropy(logits: Tensor, x0: Tensor, masked: Tensor) -> Tensor:
     """l_i = -log p_i(x0_i) at masked positions and 0 elsewhere, float (B, L), from logits (B, L, V)."""
@@ -159,7 +161,11 @@ def rank_loss(
         masked: bool (B, L).
         temperature: of the oracle's softmax; towards 0 only its best position counts.
         row_weight: float (B,).
+
+    Raises:
+        BadInput: a temperature that is not above 0.
     """
+    check_number("temperature", temperature, above=0, most=LARGEST_FINITE)
     target = policy_log_probabilities(gains.detach() / temperature, masked).exp()
     log_q = policy_log_probabilities(scores, masked).masked_fill(~masked, 0.0)
     per_row = -(target * log_q).sum(dim=1)

@@ -60,3 +60,22 @@ def plackett_luce_log_probs(logits: Tensor, ranking: Tensor, chosen: Tensor) -> 
     rest = ranked.flip(1).logcumsumexp(dim=1).flip(1)
     log_probs = torch.where(ranked > -torch.inf, ranked - rest, 0.0)
     return torch.zeros_like(logits).scatter(1, ranking, log_probs).masked_fill(~chosen, 0.0)
+
+
+def order_log_probs(scores: Tensor, noisy: Tensor, chosen: Tensor, scale: Tensor | float) -> Tensor:
+    """Log-probability with which each chosen position was drawn. Exact for count rules that fix the number.
+
+    Args:
+        scores: float (B, L), -inf where nothing can be drawn.
+        noisy: float (B, L), scores + scale * Gumbel noise.
+        chosen: bool (B, L).
+        scale: above 0, or (B, 1), 0 in rows without noise.
+
+    Returns:
+        float (B, L); 0 in rows without noise.
+    """
+    ranking = noisy.argsort(dim=1, descending=True, stable=True)
+    if not isinstance(scale, Tensor):
+        return plackett_luce_log_probs(scores / scale, ranking, chosen)
+    log_probs = plackett_luce_log_probs(scores / scale.masked_fill(scale == 0, 1.0), ranking, chosen)
+    return log_probs.masked_fill(scale == 0, 0.0)

@@ -83,7 +83,7 @@ class Entry:
         hints = typing.get_type_hints(self.part)
         found = []
         for field in dataclasses.fields(self.part):
-            kind = _plain_type(hints[field.name])
+            kind = plain_type(hints[field.name])
             if kind is not None and field.init:
                 told = field.metadata
                 values = tuple(told.get("values", ()))
@@ -317,11 +317,11 @@ class Registry:
             self._entries[name] = Entry(name, part, {})
 
 
-def _plain_type(hint: Any) -> type | None:
+def plain_type(hint: Any) -> type | None:
     """int, float, bool or str where a field holds one of them (or None); else None."""
     if typing.get_origin(hint) in (typing.Union, UnionType):
         inner = [argument for argument in typing.get_args(hint) if argument is not type(None)]
-        return _plain_type(inner[0]) if len(inner) == 1 else None
+        return plain_type(inner[0]) if len(inner) == 1 else None
     if typing.get_origin(hint) is typing.Literal:
         return str
     return hint if hint in (int, float, bool, str) else None

@@ -87,7 +87,6 @@ def evaluate(
     """Compare samplers on the same problems: accuracy with intervals, paired tests, NFE, the share of the oracle gap closed."""
     from anyorder.decoding.sampler import Sampler
     from anyorder.evaluation.judges import make_judges
-    from anyorder.evaluation.results import check_report_name
     from anyorder.evaluation.saved import save_trajectories
     from anyorder.evaluation.tables import markdown, rich_tables
     from anyorder.files import write_text
@@ -96,9 +95,8 @@ def evaluate(
 
     if keep and not trajectories:
         raise BadInput("--keep says how many problems are recorded: it needs --trajectories FILE")
-    check_outputs(json_out, markdown_out, read=[data], plot=plot, trajectories=trajectories)
-    if json_out:
-        check_report_name(json_out)
+    results = {"report" if draws == 1 else "json": json_out}
+    check_outputs(read=[data], **results, markdown=markdown_out, plot=plot, trajectories=trajectories)
     token, scales, shard = token_rule(temperature, top_p), read_noise(noise), Shard.join()
     session = open_session(
         task=task, data=data, model=model, limit=limit, seed=seed, generate=generate, task_options=task_options, policy=policy,
@@ -279,7 +277,7 @@ def sample(
     from anyorder.tasks import check_size
     from anyorder.tasks.sequences import design_names, write_fasta
 
-    check_outputs(out, fasta, read=[problem], trajectories=trajectories)
+    check_outputs(read=[problem], tensors=out, fasta=fasta, trajectories=trajectories)
     scales = read_noise(noise)
     if len(scales) != 1:
         raise BadInput(f"--noise {noise!r}: this command takes one scale")

@@ -39,7 +39,7 @@ def fold(
     from anyorder.tasks.problem_files import Unreadable, collect
     from anyorder.tasks.sequence_files import read_records
 
-    check_outputs(json_out, read=[file])
+    check_outputs(read=[file], json=json_out)
     if inner_tm:
         tm_align()  # fail before hours of folding
     unreadable = Unreadable(skip_unreadable, hint=" (--skip-unreadable leaves such sequences out)")

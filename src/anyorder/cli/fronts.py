@@ -71,14 +71,14 @@ def pareto(
     """
     from rich.console import Console
 
-    from anyorder.evaluation.operating_points import grids_of, lines_of
+    from anyorder.evaluation.operating_points import grids_of
     from anyorder.evaluation.operating_points import pareto as run
     from anyorder.evaluation.tables import markdown_grids, rich_table
     from anyorder.files import write_json, write_text
     from anyorder.processes import Shard
     from anyorder.session import open_session
 
-    check_outputs(json_out, markdown_out, read=[data], plot=plot)
+    check_outputs(read=[data], json=json_out, markdown=markdown_out, plot=plot)
     token, shard = token_rule(temperature, top_p), Shard.join()
     session = open_session(
         task=task, data=data, model=model, limit=limit, seed=seed, generate=generate, task_options=task_options, policy=policy,
@@ -103,10 +103,9 @@ def pareto(
     if markdown_out:
         write_text(markdown_out, markdown_grids(grids))
     if plot:
-        from anyorder.report.plots import panels
+        from anyorder.report.plots import fronts
 
-        labels = ("forward passes per sequence (NFE)", f"{found.meta['correct_means']}, %")
-        print(f"plot: {panels(lines_of(found), plot, *labels, log_x=True)}")
+        print(f"plot: {fronts(found, plot)}")
 
 
 def _modes(text: str) -> list[int | None]:

@@ -138,34 +138,49 @@ def token_rule(temperature: float, top_p: float) -> Any:
     return made(temperature, top_p)
 
 
-def check_outputs(
-    *outputs: Path | None,
-    plot: Path | None = None,
-    trajectories: Path | None = None,
-    read: Iterable[Path | str | None] = (),
-) -> None:
-    """Refuse, before the work, names that could not be written after it, or that would overwrite an input or each other.
+_SUFFIXES = {
+    "json": (".json",), "report": (".json", ".parquet"), "markdown": (".md", ".markdown"), "fasta": (".fasta", ".fa", ".faa"),
+    "tensors": (".safetensors",), "page": (".html", ".htm"),
+}  # fmt: skip
+"""The names of outputs by their kind; plots and trajectories have checks of their own."""
+
+
+def check_outputs(*, read: Iterable[Path | str | None] = (), **outputs: Path | None) -> None:
+    """Refuse, before the work, names that could not be written after it, that promise another format than the one that is
+    written, or that would overwrite an input or each other.
 
     Args:
-        outputs: files of results, in any form.
-        plot, trajectories: files whose suffix must be one that can be written.
         read: inputs; a text that is no file is none.
+        outputs: a file for each kind of output: plot, trajectories, or one of `_SUFFIXES`.
     """
-    from anyorder.evaluation.saved import check_suffix
+    from anyorder.evaluation.saved import check_suffix as check_trajectories_suffix
     from anyorder.files import check_writable
     from anyorder.report.style import check_suffix as check_plot_suffix
 
-    if plot:
-        check_plot_suffix(plot)
-    if trajectories:
-        check_suffix(trajectories)
+    own_checks = {"plot": check_plot_suffix, "trajectories": check_trajectories_suffix}
     taken = {os.path.realpath(path): "is an input" for path in read if path and "\0" not in str(path)}
-    for path in filter(None, (*outputs, plot, trajectories)):
+    for kind, path in outputs.items():
+        if path is None:
+            continue
         check_writable(path)
         place = os.path.realpath(path)
         if place in taken and (path.is_file() or not path.exists()):  # a device takes any number
             raise BadInput(f"{path} {taken[place]}, which would be lost: give this output another name")
         taken[place] = "is an output already"
+        if kind in own_checks:
+            own_checks[kind](path)
+        else:
+            _check_suffix(path, _SUFFIXES[kind])
+
+
+def _check_suffix(path: Path, suffixes: tuple[str, ...]) -> None:
+    """Refuse a name that promises another format; a device or a pipe may have any."""
+    if not path.name.lower().endswith(suffixes) and (path.is_file() or not path.exists()):
+        raise BadInput(f"{path.name!r} does not name the format that is written: end it in {' or '.join(suffixes)}")
+    if path.suffix == ".parquet":
+        from anyorder.evaluation.results import check_report_name
+
+        check_report_name(path)
 
 
 def names(text: str) -> list[str]:

@@ -1,7 +1,8 @@
 """Commands that show saved results: report, plot."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -26,9 +27,7 @@ def report(
     from anyorder.report.page import build_page
     from anyorder.report.sources import read_sources
 
-    if out.suffix.lower() not in (".html", ".htm"):
-        raise BadInput(f"the page is an .html file, not {out.name!r}")
-    check_outputs(out, read=sources)
+    check_outputs(read=sources, page=out)
     trajectories, found = read_sources(sources)
     write_text(out, build_page(trajectories, found, title))
     print(f"open in a browser: {out}")
@@ -37,7 +36,12 @@ def report(
 @command()
 def plot(
     kind: Annotated[str, typer.Argument(help="accuracy, pareto, calibration, order-map or training")],
-    sources: Annotated[list[Path], typer.Argument(help="as for `report`; for kind training, the folder of the run")],
+    sources: Annotated[
+        list[Path],
+        typer.Argument(
+            help="as for `report`; for kind pareto also the file of `pareto --json`; for kind training, the folder of the run"
+        ),
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="the plot to write, .png or .svg")],
     only_orders: Annotated[str | None, typer.Option(help="plot only these orders, comma-separated")] = None,
     only_steps: Annotated[int | None, typer.Option(min=1, help="plot only the results of this budget")] = None,
@@ -50,10 +54,12 @@ def plot(
     from anyorder.report import plots
     from anyorder.report.sources import read_metrics, read_sources, select
 
-    check_outputs(plot=out, read=sources)
+    check_outputs(read=sources, plot=out)
     of_reports = {"accuracy": plots.accuracy_against_steps, "pareto": plots.pareto_front}
     of_trajectories = {"calibration": plots.calibration_of_scores, "order-map": plots.order_map}
-    if kind == "training":
+    if kind == "pareto" and len(sources) == 1 and (fronts := _fronts(sources[0], only_orders, only_steps)):
+        plots.fronts(fronts, out)
+    elif kind == "training":
         plots.training_curves(read_metrics(sources), out)
     elif kind in of_reports or kind in of_trajectories:
         trajectories, found = select(
@@ -69,3 +75,18 @@ def plot(
     else:
         raise BadInput(f"plot {kind!r} is unknown: use one of {', '.join([*of_reports, *of_trajectories, 'training'])}")
     print(f"plot: {out}")
+
+
+def _fronts(path: Path, orders: str | None, steps: int | None) -> Any:
+    """What `anyorder pareto --json` wrote, with these curves and budgets alone; None if the file is something else."""
+    from anyorder.cli.options import names
+    from anyorder.evaluation.saved import load_fronts
+
+    fronts = load_fronts(path) if path.is_file() else None
+    if fronts is None:
+        return None
+    wanted = names(orders) if orders else {point.curve for point in fronts.points}
+    points = [p for p in fronts.points if p.curve in wanted and (steps is None or p.steps == steps)]
+    if not points:
+        raise BadInput(f"no such curve; there are {', '.join(dict.fromkeys(point.curve for point in fronts.points))}")
+    return replace(fronts, points=points)

@@ -1,17 +1,19 @@
-"""What `anyorder reproduce` shows while it trains and decodes, and its answer to Ctrl-C."""
+"""What `anyorder reproduce` shows while it trains and decodes, and its answer to Ctrl-C, SIGTERM and SIGHUP."""
 
 import re
 import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from anyorder.training.interrupts import heard_signals
 
 _DONE = re.compile(r"^(.*) \((\d+) of (\d+) decodings done\)$")
 """How `Study.decode_all` reports what is done."""
@@ -74,23 +76,31 @@ class StudyProgress:
 
 @contextmanager
 def answering_interrupts() -> Iterator[None]:
-    """Answer the first Ctrl-C at once, while the models in training write their checkpoints, and exit with code 130.
+    """Answer the first Ctrl-C, SIGTERM or SIGHUP at once, while the models in training write their checkpoints, and exit with
+    code 130.
 
     A model that is trained in this process, not by a worker, answers by itself after the step in progress.
     """
 
     def answer(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, previous)
-        print("stopping; models in training write their checkpoints first", file=sys.stderr, flush=True)
-        if callable(previous):
-            previous(number, frame)
+        restore()
+        with suppress(OSError):  # the terminal may be gone
+            print("stopping; models in training write their checkpoints first", file=sys.stderr, flush=True)
+        before = signal.getsignal(number)
+        if number == signal.SIGINT and callable(before):
+            before(number, frame)
         raise KeyboardInterrupt
 
-    previous = signal.signal(signal.SIGINT, answer)
+    def restore() -> None:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+    previous = {number: signal.signal(number, answer) for number in heard_signals()}
     try:
         yield
     except KeyboardInterrupt:
-        print("stopped; run the same command to resume", file=sys.stderr)
+        with suppress(OSError):
+            print("stopped; run the same command to resume", file=sys.stderr)
         raise typer.Exit(130) from None
     finally:
-        signal.signal(signal.SIGINT, previous)
+        restore()

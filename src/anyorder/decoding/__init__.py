@@ -5,7 +5,6 @@ from anyorder.decoding.actions import Bernoulli as Bernoulli
 from anyorder.decoding.actions import DynamicPlackettLuce as DynamicPlackettLuce
 from anyorder.decoding.actions import PlackettLuce as PlackettLuce
 from anyorder.decoding.counts import KLASS as KLASS
-from anyorder.decoding.counts import Ancestral as Ancestral
 from anyorder.decoding.counts import Cosine as Cosine
 from anyorder.decoding.counts import CountRule as CountRule
 from anyorder.decoding.counts import Deadline as Deadline
@@ -17,7 +16,6 @@ from anyorder.decoding.counts import Linear as Linear
 from anyorder.decoding.counts import PredictedError as PredictedError
 from anyorder.decoding.counts import ScoreThreshold as ScoreThreshold
 from anyorder.decoding.counts import Threshold as Threshold
-from anyorder.decoding.counts import Timesteps as Timesteps
 from anyorder.decoding.counts import TwoPhase as TwoPhase
 from anyorder.decoding.loop import decode as decode
 from anyorder.decoding.remaskers import Absorbing as Absorbing
@@ -30,6 +28,8 @@ from anyorder.decoding.sampler import Sampler as Sampler
 from anyorder.decoding.step import StepOutput as StepOutput
 from anyorder.decoding.step import predict as predict
 from anyorder.decoding.step import step as step
+from anyorder.decoding.timesteps import Ancestral as Ancestral
+from anyorder.decoding.timesteps import Timesteps as Timesteps
 from anyorder.decoding.tokens import Argmax as Argmax
 from anyorder.decoding.tokens import Redraw as Redraw
 from anyorder.decoding.tokens import Sample as Sample

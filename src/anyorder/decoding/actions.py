@@ -14,7 +14,7 @@ from torch import Tensor
 
 from anyorder import noise
 from anyorder.decoding.counts import CountRule, Linear, top
-from anyorder.errors import BadInput
+from anyorder.errors import LARGEST_FINITE, check_number
 from anyorder.prediction import Prediction
 from anyorder.registry import COUNT_RULES
 from anyorder.state import DecodeState
@@ -65,7 +65,7 @@ class PlackettLuce(Actions):
     count: CountRule = Linear()
 
     def __post_init__(self) -> None:
-        _check_temperature(self.temperature)
+        check_number("temperature", self.temperature, above=0, most=LARGEST_FINITE)
 
     def draw(self, scores: Tensor, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
         """See `Actions`."""
@@ -95,8 +95,7 @@ class Bernoulli(Actions):
     )
 
     def __post_init__(self) -> None:
-        if self.temperature < 0:
-            raise BadInput(f"temperature is {self.temperature}; it cannot be negative")
+        check_number("temperature", self.temperature, 0, LARGEST_FINITE)
 
     def draw(self, scores: Tensor, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
         """See `Actions`."""
@@ -107,7 +106,7 @@ class Bernoulli(Actions):
 
     def log_prob(self, scores: Tensor, drawn: Tensor) -> Tensor:
         """See `Actions`."""
-        _check_temperature(self.temperature)
+        check_number("temperature", self.temperature, above=0, most=LARGEST_FINITE)
         available = scores > -torch.inf
         logits = scores.masked_fill(~available, 0.0) / self.temperature
         return torch.where(available, F.logsigmoid(torch.where(drawn >= 0, logits, -logits)), 0.0).sum(dim=1)
@@ -129,7 +128,7 @@ class DynamicPlackettLuce(Actions):
     )
 
     def __post_init__(self) -> None:
-        _check_temperature(self.temperature)
+        check_number("temperature", self.temperature, above=0, most=LARGEST_FINITE)
 
     def draw(self, scores: Tensor, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
         """See `Actions`. As a race: position i arrives after an exponential time of rate exp(score), STOP's clock starts at the
@@ -148,11 +147,6 @@ class DynamicPlackettLuce(Actions):
         count = is_drawn.sum(dim=1, keepdim=True)
         end = F.pad(with_stop, (0, 1)).gather(1, count)[:, 0]  # 0 where nothing is left but STOP
         return torch.where(is_drawn, later, 0.0).sum(dim=1) - torch.where(count[:, 0] > 0, end, 0.0)
-
-
-def _check_temperature(temperature: float) -> None:
-    if temperature <= 0:
-        raise BadInput(f"temperature is {temperature}; it must be above 0")
 
 
 def numbered(ranks: Tensor, chosen: Tensor) -> Tensor:

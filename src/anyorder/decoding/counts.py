@@ -1,7 +1,7 @@
 """How many positions to unmask now: rules that turn scores into a selection.
 
-Every rule here selects at least one position of a row that has any, except `Timesteps` and `Ancestral`, which may select none,
-as in the samplers that they come from. In the last step of the budget, the step itself unmasks everything that remains.
+Every rule here selects at least one position of a row that has any. In the last step of the budget, the step itself unmasks
+everything that remains.
 """
 
 import math
@@ -13,13 +13,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from anyorder.errors import BadInput
+from anyorder.errors import BadInput, check_number
 from anyorder.memory import Drift, Memory
 from anyorder.prediction import Prediction
 from anyorder.registry import COUNT_RULES
 from anyorder.state import DecodeState
-
-_TRANSFER = 4
 
 
 class CountRule(ABC):
@@ -138,6 +136,9 @@ class Threshold(CountRule):
 
     level: float = field(default=0.9, metadata={"help": "least probability of the likeliest token", "values": _PROBABILITIES})
 
+    def __post_init__(self) -> None:
+        check_number("level", self.level, 0, 1)
+
     def __call__(self, scores: Tensor, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
         return (_confidence(scores, prediction) > self.level) | top(scores, torch.ones_like(remasked))
 
@@ -150,6 +151,9 @@ class ScoreThreshold(CountRule):
 
     level: float = field(default=0.5, metadata={"help": "least probability of being right", "values": _PROBABILITIES})
 
+    def __post_init__(self) -> None:
+        check_number("level", self.level, 0, 1)
+
     def __call__(self, scores: Tensor, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
         return _masked_out(torch.sigmoid(scores), scores).gt(self.level) | top(scores, torch.ones_like(remasked))
 
@@ -160,6 +164,9 @@ class Factor(CountRule):
     """The largest n with (n + 1) * (1 - n-th largest confidence) <= factor, at least one (Fast-dLLM, arXiv 2505.22618)."""
 
     factor: float = field(default=1.0, metadata={"help": "the bound", "values": (3, 1.5, 0.7, 0.3, 0.1, 0.03)})
+
+    def __post_init__(self) -> None:
+        check_number("factor", self.factor, 0)
 
     def __call__(self, scores: Tensor, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
         ranked, ranking = _confidence(scores, prediction).sort(dim=1, descending=True, stable=True)
@@ -175,6 +182,9 @@ class EntropyBound(CountRule):
     """The largest prefix, by entropy, with sum H - max H <= bound, at least one (Ben-Hamu et al., arXiv 2505.24857)."""
 
     bound: float = field(default=0.1, metadata={"help": "nats", "values": (3, 1, 0.3, 0.1, 0.03, 0.01)})
+
+    def __post_init__(self) -> None:
+        check_number("bound", self.bound, 0)
 
     def __call__(self, scores: Tensor, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
         entropy = prediction.scatter(prediction.entropy, fill=torch.inf).masked_fill(scores == -torch.inf, torch.inf)
@@ -209,6 +219,8 @@ class KLASS(CountRule):
     def __post_init__(self) -> None:
         if self.history < 1 or self.k < 1:
             raise BadInput(f"history is {self.history} and k is {self.k}; both must be at least 1")
+        check_number("confidence", self.confidence, 0, 1)
+        check_number("kl", self.kl, 0)
 
     @property
     def memories(self) -> tuple[Memory, ...]:
@@ -233,6 +245,9 @@ class PredictedError(CountRule):
     bound: float = field(
         default=0.3, metadata={"help": "expected number of wrong tokens per step", "values": (3, 1, 0.5, 0.2, 0.1, 0.03)}
     )
+
+    def __post_init__(self) -> None:
+        check_number("bound", self.bound, 0)
 
     def __call__(self, scores: Tensor, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
         ranked, ranking = scores.sort(dim=1, descending=True, stable=True)
@@ -293,48 +308,32 @@ class Deadline(CountRule):
         return Deadline(self.rule.in_blocks(length), self.schedule.in_blocks(length))
 
 
-@COUNT_RULES.register("timesteps")
-@dataclass(frozen=True)
-class Timesteps(CountRule):
-    """floor(n * (1 - s / t)) of the n masked positions, on timesteps from t = 1 down to eps at equal distances (Dream,
-    arXiv 2508.15487). In float32 as published, which decides some roundings. A step in which that is 0 unmasks nothing."""
-
-    eps: float = field(default=1e-3, metadata={"help": "the last timestep"})
-
-    def __call__(self, scores: Tensor, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
-        masked = (scores > -torch.inf).sum(dim=1)
-        return top(scores, (masked.float() * _transferred(state, self.eps)).long())
-
-
-@COUNT_RULES.register("ancestral")
-@dataclass(frozen=True)
-class Ancestral(CountRule):
-    """Each masked position with probability 1 - s / t, whatever its score: the reverse process itself (arXiv 2406.07524;
-    `alg="origin"` of Dream), on the timesteps of `Timesteps`."""
-
-    eps: float = field(default=1e-3, metadata={"help": "the last timestep"})
-
-    def __call__(self, scores: Tensor, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
-        return (state.uniform(_TRANSFER) < _transferred(state, self.eps)[:, None]) & (scores > -torch.inf)
-
-
 @COUNT_RULES.register("even_blocks")
 @dataclass(frozen=True)
 class EvenBlocks(CountRule):
     """Every block takes the same number of steps, and its positions are spread evenly over them, the remainder first (LLaDA,
-    arXiv 2502.09992, `get_num_transfer_tokens`). The linear rule becomes this one in blocks."""
+    arXiv 2502.09992, `get_num_transfer_tokens`). The linear rule becomes this one in blocks.
+
+    Each block takes at least one step. A row with more blocks than forward passes is therefore not filled in blocks to its end:
+    the last forward pass fills the rest.
+    """
 
     length: int = field(metadata={"help": "generated positions per block"})
     steps: int | None = field(
         default=None,
-        metadata={"help": "per block; by default the budget divided by each sequence's number of blocks, at most the length"},
+        metadata={"help": "per block, at most its length; by default the budget divided by each sequence's number of blocks"},
     )
+
+    def __post_init__(self) -> None:
+        check_number("length", self.length, 1)
+        if self.steps is not None:
+            check_number("steps", self.steps, 1)
 
     def __call__(self, scores: Tensor, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
         block = block_of(state.generated, self.length)
         blocks = block.amax(dim=1) + 1
         even = (state.steps // blocks.clamp(min=1)).clamp(1, self.length)
-        steps = even if self.steps is None else torch.full_like(blocks, self.steps)
+        steps = even if self.steps is None else torch.full_like(blocks, min(self.steps, self.length))
         number, step = state.step // steps, state.step % steps
         size = (block == number[:, None]).sum(dim=1)
         return top(scores, size // steps + (step < size % steps).long())
@@ -354,17 +353,6 @@ def open_block(state: DecodeState, length: int) -> Tensor:
     block = block_of(state.generated, length)
     number = block.masked_fill(~state.masked, block.shape[1]).amin(dim=1)
     return block == number[:, None]
-
-
-def _transferred(state: DecodeState, eps: float) -> Tensor:
-    """1 - s / t of each row's step, float32 (B,)."""
-    found = torch.empty(len(state), dtype=torch.float32, device=state.tokens.device)
-    for steps in state.steps.unique().tolist():
-        rows = state.steps == steps
-        timesteps = torch.linspace(1, eps, steps + 1, dtype=torch.float32)
-        now = state.step[rows].cpu()
-        found[rows] = (1 - timesteps[now + 1] / timesteps[now]).to(found.device)
-    return found
 
 
 def _confidence(scores: Tensor, prediction: Prediction) -> Tensor:

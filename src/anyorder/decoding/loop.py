@@ -52,8 +52,10 @@ def decode(
         A `Decoded`. Rows do not influence one another, and a finished row costs no more forward passes.
 
     Raises:
-        BadInput: tokens, mask, solutions or seeds of the wrong type, shape or vocabulary, no denoiser, or no sampler.
+        BadInput: tokens, mask, solutions or seeds of the wrong type, shape or vocabulary, no denoiser, no sampler,
+            or no callback.
         WrongDenoiser: a policy was fitted to another denoiser.
+        PartFailed: code of the user's own raised an error.
     """
     check_batch(tokens, denoiser, attention_mask=attention_mask, x0=x0, seeds=seeds)
     sampler = as_sampler(sampler).bind(denoiser)

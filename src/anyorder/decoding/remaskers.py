@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from anyorder.errors import BadInput
+from anyorder.errors import LARGEST_FINITE, BadInput, check_number
 from anyorder.memory import Memory
 from anyorder.orders.base import Binding, Unbound
 from anyorder.orders.learned import Critic, LearnedOrder, saved_order
@@ -167,12 +167,12 @@ class CriticUndo(Remasker):
     reviews = True
 
     def __post_init__(self) -> None:
-        for name in ("level", "doubt", "accept"):
-            if not 0 <= (getattr(self, name) or 0) <= 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be a probability")
+        for name in ("level", "doubt"):
+            check_number(name, getattr(self, name), 0, 1)
+        if self.accept is not None:
+            check_number("accept", self.accept, 0, 1)
         for name in ("noise", "temperature"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be a number, 0 or more")
+            check_number(name, getattr(self, name), 0, LARGEST_FINITE)
 
     @property
     def accept_level(self) -> float:

@@ -18,7 +18,7 @@ from anyorder.decoding.counts import CountRule, FunctionRule, Linear, TwoPhase
 from anyorder.decoding.remaskers import Absorbing, Remasker
 from anyorder.decoding.tokens import Argmax, Redraw, Sample, TokenRule
 from anyorder.denoisers.base import device_of
-from anyorder.errors import BadInput
+from anyorder.errors import LARGEST_FINITE, BadInput, check_number
 from anyorder.files import read_json, write_json, write_text
 from anyorder.hub import Pushable, download
 from anyorder.memory import Memory
@@ -80,8 +80,7 @@ class Sampler(Pushable):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, Integral) or value < 1):
                 raise BadInput(f"{name} is {value!r}; it must be a whole number of {what}, 1 or more")
-        if isinstance(self.noise, bool) or not isinstance(self.noise, Real) or not self.noise >= 0:
-            raise BadInput(f"noise is {self.noise!r}; the scale of Gumbel noise must be a number, 0 or more")
+        check_number("noise", self.noise, 0, LARGEST_FINITE)
         if self.block_length is not None and not self.remasker.in_blocks:
             raise BadInput("a finished block is never remasked: use the remasker 'none' in blocks")
         _ = self.count_rule  # which refuses rules that do not work in blocks
@@ -300,11 +299,10 @@ def as_order(order: Any) -> Order:
         return order  # type: ignore[no-any-return]
     name, perturbed, sigma = order.rpartition("~")
     if perturbed and not Path(order).exists():
+        inside = as_order(name)
         try:
-            return Perturbed(as_order(name), float(sigma))
+            return Perturbed(inside, float(sigma))
         except ValueError as error:
-            if isinstance(error, BadInput):
-                raise
             raise BadInput(f"order {order!r}: after '~' write the standard deviation of the noise, 0 or more") from error
     if order and order not in ORDERS and Path(order).is_dir():
         return SavedOrder(order)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from anyorder import noise
 from anyorder.decoding.counts import checked_selection, open_block
+from anyorder.decoding.own_code import naming
 from anyorder.decoding.sampler import Sampler
 from anyorder.decoding.tokens import propose
 from anyorder.denoisers.base import Denoiser
@@ -41,7 +42,8 @@ class StepOutput:
 def predict(denoiser: Denoiser, state: DecodeState, sampler: Sampler) -> Prediction:
     """One forward pass of the denoiser, without the tokens that were ruled out."""
     where = sampler.remasker.positions(state)
-    logits, hidden = denoiser(state.tokens, state.attention_mask, where)
+    with naming("denoiser", denoiser):
+        logits, hidden = denoiser(state.tokens, state.attention_mask, where)
     return Prediction(forbid(logits, state.rejected[where]), hidden, where)
 
 
@@ -63,13 +65,15 @@ def step(state: DecodeState, prediction: Prediction, sampler: Sampler) -> tuple[
 
     last = state.step == state.steps - 1
     some_last = bool(last.any())
-    remasked = sampler.remasker.remask(state, prediction)  # what to remask
+    with naming("remasker", sampler.remasker):
+        remasked = sampler.remasker.remask(state, prediction)  # what to remask
     if some_last:
         remasked = remasked & ~last[:, None]
     count = remasked.sum(dim=1)
     selected = prediction.predicted
     if not (some_last and bool(last.all())):  # how many
-        selected = checked_selection(sampler.count_rule(noisy, state, prediction, count), state) & prediction.predicted
+        with naming("count rule", sampler.count_rule):
+            selected = checked_selection(sampler.count_rule(noisy, state, prediction, count), state) & prediction.predicted
         if some_last:
             selected = torch.where(last[:, None], prediction.predicted, selected)
     rejected = sampler.remasker.reject(state, prediction, remasked)
@@ -80,7 +84,7 @@ def step(state: DecodeState, prediction: Prediction, sampler: Sampler) -> tuple[
     log_probs = prediction.scatter(log_probs, 0.0).float()
     order_log_probs = state.order_log_probs
     if drawn:
-        order_log_probs = torch.where(new, _order_log_probs(scores, noisy, selected, scale).float(), order_log_probs)
+        order_log_probs = torch.where(new, noise.order_log_probs(scores, noisy, selected, scale).float(), order_log_probs)
     after = state.replace(
         tokens=torch.where(masked, state.mask_token_id, torch.where(selected, filled, state.tokens)),
         masked=masked,
@@ -99,15 +103,6 @@ def step(state: DecodeState, prediction: Prediction, sampler: Sampler) -> tuple[
 
 def _scores(state: DecodeState, prediction: Prediction, sampler: Sampler) -> Tensor:
     """The order's scores (B, L), -inf at positions that are not open."""
-    scores = checked_scores(sampler.order(state, prediction), state)
+    with naming("order", sampler.order):
+        scores = checked_scores(sampler.order(state, prediction), state)
     return scores.masked_fill(~(prediction.predicted if state.open is None else state.open), -torch.inf)
-
-
-def _order_log_probs(scores: Tensor, noisy: Tensor, selected: Tensor, scale: Tensor | float) -> Tensor:
-    """Log-probability of each drawn position (B, L), 0 in rows without noise. Exact for rules that fix the count."""
-    ranking = noisy.argsort(dim=1, descending=True, stable=True)
-    if not isinstance(scale, Tensor):
-        return noise.plackett_luce_log_probs(scores / scale, ranking, selected)
-    noiseless = scale == 0
-    log_probs = noise.plackett_luce_log_probs(scores / scale.masked_fill(noiseless, 1.0), ranking, selected)
-    return log_probs.masked_fill(noiseless, 0.0)

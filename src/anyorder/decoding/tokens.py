@@ -2,18 +2,23 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from anyorder import noise
-from anyorder.errors import BadInput, NotFinite
+from anyorder.decoding.own_code import naming
+from anyorder.errors import LARGEST_FINITE, BadInput, NotFinite, check_number
 from anyorder.prediction import Prediction, in_chunks
 from anyorder.registry import TOKEN_RULES
 from anyorder.state import DecodeState
 
 _TOKEN = 2
+
+COLDEST = 1e-30
+"""The lowest temperature of `Sample`: below it, only exact ties are left to chance."""
 
 
 class TokenRule(ABC):
@@ -32,7 +37,8 @@ def propose(rule: TokenRule, state: DecodeState, prediction: Prediction) -> tupl
     Raises:
         BadInput: the rule returned something else. NotFinite: the denoiser's logits are no distribution.
     """
-    tokens, log_probs = rule(state, prediction)
+    with naming("token rule", rule):
+        tokens, log_probs = rule(state, prediction)
     expected = (len(prediction.logits),)
     if tokens.shape != expected or tokens.dtype != torch.int64 or log_probs.shape != expected:
         raise BadInput(
@@ -87,12 +93,13 @@ class Sample(TokenRule):
     top_k: int | None = field(default=None, metadata={"help": "number of the likeliest tokens that are kept"})
 
     def __post_init__(self) -> None:
-        if self.temperature <= 0:
-            raise BadInput(f"temperature is {self.temperature}; it must be above 0 (Argmax is the limit at 0)")
-        if not 0 < self.top_p <= 1:
-            raise BadInput(f"top_p is {self.top_p}; it must lie in (0, 1]")
-        if self.top_k is not None and self.top_k < 1:
-            raise BadInput(f"top_k is {self.top_k}; at least one token must remain")
+        limit = " (Argmax is the limit at 0)"
+        check_number("temperature", self.temperature, above=0, most=LARGEST_FINITE, hint=limit)
+        if self.temperature < COLDEST:
+            raise BadInput(f"temperature is {self.temperature}; below {COLDEST:g} the logits overflow: use Argmax")
+        check_number("top_p", self.top_p, above=0, most=1)
+        if self.top_k is not None and (isinstance(self.top_k, bool) or not isinstance(self.top_k, Integral) or self.top_k < 1):
+            raise BadInput(f"top_k is {self.top_k!r}; it must be a whole number, 1 or more, or None")
 
     def __call__(self, state: DecodeState, prediction: Prediction) -> tuple[Tensor, Tensor]:
         of_position = (

@@ -4,6 +4,7 @@ import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,17 +23,18 @@ from anyorder.evaluation.samplers import Samplers, as_samplers, check_oracles, k
 from anyorder.evaluation.statistics import mean_interval, share_interval, wilson
 from anyorder.evaluation.trajectories import Watch
 from anyorder.processes import Shard
-from anyorder.tasks.base import Instances, Task, check_fits
+from anyorder.tasks.base import Instances, Task
 from anyorder.tasks.instances import checked_result
+from anyorder.zoo.matching import loaded
 
 Judge = Callable[[Task, Instances, Tensor], np.ndarray]
 """A number for each completed sequence (N, L), float (N,), nan where it has none."""
 
 
 def evaluate(
-    denoiser: Denoiser,
-    task: Task,
-    instances: Instances,
+    denoiser: Denoiser | str | Path,
+    task: Task | str | None,
+    instances: Instances | str | Path,
     samplers: Samplers,
     steps: int | Sequence[int],
     *,
@@ -52,7 +54,8 @@ def evaluate(
     """Decode the same instances with every sampler, number of steps and scale of noise.
 
     Args:
-        denoiser, task, instances: the model, the checker, and the problems.
+        denoiser, task, instances: the model, the checker, and the problems; or the name of the model, the name of the task
+            (None for that of the model), and a file of problems.
         samplers: spellings, samplers or orders, or a mapping from labels to any of these, see `as_samplers`.
         steps: budgets of forward passes.
         noise: scales of Gumbel noise on the scores; each sampler's own by default.
@@ -70,7 +73,7 @@ def evaluate(
     Raises:
         BadInput: task and denoiser do not match, an oracle without known solutions, two equal labels, or an unknown `against`.
     """
-    check_fits(task, denoiser, instances)
+    denoiser, task, instances = loaded(denoiser, task, instances)
     bound = {label: s.bind(denoiser, strict=strict) for label, s in as_samplers(samplers, count=count, token=token).items()}
     check_oracles(bound, instances)
     if against != "best" and against not in bound:

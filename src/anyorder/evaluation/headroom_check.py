@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 
 from anyorder.denoisers.base import Denoiser
 from anyorder.errors import BadInput
@@ -13,8 +14,9 @@ from anyorder.evaluation.samplers import Kind, Samplers
 from anyorder.evaluation.statistics import mean_interval
 from anyorder.evaluation.tables import markdown, metric_name
 from anyorder.registry import ORDERS
-from anyorder.tasks.base import Instances, Task, check_fits
+from anyorder.tasks.base import Instances, Task
 from anyorder.tasks.sequences import Sequences
+from anyorder.zoo.matching import loaded
 
 _CALIBRATED = 0.02
 """Largest expected calibration error that counts as calibrated."""
@@ -42,9 +44,9 @@ class Headroom:
 
 
 def headroom(
-    denoiser: Denoiser,
-    task: Task,
-    instances: Instances,
+    denoiser: Denoiser | str | Path,
+    task: Task | str | None,
+    instances: Instances | str | Path,
     steps: int,
     *,
     samplers: Samplers | None = None,
@@ -65,7 +67,7 @@ def headroom(
     Raises:
         BadInput: no solutions are known, or task and denoiser do not match.
     """
-    check_fits(task, denoiser, instances)
+    denoiser, task, instances = loaded(denoiser, task, instances)
     if isinstance(task, Sequences) and task.hide == 1:
         message = "every symbol is hidden, so there is nothing to infer them from: make the task with hide=0.5, say"
         warnings.warn(message, stacklevel=2)

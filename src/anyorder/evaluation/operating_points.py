@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,9 @@ from anyorder.evaluation.samplers import Kind, check_oracles, kind_of
 from anyorder.evaluation.statistics import Interval, bootstrap_weights, percentile_interval, wilson
 from anyorder.evaluation.tables import Grid
 from anyorder.processes import Shard
-from anyorder.tasks.base import Instances, Task, check_fits
+from anyorder.tasks.base import Instances, Task
 from anyorder.tasks.instances import checked_result
+from anyorder.zoo.matching import loaded
 
 
 @dataclass
@@ -85,11 +87,32 @@ class Fronts:
         curves = [asdict(curve) for curve in self.curves]
         return {"points": points, "curves": curves, "bounds": self.bounds, "budgets": self.budgets, "meta": self.meta}
 
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Fronts":
+        """Inverse of `to_json`.
+
+        Raises:
+            AttributeError, KeyError, TypeError, ValueError: other values.
+        """
+        points = [
+            Measured(**{
+                **point, "ci95": Interval(*map(float, point["ci95"])), "nfe": float(point["nfe"]), "curve": str(point["curve"]),
+                "accuracy": float(point["accuracy"]), "correct": np.array(point["correct"], dtype=bool),
+                "nfe_each": np.array(point["nfe_each"], dtype=int),
+            })
+            for point in values["points"]
+        ]  # fmt: skip
+        if not points:
+            raise ValueError("there are no points in it")
+        curves = [CurveSummary(**curve) for curve in values["curves"]]
+        low, high = map(float, values["bounds"])
+        return cls(points, curves, (low, high), list(values["budgets"]), dict(values["meta"]))
+
 
 def pareto(
-    denoiser: Denoiser,
-    task: Task,
-    instances: Instances,
+    denoiser: Denoiser | str | Path,
+    task: Task | str | None,
+    instances: Instances | str | Path,
     samplers: Curves,
     blocks: Sequence[int | None] = (None,),
     *,
@@ -106,7 +129,8 @@ def pareto(
     """Decode the same instances at every operating point of every curve.
 
     Args:
-        denoiser, task, instances: the model, the checker, and the problems.
+        denoiser, task, instances: the model, the checker, and the problems; or the name of the model, the name of the task
+            (None for that of the model), and a file of problems.
         samplers: texts, orders, samplers or curves, or a mapping from labels to any of these, see `as_curves`.
         blocks: modes: None for full diffusion, or positions per block.
         token, seed, batch_size, progress, meta, shard, strict: as in `evaluate`.
@@ -117,7 +141,7 @@ def pareto(
     Raises:
         BadInput: task and denoiser do not match, an oracle without known solutions, an unknown `against`, or empty bounds.
     """
-    check_fits(task, denoiser, instances)
+    denoiser, task, instances = loaded(denoiser, task, instances)
     longest = instances.longest
     curves = as_curves(samplers, denoiser, longest, token=token, strict=strict)
     check_oracles({point.label: point.sampler for curve in curves for point in curve.points}, instances)

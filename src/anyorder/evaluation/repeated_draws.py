@@ -1,6 +1,7 @@
 """Pass@N: how often at least one of N draws of a stochastic order is right (arXiv 2510.05725, figures 1 and 8)."""
 
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,9 @@ from anyorder.evaluation.samplers import Samplers, as_samplers, check_oracles
 from anyorder.evaluation.statistics import Interval, bootstrap_weights, percentile_interval
 from anyorder.evaluation.tables import Grid
 from anyorder.processes import Shard
-from anyorder.tasks.base import Instances, Task, check_fits
+from anyorder.tasks.base import Instances, Task
 from anyorder.tasks.instances import checked_result
+from anyorder.zoo.matching import loaded
 
 
 @dataclass(frozen=True)
@@ -62,9 +64,9 @@ def pass_at_k(correct: np.ndarray, draws: int, k: int) -> np.ndarray:
 
 
 def pass_at_n(
-    denoiser: Denoiser,
-    task: Task,
-    instances: Instances,
+    denoiser: Denoiser | str | Path,
+    task: Task | str | None,
+    instances: Instances | str | Path,
     samplers: Samplers,
     draws: int,
     *,
@@ -79,7 +81,8 @@ def pass_at_n(
     """Decode the same instances `draws` times with every sampler; draw j is what seed + j gives in `evaluate`.
 
     Args:
-        denoiser, task, instances: the model, the checker, and the problems.
+        denoiser, task, instances: the model, the checker, and the problems; or the name of the model, the name of the task
+            (None for that of the model), and a file of problems.
         samplers: as in `evaluate`; `random`, `top_k:5` and `policy~SIGMA` are those of the paper. A deterministic order gives
             the same result in every draw.
         draws: number of draws of each instance.
@@ -89,7 +92,7 @@ def pass_at_n(
     Raises:
         BadInput: no draws, task and denoiser that do not match, two equal labels, or an oracle without known solutions.
     """
-    check_fits(task, denoiser, instances)
+    denoiser, task, instances = loaded(denoiser, task, instances)
     if draws < 1:
         raise BadInput(f"{draws} draws: at least one is needed")
     bound = {label: one.bind(denoiser, strict=strict) for label, one in as_samplers(samplers, token=token).items()}

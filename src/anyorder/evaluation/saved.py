@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from anyorder.errors import BadInput, first_line
+from anyorder.evaluation.operating_points import Fronts
 from anyorder.evaluation.results import Comparison, Report, Result, compare_all
 from anyorder.evaluation.statistics import Interval, share_interval, wilson
 from anyorder.evaluation.trajectories import FORMAT, VERSION, Trajectories
@@ -64,10 +65,25 @@ def load(path: Path) -> Trajectories | Report:
     if isinstance(values, dict) and {"results", "comparisons", "meta"} <= values.keys():
         return report_from(values, path)
     if isinstance(values, dict) and {"points", "curves"} <= values.keys():
-        raise BadInput(
-            f"{path} is a report of `anyorder pareto`: that command draws it with --plot, and it holds no trajectories"
-        )
+        raise BadInput(f"{path} is a report of `anyorder pareto`, without trajectories: `anyorder plot pareto` draws it")
+    if isinstance(values, dict) and {"results", "meta"} == values.keys():
+        raise BadInput(f"{path} holds Pass@N: `anyorder evaluate --draws` draws it with --plot, and it holds no trajectories")
     return trajectories_from(values, path)
+
+
+def load_fronts(path: Path) -> Fronts | None:
+    """The report of `anyorder pareto --json`; None if the file is something else.
+
+    Raises:
+        BadInput: such a report that is damaged.
+    """
+    values = _read_json(path) if path.suffix == ".json" else None
+    if not isinstance(values, dict) or not {"points", "curves"} <= values.keys():
+        return None
+    try:
+        return Fronts.from_json(values)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise BadInput(f"{path} holds no report of `anyorder pareto --json`: {first_line(error)}") from error
 
 
 def join(parts: list[tuple[Path, Trajectories]]) -> Trajectories:

@@ -9,14 +9,11 @@ from typing import Any
 from torch import nn
 
 from anyorder.decoding.sampler import Sampler, as_order, as_sampler
-from anyorder.decoding.tokens import Argmax, Sample, TokenRule
+from anyorder.decoding.tokens import COLDEST, Argmax, Sample, TokenRule
 from anyorder.denoisers.base import Denoiser
 from anyorder.denoisers.huggingface import HuggingFaceDenoiser, is_shifted
 from anyorder.errors import BadInput
 from anyorder.orders.base import Order
-
-_COLDEST = 1e-30
-"""Below this temperature only exact ties are left to chance."""
 
 
 def as_denoiser(
@@ -84,7 +81,7 @@ def temperature_of(value: Any) -> float:
         BadInput: a negative number, infinity, or no number.
     """
     temperature = number("temperature", value, " (the likeliest token)")
-    return temperature if temperature > _COLDEST else 0.0
+    return temperature if temperature >= COLDEST else 0.0
 
 
 def token_rule(temperature: float, top_p: float | None = None, top_k: int | None = None) -> TokenRule:
@@ -95,10 +92,7 @@ def token_rule(temperature: float, top_p: float | None = None, top_k: int | None
     """
     temperature = temperature_of(temperature)
     top_k = None if top_k is None else whole("top_k", top_k, 0) or None
-    try:
-        sample = Sample(temperature or 1.0, 1.0 if top_p is None else top_p, top_k)
-    except (TypeError, ValueError) as error:
-        raise BadInput(str(error)) from error
+    sample = Sample(temperature or 1.0, 1.0 if top_p is None else top_p, top_k)
     return sample if temperature else Argmax()
 
 

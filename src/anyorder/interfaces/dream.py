@@ -7,10 +7,11 @@ from typing import Any
 
 from torch import Tensor
 
-from anyorder.decoding.counts import Ancestral, CountRule, Timesteps
+from anyorder.decoding.counts import CountRule
 from anyorder.decoding.loop import decode
 from anyorder.decoding.result import History
 from anyorder.decoding.sampler import Sampler
+from anyorder.decoding.timesteps import Ancestral, Timesteps
 from anyorder.decoding.tokens import Sample, TokenRule, truncate
 from anyorder.denoisers.base import Denoiser
 from anyorder.errors import BadInput

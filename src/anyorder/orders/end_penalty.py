@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from anyorder.ends import Ends
+from anyorder.errors import check_number
 from anyorder.orders.base import Order
 from anyorder.prediction import Prediction
 from anyorder.state import DecodeState
@@ -38,8 +39,7 @@ class EndPenalty:
     penalty: float = _LAST
 
     def __post_init__(self) -> None:
-        if not self.penalty >= 0:
-            raise ValueError(f"penalty is {self.penalty}; it must be 0 or more")
+        check_number("penalty", self.penalty, 0)
         object.__setattr__(self, "penalty", min(float(self.penalty), _LAST))
 
     def __call__(self, state: DecodeState, prediction: Prediction) -> Tensor:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from anyorder.errors import LARGEST_FINITE, check_number
 from anyorder.orders.base import Order
 from anyorder.orders.learned import LearnedOrder
 from anyorder.orders.reward_policies import most_confident
@@ -33,8 +34,7 @@ class Perturbed:
     top_positions: int | None = None
 
     def __post_init__(self) -> None:
-        if not self.sigma >= 0:
-            raise ValueError(f"sigma is {self.sigma}; a standard deviation is 0 or more")
+        check_number("sigma", self.sigma, 0, LARGEST_FINITE)
 
     def __call__(self, state: DecodeState, prediction: Prediction) -> Tensor:
         scores = self.order(state, prediction).masked_fill(~prediction.predicted, -torch.inf)

@@ -11,6 +11,7 @@ import torch
 
 from anyorder.errors import BadInput
 from anyorder.evaluation.calibration import Calibration, calibration
+from anyorder.evaluation.operating_points import Fronts, lines_of
 from anyorder.evaluation.results import Report, Result
 from anyorder.evaluation.tables import metric_name
 from anyorder.evaluation.trajectories import THOUSANDTHS, Run, Trajectories, predicted_of, states_of
@@ -65,6 +66,12 @@ def pareto_front(report: Report, path: Path, title: str = "") -> Path:
         axis.set_title(title)
         legend_aside(axis)
     return path
+
+
+def fronts(found: Fronts, path: Path) -> Path:
+    """What `pareto` found: accuracy against forward passes, one panel per mode, one line per curve."""
+    labels = ("forward passes per sequence (NFE)", f"{found.meta.get('correct_means', 'accuracy')}, %")
+    return panels(lines_of(found), path, *labels, log_x=True)
 
 
 def front_of(results: list[Result], metric: str = "instance_correct") -> list[Result]:

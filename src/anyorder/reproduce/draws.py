@@ -34,7 +34,10 @@ class DrawStudy(RewardStudy):
 
     def kept(self, values: dict[str, Any]) -> np.ndarray:
         """See `Study`."""
-        return np.array(values["correct"])
+        correct = np.array(values["correct"])
+        if correct.shape != (values["problems"],):
+            raise ValueError("it holds the number of right draws of each problem")
+        return correct
 
 
 def _is_drawn(order: str) -> bool:

@@ -201,9 +201,10 @@ class Study:
 
     def kept(self, values: dict[str, Any]) -> np.ndarray:
         """The same read back: solved or not, bool (N,)."""
-        if not isinstance(values["solved"], str):
-            raise TypeError("what was solved is written as a text of 0 and 1")
-        return np.array([mark == "1" for mark in values["solved"]])
+        solved = values["solved"]
+        if not isinstance(solved, str) or not set(solved) <= {"0", "1"} or len(solved) != values["problems"]:
+            raise ValueError("what was solved is written as a text of 0 and 1, one for each problem")
+        return np.array([mark == "1" for mark in solved])
 
     def decode_all(self, decodings: Iterable[Decoding], workers: int, say: Callable[[str], None]) -> dict[Decoding, dict]:
         """All decodings, model by model, on several processes of one thread each. What they start from comes first."""

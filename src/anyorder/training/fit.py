@@ -15,7 +15,7 @@ from anyorder.files import write_json
 from anyorder.orders.learned import LearnedOrder
 from anyorder.processes import launched
 from anyorder.registry import POLICIES
-from anyorder.tasks.base import Instances, Task, check_fits
+from anyorder.tasks.base import Instances, Task
 from anyorder.training.denoiser import DenoiserJob
 from anyorder.training.joint import JointJob
 from anyorder.training.loop import TrainingResult, train
@@ -23,6 +23,7 @@ from anyorder.training.order import OrderJob
 from anyorder.training.recipes import AnyRecipe, DenoiserRecipe, OrderRecipe, RewardRecipe
 from anyorder.training.reward import RewardJob
 from anyorder.training.rewards import Reward
+from anyorder.training.run_folder import check_free, check_same_run
 from anyorder.training.settings import (
     DataSettings,
     ObjectiveSettings,
@@ -34,7 +35,7 @@ from anyorder.training.settings import (
     UpdateSettings,
 )
 from anyorder.zoo import load_denoiser
-from anyorder.zoo.matching import task_for
+from anyorder.zoo.matching import loaded, task_for
 
 
 def run_recipe(
@@ -138,10 +139,39 @@ def fit_order(
             that holds a fit to another denoiser or to other problems.
         KeyboardInterrupt: Ctrl-C; a checkpoint is written first, and the same call resumes.
     """
-    denoiser, task, instances = _loaded(denoiser, task, instances)
+    model: Any
+    model, task, instances = loaded(denoiser, task, instances)
+    recipe = _order_recipe(
+        task, instances, steps=steps, batch_size=batch_size, seed=seed, policy=policy, objective=objective
+    )  # fmt: skip
+    return _fit(OrderJob(recipe, model, task, instances), recipe, model, instances, Path(folder), console)
+
+
+def check_fit(denoiser: nn.Module, task: Task, instances: Instances, folder: Path, **settings: Any) -> None:
+    """Refuse, before other work, a folder in which `fit_order` with these settings would find another run or a model.
+
+    Raises:
+        BadInput: it would.
+    """
+    recipe = _order_recipe(task, instances, **settings)
+    check_free(folder)
+    check_same_run(folder, _identity(recipe, denoiser, instances), cycle=1)
+
+
+def _order_recipe(
+    task: Task,
+    instances: Instances,
+    *,
+    steps: int,
+    batch_size: int,
+    seed: int,
+    policy: PolicySettings | Mapping[str, Any] | str | None = None,
+    objective: ObjectiveSettings | Mapping[str, Any] | str | None = None,
+) -> OrderRecipe:
+    """The recipe of a call of `fit_order`."""
     chosen = _policy_settings(policy, default_fit()[0].architecture)
     _, default_objective = default_fit(chosen.architecture)
-    recipe = _checked(
+    recipe: OrderRecipe = _checked(
         OrderRecipe,
         kind="order",
         seed=seed,
@@ -153,7 +183,7 @@ def fit_order(
         optimizer=ORDER_OPTIMIZER,
         run=_checked(RunSettings, steps=steps, batch_size=batch_size),
     )
-    return _fit(OrderJob(recipe, denoiser, task, instances), recipe, denoiser, instances, Path(folder), console)
+    return recipe
 
 
 def fit_order_by_reward(
@@ -187,7 +217,8 @@ def fit_order_by_reward(
     Raises:
         BadInput, KeyboardInterrupt: as `fit_order`.
     """
-    denoiser, task, instances = _loaded(denoiser, task, instances)
+    model: Any
+    model, task, instances = loaded(denoiser, task, instances)
     upo = UpdateSettings(inner=2, minibatches=2, reference="confidence", beta=0.005, imitation=40)
     values = {
         "kind": "reward",
@@ -203,18 +234,7 @@ def fit_order_by_reward(
         "update": _settings(UpdateSettings, update, "") or upo,
     }
     recipe = _checked(RewardRecipe, **values)
-    return _fit(RewardJob(recipe, denoiser, task, instances, reward), recipe, denoiser, instances, Path(folder), console)
-
-
-def _loaded(
-    denoiser: nn.Module | str | Path, task: Task | str | None, instances: Instances | str | Path
-) -> tuple[nn.Module, Task, Instances]:
-    """Denoiser, task and problems, loaded if they are given by name."""
-    model: Any = denoiser if isinstance(denoiser, nn.Module) else load_denoiser(denoiser)
-    found = task if isinstance(task, Task) else task_for(model, task)
-    problems = found.load(instances) if isinstance(instances, str | Path) else instances
-    check_fits(found, model, problems)
-    return model, found, problems
+    return _fit(RewardJob(recipe, model, task, instances, reward), recipe, model, instances, Path(folder), console)
 
 
 def _policy_settings(given: PolicySettings | Mapping[str, Any] | str | None, default: str) -> PolicySettings:
@@ -261,12 +281,7 @@ def _fit(
     console: Console | None,
 ) -> LearnedOrder:
     """Run a job on a denoiser that was given, and load what it saved."""
-    identity = {
-        **recipe.model_dump(mode="json"),
-        "denoiser_fingerprint": fingerprint(denoiser),
-        "problems": hashlib.sha256(instances.tokens.numpy().tobytes()).hexdigest()[:16],
-    }
-    device = device_of(denoiser)
+    identity, device = _identity(recipe, denoiser, instances), device_of(denoiser)
     try:
         result = train(job, recipe.run, recipe.optimizer, folder, seed=recipe.seed, recipe=identity, console=console)
     except ValueError as error:
@@ -278,3 +293,12 @@ def _fit(
     if not result.finished:
         raise KeyboardInterrupt
     return LearnedOrder.from_pretrained(folder, denoiser)
+
+
+def _identity(recipe: OrderRecipe | RewardRecipe, denoiser: nn.Module, instances: Instances) -> dict[str, Any]:
+    """What a fit must share with a run in its folder to go on with it."""
+    return {
+        **recipe.model_dump(mode="json"),
+        "denoiser_fingerprint": fingerprint(denoiser),
+        "problems": hashlib.sha256(instances.tokens.numpy().tobytes()).hexdigest()[:16],
+    }

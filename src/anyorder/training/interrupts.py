@@ -9,6 +9,11 @@ from types import FrameType
 _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
+def heard_signals() -> list[signal.Signals]:
+    """The signals that ask a run to stop. A hang-up that is ignored, as under `nohup`, is not among them."""
+    return [n for n in _SIGNALS if n != getattr(signal, "SIGHUP", None) or signal.getsignal(n) != signal.SIG_IGN]
+
+
 @contextmanager
 def stop_on_interrupt() -> Iterator[threading.Event]:
     """An event that Ctrl-C, SIGTERM or SIGHUP sets, so that the step in progress ends and a checkpoint is written before the
@@ -21,8 +26,7 @@ def stop_on_interrupt() -> Iterator[threading.Event]:
     def handle(_signal: int, _frame: FrameType | None) -> None:
         stop.set()
 
-    heard = [n for n in _SIGNALS if n != getattr(signal, "SIGHUP", None) or signal.getsignal(n) != signal.SIG_IGN]
-    previous = {number: signal.signal(number, handle) for number in heard}
+    previous = {number: signal.signal(number, handle) for number in heard_signals()}
     try:
         yield stop
     finally:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from anyorder import losses
+from anyorder.errors import LARGEST_FINITE, check_number
 from anyorder.prediction import Prediction
 from anyorder.registry import OBJECTIVES
 from anyorder.state import DecodeState
@@ -78,8 +79,7 @@ class Rank:
     temperature: float = field(default=1.0, metadata={"help": "of the oracle's softmax"})
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise ValueError(f"temperature is {self.temperature}; it must be above 0")
+        check_number("temperature", self.temperature, above=0, most=LARGEST_FINITE)
 
     def __call__(self, scores: Tensor, truth: Truth) -> Tensor:
         return losses.rank_loss(scores, -truth.token_losses, truth.masked, self.temperature, truth.row_weight)

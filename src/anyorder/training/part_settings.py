@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ConfigDict, ValidationError, create_model
 
 from anyorder.errors import first_line
+from anyorder.registry import plain_type
 
 Declared = dict[str, tuple[Any, Any]]
 """Type and default of each setting by name; the default of a required one is `...`."""
@@ -45,9 +46,11 @@ def check_settings(declared: Declared, given: Mapping[str, Any], what: str) -> d
         ValueError: an unknown key, a missing one, or a value of the wrong type; the message names the key and the known keys.
     """
     known = ", ".join(declared) or "none"
-    for key in given:
+    for key, value in given.items():
         if key not in declared:
             raise ValueError(f"unknown key {key!r}; the settings of the {what} are: {known}")
+        if isinstance(value, bool) and plain_type(declared[key][0]) in (int, float):
+            raise ValueError(f"{key!r} is {str(value).lower()}; it must be a number")
     model: Any = create_model(
         "Settings", __config__=ConfigDict(arbitrary_types_allowed=True, protected_namespaces=()), **declared
     )  # type: ignore[call-overload]

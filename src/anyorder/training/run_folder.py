@@ -14,6 +14,14 @@ from anyorder.training.divergence import MARK, REMEDIES
 
 _LENGTH = "run.steps"
 
+_MODEL_FILES = (
+    "config.json", ".safetensors", ".index.json", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx",
+)  # fmt: skip
+"""How the names of models end, in the libraries that people use."""
+
+_OF_A_RUN = ("config.json", "model.safetensors")
+"""The names of models that a run writes."""
+
 
 def claim_folder(folder: Path, recipe: dict[str, Any], cycle: int, held: ExitStack) -> AnyorderError | None:
     """Lock a folder for this run until `held` is closed, and write its recipe.
@@ -40,32 +48,46 @@ def _check_recipe(folder: Path, recipe: dict[str, Any], cycle: int) -> None:
     diverged may go on with another optimizer."""
     path = folder / "recipe.json"
     check_free(folder)
-    if list_checkpoints(folder / "checkpoints") or (path.is_file() and _weights_in(folder)):
-        try:
-            existing = read_json(path)
-        except (OSError, BadInput) as error:
-            raise BadInput(f"{folder} has checkpoints but no readable recipe.json: choose another folder") from error
-        changed = sorted({*_differences(existing, finite(recipe))} - (REMEDIES if (folder / MARK).exists() else set()))
-        if changed == [_LENGTH]:
-            _check_longer(folder, existing["run"].get("steps"), recipe["run"]["steps"], cycle)
-        elif changed:
-            raise BadInput(f"{folder} holds a run with other settings ({', '.join(changed)}): choose another folder")
+    check_same_run(folder, recipe, cycle)
     for unfinished in (folder / "checkpoints").glob(".step-*"):  # of a write that was killed
         unfinished.unlink(missing_ok=True)
     write_json(path, recipe)
     (folder / MARK).unlink(missing_ok=True)
 
 
-def check_free(folder: Path, *files: str) -> None:
-    """Refuse a folder with weights, or one of these files, that no training run has put there: they would be overwritten."""
-    if (folder / "recipe.json").is_file():  # of a run, with which this one is compared
+def check_same_run(folder: Path, recipe: dict[str, Any], cycle: int) -> None:
+    """Refuse a folder with a run of another recipe, which this one does not extend. Arguments as for `claim_folder`."""
+    path = folder / "recipe.json"
+    if not (list_checkpoints(folder / "checkpoints") or (path.is_file() and _models_in(folder))):
         return
-    for name in (*_weights_in(folder), *(name for name in files if (folder / name).is_file())):
+    try:
+        existing = read_json(path)
+    except (OSError, BadInput) as error:
+        raise BadInput(f"{folder} has checkpoints but no readable recipe.json: choose another folder") from error
+    changed = sorted({*_differences(existing, finite(recipe))} - (REMEDIES if (folder / MARK).exists() else set()))
+    if changed == [_LENGTH]:
+        _check_longer(folder, existing["run"].get("steps"), recipe["run"]["steps"], cycle)
+    elif changed:
+        raise BadInput(f"{folder} holds a run with other settings ({', '.join(changed)}): choose another folder")
+
+
+def check_free(folder: Path, *files: str) -> None:
+    """Refuse a folder with a model in any form, or one of these files, that no training run has put there.
+
+    Beside a `recipe.json`, files as a run writes them are its own: `check_same_run` compares that run with this one.
+    """
+    run = (folder / "recipe.json").is_file()
+    found = [name for name in _models_in(folder) if not (run and Path(name).name in _OF_A_RUN)]
+    for name in (*found, *(name for name in ("task.json", "metrics.jsonl", *files) if not run and (folder / name).is_file())):
         raise BadInput(f"{folder} holds {name}, which this run would overwrite: choose another folder")
 
 
-def _weights_in(folder: Path) -> list[str]:
-    return [name for name in ("model.safetensors", "order/model.safetensors") if (folder / name).is_file()]
+def _models_in(folder: Path) -> list[str]:
+    """Configurations and weights in a folder, in the form of any library."""
+    places = ("", "order/", "critic/", "order/critic/")
+    paths = [(place, path) for place in places if (folder / place).is_dir() for path in sorted((folder / place).iterdir())]
+    models = (place + path.name for place, path in paths if path.is_file() and path.name.lower().endswith(_MODEL_FILES))
+    return sorted(models, key=lambda name: name.endswith("config.json"))  # weights are named first
 
 
 def _check_longer(folder: Path, before: Any, now: int, cycle: int) -> None:

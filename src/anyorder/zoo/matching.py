@@ -1,12 +1,25 @@
 """The task of a denoiser."""
 
+from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from anyorder.denoisers.base import Denoiser
 from anyorder.denoisers.huggingface import HuggingFaceDenoiser
 from anyorder.errors import BadInput
-from anyorder.tasks import Task, check_fits, task_class
-from anyorder.zoo import SERVES, alphabet_elsewhere, folder_of, is_class, is_hub_id, saved_task, speaks_esm, task_of
+from anyorder.tasks import Instances, Task, check_fits, task_class
+from anyorder.zoo import (
+    SERVES,
+    alphabet_elsewhere,
+    folder_of,
+    is_class,
+    is_hub_id,
+    load_denoiser,
+    saved_task,
+    speaks_esm,
+    task_of,
+)  # fmt: skip
 
 
 def task_for(denoiser: Denoiser, name: str | None = None, /, **options: Any) -> Task:
@@ -45,6 +58,26 @@ def task_for(denoiser: Denoiser, name: str | None = None, /, **options: Any) -> 
     task = trained.variant(options)
     check_fits(task, denoiser)
     return task
+
+
+def loaded(
+    denoiser: Denoiser | nn.Module | str | Path, task: Task | str | None, instances: Instances | str | Path
+) -> tuple[Denoiser, Task, Instances]:
+    """Denoiser, task and problems, loaded where they are given by name.
+
+    Args:
+        denoiser: a denoiser, or the name, folder or hub id of one, see `load_denoiser`.
+        task: a task, or the name of one; None for the task of the denoiser.
+        instances: problems, or a file of them.
+
+    Raises:
+        BadInput: something that cannot be loaded, or task and denoiser that do not match.
+    """
+    model: Any = load_denoiser(denoiser) if isinstance(denoiser, str | Path) else denoiser
+    found = task_for(model, task) if task is None or isinstance(task, str) else task
+    problems = found.load(instances) if isinstance(instances, str | Path) and isinstance(found, Task) else instances
+    check_fits(found, model, problems)
+    return model, found, problems
 
 
 def source_of(denoiser: Denoiser) -> str:

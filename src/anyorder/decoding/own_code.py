@@ -1,0 +1,58 @@
+"""Errors in code of the user's own: which part failed, and where."""
+
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from anyorder.errors import AnyorderError, PartFailed, first_line
+from anyorder.parts import walk
+
+_LIBRARIES = ("anyorder", "torch", "transformers", "builtins", "functools")
+
+
+@contextmanager
+def naming(kind: str, part: Any) -> Iterator[None]:
+    """Report an error in the body as that of a part, if its code is not of this library or one that it builds on.
+
+    Args:
+        kind: what the part is, such as "order".
+        part: a function, a part that may hold others, or a module.
+
+    Raises:
+        PartFailed: with the original error as its cause. Errors of this library and of memory pass as they are.
+    """
+    try:
+        yield
+    except (AnyorderError, MemoryError, torch.OutOfMemoryError, torch.distributed.DistError):
+        raise
+    except Exception as error:
+        own = next((inner for inner in _inside(part) if not _module_of(inner).startswith(_LIBRARIES)), None)
+        if own is None:
+            raise
+        name = f"{_module_of(own)}:{_target(own).__qualname__}"
+        said = f"{type(error).__name__}: {first_line(error)}"
+        raise PartFailed(f"the {kind} {name} failed{_place(error, _module_of(own))} with {said}") from error
+
+
+def _inside(part: Any) -> Iterator[Any]:
+    """The part and everything in it that may be somebody's own."""
+    for inner in walk(part):
+        yield from inner.modules() if isinstance(inner, nn.Module) else [inner]
+
+
+def _target(part: Any) -> Any:
+    return part if hasattr(part, "__qualname__") else type(part)
+
+
+def _module_of(part: Any) -> str:
+    return str(getattr(_target(part), "__module__", "") or "")
+
+
+def _place(error: Exception, module: str) -> str:
+    """The last line of a module that the error passed."""
+    frames = [(f, line) for f, line in traceback.walk_tb(error.__traceback__) if f.f_globals.get("__name__") == module]
+    return f" in line {frames[-1][1]} of {frames[-1][0].f_code.co_filename}" if frames else ""
