@@ -26,6 +26,7 @@ from anyorder.denoisers.base import DenoiserOutput, check_mask_token, device_of,
 from anyorder.denoisers.padding import Wanted, align_left, depends_on_padding, move_back, run_by_length
 from anyorder.denoisers.special_tokens import UNLOADABLE, mask_of, named_tokens, tokenizer_of, tokens_of_no_text
 from anyorder.denoisers.taps import is_compiled, on_device, tapped
+from anyorder.denoisers.unsupported import NO_BLOCK_MASKS, check_causal, check_configuration, check_forward, check_type
 from anyorder.errors import BadCheckpoint, BadInput, first_line
 from anyorder.weights import check_finite, limited_to
 
@@ -76,6 +77,8 @@ class HuggingFaceDenoiser(nn.Module):
         self.model = model
         loaded: Any = model  # of the many classes of the hub
         config: Any = loaded.config
+        check_configuration(type(model).__name__, config)
+        check_forward(model)
         self.vocab_size: int = _outputs(loaded, config)
         head = loaded.get_output_embeddings() if hasattr(loaded, "get_output_embeddings") else None
         self._parts = [head if isinstance(head, nn.Module) else None, _body_of(loaded)]  # listed, so as to be no submodules
@@ -91,6 +94,8 @@ class HuggingFaceDenoiser(nn.Module):
         self.max_length = _max_length(config)
         self._mask_as_is = _model_type(config) in _MASK_AS_IS
         self._absolute = _absolute_positions(model)
+        with evaluating(self):
+            check_causal(model, lambda tokens: self._run(tokens, None, None).logits, device_of(self))
 
     @classmethod
     def from_pretrained(
@@ -124,11 +129,15 @@ class HuggingFaceDenoiser(nn.Module):
         transformers = load_transformers("Hugging Face models need")
         source = {"trust_remote_code": trust_remote_code} | {k: options[k] for k in _SOURCE_OPTIONS if k in options}
         try:
+            check_configuration(name, transformers.PretrainedConfig.get_config_dict(name, **source)[0])
             config = transformers.AutoConfig.from_pretrained(name, **source)
+            check_type(name, config)
             with _quietly(transformers), limited_to(sorted(Path(name).glob("*.safetensors"))):
                 model, report = _auto_class(transformers, config).from_pretrained(
                     name, trust_remote_code=trust_remote_code, output_loading_info=True, **options
                 )
+        except BadInput:
+            raise
         except UNLOADABLE as error:
             refuse_code(name, error, "trust_remote_code=True (--trust-remote-code)")
             raise BadInput(f"{name} cannot be loaded as a masked-token model: {first_line(error)}") from error
@@ -248,7 +257,7 @@ class HuggingFaceDenoiser(nn.Module):
             raise
         except ValueError as error:
             if "attention" in str(error) and "block" in str(error):
-                raise BadInput(f"{_NO_BLOCK_MASKS}: {first_line(error)}") from error
+                raise BadInput(f"{type(self.model).__name__} {NO_BLOCK_MASKS}: {first_line(error)}") from error
             raise
         logits = output.logits if hasattr(output, "logits") else output[0]
         if logits.shape[-1] != self.vocab_size or logits.dim() != (2 if forward.cut else 3):
@@ -284,7 +293,6 @@ class HuggingFaceDenoiser(nn.Module):
 
 
 _ignoring: "weakref.WeakKeyDictionary[nn.Module, bool]" = weakref.WeakKeyDictionary()
-_NO_BLOCK_MASKS = "this model needs a block-causal attention mask (as LLaDA2 and SDAR do), which is not supported yet"
 
 
 def _last_hidden(output: Any) -> Tensor | None:
