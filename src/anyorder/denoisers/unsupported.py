@@ -10,7 +10,12 @@ from torch import Tensor, nn
 
 from anyorder.errors import BadInput
 
-_UNIFORM = {"model_type": {"udlm", "duo"}, "graph.type": {"uniform"}, "diffusion": {"uniform"}, "algo.name": {"duo", "duo_base"}}
+_UNIFORM = {
+    "model_type": {"udlm", "duo"},
+    "graph.type": {"uniform"},
+    "diffusion": {"uniform"},
+    "algo.name": {"duo", "duo_base"},
+}
 """Entries of configurations of uniform-state models, in lower case: UDLM and DUO on the hub, SEDD, the code of UDLM and DUO."""
 
 _GIDD_MASKS_ONLY = -100.0

@@ -51,9 +51,7 @@ def as_denoiser(
         mask_token_id = getattr(place, "mask_token_id", None) if mask_token_id is None else mask_token_id
     if mask_token_id is None:
         check_type(name, config)
-        raise BadInput(
-            f"the configuration of {name} names no mask token: give mask_token_id, such as tokenizer.mask_token_id"
-        )
+        raise BadInput(f"the configuration of {name} names no mask token: give mask_token_id, such as tokenizer.mask_token_id")
     return HuggingFaceDenoiser(model, mask_token_id, suppress_tokens, shift=is_shifted(config) if shift is None else shift)
 
 
