@@ -75,8 +75,8 @@ def check_type(name: object, config: Any) -> None:
 
 @torch.no_grad()
 def check_causal(model: nn.Module, logits_of: Callable[[Tensor], Tensor], device: torch.device) -> None:
-    """Raise BadInput if a model with the name of a causal one is one: its first logits do not depend on the last token. Models of
-    masked diffusion may have such a name as well.
+    """Raise BadInput if a model with the name of a causal one is one: its first logits do not depend on the last token.
+    Models of masked diffusion may have such a name as well.
 
     Args:
         model: the model.
