@@ -3,6 +3,7 @@
 import inspect
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -50,6 +51,15 @@ def check_configuration(name: object, config: Any) -> None:
         )
     if _entry(config, "model_type") in _BLOCK_CAUSAL:
         raise BadInput(f"{name} {NO_BLOCK_MASKS}")
+
+
+def check_adapter(folder: Path) -> None:
+    """Raise BadInput if a folder holds an adapter (PEFT): its model may be anywhere, which only a user may ask for."""
+    if (folder / "adapter_config.json").is_file():
+        raise BadInput(
+            f"{folder} holds an adapter (PEFT), which is no complete model: load its model, add the adapter with "
+            "peft.PeftModel.from_pretrained, and wrap that with HuggingFaceDenoiser; or save model.merge_and_unload()"
+        )
 
 
 def check_forward(model: nn.Module) -> None:
