@@ -14,7 +14,6 @@ from anyorder.evaluation.likelihood import Process, estimate_bound, log_likeliho
 from anyorder.session import Session, open_session
 from anyorder.state import init
 from anyorder.training.fit import fit_order, fit_order_by_reward
-from anyorder.zoo import load_order
 from conftest import HashDenoiser
 from every_part import network
 from test_sampler_saving import EVERY_SAMPLER, decoded
@@ -67,7 +66,7 @@ def few_masks(session: Session) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 CALLS: dict[str, Callable[[Session, Path], Any]] = {
-    "evaluate": lambda s, _: anyorder.evaluate(s.denoiser, s.task, s.instances, samplers=["confidence", "policy"], steps=4),
+    "evaluate": lambda s, _: anyorder.evaluate(s.denoiser, s.task, s.instances, samplers=["confidence", s.bind("policy")], steps=4),
     "headroom": lambda s, _: anyorder.headroom(s.denoiser, s.task, s.instances, samplers=["confidence", "entropy"], steps=4),
     "generate": lambda s, _: anyorder.generate(s.denoiser, s.instances.tokens, order="margin"),
     "judge": lambda s, _: [
@@ -79,7 +78,7 @@ CALLS: dict[str, Callable[[Session, Path], Any]] = {
     ),
     "likelihood": lambda s, _: [
         estimate_bound(Process(s.denoiser, anyorder.orders.confidence), s.instances.tokens[0], s.instances.x0[0], 2),
-        log_likelihood(Process(s.denoiser, load_order("sudoku4", s.denoiser, strict=False)), *few_masks(s)),
+        log_likelihood(Process(s.denoiser, s.bind("policy").order), *few_masks(s)),
     ],
 }  # fmt: skip
 
