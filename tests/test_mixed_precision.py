@@ -66,7 +66,7 @@ def few_masks(session: Session) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 CALLS: dict[str, Callable[[Session, Path], Any]] = {
-    "evaluate": lambda s, _: anyorder.evaluate(s.denoiser, s.task, s.instances, samplers=["confidence", s.bind("policy")], steps=4),
+    "evaluate": lambda s, _: anyorder.evaluate(s.denoiser, s.task, s.instances, samplers=["random", s.bind("policy")], steps=4),
     "headroom": lambda s, _: anyorder.headroom(s.denoiser, s.task, s.instances, samplers=["confidence", "entropy"], steps=4),
     "generate": lambda s, _: anyorder.generate(s.denoiser, s.instances.tokens, order="margin"),
     "judge": lambda s, _: [
