@@ -3,12 +3,15 @@ with more outputs than tokens."""
 
 import threading
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from typer.testing import CliRunner
 
+from anyorder.cli import app
 from anyorder.decoding.loop import decode
 from anyorder.denoisers.base import evaluating
 from anyorder.denoisers.huggingface import HuggingFaceDenoiser
@@ -205,3 +208,20 @@ def test_a_protein_model_with_more_outputs_than_tokens_produces_amino_acids_only
     assert {alphabet.token_text(token) for token in alphabet.symbols} == set("ACDEFGHIKLMNPQRSTVWY")
     assert residues_of(None, 64) is None
     assert residues_of(tokenizer, 20) is None, "a model with fewer outputs than tokens is another one"
+
+
+def test_proteins_of_esmc_are_written_without_spaces_and_other_letters(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    config = transformers.EsmcConfig(vocab_size=64, num_key_value_heads=2, **sizes)
+    transformers.EsmcForMaskedLM(config).save_pretrained(tmp_path / "esmc")
+    transformers.EsmcTokenizer().save_pretrained(tmp_path / "esmc")
+    written = tmp_path / "designs.fasta"
+    for problem in ("30", "MKT_{5}LLG"):
+        command = ["sample", problem, "--task", "protein", "--model", str(tmp_path / "esmc"), "--steps", "5"]
+        result = CliRunner().invoke(app, [*command, "--temperature", "1", "--fasta", str(written)])
+        assert result.exit_code == 0, result.output
+        designs = [line for line in written.read_text().splitlines() if not line.startswith(">")]
+        assert set("".join(designs)) <= set("ACDEFGHIKLMNPQRSTVWY")
+        assert all(len(design) == (30 if problem == "30" else 11) for design in designs)
+    assert all(design.startswith("MKT") and design.endswith("LLG") for design in designs)

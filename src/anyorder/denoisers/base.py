@@ -74,9 +74,37 @@ def check_mask_token(mask_token_id: object, vocab_size: int) -> None:
 
 
 def device_of(denoiser: object, fallback: torch.device | str = "cpu") -> torch.device:
-    """The device of a denoiser's weights; `fallback` if it has none."""
+    """The device of a denoiser's weights, or the one that computes with them if accelerate keeps them elsewhere; `fallback` if
+    it has none.
+
+    Raises:
+        BadInput: the weights have no values yet.
+    """
     weights = next(iter(denoiser.parameters()), None) if isinstance(denoiser, nn.Module) else None
-    return torch.device(fallback) if weights is None else weights.device
+    if weights is None:
+        return torch.device(fallback)
+    if not weights.is_meta:
+        return weights.device
+    found = next(_devices_of_hooks(denoiser), None)
+    if found is None:
+        raise BadInput(f"the weights of {type(denoiser).__name__} are on the device meta, without values: load them first")
+    return found
+
+
+def move(denoiser: nn.Module, device: torch.device) -> None:
+    """Move a denoiser, unless accelerate has placed its layers (`device_map`): then each stays where it is."""
+    if next(_devices_of_hooks(denoiser), None) is None:
+        denoiser.to(device)
+
+
+def _devices_of_hooks(denoiser: Any) -> Iterator[torch.device]:
+    """The devices on which the hooks of accelerate let the layers compute."""
+    for module in denoiser.modules():
+        hook = getattr(module, "_hf_hook", None)
+        for each in getattr(hook, "hooks", [hook]):
+            device = getattr(each, "execution_device", None)
+            if isinstance(device, int | str | torch.device):
+                yield torch.device(device)
 
 
 @contextmanager
@@ -200,13 +228,13 @@ def fingerprint(denoiser: nn.Module) -> str:
     float32 or in bfloat16 is the same one. (In float16 it is another one, since it is rounded differently.) The weights are
     read in pieces, and only once as long as they do not change.
     """
-    weights = sorted(denoiser.state_dict().items())
+    weights = [part for name, value in sorted(denoiser.state_dict().items()) for part in _tensors(name, value)]
     if any(tensor.is_inference() for _, tensor in weights):  # such tensors do not count their changes
-        return _hash_of(weights)
+        return _hash_of(denoiser, weights)
     state = [(name, tensor.data_ptr(), tensor._version) for name, tensor in weights]
     known = _fingerprints.get(denoiser)
     if known is None or known[0] != state:
-        _fingerprints[denoiser] = known = (state, _hash_of(weights))
+        _fingerprints[denoiser] = known = (state, _hash_of(denoiser, weights))
     return known[1]
 
 
@@ -214,13 +242,41 @@ _fingerprints: "weakref.WeakKeyDictionary[nn.Module, tuple[Any, str]]" = weakref
 _PIECE = 2**24  # values
 
 
-def _hash_of(weights: list[tuple[str, Tensor]]) -> str:
+def _tensors(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:
+    """The plain tensors in an entry of a state dict. Quantized weights come packed: in tuples, or as tensors made of others."""
+    if isinstance(value, tuple | list):
+        for number, part in enumerate(value):
+            yield from _tensors(f"{name}.{number}", part)
+    elif isinstance(value, Tensor) and hasattr(value, "__tensor_flatten__"):
+        for part in value.__tensor_flatten__()[0]:
+            yield from _tensors(f"{name}.{part}", getattr(value, part))
+    elif isinstance(value, Tensor):
+        yield name, value.dequantize() if value.is_quantized else value
+
+
+def _hash_of(denoiser: nn.Module, weights: list[tuple[str, Tensor]]) -> str:
     digest = hashlib.sha256()
     for name, tensor in weights:
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
-        if tensor.is_meta:  # offloaded: its values are elsewhere
-            continue
-        for piece in tensor.detach().reshape(-1).split(_PIECE):
-            values = piece.to(torch.bfloat16) if piece.is_floating_point() else piece
-            digest.update(values.cpu().contiguous().view(torch.uint8).numpy())
+        with _loaded(denoiser, name, tensor) as values:
+            for piece in values.detach().reshape(-1).split(_PIECE):
+                rounded = piece.to(torch.bfloat16) if piece.is_floating_point() else piece
+                digest.update(rounded.cpu().contiguous().view(torch.uint8).numpy())
     return digest.hexdigest()[:16]
+
+
+@contextmanager
+def _loaded(denoiser: nn.Module, name: str, tensor: Tensor) -> Iterator[Tensor]:
+    """A weight with its values, which accelerate keeps elsewhere if it is on the device meta."""
+    if not tensor.is_meta:
+        yield tensor
+        return
+    from accelerate.utils import align_module_device
+
+    owner, _, own = name.rpartition(".")
+    module = denoiser.get_submodule(owner)
+    with align_module_device(module):
+        found = getattr(module, own)
+        if found.is_meta:
+            raise BadInput(f"the weight {name} is on the device meta, without values: load it first")
+        yield found

@@ -19,6 +19,7 @@ from torch import nn
 
 from anyorder.denoisers.base import in_float32, missing_attributes
 from anyorder.denoisers.transformer import Transformer
+from anyorder.denoisers.unsupported import check_configuration
 from anyorder.denoisers.wrapped import WrappedDenoiser, reference_of
 from anyorder.errors import AnyorderError, BadCheckpoint, BadInput, first_line, shorten
 from anyorder.files import parse_json, read_json, write_json
@@ -112,6 +113,7 @@ def read_denoiser(folder: Path) -> Any:
         name = config.pop("class", None)
     except UNLOADABLE as error:
         raise BadCheckpoint(f"{folder} holds no readable denoiser: {first_line(error)}") from error
+    check_configuration(folder, config)
     if name is None and "architecture" in config:
         raise BadInput(f"{folder} holds an order policy, which is no denoiser: name the model, and the policy as its order")
     kind = Transformer if name is None else denoiser_class(str(name))

@@ -22,25 +22,29 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from anyorder.denoisers.base import DenoiserOutput, check_mask_token, device_of, evaluating
+from anyorder.denoisers.base import DenoiserOutput, check_mask_token, device_of, evaluating, move
+from anyorder.denoisers.families import (
+    MASK_AS_IS,
+    absolute_positions,
+    auto_class,
+    is_shifted,
+    max_length,
+    model_type,
+    outputs_of,
+)
 from anyorder.denoisers.padding import Wanted, align_left, depends_on_padding, move_back, run_by_length
 from anyorder.denoisers.special_tokens import UNLOADABLE, mask_of, named_tokens, tokenizer_of, tokens_of_no_text
 from anyorder.denoisers.taps import is_compiled, on_device, tapped
+from anyorder.denoisers.unsupported import (
+    NO_BLOCK_MASKS,
+    check_adapter,
+    check_causal,
+    check_configuration,
+    check_forward,
+    check_type,
+)
 from anyorder.errors import BadCheckpoint, BadInput, first_line
 from anyorder.weights import check_finite, limited_to
-
-_SHIFTED = {"dream"}
-"""Model types whose logits at position i predict token i + 1, as in the causal models that they were adapted from."""
-
-_MASK_AS_IS = {"dream"}
-"""Model types that hand the attention mask to scaled_dot_product_attention as it is: it must be bool (B, 1, 1, L)."""
-
-
-_POSITIONS_AFTER_PADDING = {
-    "camembert", "data2vec-text", "esm", "ibert", "longformer", "mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta",
-    "xlm-roberta-xl", "xmod",
-}  # fmt: skip
-"""Model types whose positions count from the padding token's id + 1, so that fewer are left for tokens."""
 
 _UNUSED_WEIGHTS = ("esm.contact_head.",)
 """Weights that may be missing: prediction of masked tokens does not need them."""
@@ -76,7 +80,9 @@ class HuggingFaceDenoiser(nn.Module):
         self.model = model
         loaded: Any = model  # of the many classes of the hub
         config: Any = loaded.config
-        self.vocab_size: int = _outputs(loaded, config)
+        check_configuration(type(model).__name__, config)
+        check_forward(model)
+        self.vocab_size: int = outputs_of(loaded, config)
         head = loaded.get_output_embeddings() if hasattr(loaded, "get_output_embeddings") else None
         self._parts = [head if isinstance(head, nn.Module) else None, _body_of(loaded)]  # listed, so as to be no submodules
         self.hidden_size: int = config.hidden_size if hasattr(config, "hidden_size") else config.d_model
@@ -88,9 +94,11 @@ class HuggingFaceDenoiser(nn.Module):
         self.forbidden = sorted({mask_token_id, *(token for token in forbidden if 0 <= token < self.vocab_size)})
         if len(self.forbidden) == self.vocab_size:
             raise BadInput(f"all {self.vocab_size} tokens are forbidden: at least one must remain")
-        self.max_length = _max_length(config)
-        self._mask_as_is = _model_type(config) in _MASK_AS_IS
-        self._absolute = _absolute_positions(model)
+        self.max_length = max_length(config)
+        self._mask_as_is = model_type(config) in MASK_AS_IS
+        self._absolute = absolute_positions(model)
+        with evaluating(self):
+            check_causal(model, lambda tokens: self._run(tokens, None, None).logits, device_of(self))
 
     @classmethod
     def from_pretrained(
@@ -122,13 +130,18 @@ class HuggingFaceDenoiser(nn.Module):
             BadCheckpoint: weights that cannot be read, are not finite, or are far fewer than the configuration asks for.
         """
         transformers = load_transformers("Hugging Face models need")
+        check_adapter(Path(name))
         source = {"trust_remote_code": trust_remote_code} | {k: options[k] for k in _SOURCE_OPTIONS if k in options}
         try:
+            check_configuration(name, transformers.PretrainedConfig.get_config_dict(name, **source)[0])
             config = transformers.AutoConfig.from_pretrained(name, **source)
+            check_type(name, config)
             with _quietly(transformers), limited_to(sorted(Path(name).glob("*.safetensors"))):
-                model, report = _auto_class(transformers, config).from_pretrained(
+                model, report = auto_class(transformers, config).from_pretrained(
                     name, trust_remote_code=trust_remote_code, output_loading_info=True, **options
                 )
+        except BadInput:
+            raise
         except UNLOADABLE as error:
             refuse_code(name, error, "trust_remote_code=True (--trust-remote-code)")
             raise BadInput(f"{name} cannot be loaded as a masked-token model: {first_line(error)}") from error
@@ -141,7 +154,7 @@ class HuggingFaceDenoiser(nn.Module):
         tokenizer = tokenizer_of(transformers, name, source)
         mask_token_id = mask_of(name, mask_token_id, tokenizer, config)
         if tokenizer is not None:
-            special = tokens_of_no_text(tokenizer, _outputs(model, config))
+            special = tokens_of_no_text(tokenizer, outputs_of(model, config))
         elif not (special := set(forbid)):
             special = named_tokens(config)
         pad = getattr(tokenizer, "pad_token_id", None)
@@ -158,7 +171,9 @@ class HuggingFaceDenoiser(nn.Module):
             raise BadInput(
                 f"tokenizer and model of {name} disagree: {len(tokenizer)} tokens against {denoiser.vocab_size} outputs"
             )
-        return denoiser.eval().to(device) if device is not None else denoiser.eval()
+        if device is not None:
+            move(denoiser, torch.device(device))
+        return denoiser.eval()
 
     @property
     def _head(self) -> nn.Module | None:
@@ -180,9 +195,18 @@ class HuggingFaceDenoiser(nn.Module):
         self._ban[self._forbidden] = True
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Model and tokenizer, as `from_pretrained` reads them."""
+        """Model and tokenizer, as `from_pretrained` reads them; of a model with adapters (PEFT) the adapters alone.
+
+        Raises:
+            BadInput: a model that transformers cannot save, such as one that torch has quantized.
+        """
         model: Any = self.model
-        model.save_pretrained(folder)
+        try:
+            model.save_pretrained(folder)
+        except (*UNLOADABLE, RuntimeError) as error:
+            raise BadInput(
+                f"{type(model).__name__} cannot be saved: {first_line(error)}. Save it before it is quantized or offloaded"
+            ) from error
         if self.tokenizer is not None:
             self.tokenizer.save_pretrained(folder)
 
@@ -248,10 +272,11 @@ class HuggingFaceDenoiser(nn.Module):
             raise
         except ValueError as error:
             if "attention" in str(error) and "block" in str(error):
-                raise BadInput(f"{_NO_BLOCK_MASKS}: {first_line(error)}") from error
+                raise BadInput(f"{type(self.model).__name__} {NO_BLOCK_MASKS}: {first_line(error)}") from error
             raise
         logits = output.logits if hasattr(output, "logits") else output[0]
-        if logits.shape[-1] != self.vocab_size or logits.dim() != (2 if forward.cut else 3):
+        fits = logits.dim() == 2 if forward.cut else logits.shape[:-1] == tokens.shape
+        if logits.shape[-1] != self.vocab_size or not fits:
             raise BadInput(
                 f"{type(self.model).__name__} returned {tuple(logits.shape)} for tokens {tuple(tokens.shape)}, which are not "
                 f"logits over its {self.vocab_size} tokens: load a model for masked tokens (*ForMaskedLM)"
@@ -284,7 +309,6 @@ class HuggingFaceDenoiser(nn.Module):
 
 
 _ignoring: "weakref.WeakKeyDictionary[nn.Module, bool]" = weakref.WeakKeyDictionary()
-_NO_BLOCK_MASKS = "this model needs a block-causal attention mask (as LLaDA2 and SDAR do), which is not supported yet"
 
 
 def _last_hidden(output: Any) -> Tensor | None:
@@ -292,28 +316,6 @@ def _last_hidden(output: Any) -> Tensor | None:
     states = getattr(output, "hidden_states", None)
     last: Tensor | None = states[-1] if states else getattr(output, "last_hidden_state", None)
     return last
-
-
-def _absolute_positions(model: nn.Module) -> bool:
-    """Whether the model has an embedding for every position, so that there is none for more."""
-    return any("position" in name and isinstance(module, nn.Embedding) for name, module in model.named_modules())
-
-
-def is_shifted(config: Any) -> bool:
-    """Do the logits of models with this configuration predict the next position, as Dream's do?"""
-    return _model_type(config) in _SHIFTED
-
-
-def _max_length(config: Any) -> int | None:
-    """Largest length of a sequence, special tokens included; None if the configuration does not give it."""
-    most = getattr(config, "max_position_embeddings", None) or getattr(config, "max_sequence_length", None)
-    if most is not None and _model_type(config) in _POSITIONS_AFTER_PADDING:
-        most -= (config.pad_token_id or 0) + 1
-    return most
-
-
-def _model_type(config: Any) -> str:
-    return str(getattr(config, "model_type", "")).lower()
 
 
 def _at(positions: Tensor, column: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -327,23 +329,6 @@ def _body_of(model: Any) -> nn.Module | None:
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # of adapters (PEFT)
     body = getattr(inner, "base_model", None)
     return body if isinstance(body, nn.Module) and body is not inner else None
-
-
-def _outputs(model: Any, config: Any) -> int:
-    """The number of tokens in a model's vocabulary."""
-    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    return head.out_features if isinstance(head, nn.Linear) else int(config.vocab_size)
-
-
-def _auto_class(transformers: Any, config: Any) -> Any:
-    """The auto class that gives a model with a head over tokens."""
-    remote = getattr(config, "auto_map", None) or {}
-    architecture = (getattr(config, "architectures", None) or [""])[0]
-    if architecture.endswith("ForMaskedLM") or "AutoModelForMaskedLM" in remote:
-        return transformers.AutoModelForMaskedLM
-    if remote:
-        return transformers.AutoModel if "AutoModel" in remote else transformers.AutoModelForCausalLM
-    return transformers.AutoModelForMaskedLM
 
 
 @contextmanager

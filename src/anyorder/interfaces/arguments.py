@@ -12,6 +12,7 @@ from anyorder.decoding.sampler import Sampler, as_order, as_sampler
 from anyorder.decoding.tokens import COLDEST, Argmax, Sample, TokenRule
 from anyorder.denoisers.base import Denoiser
 from anyorder.denoisers.huggingface import HuggingFaceDenoiser, is_shifted
+from anyorder.denoisers.unsupported import check_configuration, check_type
 from anyorder.errors import BadInput
 from anyorder.orders.base import Order
 
@@ -41,14 +42,13 @@ def as_denoiser(
             f"{type(model).__name__} is neither a model with a configuration nor a denoiser: wrap it with WrappedDenoiser"
         )
     config: Any = model.config
+    name = type(model).__name__
+    check_configuration(name, config)
     for place in (getattr(model, "generation_config", None), config):
         mask_token_id = getattr(place, "mask_token_id", None) if mask_token_id is None else mask_token_id
     if mask_token_id is None:
-        name = type(model).__name__
-        is_causal = name.endswith(("CausalLM", "LMHeadModel"))
-        causal = " (a causal model has none; use a model for masked tokens)" if is_causal else ""
-        way = "give mask_token_id, such as tokenizer.mask_token_id"
-        raise BadInput(f"the configuration of {name} names no mask token: {way}{causal}")
+        check_type(name, config)
+        raise BadInput(f"the configuration of {name} names no mask token: give mask_token_id, such as tokenizer.mask_token_id")
     return HuggingFaceDenoiser(model, mask_token_id, suppress_tokens, shift=is_shifted(config) if shift is None else shift)
 
 

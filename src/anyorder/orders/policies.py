@@ -92,6 +92,14 @@ class PolicyNetwork(nn.Module, Pushable):
         with in_float32():
             self.build(self.settings)
 
+    def __call__(self, state: DecodeState, prediction: Prediction) -> Tensor:
+        """`forward`, in float32 under `torch.autocast` as well."""
+        kind = state.tokens.device.type
+        if not torch.is_autocast_enabled(kind):
+            return super().__call__(state, prediction)  # type: ignore[no-any-return]
+        with torch.autocast(kind, enabled=False):
+            return super().__call__(state, prediction)  # type: ignore[no-any-return]
+
     @abstractmethod
     def build(self, settings: Any) -> None:
         """Make the layers."""

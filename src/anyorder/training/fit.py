@@ -1,7 +1,9 @@
 """Run a recipe: the code of `anyorder train`, `anyorder.fit_order` and `anyorder.fit_order_by_reward`."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from torch import nn
 
-from anyorder.denoisers.base import device_of, fingerprint
+from anyorder.denoisers.base import device_of, fingerprint, move
 from anyorder.errors import AnyorderError, BadInput, first_line
 from anyorder.files import write_json
 from anyorder.orders.learned import LearnedOrder
@@ -144,7 +146,8 @@ def fit_order(
     recipe = _order_recipe(
         task, instances, steps=steps, batch_size=batch_size, seed=seed, policy=policy, objective=objective
     )  # fmt: skip
-    return _fit(OrderJob(recipe, model, task, instances), recipe, model, instances, Path(folder), console)
+    job = partial(OrderJob, recipe, model, task, instances)
+    return _fit(job, recipe, model, instances, Path(folder), console)
 
 
 def check_fit(denoiser: nn.Module, task: Task, instances: Instances, folder: Path, **settings: Any) -> None:
@@ -234,7 +237,8 @@ def fit_order_by_reward(
         "update": _settings(UpdateSettings, update, "") or upo,
     }
     recipe = _checked(RewardRecipe, **values)
-    return _fit(RewardJob(recipe, model, task, instances, reward), recipe, model, instances, Path(folder), console)
+    job = partial(RewardJob, recipe, model, task, instances, reward)
+    return _fit(job, recipe, model, instances, Path(folder), console)
 
 
 def _policy_settings(given: PolicySettings | Mapping[str, Any] | str | None, default: str) -> PolicySettings:
@@ -273,7 +277,7 @@ def _task_settings(task: Task) -> TaskSettings:
 
 
 def _fit(
-    job: OrderJob | RewardJob,
+    make_job: Callable[[], OrderJob | RewardJob],
     recipe: OrderRecipe | RewardRecipe,
     denoiser: nn.Module,
     instances: Instances,
@@ -281,15 +285,15 @@ def _fit(
     console: Console | None,
 ) -> LearnedOrder:
     """Run a job on a denoiser that was given, and load what it saved."""
-    identity, device = _identity(recipe, denoiser, instances), device_of(denoiser)
-    try:
-        result = train(job, recipe.run, recipe.optimizer, folder, seed=recipe.seed, recipe=identity, console=console)
-    except ValueError as error:
-        raise (
-            error if isinstance(error, AnyorderError) else BadInput(f"this fit cannot be made: {first_line(error)}")
-        ) from error
-    finally:
-        denoiser.to(device)
+    identity = _identity(recipe, denoiser, instances)
+    with _handed_back(denoiser):
+        try:
+            job = make_job()
+            result = train(job, recipe.run, recipe.optimizer, folder, seed=recipe.seed, recipe=identity, console=console)
+        except ValueError as error:
+            raise (
+                error if isinstance(error, AnyorderError) else BadInput(f"this fit cannot be made: {first_line(error)}")
+            ) from error
     if not result.finished:
         raise KeyboardInterrupt
     return LearnedOrder.from_pretrained(folder, denoiser)
@@ -302,3 +306,19 @@ def _identity(recipe: OrderRecipe | RewardRecipe, denoiser: nn.Module, instances
         "denoiser_fingerprint": fingerprint(denoiser),
         "problems": hashlib.sha256(instances.tokens.numpy().tobytes()).hexdigest()[:16],
     }
+
+
+@contextmanager
+def _handed_back(denoiser: nn.Module) -> Iterator[None]:
+    """Afterwards, a denoiser is on its device, in its mode, and the same weights take gradients as before."""
+    device = device_of(denoiser)
+    modes = [(part, part.training) for part in denoiser.modules()]
+    gradients = [(weight, weight.requires_grad) for weight in denoiser.parameters()]
+    try:
+        yield
+    finally:
+        move(denoiser, device)
+        for part, training in modes:
+            part.training = training
+        for weight, wanted in gradients:
+            weight.requires_grad_(wanted)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from anyorder.decoding.tokens import Argmax, TokenRule
-from anyorder.denoisers.base import attention_of, fingerprint
+from anyorder.denoisers.base import attention_of, fingerprint, move
 from anyorder.diffusion import mask_tokens, stratified
 from anyorder.errors import BadInput, first_line
 from anyorder.losses import correctness_loss, selection_loss
@@ -146,7 +146,7 @@ class OrderJob:
 
     def to(self, device: torch.device) -> None:
         self.device = device
-        self.denoiser.to(device)
+        move(self.denoiser, device)
 
     def state(self) -> dict[str, Tensor]:
         return {} if self.pool is None else self.pool.tensors()

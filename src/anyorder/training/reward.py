@@ -18,7 +18,7 @@ from anyorder.decoding.actions import Actions, PlackettLuce
 from anyorder.decoding.counts import Fixed, Threshold
 from anyorder.decoding.result import Decoded
 from anyorder.decoding.tokens import Argmax, Sample
-from anyorder.denoisers.base import fingerprint
+from anyorder.denoisers.base import fingerprint, move
 from anyorder.denoisers.classes import save_denoiser
 from anyorder.errors import BadInput
 from anyorder.losses import clipped_surrogate, group_advantages, trajectory_kl_weight
@@ -108,7 +108,7 @@ class RewardJob:
 
     def to(self, device: torch.device) -> None:
         self.device = device
-        self.denoiser.to(device)
+        move(self.denoiser, device)
 
     def state(self) -> dict[str, Tensor]:
         return {}

@@ -14,8 +14,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from anyorder.denoisers.base import move
 from anyorder.denoisers.classes import denoiser_of_class, read_denoiser
 from anyorder.denoisers.huggingface import HuggingFaceDenoiser
+from anyorder.denoisers.unsupported import check_adapter
 from anyorder.errors import BadCheckpoint, BadInput, first_line
 from anyorder.files import cache_folder, parse_json
 from anyorder.orders.learned import LearnedOrder
@@ -55,6 +57,7 @@ def folder_of(name: str | Path) -> Path:
         return fetched(str(name))
     if match := re.fullmatch(r"([A-Za-z_]\w*)((?:\.\w+)*):\w+", str(name)):
         raise BadInput(f"{name} names a class, but there is no package {match[1]}: install it, or put its folder on PYTHONPATH")
+    check_adapter(Path(name))
     known = ", ".join([*zoo_names(), *MODELS])
     raise BadInput(f"no denoiser called {str(name)!r}: give a folder that holds one, a hub id owner/name, or one of {known}")
 
@@ -166,7 +169,8 @@ def load_denoiser(
         if quantization is not None:
             options |= quantized(quantization, where)
         denoiser = _open(name, trust_remote_code, options)
-        denoiser = denoiser if quantization is not None else denoiser.to(where)
+        if quantization is None:
+            move(denoiser, where)
     if kind is not None and quantization is None:
         denoiser = denoiser.to(kind)
     denoiser.source = str(name)  # for `task_for`
