@@ -75,7 +75,8 @@ def check_mask_token(mask_token_id: object, vocab_size: int) -> None:
 
 def device_of(denoiser: object, fallback: torch.device | str = "cpu") -> torch.device:
     """The device of a denoiser's weights; `fallback` if it has none."""
-    weights = next(iter(denoiser.parameters()), None) if isinstance(denoiser, nn.Module) else None
+    tensors = [*denoiser.parameters(), *denoiser.buffers()] if isinstance(denoiser, nn.Module) else []
+    weights = next(iter(tensors), None)
     return torch.device(fallback) if weights is None else weights.device
 
 
