@@ -24,6 +24,7 @@ from anyorder.evaluation.enumeration import (
 )
 from anyorder.evaluation.likelihood import Process, estimate_bound, exact_bound, log_likelihood
 from anyorder.orders.heuristics import confidence
+from anyorder.tasks import make_task
 from on_device import DEVICE, DTYPE, REAL, agree, gpu
 
 
@@ -36,8 +37,8 @@ def device() -> Iterator[None]:
 def denoiser(where: str = "cpu", dtype: torch.dtype = DTYPE) -> Transformer:
     """For the policies of `every_part`."""
     torch.manual_seed(0)
-    return Transformer(vocab_size=5, mask_token_id=0, max_length=12, width=4, layers=1, heads=["everything"] * 2, pad_token_id=4,
-                       positions=True).eval().to(where, dtype)  # fmt: skip
+    made = Transformer(5, 0, 12, width=4, layers=1, heads=["everything"] * 2, pad_token_id=4, positions=True)
+    return made.eval().to(where, dtype)
 
 
 TOKENS = torch.tensor([[0, 0, 1, 0, 0, 0], [0, 0, 0, 3, 0, 4], [1, 2, 3, 1, 2, 1], [4, 4, 0, 0, 0, 0]])
@@ -113,9 +114,8 @@ def test_a_table_of_scores_and_a_table_of_logits_move_too() -> None:
     table = TableDenoiser.imperfect(data, 2, 0.5, 0.4, seed=0)
     tokens = torch.full((3,), 2)
     paths = enumerate_paths(table, tokens)
-    order = TabularOrder(
-        paths, [torch.rand(state.tokens.shape, generator=torch.Generator().manual_seed(0)) for state in paths.states]
-    )
+    torch.manual_seed(0)
+    order = TabularOrder(paths, [torch.rand(state.tokens.shape) for state in paths.states])
     expected = decode(table, tokens[None], Sampler(order)).tokens
     agree(decode(table.to(DEVICE), tokens[None], Sampler(order).to(DEVICE)).tokens, expected)
 
@@ -126,9 +126,9 @@ def numbers(where: str, given: str, looks: bool = False) -> list[Any]:
     tokens, x0 = torch.full((3,), 2, device=given), torch.tensor([0, 1, 0], device=given)
     paths = enumerate_paths(table, tokens)
     chances = paths.distribution(confidence).cpu()
-    reward = (torch.arange(8) % 3 == 0).double().to(paths.outputs.device)
+    reward = (torch.arange(8) % 3 == 0).double()
     best = best_order(paths, confidence_softmax(0.5), reward, 0.3, 0.5)
-    by_path = best_order_by_path(paths, confidence_softmax(0.5), reward, 0.3, 0.5)
+    by_path = best_order_by_path(paths, confidence_softmax(0.5), reward.cpu(), 0.3, 0.5)
     found = [chances, paths.highest(reward), best.gap, paths.distribution(by_path).detach().cpu(), paths.outputs.cpu()]
 
     def proposed(state: Any, prediction: Any, z: Tensor) -> Tensor:
@@ -147,3 +147,22 @@ def numbers(where: str, given: str, looks: bool = False) -> list[Any]:
 @pytest.mark.parametrize("given", ["cpu", DEVICE])
 def test_likelihoods_and_enumeration(given: str) -> None:
     agree(numbers(DEVICE, given), numbers("cpu", "cpu"))
+
+
+# ---- tasks, evaluation, judges ------------------------------------------------------------------------------------------
+
+TASKS: dict[str, dict[str, Any]] = {
+    "sudoku": {"box": 2}, "sat": {"variables": 5}, "zebra": {}, "tsp": {}, "sorting": {}, "countdown": {},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_tasks_check_sequences_from_anywhere(name: str) -> None:
+    task = make_task(name, **TASKS[name])
+    problems = task.generate(3, 0)
+    tokens = problems.tokens if problems.x0 is None else problems.x0
+    for method in ("check", "measure", "dead_ends"):
+        expected = getattr(task, method)(problems, tokens)
+        assert repr(getattr(task, method)(problems, tokens.to(DEVICE))) == repr(expected)
+    assert task.format(tokens[0].to(DEVICE)) == task.format(tokens[0])
+    assert task.notes(tokens[0].to(DEVICE)) == task.notes(tokens[0])

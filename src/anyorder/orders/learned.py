@@ -199,7 +199,9 @@ def check_unchecked(part: Any, denoiser: nn.Module, *, strict: bool = True) -> N
         device = device_of(denoiser, device_of(network))
         where = device_of(network, device)
         if where != device:
-            raise BadInput(f"a network of the sampler is on {where}, and the denoiser on {device}: move it, sampler.to('{device}')")
+            raise BadInput(
+                f"a network of the sampler is on {where}, and the denoiser on {device}: move it, sampler.to('{device}')"
+            )
 
 
 def check_denoiser(policy: PolicyNetwork, denoiser: nn.Module, folder: str | Path, *, strict: bool = True) -> None:
