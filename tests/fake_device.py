@@ -64,6 +64,9 @@ class OnDevice(Tensor):
     def data_ptr(self) -> int:
         return self.inner.data_ptr()
 
+    def untyped_storage(self) -> Any:
+        return self.inner.untyped_storage()
+
     def get_device(self) -> int:
         return 0
 

@@ -28,6 +28,7 @@ from anyorder.training.rewards import Outcome
 from on_device import DEVICE, DTYPE, agree, gpu
 from test_interfaces import TinyLLaDA
 from test_interfaces_dream import TinyDream
+from tiny_zoo import save_tiny
 
 transformers = pytest.importorskip("transformers")
 diffusers = pytest.importorskip("diffusers")
@@ -76,10 +77,10 @@ def pipeline(where: str, how: dict[str, Any], prompts: Tensor) -> Tensor:
         scheduler.unmasking_order = fitted(denoiser)
     pipe = diffusers.LLaDA2Pipeline(model=scheduler.watch(denoiser), scheduler=scheduler)
     pipe.set_progress_bar_config(disable=True)
+    how |= {"block_length": 4, "num_inference_steps": 3, "threshold": 2.0, "editing_threshold": None}
     found: Tensor = pipe(
         input_ids=prompts, mask_token_id=23, use_chat_template=False, eos_early_stop=False, output_type="seq", gen_length=8,
-        block_length=4, num_inference_steps=3, threshold=2.0, editing_threshold=None, generator=torch.Generator(where).manual_seed(0),
-        **how,
+        generator=torch.Generator(where).manual_seed(0), **how,
     ).sequences  # fmt: skip
     return found
 
@@ -115,7 +116,7 @@ CALLS: dict[str, Callable[[str], Any]] = {
     "Dream": of_dream,
     "Dream by entropy": lambda d: of_dream(d, alg="entropy", alg_temp=0.5, temperature=0.4, top_p=0.9, top_k=5),
     "Dream by an order": lambda d: of_dream(d, order="margin", attention_mask=torch.tensor([[0, 1, 1], [1, 1, 1]])),
-    "Dream's history": lambda d: list(vars(of_dream(d, alg="topk_margin", return_dict_in_generate=True, output_history=True)).values()),
+    "Dream's history": lambda d: of_dream(d, alg="topk_margin", return_dict_in_generate=True, output_history=True).history,
     "own module": lambda d: generate(WrappedDenoiser(TwoLayers(), 4, 12).to(d, DTYPE).eval(), HOLES),
 }  # fmt: skip
 
@@ -168,76 +169,81 @@ def sudoku() -> Any:
     return anyorder.make_task("sudoku", box=2)
 
 
-def weak(where: str) -> Any:
-    return anyorder.load_denoiser("sudoku4", device=where, dtype=DTYPE)
+@pytest.fixture(scope="module")
+def model_on(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
+    """Loads the tiny denoiser onto a device."""
+    folder = save_tiny(tmp_path_factory.mktemp("zoo"))
+    return lambda where: anyorder.load_denoiser(folder, device=where, dtype=DTYPE)
 
 
-def compared(where: str, task: Any) -> list[Any]:
-    model, problems = weak(where), task.generate(4, 0)
+def compared(where: str, task: Any, model_on: Any) -> list[Any]:
+    model, problems = model_on(where), task.generate(3, 0)
     watch = Watch(task, problems[slice(0, 2)], {})
     judges = make_judges(["pseudo_likelihood:3"], model)
-    report = anyorder.evaluate(model, task, problems, SAMPLERS, [4], judges=judges, watch=watch, noise=[0.0, 0.3])
-    numbers = [
-        [r.instance_accuracy, r.nfe, r.order_diversity, r.cells.tolist(), list(r.measures["pseudo-likelihood"])]
-        for r in report.results
-    ]
-    front = anyorder.pareto(model, task, problems, {"c": "confidence", "p": "policy"}, blocks=(None, 4))
+    report = anyorder.evaluate(model, task, problems, SAMPLERS, [3], judges=judges, watch=watch, noise=[0.0, 0.3])
+    front = anyorder.pareto(model, task, problems, {"c": "confidence@fixed:8", "p": "policy@threshold:0.5"}, blocks=(None, 8))
     passed = anyorder.pass_at_n(model, task, problems, ["random", "policy~0.3"], 2, steps=3)
-    found = anyorder.headroom(model, task, problems, 4)
-    return [numbers, watch.trajectories().model_dump(exclude={"about"}), [p.nfe for p in front.points],
-            [one.to_json() for one in passed], [r.cells.tolist() for r in found.report.results], found.every_prediction.error]  # fmt: skip
+    found = anyorder.headroom(model, task, problems, 3, samplers=["confidence", "oracle"])
+    return [
+        [[r.nfe, r.order_diversity, r.cells.tolist(), list(r.measures["pseudo-likelihood"])] for r in report.results],
+        watch.trajectories().model_dump(exclude={"about"}),
+        [point.nfe for point in front.points],
+        [one.to_json() for one in passed],
+        [result.cells.tolist() for result in found.report.results],
+        found.every_prediction.error,
+    ]
 
 
-def test_comparisons_are_those_of_the_cpu(sudoku: Any) -> None:
-    agree(compared(DEVICE, sudoku), compared("cpu", sudoku))
+def test_comparisons_are_those_of_the_cpu(sudoku: Any, model_on: Any) -> None:
+    agree(compared(DEVICE, sudoku, model_on), compared("cpu", sudoku, model_on))
 
 
-def test_trajectories_are_saved_and_drawn(sudoku: Any, tmp_path: Path) -> None:
+def test_trajectories_are_saved_and_drawn(sudoku: Any, model_on: Any, tmp_path: Path) -> None:
     problems = sudoku.generate(2, 0)
     watch = Watch(sudoku, problems, {})
-    anyorder.evaluate(weak(DEVICE), sudoku, problems, ["policy+undo"], [4], watch=watch)
+    anyorder.evaluate(model_on(DEVICE), sudoku, problems, ["policy+undo"], [4], watch=watch)
     save_trajectories(watch.trajectories(), tmp_path / "t.json")
     assert "</html>" in build_page(load(tmp_path / "t.json"))  # type: ignore[arg-type]
 
 
-def test_problems_on_the_device_are_one_sentence(sudoku: Any) -> None:
+def test_problems_on_the_device_are_one_sentence(sudoku: Any, model_on: Any) -> None:
     problems = sudoku.generate(2, 0)
     there = anyorder.Instances(problems.tokens.to(DEVICE), problems.maskable.to(DEVICE), problems.x0.to(DEVICE))
-    for call in (lambda: anyorder.evaluate(weak(DEVICE), sudoku, there, ["confidence"], [2]),
-                 lambda: anyorder.fit_order(weak(DEVICE), sudoku, there, "never")):  # fmt: skip
+    for call in (lambda: anyorder.evaluate(model_on(DEVICE), sudoku, there, ["confidence"], [2]),
+                 lambda: anyorder.fit_order(model_on(DEVICE), sudoku, there, "never")):  # fmt: skip
         with pytest.raises(BadInput, match=r"the problems of sudoku are on cuda:0; they must be on the CPU: problems.cpu\(\)"):
             call()
     assert not Path("never").exists()
     assert sudoku.check(there.cpu(), problems.x0.to(DEVICE)).instance_correct.all()
 
 
-def test_saved_samplers_and_orders_come_to_the_denoiser(sudoku: Any, tmp_path: Path) -> None:
-    problems, model = sudoku.generate(3, 0), weak(DEVICE)
+def test_saved_samplers_and_orders_come_to_the_denoiser(sudoku: Any, model_on: Any, tmp_path: Path) -> None:
+    problems, model = sudoku.generate(3, 0), model_on(DEVICE)
     sampler = Sampler.parse("policy+undo@threshold:0.9", steps=6).bind(model)
     sampler.save_pretrained(tmp_path / "s")
-    expected = anyorder.decode(weak("cpu"), problems.tokens, "policy+undo@threshold:0.9", x0=problems.x0).tokens
+    expected = anyorder.decode(model_on("cpu"), problems.tokens, "policy+undo@threshold:0.9", x0=problems.x0).tokens
     loaded = Sampler.from_pretrained(tmp_path / "s", model)
-    order = anyorder.load_order("sudoku4", model)
+    order = anyorder.load_order(model.source, model)
     networks = (loaded.order.policy, order.policy, order.critic.policy)  # type: ignore[attr-defined, union-attr]
     assert all(p.device.type == "cuda" and p.dtype == torch.float32 for network in networks for p in network.parameters())
-    for one in (loaded, Sampler.from_pretrained(tmp_path / "s"), str(tmp_path / "s"), anyorder.load_order("sudoku4"), order):
+    for one in (loaded, Sampler.from_pretrained(tmp_path / "s"), str(tmp_path / "s"), anyorder.load_order(model.source), order):
         assert anyorder.decode(model, problems.tokens, one).tokens.shape == expected.shape
     found = anyorder.decode(model, problems.tokens, Sampler.from_pretrained(tmp_path / "s").replace(steps=None)).tokens
     agree(found, expected)
 
 
-def test_the_own_order_follows_a_denoiser_that_moves(sudoku: Any) -> None:
-    problems, model = sudoku.generate(3, 0), weak("cpu")
+def test_the_own_order_follows_a_denoiser_that_moves(sudoku: Any, model_on: Any) -> None:
+    problems, model = sudoku.generate(3, 0), model_on("cpu")
     expected = anyorder.decode(model, problems.tokens, "policy").tokens
     agree(anyorder.decode(model.to(DEVICE), problems.tokens, "policy").tokens, expected)
     agree(anyorder.decode(model.cpu(), problems.tokens, "policy").tokens, expected)
 
 
 @pytest.mark.parametrize("reward", [name for name in REWARDS if not REWARDS.entry(name).arguments])
-def test_rewards_of_what_was_decoded_on_the_device(reward: str, sudoku: Any) -> None:
+def test_rewards_of_what_was_decoded_on_the_device(reward: str, sudoku: Any, model_on: Any) -> None:
     def found(where: str) -> Tensor:
         problems = sudoku.generate(3, 0)
-        decoded = anyorder.decode(weak(where), problems.tokens, "random", x0=problems.x0)
+        decoded = anyorder.decode(model_on(where), problems.tokens, "random", x0=problems.x0)
         return REWARDS[reward](Outcome(sudoku, problems, decoded, sudoku.check(problems, decoded.tokens)))  # type: ignore[no-any-return]
 
     agree(found(DEVICE), found("cpu"))
