@@ -16,7 +16,7 @@ from tiny_zoo import save_tiny
 
 COMMANDS = set(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
 WITHOUT_A_MODEL = {"fetch": "downloads files", "list": "prints names", "report": "reads saved results", "plot": "likewise"}
-PUZZLE = "1...34...21....3"
+PUZZLE = "1.3.3..2.14.4..1"
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +113,8 @@ def test_a_command_on_the_device(case: str, folder: Path, tmp_path: Path) -> Non
     kind = str(DTYPE).removeprefix("torch.")
     dtype = ["--model-option", f"dtype={kind}"] if REAL and words[0] in ("headroom", "evaluate", "pareto", "sample") else []
     result = run(*map(str, [*words, *dtype]))
-    assert result.returncode == (1 if words[0] == "sample" else 0), result.stdout + result.stderr  # 1: a wrong sample
+    wrong_sample = words[0] == "sample" and result.returncode == 1
+    assert result.returncode == 0 or wrong_sample, result.stdout + result.stderr
 
 
 @pytest.mark.parametrize("case", ["headroom", "evaluate", "evaluate several times", "pareto", "sample"])
