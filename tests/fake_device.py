@@ -227,7 +227,7 @@ _ANSWERS = {
 """What functions of torch say about the device."""
 
 
-def _forget_accelerate() -> None:
+def forget_accelerate() -> None:
     """accelerate keeps the device that it found first."""
     from accelerate.state import AcceleratorState, PartialState
 
@@ -255,7 +255,7 @@ def fake_cuda() -> Iterator[None]:
             for name, value in answers.items():
                 stack.enter_context(mock.patch(f"{place}.{name}", return_value=value))
         stack.enter_context(_swapped_parameters())
-        _forget_accelerate()
-        stack.callback(_forget_accelerate)
+        forget_accelerate()
+        stack.callback(forget_accelerate)
         with _FakeCuda():
             yield

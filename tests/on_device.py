@@ -2,13 +2,14 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
-from fake_device import fake_cuda
+from fake_device import fake_cuda, forget_accelerate
 
 REAL = os.environ.get("ANYORDER_TEST_DEVICE", "fake") != "fake"
 DEVICE = os.environ["ANYORDER_TEST_DEVICE"] if REAL else "cuda"
@@ -26,6 +27,17 @@ def gpu() -> Iterator[None]:
         return
     with fake_cuda():
         yield
+
+
+@contextmanager
+def training_on(where: str) -> Iterator[None]:
+    """Trainings run on the CPU, or on the GPU."""
+    with pytest.MonkeyPatch.context() as patch, nullcontext() if where == "cpu" and not REAL else gpu():
+        if where == "cpu":
+            patch.setenv("ACCELERATE_USE_CPU", "true")
+        forget_accelerate()
+        yield
+    forget_accelerate()
 
 
 def agree(found: Any, expected: Any) -> None:

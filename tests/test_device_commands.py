@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import typer
 
-from anyorder import demo
+from anyorder import demo, reproduce
 from anyorder.cli import app
 from commands import run
 from on_device import DTYPE, REAL, gpu
+from test_reproduce import tiny_reward
 from tiny_zoo import save_tiny
 
 COMMANDS = set(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
@@ -67,7 +68,7 @@ SLOW: dict[str, Callable[[Path, Path], list[object]]] = {
     ],
     "fold": lambda model, out: ["fold", _proteins(out), "--model", _esmfold(out), "--json", out / "f.json"],
     "reproduce": lambda model, out: [
-        "reproduce", "falsification", "--out", out / "r", "--seeds", "0", "--limit", 4, "--workers", 1,
+        "reproduce", "upo-figure4", "--out", out / "r", "--seeds", "0", "--limit", 4, "--workers", 1,
     ],
 }  # fmt: skip
 
@@ -92,6 +93,7 @@ def _esmfold(out: Path) -> Path:
 def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(demo, "_FIT_STEPS", 2)
     monkeypatch.setattr(demo, "_STEPS", [2])
+    monkeypatch.setitem(reproduce.SCALES["small"], "sudoku4", tiny_reward())
     with gpu():
         yield
 
