@@ -31,7 +31,7 @@ class HashDenoiser(nn.Module):
         real = torch.ones_like(tokens) if attention_mask is None else attention_mask.long()
         index = real.cumsum(dim=1) - 1
         context = (tokens * (index + 3) * 7919 * real).sum(dim=1)[:, None, None]
-        words = torch.arange(self.vocab_size)
+        words = torch.arange(self.vocab_size, device=tokens.device)
         mixed = (context + 1) * 31 + (index[..., None] + 1) * 1009 + (words + 1) * 9176
         logits = ((mixed * mixed) % 1013).double() / 250
         hidden = torch.stack([tokens, index, tokens * index, tokens + index], dim=-1).float() / 10

@@ -37,7 +37,7 @@ class TinyLLaDA(nn.Module):
         return self.ff_out
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Any:
-        x = self.wte(input_ids) + self.places(torch.arange(input_ids.shape[1]))
+        x = self.wte(input_ids) + self.places(torch.arange(input_ids.shape[1], device=input_ids.device))
         padding = None if attention_mask is None else ~attention_mask.bool()
         x = 3 * self.attention(x, x, x, key_padding_mask=padding, need_weights=False)[0] + x
         return SimpleNamespace(logits=self.ff_out(x))

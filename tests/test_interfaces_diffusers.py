@@ -51,7 +51,7 @@ class TinyLLaDA2(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, position_ids: Tensor | None = None) -> Any:
         if position_ids is None:
-            position_ids = torch.arange(input_ids.shape[1]).expand_as(input_ids)
+            position_ids = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
         x = self.embed(input_ids) + self.places(position_ids)
         padding = None if attention_mask is None else ~attention_mask.bool()
         x = 3 * self.attention(x, x, x, key_padding_mask=padding, need_weights=False)[0] + x

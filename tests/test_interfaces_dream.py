@@ -37,7 +37,7 @@ class TinyDream(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, position_ids: Tensor | None = None) -> Any:
         if position_ids is None:
-            position_ids = torch.arange(input_ids.shape[1]).expand_as(input_ids)
+            position_ids = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
         x = self.embed_tokens(input_ids) + self.places(position_ids)
         heads = x.unflatten(2, (2, 8)).transpose(1, 2)
         mixed = nn.functional.scaled_dot_product_attention(heads, heads, heads, attn_mask=attention_mask)

@@ -23,7 +23,7 @@ from anyorder.files import read_json, write_json, write_text
 from anyorder.hub import Pushable, download
 from anyorder.memory import Memory
 from anyorder.orders.base import Binding, Order, Unbound
-from anyorder.orders.learned import Critic, LearnedOrder, SavedOrder, check_or_note, check_unchecked, load_policy
+from anyorder.orders.learned import Critic, LearnedOrder, SavedOrder, check_or_note, check_unchecked, load_policy, networks_of
 from anyorder.orders.perturbed import Perturbed
 from anyorder.orders.policies import PolicyNetwork
 from anyorder.parts import from_config, label_of, memories_of, rebuild, to_config, walk, written
@@ -182,6 +182,13 @@ class Sampler(Pushable):
             if name == "order":
                 binding = dataclasses.replace(binding, order=part)
         return self.replace(**changed)
+
+    def to(self, device: torch.device | str) -> "Sampler":
+        """Move the networks of all parts."""
+        for part in (inside for name in _PARTS for inside in walk(getattr(self, name))):
+            for network in networks_of(part):
+                network.to(device)
+        return self
 
     # ---- saving -------------------------------------------------------------------------------------------------------
 

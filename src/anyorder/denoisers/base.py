@@ -6,6 +6,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from numbers import Integral
 from pathlib import Path
 from typing import Any, NamedTuple, ParamSpec, Protocol, TypeVar, runtime_checkable
@@ -74,13 +75,13 @@ def check_mask_token(mask_token_id: object, vocab_size: int) -> None:
 
 
 def device_of(denoiser: object, fallback: torch.device | str = "cpu") -> torch.device:
-    """The device of a denoiser's weights, or the one that computes with them if accelerate keeps them elsewhere; `fallback` if
-    it has none.
+    """The device of a denoiser's weights or buffers, or the one that computes with them if accelerate keeps them elsewhere;
+    `fallback` if it has none.
 
     Raises:
         BadInput: the weights have no values yet.
     """
-    weights = next(iter(denoiser.parameters()), None) if isinstance(denoiser, nn.Module) else None
+    weights = next(chain(denoiser.parameters(), denoiser.buffers()), None) if isinstance(denoiser, nn.Module) else None
     if weights is None:
         return torch.device(fallback)
     if not weights.is_meta:

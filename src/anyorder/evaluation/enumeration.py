@@ -21,7 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from anyorder.denoisers.base import Denoiser, DenoiserOutput, attention_of, forbid_mask
+from anyorder.denoisers.base import Denoiser, DenoiserOutput, attention_of, device_of, forbid_mask
 from anyorder.errors import BadInput
 from anyorder.losses import policy_log_probabilities
 from anyorder.orders.base import Order
@@ -37,6 +37,7 @@ _CERTAIN = 700.0
 @dataclass(frozen=True)
 class Paths:
     """All N paths from one partly masked sequence: T steps through S_t states each, to O outputs. Probabilities are float64.
+    All is on the denoiser's device.
 
     states, predictions: of each step t, every state that can occur, and what the denoiser predicts there.
     at: int64 (N, T), the row of `states[t]` in which a path is at step t.
@@ -74,14 +75,16 @@ class Paths:
 
     def gather(self, values: Tensor) -> Tensor:
         """Sum of values (N,) over the paths of each output, (O,)."""
-        return torch.zeros(len(self.outputs), dtype=values.dtype).index_add(0, self.ends, values)
+        values = values.to(self.ends.device)
+        return values.new_zeros(len(self.outputs)).index_add(0, self.ends, values)
 
     def order_of(self, chances: Tensor) -> "TabularOrder":
         """The order under which paths have these chances (N,), which may be a mixture of several orders'."""
         tables = []
         for t, state in enumerate(self.states):
-            taken = torch.zeros(state.tokens.shape, dtype=torch.float64)
-            taken = taken.index_put((self.at[:, t], self.places[:, t]), chances, accumulate=True)
+            taken = self.token_log_probs.new_zeros(state.tokens.shape).index_put(
+                (self.at[:, t], self.places[:, t]), chances, accumulate=True
+            )
             tables.append((taken / taken.sum(dim=1, keepdim=True)).log().nan_to_num(0.0, neginf=-_CERTAIN))
         return TabularOrder(self, tables)
 
@@ -96,14 +99,14 @@ class Paths:
         Returns:
             The worth of the start, and the expected worth of each position at every step.
         """
-        after, at, found = worth.double(), self.ends, []
+        after, at, found = worth.to(self.ends.device).double(), self.ends, []
         for t in reversed(range(len(self.states))):
             edges = torch.stack([self.at[:, t], self.places[:, t], at], dim=1)
             unique, inverse = edges.unique(dim=0, return_inverse=True)
-            chance = torch.zeros(len(unique), dtype=torch.float64).scatter(0, inverse, self.token_log_probs[:, t].exp())
+            chance = self.token_log_probs.new_zeros(len(unique)).scatter(0, inverse, self.token_log_probs[:, t].exp())
             state, place, following = unique.T
             masked = self.states[t].masked
-            expected = torch.zeros(masked.shape, dtype=torch.float64)
+            expected = chance.new_zeros(masked.shape)
             expected = expected.index_put((state, place), chance * after[following], accumulate=True)
             found.append(expected.masked_fill(~masked, -torch.inf))
             after, at = backup(found[-1], t), self.at[:, t]
@@ -121,20 +124,20 @@ def enumerate_paths(denoiser: Denoiser, tokens: Tensor) -> Paths:
     Raises:
         BadInput: nothing is masked, or there are more than `ENUMERABLE` paths.
     """
-    mask = denoiser.mask_token_id
+    mask, tokens = denoiser.mask_token_id, tokens.to(device_of(denoiser, tokens.device))
     places = (tokens == mask).nonzero()[:, 0]
-    words = torch.tensor([w for w in range(denoiser.vocab_size) if w != mask])
+    words = [w for w in range(denoiser.vocab_size) if w != mask]
     steps = len(places)
     count = math.factorial(steps) * len(words) ** steps
     if steps == 0 or count > ENUMERABLE:
         raise BadInput(
             f"{steps} masked positions of {len(words)} words have {count} paths; 1 to {ENUMERABLE} can be enumerated"
         )
-    fillings = torch.tensor(list(itertools.product(words.tolist(), repeat=steps)))
+    fillings = torch.tensor(list(itertools.product(words, repeat=steps)), device=tokens.device)
     outputs = tokens.repeat(len(fillings), 1)
     outputs[:, places] = fillings
     orders = places[torch.tensor(list(itertools.permutations(range(steps))))]
-    ends = torch.arange(len(outputs)).repeat(len(orders))
+    ends = torch.arange(len(outputs), device=tokens.device).repeat(len(orders))
     taken = orders.repeat_interleave(len(outputs), dim=0)
     now = tokens.repeat(len(taken), 1)
     states, predictions, at, token_log_probs = [], [], [], []
@@ -142,10 +145,9 @@ def enumerate_paths(denoiser: Denoiser, tokens: Tensor) -> Paths:
         rows, row_of = now.unique(dim=0, return_inverse=True)
         masked = rows == mask
         logits, hidden = denoiser(rows, attention_of(denoiser, rows), masked)
-        seeds = torch.zeros(len(rows), dtype=torch.int64)
-        budget = torch.full((len(rows),), steps)
-        state = DecodeState.start(rows, (tokens == mask).expand_as(rows), mask, seeds, budget)
-        states.append(state.replace(masked=masked, step=torch.full((len(rows),), t)))
+        seeds = rows.new_zeros(len(rows))
+        state = DecodeState.start(rows, (tokens == mask).expand_as(rows), mask, seeds, seeds + steps)
+        states.append(state.replace(masked=masked, step=seeds + t))
         predictions.append(Prediction(logits, hidden, masked))
         number = (masked.flatten().cumsum(0) - 1).view_as(masked)  # row of the logits
         place = taken[:, t, None]
@@ -197,11 +199,10 @@ class TableDenoiser(nn.Module):
 
     def forward(self, tokens: Tensor, attention_mask: Tensor | None = None, positions: Tensor | None = None) -> DenoiserOutput:
         """See `Denoiser`."""
-        digit = self.vocab_size ** torch.arange(self.length - 1, -1, -1)
+        digit = self.vocab_size ** torch.arange(self.length - 1, -1, -1, device=tokens.device)
         logits = forbid_mask(self.logits[(tokens * digit).sum(dim=1)], self.mask_token_id)  # type: ignore[index]
-        return DenoiserOutput(
-            logits if positions is None else logits[positions], torch.zeros(*tokens.shape, 1, dtype=torch.float32)
-        )
+        hidden = torch.zeros(*tokens.shape, 1, dtype=torch.float32, device=tokens.device)
+        return DenoiserOutput(logits if positions is None else logits[positions], hidden)
 
 
 class TabularOrder(nn.Module):
@@ -214,9 +215,10 @@ class TabularOrder(nn.Module):
 
     def __init__(self, paths: Paths, scores: list[Tensor] | None = None) -> None:
         super().__init__()
-        self.tokens = torch.cat([state.tokens for state in paths.states])
-        table = torch.zeros(self.tokens.shape, dtype=torch.float64) if scores is None else torch.cat(scores).double()
-        self.scores = nn.Parameter(table)
+        self.tokens: Tensor
+        self.register_buffer("tokens", torch.cat([state.tokens for state in paths.states]), persistent=False)
+        table = torch.zeros_like(self.tokens) if scores is None else torch.cat(scores).to(self.tokens.device)
+        self.scores = nn.Parameter(table.double())
 
     def forward(self, state: DecodeState, prediction: Prediction) -> Tensor:
         """Scores float64 (B, L), -inf where nothing is masked.
@@ -302,6 +304,7 @@ def best_order(
         RuntimeError: the gap stays larger.
     """
     p_ref = paths.distribution(reference).detach()
+    reward = reward.to(p_ref.device)
     if (p_ref == 0).any():
         raise BadInput("some output has no chance under the reference: eq. 10 needs a denoiser that rules nothing out")
     scale = 1 / deviation(previous, epsilon)

@@ -26,7 +26,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from anyorder.denoisers.base import Denoiser, attention_of
+from anyorder.denoisers.base import Denoiser, attention_of, device_of
 from anyorder.errors import BadInput
 from anyorder.losses import policy_log_probabilities
 from anyorder.orders.base import Order
@@ -70,7 +70,9 @@ class Process:
     proposals: int | None = None
 
     def transitions(self, tokens: Tensor, x0: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, ...]:
-        """log p_i(x0_i), log r_i = log q(i | x0, x_S) and log F_i for states (B, L) on the way to x0 (B, L), -inf elsewhere."""
+        """log p_i(x0_i), log r_i = log q(i | x0, x_S) and log F_i for states (B, L) on the way to x0 (B, L), -inf elsewhere;
+        on the denoiser's device."""
+        tokens, x0 = self.placed(tokens, x0)
         masked = tokens == self.denoiser.mask_token_id
         logits, hidden = self.denoiser(tokens, attention_of(self.denoiser, tokens), masked)
         seeds = torch.zeros(len(tokens), dtype=torch.int64, device=tokens.device)
@@ -89,6 +91,10 @@ class Process:
                 log_q = self._log_q(self.order(state, prediction, with_truth), masked)  # type: ignore[call-arg]
                 chance[:, i] += weights * log_q[:, i].exp()
         return log_p, log_r, chance.log().masked_fill(~masked, -torch.inf)
+
+    def placed(self, *given: Tensor) -> list[Tensor]:
+        """Tensors on the denoiser's device."""
+        return [tensor.to(device_of(self.denoiser, tensor.device)) for tensor in given]
 
     def _log_q(self, scores: Tensor, masked: Tensor) -> Tensor:
         return policy_log_probabilities(scores.double() / self.temperature, masked)
@@ -161,6 +167,7 @@ def estimate_bound(process: Process, tokens: Tensor, x0: Tensor, samples: int, *
             number of masks at uniform places), as L_ORDER and L_PA-MDM do: biased unless the policy is uniform.
         seed: of the draws.
     """
+    tokens, x0 = process.placed(tokens, x0)
     generator = torch.Generator(tokens.device).manual_seed(seed)
     masked = tokens == process.denoiser.mask_token_id
     count = int(masked.sum())
@@ -210,6 +217,7 @@ def _all_subsets(process: Process, tokens: Tensor, x0: Tensor) -> tuple[Tensor, 
     """The transitions from all 2^n subsets of revealed positions, (2^n, L) each, and which positions are masked (L,)."""
     if process.proposals is not None:
         raise BadInput("drawn proposals give no exact likelihood: leave `proposals` out, or use estimate_bound")
+    tokens, x0 = process.placed(tokens, x0)
     masked = tokens == process.denoiser.mask_token_id
     places = masked.nonzero()[:, 0]
     if len(places) > ENUMERABLE:

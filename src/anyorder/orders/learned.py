@@ -138,7 +138,7 @@ def saved_order(denoiser: nn.Module, folder: str = "", *, strict: bool = True) -
     known = _loaded.setdefault(denoiser, {})
     if key not in known:
         known[key] = LearnedOrder.from_pretrained(name, denoiser, strict=strict)
-    return known[key]
+    return known[key].to(device_of(denoiser))  # which may have moved since
 
 
 def check_policy_folder(folder: Path) -> None:
@@ -185,19 +185,30 @@ def check_or_note(policy: PolicyNetwork, denoiser: nn.Module | None, folder: Pat
         policy.unchecked = folder
 
 
+def networks_of(part: Any) -> list[nn.Module]:
+    """The networks of an order or critic."""
+    critic = part.critic if isinstance(part, LearnedOrder) else None
+    learned: list[nn.Module] = [one.policy for one in (part, critic) if isinstance(one, LearnedOrder | Critic)]
+    return [part] if isinstance(part, nn.Module) else learned
+
+
 def check_unchecked(part: Any, denoiser: nn.Module, *, strict: bool = True) -> None:
     """Check the networks of an order or critic that were loaded without a denoiser, and move them to its device.
 
     Raises:
-        WrongDenoiser: see `check_denoiser`.
+        WrongDenoiser: see `check_denoiser`. BadInput: another network is on another device than the denoiser.
     """
-    critic = part.critic if isinstance(part, LearnedOrder) else part
-    learned = [one.policy for one in (part, critic) if isinstance(one, LearnedOrder | Critic)]
-    for network in learned:
-        if network.unchecked is not None:
+    for network in networks_of(part):
+        if isinstance(network, PolicyNetwork) and network.unchecked is not None:
             check_denoiser(network, denoiser, network.unchecked, strict=strict)
             network.unchecked = None
             network.to(device_of(denoiser))
+        device = device_of(denoiser, device_of(network))
+        where = device_of(network, device)
+        if where != device:
+            raise BadInput(
+                f"a network of the sampler is on {where}, and the denoiser on {device}: move it, sampler.to('{device}')"
+            )
 
 
 def check_denoiser(policy: PolicyNetwork, denoiser: nn.Module, folder: str | Path, *, strict: bool = True) -> None:

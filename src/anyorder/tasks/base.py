@@ -19,17 +19,19 @@ from anyorder.errors import BadInput, shorten
 from anyorder.registry import TASKS
 from anyorder.relations import Relation
 from anyorder.tasks.drawing import Drawing
-from anyorder.tasks.instances import CheckResult, Instances, check_problems
+from anyorder.tasks.instances import CheckResult, Instances, check_problems, on_cpu
 from anyorder.tasks.instances import cell_accuracy as cell_accuracy  # other packages import it from here
 from anyorder.tasks.problem_files import Unreadable
 
 _MOST_TOKENS = 2**30
+_READ_COMPLETED = {"check", "measure", "generated", "texts", "format", "dead_ends", "notes"}
 
 
 class Task(ABC):
     """A kind of problem: one class, registered with `@TASKS.register("my_task")` or named as `my_module:MyTask`.
 
-    A subclass sets `vocab_size`, `mask_token_id` and `length` and implements `check`. Everything else has a default.
+    A subclass sets `vocab_size`, `mask_token_id` and `length` and implements `check`. Everything else has a default. Methods
+    that read completed sequences take them from any device and get them on the CPU.
 
     Attributes:
         vocab_size: V, number of tokens, the mask included.
@@ -50,6 +52,11 @@ class Task(ABC):
     sequential: ClassVar[bool] = False
     difficulty_order: ClassVar[tuple[str, ...]] = ()
     suffixes: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls, **named: Any) -> None:
+        super().__init_subclass__(**named)
+        for name in _READ_COMPLETED & vars(cls).keys():
+            setattr(cls, name, on_cpu(vars(cls)[name]))
 
     # ---- what the task is ---------------------------------------------------------------------------------------------
 

@@ -1,8 +1,9 @@
 """Problems and what a checker says of their completed sequences, as plain values."""
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from anyorder.errors import BadInput
 
 @dataclass(frozen=True)
 class Instances:
-    """N problems of one layout.
+    """N problems of one layout, on the CPU.
 
     Args:
         tokens: int64 (N, L), the mask at every unknown position.
@@ -42,6 +43,27 @@ class Instances:
         x0 = None if self.x0 is None else self.x0[index]
         return replace(self, tokens=self.tokens[index], maskable=self.maskable[index], x0=x0, labels=labels)
 
+    def cpu(self) -> "Instances":
+        """The same on the CPU."""
+        x0 = None if self.x0 is None else self.x0.cpu()
+        return replace(self, tokens=self.tokens.cpu(), maskable=self.maskable.cpu(), x0=x0)
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def on_cpu(function: Callable[P, R]) -> Callable[P, R]:
+    """A function that gets its tensors and problems on the CPU, wherever they are."""
+
+    @functools.wraps(function)
+    def moved(*args: P.args, **kwargs: P.kwargs) -> R:
+        here = [value.cpu() if isinstance(value, Tensor | Instances) else value for value in args]
+        named = {name: value.cpu() if isinstance(value, Tensor | Instances) else value for name, value in kwargs.items()}
+        return function(*here, **named)  # type: ignore[arg-type]
+
+    return moved
+
 
 class CheckResult(NamedTuple):
     """What the checker says about N completed sequences.
@@ -64,8 +86,8 @@ def check_problems(task: Any, instances: Any) -> None:
     """Refuse problems that are not those of a task.
 
     Raises:
-        BadInput: something else than `Instances`, none at all, tensors of the wrong type or shape, tokens outside the
-            vocabulary, or no mask token where positions are to be generated.
+        BadInput: something else than `Instances`, none at all, tensors of the wrong type or shape or on another device than the
+            CPU, tokens outside the vocabulary, or no mask token where positions are to be generated.
     """
     if not isinstance(instances, Instances):
         raise BadInput(f"the problems are of type {type(instances).__name__}; they must be Instances, as from task.generate")
@@ -74,6 +96,8 @@ def check_problems(task: Any, instances: Any) -> None:
         if found is not None and (found.dtype != kind or found.dim() != 2 or found.shape != tokens.shape):
             given = f"{found.dtype} {tuple(found.shape)}"
             raise BadInput(f"the problems of {task.name} have {name} {given}; it must be {kind} (N, L), as large as tokens")
+        if found is not None and found.device.type != "cpu":
+            raise BadInput(f"the problems of {task.name} are on {found.device}; they must be on the CPU: problems.cpu()")
     if not len(instances):
         raise BadInput(f"there are no problems of {task.name}: give at least one")
     most = max(task.vocab_size - 1, -1 if task.pad_token_id is None else task.pad_token_id)
