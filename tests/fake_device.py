@@ -31,7 +31,7 @@ _NO_NUMBERS = ("aten.cat.", "aten.stack.", "aten.gather.", "aten.scatter", "aten
 """Operations that take no CPU tensor without dimensions in place of a number."""
 _BLIND = ("one_hot", "new_tensor")
 """Functions whose C++ code makes a tensor on the device that it sees, the CPU."""
-_CpuGenerator, _Autocast = torch.Generator, torch.autocast
+_CpuGenerator, _Autocast, _is_autocast_enabled = torch.Generator, torch.autocast, torch.is_autocast_enabled
 
 
 class OnDevice(Tensor):
@@ -103,6 +103,10 @@ class Autocast(_Autocast):
 
     def __init__(self, device_type: str, *args: Any, **kwargs: Any) -> None:
         super().__init__("cpu" if _is_cuda(device_type) else device_type, *args, **kwargs)
+
+
+def _autocast_enabled(device_type: str = "cuda") -> bool:
+    return _is_autocast_enabled("cpu" if _is_cuda(device_type) else device_type)
 
 
 def _dispatch(function: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
@@ -250,7 +254,9 @@ def _swapped_parameters() -> Iterator[None]:
 def fake_cuda() -> Iterator[None]:
     """A GPU for what runs inside, in this thread."""
     with ExitStack() as stack:
-        stack.enter_context(mock.patch.multiple(torch, Generator=Generator, autocast=Autocast))
+        stack.enter_context(
+            mock.patch.multiple(torch, Generator=Generator, autocast=Autocast, is_autocast_enabled=_autocast_enabled)
+        )
         for place, answers in _ANSWERS.items():
             for name, value in answers.items():
                 stack.enter_context(mock.patch(f"{place}.{name}", return_value=value))

@@ -163,7 +163,10 @@ def test_training_on_the_device() -> None:
 def test_autocast_on_the_device() -> None:
     layer = nn.Linear(3, 2).cuda()
     with torch.autocast("cuda", torch.bfloat16):
-        assert layer(there()).dtype == torch.bfloat16
+        assert layer(there()).dtype == torch.bfloat16 and torch.is_autocast_enabled("cuda")
+        with torch.autocast("cuda", enabled=False):
+            assert layer(there()).dtype == torch.float32
+    assert not torch.is_autocast_enabled("cuda")
     assert layer(there()).dtype == torch.float32
 
 
