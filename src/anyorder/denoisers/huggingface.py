@@ -27,6 +27,7 @@ from anyorder.denoisers.padding import Wanted, align_left, depends_on_padding, m
 from anyorder.denoisers.special_tokens import UNLOADABLE, mask_of, named_tokens, tokenizer_of, tokens_of_no_text
 from anyorder.denoisers.taps import is_compiled, on_device, tapped
 from anyorder.errors import BadCheckpoint, BadInput, first_line
+from anyorder.hub import of_hub
 from anyorder.weights import check_finite, limited_to
 
 _SHIFTED = {"dream"}
@@ -122,6 +123,7 @@ class HuggingFaceDenoiser(nn.Module):
             BadCheckpoint: weights that cannot be read, are not finite, or are far fewer than the configuration asks for.
         """
         transformers = load_transformers("Hugging Face models need")
+        options = of_hub(name, options)
         source = {"trust_remote_code": trust_remote_code} | {k: options[k] for k in _SOURCE_OPTIONS if k in options}
         try:
             config = transformers.AutoConfig.from_pretrained(name, **source)
