@@ -28,7 +28,7 @@ from anyorder.denoisers.special_tokens import UNLOADABLE, mask_of, named_tokens,
 from anyorder.denoisers.taps import is_compiled, on_device, tapped
 from anyorder.errors import BadCheckpoint, BadInput, first_line
 from anyorder.hub import of_hub
-from anyorder.weights import check_finite, limited_to
+from anyorder.weights import check_finite, limited_to, weight_files
 
 _SHIFTED = {"dream"}
 """Model types whose logits at position i predict token i + 1, as in the causal models that they were adapted from."""
@@ -127,7 +127,7 @@ class HuggingFaceDenoiser(nn.Module):
         source = {"trust_remote_code": trust_remote_code} | {k: options[k] for k in _SOURCE_OPTIONS if k in options}
         try:
             config = transformers.AutoConfig.from_pretrained(name, **source)
-            with _quietly(transformers), limited_to(sorted(Path(name).glob("*.safetensors"))):
+            with _quietly(transformers), limited_to(weight_files(Path(name))):
                 model, report = _auto_class(transformers, config).from_pretrained(
                     name, trust_remote_code=trust_remote_code, output_loading_info=True, **options
                 )
