@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -249,3 +250,35 @@ def test_our_own_models_take_no_options_of_hugging_face() -> None:
     with pytest.raises(BadInput, match="sudoku4 is not a model of Hugging Face: it does not take revision"):
         load_denoiser("sudoku4", revision="abc")
     assert next(load_denoiser("sudoku4", dtype="bfloat16").parameters()).dtype == torch.bfloat16
+
+
+def test_a_hub_that_cannot_be_reached_is_one_error_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The libraries would try five times, for half a minute."""
+    from huggingface_hub import constants
+
+    from anyorder import hub
+
+    asked: list[str] = []
+
+    def refuse(address: tuple[str, int], timeout: float) -> None:
+        asked.append(address[0])
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(hub, "getproxies", dict)
+    monkeypatch.setattr("socket.create_connection", refuse)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    began = time.monotonic()
+    with pytest.raises(BadInput, match="nobody/nothing cannot be loaded as a masked-token model"):
+        load_denoiser("nobody/nothing")
+    with pytest.raises(BadInput, match="nobody/nothing is not a folder here, and cannot be downloaded from the hub"):
+        hub.download("nobody/nothing")
+    with pytest.raises(BadInput, match="nobody/nothing' is neither an alphabet"):
+        alphabet_of("nobody/nothing")
+    assert set(asked) == {"huggingface.co"} and time.monotonic() - began < 5
+    asked.clear()
+    assert hub.of_hub(tmp_path) == {} and hub.of_hub("a/b", {"local_files_only": False}) == {"local_files_only": False}
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert hub.of_hub("a/b") == {"local_files_only": True}
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hub, "getproxies", lambda: {"https": "http://proxy:8080"})
+    assert hub.of_hub("a/b") == {} and not asked

@@ -9,7 +9,9 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +22,7 @@ from torch import Tensor, nn
 from anyorder import files
 from anyorder.cli import main
 from anyorder.errors import BadCheckpoint, BadInput, Diverged, NotFinite
+from anyorder.training import loop
 from anyorder.training.average import Average
 from anyorder.training.checkpoint import list_checkpoints, load_checkpoint, load_latest, save_checkpoint
 from anyorder.training.denoiser import DenoiserJob
@@ -29,6 +32,7 @@ from anyorder.training.loop import TrainingResult, train
 from anyorder.training.progress import TrainingProgress
 from anyorder.training.recipes import AnyRecipe, DenoiserRecipe, validate_recipe
 from anyorder.training.reward import RewardJob
+from anyorder.training.settings import OptimizerSettings
 from anyorder.zoo import load_denoiser
 
 TASK = {"name": "sudoku", "options": {"box": 2}}
@@ -334,3 +338,25 @@ def test_the_folder_is_flushed_after_the_file_has_its_name(tmp_path: Path, monke
     monkeypatch.setattr(os, "replace", lambda *names: (calls.append("name"), replace(*names)))
     save_checkpoint(tmp_path, 1, {"a": torch.ones(2)}, {}, keep=1)
     assert calls == ["file", "name", "folder"]
+
+
+@pytest.mark.parametrize(
+    ("scale", "loss", "norm", "stops"),
+    [
+        (None, 1.0, math.inf, True),
+        (65536.0, 1.0, math.inf, False),  # the scaled gradient overflowed: the scaler leaves this step out and halves the scale
+        (65536.0, 1.0, math.nan, False),
+        (1.0, 1.0, math.inf, True),  # the gradient itself overflows
+        (65536.0, math.nan, 1.0, True),
+        (65536.0, 1.0, 1.0, False),
+    ],
+)
+def test_in_half_precision_only_a_step_that_the_scaler_leaves_out_may_overflow(
+    scale: float | None, loss: float, norm: float, stops: bool, tmp_path: Path
+) -> None:
+    run: Any = object.__new__(loop._Run)
+    scaler = None if scale is None else SimpleNamespace(get_scale=lambda: scale)
+    run.accelerator = SimpleNamespace(scaler=scaler, num_processes=1)
+    run.step, run.optimizer_settings, run.folder = 3, OptimizerSettings(lr=1e-3), tmp_path
+    with pytest.raises(Diverged, match="norm of its gradient") if stops else nullcontext():
+        run._check_finite(torch.tensor(loss), norm)

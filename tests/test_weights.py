@@ -99,6 +99,17 @@ def test_a_model_of_hugging_face_is_no_larger_than_its_weights(tmp_path: Path, k
     costs_nothing(lambda: HuggingFaceDenoiser.from_pretrained(tmp_path, mask_token_id=4), "do not belong together")
 
 
+@pytest.mark.parametrize("key", ["num_hidden_layers", "vocab_size", "hidden_size"])
+def test_nor_is_one_with_weights_of_torch(tmp_path: Path, key: str) -> None:
+    save_small_bert(tmp_path)
+    weights = safetensors.torch.load_file(tmp_path / "model.safetensors")
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(weights, tmp_path / "pytorch_model.bin")
+    HuggingFaceDenoiser.from_pretrained(tmp_path, mask_token_id=4)
+    change(tmp_path / "config.json", **{key: 10**8})
+    costs_nothing(lambda: HuggingFaceDenoiser.from_pretrained(tmp_path, mask_token_id=4), "do not belong together")
+
+
 def save_small_bert(folder: Path) -> Path:
     transformers = pytest.importorskip("transformers")
     config = transformers.BertConfig(

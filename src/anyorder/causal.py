@@ -8,6 +8,7 @@ from torch import Tensor
 
 from anyorder.denoisers.huggingface import load_transformers, refuse_code
 from anyorder.errors import BadInput, first_line
+from anyorder.hub import of_hub
 
 _NEW_DOCUMENT = "<|endoftext|>"
 """Where a model knows it, it stands before every text it was trained on; its `bos_token` may be a chat's marker instead."""
@@ -28,7 +29,7 @@ class CausalModel:
     def __init__(self, name: str, device: str = "cpu", *, trust_remote_code: bool = False) -> None:
         transformers = load_transformers("a causal judge needs")
         source, _, file = name.partition("#")
-        options: dict[str, Any] = {"trust_remote_code": trust_remote_code} | ({"gguf_file": file} if file else {})
+        options = of_hub(source, {"trust_remote_code": trust_remote_code} | ({"gguf_file": file} if file else {}))
         try:
             self.tokenizer: Any = transformers.AutoTokenizer.from_pretrained(source, **options)
             model: Any = transformers.AutoModelForCausalLM.from_pretrained(source, **options)

@@ -236,16 +236,25 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("nested too deeply") from error
 
 
+def json_of(text: str, name: str | Path) -> Any:
+    """The values of the JSON text of a file.
+
+    Raises:
+        BadInput: it is none; `name` says which.
+    """
+    try:
+        return parse_json(text)
+    except ValueError as error:
+        raise BadInput(f"{name} is not readable JSON: {first_line(error)}") from error
+
+
 def read_json(path: str | Path) -> Any:
     """The values of a JSON file.
 
     Raises:
         BadInput: it is none.
     """
-    try:
-        return parse_json(read_text(path))
-    except ValueError as error:
-        raise BadInput(f"{path} is not readable JSON: {first_line(error)}") from error
+    return json_of(read_text(path), path)
 
 
 @contextmanager

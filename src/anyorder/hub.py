@@ -1,9 +1,13 @@
 """Folders in the layout of the Hugging Face hub: saved, loaded and pushed by the same three methods everywhere."""
 
+import socket
 import tempfile
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import safetensors
 from torch import nn
@@ -16,6 +20,10 @@ UNLOADABLE = (
     TypeError, ValueError,
 )  # fmt: skip
 """What may go wrong when a module is made from a damaged configuration or damaged weights."""
+
+
+_PATIENCE = 5.0
+"""Seconds in which the hub must take a connection."""
 
 
 class Pushable(ABC):
@@ -62,6 +70,32 @@ def save_weights(module: nn.Module, folder: str | Path) -> None:
     write_tensors(Path(folder) / "model.safetensors", tensors, {"format": "pt"})
 
 
+def of_hub(name: str | Path, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Options of `from_pretrained` for a name: with `local_files_only` if it is no folder and the hub cannot be reached, where
+    the libraries would try again for half a minute."""
+    options = dict(options or {})
+    if "local_files_only" in options or Path(name).exists() or _reachable():
+        return options
+    return options | {"local_files_only": True}
+
+
+def _reachable() -> bool:
+    """Whether the host of the hub takes a connection now; what a proxy reaches is not known, and counts as reachable."""
+    from huggingface_hub import constants
+
+    address = urlsplit(constants.ENDPOINT)
+    if constants.HF_HUB_OFFLINE or address.hostname is None:
+        return False
+    if {address.scheme, "all"} & getproxies().keys():
+        return True
+    try:
+        port = address.port or (80 if address.scheme == "http" else 443)
+        socket.create_connection((address.hostname, port), timeout=_PATIENCE).close()
+    except OSError:
+        return False
+    return True
+
+
 def download(name: str | Path, **options: Any) -> Path:
     """The folder of a name: the name itself if it is a folder, else a snapshot of the repository `owner/name` of the hub.
 
@@ -78,6 +112,7 @@ def download(name: str | Path, **options: Any) -> Path:
         raise BadInput(f"no such folder: {name}")
     import huggingface_hub
 
+    options = of_hub(name, options)
     try:
         return Path(huggingface_hub.snapshot_download(str(name), **options))
     except (OSError, ValueError) as error:

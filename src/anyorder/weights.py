@@ -6,6 +6,7 @@ the file first, and a network that grows far beyond it is given up while it is m
 
 import math
 import threading
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -119,8 +120,21 @@ def limited_to(files: Iterable[Path]) -> Iterator[None]:
             hook.remove()
 
 
-def _shapes(path: Path) -> list[list[int]]:
-    """The shapes of the tensors of a file, from its header."""
+def weight_files(folder: Path) -> list[Path]:
+    """The files of a Hugging Face model whose weights are counted without reading them: safetensors, or else torch's `.bin`."""
+    return sorted(folder.glob("*.safetensors")) or [path for path in sorted(folder.glob("*.bin")) if _can_be_counted(path)]
+
+
+def _can_be_counted(path: Path) -> bool:
     check_file(path)
+    return zipfile.is_zipfile(path)
+
+
+def _shapes(path: Path) -> list[list[int]]:
+    """The shapes of the tensors of a file, from its header; of a `.bin` file, which has none, the bytes of each storage."""
+    check_file(path)
+    if path.suffix == ".bin":
+        with zipfile.ZipFile(path) as archive:
+            return [[entry.file_size] for entry in archive.infolist() if "/data/" in entry.filename]
     with safetensors.safe_open(path, framework="pt") as file:
         return [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118 (not a mapping)

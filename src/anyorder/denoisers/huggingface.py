@@ -44,7 +44,8 @@ from anyorder.denoisers.unsupported import (
     check_type,
 )
 from anyorder.errors import BadCheckpoint, BadInput, first_line
-from anyorder.weights import check_finite, limited_to
+from anyorder.hub import of_hub
+from anyorder.weights import check_finite, limited_to, weight_files
 
 _UNUSED_WEIGHTS = ("esm.contact_head.",)
 """Weights that may be missing: prediction of masked tokens does not need them."""
@@ -131,12 +132,13 @@ class HuggingFaceDenoiser(nn.Module):
         """
         transformers = load_transformers("Hugging Face models need")
         check_adapter(Path(name))
+        options = of_hub(name, options)
         source = {"trust_remote_code": trust_remote_code} | {k: options[k] for k in _SOURCE_OPTIONS if k in options}
         try:
             check_configuration(name, transformers.PretrainedConfig.get_config_dict(name, **source)[0])
             config = transformers.AutoConfig.from_pretrained(name, **source)
             check_type(name, config)
-            with _quietly(transformers), limited_to(sorted(Path(name).glob("*.safetensors"))):
+            with _quietly(transformers), limited_to(weight_files(Path(name))):
                 model, report = auto_class(transformers, config).from_pretrained(
                     name, trust_remote_code=trust_remote_code, output_loading_info=True, **options
                 )

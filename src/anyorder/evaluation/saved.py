@@ -2,7 +2,6 @@
 
 import gzip
 import math
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from anyorder.evaluation.operating_points import Fronts
 from anyorder.evaluation.results import Comparison, Report, Result, compare_all
 from anyorder.evaluation.statistics import Interval, share_interval, wilson
 from anyorder.evaluation.trajectories import FORMAT, VERSION, Trajectories
-from anyorder.files import dump_json, open_bytes, parse_json, write_atomically, write_bytes
+from anyorder.files import dump_json, parse_json, read_json, write_atomically, write_bytes
 
 SUFFIXES = (".json", ".json.gz", ".parquet")
 _HEADER = b"anyorder.trajectories"
@@ -50,7 +49,7 @@ def load_trajectories(path: Path) -> Trajectories:
     Raises:
         BadInput: the file is damaged, inconsistent, or of another format or version.
     """
-    return trajectories_from(_read_parquet(path) if path.suffix == ".parquet" else _read_json(path), path)
+    return trajectories_from(_read_parquet(path) if path.suffix == ".parquet" else read_json(path), path)
 
 
 def load(path: Path) -> Trajectories | Report:
@@ -61,7 +60,7 @@ def load(path: Path) -> Trajectories | Report:
     """
     if path.suffix == ".parquet":
         return load_trajectories(path)
-    values = _read_json(path)
+    values = read_json(path)
     if isinstance(values, dict) and {"results", "comparisons", "meta"} <= values.keys():
         return report_from(values, path)
     if isinstance(values, dict) and {"points", "curves"} <= values.keys():
@@ -77,7 +76,7 @@ def load_fronts(path: Path) -> Fronts | None:
     Raises:
         BadInput: such a report that is damaged.
     """
-    values = _read_json(path) if path.suffix == ".json" else None
+    values = read_json(path) if path.suffix == ".json" else None
     if not isinstance(values, dict) or not {"points", "curves"} <= values.keys():
         return None
     try:
@@ -191,16 +190,6 @@ def report_of(trajectories: Trajectories) -> Report:
         )
     metric = str(trajectories.about.get("main_metric", "instance_correct"))
     return Report(results, compare_all(results, "best", metric), trajectories.about)
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        with open_bytes(path) as file:
-            return parse_json(file.read())
-    except BadInput:
-        raise
-    except (OSError, EOFError, zlib.error, ValueError) as error:
-        raise BadInput(f"{path} is not readable JSON: {first_line(error)}") from error
 
 
 def _pyarrow() -> Any:

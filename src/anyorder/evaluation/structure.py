@@ -22,6 +22,7 @@ from anyorder.denoisers.huggingface import load_transformers
 from anyorder.errors import AnyorderError, BadInput, first_line
 from anyorder.evaluation.comparison import Judge
 from anyorder.files import cache_folder, dump_json, parse_json, write_text
+from anyorder.hub import of_hub
 from anyorder.tasks.alphabets import AMINO_ACIDS
 from anyorder.tasks.base import Instances, Task
 from anyorder.tasks.problem_files import Unreadable
@@ -119,7 +120,7 @@ class ESMFold:
         """
         transformers = load_transformers("folding proteins needs")
         try:
-            config = transformers.AutoConfig.from_pretrained(self.name, trust_remote_code=False)
+            config = transformers.AutoConfig.from_pretrained(self.name, trust_remote_code=False, **of_hub(self.name))
         except (OSError, ValueError) as error:
             raise BadInput(self._unreachable(error)) from error
         if not getattr(config, "is_folding_model", False):
@@ -182,7 +183,7 @@ class ESMFold:
     def _load(self) -> Any:
         self.check()
         transformers = load_transformers("folding proteins needs")
-        options = {} if self.dtype is None else {"dtype": getattr(torch, self.dtype)}
+        options = of_hub(self.name, {} if self.dtype is None else {"dtype": getattr(torch, self.dtype)})
         try:
             model, report = transformers.EsmForProteinFolding.from_pretrained(self.name, output_loading_info=True, **options)
         except (OSError, ValueError, ImportError) as error:

@@ -18,6 +18,7 @@ from anyorder.denoisers.huggingface import load_transformers
 from anyorder.denoisers.special_tokens import tokens_of_no_text
 from anyorder.errors import BadInput, shorten
 from anyorder.files import cache_folder
+from anyorder.hub import of_hub
 
 _UNKNOWN = re.compile(r"_(?:\{(\d{1,6})\})?")
 _COUNT = re.compile(r"_\{(\d{1,6})\}")
@@ -334,7 +335,7 @@ def alphabet_of(name: str) -> Alphabet:
     transformers = load_transformers("a model's own tokenizer needs")
     try:
         source = folder if folder.is_dir() else name
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False, **of_hub(source))
         vocab_size = _vocab_size(folder, len(tokenizer))
     except (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError) as error:
         raise BadInput(

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from anyorder.errors import BadInput
-from anyorder.files import open_text, parse_json
+from anyorder.files import json_of, open_text, parse_json
 
 if TYPE_CHECKING:
     from anyorder.tasks.base import Instances, Task
@@ -235,12 +235,7 @@ def _json_object(line: str) -> Mapping[str, Any]:
 
 
 def _json_list(lines: Iterable[str], _: int, name: str) -> Found[Mapping[str, Any]]:
-    text = "".join(lines)
-    try:
-        values = parse_json(text)
-    except ValueError as error:
-        raise BadInput(f"{name} is not readable JSON: {error}") from error
-    for number, value in enumerate(values, start=1):
+    for number, value in enumerate(json_of("".join(lines), name), start=1):
         yield f"row {number}", partial(_by_column, value)
 
 
