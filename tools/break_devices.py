@@ -53,9 +53,9 @@ def sites_of(path: Path) -> Iterator[Site]:
         spans = [
             (k.lineno, k.col_offset, k.end_col_offset) for k in node.keywords if k.arg == "device" and k.lineno == k.end_lineno
         ]
-        if isinstance(node.func, ast.Attribute) and node.func.attr in ("to", "cpu"):
-            if node.func.end_lineno == node.end_lineno:
-                spans.append((node.end_lineno, node.func.end_col_offset - len(node.func.attr) - 1, node.end_col_offset))
+        moves = isinstance(node.func, ast.Attribute) and node.func.attr in ("to", "cpu")
+        if moves and node.func.end_lineno == node.end_lineno:
+            spans.append((node.end_lineno, node.func.end_col_offset - len(node.func.attr) - 1, node.end_col_offset))
         for line, start, end in spans:
             text = lines[line - 1].encode()[start:end].decode()
             if not _NO_DEVICE.search(text):
