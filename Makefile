@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := MALLOC_TRIM_THRESHOLD_=1000000000 MALLOC_MMAP_THRESHOLD_=1000000000
 
-.PHONY: demo test lint types tests slow-test docs linkcheck package benchmark oldest clean-venv
+.PHONY: demo test lint types tests slow-test gpu-test docs linkcheck package benchmark oldest clean-venv
 
 demo: $(VENV)/user
 	$(RUN) $(BIN)/anyorder demo --out demo
@@ -25,6 +25,14 @@ tests: $(VENV)/dev
 # What takes long: notebooks, the documentation site, trainings that are killed, several processes. Part of no other target.
 slow-test: $(VENV)/dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m slow
+
+# The tests of devices on a GPU, with denoisers in two dtypes, compared with the CPU. DEVICE="cuda:1" takes another GPU.
+DEVICE ?= cuda
+gpu-test: $(VENV)/dev
+	for dtype in float32 bfloat16; do \
+	    ANYORDER_TEST_DEVICE=$(DEVICE) ANYORDER_TEST_DTYPE=$$dtype OMP_NUM_THREADS=1 \
+	    $(BIN)/pytest -m "slow or not slow" tests/test_fake_device.py tests/test_device*.py || exit 1; \
+	done
 
 docs: $(VENV)/docs
 	$(BIN)/python docs/recipe_page.py

@@ -13,6 +13,7 @@ from anyorder.decoding.loop import decode
 from anyorder.decoding.result import Decoded
 from anyorder.decoding.sampler import Sampler
 from anyorder.denoisers.transformer import Transformer
+from anyorder.diffusion import stratified
 from anyorder.errors import BadInput
 from anyorder.evaluation.enumeration import (
     TableDenoiser,
@@ -166,3 +167,8 @@ def test_tasks_check_sequences_from_anywhere(name: str) -> None:
         assert repr(getattr(task, method)(problems, tokens.to(DEVICE))) == repr(expected)
     assert task.format(tokens[0].to(DEVICE)) == task.format(tokens[0])
     assert task.notes(tokens[0].to(DEVICE)) == task.notes(tokens[0])
+
+
+def test_times_are_drawn_where_their_numbers_are() -> None:
+    numbers = torch.tensor([0.3, 0.9, 0.1])
+    agree(stratified(numbers.to(DEVICE)).cpu(), stratified(numbers))

@@ -76,13 +76,17 @@ def run(name: str, model: Path, folder: Path, where: str, **settings: Any) -> di
     return {f"{number} {key}": value for number, tensors in enumerate(found) for key, value in tensors.items()}
 
 
-@pytest.mark.parametrize("name", RECIPES)
+QUICK = ("denoiser", "order model", "joint", "reward none")
+CASES = [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in RECIPES]
+
+
+@pytest.mark.parametrize("name", CASES)
 def test_the_weights_are_those_of_the_cpu(name: str, folder: Path, tmp_path: Path) -> None:
     agree(run(name, folder, tmp_path / "device", DEVICE), run(name, folder, tmp_path / "cpu", "cpu"))
 
 
-@pytest.mark.parametrize("name", ["denoiser", "order model", "joint", "reward none"])
-@pytest.mark.parametrize("first", [DEVICE, "cpu"])
+@pytest.mark.parametrize("name", QUICK)
+@pytest.mark.parametrize("first", [DEVICE, pytest.param("cpu", marks=pytest.mark.slow)])
 def test_a_run_that_breaks_goes_on_elsewhere(
     name: str, first: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,7 +121,7 @@ FITS: dict[str, Callable[..., Any]] = {
 
 
 @pytest.mark.parametrize("name", FITS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [pytest.param(torch.float32, marks=pytest.mark.slow), torch.bfloat16])
 def test_a_denoiser_on_the_device_is_fitted_to_problems_of_the_cpu(
     name: str, dtype: torch.dtype, folder: Path, tmp_path: Path
 ) -> None:
