@@ -2,11 +2,13 @@
 
 import copy
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import every_part
 from anyorder.decoding.loop import decode
@@ -24,6 +26,7 @@ from anyorder.evaluation.enumeration import (
     enumerate_paths,
 )
 from anyorder.evaluation.likelihood import Process, estimate_bound, exact_bound, log_likelihood
+from anyorder.hub import save_weights
 from anyorder.orders.heuristics import confidence
 from anyorder.tasks import make_task
 from on_device import DEVICE, DTYPE, REAL, agree, gpu
@@ -172,3 +175,9 @@ def test_tasks_check_sequences_from_anywhere(name: str) -> None:
 def test_times_are_drawn_where_their_numbers_are() -> None:
     numbers = torch.tensor([0.3, 0.9, 0.1])
     agree(stratified(numbers.to(DEVICE)).cpu(), stratified(numbers))
+
+
+def test_weights_of_an_own_module_are_saved_from_the_device(tmp_path: Path) -> None:
+    module = nn.Linear(3, 2)
+    save_weights(copy.deepcopy(module).to(DEVICE), tmp_path)
+    agree(safetensors.torch.load_file(tmp_path / "model.safetensors"), dict(module.state_dict()))
