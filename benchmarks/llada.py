@@ -2,9 +2,10 @@
 
 The transcription computes all logits, a float64 softmax over all of them, and a top-k per row, as published. Ours asks the head
 for masked positions only and reads confidence off in float32. Tokens must be the same. Peak memory is that of a process of its
-own for each.
+own for each; on a GPU, that of the tensors of torch.
 
     python benchmarks/llada.py [--width 256] [--layers 4] [--batch 4] [--prompt 32] [--generate 64] [--steps 16] [--repeats 3]
+    python benchmarks/llada.py --model GSAI-ML/LLaDA-8B-Instruct --device cuda --dtype bfloat16    # runs the model's own code
 """
 
 import argparse
@@ -31,7 +32,7 @@ class Model(nn.Module):
     def __init__(self, width: int, layers: int) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.config = SimpleNamespace(vocab_size=VOCABULARY, d_model=width)
+        self.config = SimpleNamespace(vocab_size=VOCABULARY, d_model=width, mask_token_id=MASK)
         self.wte = nn.Embedding(VOCABULARY, width)
         self.blocks = nn.ModuleList(Block(width, 8) for _ in range(layers))
         self.ff_out = nn.Linear(width, VOCABULARY, bias=False)
@@ -47,14 +48,14 @@ class Model(nn.Module):
 
 
 @torch.no_grad()
-def transcription(model: nn.Module, prompt: Tensor, steps: int, gen_length: int) -> Tensor:
+def transcription(model: nn.Module, prompt: Tensor, steps: int, gen_length: int, mask: int) -> Tensor:
     """The published algorithm with one block: argmax tokens, low-confidence remasking."""
-    x = torch.cat([prompt, prompt.new_full((len(prompt), gen_length), MASK)], dim=1)
+    x = torch.cat([prompt, prompt.new_full((len(prompt), gen_length), mask)], dim=1)
     counts = [gen_length // steps + (i < gen_length % steps) for i in range(steps)]
     for count in counts:
-        masked = x == MASK
+        masked = x == mask
         logits = model(x).logits
-        logits[..., MASK] = -torch.inf
+        logits[..., mask] = -torch.inf
         proposal = logits.argmax(dim=-1)
         probability = torch.softmax(logits.double(), dim=-1).gather(-1, proposal[..., None])[..., 0]
         sure = torch.where(masked, probability, -torch.inf)
@@ -64,8 +65,29 @@ def transcription(model: nn.Module, prompt: Tensor, steps: int, gen_length: int)
     return x
 
 
-def peak_memory(*, reset: bool = False) -> int:
-    """The most memory that this process ever held, in KiB (Linux); with `reset`, from now on."""
+def load(options: argparse.Namespace) -> nn.Module:
+    """The model that was named, with the code that comes with it, or a small random one."""
+    dtype = getattr(torch, options.dtype)
+    if options.model is None:
+        return Model(options.width, options.layers).to(options.device, dtype).eval()
+    from transformers import AutoModel
+
+    found: Any = AutoModel.from_pretrained(options.model, trust_remote_code=True, dtype=dtype)
+    return found.to(options.device).eval()
+
+
+def synchronize(device: str) -> None:
+    """Wait for the work of a GPU."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def peak_memory(device: str, *, reset: bool = False) -> int:
+    """The most memory that this process ever held, in KiB (Linux; on a GPU its tensors); with `reset`, from now on."""
+    if torch.device(device).type == "cuda":
+        if reset:
+            torch.cuda.reset_peak_memory_stats(device)
+        return torch.cuda.max_memory_allocated(device) // 1024
     if reset:
         Path("/proc/self/clear_refs").write_text("5")
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -84,20 +106,31 @@ def main() -> None:
         "repeats": 3,
     }.items():
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--model", help="hub id or folder of a LLaDA; its code is run")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
     parser.add_argument("--only", choices=["ours", "transcription"], help="run one of them once and print its peak memory")
     arguments = parser.parse_args()
-    model = Model(arguments.width, arguments.layers).eval()
-    prompt = torch.randint(0, MASK, (arguments.batch, arguments.prompt), generator=torch.Generator().manual_seed(1))
+    device, peak = arguments.device, {}
+    if not arguments.only:  # before this process takes memory of the device itself
+        command = [sys.executable, __file__, *sys.argv[1:], "--only"]
+        peak = {name: int(subprocess.check_output([*command, name]).split()[-1]) / 1024 for name in ("transcription", "ours")}
+    model: Any = load(arguments)
+    mask = getattr(model.config, "mask_token_id", MASK)
+    prompt = torch.randint(
+        0, min(mask, 100_000), (arguments.batch, arguments.prompt), generator=torch.Generator().manual_seed(1)
+    )
+    prompt = prompt.to(device)
     work = {
-        "transcription": lambda: transcription(model, prompt, arguments.steps, arguments.generate),
+        "transcription": lambda: transcription(model, prompt, arguments.steps, arguments.generate, mask),
         "ours": lambda: generate(
-            model, prompt, None, arguments.steps, arguments.generate, arguments.generate, mask_id=MASK
+            model, prompt, None, arguments.steps, arguments.generate, arguments.generate, mask_id=mask
         ),
     }  # fmt: skip
     if arguments.only:
-        before = peak_memory(reset=True)
+        before = peak_memory(device, reset=True)
         work[arguments.only]()
-        print(peak_memory() - before)
+        print(peak_memory(device) - before)
         return
     tokens = {name: run() for name, run in work.items()}  # also the warm-up
     same = float((tokens["ours"] == tokens["transcription"]).double().mean())
@@ -106,12 +139,8 @@ def main() -> None:
         for name, run in work.items():
             began = time.perf_counter()
             run()
+            synchronize(device)
             times[name].append(time.perf_counter() - began)
-    passed_on = [part for part in sys.argv[1:] if part]
-    peak = {
-        name: int(subprocess.check_output([sys.executable, __file__, *passed_on, "--only", name]).decode()) / 1024
-        for name in work
-    }
     for name in work:
         print(f"{name:14} {statistics.median(times[name]):7.2f} s   {peak[name]:8.0f} MiB above the loaded model")
     ratio = statistics.median(times["transcription"]) / statistics.median(times["ours"])
