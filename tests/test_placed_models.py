@@ -110,7 +110,7 @@ def test_weights_without_values_are_one_error() -> None:
 
 def test_a_placed_model_is_loaded_by_device_map(tmp_path: Path) -> None:
     bert().save_pretrained(tmp_path / "model")
-    places = {"bert.embeddings": "cpu", "bert.encoder": "cpu", "cls": "disk"}
+    places = {"bert.embeddings": "cpu", "bert.encoder": "disk", "cls": "cpu"}
     denoiser = anyorder.load_denoiser(
         tmp_path / "model", mask_token_id=0, device="cpu", device_map=places, offload_folder=str(tmp_path / "offload")
     )
@@ -144,7 +144,7 @@ def by_quanto(model: nn.Module) -> nn.Module:
 def test_a_quantized_model_decodes_and_takes_an_order(quantize: Callable[[nn.Module], nn.Module], tmp_path: Path) -> None:
     model = quantize(bert())
     assert (tokens_of(model) != 0).all()
-    assert fingerprint(denoiser_of(model)) == fingerprint(denoiser_of(copy.deepcopy(model)))
+    assert fingerprint(denoiser_of(model)) == fingerprint(denoiser_of(quantize(bert())))
     assert fingerprint(denoiser_of(model)) != fingerprint(denoiser_of(bert()))
     other = bert()
     with torch.no_grad():

@@ -313,12 +313,12 @@ def _handed_back(denoiser: nn.Module) -> Iterator[None]:
     """Afterwards, a denoiser is on its device, in its mode, and the same weights take gradients as before."""
     device = device_of(denoiser)
     modes = [(part, part.training) for part in denoiser.modules()]
-    gradients = [(weight, weight.requires_grad) for weight in denoiser.parameters()]
+    gradients = {name: weight.requires_grad for name, weight in denoiser.named_parameters()}
     try:
         yield
     finally:
         move(denoiser, device)
         for part, training in modes:
             part.training = training
-        for weight, wanted in gradients:
-            weight.requires_grad_(wanted)
+        for name, weight in denoiser.named_parameters():  # other objects, where accelerate loads them for each call
+            weight.requires_grad_(gradients[name])
