@@ -16,7 +16,7 @@ from anyorder.decoding.counts import EvenBlocks, Factor, Threshold
 from anyorder.decoding.sampler import Sampler
 from anyorder.decoding.timesteps import Timesteps
 from anyorder.decoding.tokens import Sample
-from anyorder.errors import BadInput, PartFailed
+from anyorder.errors import BadInput, PartFailed, counted
 from anyorder.losses import rank_loss
 from anyorder.orders.heuristics import confidence
 from anyorder.orders.perturbed import Perturbed
@@ -140,3 +140,11 @@ def test_models_tasks_and_files_by_name_give_the_same_as_objects(tmp_path: Path)
         anyorder.evaluate("nothing", None, tmp_path / "p.csv", ["confidence"], 3)
     with pytest.raises(BadInput, match="no such file"):
         anyorder.evaluate("sudoku4", None, tmp_path / "q.csv", ["confidence"], 3)
+
+
+def test_one_thing_is_not_written_in_the_plural() -> None:
+    assert [counted(n, "step") for n in (0, 1, 2)] == ["0 steps", "1 step", "2 steps"]
+    found = CliRunner().invoke(
+        app, ["evaluate", "--model", "sudoku4", "--limit", "1", "--steps", "1", "--orders", "confidence"]
+    )
+    assert "1 step, 1 instance" in found.stdout and "1 steps" not in found.stdout and "1 instances" not in found.stdout

@@ -72,3 +72,8 @@ LARGEST_FINITE = sys.float_info.max
 def shorten(text: str, most: int = 40) -> str:
     """A text of at most `most` characters for a message, with an ellipsis where it was cut."""
     return text if len(text) <= most else text[: most - 3] + "..."
+
+
+def counted(number: int, what: str) -> str:
+    """A number of things in words: `1 step`, `20 steps`."""
+    return f"{number} {what}" + "s" * (number != 1)

@@ -14,7 +14,7 @@ from torch import nn
 
 from anyorder.decoding.tokens import Sample
 from anyorder.denoisers.base import fingerprint
-from anyorder.errors import BadInput
+from anyorder.errors import BadInput, counted
 from anyorder.evaluation.batches import Progress
 from anyorder.evaluation.comparison import evaluate
 from anyorder.evaluation.headroom_check import best_of, oracle_lead
@@ -131,7 +131,7 @@ def fit_and_compare(
         return report
 
     known = {name: name for name in heuristics}
-    budget = "one position per step" if settings.steps is None else f"{settings.steps} steps"
+    budget = "one position per step" if settings.steps is None else counted(settings.steps, "step")
     hidden = f"{len(bench.test)} sequences, {100 * settings.hide:.0f} % of their symbols hidden, {budget}"
     console.print(f"[bold]1. Headroom[/bold]: {hidden}")
     first = compare({**known, "oracle": "oracle"}, bench.test, sampled=False)

@@ -22,7 +22,7 @@ from anyorder.cli.options import (
     read_budget,
     wide_console,
 )
-from anyorder.errors import BadInput, shorten
+from anyorder.errors import BadInput, counted, shorten
 from anyorder.processes import launched
 
 
@@ -62,7 +62,7 @@ def train(
         from anyorder.report.sources import read_metrics
 
         print(f"plot: {training_curves(read_metrics([folder]), folder / 'training.png')}")
-    print(f"{folder}: {result.step} steps in {result.seconds:.0f} s")
+    print(f"{folder}: {counted(result.step, 'step')} in {result.seconds:.0f} s")
 
 
 @command()

@@ -16,7 +16,7 @@ from anyorder.decoding.result import Decoded
 from anyorder.decoding.sampler import Sampler
 from anyorder.decoding.tokens import TokenRule
 from anyorder.denoisers.base import Denoiser
-from anyorder.errors import BadInput
+from anyorder.errors import BadInput, counted
 from anyorder.evaluation.batches import Progress, decode_in_batches
 from anyorder.evaluation.results import Report, Result, compare_all
 from anyorder.evaluation.samplers import Samplers, as_samplers, check_oracles, kind_of
@@ -85,7 +85,7 @@ def evaluate(
         for budget in [steps] if isinstance(steps, int | str) else steps:
             for label, own in bound.items():
                 sampler = own.replace(steps=budget, noise=own.noise if scale is None else scale)
-                name = f"{label}, {budget} steps" + (f", noise {sampler.noise:g}" if sampler.noise else "")
+                name = f"{label}, {counted(budget, 'step')}" + (f", noise {sampler.noise:g}" if sampler.noise else "")
                 on_step = () if watch is None else watch.record(seed)
                 began = time.perf_counter()
                 decoded = decode_in_batches(

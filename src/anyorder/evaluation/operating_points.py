@@ -9,7 +9,7 @@ import numpy as np
 
 from anyorder.decoding.tokens import TokenRule
 from anyorder.denoisers.base import Denoiser
-from anyorder.errors import BadInput
+from anyorder.errors import BadInput, counted
 from anyorder.evaluation.batches import Progress, decode_in_batches
 from anyorder.evaluation.comparison import environment
 from anyorder.evaluation.curves import Curves, as_curves
@@ -243,7 +243,9 @@ def grids_of(found: Fronts) -> list[Grid]:
     for block in dict.fromkeys(curve.block for curve in found.curves):
         mode, curves = mode_name(block), [curve for curve in found.curves if curve.block == block]
         low, high = found.bounds
-        title = f"{mode}, {instances} instances: mean {measure} over {low:.1f} to {high:.1f} NFE, evenly by logarithm"
+        title = (
+            f"{mode}, {counted(instances, 'instance')}: mean {measure} over {low:.1f} to {high:.1f} NFE, evenly by logarithm"
+        )
         rows = [[c.curve, _percent(c.area), _range(c.area_ci95), *_difference(c)] for c in curves]
         grids.append((title, ["curve", "area", "95 % interval", "difference", "95 % interval"], rows))
         rows = [[c.curve, *_at(c)] for c in curves]

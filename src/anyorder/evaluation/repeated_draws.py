@@ -8,7 +8,7 @@ import numpy as np
 
 from anyorder.decoding.tokens import TokenRule
 from anyorder.denoisers.base import Denoiser
-from anyorder.errors import BadInput
+from anyorder.errors import BadInput, counted
 from anyorder.evaluation.batches import Progress, decode_in_batches
 from anyorder.evaluation.samplers import Samplers, as_samplers, check_oracles
 from anyorder.evaluation.statistics import Interval, bootstrap_weights, percentile_interval
@@ -133,7 +133,7 @@ def grid_of(results: list[PassAtN]) -> Grid:
     for r in results:
         cells = [(100 * r.accuracy[k - 1], *(100 * bound for bound in r.ci95[k - 1])) for k in shown]
         rows.append([r.order, f"{r.nfe:.1f}", *(f"{a:.1f} % ({low:.1f} - {high:.1f})" for a, low, high in cells)])
-    title = f"Pass@N, {results[0].instances} instances, {results[0].draws} draws of each, 95 % intervals"
+    title = f"Pass@N, {counted(results[0].instances, 'instance')}, {counted(results[0].draws, 'draw')} of each, 95 % intervals"
     return title, ["order", "NFE per draw", *(f"Pass@{k}" for k in shown)], rows
 
 

@@ -2,6 +2,7 @@
 
 from rich.table import Table
 
+from anyorder.errors import counted
 from anyorder.evaluation.calibration import Calibration
 from anyorder.evaluation.results import Comparison, Report, Result
 
@@ -60,7 +61,7 @@ def cells_of(report: Report) -> list[tuple[int, float]]:
 
 def title_of(steps: int, noise: float, instances: int) -> str:
     """The title of a table."""
-    return f"{steps} steps" + (f", order noise {noise:g}" if noise else "") + f", {instances} instances"
+    return counted(steps, "step") + (f", order noise {noise:g}" if noise else "") + f", {counted(instances, 'instance')}"
 
 
 def difficulty_rows(report: Report, steps: int, noise: float) -> tuple[list[str], list[list[str]]]:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from anyorder.decoding.result import Decoded
 from anyorder.decoding.sampler import Sampler
+from anyorder.errors import counted
 from anyorder.evaluation.recorder import CANDIDATES, Move, Recorder
 from anyorder.evaluation.samplers import Kind, kind_of
 from anyorder.files import finite
@@ -110,7 +111,7 @@ class Run(_Part):
     @property
     def name(self) -> str:
         """What the run is called in tables and pictures."""
-        return f"{self.order}, {self.steps} steps" + (f", noise {self.noise:g}" if self.noise else "")
+        return f"{self.order}, {counted(self.steps, 'step')}" + (f", noise {self.noise:g}" if self.noise else "")
 
 
 class Trajectories(_Part):

@@ -14,7 +14,7 @@ from importlib import resources
 from typing import Any
 
 from anyorder import __version__
-from anyorder.errors import BadInput
+from anyorder.errors import BadInput, counted
 from anyorder.evaluation.results import Report, Result
 from anyorder.evaluation.saved import report_of
 from anyorder.evaluation.tables import format_p, grids_of, metric_name
@@ -73,7 +73,7 @@ def headlines(report: Report) -> list[str]:
         if not cell or result is not max(cell, key=lambda r: r.main(report.main_metric)[0]):
             continue
         noise = f" and order noise {result.noise:g}" if result.noise else ""
-        sentence = f"At {result.steps} steps{noise}, {_accuracy(result, report)}"
+        sentence = f"At {counted(result.steps, 'step')}{noise}, {_accuracy(result, report)}"
         found = next(
             (c for c in report.comparisons
              if (c.order, c.steps, c.noise) == (result.order, result.steps, result.noise)), None
@@ -99,7 +99,7 @@ def _accuracy(result: Result, report: Report) -> str:
 def _title(report: Report, about: dict[str, Any]) -> str:
     orders = len({result.order for result in report.results})
     count = report.results[0].instances
-    return f"{str(about.get('task', 'Decoding')).capitalize()}: {orders} order{'s' * (orders > 1)} on {count} problems"
+    return f"{str(about.get('task', 'Decoding')).capitalize()}: {counted(orders, 'order')} on {counted(count, 'problem')}"
 
 
 def _facts(trajectories: Trajectories | None, report: Report, about: dict[str, Any]) -> list[str]:
