@@ -254,7 +254,7 @@ def test_bernoulli_at_temperature_zero_is_the_sign_of_the_score() -> None:
     drawn = draw(mode, scores)
     assert drawn.tolist() == [[0, -1, 0, -1], [-1, -1, -1, -1]]
     assert mode.selection(scores, drawn).tolist() == [[True, False, True, False], [False, True, False, False]]
-    with pytest.raises(ValueError, match="must be above 0"):
+    with pytest.raises(ValueError, match="must be a finite number above 0"):
         mode.log_prob(scores, drawn)
 
 

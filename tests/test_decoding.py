@@ -464,5 +464,5 @@ def test_a_callback_that_cannot_be_called_is_refused_before_decoding(callbacks: 
 
 @pytest.mark.parametrize("argument", ["0.9", None, True])
 def test_a_count_rule_whose_argument_is_no_number_is_refused(argument: Any) -> None:
-    with pytest.raises(BadInput, match=r"level of Threshold is .* must be a number"):
+    with pytest.raises(BadInput, match=r"level is .* must be a number"):
         Sampler("confidence", count=Threshold(argument))

@@ -211,7 +211,7 @@ def test_a_penalty_puts_ends_behind_words_of_nearly_the_same_score() -> None:
     first = result.commit_step[0][result.tokens[0] == END]
     assert first.tolist() == sorted(first.tolist()), "ends from left to right"
     for penalty in (-1.0, math.nan):
-        with pytest.raises(ValueError, match="must be 0 or more"):
+        with pytest.raises(ValueError, match="must be a number of 0 or more"):
             EndPenalty(confidence, (END,), penalty)
 
 

@@ -226,7 +226,7 @@ def _leftmost(state: DecodeState, prediction: Prediction) -> Tensor:
         ({"max_new_tokens": 12, "steps": 2, "block_length": 4}, "are too few for"),
         ({"threshold": 1.5}, "from 0 to 1"),
         ({"temperature": -1.0}, "temperature is -1.0"),
-        ({"top_p": 2.0}, "must lie in"),
+        ({"top_p": 2.0}, "must be a number above 0 and at most 1"),
         ({"max_new_tokens": -2}, "0 or more"),
         ({"attention_mask": torch.ones(3, 5)}, "must have that of the tokens"),
         ({"input_ids": torch.ones(3, 4)}, "must be int64"),

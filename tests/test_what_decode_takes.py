@@ -84,9 +84,12 @@ def test_what_cannot_be_compared_is_one_clear_error(call: Any) -> None:
     problems = task.generate(2, seed=0, givens=8)
     samplers = {"samplers": ["confidence"], "steps": 2}
     for given, said in (
-        (("sudoku4", task, problems), "load it with anyorder.load_denoiser"),
-        ((denoiser, None, problems), "the task is None; it must be a Task"),
-        ((denoiser, task, "problems.csv"), "the problems are of type str; they must be Instances"),
+        (("sudoku5", task, problems), "sudoku5"),
+        ((4, task, problems), "is no denoiser"),
+        ((denoiser, 4, problems), "the task is 4; it must be a Task"),
+        ((denoiser, "sat", problems), "sat"),
+        ((denoiser, task, "problems.csv"), "problems.csv"),
+        ((denoiser, task, problems.tokens), "they must be Instances"),
     ):
         with pytest.raises(BadInput, match=said):
             call(*given, **samplers)
