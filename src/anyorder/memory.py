@@ -1,7 +1,8 @@
 """What parts of a sampler remember of earlier predictions.
 
 A part declares its memories in an attribute `memories`; the step keeps each of them in `DecodeState.memory` and updates it
-before any part is asked. Two parts that declare equal memories share one. A sampler whose parts declare none keeps none.
+before any part is asked. Memories are updated in the order in which they are declared, and may read those before them. Two
+parts that declare equal memories share one. A sampler whose parts declare none keeps none.
 """
 
 from dataclasses import dataclass
