@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from anyorder.denoisers.base import Denoiser, check_is_denoiser
@@ -24,7 +25,7 @@ from anyorder.tasks.instances import cell_accuracy as cell_accuracy  # other pac
 from anyorder.tasks.problem_files import Unreadable
 
 _MOST_TOKENS = 2**30
-_READ_COMPLETED = {"check", "measure", "generated", "texts", "format", "dead_ends", "notes"}
+_READ_COMPLETED = {"check", "measure", "generated", "texts", "format", "dead_ends", "notes", "nearest_solutions"}
 
 
 class Task(ABC):
@@ -158,6 +159,18 @@ class Task(ABC):
         None if the task has no solver that could prove it.
         """
         return None
+
+    def nearest_solutions(self, instances: Instances, tokens: Tensor, certain: Tensor) -> Tensor:
+        """A solution of each problem that differs little from a filled sequence, int64 (N, L), for training where problems
+        have several solutions. The default knows two: the stored one, and the sequence itself if it satisfies the rules.
+
+        Args:
+            instances: with their stored solutions.
+            tokens: filled sequences (N, L).
+            certain: positions bool (N, L) at which agreement counts first.
+        """
+        assert instances.x0 is not None
+        return torch.where(self.check(instances, tokens).instance_correct[:, None], tokens, instances.x0)
 
     # ---- drawing ------------------------------------------------------------------------------------------------------
 

@@ -310,6 +310,23 @@ class Sat(Task):
             dead[number] = count_models(torch.cat([formula, fixed]).numpy(), self.variables) == 0
         return dead | ~own.all(dim=1)
 
+    def nearest_solutions(self, instances: Instances, tokens: Tensor, certain: Tensor) -> Tensor:
+        """See `Task`. All models of formulas of up to 12 variables are considered."""
+        from anyorder.tasks.sat_rules import nearest_models
+
+        if self.variables > _COUNTABLE:
+            return super().nearest_solutions(instances, tokens, certain)
+        assert instances.x0 is not None
+        places, first = self._answer_places, self.length + 1
+        values = self._literal_of(tokens[:, places])
+        weights = torch.where(certain[:, places], first, 1) * (values != 0)
+        models = (self._literal_of(instances.x0[:, places]) > 0).numpy()
+        formulas = self._literal_of(instances.tokens[:, self._literal_places]).view(len(tokens), -1, 3)
+        nearest_models(formulas.numpy(), (values > 0).numpy(), weights.numpy(), models)
+        out = instances.x0.clone()
+        out[:, places] = self._token_of(torch.from_numpy(np.where(models, 1, -1)) * torch.arange(1, self.variables + 1))
+        return out
+
     def check(self, instances: Instances, tokens: Tensor) -> CheckResult:
         """By the rules: the formula is unchanged, every variable has a value, every clause a true literal.
 

@@ -102,3 +102,21 @@ def generate_many(variables: int, clauses: int, seeds: np.ndarray) -> tuple[np.n
         for v in range(variables):
             assignments[i, v] = (chosen >> v) & 1
     return formulas, assignments, models
+
+
+@compiled
+def nearest_models(formulas: np.ndarray, wished: np.ndarray, weights: np.ndarray, models: np.ndarray) -> None:
+    """Replace each model (N, n), truth values, by the one whose differences from `wished` bool (N, n) weigh least."""
+    variables = wished.shape[1]
+    tables = _truth_tables(variables)
+    for i in range(len(formulas)):
+        least = (weights[i] * (models[i] != wished[i])).sum()
+        for a in _alive(formulas[i], tables, variables):
+            cost = 0
+            for v in range(variables):
+                if ((a >> v) & 1) != wished[i, v]:
+                    cost += weights[i, v]
+            if cost < least:
+                least = cost
+                for v in range(variables):
+                    models[i, v] = (a >> v) & 1

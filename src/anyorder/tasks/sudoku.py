@@ -25,8 +25,11 @@ from anyorder.tasks.drawing import Drawing
 from anyorder.tasks.instances import cell_accuracy
 from anyorder.tasks.problem_files import FIRST_LINES, Unreadable, collect
 from anyorder.tasks.sudoku_files import Grid, alphabet_of, alphabets, box_of, digits_of, read_grids, signs_of
+from anyorder.tasks.sudoku_nearest import nearest_solutions
 from anyorder.tasks.sudoku_rules import TECHNIQUES, count_solutions, generate_many, houses
 from anyorder.tasks.vocabulary import EOS, MASK, SEP, YE_VOCABULARY
+
+_NEAREST_STEPS = 2_000
 
 
 @TASKS.register("sudoku")
@@ -292,6 +295,18 @@ class Sudoku(Task):
         solution = np.zeros(self.cells, dtype=np.int8)
         found = [count_solutions(row, self.box, 1, solution) for row in grid.clamp(0, self.side).numpy().astype(np.int8)]
         return (torch.tensor(found) == 0) | ~legal.all(dim=1)
+
+    def nearest_solutions(self, instances: Instances, tokens: Tensor, certain: Tensor) -> Tensor:
+        """See `Task`. The nearest solution, found by branch and bound; the best one of 2,000 steps of it for large grids."""
+        assert instances.x0 is not None
+        grid, puzzle = self._grid(tokens), self._puzzle_grid(instances.tokens)
+        wished = torch.where((grid >= 1) & (grid <= self.side), grid, 0)
+        weights = torch.where(self._answer(certain), self.cells + 1, 1) * (wished > 0)
+        solutions = self._grid(instances.x0).numpy().astype(np.int64)
+        nearest_solutions(puzzle.numpy(), self.box, wished.numpy(), weights.numpy(), solutions, _NEAREST_STEPS)
+        found = instances.x0.clone()
+        self._answer(found)[:] = torch.from_numpy(solutions) + self._zero
+        return found
 
     def check(self, instances: Instances, tokens: Tensor) -> CheckResult:
         """By the rules: all givens kept, and every row, column and box holds every digit.

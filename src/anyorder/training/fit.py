@@ -17,6 +17,7 @@ from anyorder.files import write_json
 from anyorder.orders.learned import LearnedOrder
 from anyorder.processes import launched
 from anyorder.registry import POLICIES
+from anyorder.relations import EVERYTHING
 from anyorder.tasks.base import Instances, Task
 from anyorder.training.denoiser import DenoiserJob
 from anyorder.training.joint import JointJob
@@ -36,6 +37,7 @@ from anyorder.training.settings import (
     TaskSettings,
     UpdateSettings,
 )
+from anyorder.training.solutions import several_solutions
 from anyorder.zoo import load_denoiser
 from anyorder.zoo.matching import loaded, task_for
 
@@ -95,17 +97,22 @@ REWARD_OPTIMIZER = OptimizerSettings(lr=1e-3, betas=(0.9, 0.99), weight_decay=0.
 """Optimizer of `fit_order_by_reward`: that of UPO (arXiv 2510.05725), with a higher learning rate for small policies."""
 
 
-def default_fit(architecture: str | None = None) -> tuple[PolicySettings, ObjectiveSettings]:
-    """The default policy and objective of `fit_order` and `anyorder fit`.
+def default_fit(architecture: str = "", task: Task | None = None) -> tuple[PolicySettings, ObjectiveSettings]:
+    """The settings of policy and objective that `fit_order` uses if none are given.
 
-    The default policy is `mlp` (arXiv 2606.00295, section 3), which is cheap for every denoiser; it is trained for
-    `correctness` on the states of its own path. A policy that reads the denoiser's logits (`reads_logits`, such as `lookahead`)
-    is trained as a critic too. The score transformers are not, although they read all positions together: of a committed token
-    they do not read how likely it was.
+    For tasks whose positions are related, such as Sudoku, the policy is `lookahead` with two heads per relation and two that see
+    everything, trained as a critic too. For others it is `mlp` (arXiv 2606.00295, section 3), which is cheap for every denoiser.
+    Both are trained for `correctness` on the states of their own path. A policy that reads the denoiser's logits
+    (`reads_logits`, such as `lookahead`) is trained as a critic too. The score transformers are not, although they read all
+    positions together: of a committed token they do not read how likely it was.
     """
-    name = architecture or "mlp"
-    critic = POLICIES[name].reads_logits
-    return PolicySettings(architecture=name), ObjectiveSettings(name="correctness", states="model", critic=critic)
+    related = [] if task is None else list(task.relations())
+    policy = PolicySettings(architecture=architecture or ("lookahead" if related else "mlp"))
+    if not architecture and related:
+        heads = [name for relation in (*related, EVERYTHING) for name in (relation, relation)]
+        policy = _checked(PolicySettings, architecture="lookahead", width=12 * len(heads), heads=heads)
+    critic = POLICIES[policy.architecture].reads_logits
+    return policy, ObjectiveSettings(name="correctness", states="model", critic=critic)
 
 
 def fit_order(
@@ -122,6 +129,9 @@ def fit_order(
     console: Console | None = None,
 ) -> LearnedOrder:
     """Fit an order policy to your own frozen denoiser on your own problems.
+
+    Where problems have several solutions, which a few decodings find out, a token is right if it belongs to the solution nearest
+    to the state (`objective.solutions = "nearest"`), unless an objective is given.
 
     Args:
         denoiser: any `Denoiser` module, or the name, folder or hub id of one; its weights do not change.
@@ -144,7 +154,7 @@ def fit_order(
     model: Any
     model, task, instances = loaded(denoiser, task, instances)
     recipe = _order_recipe(
-        task, instances, steps=steps, batch_size=batch_size, seed=seed, policy=policy, objective=objective
+        model, task, instances, steps=steps, batch_size=batch_size, seed=seed, policy=policy, objective=objective
     )  # fmt: skip
     job = partial(OrderJob, recipe, model, task, instances)
     return _fit(job, recipe, model, instances, Path(folder), console)
@@ -156,12 +166,13 @@ def check_fit(denoiser: nn.Module, task: Task, instances: Instances, folder: Pat
     Raises:
         BadInput: it would.
     """
-    recipe = _order_recipe(task, instances, **settings)
+    recipe = _order_recipe(denoiser, task, instances, **settings)
     check_free(folder)
     check_same_run(folder, _identity(recipe, denoiser, instances), cycle=1)
 
 
 def _order_recipe(
+    denoiser: nn.Module,
     task: Task,
     instances: Instances,
     *,
@@ -172,8 +183,13 @@ def _order_recipe(
     objective: ObjectiveSettings | Mapping[str, Any] | str | None = None,
 ) -> OrderRecipe:
     """The recipe of a call of `fit_order`."""
-    chosen = _policy_settings(policy, default_fit()[0].architecture)
-    _, default_objective = default_fit(chosen.architecture)
+    usual = default_fit("", task)[0]
+    chosen = usual if policy is None else _policy_settings(policy, usual.architecture)
+    aim = _settings(ObjectiveSettings, objective, "name")
+    if aim is None:
+        aim = default_fit(chosen.architecture)[1]
+        if several_solutions(denoiser, task, instances):
+            aim = aim.model_copy(update={"solutions": "nearest"})
     recipe: OrderRecipe = _checked(
         OrderRecipe,
         kind="order",
@@ -182,7 +198,7 @@ def _order_recipe(
         data=DataSettings(size=len(instances)),
         denoiser="given",
         policy=chosen,
-        objective=_settings(ObjectiveSettings, objective, "name") or default_objective,
+        objective=aim,
         optimizer=ORDER_OPTIMIZER,
         run=_checked(RunSettings, steps=steps, batch_size=batch_size),
     )

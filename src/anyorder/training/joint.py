@@ -101,6 +101,7 @@ class JointJob(OrderJob):
         )  # fmt: skip
         if self.normalize == "tokens":  # processes average their losses: weigh by this one's share of the tokens
             denoiser_loss = denoiser_loss * masked.sum() * shard.count / shard.total(masked.sum()).clamp(min=1)
+        state = self._with_solutions(state, prediction)
         order_loss, logged = self._objective(scores, state, prediction, batch)
         logged |= {"denoiser_loss": float(denoiser_loss.detach()), "order_loss": float(order_loss.detach())}
         last = step + 1 == self.recipe.run.steps

@@ -162,10 +162,19 @@ class OrderJob:
         with torch.no_grad():
             logits, hidden = self.denoiser(batch.state.tokens, batch.state.attention_mask, batch.state.masked)
         state, prediction = batch.see(logits, hidden)
+        state = self._with_solutions(state, prediction)
         scores = scores_of(model, state, prediction)
         loss, logged = self._objective(scores, state, prediction, batch)
         self._advance(batch, state, prediction, scores)
         return loss, logged
+
+    def _with_solutions(self, state: DecodeState, prediction: Prediction) -> DecodeState:
+        """The state with the solutions that are nearest to it, committed tokens first, if the recipe asks for these."""
+        if self.settings.solutions == "stored":
+            return state
+        problems = Instances(state.tokens.masked_fill(state.generated, state.mask_token_id), state.generated, state.x0)
+        filled = state.tokens.masked_scatter(state.masked, prediction.best_tokens)
+        return state.replace(x0=self.task.nearest_solutions(problems, filled, ~state.masked).to(state.tokens.device))
 
     def _advance(self, batch: Batch, state: DecodeState, prediction: Prediction, scores: Tensor) -> None:
         """Decode the pool one step further, if there is one."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from anyorder.decoding.actions import Actions, PlackettLuce
-from anyorder.decoding.counts import Fixed, Threshold
+from anyorder.decoding.counts import Fixed, Linear, Threshold
 from anyorder.decoding.result import Decoded
 from anyorder.decoding.tokens import Argmax, Sample
 from anyorder.denoisers.base import fingerprint, move
@@ -180,10 +180,12 @@ class RewardJob:
         size, experts = self.settings.group_size, 0 if imitating else self.settings.experts
         share = experts / (size + experts)
         first_seed = int(rng.integers(0, 2**40)) * 2**20  # trajectory i of a round has the i-th, on whatever process
-        guide = self._guide(imitating)
-        parts = [self._rollout(problems, size, first_seed + mine.start * size, guide, imitating, share)]
+        guide, budget = self._guide(imitating), self._budget(rng)
+        parts = [self._rollout(problems, size, first_seed + mine.start * size, guide, imitating, share, budget)]
         if experts:
-            parts.append(self._rollout(problems, experts, first_seed + 2**19 + mine.start * experts, guide, True, share))
+            parts.append(
+                self._rollout(problems, experts, first_seed + 2**19 + mine.start * experts, guide, True, share, budget)
+            )
         decoded = Decoded.join([result for _, result in parts])
         offset = size * len(problems)
         steps = parts[0][0] + [replace(s, rows=s.rows + offset) for more, _ in parts[1:] for s in more]
@@ -231,8 +233,16 @@ class RewardJob:
             chosen = replace(chosen, tokens=tokens, maskable=tokens == self.task.mask_token_id, x0=x0)
         return chosen
 
+    def _budget(self, rng: np.random.Generator) -> int | None:
+        """The budget of a round; from a range it is drawn log-uniformly."""
+        steps = self.settings.steps
+        if not isinstance(steps, tuple):
+            return steps
+        low, high = steps
+        return round(low * (high / low) ** rng.random())
+
     def _rollout(
-        self, problems: Instances, copies: int, seed: int, expert: Expert | None, follow: bool, share: float
+        self, problems: Instances, copies: int, seed: int, expert: Expert | None, follow: bool, share: float, budget: int | None
     ) -> tuple[list[Step], Decoded]:
         index = torch.arange(len(problems)).repeat_interleave(copies)
         temperature = self.update.reference_temperature if self.update.reference == "softmax" else None
@@ -242,7 +252,7 @@ class RewardJob:
         denoiser: Any = self.denoiser
         steps, decoded = rollout(
             denoiser, LearnedOrder(self.policy), recorder, problems.tokens[index].to(self.device), first_seed=seed,
-            steps=self.settings.steps, block_length=self.settings.block, token=token, x0=x0,
+            steps=budget, block_length=self.settings.block, token=token, x0=x0,
         )  # fmt: skip
         if self.update.train_denoiser:  # an action is a position and a token
             steps = [replace(s, log_prob=s.log_prob + self._token_log_prob(s, decoded)) for s in steps]
@@ -335,7 +345,8 @@ def make_actions(settings: RolloutSettings) -> Actions:
     """How actions are drawn."""
     kind: Any = COUNT_RULES[settings.actions]
     if issubclass(kind, PlackettLuce):
-        actions: Actions = kind(settings.temperature, Fixed(settings.per_step))
+        count = Linear() if isinstance(settings.steps, tuple) else Fixed(settings.per_step)
+        actions: Actions = kind(settings.temperature, count)
     else:
         actions = kind(settings.temperature)
     return actions

@@ -143,6 +143,9 @@ class PolicySettings(PartSection):
         return f"policy {name}", declared_by(policy_class(name).Settings)
 
 
+_Positive = Annotated[int, Field(gt=0)]
+
+
 class ObjectiveSettings(PartSection):
     """What a policy is trained for, and on which states; see `anyorder.training.objectives` and `anyorder.training.order`."""
 
@@ -150,7 +153,10 @@ class ObjectiveSettings(PartSection):
     registry: ClassVar[Registry] = OBJECTIVES
     states: Literal["uniform", "teacher", "model"] = Field("model", description="masked at random, or on the policy's path")
     critic: bool = Field(True, description="also train the scores of committed tokens, which undo needs")
-    rollout_steps: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]] = Field(
+    solutions: Literal["stored", "nearest"] = Field(
+        "stored", description="a token is right if it is that of the stored solution, or of the solution nearest to the state"
+    )
+    rollout_steps: tuple[_Positive, _Positive] = Field(
         (5, 40), description="range of the number of steps in which a problem is decoded"
     )
     incorrect_weight: float = Field(0.1, ge=0, description="weight of states that already hold a wrong token")
@@ -215,7 +221,9 @@ class RolloutSettings(Section):
     actions: str = Field("plackett_luce", description="count rule that draws: registered name, or module:Class")
     temperature: float = Field(1.0, gt=0, description="temperature of the scores")
     per_step: int = Field(1, gt=0, description="positions per step, for plackett_luce")
-    steps: int | None = Field(None, gt=0, description="budget of forward passes; by default one per position")
+    steps: _Positive | tuple[_Positive, _Positive] | None = Field(
+        None, description="budget of forward passes, or its range, from which each round draws one; by default one per position"
+    )
     block: int | None = Field(None, gt=0, description="positions per block, for decoding block by block")
     token_temperature: float = Field(0.0, ge=0, description="temperature of the tokens; 0 takes the likeliest")
     experts: int = Field(0, ge=0, description="trajectories of an expert that are added to each group")
@@ -230,6 +238,7 @@ class RolloutSettings(Section):
         if not issubclass(rule, PlackettLuce) and self.per_step != 1:
             raise ValueError(f"per_step has an effect only with plackett_luce; {self.actions} chooses the number itself")
         _useless(self.given("expert_level"), not self.experts, "rollout.experts above 0")
+        _useless(self.given("per_step"), isinstance(self.steps, tuple), "one number of rollout.steps")
         return self
 
 

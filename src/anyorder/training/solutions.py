@@ -1,0 +1,36 @@
+"""Do problems have several solutions?"""
+
+import torch
+
+from anyorder.decoding.loop import decode
+from anyorder.decoding.sampler import Sampler
+from anyorder.denoisers.base import Denoiser
+from anyorder.tasks.base import Instances, Task
+from anyorder.tasks.instances import checked_result
+from anyorder.tasks.sequences import Sequences
+
+_PROBLEMS, _STEPS = 64, 16
+
+
+def share_with_several(task: Task, instances: Instances, *decoded: torch.Tensor) -> float:
+    """Share of problems that are known to have several solutions: the label `models` says so, or one of the completed sequences
+    (N, L) satisfies the rules and differs from the stored solution. It is a lower bound. 0 for sequences such as texts, whose
+    rules say only that they are well formed."""
+    if instances.x0 is None or isinstance(task, Sequences):
+        return 0.0
+    several = (
+        torch.from_numpy(instances.labels["models"] > 1) if "models" in instances.labels else torch.zeros(len(instances)) > 0
+    )
+    for tokens in decoded:
+        differs = ((tokens != instances.x0) & instances.maskable).any(dim=1)
+        several |= checked_result(task, instances, tokens).instance_correct & differs
+    return float(several.double().mean())
+
+
+def several_solutions(denoiser: Denoiser, task: Task, instances: Instances) -> float:
+    """`share_with_several` of up to 64 problems, which are decoded by the confidence order and in random order."""
+    some = instances[slice(0, _PROBLEMS)]
+    if some.x0 is None or isinstance(task, Sequences):
+        return 0.0
+    samplers = (Sampler(order, steps=_STEPS) for order in ("confidence", "random"))
+    return share_with_several(task, some, *(decode(denoiser, some.tokens, sampler).tokens for sampler in samplers))
