@@ -6,7 +6,6 @@ import re
 import shlex
 from dataclasses import asdict, replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,21 +13,19 @@ import torch
 import typer
 from rich.console import Console
 
+import anyorder
 from anyorder.cli import app
 from anyorder.errors import BadCheckpoint, BadInput
-from anyorder.evaluation.calibration import calibration
-from anyorder.evaluation.headroom_check import Headroom, oracle_lead, recommendation
-from anyorder.evaluation.results import Report
-from anyorder.fitting import FitSettings, _prepare, _serves, card, fit_and_compare
-from anyorder.registry import ORDERS
+from anyorder.fitting import FitSettings, fit_and_compare
+from anyorder.fitting.card import command
+from anyorder.fitting.data import _serves, prepare
 from anyorder.tasks.alphabets import AMINO_ACIDS
 from anyorder.zoo import load_denoiser, load_order
 
 transformers = pytest.importorskip("transformers")
 
+from commands import run  # noqa: E402
 from tiny_proteins import save_esm  # noqa: E402
-
-HEURISTICS = [name for name in ORDERS.names(baseline=True) if not ORDERS.entry(name).arguments]
 
 
 @pytest.fixture(scope="module")
@@ -79,17 +76,21 @@ def test_the_whole_story_leaves_a_policy_a_report_and_a_card(model: Path, data: 
     console = Console(record=True, width=200, file=open("/dev/null", "w"))  # noqa: SIM115
     fit_and_compare(settings(model, data), tmp_path / "out", console)
     said = console.export_text()
-    for part in ("Headroom", "Fit an order", "oracle's lead", "The policy recovers", "Unconditional generation"):
+    for part in ("1. Heuristics", "Fit an order", "Chosen:", "The oracle order", "Verdict: use", "Unconditional generation"):
         assert part in said
     report = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert {r["order"] for r in report["in-filling"]["results"]} >= {"policy", "oracle", "left_to_right"}
+    assert {r["order"] for r in report["validation"]["results"]} >= {"policy", "oracle", "left_to_right"}
     assert all("unique" in r["measures"] for r in report["unconditional"]["results"])
     card = (tmp_path / "out" / "README.md").read_text()
     assert card.startswith("---\nlibrary_name:")
-    assert "27 sequences" in card
+    assert "fitted to 24 problems of some.fasta" in card
     assert "nan" not in card
     order = load_order(tmp_path / "out", load_denoiser(model))
     assert order.policy.config()["architecture"] == "mlp"
+    denoiser = load_denoiser(model)
+    problem = anyorder.task_for(denoiser, "protein").parse("AC___").tokens
+    tokens = anyorder.decode(denoiser, problem, tmp_path / "out" / "sampler").tokens
+    assert not (tokens == denoiser.mask_token_id).any()
 
 
 def test_the_folder_of_another_fit_is_refused_before_the_work(
@@ -126,7 +127,8 @@ def test_the_task_follows_from_the_data(model: Path, data: Path, tmp_path: Path)
             {},
             r"a\.fasta, s0 \(line 1\): it has 61 symbols; this model takes 38",
         ),
-        ("", {"task": "sudoku"}, "not made of sequences"),
+        ("", {"task": "sudoku"}, "the task sudoku and the denoiser disagree"),
+        (SOME, {"generate": ("givens=3",)}, "--generate is for problems that are generated"),
         ("", {"architecture": "huge"}, "'huge' is unknown"),
     ],
 )
@@ -141,7 +143,7 @@ def test_what_cannot_be_fitted_is_refused(
 
 def test_the_accuracy_of_symbols_comes_first_in_the_tables_of_in_filling(model: Path, data: Path, tmp_path: Path) -> None:
     console = Console(record=True, width=200, file=open("/dev/null", "w"))  # noqa: SIM115
-    fit_and_compare(settings(model, data, steps=None, headroom_only=True), tmp_path / "out", console)
+    fit_and_compare(settings(model, data, steps=None, samples=0), tmp_path / "out", console)
     header = next(line for line in console.export_text().splitlines() if "order" in line and "NFE" in line)
     assert header.index("cell accuracy") < header.index("95 %") < header.index("complete")
 
@@ -150,7 +152,7 @@ def test_other_residues_are_context_of_a_fit(esm: Path, tmp_path: Path) -> None:
     path = tmp_path / "a.fasta"
     path.write_text("".join(f">s{n}\nAXbC-D{'ACDEFGHIKL'[n]}*\n" for n in range(10)) + ">again\nAXBCDA\n")
     console = Console(record=True, width=200, file=open("/dev/null", "w"))  # noqa: SIM115
-    bench = _prepare(settings(esm, path), console)
+    bench = prepare(settings(esm, path), console)
     assert "1 of 11 sequences are repeated" in console.export_text()
     assert bench.train.x0 is not None and all(text.startswith("AXBCD") for text in bench.task.decode(bench.train.x0))
     assert not bench.train.maskable[:, 2:4].any(), "X and B are given"
@@ -162,15 +164,15 @@ def test_what_the_model_cannot_read_is_left_out_when_asked(model: Path, tmp_path
     (tmp_path / "a.fasta").write_text(f"{SOME}>x\nACX\n>u\nAC_\n>long\n{'A' * 39}\n>empty\n>again\nACDA\n")
     console = Console(record=True, width=80, file=open("/dev/null", "w"))  # noqa: SIM115
     asked = settings(model, tmp_path / "a.fasta", skip_unreadable=True)
-    bench = _prepare(asked, console)
-    assert len(bench.train) + len(bench.test) == 10
-    assert not {"", "ACX", "A" * 39} & {*bench.task.decode(bench.train.x0), *bench.task.decode(bench.test.x0)}
+    bench = prepare(asked, console)
+    sets = [bench.task.decode(part.x0) for part in (bench.train, bench.validation, bench.test)]
+    assert sorted(text for part in sets for text in part) == sorted(f"ACD{letter}" for letter in "ACDEFGHIKL")
     said = console.export_text()
     assert "4 left out because they cannot be read" in said
     assert "1 of 15 sequences are repeated in the file and used once" in said
     assert "a.fasta, x (line 21): 'X' at position 3" in said
     with pytest.raises(BadInput, match=r"x \(line 21\).*--skip-unreadable"):
-        _prepare(replace(asked, skip_unreadable=False), console)
+        prepare(replace(asked, skip_unreadable=False), console)
 
 
 @pytest.mark.parametrize(
@@ -196,57 +198,11 @@ def test_the_model_says_first_what_task_it_serves_then_the_column_then_the_suffi
     rows = [f"CC{letter}" for letter in AMINO_ACIDS]
     lines = "".join(f"{head}{row}\n" for row in rows) if head == ">a\n" else head + "".join(f"{row}\n" for row in rows)
     path.write_bytes(gzip.compress(lines.encode()) if path.suffix == ".gz" else lines.encode())
-    assert _prepare(settings(source, path), Console(quiet=True)).task.name == task
+    assert prepare(settings(source, path), Console(quiet=True)).task.name == task
 
 
 def test_a_known_model_is_not_taken_for_any_model_of_proteins(model: Path) -> None:
     assert _serves("antiberty", load_denoiser(model)) == "antibody"  # `model` has AntiBERTy's vocabulary
-
-
-def _result(order: str, cells: list[float]) -> SimpleNamespace:
-    kind, outcomes = ("oracle" if order == "oracle" else "heuristic"), np.array(cells)
-    return SimpleNamespace(order=order, kind=kind, main=lambda _: (outcomes.mean(), None), outcomes=lambda _: outcomes)
-
-
-def _report(**cells: list[float]) -> Report:
-    named = {**dict.fromkeys(HEURISTICS, [0.0] * 4), **cells}
-    return Report([_result(*one) for one in named.items()], [], {"main_metric": "cell_accuracy"})  # type: ignore[misc]
-
-
-@pytest.mark.parametrize(
-    ("oracle", "message"),
-    [
-        ([0.505, 0.605, 0.705, 0.805], r"lead is 0\.5 points \(0\.5 to 0\.5\)\. No order can gain much here: .* under 1 point"),
-        ([0.4, 0.6, 0.7, 0.8], r"lead is -2\.5 points .*No order can gain much here"),
-        ([0.9, 0.6, 0.7, 0.8], r"lead is 10\.0 points \(-9\.6 to 29\.6\)\. No order can gain much here, .*includes 0"),
-        ([0.6, 0.7, 0.8, 0.9], r"margin with 65\.0 % cell accuracy; the oracle's lead is 10\.0 points \(10\.0 to 10\.0\)\.$"),
-    ],
-)
-def test_a_lead_that_is_small_or_may_be_none_is_said_to_be(oracle: list[float], message: str) -> None:
-    assert re.search(message, oracle_lead(_report(margin=[0.5, 0.6, 0.7, 0.8], oracle=oracle)))
-
-
-@pytest.mark.parametrize(("oracle", "hope"), [([0.6, 0.7, 0.8, 0.9], True), ([0.5, 0.6, 0.7, 0.8], False)])
-def test_a_wrong_confidence_is_no_hope_where_the_oracle_does_not_lead(oracle: list[float], hope: bool) -> None:
-    wrong = calibration(torch.ones(4), torch.tensor([True, False, False, False]))
-    said = recommendation(Headroom(_report(margin=[0.5, 0.6, 0.7, 0.8], oracle=oracle), wrong, wrong))
-    assert "overconfident on its own path (by 75.0 points)" in said
-    assert ("an order can learn where" in said) == hope == ("No order can gain much" not in said)
-
-
-def test_headroom_alone_leaves_a_report_and_no_policy_and_a_fit_may_follow(model: Path, data: Path, tmp_path: Path) -> None:
-    console = Console(record=True, width=200, file=open("/dev/null", "w"))  # noqa: SIM115
-    out = tmp_path / "out"
-    assert fit_and_compare(settings(model, data, headroom_only=True), out, console) is None
-    assert [path.name for path in out.iterdir()] == ["report.json"]
-    report = json.loads((out / "report.json").read_text())
-    assert list(report) == ["in-filling"]
-    assert {r["order"] for r in report["in-filling"]["results"]} == {*HEURISTICS, "oracle"}
-    assert "oracle's lead" in console.export_text()
-    fit_and_compare(settings(model, data, samples=0), out, Console(quiet=True))
-    assert any(r["order"] == "policy" for r in json.loads((out / "report.json").read_text())["in-filling"]["results"])
-    with pytest.raises(BadInput, match="holds a fit whose report would be lost"):
-        fit_and_compare(settings(model, data, headroom_only=True), out, Console(quiet=True))
 
 
 def test_the_command_on_the_card_makes_the_same_fit_again(model: Path, data: Path) -> None:
@@ -255,17 +211,21 @@ def test_the_command_on_the_card_makes_the_same_fit_again(model: Path, data: Pat
         column="my column", skip_unreadable=True, trust_remote_code=True, model_options=("dtype=bfloat16", "revision=abc"),
     )  # fmt: skip
     for asked in (used, settings(model, data), settings(model, data, steps=None)):
-        text = card(asked, asked.architecture or "mlp", "protein", load_denoiser(model), 27, {}, "")
-        commands = re.findall(r"^anyorder (\w+) (.*)$", text, re.MULTILINE)
-        assert [name for name, _ in commands] == ["fit", "sample"]
-        for name, words in commands:
-            with typer.main.get_command(app).commands[name].make_context(name, shlex.split(words)) as context:  # type: ignore[attr-defined]
-                assert context.params["trust_remote_code"] == asked.trust_remote_code
-                context.params["model_options"] = tuple(context.params["model_options"] or ())
-                assert context.params["model_options"] == asked.model_options
-                if name == "fit":
-                    wanted = asdict(asked) | {"data": Path(data.name), "task": "protein", "steps": str(asked.steps or "all")}
-                    assert {key: context.params[key] for key in wanted} == wanted
+        words = shlex.split(command(asked, "protein"))
+        with typer.main.get_command(app).commands["fit"].make_context("fit", words[2:]) as context:  # type: ignore[attr-defined]
+            given = dict(context.params)
+        for name in ("model_options", "generate"):
+            given[name] = tuple(given[name] or ())
+        wanted = asdict(asked) | {"data": Path(data.name), "task": "protein", "steps": str(asked.steps or "all")}
+        assert {key: given[key] for key in wanted} == wanted
+
+
+def test_the_sample_command_on_the_card_names_the_sampler(model: Path, data: Path, tmp_path: Path) -> None:
+    fit_and_compare(settings(model, data, samples=0), tmp_path / "out", Console(quiet=True))
+    text = (tmp_path / "out" / "README.md").read_text()
+    words = re.findall(r"^anyorder sample (.*)$", text, re.MULTILINE)[0].replace("THIS_FOLDER", str(tmp_path / "out"))
+    result = run("sample", *shlex.split(words.replace("PROBLEM", "AC___")))
+    assert result.returncode == 0 and re.fullmatch(r"AC[A-Z]{3}", result.stdout.strip().splitlines()[-1]), result.stdout
 
 
 def test_a_model_that_does_not_fit_the_alphabet_is_refused(model: Path, data: Path, tmp_path: Path) -> None:

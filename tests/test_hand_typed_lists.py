@@ -20,7 +20,6 @@ ALLOWED = {
         {"cosine", "linear", "confidence", "top_k"},
         "schedules of masking and of the learning rate, which are no count rules, and UPO's references, which are no orders",
     ),
-    "fitting.py": ({"policy", "oracle"}, "the rows that a fit adds to the baselines, as labels"),
 }
 """What files or folders may list, None for anything, and why."""
 

@@ -257,7 +257,7 @@ def test_every_command_refuses_a_bad_output_before_it_starts(
     monkeypatch.chdir(tmp_path)
     for start in (
         "session.open_session",
-        "fitting._prepare",
+        "fitting.prepare",
         "training.fit.run_recipe",
         "reproduce.reproduce",
         "demo.run_demo",
@@ -323,7 +323,7 @@ def test_training_does_not_overwrite_a_model_or_another_run(tmp_path: Path) -> N
 def test_no_model_in_the_form_of_any_library_is_overwritten(
     files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("anyorder.fitting._prepare", lambda *_: pytest.fail("the work has begun"))
+    monkeypatch.setattr("anyorder.fitting.prepare", lambda *_: pytest.fail("the work has begun"))
     for name in files:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text('{"mine": 1}')
@@ -337,7 +337,7 @@ def test_no_model_in_the_form_of_any_library_is_overwritten(
 
 
 def test_a_fit_overwrites_neither_its_model_nor_a_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("anyorder.fitting._prepare", lambda *_: pytest.fail("the work has begun"))
+    monkeypatch.setattr("anyorder.fitting.prepare", lambda *_: pytest.fail("the work has begun"))
     monkeypatch.chdir(tmp_path)
     shutil.copytree(folder_of("sudoku4"), "m")
     Path("s.txt").write_text("abc\n")

@@ -324,7 +324,7 @@ def test_settings_that_name_no_architecture_are_those_of_the_default(tmp_path: P
     denoiser, problems = load_denoiser("sudoku4-weak"), TASK.generate(20, 0, givens=8)
     supervised = fit_order(denoiser, TASK, problems, tmp_path / "order", steps=1, batch_size=8, policy={"width": 8})
     rewarded = recipe("reward", policy={"width": 8, "heads": 2})
-    assert POLICIES.name_of(supervised.policy) == default_fit()[0].architecture == "mlp"
+    assert POLICIES.name_of(supervised.policy) == default_fit("", TASK)[0].architecture == "lookahead"
     assert isinstance(rewarded, RewardRecipe) and rewarded.policy.architecture == "upo"
 
 

@@ -188,7 +188,7 @@ def _options_of(task: type[Task], path: Path | None, problem: str | None) -> dic
 
 
 def key_values(pairs: list[str] | None, option: str) -> dict[str, Any]:
-    """`["a=1", "b=x", "c=20-30", "d=.5"]` as {"a": 1, "b": "x", "c": (20, 30), "d": 0.5}."""
+    """`["a=1", "b=x", "c=20-30", "d=.5", "e=true"]` as {"a": 1, "b": "x", "c": (20, 30), "d": 0.5, "e": True}."""
     values: dict[str, Any] = {}
     for pair in pairs or []:
         key, equals, text = pair.partition("=")
@@ -199,6 +199,8 @@ def key_values(pairs: list[str] | None, option: str) -> dict[str, Any]:
             values[key] = int(text)
         elif re.fullmatch(r"\d*\.\d+", text):
             values[key] = float(text)
+        elif text.lower() in ("true", "false"):
+            values[key] = text.lower() == "true"
         elif dash and _is_number(low) and _is_number(high):
             values[key] = (int(low), int(high))
         else:

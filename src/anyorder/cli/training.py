@@ -11,6 +11,7 @@ from anyorder.cli.options import (
     LARGEST,
     STEPS,
     BatchSizeOption,
+    GenerateOption,
     LimitOption,
     ModelOptionsOption,
     ProgressBar,
@@ -102,30 +103,30 @@ def reproduce(
 @command()
 def fit(
     model: Annotated[str, typer.Option("--model", help="shipped or fetched name, folder, or hub id of a masked-token model")],
-    data: Annotated[Path, typer.Option("--data", help="complete sequences: .fasta, .smi, .txt, .jsonl or .csv")],
+    data: Annotated[
+        Path | None, typer.Option("--data", help="complete sequences, or problems with solutions; generated if not given")
+    ] = None,
     task: Annotated[
         str | None, typer.Option("--task", help="task; by default inferred from the model, the column or the suffix")
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="folder of policy and card; by default runs/fit-MODEL")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="folder of all results; by default runs/fit-MODEL")] = None,
     steps: StepsOption = STEPS,
     updates: Annotated[int, typer.Option(min=1, max=LARGEST, help="optimizer updates of the fit")] = 300,
-    train_batch_size: Annotated[int, typer.Option(min=1, max=LARGEST, help="sequences per update")] = 32,
+    train_batch_size: Annotated[int, typer.Option(min=1, max=LARGEST, help="problems per update")] = 32,
     batch_size: BatchSizeOption = 256,
+    generate: GenerateOption = None,
     hide: Annotated[
-        float, typer.Option(min=0.01, max=1, help="share of the symbols hidden in the in-filling comparison")
+        float, typer.Option(min=0.01, max=1, help="share of the symbols hidden in the in-filling comparison of sequences")
     ] = 0.5,
-    samples: Annotated[int, typer.Option(min=0, max=LARGEST, help="unconditional samples per order")] = 50,
+    samples: Annotated[int, typer.Option(min=0, max=LARGEST, help="unconditional samples per order, of sequences")] = 50,
     architecture: Annotated[str, typer.Option(help="of the policy: {policies}; the default of fit_order if not given")] = "",
     seed: SeedOption = 0,
     trust_remote_code: RemoteCodeOption = False,
     column: Annotated[str, typer.Option(help="of .csv or .jsonl; sequence, smiles or text if not given")] = "",
     skip_unreadable: SkipUnreadableOption = False,
-    headroom_only: Annotated[
-        bool, typer.Option("--headroom-only", help="measure the headroom, write report.json, and stop before the fit")
-    ] = False,
     model_options: ModelOptionsOption = None,
 ) -> None:
-    """Fit an order to your model and sequences: measure the headroom, fit, compare, and write the policy and a card."""
+    """Find the best sampler for your model, problems and budget: compare heuristics, fit an order, choose, and test."""
     from rich.console import Console
 
     from anyorder.fitting import FitSettings, fit_and_compare
@@ -134,14 +135,14 @@ def fit(
     budget = None if steps.strip() == "all" else read_budget(steps, 1)
     folder = out or Path("runs") / f"fit-{Path(model).name}"
     settings = FitSettings(
-        model=model, data=found(data), task=task, steps=budget, updates=updates, train_batch_size=train_batch_size,
-        batch_size=batch_size, seed=seed, hide=hide, samples=samples, architecture=architecture,
-        trust_remote_code=trust_remote_code, column=column, skip_unreadable=skip_unreadable, headroom_only=headroom_only,
+        model=model, data=data and found(data), task=task, steps=budget, updates=updates, train_batch_size=train_batch_size,
+        batch_size=batch_size, seed=seed, generate=tuple(generate or ()), hide=hide, samples=samples,
+        architecture=architecture, trust_remote_code=trust_remote_code, column=column, skip_unreadable=skip_unreadable,
         model_options=tuple(model_options or ()),
     )  # fmt: skip
     with ProgressBar(Console(stderr=True)) as progress:
         fit_and_compare(settings, folder, wide_console(), progress)
-    print(f"{folder}: report.json" if headroom_only else f"{folder}: the policy, report.json and a card, README.md")
+    print(f"{folder}: the sampler, the policy, report.json and a card, README.md")
 
 
 @command()

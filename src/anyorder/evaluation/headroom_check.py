@@ -1,43 +1,84 @@
 """Whether an order is worth learning for this model and these problems."""
 
+import tempfile
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from anyorder.decoding.sampler import Sampler
+from anyorder.decoding.step import StepOutput
 from anyorder.denoisers.base import Denoiser
 from anyorder.errors import BadInput
-from anyorder.evaluation.batches import Progress
+from anyorder.evaluation.batches import Progress, decode_in_batches
 from anyorder.evaluation.calibration import Calibration, path_calibration
+from anyorder.evaluation.choice import Gain, adaptive, advice, baselines, best, gain, learned
 from anyorder.evaluation.comparison import evaluate
-from anyorder.evaluation.results import Report, Result
-from anyorder.evaluation.samplers import Kind, Samplers
-from anyorder.evaluation.statistics import mean_interval
-from anyorder.evaluation.tables import markdown, metric_name
+from anyorder.evaluation.results import Report
+from anyorder.evaluation.samplers import Samplers
+from anyorder.evaluation.tables import markdown
+from anyorder.orders.learned import LearnedOrder
 from anyorder.registry import ORDERS
 from anyorder.tasks.base import Instances, Task
 from anyorder.tasks.sequences import Sequences
+from anyorder.training.fit import fit_order
+from anyorder.training.solutions import several_solutions
 from anyorder.zoo.matching import loaded
 
 _CALIBRATED = 0.02
 """Largest expected calibration error that counts as calibrated."""
 
-_SMALL_LEAD = 1.0
-"""Points: if the oracle leads by less, an order has nothing to gain that is worth a fit."""
+FEWEST = 40
+"""Problems, below which no probe is fitted: half of them would be too few to fit to, and half too few to measure on."""
 
 
-_LITTLE = "No order can gain much here"
+@dataclass(frozen=True)
+class Probe:
+    """What a policy learned in a short fit, measured on problems to which it was not fitted.
+
+    Args:
+        updates: of the fit.
+        auroc: chance that a right prediction scores higher than a wrong one, on the policy's own path.
+        auroc_confidence: the same of the denoiser's confidence, on the same predictions.
+        report: the heuristic that is best on these problems, and the samplers with the policy.
+        gains: of these samplers over that heuristic.
+    """
+
+    updates: int
+    auroc: float
+    auroc_confidence: float
+    report: Report
+    gains: list[Gain]
+
+    def __str__(self) -> str:
+        return (
+            f"A policy fitted in {self.updates} updates tells wrong predictions from right ones with an AUROC of "
+            f"{self.auroc:.3f}, confidence with {self.auroc_confidence:.3f}."
+        )
 
 
 @dataclass(frozen=True)
 class Headroom:
-    """Orders that need no training and the oracles on the same problems, and how reliable confidence is.
+    """Heuristics and oracles on the same problems, how reliable confidence is, and what a probe learned.
 
-    Printed, it is a table and the sentence that says whether an order is worth it.
+    Printed, it is a table and the sentences that say whether a fit is worth it.
+
+    Args:
+        report: of all problems.
+        every_prediction, most_confident: calibration along the confidence path.
+        probe: None if none was fitted.
+        several: share of the problems that are known to have several solutions.
     """
 
     report: Report
     every_prediction: Calibration
     most_confident: Calibration
+    probe: Probe | None = None
+    several: float = 0.0
 
     def __str__(self) -> str:
         return f"{markdown(self.report)}\n\n{recommendation(self)}"
@@ -50,19 +91,25 @@ def headroom(
     steps: int,
     *,
     samplers: Samplers | None = None,
+    updates: int = 60,
     seed: int = 0,
     batch_size: int = 256,
     progress: Progress | None = None,
 ) -> Headroom:
-    """Measure how far the best order without training is from the oracle, and the calibration along the confidence path.
+    """Measure what there is to gain: heuristics against the oracle, calibration along the confidence path, and a probe.
+
+    The probe is a policy fitted for a few updates to the first half of the problems. What its order and its critic gain is
+    measured on the second half. It is what can be learned in a minute; the oracle reads the solution, which nothing can learn.
 
     Args:
         denoiser, task, instances, seed, batch_size, progress: as in `evaluate`.
         steps: budget of forward passes.
-        samplers: the samplers to compare; by default every baseline that takes no arguments, and every oracle.
+        samplers: the samplers to compare; by default every baseline that takes no arguments, confidence with every adaptive
+            count rule, and every oracle.
+        updates: of the probe; 0 for no probe. With fewer than 40 problems there is none.
 
     Returns:
-        A `Headroom`: print it, or read its `report`.
+        A `Headroom`: print it, or read its `report` and `probe`.
 
     Raises:
         BadInput: no solutions are known, or task and denoiser do not match.
@@ -73,53 +120,80 @@ def headroom(
         warnings.warn(message, stacklevel=2)
     if instances.x0 is None:
         raise BadInput("headroom needs problems whose solutions are known: give a file of complete ones with --data")
-    baselines = [name for name in ORDERS.names(baseline=True) if not ORDERS.entry(name).arguments]
-    compared = [*baselines, *ORDERS.names(oracle=True)] if samplers is None else samplers
-    report = evaluate(denoiser, task, instances, compared, steps, seed=seed, batch_size=batch_size, progress=progress)
+    asked: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "progress": progress}
+    if samplers is None:
+        oracles = {name: Sampler.parse(name) for name in ORDERS.names(oracle=True)}
+        samplers = {**baselines(task), **adaptive(every=False), **oracles}
+    report = evaluate(denoiser, task, instances, samplers, steps, **asked)
     every, first = path_calibration(denoiser, instances, steps)
-    return Headroom(report, every, first)
+    several = several_solutions(denoiser, task, instances)
+    probe = None
+    if updates and len(instances) >= FEWEST:
+        probe = _probe(denoiser, task, instances, steps, updates, best(report, "heuristic").order, asked)
+    return Headroom(report, every, first, probe, several)
 
 
-def best_of(report: Report, kind: Kind) -> Result:
-    """The result of a kind of orders with the largest main metric.
+def _probe(
+    denoiser: Any, task: Task, instances: Instances, steps: int, updates: int, heuristic: str, asked: dict[str, Any]
+) -> Probe:
+    """Fit a policy to the first half of the problems, and measure it on the second."""
+    half = len(instances) // 2
+    rest = instances[slice(half, None)]
+    with tempfile.TemporaryDirectory() as folder:
+        order = fit_order(
+            denoiser, task, instances[slice(0, half)], folder, steps=updates, batch_size=32, seed=asked["seed"],
+            console=Console(quiet=True),
+        )  # fmt: skip
+    try:
+        plain = Sampler.parse(heuristic)
+    except BadInput:  # a sampler of the caller's own, under a label
+        plain = Sampler.parse("confidence")
+        heuristic = "confidence"
+    report = evaluate(denoiser, task, rest, {heuristic: plain, **learned(order, plain)}, steps, **asked)
+    gains = [gain(report, r.order, heuristic) for r in report.results if r.order != heuristic]
+    auroc = _auroc(denoiser, rest, order, steps, asked)
+    return Probe(updates, *auroc, report, gains)
 
-    Raises:
-        BadInput: the report has no order of this kind.
-    """
-    found = [result for result in report.results if result.kind == kind]
-    if not found:
-        raise BadInput(f"headroom compares heuristics with oracles: this evaluation has no {kind}, give at least one")
-    return max(found, key=lambda result: result.main(report.main_metric)[0])
+
+def _auroc(
+    denoiser: Denoiser, instances: Instances, order: LearnedOrder, steps: int, asked: dict[str, Any]
+) -> tuple[float, float]:
+    """How well a policy, and confidence, tell right predictions from wrong ones on the policy's path."""
+    scores: list[Tensor] = []
+    odds: list[Tensor] = []
+    right: list[Tensor] = []
+
+    def record(output: StepOutput) -> None:
+        prediction, x0 = output.prediction, output.before.x0
+        assert x0 is not None
+        scores.append(output.scores[prediction.predicted].cpu())
+        odds.append(prediction.log_odds.cpu())
+        right.append((prediction.best_tokens == x0[prediction.predicted]).cpu())
+
+    sampler = Sampler(order, steps=steps)
+    decode_in_batches(denoiser, instances, sampler, name="probe", on_step=record, **asked)
+    labels = torch.cat(right)
+    return area_under_roc(torch.cat(scores), labels), area_under_roc(torch.cat(odds), labels)
 
 
-def oracle_lead(report: Report) -> str:
-    """Say how far the best oracle is ahead of the best heuristic, with a paired 95 % interval, and whether that is enough for
-    an order to gain something.
+def area_under_roc(scores: Tensor, positive: Tensor) -> float:
+    """Chance that a positive has a higher score than a negative, ties counted half; nan if there are none of either."""
+    from scipy.stats import mannwhitneyu  # takes half a second
 
-    Raises:
-        BadInput: the report has no heuristic or no oracle.
-    """
-    metric = report.main_metric
-    best, oracle = best_of(report, "heuristic"), best_of(report, "oracle")
-    ahead = oracle.outcomes(metric).astype(float) - best.outcomes(metric).astype(float)
-    mean, low, high = mean_interval(100 * ahead)
-    measure = metric_name(report)
-    first = (
-        f"The best heuristic is {best.order} with {100 * best.main(metric)[0]:.1f} % {measure}; the oracle's lead is "
-        f"{mean:.1f} points ({low:.1f} to {high:.1f})."
-    )
-    if mean < _SMALL_LEAD:
-        return f"{first} {_LITTLE}: the lead is under {_SMALL_LEAD:.0f} point."
-    if low <= 0:
-        return f"{first} {_LITTLE}, as far as {len(ahead)} problems tell: the interval includes 0."
-    return first
+    above, below = scores[positive].double().numpy(), scores[~positive].double().numpy()
+    if not len(above) or not len(below):
+        return float("nan")
+    return float(mannwhitneyu(above, below).statistic / (len(above) * len(below)))
 
 
 def recommendation(found: Headroom) -> str:
     """Say what the numbers mean, by the metric that matters for these problems."""
-    first, over = oracle_lead(found.report), found.every_prediction.overconfidence
-    if found.every_prediction.error < _CALIBRATED:
-        return f"{first} Confidence is calibrated on its own path: expect little from a learned order, and more from remasking."
-    sense = "overconfident" if over > 0 else "underconfident"
-    hope = "" if _LITTLE in first else ": an order can learn where"
-    return f"{first} The denoiser is {sense} on its own path (by {100 * abs(over):.1f} points){hope}."
+    calibrated = found.every_prediction.error < _CALIBRATED
+    over = found.every_prediction.overconfidence
+    state = "calibrated" if calibrated else "overconfident" if over > 0 else "underconfident"
+    by = "" if calibrated else f" (by {100 * abs(over):.1f} points)"
+    said = f"Confidence is {state} on its own path{by}."
+    if found.probe is not None:
+        said += f" {found.probe}"
+    gains = [] if found.probe is None else found.probe.gains
+    return f"{said} {advice(found.report, best(found.report, 'heuristic').order, gains, found.several)}"

@@ -100,11 +100,11 @@ REWARD_OPTIMIZER = OptimizerSettings(lr=1e-3, betas=(0.9, 0.99), weight_decay=0.
 def default_fit(architecture: str = "", task: Task | None = None) -> tuple[PolicySettings, ObjectiveSettings]:
     """The settings of policy and objective that `fit_order` uses if none are given.
 
-    For tasks whose positions are related, such as Sudoku, the policy is `lookahead` with two heads per relation and two that see
-    everything, trained as a critic too. For others it is `mlp` (arXiv 2606.00295, section 3), which is cheap for every denoiser.
-    Both are trained for `correctness` on the states of their own path. A policy that reads the denoiser's logits
-    (`reads_logits`, such as `lookahead`) is trained as a critic too. The score transformers are not, although they read all
-    positions together: of a committed token they do not read how likely it was.
+    For tasks whose positions are related, such as Sudoku, the policy is `lookahead` with two heads per relation and two that
+    see everything. For others it is `mlp` (arXiv 2606.00295, section 3), which is cheap for every denoiser. Both are trained
+    for `correctness` on the states of their own path. A policy that reads the denoiser's logits (`reads_logits`, such as
+    `lookahead`) is trained as a critic too. The score transformers are not, although they read all positions together: of a
+    committed token they do not read how likely it was.
     """
     related = [] if task is None else list(task.relations())
     policy = PolicySettings(architecture=architecture or ("lookahead" if related else "mlp"))
@@ -130,8 +130,8 @@ def fit_order(
 ) -> LearnedOrder:
     """Fit an order policy to your own frozen denoiser on your own problems.
 
-    Where problems have several solutions, which a few decodings find out, a token is right if it belongs to the solution nearest
-    to the state (`objective.solutions = "nearest"`), unless an objective is given.
+    Where problems have several solutions, which a few decodings find out, a token is right if it belongs to the solution
+    nearest to the state (`objective.solutions = "nearest"`), unless an objective is given.
 
     Args:
         denoiser: any `Denoiser` module, or the name, folder or hub id of one; its weights do not change.
@@ -172,7 +172,7 @@ def check_fit(denoiser: nn.Module, task: Task, instances: Instances, folder: Pat
 
 
 def _order_recipe(
-    denoiser: nn.Module,
+    denoiser: Any,
     task: Task,
     instances: Instances,
     *,

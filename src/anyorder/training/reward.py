@@ -235,11 +235,12 @@ class RewardJob:
 
     def _budget(self, rng: np.random.Generator) -> int | None:
         """The budget of a round; from a range it is drawn log-uniformly."""
-        steps = self.settings.steps
+        steps: Any = self.settings.steps
         if not isinstance(steps, tuple):
-            return steps
+            return None if steps is None else int(steps)
         low, high = steps
-        return round(low * (high / low) ** rng.random())
+        drawn: float = low * (high / low) ** rng.random()
+        return round(drawn)
 
     def _rollout(
         self, problems: Instances, copies: int, seed: int, expert: Expert | None, follow: bool, share: float, budget: int | None

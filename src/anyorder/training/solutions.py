@@ -1,10 +1,13 @@
 """Do problems have several solutions?"""
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from anyorder.decoding.loop import decode
 from anyorder.decoding.sampler import Sampler
 from anyorder.denoisers.base import Denoiser
+from anyorder.orders.heuristics import confidence, random
 from anyorder.tasks.base import Instances, Task
 from anyorder.tasks.instances import checked_result
 from anyorder.tasks.sequences import Sequences
@@ -12,15 +15,13 @@ from anyorder.tasks.sequences import Sequences
 _PROBLEMS, _STEPS = 64, 16
 
 
-def share_with_several(task: Task, instances: Instances, *decoded: torch.Tensor) -> float:
-    """Share of problems that are known to have several solutions: the label `models` says so, or one of the completed sequences
-    (N, L) satisfies the rules and differs from the stored solution. It is a lower bound. 0 for sequences such as texts, whose
-    rules say only that they are well formed."""
+def share_with_several(task: Task, instances: Instances, *decoded: Tensor) -> float:
+    """Share of problems that are known to have several solutions: the label `models` says so, or one of the completed
+    sequences (N, L) satisfies the rules and differs from the stored solution. It is a lower bound. 0 for sequences such as
+    texts, whose rules say only that they are well formed."""
     if instances.x0 is None or isinstance(task, Sequences):
         return 0.0
-    several = (
-        torch.from_numpy(instances.labels["models"] > 1) if "models" in instances.labels else torch.zeros(len(instances)) > 0
-    )
+    several = torch.from_numpy(np.asarray(instances.labels.get("models", np.ones(len(instances)))) > 1)
     for tokens in decoded:
         differs = ((tokens != instances.x0) & instances.maskable).any(dim=1)
         several |= checked_result(task, instances, tokens).instance_correct & differs
@@ -32,5 +33,5 @@ def several_solutions(denoiser: Denoiser, task: Task, instances: Instances) -> f
     some = instances[slice(0, _PROBLEMS)]
     if some.x0 is None or isinstance(task, Sequences):
         return 0.0
-    samplers = (Sampler(order, steps=_STEPS) for order in ("confidence", "random"))
+    samplers = (Sampler(order, steps=_STEPS) for order in (confidence, random))
     return share_with_several(task, some, *(decode(denoiser, some.tokens, sampler).tokens for sampler in samplers))

@@ -1,0 +1,180 @@
+"""Which sampler is best at a budget of forward passes: candidates, the choice on validation problems, and the advice.
+
+A sampler with a learned part is chosen only if it is better than the best heuristic on the validation problems, by a paired
+95 % interval. So what is chosen is as good as the best heuristic, up to the error of that interval.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from anyorder.decoding.counts import Deadline, Fixed
+from anyorder.decoding.remaskers import CriticUndo
+from anyorder.decoding.sampler import Sampler
+from anyorder.errors import BadInput, counted
+from anyorder.evaluation.results import Report, Result
+from anyorder.evaluation.samplers import Kind
+from anyorder.evaluation.statistics import mcnemar, paired_interval, sign_flip
+from anyorder.evaluation.tables import format_p, metric_name
+from anyorder.orders.learned import LearnedOrder
+from anyorder.registry import COUNT_RULES, ORDERS
+from anyorder.tasks.base import Task
+
+WORTH = 1.0
+"""Points of the main metric. A gain below this is not worth a fit."""
+
+Compare = Callable[[dict[str, Sampler]], Report]
+"""Decodes the validation problems with samplers at the budget."""
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What one sampler gains over another on the same problems, in points of the main metric: mean, 95 % interval, p-value."""
+
+    what: str
+    mean: float
+    low: float
+    high: float
+    p_value: float
+
+    def __str__(self) -> str:
+        return f"{self.what} {self.mean:+.1f} points ({self.low:+.1f} to {self.high:+.1f}, p = {format_p(self.p_value)})"
+
+
+def baselines(task: Task) -> dict[str, Sampler]:
+    """The orders that need no training and take no arguments, at an even pace."""
+    names = [name for name in ORDERS.names(baseline=True) if not ORDERS.entry(name).arguments]
+    return {name: Sampler.parse(name) for name in names if task.sequential or not ORDERS.entry(name).facts.get("sequential")}
+
+
+def adaptive(*, every: bool = True) -> dict[str, Sampler]:
+    """The confidence order with each count rule that reads the predictions, with every value that the rule is registered with
+    or with its default alone."""
+    found: list[str] = []
+    for entry in COUNT_RULES.entries():
+        if "heuristic" in entry.facts.get("curve_for", ()) and entry.arguments:
+            values = entry.arguments[0].values if every else [entry.arguments[0].default]
+            found += [f"confidence@{entry.name}:{value}" for value in values]
+    return {text: Sampler.parse(text) for text in found}
+
+
+def heuristics(task: Task, compare: Compare) -> Report:
+    """Compare all heuristics: the baselines, then confidence with the adaptive count rules, then the best of these rules with
+    the even pace of the budget as its slowest, and with noise on the order."""
+    report = compare(baselines(task) | adaptive())
+    name = best(report, "heuristic", "@").order
+    sampler = Sampler.parse(name)
+    paced = sampler.replace(count=Deadline(sampler.count))
+    return joined(report, compare({f"{name}, within the budget": paced, f"{name}, noise 1": sampler.replace(noise=1.0)}))
+
+
+def learned(order: LearnedOrder, heuristic: Sampler, name: str = "policy") -> dict[str, Sampler]:
+    """The samplers that use a policy: its order at an even pace and with the count rule of the best heuristic, and undo by its
+    critic, if it has one, after its own order, fast or one position at a time, and after the best heuristic."""
+    found = {name: Sampler(order)}
+    adaptive_rule = heuristic.count != Sampler(order).count
+    if adaptive_rule:
+        found[f"{name}, pace of the heuristic"] = Sampler(order, heuristic.count)
+    if order.critic is not None:
+        undo = CriticUndo(critic=order.critic)
+        found[f"{name}+undo"] = Sampler(order, remasker=undo)
+        found[f"{name}+undo, one at a time"] = Sampler(order, Fixed(), remasker=undo)
+        found["heuristic+undo"] = Sampler(heuristic.order, heuristic.count if adaptive_rule else None, remasker=undo)  # type: ignore[arg-type]
+    return found
+
+
+def best(report: Report, kind: Kind | None = None, part: str = "") -> Result:
+    """The result of one kind of samplers with the largest main metric; among equals the one with the fewest forward passes.
+
+    Raises:
+        BadInput: the report has none of this kind.
+    """
+    found = [r for r in report.results if (r.kind == kind or (kind is None and r.kind not in ("heuristic", "oracle")))]
+    found = [r for r in found if part in r.order]
+    if not found:
+        raise BadInput(f"headroom compares heuristics with oracles: this evaluation has no {kind}, give at least one")
+    return max(found, key=lambda result: (result.main(report.main_metric)[0], -result.nfe))
+
+
+def choose(report: Report) -> str:
+    """The label of the sampler to use: the best one with a learned part if it is better than the best heuristic by a paired
+    95 % interval, else that heuristic. Oracles are not candidates."""
+    heuristic = best(report, "heuristic")
+    if all(result.kind in ("heuristic", "oracle") for result in report.results):
+        return heuristic.order
+    challenger = best(report)
+    return challenger.order if gain(report, challenger.order, heuristic.order).low > 0 else heuristic.order
+
+
+def gain(report: Report, order: str, against: str, what: str = "") -> Gain:
+    """What a sampler of a report gains over another one."""
+    metric, by_label = report.main_metric, {result.order: result for result in report.results}
+    one, other = by_label[order].outcomes(metric), by_label[against].outcomes(metric)
+    low, high = paired_interval(one, other)
+    differences = one.astype(float) - other.astype(float)
+    p = mcnemar(one, other) if one.dtype == bool else sign_flip(differences)
+    return Gain(what or order, 100 * float(differences.mean()), 100 * low, 100 * high, p)
+
+
+def joined(one: Report, other: Report) -> Report:
+    """Two reports on the same problems as one, without comparisons."""
+    return Report([*one.results, *other.results], [], one.meta)
+
+
+def advice(report: Report, heuristic: str, gains: list[Gain], several: float = 0.0, chosen: str = "") -> str:
+    """What to do, in the same words wherever it is said: what the best heuristic reaches, what was gained over it, and whether
+    that is worth a fit.
+
+    Args:
+        report: with the heuristic, and with an oracle if there is one.
+        heuristic: label of the best heuristic.
+        gains: of learned samplers over it; none if nothing was fitted.
+        several: share of the problems that are known to have several solutions.
+        chosen: label of the sampler that was chosen on other problems; by default nothing was.
+    """
+    result = next(r for r in report.results if r.order == heuristic)
+    count = len(result.correct)
+    value = result.main(report.main_metric)[0]
+    said = [
+        f"The best heuristic is {heuristic}: {100 * value:.1f} % {metric_name(report)} with {result.nfe:.1f} forward passes "
+        f"({counted(count, 'problem')})."
+    ]
+    if gains:
+        said.append(f"Gained over it: {'; '.join(map(str, gains))}.")
+    oracles = [r for r in report.results if r.kind == "oracle"]
+    if oracles:
+        said.append(_of_oracle(gain(report, best(report, "oracle").order, heuristic), several, gains))
+    elif several:
+        said.append(f"At least {100 * several:.0f} % of the problems have several solutions.")
+    return " ".join([*said, _verdict(heuristic, gains, 100 * (1 - value), chosen)])
+
+
+def _of_oracle(lead: Gain, several: float, gains: list[Gain]) -> str:
+    """How far the oracle is ahead, and when that is no bound."""
+    points = f"{lead.mean:.1f} points ahead ({lead.low:.1f} to {lead.high:.1f})"
+    said = f"The oracle order, which reads the stored solution, is {points}."
+    if several:
+        return f"{said} That is no bound: at least {100 * several:.0f} % of the problems have other solutions too."
+    if any(one.mean > lead.mean for one in gains):
+        return f"{said} That is no bound for undo, which can correct tokens, or for other count rules."
+    return said
+
+
+def _verdict(heuristic: str, gains: list[Gain], room: float, chosen: str) -> str:
+    """One sentence that says what to do; `room` is how many points are left to 100 %."""
+    if chosen:
+        return f"Verdict: use {chosen}" + ("." if chosen != heuristic else ", since nothing that was learned was better.")
+    proven = [one for one in gains if one.low > 0 and one.mean >= WORTH]
+    if proven:
+        most = max(proven, key=lambda one: one.mean)
+        return f"Verdict: use a learned sampler ({most.what}); anyorder fit makes and tests one."
+    if room < WORTH:
+        return f"Verdict: use {heuristic}; less than {WORTH:.0f} point is left to gain."
+    if gains and max(one.high for one in gains) < WORTH:
+        return f"Verdict: use {heuristic}; what was learned gains less than {WORTH:.0f} point."
+    if gains:
+        most = max(gains, key=lambda one: one.high)
+        return (
+            f"Verdict: use {heuristic} unless a longer fit (anyorder fit) shows more; a gain is neither shown nor excluded "
+            f"({most.what}: up to {most.high:.1f} points)."
+        )
+    return f"Verdict: use {heuristic}, or let anyorder fit try what can be learned."

@@ -1,0 +1,161 @@
+"""`anyorder fit`: find the best sampler for a model, problems and a budget of forward passes.
+
+Heuristics are compared on validation problems, an order is fitted to other problems, samplers with it are compared on the
+validation problems too, and the best sampler is tested on problems on which nothing was chosen. By construction it is as good
+as the best heuristic, up to the error of the comparison.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from anyorder.decoding.sampler import Sampler
+from anyorder.decoding.tokens import Sample
+from anyorder.errors import BadInput, counted
+from anyorder.evaluation.batches import Progress
+from anyorder.evaluation.choice import Gain, advice, best, choose, gain, heuristics, joined, learned
+from anyorder.evaluation.comparison import evaluate
+from anyorder.evaluation.results import Report
+from anyorder.evaluation.tables import rich_tables
+from anyorder.files import check_writable, write_json, write_text
+from anyorder.fitting.card import card
+from anyorder.fitting.data import Bench, prepare
+from anyorder.fitting.settings import FitSettings as FitSettings
+from anyorder.orders.learned import LearnedOrder, saved_order
+from anyorder.registry import ORDERS, POLICIES
+from anyorder.tasks import Instances, Sequences
+from anyorder.training.fit import check_fit, fit_order
+from anyorder.training.run_folder import check_free
+from anyorder.training.solutions import several_solutions
+
+SAMPLER = "sampler"
+"""Folder of the chosen sampler, within that of the fit."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The result of a fit.
+
+    Args:
+        sampler: the best one, with its budget.
+        label: what it is called in the reports.
+        heuristic: label of the best heuristic.
+        order: the fitted order.
+        gain: of the sampler over the best heuristic on the test problems, in points of the main metric; None if the sampler is
+            that heuristic.
+        reports: of the comparisons, by name.
+        advice: what to do, in words.
+    """
+
+    sampler: Sampler
+    label: str
+    heuristic: str
+    order: LearnedOrder
+    gain: Gain | None
+    reports: dict[str, Report]
+    advice: str
+
+
+def fit_and_compare(settings: FitSettings, folder: Path, console: Console, progress: Progress | None = None) -> Fit:
+    """Compare heuristics, fit an order, choose a sampler, test it, and write the policy, the sampler, a report and a card.
+
+    Raises:
+        BadInput: a model or file that cannot be used, or a folder that holds another fit, a model or a card.
+    """
+    check_writable(folder, folder=True)
+    if folder.exists() and Path(settings.model).exists() and folder.samefile(settings.model):
+        raise BadInput(f"{folder} is the model's own folder, which the fit would overwrite: give another one with --out")
+    check_free(folder, "README.md")
+    if settings.architecture:
+        POLICIES.entry(settings.architecture)  # an unknown one is an error before the work
+    bench = prepare(settings, console)
+    fit: dict[str, Any] = {
+        "steps": settings.updates, "batch_size": settings.train_batch_size, "seed": settings.seed,
+        "policy": settings.architecture or None,
+    }  # fmt: skip
+    check_fit(bench.denoiser, bench.task, bench.train, folder, **fit)
+    run = _Run(settings, bench, console, progress)
+    budget = "one position per step" if settings.steps is None else f"{settings.steps} forward passes"
+    console.print(f"[bold]1. Heuristics[/bold], {budget}: {counted(len(bench.validation), 'validation problem')}{run.hidden}")
+    compare = run.on(bench.validation)
+    report = run.show(joined(heuristics(bench.task, compare), compare(_oracles())))
+    heuristic = best(report, "heuristic").order
+    console.print(f"\n[bold]2. Fit an order[/bold] to {counted(len(bench.train), 'other problem')}")
+    order = fit_order(bench.denoiser, bench.task, bench.train, folder, **fit, console=console)
+    console.print("\n[bold]3. Samplers that use it[/bold], on the same problems as in 1")
+    samplers = {**run.samplers, **run.learned(order, run.samplers[heuristic])}
+    more = {label: sampler for label, sampler in samplers.items() if label not in run.samplers}
+    report = joined(report, run.show(compare(more)))
+    label = choose(report)
+    console.print(f"Chosen: {label}")
+    console.print(f"\n[bold]4. Test[/bold] on {counted(len(bench.test), 'problem')} on which nothing was chosen{run.hidden}")
+    tested = {name: samplers[name] for name in dict.fromkeys((heuristic, label, *more))}
+    test = run.show(run.on(bench.test)({**tested, **_oracles()}))
+    gains = [gain(test, name, heuristic) for name in tested if name != heuristic]
+    said = advice(test, heuristic, gains, several_solutions(bench.denoiser, bench.task, bench.train), label)
+    console.print(said, style="bold")
+    reports = {"validation": report, "test": test}
+    if settings.samples and isinstance(bench.task, Sequences):
+        reports["unconditional"] = run.unconditional(bench.task, {heuristic: samplers[heuristic], "policy": Sampler(order)})
+    sampler = samplers[label].replace(steps=settings.steps)
+    sampler.save_pretrained(folder / SAMPLER)
+    write_json(folder / "report.json", {what: one.to_json() for what, one in reports.items()})
+    write_text(folder / "README.md", card(settings, order, bench, reports, said, label, SAMPLER))
+    chosen = next((one for one in gains if one.what == label), None)
+    return Fit(sampler, label, heuristic, order, chosen, reports, said)
+
+
+def _oracles() -> dict[str, Sampler]:
+    return {name: Sampler.parse(name) for name in ORDERS.names(oracle=True)}
+
+
+class _Run:
+    """The comparisons of a fit. `samplers` are those compared so far, by label."""
+
+    def __init__(self, settings: FitSettings, bench: Bench, console: Console, progress: Progress | None) -> None:
+        self.settings, self.bench, self.console, self.progress = settings, bench, console, progress
+        self.samplers: dict[str, Sampler] = {}
+        sequences = isinstance(bench.task, Sequences)
+        self.hidden = f", {100 * settings.hide:.0f} % of their symbols hidden" if sequences else ""
+
+    def on(self, instances: Instances, **fields: Any) -> Any:
+        """A function that compares samplers on problems."""
+        settings, bench = self.settings, self.bench
+        name = "generated" if settings.data is None else settings.data.name
+        meta = {"task": bench.task.name, "data": name, "denoiser": settings.model}
+
+        def compare(samplers: Mapping[str, Sampler]) -> Report:
+            self.samplers |= {label: s for label, s in samplers.items() if label not in ORDERS.names(oracle=True)}
+            return evaluate(
+                bench.denoiser, bench.task, instances, samplers, settings.steps or instances.longest, seed=settings.seed,
+                batch_size=settings.batch_size, progress=self.progress, meta=meta, **fields,
+            )  # fmt: skip
+
+        return compare
+
+    def show(self, report: Report) -> Report:
+        """Print a report, and return it."""
+        for table in rich_tables(report):
+            self.console.print(table)
+        return report
+
+    def learned(self, order: LearnedOrder, heuristic: Sampler) -> dict[str, Sampler]:
+        """Samplers with the fitted order, and with the model's own order, if it has one."""
+        found = learned(order, heuristic)
+        if getattr(self.bench.denoiser, "own_order", None):
+            found |= learned(saved_order(self.bench.denoiser), heuristic, "shipped policy")
+        return found
+
+    def unconditional(self, task: Sequences, samplers: Mapping[str, Sampler]) -> Report:
+        """Samples of empty sequences, at temperature 1."""
+        count = self.settings.samples
+        self.console.print(
+            f"\n[bold]5. Unconditional generation[/bold]: {counted(count, 'sample')}, lengths as in the data, temperature 1"
+        )
+        lengths = self.bench.lengths()
+        empty = task.encode([f"_{{{lengths[i % len(lengths)]}}}" for i in range(count)])
+        drawn = {label: sampler.replace(token=Sample()) for label, sampler in samplers.items()}
+        return self.show(self.on(empty)({"random": Sampler.parse("random", token=Sample()), **drawn}))
