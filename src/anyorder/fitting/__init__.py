@@ -18,6 +18,7 @@ from anyorder.errors import BadInput, counted
 from anyorder.evaluation.batches import Progress
 from anyorder.evaluation.choice import Gain, advice, best, choose, gain, heuristics, joined, learned
 from anyorder.evaluation.comparison import evaluate
+from anyorder.evaluation.critic_check import FEWEST, accept_level, review
 from anyorder.evaluation.results import Report
 from anyorder.evaluation.tables import rich_tables
 from anyorder.files import check_writable, write_json, write_text
@@ -85,6 +86,8 @@ def fit_and_compare(settings: FitSettings, folder: Path, console: Console, progr
     heuristic = best(report, "heuristic").order
     console.print(f"\n[bold]2. Fit an order[/bold] to {counted(len(bench.train), 'other problem')}")
     order = fit_order(bench.denoiser, bench.task, bench.train, folder, **fit, console=console)
+    if order.critic is not None:
+        console.print(run.calibrate(order, folder))
     console.print("\n[bold]3. Samplers that use it[/bold], on the same problems as in 1")
     samplers = {**run.samplers, **run.learned(order, run.samplers[heuristic])}
     more = {label: sampler for label, sampler in samplers.items() if label not in run.samplers}
@@ -148,6 +151,27 @@ class _Run:
         if getattr(self.bench.denoiser, "own_order", None):
             found |= learned(saved_order(self.bench.denoiser), heuristic, "shipped policy")
         return found
+
+    def calibrate(self, order: LearnedOrder, folder: Path) -> str:
+        """Choose on the validation problems from which doubt on `undo` rejects a sequence, and save it with the policy."""
+        settings, bench = self.settings, self.bench
+        steps = settings.steps or bench.validation.longest
+        found = review(
+            bench.denoiser, bench.task, bench.validation, order, steps, seed=settings.seed, batch_size=settings.batch_size,
+            progress=self.progress,
+        )  # fmt: skip
+        level = accept_level(found)
+        if level is None:
+            return f"The critic was not validated: fewer than {FEWEST} of the validation problems were decoded right, or wrong."
+        order.policy.about["accept"] = level
+        order.policy.save_pretrained(folder)
+        right, wrong = found.least[found.correct] >= level, found.least[~found.correct] < level
+        if not level:
+            return "The critic does not tell right sequences from wrong ones: undo accepts all."
+        return (
+            f"The critic accepts {100 * right.double().mean():.0f} % of the right sequences and rejects "
+            f"{100 * wrong.double().mean():.0f} % of the wrong ones, at the level {level:.2f}."
+        )
 
     def unconditional(self, task: Sequences, samplers: Mapping[str, Sampler]) -> Report:
         """Samples of empty sequences, at temperature 1."""
