@@ -20,7 +20,7 @@ from anyorder.evaluation.choice import Gain, advice, best, choose, gain, heurist
 from anyorder.evaluation.comparison import evaluate
 from anyorder.evaluation.critic_check import FEWEST, accept_level, review
 from anyorder.evaluation.results import Report
-from anyorder.evaluation.tables import rich_tables
+from anyorder.evaluation.tables import grids_of, rich_table
 from anyorder.files import check_writable, write_json, write_text
 from anyorder.fitting.card import card
 from anyorder.fitting.data import Bench, prepare
@@ -141,8 +141,9 @@ class _Run:
 
     def show(self, report: Report) -> Report:
         """Print a report, and return it."""
-        for table in rich_tables(report):
-            self.console.print(table)
+        for title, header, rows in grids_of(report):
+            if "by difficulty" not in title:  # they are in the card
+                self.console.print(rich_table(title, header, rows))
         return report
 
     def learned(self, order: LearnedOrder, heuristic: Sampler) -> dict[str, Sampler]:
