@@ -14,6 +14,7 @@ from torch import nn
 
 from anyorder.errors import AnyorderError, BadInput, first_line
 from anyorder.files import write_tensors
+from anyorder.signatures import checked
 
 UNLOADABLE = (
     safetensors.SafetensorError, ArithmeticError, AttributeError, LookupError, MemoryError, OSError, RuntimeError,
@@ -33,6 +34,7 @@ class Pushable(ABC):
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the folder."""
 
+    @checked("repo_id")
     def push_to_hub(
         self, repo_id: str, *, private: bool = False, commit_message: str = "Upload from anyorder", **options: Any
     ) -> str:

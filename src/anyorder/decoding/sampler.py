@@ -28,6 +28,7 @@ from anyorder.orders.perturbed import Perturbed
 from anyorder.orders.policies import PolicyNetwork
 from anyorder.parts import from_config, label_of, memories_of, rebuild, to_config, walk, written
 from anyorder.registry import COUNT_RULES, ORDERS, REMASKERS, TOKEN_RULES
+from anyorder.signatures import checked
 from anyorder.state import DecodeState
 
 FORMAT = "anyorder.sampler"
@@ -88,6 +89,7 @@ class Sampler(Pushable):
     # ---- text ---------------------------------------------------------------------------------------------------------
 
     @classmethod
+    @checked("text")
     def parse(cls, text: str, **fields: Any) -> "Sampler":
         """A sampler from `ORDER[~SIGMA][+REMASKER][@blocks:LENGTH][@COUNT]`, the spelling of the command line.
 
@@ -192,6 +194,7 @@ class Sampler(Pushable):
 
     # ---- saving -------------------------------------------------------------------------------------------------------
 
+    @checked("folder")
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `sampler.json`, a card, and the weights of policies and critics in folders beside them.
 
@@ -227,6 +230,7 @@ class Sampler(Pushable):
         write_text(folder / "README.md", _card(self))
 
     @classmethod
+    @checked("name")
     def from_pretrained(cls, name: str | Path, denoiser: Any = None, *, strict: bool = True, **options: Any) -> "Sampler":
         """Load a sampler from a folder or a hub id.
 

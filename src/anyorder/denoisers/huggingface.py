@@ -45,6 +45,7 @@ from anyorder.denoisers.unsupported import (
 )
 from anyorder.errors import BadCheckpoint, BadInput, first_line
 from anyorder.hub import of_hub
+from anyorder.signatures import check_argument, checked
 from anyorder.weights import check_finite, limited_to, weight_files
 
 _UNUSED_WEIGHTS = ("esm.contact_head.",)
@@ -80,6 +81,9 @@ class HuggingFaceDenoiser(nn.Module):
         self.source = ""
         self.model = model
         loaded: Any = model  # of the many classes of the hub
+        check_argument("model", model, nn.Module)
+        if not hasattr(model, "config"):
+            raise BadInput(f"{type(model).__name__} has no configuration, as models of Hugging Face have: use WrappedDenoiser")
         config: Any = loaded.config
         check_configuration(type(model).__name__, config)
         check_forward(model)
@@ -102,6 +106,7 @@ class HuggingFaceDenoiser(nn.Module):
             check_causal(model, lambda tokens: self._run(tokens, None, None).logits, device_of(self))
 
     @classmethod
+    @checked("name")
     def from_pretrained(
         cls,
         name: str | Path,
@@ -196,6 +201,7 @@ class HuggingFaceDenoiser(nn.Module):
         self._ban = torch.zeros(self.vocab_size, dtype=torch.bool)
         self._ban[self._forbidden] = True
 
+    @checked("folder")
     def save_pretrained(self, folder: str | Path) -> None:
         """Model and tokenizer, as `from_pretrained` reads them; of a model with adapters (PEFT) the adapters alone.
 

@@ -18,6 +18,7 @@ from anyorder.denoisers.base import DenoiserOutput, forbid_mask
 from anyorder.errors import BadInput
 from anyorder.registry import DENOISERS
 from anyorder.relations import EVERYTHING, Relation
+from anyorder.signatures import checked
 
 MOST_LOOPS = 1000
 """Passes through the blocks cost time and no weights, so nothing else bounds their number in other people's configurations."""
@@ -158,6 +159,7 @@ class Transformer(nn.Module, PyTorchModelHubMixin, library_name="anyorder"):
         model.set_relations(task.relations())
         return model
 
+    @checked("vocab_size", "mask_token_id", "max_length", "width", "layers", "heads", "mlp_ratio", "loops", "pad_token_id")
     def __init__(
         self,
         vocab_size: int,
@@ -173,12 +175,12 @@ class Transformer(nn.Module, PyTorchModelHubMixin, library_name="anyorder"):
         pad_token_id: int | None = None,
     ) -> None:
         super().__init__()
-        if width % len(heads):
-            raise ValueError(f"width {width} is not a multiple of the {len(heads)} heads")
+        if not heads or width % len(heads):
+            raise BadInput(f"width {width} is not a multiple of the {len(heads)} heads")
         if not 0 <= mask_token_id < vocab_size:
-            raise ValueError(f"mask_token_id is {mask_token_id}; it must lie in 0..{vocab_size - 1}")
+            raise BadInput(f"mask_token_id is {mask_token_id}; it must lie in 0..{vocab_size - 1}")
         if not 1 <= loops <= MOST_LOOPS:
-            raise ValueError(f"loops is {loops}; it must lie in 1..{MOST_LOOPS}")
+            raise BadInput(f"loops is {loops}; it must lie in 1..{MOST_LOOPS}")
         self.source = ""
         self.vocab_size = vocab_size
         self.mask_token_id = mask_token_id

@@ -14,6 +14,7 @@ from anyorder.errors import BadInput
 from anyorder.files import write_json
 from anyorder.hub import Pushable, save_weights
 from anyorder.registry import DENOISERS
+from anyorder.signatures import checked
 
 
 class WrappedDenoiser(nn.Module, Pushable):
@@ -48,6 +49,7 @@ class WrappedDenoiser(nn.Module, Pushable):
         torch.Size([1, 2, 5])
     """
 
+    @checked("vocab_size", "hidden_size", "pad_token_id")
     def __init__(
         self,
         module: nn.Module,
@@ -120,6 +122,7 @@ class WrappedDenoiser(nn.Module, Pushable):
 
     # ---- saving -------------------------------------------------------------------------------------------------------
 
+    @checked("folder")
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `config.json` and `model.safetensors`. `load_denoiser(folder)` reads them wherever the module's class can be
         imported.

@@ -14,6 +14,7 @@ from anyorder.evaluation.samplers import Kind, Samplers
 from anyorder.evaluation.statistics import mean_interval
 from anyorder.evaluation.tables import markdown, metric_name
 from anyorder.registry import ORDERS
+from anyorder.signatures import checked
 from anyorder.tasks.base import Instances, Task
 from anyorder.tasks.sequences import Sequences
 from anyorder.zoo.matching import loaded
@@ -43,6 +44,7 @@ class Headroom:
         return f"{markdown(self.report)}\n\n{recommendation(self)}"
 
 
+@checked("steps", "seed")
 def headroom(
     denoiser: Denoiser | str | Path,
     task: Task | str | None,
@@ -70,7 +72,7 @@ def headroom(
     denoiser, task, instances = loaded(denoiser, task, instances)
     if isinstance(task, Sequences) and task.hide == 1:
         message = "every symbol is hidden, so there is nothing to infer them from: make the task with hide=0.5, say"
-        warnings.warn(message, stacklevel=2)
+        warnings.warn(message, stacklevel=3)
     if instances.x0 is None:
         raise BadInput("headroom needs problems whose solutions are known: give a file of complete ones with --data")
     baselines = [name for name in ORDERS.names(baseline=True) if not ORDERS.entry(name).arguments]

@@ -18,6 +18,7 @@ from anyorder.orders.base import Binding, Unbound
 from anyorder.orders.policies import PolicyNetwork, policy_class
 from anyorder.prediction import Prediction
 from anyorder.registry import ORDERS
+from anyorder.signatures import checked
 from anyorder.state import DecodeState
 from anyorder.weights import with_weights
 
@@ -31,6 +32,7 @@ class LearnedOrder(Pushable):
             still be completed correctly, and a critic on complete ones as decoding leaves them, so they may be two networks.
     """
 
+    @checked("policy", "critic")
     def __init__(self, policy: PolicyNetwork, critic: "Critic | None" = None) -> None:
         self.policy = policy
         self.critic = critic
@@ -50,6 +52,7 @@ class LearnedOrder(Pushable):
             self.critic.policy.to(device)
         return self
 
+    @checked("folder")
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the policy, and its critic to `critic/` if that is a separate network."""
         self.policy.save_pretrained(folder)
@@ -57,6 +60,7 @@ class LearnedOrder(Pushable):
             self.critic.policy.save_pretrained(Path(folder) / "critic")
 
     @classmethod
+    @checked("name", "denoiser")
     def from_pretrained(cls, name: str | Path, denoiser: nn.Module | None = None, *, strict: bool = True) -> "LearnedOrder":
         """Load a policy, and the critic beside it, from a folder or a hub id; see `load_policy` and `check_denoiser`.
 
@@ -78,6 +82,7 @@ class LearnedOrder(Pushable):
 class Critic:
     """A policy network that scores committed tokens: the log-odds that each is right, float (B, L)."""
 
+    @checked("policy")
     def __init__(self, policy: PolicyNetwork) -> None:
         if not policy.scores_committed:
             raise BadInput(

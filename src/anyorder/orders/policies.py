@@ -27,6 +27,7 @@ from anyorder.memory import FirstPrediction, Memory
 from anyorder.prediction import Prediction
 from anyorder.registry import POLICIES
 from anyorder.relations import EVERYTHING, Relation
+from anyorder.signatures import checked
 from anyorder.state import DecodeState
 
 _MASKED, _COMMITTED, _GIVEN = 0, 1, 2
@@ -123,6 +124,7 @@ class PolicyNetwork(nn.Module, Pushable):
             "about": self.about,
         }
 
+    @checked("folder")
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `config.json` and `model.safetensors`."""
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}

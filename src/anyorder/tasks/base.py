@@ -18,13 +18,20 @@ from anyorder.ends import Ends
 from anyorder.errors import BadInput, shorten
 from anyorder.registry import TASKS
 from anyorder.relations import Relation
+from anyorder.signatures import check_argument, checked
 from anyorder.tasks.drawing import Drawing
 from anyorder.tasks.instances import CheckResult, Instances, check_problems, on_cpu
 from anyorder.tasks.instances import cell_accuracy as cell_accuracy  # other packages import it from here
 from anyorder.tasks.problem_files import Unreadable
 
 _MOST_TOKENS = 2**30
-_READ_COMPLETED = {"check", "measure", "generated", "texts", "format", "dead_ends", "notes"}
+_READ_PROBLEMS = {"load": ("path", "limit", "unreadable"), "parse": ("text",), "generate": ("count", "seed")}
+_READ_COMPLETED = {
+    **dict.fromkeys(("check", "measure", "generated", "texts"), ("instances", "tokens")),
+    **dict.fromkeys(("format", "notes"), ("tokens",)),
+    "dead_ends": ("instances", "states"),
+}
+"""Methods of tasks, and those of their arguments whose types are checked."""
 
 
 class Task(ABC):
@@ -57,6 +64,9 @@ class Task(ABC):
         super().__init_subclass__(**named)
         for name in _READ_COMPLETED & vars(cls).keys():
             setattr(cls, name, on_cpu(vars(cls)[name]))
+        for name, arguments in (_READ_PROBLEMS | _READ_COMPLETED).items():
+            if name in vars(cls):
+                setattr(cls, name, checked(*arguments, like=getattr(Task, name))(vars(cls)[name]))
 
     # ---- what the task is ---------------------------------------------------------------------------------------------
 
@@ -136,6 +146,7 @@ class Task(ABC):
         """Further numbers of each completed sequence by name, float (N,), nan where one has none. Tables show the means."""
         return {}
 
+    @checked("instances", "tokens")
     def generated(self, instances: Instances, tokens: Tensor) -> Tensor:
         """Positions bool (N, L) of completed sequences that were generated and count as content."""
         return instances.maskable
@@ -341,10 +352,11 @@ def per_instance_seeds(seed: int, count: int, start: int = 0) -> np.ndarray:
     """Independent 32-bit seeds (count,) for instances start..start+count-1: number i depends on seed and i only.
 
     Raises:
-        BadInput: `count` is not a whole number, 1 or more.
+        BadInput: `count` is not a whole number, 1 or more, or `seed` no whole number.
     """
     if not isinstance(count, int | np.integer) or isinstance(count, bool) or count < 1:
         raise BadInput(f"the number of problems is {count!r}; it must be a whole number, 1 or more")
+    check_argument("seed", seed, int)
     counter = np.arange(start, start + count, dtype=np.uint64)
     mixed = (counter + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(seed * 0xD1B54A32D192ED03 % 2**64)
     mixed ^= mixed >> np.uint64(30)

@@ -22,6 +22,7 @@ from torch import Tensor
 from anyorder.errors import BadInput, shorten
 from anyorder.registry import TASKS
 from anyorder.relations import Relation
+from anyorder.signatures import checked
 from anyorder.tasks.base import CheckResult, Instances, Task, cell_accuracy, per_instance_seeds
 from anyorder.tasks.problem_files import PROBLEM, SOLUTION, Unreadable, first_row, pick, read_rows
 from anyorder.tasks.vocabulary import EOS, MASK, PAD, SEP, YE_VOCABULARY
@@ -42,6 +43,7 @@ class Countdown(Task):
         numbers: n, how many are given: 3, 4 or 5.
     """
 
+    @checked("numbers")
     def __init__(self, numbers: int = 4) -> None:
         if numbers not in _LENGTHS:
             raise BadInput(f"Countdown with {numbers} numbers is not supported: use 3, 4 or 5")

@@ -23,6 +23,7 @@ from anyorder.errors import BadInput, shorten
 from anyorder.files import open_text
 from anyorder.registry import TASKS
 from anyorder.relations import Relation, same
+from anyorder.signatures import checked
 from anyorder.tasks.base import CheckResult, Instances, Task, cell_accuracy, per_instance_seeds
 from anyorder.tasks.drawing import Drawing
 from anyorder.tasks.problem_files import FIRST_LINES, Unreadable, collect
@@ -49,6 +50,7 @@ class Sat(Task):
         layout: "infill" or "prefix" (see the module).
     """
 
+    @checked("variables", "clauses")
     def __init__(self, variables: int = 9, clauses: int | None = None, layout: str = "infill") -> None:
         if variables < 3:
             raise BadInput(f"3-SAT needs at least 3 variables, not {variables}")

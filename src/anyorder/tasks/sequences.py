@@ -18,8 +18,8 @@ from anyorder.denoisers.base import Denoiser
 from anyorder.denoisers.huggingface import HuggingFaceDenoiser
 from anyorder.ends import Ends
 from anyorder.errors import BadInput, shorten
-from anyorder.files import write_text
 from anyorder.registry import TASKS
+from anyorder.signatures import checked
 from anyorder.tasks.alphabets import Alphabet, TokenizerAlphabet, alphabet_of, has_plain_vocabulary
 from anyorder.tasks.base import CheckResult, Instances, Task, check_fits, make, max_length_of, per_instance_seeds, same_tokens
 from anyorder.tasks.drawing import Drawing
@@ -47,6 +47,7 @@ class Sequences(Task):
     default_alphabet: ClassVar[str] = "characters"
     default_length: ClassVar[int] = 128
 
+    @checked("length", "hide")
     def __init__(self, alphabet: str | Alphabet = "", length: int = 0, hide: float = 1.0, free_length: bool = False) -> None:
         self.alphabet = alphabet or self.default_alphabet
         if not isinstance(self.alphabet, str) and not hasattr(self.alphabet, "vocab_size"):
@@ -327,20 +328,6 @@ def _alphabet_of(denoiser: HuggingFaceDenoiser, source: str) -> str | Alphabet:
         raise BadInput("the denoiser has no tokenizer: name the alphabet of the model (option alphabet)")
     residues = residues_of(denoiser.tokenizer, denoiser.vocab_size)
     return residues or TokenizerAlphabet(denoiser.tokenizer, denoiser.vocab_size, denoiser.mask_token_id, source)
-
-
-def design_names(texts: list[str], order: str, steps: int, seed: int) -> list[str]:
-    """Names of generated sequences in a FASTA file: how they were made, a number, and how long they are."""
-    made = f"{order.replace('/', '_').replace(' ', '_')}_T{steps}_seed{seed}"
-    return [f"{made}_{number} length={len(text)}" for number, text in enumerate(texts, start=1)]
-
-
-def write_fasta(path: Path, sequences: list[tuple[str, str]]) -> None:
-    """Write (name, sequence) pairs as FASTA, 60 symbols a line, atomically."""
-    lines = []
-    for name, text in sequences:
-        lines += [f">{name}", *(text[start : start + 60] for start in range(0, len(text), 60))]
-    write_text(path, "".join(f"{line}\n" for line in lines))
 
 
 # ---- measures of samples ----------------------------------------------------------------------------------------------

@@ -79,8 +79,9 @@ class Sorting(Task):
             raise BadInput(f"duplicates {duplicates!r} must be true or false (1 or 0)")
         if not duplicates and self.items > self.values:
             raise BadInput(f"{self.items} different numbers cannot be drawn from {self.values}")
+        seeds = per_instance_seeds(seed, count)
         numbers = np.empty((count, self.items), dtype=np.int64)
-        for row, own in enumerate(per_instance_seeds(seed, count)):
+        for row, own in enumerate(seeds):
             numbers[row] = np.random.default_rng(own).choice(self.values, self.items, replace=bool(duplicates))
         return self.encode(numbers)
 

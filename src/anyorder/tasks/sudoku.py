@@ -20,6 +20,7 @@ from anyorder.errors import BadInput
 from anyorder.files import open_text
 from anyorder.registry import TASKS
 from anyorder.relations import Relation, same
+from anyorder.signatures import checked
 from anyorder.tasks.base import CheckResult, Instances, Task, per_instance_seeds
 from anyorder.tasks.drawing import Drawing
 from anyorder.tasks.instances import cell_accuracy
@@ -42,6 +43,7 @@ class Sudoku(Task):
 
     difficulty_order: ClassVar[tuple[str, ...]] = TECHNIQUES
 
+    @checked("digits")
     def __init__(self, box: int = 3, layout: str = "infill", digits: str | tuple[int, int] = "") -> None:
         if box not in (2, 3, 4):
             raise BadInput(f"box size {box} is not supported: use 2 (4x4), 3 (9x9) or 4 (16x16)")
@@ -118,6 +120,7 @@ class Sudoku(Task):
         if not 0 <= low <= high <= self.cells:
             raise BadInput(f"givens {givens} must lie between 0 and {self.cells}, low end first")
         wanted = None if difficulty is None else TECHNIQUES.index(difficulty)
+        per_instance_seeds(seed, count)  # which refuses what is no number of problems
         parts: list[Instances] = []
         found, start = 0, 0
         while found < count:

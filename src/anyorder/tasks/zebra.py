@@ -26,6 +26,7 @@ from anyorder.errors import BadInput
 from anyorder.files import write_text
 from anyorder.registry import TASKS
 from anyorder.relations import Relation, same
+from anyorder.signatures import checked
 from anyorder.tasks.base import CheckResult, Instances, Task, cell_accuracy, per_instance_seeds
 from anyorder.tasks.drawing import Drawing
 from anyorder.tasks.problem_files import SOLUTION, Unreadable, pick, read_rows
@@ -58,6 +59,7 @@ class Zebra(Task):
 
     difficulty_order: ClassVar[tuple[str, ...]] = TECHNIQUES
 
+    @checked("houses", "attributes", "slots")
     def __init__(self, houses: int = 4, attributes: int = 4, slots: int | None = None) -> None:
         if not (3 <= houses <= 6 and 3 <= attributes <= 6):
             raise BadInput(f"a puzzle has 3 to 6 houses and 3 to 6 attributes, not {houses} and {attributes}")

@@ -17,6 +17,7 @@ from anyorder.files import write_json
 from anyorder.orders.learned import LearnedOrder
 from anyorder.processes import launched
 from anyorder.registry import POLICIES
+from anyorder.signatures import checked
 from anyorder.tasks.base import Instances, Task
 from anyorder.training.denoiser import DenoiserJob
 from anyorder.training.joint import JointJob
@@ -40,9 +41,10 @@ from anyorder.zoo import load_denoiser
 from anyorder.zoo.matching import loaded, task_for
 
 
+@checked("recipe", "folder")
 def run_recipe(
     recipe: AnyRecipe,
-    folder: Path,
+    folder: str | Path,
     console: Console | None = None,
     *,
     trust_remote_code: bool = False,
@@ -60,7 +62,7 @@ def run_recipe(
     Raises:
         BadInput: parts that do not fit each other, or a folder with another run.
     """
-    identity = recipe.model_dump(mode="json")
+    folder, identity = Path(folder), recipe.model_dump(mode="json")
     try:
         job: DenoiserJob | OrderJob | RewardJob
         if isinstance(recipe, DenoiserRecipe):
@@ -108,6 +110,7 @@ def default_fit(architecture: str | None = None) -> tuple[PolicySettings, Object
     return PolicySettings(architecture=name), ObjectiveSettings(name="correctness", states="model", critic=critic)
 
 
+@checked("folder")
 def fit_order(
     denoiser: nn.Module | str | Path,
     task: Task | str | None,
@@ -189,6 +192,7 @@ def _order_recipe(
     return recipe
 
 
+@checked("folder")
 def fit_order_by_reward(
     denoiser: nn.Module | str | Path,
     task: Task | str | None,
