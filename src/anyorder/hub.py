@@ -81,6 +81,20 @@ def of_hub(name: str | Path, options: Mapping[str, Any] | None = None) -> dict[s
     return options | {"local_files_only": True}
 
 
+def folder_in_cache(name: str, options: Mapping[str, Any]) -> Path | None:
+    """The folder in the cache that holds what was fetched of a model by its hub id; None if nothing was.
+
+    Args:
+        name: hub id.
+        options: of `from_pretrained`: cache_dir, revision and subfolder are read.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    place = {key: options[key] for key in ("cache_dir", "revision") if key in options}
+    found = try_to_load_from_cache(name, str(Path(options.get("subfolder", "")) / "config.json"), **place)
+    return Path(found).parent if isinstance(found, str) else None
+
+
 def _reachable() -> bool:
     """Whether the host of the hub takes a connection now; what a proxy reaches is not known, and counts as reachable."""
     from huggingface_hub import constants

@@ -12,7 +12,7 @@ models (LLaDA-8B's) ignores the attention mask; their sequences are passed witho
 import functools
 import warnings
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
@@ -44,7 +44,7 @@ from anyorder.denoisers.unsupported import (
     check_type,
 )
 from anyorder.errors import BadCheckpoint, BadInput, first_line
-from anyorder.hub import of_hub
+from anyorder.hub import folder_in_cache, of_hub
 from anyorder.signatures import check_argument, checked
 from anyorder.weights import check_finite, limited_to, weight_files
 
@@ -143,7 +143,7 @@ class HuggingFaceDenoiser(nn.Module):
             check_configuration(name, transformers.PretrainedConfig.get_config_dict(name, **source)[0])
             config = transformers.AutoConfig.from_pretrained(name, **source)
             check_type(name, config)
-            with _quietly(transformers), limited_to(weight_files(Path(name))):
+            with _quietly(transformers), limited_to(_weights_of(name, options)):
                 model, report = auto_class(transformers, config).from_pretrained(
                     name, trust_remote_code=trust_remote_code, output_loading_info=True, **options
                 )
@@ -366,6 +366,18 @@ def refuse_code(name: str | Path, error: Exception, allow: str) -> None:
     """
     if "trust_remote_code" in str(error):
         raise BadInput(f"{name} comes with code of its own: read it, then allow it by {allow}") from error
+
+
+def _weights_of(name: str | Path, options: Mapping[str, Any]) -> Iterable[Path] | Callable[[], Iterable[Path]]:
+    """The weight files of a folder; of a hub id, which fetches them first, a function that gives them."""
+    if Path(name).is_dir():
+        return weight_files(Path(name) / options.get("subfolder", ""))
+
+    def fetched() -> Iterable[Path]:
+        folder = folder_in_cache(str(name), options)
+        return [] if folder is None else weight_files(folder)
+
+    return fetched
 
 
 def load_transformers(what: str) -> Any:
