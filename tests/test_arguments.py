@@ -72,6 +72,7 @@ def setup() -> SimpleNamespace:
         (lambda s: s.sampler.save_pretrained(5), "folder is 5; it must be a text or a path"),
         (lambda s: s.order.save_pretrained(None), "folder is None; it must be a text or a path"),
         (lambda s: s.order.policy.save_pretrained(5), "folder is 5"),
+        (lambda s: s.denoiser.save_pretrained(5), "save_directory is 5"),
         (lambda s: anyorder.WrappedDenoiser(s.module, 4, 5).save_pretrained([]), "folder is an object of the class list"),
         (lambda s: s.decoded.save(None), "path is None"),
         (lambda s: s.sampler.push_to_hub(None), "repo_id is None; it must be a text"),

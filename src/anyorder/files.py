@@ -125,6 +125,43 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
+@contextmanager
+def written_as_a_whole(folder: str | Path) -> Iterator[Path]:
+    """A temporary folder for the body to write a model to, whose files are put in their places when all are complete, the
+    configuration last. Other files stay, but for further parts (shards) of weights that are replaced.
+
+    Args:
+        folder: of the model; made if it is not there.
+
+    Raises:
+        AnyorderError: a file cannot be written (disk full, no permission); older files are untouched.
+    """
+    place = Path(folder)
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=place, prefix=UNFINISHED) as name:
+            yield Path(name)
+            written = sorted((p for p in Path(name).rglob("*") if p.is_file()), key=lambda p: (p.name == "config.json", p))
+            targets = [place / path.relative_to(name) for path in written]
+            for path, target in zip(written, targets, strict=True):
+                write_atomically(target, lambda temporary, path=path: os.replace(path, temporary))  # type: ignore[misc]
+            for old in {p for target in targets if target.match(_WEIGHTS) for p in target.parent.glob(_WEIGHTS)} - set(targets):
+                old.unlink()
+    except Exception as error:
+        with suppress(OSError):  # there was no such folder, and nothing is in it
+            place.rmdir()
+        if isinstance(error, OSError) or type(error).__name__ == "SafetensorError":  # what it makes of a full disk
+            said = getattr(error, "strerror", None) or error
+            raise AnyorderError(f"cannot write {folder}: {said}; nothing was changed") from error
+        raise
+
+
+_WEIGHTS = "model*.safetensors*"
+
+UNFINISHED = ".unfinished-"
+"""How the names of folders begin that `written_as_a_whole` leaves when the process is killed."""
+
+
 def check_writable(path: Path, *, folder: bool = False) -> None:
     """Refuse, before the work, a name that could not be written after it. Nothing is left there.
 

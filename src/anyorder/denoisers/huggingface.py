@@ -44,6 +44,7 @@ from anyorder.denoisers.unsupported import (
     check_type,
 )
 from anyorder.errors import BadCheckpoint, BadInput, first_line
+from anyorder.files import written_as_a_whole
 from anyorder.hub import folder_in_cache, of_hub
 from anyorder.signatures import check_argument, checked
 from anyorder.weights import check_finite, limited_to, weight_files
@@ -209,14 +210,17 @@ class HuggingFaceDenoiser(nn.Module):
             BadInput: a model that transformers cannot save, such as one that torch has quantized.
         """
         model: Any = self.model
-        try:
-            model.save_pretrained(folder)
-        except (*UNLOADABLE, RuntimeError) as error:
-            raise BadInput(
-                f"{type(model).__name__} cannot be saved: {first_line(error)}. Save it before it is quantized or offloaded"
-            ) from error
-        if self.tokenizer is not None:
-            self.tokenizer.save_pretrained(folder)
+        with written_as_a_whole(folder) as place:
+            try:
+                model.save_pretrained(place)
+            except OSError:
+                raise
+            except (*UNLOADABLE, RuntimeError) as error:
+                raise BadInput(
+                    f"{type(model).__name__} cannot be saved: {first_line(error)}. Save it before it is quantized or offloaded"
+                ) from error
+            if self.tokenizer is not None:
+                self.tokenizer.save_pretrained(place)
 
     def allow(self, tokens: Iterable[int]) -> None:
         """Let these special tokens be produced, such as the end of a sequence whose length is free."""

@@ -5,8 +5,10 @@ structured form attention heads are restricted to relations that the task suppli
 and positions need no embedding, since the relations say where a token stands.
 """
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -16,6 +18,7 @@ from torch import Tensor, nn
 
 from anyorder.denoisers.base import DenoiserOutput, forbid_mask
 from anyorder.errors import BadInput
+from anyorder.files import written_as_a_whole
 from anyorder.registry import DENOISERS
 from anyorder.relations import EVERYTHING, Relation
 from anyorder.signatures import checked
@@ -204,6 +207,19 @@ class Transformer(nn.Module, PyTorchModelHubMixin, library_name="anyorder"):
         """Give the restricted heads the relations of a task."""
         if self.relations is not None:
             self.relations.set(relations)
+
+    @checked("save_directory")
+    def save_pretrained(self, save_directory: str | Path, **options: Any) -> str | None:
+        """Write `config.json`, `model.safetensors` and a card, or nothing if one of them cannot be written.
+
+        Args:
+            save_directory: the folder. A card that is there stays.
+            options: as for `PyTorchModelHubMixin`: push_to_hub, repo_id, ...
+        """
+        with written_as_a_whole(save_directory) as place:
+            if (card := Path(save_directory) / "README.md").is_file():
+                shutil.copy(card, place)
+            return super().save_pretrained(place, **{"repo_id": Path(save_directory).name, **options})
 
     def _attention_bias(self, tokens: Tensor, attention_mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
         padded = attention_mask is not None and not bool(attention_mask.all())

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from anyorder.denoisers.base import DenoiserOutput, check_mask_token, forbid_mask
 from anyorder.denoisers.padding import Aligned, align_left, move_back, run_by_length
 from anyorder.errors import BadInput
-from anyorder.files import write_json
+from anyorder.files import write_json, written_as_a_whole
 from anyorder.hub import Pushable, save_weights
 from anyorder.registry import DENOISERS
 from anyorder.signatures import checked
@@ -139,8 +139,9 @@ class WrappedDenoiser(nn.Module, Pushable):
             "hidden_size": self.hidden_size,
             "pad_token_id": self.pad_token_id,
         }
-        save_weights(self, folder)
-        write_json(Path(folder) / "config.json", config)
+        with written_as_a_whole(folder) as place:
+            save_weights(self, place)
+            write_json(place / "config.json", config)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "WrappedDenoiser":

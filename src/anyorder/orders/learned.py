@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from anyorder.denoisers.base import device_of, fingerprint
 from anyorder.errors import BadCheckpoint, BadInput, WrongDenoiser, first_line
-from anyorder.files import read_json
+from anyorder.files import read_json, written_as_a_whole
 from anyorder.hub import UNLOADABLE, Pushable, download
 from anyorder.memory import Memory
 from anyorder.orders.base import Binding, Unbound
@@ -55,9 +55,10 @@ class LearnedOrder(Pushable):
     @checked("folder")
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the policy, and its critic to `critic/` if that is a separate network."""
-        self.policy.save_pretrained(folder)
-        if self.critic is not None and self.critic.policy is not self.policy:
-            self.critic.policy.save_pretrained(Path(folder) / "critic")
+        with written_as_a_whole(folder) as place:
+            self.policy.save_pretrained(place)
+            if self.critic is not None and self.critic.policy is not self.policy:
+                self.critic.policy.save_pretrained(place / "critic")
 
     @classmethod
     @checked("name", "denoiser")
