@@ -25,7 +25,7 @@ from anyorder.files import check_writable, write_json, write_text
 from anyorder.orders.learned import LearnedOrder
 from anyorder.registry import ORDERS, POLICIES, TASKS
 from anyorder.session import key_values
-from anyorder.tasks import Instances, Sequences, task_class
+from anyorder.tasks import Instances, Sequences, check_size, task_class
 from anyorder.tasks.alphabets import Alphabet
 from anyorder.tasks.problem_files import Unreadable
 from anyorder.tasks.sequence_files import Record, read_records, suffix_of
@@ -113,6 +113,7 @@ def fit_and_compare(
     if settings.headroom_only and (folder / "config.json").is_file():
         raise BadInput(f"{folder} holds a fit whose report would be lost: choose another folder with --out")
     bench = _prepare(settings, console)
+    check_size(settings.samples, bench.test.tokens.shape[1])
     fit: dict[str, Any] = {
         "steps": settings.updates, "batch_size": settings.train_batch_size, "seed": settings.seed,
         "policy": settings.architecture or None,
