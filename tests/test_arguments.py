@@ -135,6 +135,8 @@ def test_text_names_a_file_wherever_a_path_does(setup: SimpleNamespace, tmp_path
 def test_numbers_of_numpy_are_numbers_and_truth_values_are_none() -> None:
     check_argument("n", np.int64(3), int)
     check_argument("n", np.float32(3), float)
+    check_argument("flag", True, bool | None)
+    check_argument("names", ("a", "b"), list | tuple)
     with pytest.raises(BadInput, match="n is True; it must be a whole number"):
         check_argument("n", True, int)
 

@@ -24,7 +24,7 @@ from transformers import BertConfig, BertForMaskedLM
 from typer.testing import CliRunner
 
 from anyorder.cli import app
-from anyorder.cli.options import check_outputs
+from anyorder.cli.options import check_outputs, check_suffix
 from anyorder.decoding.sampler import Sampler
 from anyorder.denoisers.classes import save_denoiser
 from anyorder.denoisers.huggingface import HuggingFaceDenoiser
@@ -82,6 +82,12 @@ def test_a_device_is_written_into_and_not_replaced(device: Path) -> None:
     write_tensors(device, {"a": torch.zeros(3)}, {})
     write_atomically(device, lambda path: shutil.copy(__file__, path))
     assert stat.S_ISCHR(device.stat().st_mode) and os.listdir(device.parent) == ["null.json"]
+
+
+def test_standard_output_takes_any_format_also_where_it_is_a_file() -> None:
+    check_suffix(Path("/dev/stdout"), (".json",))
+    with pytest.raises(BadInput, match=r"end it in \.json"):
+        check_suffix(Path("stdout"), (".json",))
 
 
 def test_a_pipe_gets_every_byte_and_stays_a_pipe(tmp_path: Path) -> None:

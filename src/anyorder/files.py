@@ -69,7 +69,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         AnyorderError: the file cannot be written (disk full, no permission); an older file at `path` is untouched.
     """
     try:
-        if _is_special(path):
+        if is_special(path):
             return _write_into(path, write)
         target = Path(os.path.realpath(path))
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -89,7 +89,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         raise AnyorderError(f"cannot write {path}: {error.strerror or error}; nothing was changed") from error
 
 
-def _is_special(path: Path) -> bool:
+def is_special(path: Path) -> bool:
     """Whether something is there that must not be replaced: a device, a pipe, or what this process has open (/dev/stdout)."""
     try:
         mode = os.stat(path).st_mode
@@ -173,7 +173,7 @@ def check_writable(path: Path, *, folder: bool = False) -> None:
         BadInput: it cannot be written, or is a folder (a file).
     """
     try:
-        special = _is_special(path)
+        special = is_special(path)
         if path.is_dir() and not folder:
             raise BadInput(f"{path} is a folder: give the name of a file")
         if (special or path.is_file()) and folder:

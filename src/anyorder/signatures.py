@@ -64,13 +64,18 @@ def check_argument(name: str, value: object, kind: Any) -> None:
         name: of the argument, for the message.
         value: a truth value is no number, and a text is no list.
     """
-    options = typing.get_args(kind) if isinstance(kind, UnionType) or typing.get_origin(kind) is typing.Union else (kind,)
-    classes = [typing.get_origin(option) or option for option in options]
-    known = [_TYPES.get(each, (each, f"of the class {each.__name__}")) for each in classes]
-    if isinstance(value, tuple(taken for taken, _ in known)) and not isinstance(value, bool | str):
-        return
-    if isinstance(value, str) and str in classes:
+    classes, described = _classes_of(kind)
+    strict = next((each for each in (bool, str) if isinstance(value, each)), None)  # no number, and no list of letters
+    if isinstance(value, classes) if strict is None else strict in classes:
         return
     plain = isinstance(value, str | int | float | NoneType | os.PathLike)
     said = shorten(repr(value)) if plain else f"an object of the class {type(value).__name__}"
-    raise BadInput(f"{name} is {said}; it must be {' or '.join(text for _, text in known)}")
+    raise BadInput(f"{name} is {said}; it must be {described}")
+
+
+@functools.cache
+def _classes_of(kind: Any) -> tuple[tuple[type, ...], str]:
+    """The classes that are taken for an annotation, and how they are called in messages."""
+    options = typing.get_args(kind) if isinstance(kind, UnionType) or typing.get_origin(kind) is typing.Union else (kind,)
+    known = [_TYPES.get(each, (each, f"of the class {each.__name__}")) for each in (typing.get_origin(o) or o for o in options)]
+    return tuple(taken for taken, _ in known), " or ".join(text for _, text in known)

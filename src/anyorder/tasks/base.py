@@ -16,6 +16,7 @@ from torch import Tensor
 from anyorder.denoisers.base import Denoiser, check_is_denoiser
 from anyorder.ends import Ends
 from anyorder.errors import BadInput, shorten
+from anyorder.files import write_text
 from anyorder.registry import TASKS
 from anyorder.relations import Relation
 from anyorder.signatures import check_argument, checked
@@ -28,7 +29,7 @@ _MOST_TOKENS = 2**30
 _READ_PROBLEMS = {"load": ("path", "limit", "unreadable"), "parse": ("text",), "generate": ("count", "seed")}
 _READ_COMPLETED = {
     **dict.fromkeys(("check", "measure", "generated", "texts"), ("instances", "tokens")),
-    **dict.fromkeys(("format", "notes"), ("tokens",)),
+    **dict.fromkeys(("format", "notes", "problem_text"), ("tokens",)),
     "dead_ends": ("instances", "states"),
 }
 """Methods of tasks, and those of their arguments whose types are checked."""
@@ -49,6 +50,7 @@ class Task(ABC):
         sequential: left to right is a sensible order, as in text.
         difficulty_order: values of the label `difficulty` from easy to hard.
         suffixes: suffixes of files that hold problems of this task and no other.
+        file_suffix: of the files that `save` writes.
     """
 
     vocab_size: int
@@ -59,6 +61,7 @@ class Task(ABC):
     sequential: ClassVar[bool] = False
     difficulty_order: ClassVar[tuple[str, ...]] = ()
     suffixes: ClassVar[tuple[str, ...]] = ()
+    file_suffix: ClassVar[str] = ".txt"
 
     def __init_subclass__(cls, **named: Any) -> None:
         super().__init_subclass__(**named)
@@ -135,6 +138,31 @@ class Task(ABC):
             BadInput: the text is not a problem, or this task does not read text.
         """
         raise BadInput(f"the task {self.name} reads no problems as text: use generated problems or a file")
+
+    def problem_text(self, tokens: Tensor) -> str:
+        """Inverse of `parse`: a problem (L,) as text.
+
+        Raises:
+            BadInput: this task does not write text, or not of this problem.
+        """
+        raise BadInput(f"the task {self.name} writes no problems as text")
+
+    def file_line(self, tokens: Tensor, solution: Tensor | None) -> str:
+        """A problem (L,) and its solution (L,), None if it is not known, as a line of a file that `load` reads. By default the
+        text of the problem alone."""
+        return self.problem_text(tokens)
+
+    def save(self, instances: Instances, path: str | Path) -> None:
+        """Inverse of `load`: write problems, with their solutions where the layout has room for them. Labels are not written.
+
+        Raises:
+            BadInput: as `problem_text`. AnyorderError: the file cannot be written.
+        """
+        check_argument("path", path, str | Path)
+        check_problems(self, instances)
+        solutions = [None] * len(instances) if instances.x0 is None else instances.x0
+        lines = [self.file_line(*problem) for problem in zip(instances.tokens, solutions, strict=True)]
+        write_text(Path(path), "".join(f"{line}\n" for line in lines))
 
     # ---- completed sequences ------------------------------------------------------------------------------------------
 

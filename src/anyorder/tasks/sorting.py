@@ -103,6 +103,10 @@ class Sorting(Task):
         """One sequence, e.g. `5,3,9,3`."""
         return self.encode(np.array([self._numbers(text)]))
 
+    def problem_text(self, tokens: Tensor) -> str:
+        """The sequence of a problem (L,), e.g. `5,3,9,3`."""
+        return ",".join(str(token - 1) for token in tokens[: self.items].tolist())
+
     def _numbers(self, text: str) -> list[int]:
         parts = _parts(text)
         for part in parts:

@@ -132,6 +132,10 @@ class Tsp(Task):
         """One problem, e.g. `0,0 3,12 15,4 7,7` for four cities."""
         return self.encode(self._cities(text)[None])
 
+    def problem_text(self, tokens: Tensor) -> str:
+        """The cities of a problem (L,), e.g. `0,0 3,12 15,4 7,7`."""
+        return " ".join(f"{x},{y}" for x, y in self._points(tokens[None])[0].tolist())
+
     def _cities(self, text: str) -> np.ndarray:
         pairs = [pair.split(",") for pair in text.split()]
         for number, pair in enumerate(pairs):
