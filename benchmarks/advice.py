@@ -73,8 +73,8 @@ def table(found: dict[str, Any]) -> str:
     inside = sum(one["predicted"]["low"] <= one["real"]["mean"] <= one["predicted"]["high"] for one in found.values())
     worse = [name for name, one in found.items() if one["real"]["high"] < 0]
     lines.append(
-        f"\nRank correlation of predicted and real gain: {rank:.2f}. The real gain is inside the predicted interval in {inside} "
-        f"of {len(pairs)} cases. Significantly worse than the best heuristic: {', '.join(worse) or 'none'}."
+        f"\nRank correlation of predicted and real gain: {rank:.2f}. The real gain is inside the predicted interval in "
+        f"{inside} of {len(pairs)} cases. Significantly worse than the best heuristic: {', '.join(worse) or 'none'}."
     )
     return "\n".join(lines)
 

@@ -84,7 +84,7 @@ def test_set_is_a_key_of_a_recipe_and_nothing_else() -> None:
 
 
 def test_the_commands_are_those_of_the_docs() -> None:
-    wanted = "demo headroom fit train evaluate pareto sample report plot reproduce fetch fold list"
+    wanted = "demo headroom fit train evaluate pareto sample problems report plot reproduce fetch fold list"
     assert sorted(COMMANDS) == sorted(wanted.split())
 
 
@@ -175,7 +175,13 @@ def test_evaluate_reads_published_files_and_finds_the_denoiser(tmp_path: Path) -
 def test_headroom_says_which_case_this_is() -> None:
     result = run("headroom", "--limit", "10", "--steps", "4", "--generate", "givens=33")
     assert result.returncode == 0, result.stderr
-    for words in ("oracle", "expected calibration error", "The best heuristic is", "The oracle order, which reads the stored solution, is", "Verdict: use"):
+    for words in (
+        "oracle",
+        "expected calibration error",
+        "The best heuristic is",
+        "The oracle order, which reads the stored solution, is",
+        "Verdict: use",
+    ):
         assert words in result.stdout
 
 

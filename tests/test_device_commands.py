@@ -49,6 +49,7 @@ ARGUMENTS: dict[str, Callable[[Path, Path], list[object]]] = {
         "sample", PUZZLE, "--model", model, "--order", "policy+undo", "--number", 2, "--out", out / "s.safetensors",
         "--trajectories", out / "t.json",
     ],
+    "problems": lambda model, out: ["problems", "--model", model, "--limit", 2, "--out", out / "p.jsonl"],
     "train a denoiser": lambda model, out: ["train", "sudoku4-denoiser", "--out", out / "d", *settings(optimizer__ema=0.9)],
     "train": lambda model, out: ["train", "sudoku4-order", "--out", out / "o", *settings(denoiser=model)],
     "train both": lambda model, out: [

@@ -10,7 +10,8 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,15 @@ import pytest
 import torch
 from rich.console import Console
 from torch import nn
+from transformers import BertConfig, BertForMaskedLM
 from typer.testing import CliRunner
 
 from anyorder.cli import app
-from anyorder.cli.options import check_outputs
+from anyorder.cli.options import check_outputs, check_suffix
 from anyorder.decoding.sampler import Sampler
+from anyorder.denoisers.classes import save_denoiser
+from anyorder.denoisers.huggingface import HuggingFaceDenoiser
+from anyorder.denoisers.wrapped import WrappedDenoiser
 from anyorder.errors import AnyorderError, BadInput
 from anyorder.evaluation.results import Report
 from anyorder.evaluation.saved import load, save_trajectories
@@ -36,7 +41,7 @@ from anyorder.tasks import make_task
 from anyorder.training.fit import run_recipe
 from anyorder.training.metrics import MetricsLog
 from anyorder.training.recipes import load_recipe
-from anyorder.zoo import folder_of
+from anyorder.zoo import folder_of, load_denoiser, load_order
 
 PUZZLE = "1030041000404001"
 
@@ -77,6 +82,12 @@ def test_a_device_is_written_into_and_not_replaced(device: Path) -> None:
     write_tensors(device, {"a": torch.zeros(3)}, {})
     write_atomically(device, lambda path: shutil.copy(__file__, path))
     assert stat.S_ISCHR(device.stat().st_mode) and os.listdir(device.parent) == ["null.json"]
+
+
+def test_standard_output_takes_any_format_also_where_it_is_a_file() -> None:
+    check_suffix(Path("/dev/stdout"), (".json",))
+    with pytest.raises(BadInput, match=r"end it in \.json"):
+        check_suffix(Path("stdout"), (".json",))
 
 
 def test_a_pipe_gets_every_byte_and_stays_a_pipe(tmp_path: Path) -> None:
@@ -351,17 +362,79 @@ def test_a_fit_overwrites_neither_its_model_nor_a_readme(tmp_path: Path, monkeyp
 # ---- a full disk --------------------------------------------------------------------------------------------------------
 
 
+@contextmanager
+def full_disk(room: int) -> Iterator[None]:
+    """In the body, no file can be larger than so many bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
 @pytest.mark.parametrize("kind", WRITERS)
 def test_a_full_disk_at_the_last_save_is_one_error_and_the_old_file_stays(kind: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("old")
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
-    try:
-        with pytest.raises(AnyorderError, match=r"cannot write .*; nothing was changed"):
-            WRITERS[kind](tmp_path / "file")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with full_disk(0), pytest.raises(AnyorderError, match=r"cannot write .*; nothing was changed"):
+        WRITERS[kind](tmp_path / "file")
     assert (tmp_path / "file").read_text() == "old" and os.listdir(tmp_path) == ["file"]
+
+
+def hugging_face() -> HuggingFaceDenoiser:
+    config = BertConfig(vocab_size=99, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
+    return HuggingFaceDenoiser(BertForMaskedLM(config), 4)
+
+
+def wrapped() -> WrappedDenoiser:
+    return WrappedDenoiser(nn.Embedding(100, 5), 4, 5, module_arguments={"num_embeddings": 100, "embedding_dim": 5})
+
+
+SAVERS: dict[str, Callable[[Path], object]] = {
+    "transformer": lambda path: load_denoiser("sudoku4", device="cpu").save_pretrained(path),
+    "denoiser of a recipe": lambda path: save_denoiser(wrapped(), path),
+    "wrapped": lambda path: wrapped().save_pretrained(path),
+    "Hugging Face": lambda path: hugging_face().save_pretrained(path),
+    "policy": lambda path: load_order("sudoku4").policy.save_pretrained(path),
+    "order": lambda path: load_order("sudoku4").save_pretrained(path),
+    "sampler": lambda path: Sampler(load_order("sudoku4")).save_pretrained(path),
+}
+"""What writes a folder with weights."""
+
+
+@pytest.mark.parametrize("kind", SAVERS)
+def test_a_full_disk_changes_no_file_of_a_model(kind: str, tmp_path: Path) -> None:
+    save = SAVERS[kind]
+    with full_disk(1_000), pytest.raises(AnyorderError, match=r"cannot write .*; nothing was changed"):
+        save(tmp_path / "new")
+    assert os.listdir(tmp_path) == []
+    save(tmp_path / "old")
+    before = {path: path.read_bytes() for path in (tmp_path / "old").rglob("*") if path.is_file()}
+    for path in before:
+        path.write_bytes(b"old")
+    with full_disk(1_000), pytest.raises(AnyorderError, match=r"cannot write .*; nothing was changed"):
+        save(tmp_path / "old")
+    assert {path for path in (tmp_path / "old").rglob("*") if path.is_file()} == before.keys()
+    assert {path.read_bytes() for path in before} == {b"old"}
+    save(tmp_path / "old")
+    assert {path for path in before if path.read_bytes() == b"old"} <= {tmp_path / "old" / "README.md"}
+
+
+@pytest.mark.parametrize("kind", SAVERS)
+def test_a_saved_model_is_as_readable_as_the_umask_says(kind: str, tmp_path: Path, umask: Callable[[int], int]) -> None:
+    umask(0o027)
+    SAVERS[kind](tmp_path / "model")
+    paths = list((tmp_path / "model").rglob("*"))
+    assert {mode(path) for path in paths if path.is_file()} == {0o640}
+    assert {mode(path) for path in (tmp_path / "model", *paths) if path.is_dir()} == {0o750}
+
+
+def test_shards_of_the_weights_that_are_replaced_do_not_stay(tmp_path: Path) -> None:
+    for name in ("model-00001-of-00002.safetensors", "model.safetensors.index.json", "notes.txt"):
+        (tmp_path / name).write_text("old")
+    SAVERS["Hugging Face"](tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} >= {"notes.txt", "model.safetensors", "config.json"}
+    assert not list(tmp_path.glob("model-*")) and not list(tmp_path.glob("*.index.json"))
 
 
 # ---- strict JSON --------------------------------------------------------------------------------------------------------

@@ -626,6 +626,10 @@ def test_unknown_symbols_are_counted_before_there_are_tokens_for_them(task: str)
         (["evaluate", "--limit", "9" * 30], "--limit"),
         (["evaluate", "--seed", "9" * 30], "--seed"),
         (["evaluate", "--limit", "2000000000"], "do not fit into memory"),
+        (["pareto", "--limit", "2000000000"], "do not fit into memory"),
+        (["headroom", "--limit", "2000000000"], "do not fit into memory"),
+        (["reproduce", "upo-figure1", "--limit", "2000000000"], "do not fit into memory"),
+        (["fit", "--model", "wordnet", "--data", "texts.txt", "--samples", "2000000000"], "do not fit into memory"),
         (["evaluate", "--limit", "2", "--steps", "9" * 30], "a number lies between"),
         (["sample", "1030041000404001", "--number", "9" * 30], "--number"),
         (["sample", "1030041000404001", "--number", "2000000000"], ""),
@@ -637,13 +641,24 @@ def test_unknown_symbols_are_counted_before_there_are_tokens_for_them(task: str)
         (["train", "sudoku4-order", "--set", f"data.seed={'9' * 18}"], "data.seed"),
     ],
 )
-def test_huge_numbers_are_refused(words: list[str], message: str, tmp_path: Path) -> None:
-    out = ["--out", str(tmp_path)] if words[0] in ("reproduce", "train", "demo") else []
+def test_huge_numbers_are_refused(
+    words: list[str], message: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path_factory.mktemp("data"))
+    Path("texts.txt").write_text("\n".join("abcdefghijkl"))
+    out = ["--out", str(tmp_path)] if words[0] in ("reproduce", "train", "demo", "fit") else []
     result = CliRunner().invoke(app, [*words, *out])
     assert result.exit_code != 0
     assert message in result.output + str(result.exception)
     assert isinstance(result.exception, BadInput | SystemExit)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", [["evaluate", "--orders", "confidence", "--data"], ["sample"]])
+def test_a_limit_above_the_problems_of_a_file_is_all_of_them(command: list[str], tmp_path: Path) -> None:
+    (tmp_path / "puzzles.txt").write_text("1030041000404001\n" * 2)
+    result = CliRunner().invoke(app, [*command, str(tmp_path / "puzzles.txt"), "--limit", str(2**31 - 1), "--model", "sudoku4"])
+    assert result.exit_code == 0, result.output
 
 
 def test_the_largest_seed_works() -> None:

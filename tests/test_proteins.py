@@ -17,8 +17,8 @@ from anyorder.reproduce import SCALES, proteins, reproduce
 from anyorder.reproduce.proteins import PAPER, ProteinSetting, mean_and_error
 from anyorder.tasks import make_task
 from anyorder.tasks.alphabets import AMINO_ACIDS, ESM, alphabet_of
-from anyorder.tasks.sequence_files import read_sequences
-from anyorder.tasks.sequences import Sequences, design_names, write_fasta
+from anyorder.tasks.sequence_files import design_names, read_sequences, write_fasta
+from anyorder.tasks.sequences import Sequences
 from anyorder.training.recipes import load_recipe
 from anyorder.zoo import load_denoiser
 

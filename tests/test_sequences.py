@@ -30,14 +30,8 @@ from anyorder.tasks.alphabets import (
     alphabet_of,
 )
 from anyorder.tasks.sequence_files import read_records, read_sequences
-from anyorder.tasks.sequences import (
-    Sequences,
-    first_occurrence,
-    identities,
-    mean_identity,
-    over_pairs,
-    token_entropy,
-)
+from anyorder.tasks.sequence_measures import first_occurrence, identities, mean_identity, over_pairs, token_entropy
+from anyorder.tasks.sequences import Sequences
 
 PROTEIN = make_task("protein")
 assert isinstance(PROTEIN, Sequences)

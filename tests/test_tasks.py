@@ -91,7 +91,7 @@ def test_a_task_of_another_module_goes_by_reference() -> None:
     [
         ("sudoko", {}, "task 'sudoko' is unknown: use one of .*sudoku"),
         ("sudoku", {"side": 9}, "the task sudoku has no option 'side': its options are box, layout"),
-        ("sat", {"variables": "many"}, "the task sat cannot be made with variables='many'"),
+        ("sat", {"variables": "many"}, "variables is 'many'; it must be a whole number"),
         ("json:dumps", {}, "json:dumps is not a task: it must be a subclass"),
     ],
 )

@@ -110,6 +110,24 @@ def test_nor_is_one_with_weights_of_torch(tmp_path: Path, key: str) -> None:
     costs_nothing(lambda: HuggingFaceDenoiser.from_pretrained(tmp_path, mask_token_id=4), "do not belong together")
 
 
+@pytest.mark.parametrize("kind", ["safetensors", "bin"])
+def test_nor_is_one_that_is_loaded_by_its_hub_id(tmp_path: Path, kind: str) -> None:
+    hub, commit = tmp_path / "models--owner--name", "0" * 40
+    (hub / "refs").mkdir(parents=True)
+    (hub / "refs" / "main").write_text(commit)
+    folder = save_small_bert(hub / "snapshots" / commit)
+    if kind == "bin":
+        torch.save(safetensors.torch.load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+        (folder / "model.safetensors").unlink()
+
+    def load() -> HuggingFaceDenoiser:
+        return HuggingFaceDenoiser.from_pretrained("owner/name", mask_token_id=4, cache_dir=tmp_path, local_files_only=True)
+
+    assert load().vocab_size == 8
+    change(folder / "config.json", num_hidden_layers=10**8)
+    costs_nothing(load, "do not belong together")
+
+
 def save_small_bert(folder: Path) -> Path:
     transformers = pytest.importorskip("transformers")
     config = transformers.BertConfig(

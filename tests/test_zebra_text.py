@@ -148,11 +148,13 @@ def test_an_empty_file_holds_no_puzzles(tmp_path: Path) -> None:
         Zebra().load(tmp_path / "empty.jsonl")
 
 
-def test_only_solved_problems_are_saved(tmp_path: Path) -> None:
+def test_a_problem_without_a_solution_is_saved_and_solved_again(tmp_path: Path) -> None:
     task = Zebra(3, 3)
-    unsolved = Instances(task.parse(UNIQUE).tokens, task.parse(UNIQUE).maskable)
-    with pytest.raises(BadInput, match="known solutions"):
-        task.save(unsolved, tmp_path / "out.jsonl")
+    puzzle = task.parse(UNIQUE)
+    task.save(Instances(puzzle.tokens, puzzle.maskable), tmp_path / "out.jsonl")
+    again = task.load(tmp_path / "out.jsonl")
+    assert again.x0 is not None and puzzle.x0 is not None and again.x0.equal(puzzle.x0)
+    assert "solution" not in (tmp_path / "out.jsonl").read_text()
 
 
 def test_unsupported_sizes_are_refused() -> None:

@@ -21,7 +21,8 @@ from anyorder.files import write_text
 from anyorder.registry import ORDERS
 from anyorder.report.page import build_page
 from anyorder.report.plots import accuracy_against_steps
-from anyorder.tasks.base import Instances, check_size
+from anyorder.tasks.base import Instances
+from anyorder.tasks.generation import check_size
 from anyorder.tasks.sudoku import Sudoku
 from anyorder.training.fit import run_recipe
 from anyorder.training.recipes import load_recipe

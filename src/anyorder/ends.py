@@ -1,11 +1,13 @@
 """The end of a text: a row is complete there, although masks are left behind it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from anyorder.errors import BadInput
+from anyorder.signatures import check_argument
 from anyorder.state import DecodeState
 
 
@@ -30,6 +32,7 @@ class Ends:
     def __post_init__(self) -> None:
         if not self.tokens:
             raise BadInput("no token ends the text: give at least one")
+        check_argument("tokens", self.tokens, Sequence)
 
     def close(self, state: DecodeState, rows: Tensor | bool = True) -> DecodeState:
         """The state with padding behind the end of each row, of those where `rows` bool (B,) is True, that is complete."""

@@ -69,7 +69,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         AnyorderError: the file cannot be written (disk full, no permission); an older file at `path` is untouched.
     """
     try:
-        if _is_special(path):
+        if is_special(path):
             return _write_into(path, write)
         target = Path(os.path.realpath(path))
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -89,7 +89,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         raise AnyorderError(f"cannot write {path}: {error.strerror or error}; nothing was changed") from error
 
 
-def _is_special(path: Path) -> bool:
+def is_special(path: Path) -> bool:
     """Whether something is there that must not be replaced: a device, a pipe, or what this process has open (/dev/stdout)."""
     try:
         mode = os.stat(path).st_mode
@@ -125,6 +125,43 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
+@contextmanager
+def written_as_a_whole(folder: str | Path) -> Iterator[Path]:
+    """A temporary folder for the body to write a model to, whose files are put in their places when all are complete, the
+    configuration last. Other files stay, but for further parts (shards) of weights that are replaced.
+
+    Args:
+        folder: of the model; made if it is not there.
+
+    Raises:
+        AnyorderError: a file cannot be written (disk full, no permission); older files are untouched.
+    """
+    place = Path(folder)
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=place, prefix=UNFINISHED) as name:
+            yield Path(name)
+            written = sorted((p for p in Path(name).rglob("*") if p.is_file()), key=lambda p: (p.name == "config.json", p))
+            targets = [place / path.relative_to(name) for path in written]
+            for path, target in zip(written, targets, strict=True):
+                write_atomically(target, lambda temporary, path=path: os.replace(path, temporary))  # type: ignore[misc]
+            for old in {p for target in targets if target.match(_WEIGHTS) for p in target.parent.glob(_WEIGHTS)} - set(targets):
+                old.unlink()
+    except Exception as error:
+        with suppress(OSError):  # there was no such folder, and nothing is in it
+            place.rmdir()
+        if isinstance(error, OSError) or type(error).__name__ == "SafetensorError":  # what it makes of a full disk
+            said = getattr(error, "strerror", None) or error
+            raise AnyorderError(f"cannot write {folder}: {said}; nothing was changed") from error
+        raise
+
+
+_WEIGHTS = "model*.safetensors*"
+
+UNFINISHED = ".unfinished-"
+"""How the names of folders begin that `written_as_a_whole` leaves when the process is killed."""
+
+
 def check_writable(path: Path, *, folder: bool = False) -> None:
     """Refuse, before the work, a name that could not be written after it. Nothing is left there.
 
@@ -136,7 +173,7 @@ def check_writable(path: Path, *, folder: bool = False) -> None:
         BadInput: it cannot be written, or is a folder (a file).
     """
     try:
-        special = _is_special(path)
+        special = is_special(path)
         if path.is_dir() and not folder:
             raise BadInput(f"{path} is a folder: give the name of a file")
         if (special or path.is_file()) and folder:

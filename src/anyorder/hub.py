@@ -14,6 +14,7 @@ from torch import nn
 
 from anyorder.errors import AnyorderError, BadInput, first_line
 from anyorder.files import write_tensors
+from anyorder.signatures import checked
 
 UNLOADABLE = (
     safetensors.SafetensorError, ArithmeticError, AttributeError, LookupError, MemoryError, OSError, RuntimeError,
@@ -33,6 +34,7 @@ class Pushable(ABC):
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the folder."""
 
+    @checked("repo_id")
     def push_to_hub(
         self, repo_id: str, *, private: bool = False, commit_message: str = "Upload from anyorder", **options: Any
     ) -> str:
@@ -77,6 +79,20 @@ def of_hub(name: str | Path, options: Mapping[str, Any] | None = None) -> dict[s
     if "local_files_only" in options or Path(name).exists() or _reachable():
         return options
     return options | {"local_files_only": True}
+
+
+def folder_in_cache(name: str, options: Mapping[str, Any]) -> Path | None:
+    """The folder in the cache that holds what was fetched of a model by its hub id; None if nothing was.
+
+    Args:
+        name: hub id.
+        options: of `from_pretrained`: cache_dir, revision and subfolder are read.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    place = {key: options[key] for key in ("cache_dir", "revision") if key in options}
+    found = try_to_load_from_cache(name, str(Path(options.get("subfolder", "")) / "config.json"), **place)
+    return Path(found).parent if isinstance(found, str) else None
 
 
 def _reachable() -> bool:

@@ -35,6 +35,7 @@ from types import UnionType
 from typing import Any, TypeVar
 
 from anyorder.errors import BadInput, first_line
+from anyorder.signatures import check_argument
 
 T = TypeVar("T")
 
@@ -137,6 +138,7 @@ class Registry:
             BadInput: there is no such part, or its package cannot be imported.
         """
         self._load_own()
+        check_argument(f"the name of a {self.kind}", name, str)
         if name not in self._entries:
             if name in self._others():
                 self._load_entry_point(name)

@@ -15,7 +15,7 @@ from anyorder.evaluation.trajectories import Watch
 from anyorder.files import find_file, open_text
 from anyorder.orders.end_penalty import EndPenalty
 from anyorder.orders.learned import check_policy_folder
-from anyorder.tasks import Instances, Sequences, Task, check_size, task_class
+from anyorder.tasks import Instances, Sequences, Task, check_size, make_task, task_class
 from anyorder.tasks.problem_files import load_problems
 from anyorder.tasks.sequence_files import looks_like_a_file
 from anyorder.zoo import default_denoiser, load_denoiser
@@ -146,8 +146,8 @@ def open_session(
             hint = f"; without --task and --model it is read as {made.name}" if supposed else ""
             raise BadInput(f"{error}{hint}") from error
     else:
+        instances = fresh_problems(made, limit, seed, generate)
         chosen = key_values(generate, "--generate")
-        instances = generated(made, limit or _GENERATED, 1_000_000 + seed, chosen)
         source = f"generated {made.name}" + "".join(f", {key} {value}" for key, value in chosen.items())
     meta: dict[str, Any] = {
         "task": made.name,
@@ -157,6 +157,25 @@ def open_session(
     }
     meta |= {"model_options": asked} if asked else {}
     return Session(made, instances, denoiser, meta, strict)
+
+
+def fresh_problems(task: Task, limit: int | None, seed: int, generate: list[str] | None) -> Instances:
+    """The problems that every command generates with these options.
+
+    Raises:
+        BadInput: as `generated`.
+    """
+    return generated(task, limit or _GENERATED, 1_000_000 + seed, key_values(generate, "--generate"))
+
+
+def task_of_options(task: str | None, model: str | None, task_options: list[str] | None) -> Task:
+    """The task of a command that needs no model: that of the model if one is named, else by its name and options.
+
+    Raises:
+        BadInput: no such task or model, or options that cannot be used.
+    """
+    options = key_values(task_options, "--task-option")
+    return make_task(task or DEFAULT_TASK, **options) if model is None else task_for(load_denoiser(model), task, **options)
 
 
 def generated(task: Task, count: int, seed: int, options: dict[str, Any]) -> Instances:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from anyorder import noise
 from anyorder.errors import BadInput
+from anyorder.signatures import checked
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,6 +172,7 @@ class DecodeState:
         return {name: value for name, value in found.items() if isinstance(value, Tensor)}
 
 
+@checked("tokens", "mask_token_id", "steps", "seeds", "attention_mask", "x0")
 def init(
     tokens: Tensor,
     mask_token_id: int,

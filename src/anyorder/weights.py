@@ -4,6 +4,7 @@ A configuration that somebody else wrote may ask for a network of any size. So t
 the file first, and a network that grows far beyond it is given up while it is made, before its memory is touched.
 """
 
+import functools
 import math
 import threading
 import zipfile
@@ -89,28 +90,42 @@ def _bounds_are(condition: Callable[[float], bool], tensor: Tensor) -> bool:
     return condition(low.item()) or condition(high.item())
 
 
+class _Limit:
+    """How large a network may be whose weights are in these files; unlimited if there are none."""
+
+    def __init__(self, files: list[Path]) -> None:
+        held = [math.prod(shape) for path in files for shape in _shapes(path)]
+        self.files, self.tensors, self.numbers = files, len(held), sum(held)
+
+    def check(self, tensors: int, numbers: int) -> None:
+        most, largest = _FACTOR * self.tensors + _FREE_TENSORS, _FACTOR * self.numbers + _FREE_NUMBERS
+        if self.files and (tensors > most or numbers > largest):
+            asked = f"a network of {numbers:,} numbers in {tensors:,} tensors or more"
+            raise BadCheckpoint(
+                f"the configuration in {self.files[0].parent} asks for {asked}, and the weights are {self.numbers:,} in "
+                f"{self.tensors:,}: they do not belong together"
+            )
+
+
 @contextmanager
-def limited_to(files: Iterable[Path]) -> Iterator[None]:
+def limited_to(files: Iterable[Path] | Callable[[], Iterable[Path]]) -> Iterator[None]:
     """Within the body, this thread makes no modules of far more or larger tensors than these files hold, if there are any.
+
+    Args:
+        files: the files, or a function that gives them when the first tensor is made, for files that the body fetches.
 
     Raises:
         BadCheckpoint: no such file; in the body, too many or too large tensors. Any error of safetensors.
     """
-    files = list(files)
-    held = [math.prod(shape) for path in files for shape in _shapes(path)]
-    most, largest = _FACTOR * len(held) + _FREE_TENSORS, _FACTOR * sum(held) + _FREE_NUMBERS
+    limit = functools.cache(lambda: _Limit(list(files() if callable(files) else files)))
+    if not callable(files):
+        limit()
     thread, seen = threading.get_ident(), [0, 0]
 
     def count(_module: nn.Module, name: str, tensor: Any) -> None:
-        if not files or threading.get_ident() != thread or not isinstance(tensor, Tensor) or nn.parameter.is_lazy(tensor):
-            return
-        seen[:] = seen[0] + 1, seen[1] + tensor.numel()
-        if seen[0] > most or seen[1] > largest:
-            asked = f"a network of {seen[1]:,} numbers in {seen[0]:,} tensors or more"
-            saved = f"the weights are {sum(held):,} in {len(held):,}"
-            raise BadCheckpoint(
-                f"the configuration in {files[0].parent} asks for {asked}, and {saved}: they do not belong together"
-            )
+        if threading.get_ident() == thread and isinstance(tensor, Tensor) and not nn.parameter.is_lazy(tensor):
+            seen[:] = seen[0] + 1, seen[1] + tensor.numel()
+            limit().check(*seen)
 
     hooks = [register_module_parameter_registration_hook(count), register_module_buffer_registration_hook(count)]
     try:

@@ -275,7 +275,7 @@ def sample(
     from anyorder.processes import Shard
     from anyorder.session import open_session
     from anyorder.tasks import check_size
-    from anyorder.tasks.sequences import design_names, write_fasta
+    from anyorder.tasks.sequence_files import design_names, write_fasta
 
     check_outputs(read=[problem], tensors=out, fasta=fasta, trajectories=trajectories)
     scales = read_noise(noise)

@@ -170,12 +170,14 @@ def check_outputs(*, read: Iterable[Path | str | None] = (), **outputs: Path | N
         if kind in own_checks:
             own_checks[kind](path)
         else:
-            _check_suffix(path, _SUFFIXES[kind])
+            check_suffix(path, _SUFFIXES[kind])
 
 
-def _check_suffix(path: Path, suffixes: tuple[str, ...]) -> None:
+def check_suffix(path: Path, suffixes: tuple[str, ...]) -> None:
     """Refuse a name that promises another format; a device or a pipe may have any."""
-    if not path.name.lower().endswith(suffixes) and (path.is_file() or not path.exists()):
+    from anyorder.files import is_special
+
+    if not path.name.lower().endswith(suffixes) and not is_special(path):
         raise BadInput(f"{path.name!r} does not name the format that is written: end it in {' or '.join(suffixes)}")
     if path.suffix == ".parquet":
         from anyorder.evaluation.results import check_report_name

@@ -119,8 +119,7 @@ class Fixed(CountRule):
     k: int = field(default=1, metadata={"help": "positions per step"})
 
     def __post_init__(self) -> None:
-        if self.k < 1:
-            raise BadInput(f"k is {self.k}; at least one position per step is needed")
+        check_number("k", self.k, 1)
 
     def __call__(self, scores: Tensor, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
         return top(scores, torch.full_like(remasked, self.k))

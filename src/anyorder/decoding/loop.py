@@ -15,6 +15,7 @@ from anyorder.decoding.step import predict, step
 from anyorder.denoisers.base import Denoiser, attention_of, check_batch, device_of, in_eval_mode
 from anyorder.ends import Ends
 from anyorder.orders.base import Order
+from anyorder.signatures import check_argument
 from anyorder.state import init
 
 
@@ -59,6 +60,7 @@ def decode(
     """
     check_batch(tokens, denoiser, attention_mask=attention_mask, x0=x0, seeds=seeds)
     sampler = as_sampler(sampler).bind(denoiser)
+    check_argument("ends", ends, Ends | None)
     callbacks = callbacks_of(on_step)
     home, device = tokens.device, device_of(denoiser, tokens.device)
     mask = attention_of(denoiser, tokens) if attention_mask is None else attention_mask

@@ -10,6 +10,7 @@ from torch import Tensor
 from anyorder.decoding.step import StepOutput
 from anyorder.errors import BadCheckpoint, BadInput
 from anyorder.files import write_tensors
+from anyorder.signatures import checked
 from anyorder.state import DecodeState
 from anyorder.weights import check_file
 
@@ -53,29 +54,34 @@ class Decoded:
         return Decoded(**{name: getattr(self, name)[index] for name in _names()})
 
     @classmethod
+    @checked("parts")
     def join(cls, parts: list["Decoded"]) -> "Decoded":
-        """Join batches."""
+        """Join batches, one or more."""
+        if not parts or not all(isinstance(part, Decoded) for part in parts):
+            raise BadInput("there is nothing to join: give a list of Decoded, with at least one")
         return cls(**{name: torch.cat([getattr(part, name) for part in parts]) for name in _names()})
 
     def to(self, device: torch.device | str) -> "Decoded":
         """The same on a device."""
         return Decoded(**{name: getattr(self, name).to(device) for name in _names()})
 
-    def save(self, path: Path) -> None:
+    @checked("path")
+    def save(self, path: str | Path) -> None:
         """Write as safetensors, atomically."""
         tensors = {name: getattr(self, name).contiguous() for name in _names()}
         metadata = {"format": "anyorder.decoded", "version": str(FORMAT_VERSION)}
-        write_tensors(path, tensors, metadata)
+        write_tensors(Path(path), tensors, metadata)
 
     @classmethod
-    def load(cls, path: Path) -> "Decoded":
+    @checked("path")
+    def load(cls, path: str | Path) -> "Decoded":
         """Inverse of `save`.
 
         Raises:
             BadInput: the file holds something else.
         """
         try:
-            check_file(path)
+            check_file(Path(path))
             return cls(**safetensors.torch.load_file(path))
         except (BadCheckpoint, safetensors.SafetensorError, OSError, TypeError) as error:
             raise BadInput(f"{path} holds no decoded sequences: {error}") from error
@@ -88,6 +94,7 @@ def _names() -> list[str]:
 class History:
     """A callback of `decode` that keeps the tokens (N, L) before the first and after every step."""
 
+    @checked("tokens")
     def __init__(self, tokens: Tensor) -> None:
         self.tokens = [tokens.clone()]
 

@@ -19,7 +19,7 @@ from anyorder.decoding.remaskers import Absorbing, Remasker
 from anyorder.decoding.tokens import Argmax, Redraw, Sample, TokenRule
 from anyorder.denoisers.base import device_of
 from anyorder.errors import LARGEST_FINITE, BadInput, check_number
-from anyorder.files import read_json, write_json, write_text
+from anyorder.files import read_json, write_json, write_text, written_as_a_whole
 from anyorder.hub import Pushable, download
 from anyorder.memory import Memory
 from anyorder.orders.base import Binding, Order, Unbound
@@ -28,6 +28,7 @@ from anyorder.orders.perturbed import Perturbed
 from anyorder.orders.policies import PolicyNetwork
 from anyorder.parts import from_config, label_of, memories_of, rebuild, to_config, walk, written
 from anyorder.registry import COUNT_RULES, ORDERS, REMASKERS, TOKEN_RULES
+from anyorder.signatures import checked
 from anyorder.state import DecodeState
 
 FORMAT = "anyorder.sampler"
@@ -88,6 +89,7 @@ class Sampler(Pushable):
     # ---- text ---------------------------------------------------------------------------------------------------------
 
     @classmethod
+    @checked("text")
     def parse(cls, text: str, **fields: Any) -> "Sampler":
         """A sampler from `ORDER[~SIGMA][+REMASKER][@blocks:LENGTH][@COUNT]`, the spelling of the command line.
 
@@ -192,6 +194,7 @@ class Sampler(Pushable):
 
     # ---- saving -------------------------------------------------------------------------------------------------------
 
+    @checked("folder")
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `sampler.json`, a card, and the weights of policies and critics in folders beside them.
 
@@ -202,31 +205,33 @@ class Sampler(Pushable):
             BadInput: a part that cannot be found again by name, such as a lambda, a named folder without a policy, or a folder
                 whose card is not that of a sampler.
         """
-        folder = Path(folder)
-        if (folder / "README.md").exists() and not (folder / "sampler.json").exists():
+        if (Path(folder) / "README.md").exists() and not (Path(folder) / "sampler.json").exists():
             raise BadInput(f"{folder} holds a README.md, which the sampler's card would overwrite: choose another folder")
-        saved: dict[int, str] = {}
+        networks: list[PolicyNetwork] = []
 
         def weights(part: Any) -> dict[str, Any] | None:
             if isinstance(part, SavedOrder) and part.folder:
                 part = LearnedOrder.from_pretrained(part.folder)
             if not isinstance(part, LearnedOrder | Critic):
                 return None
-            network: PolicyNetwork = part.policy
-            if id(network) not in saved:
-                saved[id(network)] = f"policy-{len(saved)}"
-                network.save_pretrained(folder / saved[id(network)])
-            values = {"weights": saved[id(network)], "as": "critic" if isinstance(part, Critic) else "order"}
+            if part.policy not in networks:
+                networks.append(part.policy)
+            kind = "critic" if isinstance(part, Critic) else "order"
+            values = {"weights": f"policy-{networks.index(part.policy)}", "as": kind}
             critic = part.critic if isinstance(part, LearnedOrder) else None
             return values if critic is None else {**values, "critic": weights(critic)}
 
         values: dict[str, Any] = {"format": FORMAT, "version": VERSION}
         values |= {name: to_config(getattr(self, name), weights, kind) for name, kind in _PARTS.items()}
         values |= {name: getattr(self, name) for name in ("steps", "block_length", "noise")}
-        write_json(folder / "sampler.json", values)
-        write_text(folder / "README.md", _card(self))
+        with written_as_a_whole(folder) as place:
+            for number, network in enumerate(networks):
+                network.save_pretrained(place / f"policy-{number}")
+            write_json(place / "sampler.json", values)
+            write_text(place / "README.md", _card(self))
 
     @classmethod
+    @checked("name")
     def from_pretrained(cls, name: str | Path, denoiser: Any = None, *, strict: bool = True, **options: Any) -> "Sampler":
         """Load a sampler from a folder or a hub id.
 

@@ -10,10 +10,11 @@ from anyorder.decoding.counts import checked_selection, open_block
 from anyorder.decoding.own_code import naming
 from anyorder.decoding.sampler import Sampler
 from anyorder.decoding.tokens import propose
-from anyorder.denoisers.base import Denoiser
+from anyorder.denoisers.base import Denoiser, check_is_denoiser
 from anyorder.memory import remember
 from anyorder.orders.base import checked_scores
 from anyorder.prediction import Prediction, forbid
+from anyorder.signatures import checked
 from anyorder.state import DecodeState
 
 _ORDER_NOISE = 3
@@ -39,14 +40,17 @@ class StepOutput:
     remasked: Tensor
 
 
+@checked("state", "sampler")
 def predict(denoiser: Denoiser, state: DecodeState, sampler: Sampler) -> Prediction:
     """One forward pass of the denoiser, without the tokens that were ruled out."""
+    check_is_denoiser(denoiser)
     where = sampler.remasker.positions(state)
     with naming("denoiser", denoiser):
         logits, hidden = denoiser(state.tokens, state.attention_mask, where)
     return Prediction(forbid(logits, state.rejected[where]), hidden, where)
 
 
+@checked("state", "prediction", "sampler")
 def step(state: DecodeState, prediction: Prediction, sampler: Sampler) -> tuple[DecodeState, StepOutput]:
     """Decode every sequence of a state by one step.
 

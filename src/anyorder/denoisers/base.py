@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from anyorder.errors import BadInput
+from anyorder.signatures import checked
 
 
 class DenoiserOutput(NamedTuple):
@@ -222,6 +223,7 @@ def forbid_mask(logits: Tensor, mask_token_id: int) -> Tensor:
     return logits.masked_fill(forbidden, -torch.inf)
 
 
+@checked("denoiser")
 def fingerprint(denoiser: nn.Module) -> str:
     """A short hash of a denoiser's weights. A policy stores it, so that its use on another denoiser is noticed.
 

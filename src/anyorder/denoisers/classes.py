@@ -22,7 +22,7 @@ from anyorder.denoisers.transformer import Transformer
 from anyorder.denoisers.unsupported import check_configuration
 from anyorder.denoisers.wrapped import WrappedDenoiser, reference_of
 from anyorder.errors import AnyorderError, BadCheckpoint, BadInput, first_line, shorten
-from anyorder.files import parse_json, read_json, write_json
+from anyorder.files import parse_json, read_json, write_json, written_as_a_whole
 from anyorder.hub import UNLOADABLE, save_weights
 from anyorder.registry import DENOISERS
 from anyorder.weights import load_weights, with_weights
@@ -85,18 +85,18 @@ def save_denoiser(denoiser: Any, folder: str | Path) -> None:
     Raises:
         BadInput: the denoiser was not made by a recipe and has no `save_pretrained`, or its class cannot be found by name.
     """
-    folder = Path(folder)
-    if hasattr(denoiser, "save_pretrained"):
-        denoiser.save_pretrained(folder)
-        config = read_json(folder / "config.json")
-        if type(denoiser) is Transformer or "class" in config or {"model_type", "auto_map"} & config.keys():
-            return
-    elif hasattr(denoiser, "made_of"):
-        config = denoiser.made_of
-        save_weights(denoiser, folder)
-    else:
-        raise BadInput(f"a {type(denoiser).__name__} cannot be saved: give it a method save_pretrained(folder)")
-    write_json(folder / "config.json", {"class": reference_of(denoiser), **config})
+    with written_as_a_whole(folder) as place:
+        if hasattr(denoiser, "save_pretrained"):
+            denoiser.save_pretrained(place)
+            config = read_json(place / "config.json")
+            if type(denoiser) is Transformer or "class" in config or {"model_type", "auto_map"} & config.keys():
+                return
+        elif hasattr(denoiser, "made_of"):
+            config = denoiser.made_of
+            save_weights(denoiser, place)
+        else:
+            raise BadInput(f"a {type(denoiser).__name__} cannot be saved: give it a method save_pretrained(folder)")
+        write_json(place / "config.json", {"class": reference_of(denoiser), **config})
 
 
 def read_denoiser(folder: Path) -> Any:

@@ -12,7 +12,7 @@ models (LLaDA-8B's) ignores the attention mask; their sequences are passed witho
 import functools
 import warnings
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
@@ -44,7 +44,9 @@ from anyorder.denoisers.unsupported import (
     check_type,
 )
 from anyorder.errors import BadCheckpoint, BadInput, first_line
-from anyorder.hub import of_hub
+from anyorder.files import written_as_a_whole
+from anyorder.hub import folder_in_cache, of_hub
+from anyorder.signatures import check_argument, checked
 from anyorder.weights import check_finite, limited_to, weight_files
 
 _UNUSED_WEIGHTS = ("esm.contact_head.",)
@@ -80,6 +82,9 @@ class HuggingFaceDenoiser(nn.Module):
         self.source = ""
         self.model = model
         loaded: Any = model  # of the many classes of the hub
+        check_argument("model", model, nn.Module)
+        if not hasattr(model, "config"):
+            raise BadInput(f"{type(model).__name__} has no configuration, as models of Hugging Face have: use WrappedDenoiser")
         config: Any = loaded.config
         check_configuration(type(model).__name__, config)
         check_forward(model)
@@ -102,6 +107,7 @@ class HuggingFaceDenoiser(nn.Module):
             check_causal(model, lambda tokens: self._run(tokens, None, None).logits, device_of(self))
 
     @classmethod
+    @checked("name")
     def from_pretrained(
         cls,
         name: str | Path,
@@ -138,7 +144,7 @@ class HuggingFaceDenoiser(nn.Module):
             check_configuration(name, transformers.PretrainedConfig.get_config_dict(name, **source)[0])
             config = transformers.AutoConfig.from_pretrained(name, **source)
             check_type(name, config)
-            with _quietly(transformers), limited_to(weight_files(Path(name))):
+            with _quietly(transformers), limited_to(_weights_of(name, options)):
                 model, report = auto_class(transformers, config).from_pretrained(
                     name, trust_remote_code=trust_remote_code, output_loading_info=True, **options
                 )
@@ -196,6 +202,7 @@ class HuggingFaceDenoiser(nn.Module):
         self._ban = torch.zeros(self.vocab_size, dtype=torch.bool)
         self._ban[self._forbidden] = True
 
+    @checked("folder")
     def save_pretrained(self, folder: str | Path) -> None:
         """Model and tokenizer, as `from_pretrained` reads them; of a model with adapters (PEFT) the adapters alone.
 
@@ -203,14 +210,17 @@ class HuggingFaceDenoiser(nn.Module):
             BadInput: a model that transformers cannot save, such as one that torch has quantized.
         """
         model: Any = self.model
-        try:
-            model.save_pretrained(folder)
-        except (*UNLOADABLE, RuntimeError) as error:
-            raise BadInput(
-                f"{type(model).__name__} cannot be saved: {first_line(error)}. Save it before it is quantized or offloaded"
-            ) from error
-        if self.tokenizer is not None:
-            self.tokenizer.save_pretrained(folder)
+        with written_as_a_whole(folder) as place:
+            try:
+                model.save_pretrained(place)
+            except OSError:
+                raise
+            except (*UNLOADABLE, RuntimeError) as error:
+                raise BadInput(
+                    f"{type(model).__name__} cannot be saved: {first_line(error)}. Save it before it is quantized or offloaded"
+                ) from error
+            if self.tokenizer is not None:
+                self.tokenizer.save_pretrained(place)
 
     def allow(self, tokens: Iterable[int]) -> None:
         """Let these special tokens be produced, such as the end of a sequence whose length is free."""
@@ -360,6 +370,18 @@ def refuse_code(name: str | Path, error: Exception, allow: str) -> None:
     """
     if "trust_remote_code" in str(error):
         raise BadInput(f"{name} comes with code of its own: read it, then allow it by {allow}") from error
+
+
+def _weights_of(name: str | Path, options: Mapping[str, Any]) -> Iterable[Path] | Callable[[], Iterable[Path]]:
+    """The weight files of a folder; of a hub id, which fetches them first, a function that gives them."""
+    if Path(name).is_dir():
+        return weight_files(Path(name) / options.get("subfolder", ""))
+
+    def fetched() -> Iterable[Path]:
+        folder = folder_in_cache(str(name), options)
+        return [] if folder is None else weight_files(folder)
+
+    return fetched
 
 
 def load_transformers(what: str) -> Any:

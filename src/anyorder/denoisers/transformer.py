@@ -5,8 +5,10 @@ structured form attention heads are restricted to relations that the task suppli
 and positions need no embedding, since the relations say where a token stands.
 """
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -16,8 +18,10 @@ from torch import Tensor, nn
 
 from anyorder.denoisers.base import DenoiserOutput, forbid_mask
 from anyorder.errors import BadInput
+from anyorder.files import written_as_a_whole
 from anyorder.registry import DENOISERS
 from anyorder.relations import EVERYTHING, Relation
+from anyorder.signatures import checked
 
 MOST_LOOPS = 1000
 """Passes through the blocks cost time and no weights, so nothing else bounds their number in other people's configurations."""
@@ -158,6 +162,7 @@ class Transformer(nn.Module, PyTorchModelHubMixin, library_name="anyorder"):
         model.set_relations(task.relations())
         return model
 
+    @checked("vocab_size", "mask_token_id", "max_length", "width", "layers", "heads", "mlp_ratio", "loops", "pad_token_id")
     def __init__(
         self,
         vocab_size: int,
@@ -173,12 +178,12 @@ class Transformer(nn.Module, PyTorchModelHubMixin, library_name="anyorder"):
         pad_token_id: int | None = None,
     ) -> None:
         super().__init__()
-        if width % len(heads):
-            raise ValueError(f"width {width} is not a multiple of the {len(heads)} heads")
+        if not heads or width % len(heads):
+            raise BadInput(f"width {width} is not a multiple of the {len(heads)} heads")
         if not 0 <= mask_token_id < vocab_size:
-            raise ValueError(f"mask_token_id is {mask_token_id}; it must lie in 0..{vocab_size - 1}")
+            raise BadInput(f"mask_token_id is {mask_token_id}; it must lie in 0..{vocab_size - 1}")
         if not 1 <= loops <= MOST_LOOPS:
-            raise ValueError(f"loops is {loops}; it must lie in 1..{MOST_LOOPS}")
+            raise BadInput(f"loops is {loops}; it must lie in 1..{MOST_LOOPS}")
         self.source = ""
         self.vocab_size = vocab_size
         self.mask_token_id = mask_token_id
@@ -202,6 +207,19 @@ class Transformer(nn.Module, PyTorchModelHubMixin, library_name="anyorder"):
         """Give the restricted heads the relations of a task."""
         if self.relations is not None:
             self.relations.set(relations)
+
+    @checked("save_directory")
+    def save_pretrained(self, save_directory: str | Path, **options: Any) -> str | None:
+        """Write `config.json`, `model.safetensors` and a card, or nothing if one of them cannot be written.
+
+        Args:
+            save_directory: the folder. A card that is there stays.
+            options: as for `PyTorchModelHubMixin`: push_to_hub, repo_id, ...
+        """
+        with written_as_a_whole(save_directory) as place:
+            if (card := Path(save_directory) / "README.md").is_file():
+                shutil.copy(card, place)
+            return super().save_pretrained(place, **{"repo_id": Path(save_directory).name, **options})
 
     def _attention_bias(self, tokens: Tensor, attention_mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
         padded = attention_mask is not None and not bool(attention_mask.all())

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from anyorder.denoisers.base import DenoiserOutput, check_mask_token, forbid_mask
 from anyorder.denoisers.padding import Aligned, align_left, move_back, run_by_length
 from anyorder.errors import BadInput
-from anyorder.files import write_json
+from anyorder.files import write_json, written_as_a_whole
 from anyorder.hub import Pushable, save_weights
 from anyorder.registry import DENOISERS
+from anyorder.signatures import checked
 
 
 class WrappedDenoiser(nn.Module, Pushable):
@@ -48,6 +49,7 @@ class WrappedDenoiser(nn.Module, Pushable):
         torch.Size([1, 2, 5])
     """
 
+    @checked("vocab_size", "hidden_size", "pad_token_id")
     def __init__(
         self,
         module: nn.Module,
@@ -120,6 +122,7 @@ class WrappedDenoiser(nn.Module, Pushable):
 
     # ---- saving -------------------------------------------------------------------------------------------------------
 
+    @checked("folder")
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `config.json` and `model.safetensors`. `load_denoiser(folder)` reads them wherever the module's class can be
         imported.
@@ -136,8 +139,9 @@ class WrappedDenoiser(nn.Module, Pushable):
             "hidden_size": self.hidden_size,
             "pad_token_id": self.pad_token_id,
         }
-        save_weights(self, folder)
-        write_json(Path(folder) / "config.json", config)
+        with written_as_a_whole(folder) as place:
+            save_weights(self, place)
+            write_json(place / "config.json", config)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "WrappedDenoiser":

@@ -10,13 +10,16 @@ from anyorder.decoding.result import Decoded
 from anyorder.decoding.sampler import Sampler
 from anyorder.denoisers.base import Denoiser
 from anyorder.ends import Ends
+from anyorder.errors import check_number
 from anyorder.processes import Shard
+from anyorder.signatures import checked
 from anyorder.tasks.base import Instances
 
 Progress = Callable[[str, int, int], None]
 """Called with the name of what is decoded, the instances done, and their number."""
 
 
+@checked("seed", "batch_size")
 def decode_in_batches(
     denoiser: Denoiser,
     instances: Instances,
@@ -36,6 +39,8 @@ def decode_in_batches(
     over the processes of `shard`, and each returns the complete result, bit for bit what one process alone would return.
     Callbacks (`on_step`) recognize an instance by its seed. `ends` stop a sequence, see `decode`.
     """
+    check_number("seed", seed, -(2**31), 2**31 - 1)
+    check_number("batch_size", batch_size, 1)
     parts = []
     known = getattr(denoiser, "pad_token_id", None)
     pad = -1 if known is None else int(known)

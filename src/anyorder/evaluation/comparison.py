@@ -2,7 +2,7 @@
 
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from anyorder.evaluation.samplers import Samplers, as_samplers, check_oracles, k
 from anyorder.evaluation.statistics import mean_interval, share_interval, wilson
 from anyorder.evaluation.trajectories import Watch
 from anyorder.processes import Shard
+from anyorder.signatures import checked
 from anyorder.tasks.base import Instances, Task
 from anyorder.tasks.instances import checked_result
 from anyorder.zoo.matching import loaded
@@ -31,6 +32,7 @@ Judge = Callable[[Task, Instances, Tensor], np.ndarray]
 """A number for each completed sequence (N, L), float (N,), nan where it has none."""
 
 
+@checked("noise", "against")
 def evaluate(
     denoiser: Denoiser | str | Path,
     task: Task | str | None,
@@ -78,11 +80,14 @@ def evaluate(
     check_oracles(bound, instances)
     if against != "best" and against not in bound:
         raise BadInput(f"cannot compare with {against!r}: it is not among the samplers {', '.join(bound)}")
+    budgets = list(steps) if isinstance(steps, Iterable) and not isinstance(steps, str) else [steps]
+    if not budgets or None in budgets:
+        raise BadInput(f"steps is {steps!r}; give a budget of forward passes, or several")
     metric = task.main_metric(instances)
     results = []
     quiet: dict[tuple[str, int], Tensor] = {}  # commit steps without noise
     for scale in [None] if noise is None else sorted(noise):
-        for budget in [steps] if isinstance(steps, int | str) else steps:
+        for budget in budgets:
             for label, own in bound.items():
                 sampler = own.replace(steps=budget, noise=own.noise if scale is None else scale)
                 name = f"{label}, {counted(budget, 'step')}" + (f", noise {sampler.noise:g}" if sampler.noise else "")

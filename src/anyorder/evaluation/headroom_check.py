@@ -23,6 +23,7 @@ from anyorder.evaluation.samplers import Samplers
 from anyorder.evaluation.tables import markdown
 from anyorder.orders.learned import LearnedOrder
 from anyorder.registry import ORDERS
+from anyorder.signatures import checked
 from anyorder.tasks.base import Instances, Task
 from anyorder.tasks.sequences import Sequences
 from anyorder.training.fit import fit_order
@@ -84,6 +85,7 @@ class Headroom:
         return f"{markdown(self.report)}\n\n{recommendation(self)}"
 
 
+@checked("steps", "seed")
 def headroom(
     denoiser: Denoiser | str | Path,
     task: Task | str | None,
@@ -117,7 +119,7 @@ def headroom(
     denoiser, task, instances = loaded(denoiser, task, instances)
     if isinstance(task, Sequences) and task.hide == 1:
         message = "every symbol is hidden, so there is nothing to infer them from: make the task with hide=0.5, say"
-        warnings.warn(message, stacklevel=2)
+        warnings.warn(message, stacklevel=3)
     if instances.x0 is None:
         raise BadInput("headroom needs problems whose solutions are known: give a file of complete ones with --data")
     asked: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "progress": progress}

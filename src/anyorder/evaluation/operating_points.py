@@ -18,6 +18,7 @@ from anyorder.evaluation.samplers import Kind, check_oracles, kind_of
 from anyorder.evaluation.statistics import Interval, bootstrap_weights, percentile_interval, wilson
 from anyorder.evaluation.tables import Grid
 from anyorder.processes import Shard
+from anyorder.signatures import checked
 from anyorder.tasks.base import Instances, Task
 from anyorder.tasks.instances import checked_result
 from anyorder.zoo.matching import loaded
@@ -109,6 +110,7 @@ class Fronts:
         return cls(points, curves, (low, high), list(values["budgets"]), dict(values["meta"]))
 
 
+@checked("blocks", "against", "bounds")
 def pareto(
     denoiser: Denoiser | str | Path,
     task: Task | str | None,
@@ -151,6 +153,8 @@ def pareto(
         (curve.name, p.label, block, p.sampler.replace(steps=p.steps or longest, block_length=block or p.sampler.block_length))
         for block in blocks for curve in curves for p in curve.points
     ]  # fmt: skip
+    if not wanted:
+        raise BadInput("there is nothing to measure: give at least one sampler, and None or a length as blocks")
     points = []
     for number, (name, label, block, sampler) in enumerate(wanted, start=1):
         said = f"{number} of {len(wanted)}: {label}, {mode_name(block)}"

@@ -14,6 +14,7 @@ from anyorder.evaluation.samplers import Samplers, as_samplers, check_oracles
 from anyorder.evaluation.statistics import Interval, bootstrap_weights, percentile_interval
 from anyorder.evaluation.tables import Grid
 from anyorder.processes import Shard
+from anyorder.signatures import checked
 from anyorder.tasks.base import Instances, Task
 from anyorder.tasks.instances import checked_result
 from anyorder.zoo.matching import loaded
@@ -63,6 +64,7 @@ def pass_at_k(correct: np.ndarray, draws: int, k: int) -> np.ndarray:
     return found
 
 
+@checked("draws", "steps", "seed")
 def pass_at_n(
     denoiser: Denoiser | str | Path,
     task: Task | str | None,

@@ -10,6 +10,7 @@ from anyorder.errors import BadInput
 from anyorder.evaluation.samplers import Kind
 from anyorder.evaluation.statistics import mcnemar, oracle_gap_closed, paired_interval, sign_flip
 from anyorder.files import write_atomically, write_json
+from anyorder.signatures import checked
 
 
 @dataclass
@@ -92,8 +93,10 @@ class Report:
         results = [{k: v for k, v in asdict(result).items() if k not in ("correct", "cells")} for result in self.results]
         return {"results": results, "comparisons": [asdict(c) for c in self.comparisons], "meta": self.meta}
 
-    def save(self, path: Path) -> None:
+    @checked("path")
+    def save(self, path: str | Path) -> None:
         """Write JSON, or Parquet (the results table alone) when the name ends in .parquet. Atomically."""
+        path = Path(path)
         if path.suffix != ".parquet":
             return write_json(path, self.to_json())
         frame = _pandas().json_normalize(self.to_json()["results"])

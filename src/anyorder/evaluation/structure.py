@@ -26,7 +26,7 @@ from anyorder.hub import of_hub
 from anyorder.tasks.alphabets import AMINO_ACIDS
 from anyorder.tasks.base import Instances, Task
 from anyorder.tasks.problem_files import Unreadable
-from anyorder.tasks.sequences import over_pairs
+from anyorder.tasks.sequence_measures import over_pairs
 
 ESMFOLD = "facebook/esmfold_v1"
 """The predictor of the paper."""

@@ -27,7 +27,7 @@ from anyorder.fitting.data import Bench, prepare
 from anyorder.fitting.settings import FitSettings as FitSettings
 from anyorder.orders.learned import LearnedOrder, saved_order
 from anyorder.registry import ORDERS, POLICIES
-from anyorder.tasks import Instances, Sequences
+from anyorder.tasks import Instances, Sequences, check_size
 from anyorder.training.fit import check_fit, fit_order
 from anyorder.training.run_folder import check_free
 from anyorder.training.solutions import several_solutions
@@ -73,6 +73,7 @@ def fit_and_compare(settings: FitSettings, folder: Path, console: Console, progr
     if settings.architecture:
         POLICIES.entry(settings.architecture)  # an unknown one is an error before the work
     bench = prepare(settings, console)
+    check_size(settings.samples, bench.test.tokens.shape[1])
     fit: dict[str, Any] = {
         "steps": settings.updates, "batch_size": settings.train_batch_size, "seed": settings.seed,
         "policy": settings.architecture or None,

@@ -13,6 +13,7 @@ from anyorder.interfaces.arguments import check_budget, find_sampler, whole
 from anyorder.interfaces.ends import find_ends, penalized
 from anyorder.interfaces.prompts import collate
 from anyorder.orders.base import Order
+from anyorder.signatures import check_argument
 from anyorder.tasks import Sequences, check_fits
 from anyorder.tasks.alphabets import TokenizerAlphabet
 from anyorder.zoo.matching import source_of, task_for
@@ -50,6 +51,9 @@ def infill(
         BadInput: a model without tokens for text, a text without a hole, one that is too long, or a symbol that the model does
             not know.
     """
+    check_argument("seed", seed, int)
+    if not isinstance(texts, Iterable):
+        raise BadInput(f"texts are {texts!r}; they must be a text, or a list of texts")
     several = [texts] if isinstance(texts, str) else list(texts)
     if not all(isinstance(text, str) for text in several):
         raise BadInput("texts must be strings: use anyorder.generate for token ids")

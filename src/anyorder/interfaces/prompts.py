@@ -11,6 +11,7 @@ from anyorder.denoisers.base import Denoiser, attention_of, device_of
 from anyorder.denoisers.huggingface import HuggingFaceDenoiser
 from anyorder.errors import BadInput
 from anyorder.interfaces.arguments import whole
+from anyorder.signatures import check_argument
 from anyorder.tasks.base import max_length_of
 
 Prompts = Tensor | Sequence[Any] | Mapping[str, Any]
@@ -129,6 +130,7 @@ def collate(sequences: Sequence[Any], pad_token_id: int = 0, *, side: str = "rig
     Raises:
         BadInput: no sequences, an empty one, or something that is not a list of token ids.
     """
+    check_argument("pad_token_id", pad_token_id, int)
     if side not in ("left", "right"):
         raise BadInput(f"side is {side!r}; it must be 'left' or 'right'")
     try:
@@ -155,7 +157,7 @@ def _rows(prompts: Any, attention_mask: Any, denoiser: Denoiser, what: str, *, c
     """Tokens, attention mask, the lengths of prompts that came as a list, and whether one prompt came alone."""
     if hasattr(prompts, "__array__"):  # a tensor or an array
         tokens = torch.as_tensor(prompts)
-        mask = None if attention_mask is None else torch.as_tensor(attention_mask)
+        mask = None if attention_mask is None else _as_mask(attention_mask)
         if tokens.dim() == 1:
             return tokens[None], mask if mask is None else mask[None], None, True
         return tokens, mask, None, False
@@ -170,11 +172,18 @@ def _rows(prompts: Any, attention_mask: Any, denoiser: Denoiser, what: str, *, c
         own = attention_of(denoiser, tokens)
         mask = mask if own is None else mask & own
     else:
-        given = [torch.as_tensor(row).long() for row in attention_mask]
+        given = [_as_mask(row).long() for row in attention_mask]
         if [len(row) for row in given] != lengths:
             raise BadInput(f"attention_mask has other lengths than {what}: give one number per token")
         mask = mask & collate(given, side=side)[0].bool()
     return tokens, None if bool(mask.all()) else mask, lengths, False
+
+
+def _as_mask(given: Any) -> Tensor:
+    try:
+        return torch.as_tensor(given)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise BadInput("attention_mask must be a tensor, or a list, of 1 at tokens and 0 at padding") from error
 
 
 def _counts_positions(denoiser: Denoiser) -> bool:

@@ -40,6 +40,7 @@ class EndPenalty:
 
     def __post_init__(self) -> None:
         check_number("penalty", self.penalty, 0)
+        Ends(self.tokens)  # which refuses what are no tokens
         object.__setattr__(self, "penalty", min(float(self.penalty), _LAST))
 
     def __call__(self, state: DecodeState, prediction: Prediction) -> Tensor:

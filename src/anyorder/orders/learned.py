@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 from anyorder.denoisers.base import device_of, fingerprint
 from anyorder.errors import BadCheckpoint, BadInput, WrongDenoiser, first_line
-from anyorder.files import read_json
+from anyorder.files import read_json, written_as_a_whole
 from anyorder.hub import UNLOADABLE, Pushable, download
 from anyorder.memory import Memory
 from anyorder.orders.base import Binding, Unbound
 from anyorder.orders.policies import PolicyNetwork, policy_class
 from anyorder.prediction import Prediction
 from anyorder.registry import ORDERS
+from anyorder.signatures import checked
 from anyorder.state import DecodeState
 from anyorder.weights import with_weights
 
@@ -31,6 +32,7 @@ class LearnedOrder(Pushable):
             still be completed correctly, and a critic on complete ones as decoding leaves them, so they may be two networks.
     """
 
+    @checked("policy", "critic")
     def __init__(self, policy: PolicyNetwork, critic: "Critic | None" = None) -> None:
         self.policy = policy
         self.critic = critic
@@ -50,13 +52,16 @@ class LearnedOrder(Pushable):
             self.critic.policy.to(device)
         return self
 
+    @checked("folder")
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the policy, and its critic to `critic/` if that is a separate network."""
-        self.policy.save_pretrained(folder)
-        if self.critic is not None and self.critic.policy is not self.policy:
-            self.critic.policy.save_pretrained(Path(folder) / "critic")
+        with written_as_a_whole(folder) as place:
+            self.policy.save_pretrained(place)
+            if self.critic is not None and self.critic.policy is not self.policy:
+                self.critic.policy.save_pretrained(place / "critic")
 
     @classmethod
+    @checked("name", "denoiser")
     def from_pretrained(cls, name: str | Path, denoiser: nn.Module | None = None, *, strict: bool = True) -> "LearnedOrder":
         """Load a policy, and the critic beside it, from a folder or a hub id; see `load_policy` and `check_denoiser`.
 
@@ -78,6 +83,7 @@ class LearnedOrder(Pushable):
 class Critic:
     """A policy network that scores committed tokens: the log-odds that each is right, float (B, L)."""
 
+    @checked("policy")
     def __init__(self, policy: PolicyNetwork) -> None:
         if not policy.scores_committed:
             raise BadInput(

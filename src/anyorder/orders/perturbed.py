@@ -56,8 +56,7 @@ class TopPositions:
     k: int = field(default=5, metadata={"help": "positions that are open"})
 
     def __post_init__(self) -> None:
-        if self.k < 1:
-            raise ValueError(f"k is {self.k}; at least one position must be open")
+        check_number("k", self.k, 1)
 
     def __call__(self, state: DecodeState, prediction: Prediction) -> Tensor:
         inside = most_confident(state, prediction, self.k)

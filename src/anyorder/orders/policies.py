@@ -21,12 +21,13 @@ from torch import Tensor, nn
 from anyorder.denoisers.base import in_float32
 from anyorder.denoisers.transformer import Block, RelationHeads
 from anyorder.errors import BadInput
-from anyorder.files import write_json, write_tensors
-from anyorder.hub import Pushable
+from anyorder.files import write_json, written_as_a_whole
+from anyorder.hub import Pushable, save_weights
 from anyorder.memory import FirstPrediction, Memory
 from anyorder.prediction import Prediction
 from anyorder.registry import POLICIES
 from anyorder.relations import EVERYTHING, Relation
+from anyorder.signatures import checked
 from anyorder.state import DecodeState
 
 _MASKED, _COMMITTED, _GIVEN = 0, 1, 2
@@ -123,11 +124,12 @@ class PolicyNetwork(nn.Module, Pushable):
             "about": self.about,
         }
 
+    @checked("folder")
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write `config.json` and `model.safetensors`."""
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
-        write_tensors(Path(folder) / "model.safetensors", tensors, {"format": "pt"})
-        write_json(Path(folder) / "config.json", self.config())
+        """Write `config.json` and `model.safetensors`, or nothing if one of them cannot be written."""
+        with written_as_a_whole(folder) as place:
+            save_weights(self, place)
+            write_json(place / "config.json", self.config())
 
 
 def policy_class(name: str) -> type[PolicyNetwork]:

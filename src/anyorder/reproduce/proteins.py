@@ -28,14 +28,8 @@ from anyorder.reproduce import published
 from anyorder.reproduce.outcome import Outcome, Solved, Target
 from anyorder.reproduce.study import Decoding, Setting, Study, damaged
 from anyorder.tasks import make_task
-from anyorder.tasks.sequence_files import read_sequences
-from anyorder.tasks.sequences import (
-    design_names,
-    mean_identity,
-    over_pairs,
-    token_entropy,
-    write_fasta,
-)
+from anyorder.tasks.sequence_files import design_names, read_sequences, write_fasta
+from anyorder.tasks.sequence_measures import mean_identity, over_pairs, token_entropy
 from anyorder.training.recipes import load_recipe
 from anyorder.zoo import load_denoiser
 

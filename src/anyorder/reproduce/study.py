@@ -29,7 +29,8 @@ from anyorder.evaluation.comparison import evaluate
 from anyorder.files import finite, read_json, write_json
 from anyorder.orders.learned import saved_order
 from anyorder.tasks import make_task
-from anyorder.tasks.base import Instances, Task, check_size
+from anyorder.tasks.base import Instances, Task
+from anyorder.tasks.generation import check_size
 from anyorder.training.fit import run_recipe
 from anyorder.training.recipes import AnyRecipe, load_recipe, recipe_names
 from anyorder.zoo import load_denoiser

@@ -10,13 +10,12 @@ from anyorder.tasks.base import (
     Instances,
     Task,
     check_fits,
-    check_size,
     make_task,
-    per_instance_seeds,
     task_class,
 )
 from anyorder.tasks.countdown import Countdown
 from anyorder.tasks.drawing import Drawing
+from anyorder.tasks.generation import check_size, per_instance_seeds
 from anyorder.tasks.instances import cell_accuracy
 from anyorder.tasks.math import Math
 from anyorder.tasks.molecules import Molecules

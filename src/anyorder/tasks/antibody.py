@@ -13,7 +13,8 @@ from torch import Tensor
 from anyorder.errors import BadInput, shorten
 from anyorder.registry import TASKS
 from anyorder.tasks.base import Instances
-from anyorder.tasks.sequences import Sequences, identities
+from anyorder.tasks.sequence_measures import identities
+from anyorder.tasks.sequences import Sequences
 
 LOOSE_ENDS = 5
 """Most residues that a single domain may have outside the numbered part, on either side."""

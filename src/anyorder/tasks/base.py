@@ -17,15 +17,23 @@ from torch import Tensor
 from anyorder.denoisers.base import Denoiser, check_is_denoiser
 from anyorder.ends import Ends
 from anyorder.errors import BadInput, shorten
+from anyorder.files import write_text
 from anyorder.registry import TASKS
 from anyorder.relations import Relation
+from anyorder.signatures import check_argument, checked
 from anyorder.tasks.drawing import Drawing
 from anyorder.tasks.instances import CheckResult, Instances, check_problems, on_cpu
 from anyorder.tasks.instances import cell_accuracy as cell_accuracy  # other packages import it from here
 from anyorder.tasks.problem_files import Unreadable
 
-_MOST_TOKENS = 2**30
-_READ_COMPLETED = {"check", "measure", "generated", "texts", "format", "dead_ends", "notes", "nearest_solutions"}
+_READ_PROBLEMS = {"load": ("path", "limit", "unreadable"), "parse": ("text",), "generate": ("count", "seed")}
+_READ_COMPLETED = {
+    **dict.fromkeys(("check", "measure", "generated", "texts"), ("instances", "tokens")),
+    **dict.fromkeys(("format", "notes", "problem_text"), ("tokens",)),
+    "dead_ends": ("instances", "states"),
+    "nearest_solutions": ("instances", "tokens", "certain"),
+}
+"""Methods of tasks, and those of their arguments whose types are checked."""
 
 
 class Task(ABC):
@@ -43,6 +51,7 @@ class Task(ABC):
         sequential: left to right is a sensible order, as in text.
         difficulty_order: values of the label `difficulty` from easy to hard.
         suffixes: suffixes of files that hold problems of this task and no other.
+        file_suffix: of the files that `save` writes.
     """
 
     vocab_size: int
@@ -53,11 +62,15 @@ class Task(ABC):
     sequential: ClassVar[bool] = False
     difficulty_order: ClassVar[tuple[str, ...]] = ()
     suffixes: ClassVar[tuple[str, ...]] = ()
+    file_suffix: ClassVar[str] = ".txt"
 
     def __init_subclass__(cls, **named: Any) -> None:
         super().__init_subclass__(**named)
         for name in _READ_COMPLETED & vars(cls).keys():
             setattr(cls, name, on_cpu(vars(cls)[name]))
+        for name, arguments in (_READ_PROBLEMS | _READ_COMPLETED).items():
+            if name in vars(cls):
+                setattr(cls, name, checked(*arguments, like=getattr(Task, name))(vars(cls)[name]))
 
     # ---- what the task is ---------------------------------------------------------------------------------------------
 
@@ -127,6 +140,31 @@ class Task(ABC):
         """
         raise BadInput(f"the task {self.name} reads no problems as text: use generated problems or a file")
 
+    def problem_text(self, tokens: Tensor) -> str:
+        """Inverse of `parse`: a problem (L,) as text.
+
+        Raises:
+            BadInput: this task does not write text, or not of this problem.
+        """
+        raise BadInput(f"the task {self.name} writes no problems as text")
+
+    def file_line(self, tokens: Tensor, solution: Tensor | None) -> str:
+        """A problem (L,) and its solution (L,), None if it is not known, as a line of a file that `load` reads. By default the
+        text of the problem alone."""
+        return self.problem_text(tokens)
+
+    def save(self, instances: Instances, path: str | Path) -> None:
+        """Inverse of `load`: write problems, with their solutions where the layout has room for them. Labels are not written.
+
+        Raises:
+            BadInput: as `problem_text`. AnyorderError: the file cannot be written.
+        """
+        check_argument("path", path, str | Path)
+        check_problems(self, instances)
+        solutions = [None] * len(instances) if instances.x0 is None else instances.x0
+        lines = [self.file_line(*problem) for problem in zip(instances.tokens, solutions, strict=True)]
+        write_text(Path(path), "".join(f"{line}\n" for line in lines))
+
     # ---- completed sequences ------------------------------------------------------------------------------------------
 
     @abstractmethod
@@ -137,6 +175,7 @@ class Task(ABC):
         """Further numbers of each completed sequence by name, float (N,), nan where one has none. Tables show the means."""
         return {}
 
+    @checked("instances", "tokens")
     def generated(self, instances: Instances, tokens: Tensor) -> Tensor:
         """Positions bool (N, L) of completed sequences that were generated and count as content."""
         return instances.maskable
@@ -337,32 +376,3 @@ def max_length_of(denoiser: Denoiser) -> int | None:
     """The largest number of tokens that a denoiser takes; None if it does not say."""
     most: int | None = getattr(denoiser, "max_length", None)
     return most
-
-
-def check_size(count: int, length: int) -> None:
-    """Refuse problems that do not fit into memory, before there are any.
-
-    Raises:
-        BadInput: `count` problems of `length` tokens are more than 2^30 tokens (8 GiB).
-    """
-    if count * length > _MOST_TOKENS:
-        most = f"{_MOST_TOKENS // length:,} of {length} tokens are the most"
-        raise BadInput(f"{count:,} problems do not fit into memory: {most}")
-
-
-def per_instance_seeds(seed: int, count: int, start: int = 0) -> np.ndarray:
-    """Independent 32-bit seeds (count,) for instances start..start+count-1: number i depends on seed and i only.
-
-    Raises:
-        BadInput: `count` is not a whole number, 1 or more.
-    """
-    if not isinstance(count, int | np.integer) or isinstance(count, bool) or count < 1:
-        raise BadInput(f"the number of problems is {count!r}; it must be a whole number, 1 or more")
-    counter = np.arange(start, start + count, dtype=np.uint64)
-    mixed = (counter + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(seed * 0xD1B54A32D192ED03 % 2**64)
-    mixed ^= mixed >> np.uint64(30)
-    mixed *= np.uint64(0xBF58476D1CE4E5B9)
-    mixed ^= mixed >> np.uint64(27)
-    mixed *= np.uint64(0x94D049BB133111EB)
-    mixed ^= mixed >> np.uint64(31)
-    return (mixed >> np.uint64(33)).astype(np.int64)

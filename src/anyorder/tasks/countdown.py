@@ -13,7 +13,7 @@ only nine targets (of 10 to 100), which suggests that these were not used for tr
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -22,8 +22,10 @@ from torch import Tensor
 from anyorder.errors import BadInput, shorten
 from anyorder.registry import TASKS
 from anyorder.relations import Relation
-from anyorder.tasks.base import CheckResult, Instances, Task, cell_accuracy, per_instance_seeds
-from anyorder.tasks.problem_files import PROBLEM, SOLUTION, Unreadable, first_row, pick, read_rows
+from anyorder.signatures import checked
+from anyorder.tasks.base import CheckResult, Instances, Task, cell_accuracy
+from anyorder.tasks.generation import per_instance_seeds
+from anyorder.tasks.problem_files import PROBLEM, SOLUTION, Unreadable, first_row, json_line, pick, read_rows
 from anyorder.tasks.vocabulary import EOS, MASK, PAD, SEP, YE_VOCABULARY
 
 _LENGTHS = {3: 44, 4: 52, 5: 72}
@@ -42,6 +44,9 @@ class Countdown(Task):
         numbers: n, how many are given: 3, 4 or 5.
     """
 
+    file_suffix: ClassVar[str] = ".jsonl"
+
+    @checked("numbers")
     def __init__(self, numbers: int = 4) -> None:
         if numbers not in _LENGTHS:
             raise BadInput(f"Countdown with {numbers} numbers is not supported: use 3, 4 or 5")
@@ -185,6 +190,17 @@ class Countdown(Task):
         """One problem as `86,28,13,31,96`, the target last. It must have a solution."""
         problem = self._numbers(text)
         return self.encode([problem], [self._solved_here(problem)])
+
+    def problem_text(self, tokens: Tensor) -> str:
+        """A problem (L,) as `86,28,13,31,96`, the target last."""
+        return ",".join(map(str, self._problem(tokens)))
+
+    def file_line(self, tokens: Tensor, solution: Tensor | None) -> str:
+        """Numbers and equations as JSON, in the columns of Ye et al.; without a solution, the target instead of equations."""
+        *numbers, target = self._problem(tokens)
+        if solution is None:
+            return json_line(nums=numbers, target=target)
+        return json_line(input=self.problem_text(tokens), output=self.format(solution))
 
     def _solved_here(self, problem: Sequence[int]) -> str:
         solution = self._solve(problem)

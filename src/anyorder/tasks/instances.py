@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from anyorder.errors import BadInput
+from anyorder.signatures import check_argument
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,10 @@ class Instances:
     maskable: Tensor
     x0: Tensor | None = None
     labels: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, kind in (("tokens", Tensor), ("maskable", Tensor), ("x0", Tensor | None)):
+            check_argument(name, getattr(self, name), kind)
 
     def __len__(self) -> int:
         return self.tokens.shape[0]

@@ -14,7 +14,8 @@ from anyorder.registry import TASKS
 from anyorder.tasks.alphabets import Alphabet
 from anyorder.tasks.base import Instances
 from anyorder.tasks.sequence_files import read_sequences
-from anyorder.tasks.sequences import Sequences, first_occurrence, over_pairs
+from anyorder.tasks.sequence_measures import first_occurrence, over_pairs
+from anyorder.tasks.sequences import Sequences
 
 _PROBE = 1000
 """Molecules of a file that are looked at to see whether it is written in canonical form."""

@@ -11,6 +11,7 @@ import csv
 import inspect
 import io
 import itertools
+import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -213,6 +214,11 @@ def first_line(file: Iterable[str]) -> tuple[int, str]:
 def one_of(columns: Sequence[str]) -> str:
     """Names for a message: a, b or c."""
     return " or ".join([", ".join(columns[:-1]), columns[-1]] if len(columns) > 1 else columns)
+
+
+def json_line(**columns: Any) -> str:
+    """A row as a line of JSON, without the columns that are None."""
+    return json.dumps({name: value for name, value in columns.items() if value is not None})
 
 
 def pick(row: Mapping[str, Any], columns: Sequence[str]) -> Any:

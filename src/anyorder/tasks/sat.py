@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -23,9 +23,11 @@ from anyorder.errors import BadInput, shorten
 from anyorder.files import open_text
 from anyorder.registry import TASKS
 from anyorder.relations import Relation, same
-from anyorder.tasks.base import CheckResult, Instances, Task, cell_accuracy, per_instance_seeds
+from anyorder.signatures import checked
+from anyorder.tasks.base import CheckResult, Instances, Task, cell_accuracy
 from anyorder.tasks.drawing import Drawing
-from anyorder.tasks.problem_files import FIRST_LINES, Unreadable, collect
+from anyorder.tasks.generation import per_instance_seeds
+from anyorder.tasks.problem_files import FIRST_LINES, Unreadable, collect, json_line
 from anyorder.tasks.sat_files import Formula, read_formulas, size_of
 from anyorder.tasks.vocabulary import EOS, MASK, SEP, YE_VOCABULARY
 
@@ -49,6 +51,9 @@ class Sat(Task):
         layout: "infill" or "prefix" (see the module).
     """
 
+    file_suffix: ClassVar[str] = ".jsonl"
+
+    @checked("variables", "clauses")
     def __init__(self, variables: int = 9, clauses: int | None = None, layout: str = "infill") -> None:
         if variables < 3:
             raise BadInput(f"3-SAT needs at least 3 variables, not {variables}")
@@ -215,6 +220,15 @@ class Sat(Task):
     def parse(self, text: str) -> Instances:
         """One formula as `1,-4,5/2,3,-5/...`, or in Ye's letters for n = 5, 7, 9. It must have a model."""
         return self.encode(self._row(lambda: Formula(text.strip()))[0][None], None)
+
+    def problem_text(self, tokens: Tensor) -> str:
+        """The formula of a problem (L,) as `1,-4,5/2,3,-5/...`."""
+        literals = self._literal_of(tokens[self._literal_places]).view(-1, 3).tolist()
+        return "/".join(",".join(map(str, clause)) for clause in literals)
+
+    def file_line(self, tokens: Tensor, solution: Tensor | None) -> str:
+        """Formula and assignment as JSON, in the columns of Ye et al."""
+        return json_line(input=self.problem_text(tokens), output=None if solution is None else self.format(solution))
 
     def _row(self, read: Callable[[], Formula]) -> tuple[np.ndarray, np.ndarray | None, int | None]:
         """Clauses, the assignment if there is one, and the number of models if it can be counted."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from anyorder.errors import BadInput, shorten
-from anyorder.files import open_text, parse_json
+from anyorder.files import open_text, parse_json, write_text
 from anyorder.tasks.problem_files import Unreadable, delimiter_of, first_line
 
 COLUMNS = ("sequence", "smiles", "text")
@@ -174,3 +174,17 @@ def looks_like_a_file(text: str) -> bool:
     """Whether a text is the name of a file rather than a problem: one word that ends in the suffix of a data file."""
     suffixes = "|".join(map(re.escape, (*_READERS, *_OTHER_SUFFIXES)))
     return re.fullmatch(rf"\S+({suffixes})(\.gz)?", text.strip(), re.IGNORECASE) is not None
+
+
+def design_names(texts: list[str], order: str, steps: int, seed: int) -> list[str]:
+    """Names of generated sequences in a FASTA file: how they were made, a number, and how long they are."""
+    made = f"{order.replace('/', '_').replace(' ', '_')}_T{steps}_seed{seed}"
+    return [f"{made}_{number} length={len(text)}" for number, text in enumerate(texts, start=1)]
+
+
+def write_fasta(path: Path, sequences: list[tuple[str, str]]) -> None:
+    """Write (name, sequence) pairs as FASTA, 60 symbols a line, atomically."""
+    lines = []
+    for name, text in sequences:
+        lines += [f">{name}", *(text[start : start + 60] for start in range(0, len(text), 60))]
+    write_text(path, "".join(f"{line}\n" for line in lines))

@@ -7,6 +7,7 @@ them (unconditional generation at a given length), those that the user masks, or
 
 from collections.abc import Mapping
 from functools import cached_property, partial
+from itertools import groupby, takewhile
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -18,14 +19,16 @@ from anyorder.denoisers.base import Denoiser
 from anyorder.denoisers.huggingface import HuggingFaceDenoiser
 from anyorder.ends import Ends
 from anyorder.errors import BadInput, shorten
-from anyorder.files import write_text
 from anyorder.registry import TASKS
+from anyorder.signatures import checked
 from anyorder.tasks.alphabets import Alphabet, TokenizerAlphabet, alphabet_of, has_plain_vocabulary
-from anyorder.tasks.base import CheckResult, Instances, Task, check_fits, make, max_length_of, per_instance_seeds, same_tokens
+from anyorder.tasks.base import CheckResult, Instances, Task, check_fits, make, max_length_of, same_tokens
 from anyorder.tasks.drawing import Drawing
-from anyorder.tasks.problem_files import Unreadable, collect
+from anyorder.tasks.generation import per_instance_seeds
+from anyorder.tasks.problem_files import Unreadable, collect, json_line
 from anyorder.tasks.residues import residues_of
 from anyorder.tasks.sequence_files import read_records
+from anyorder.tasks.sequence_measures import first_occurrence, mean_identity, over_pairs, token_entropy
 
 
 @TASKS.register("text")
@@ -46,7 +49,9 @@ class Sequences(Task):
     drawn_as: ClassVar[Literal["amino acids", "smiles", "text"]] = "text"
     default_alphabet: ClassVar[str] = "characters"
     default_length: ClassVar[int] = 128
+    file_suffix: ClassVar[str] = ".jsonl"
 
+    @checked("length", "hide")
     def __init__(self, alphabet: str | Alphabet = "", length: int = 0, hide: float = 1.0, free_length: bool = False) -> None:
         self.alphabet = alphabet or self.default_alphabet
         if not isinstance(self.alphabet, str) and not hasattr(self.alphabet, "vocab_size"):
@@ -199,6 +204,25 @@ class Sequences(Task):
         text = text.strip()
         return self.encode([f"_{{{text}}}" if text.isdigit() and len(text) < 6 else text], ["this sequence"])
 
+    def problem_text(self, tokens: Tensor) -> str:
+        """A sequence (L,) with its unknown symbols as `_{n}`.
+
+        Raises:
+            BadInput: it cannot be read back, because a tokenizer cuts its text into other tokens, or nothing is unknown.
+        """
+        start, end = len(self.symbols.start), {*self.symbols.end, self.pad_token_id}
+        inner = takewhile(lambda token: token not in end, tokens[start : start + self.most].tolist())
+        runs = [(unknown, list(run)) for unknown, run in groupby(inner, lambda token: token == self.mask_token_id)]
+        text = "".join(f"_{{{len(run)}}}" if unknown else self.symbols.decode(run) for unknown, run in runs)
+        again = self.parse(text).tokens[0]
+        if not torch.equal(again, tokens[: len(again)]) or not (tokens[len(again) :] == self.pad_token_id).all():
+            raise BadInput(f"{shorten(text)!r} is read as other tokens than those of this problem")
+        return text
+
+    def file_line(self, tokens: Tensor, solution: Tensor | None) -> str:
+        """The sequence as JSON, with what is unknown; a solution is not written."""
+        return json_line(sequence=self.problem_text(tokens))
+
     def format(self, tokens: Tensor) -> str:
         """The sequence as text, `_` for what is still masked."""
         return self.decode(tokens[None])[0]
@@ -327,73 +351,3 @@ def _alphabet_of(denoiser: HuggingFaceDenoiser, source: str) -> str | Alphabet:
         raise BadInput("the denoiser has no tokenizer: name the alphabet of the model (option alphabet)")
     residues = residues_of(denoiser.tokenizer, denoiser.vocab_size)
     return residues or TokenizerAlphabet(denoiser.tokenizer, denoiser.vocab_size, denoiser.mask_token_id, source)
-
-
-def design_names(texts: list[str], order: str, steps: int, seed: int) -> list[str]:
-    """Names of generated sequences in a FASTA file: how they were made, a number, and how long they are."""
-    made = f"{order.replace('/', '_').replace(' ', '_')}_T{steps}_seed{seed}"
-    return [f"{made}_{number} length={len(text)}" for number, text in enumerate(texts, start=1)]
-
-
-def write_fasta(path: Path, sequences: list[tuple[str, str]]) -> None:
-    """Write (name, sequence) pairs as FASTA, 60 symbols a line, atomically."""
-    lines = []
-    for name, text in sequences:
-        lines += [f">{name}", *(text[start : start + 60] for start in range(0, len(text), 60))]
-    write_text(path, "".join(f"{line}\n" for line in lines))
-
-
-# ---- measures of samples ----------------------------------------------------------------------------------------------
-
-
-def token_entropy(tokens: np.ndarray) -> float:
-    """Entropy in bits of the tokens (n,) within one sequence (arXiv 2606.00295, eq. 8); low where it repeats itself."""
-    if len(tokens) == 0:
-        return float("nan")
-    share = np.unique(tokens, return_counts=True)[1] / len(tokens)
-    return float(-(share * np.log2(share)).sum())
-
-
-def mean_identity(sequences: list[np.ndarray]) -> np.ndarray:
-    """Mean identity of each sequence to all others, place by place over the shorter of the two, float (N,) (eqs. 9 and 10)."""
-    count = len(sequences)
-    if count < 2:
-        return np.full(count, np.nan)
-    same = identities(sequences)
-    np.fill_diagonal(same, 0.0)
-    mean: np.ndarray = same.sum(axis=1) / (count - 1)
-    return mean
-
-
-def identities(sequences: list[np.ndarray]) -> np.ndarray:
-    """Share of equal tokens of all pairs, place by place over the shorter of the two, float (N, N)."""
-    count, longest = len(sequences), max(map(len, sequences))
-    padded = np.full((count, longest), -1, dtype=np.int64)
-    for row, sequence in zip(padded, sequences, strict=True):
-        row[: len(sequence)] = sequence
-    lengths = np.array([len(s) for s in sequences])
-    same = np.zeros((count, count))
-    for number, row in enumerate(padded):
-        same[number] = ((padded == row) & (row >= 0)).sum(axis=1)
-    out: np.ndarray = same / np.maximum(1, np.minimum(lengths[:, None], lengths[None]))
-    return out
-
-
-def over_pairs(values: np.ndarray) -> np.ndarray:
-    """Values (N,), each a mean over the pairs of one sample, spread so that their sd is right for the mean over all pairs.
-
-    The mean stays. A sample takes part in its own pairs and in those of others, so it moves the mean of a statistic of pairs
-    twice as far as one of single samples (Hoeffding's projection of a U-statistic).
-    """
-    spread: np.ndarray = np.nanmean(values) + 2 * (values - np.nanmean(values)) if len(values) > 1 else values
-    return spread
-
-
-def first_occurrence(texts: list[str]) -> np.ndarray:
-    """1 for the first of equal texts, 0 for those that repeat it, float (N,): its mean is the share of unique samples."""
-    seen: set[str] = set()
-    first = []
-    for text in texts:
-        first.append(float(text not in seen))
-        seen.add(text)
-    return np.array(first)

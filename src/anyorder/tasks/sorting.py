@@ -16,7 +16,8 @@ from torch import Tensor
 from anyorder.errors import BadInput
 from anyorder.registry import TASKS
 from anyorder.relations import Relation
-from anyorder.tasks.base import CheckResult, Instances, Task, cell_accuracy, per_instance_seeds
+from anyorder.tasks.base import CheckResult, Instances, Task, cell_accuracy
+from anyorder.tasks.generation import per_instance_seeds
 from anyorder.tasks.problem_files import Unreadable, read_lines
 
 
@@ -79,8 +80,9 @@ class Sorting(Task):
             raise BadInput(f"duplicates {duplicates!r} must be true or false (1 or 0)")
         if not duplicates and self.items > self.values:
             raise BadInput(f"{self.items} different numbers cannot be drawn from {self.values}")
+        seeds = per_instance_seeds(seed, count)
         numbers = np.empty((count, self.items), dtype=np.int64)
-        for row, own in enumerate(per_instance_seeds(seed, count)):
+        for row, own in enumerate(seeds):
             numbers[row] = np.random.default_rng(own).choice(self.values, self.items, replace=bool(duplicates))
         return self.encode(numbers)
 
@@ -101,6 +103,10 @@ class Sorting(Task):
     def parse(self, text: str) -> Instances:
         """One sequence, e.g. `5,3,9,3`."""
         return self.encode(np.array([self._numbers(text)]))
+
+    def problem_text(self, tokens: Tensor) -> str:
+        """The sequence of a problem (L,), e.g. `5,3,9,3`."""
+        return ",".join(str(token - 1) for token in tokens[: self.items].tolist())
 
     def _numbers(self, text: str) -> list[int]:
         parts = _parts(text)

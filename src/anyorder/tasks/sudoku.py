@@ -20,10 +20,12 @@ from anyorder.errors import BadInput
 from anyorder.files import open_text
 from anyorder.registry import TASKS
 from anyorder.relations import Relation, same
-from anyorder.tasks.base import CheckResult, Instances, Task, per_instance_seeds
+from anyorder.signatures import checked
+from anyorder.tasks.base import CheckResult, Instances, Task
 from anyorder.tasks.drawing import Drawing
+from anyorder.tasks.generation import per_instance_seeds
 from anyorder.tasks.instances import cell_accuracy
-from anyorder.tasks.problem_files import FIRST_LINES, Unreadable, collect
+from anyorder.tasks.problem_files import FIRST_LINES, Unreadable, collect, json_line
 from anyorder.tasks.sudoku_files import Grid, alphabet_of, alphabets, box_of, digits_of, read_grids, signs_of
 from anyorder.tasks.sudoku_nearest import nearest_solutions
 from anyorder.tasks.sudoku_rules import TECHNIQUES, count_solutions, generate_many, houses
@@ -44,7 +46,9 @@ class Sudoku(Task):
     """
 
     difficulty_order: ClassVar[tuple[str, ...]] = TECHNIQUES
+    file_suffix: ClassVar[str] = ".jsonl"
 
+    @checked("digits")
     def __init__(self, box: int = 3, layout: str = "infill", digits: str | tuple[int, int] = "") -> None:
         if box not in (2, 3, 4):
             raise BadInput(f"box size {box} is not supported: use 2 (4x4), 3 (9x9) or 4 (16x16)")
@@ -121,6 +125,7 @@ class Sudoku(Task):
         if not 0 <= low <= high <= self.cells:
             raise BadInput(f"givens {givens} must lie between 0 and {self.cells}, low end first")
         wanted = None if difficulty is None else TECHNIQUES.index(difficulty)
+        per_instance_seeds(seed, count)  # which refuses what is no number of problems
         parts: list[Instances] = []
         found, start = 0, 0
         while found < count:
@@ -261,11 +266,23 @@ class Sudoku(Task):
                 where = f"{kinds[number // self.side]} {number % self.side + 1}"
                 raise BadInput(f"the {what} has the digit {twice} twice in {where}: it has no solution")
 
+    def problem_text(self, tokens: Tensor) -> str:
+        """The puzzle (L,) as one line of digits, 0 for a blank (a dot if 0 is a digit)."""
+        blank = "." if "0" in self._signs else "0"
+        signs = [blank, *self._signs]
+        return self._join([signs[digit] for digit in self._puzzle_grid(tokens[None])[0].tolist()])
+
+    def file_line(self, tokens: Tensor, solution: Tensor | None) -> str:
+        """Puzzle and solution as JSON."""
+        return json_line(puzzle=self.problem_text(tokens), solution=None if solution is None else self.format(solution))
+
+    def _join(self, texts: list[str]) -> str:
+        return ("" if max(map(len, self._signs)) == 1 else " ").join(texts)
+
     def format(self, tokens: Tensor) -> str:
         """The answer as one line of digits; '.' for what is still masked and '?' for what is no digit."""
         blank = -1 if self.layout == "infill" else self._zero  # a blank of the puzzle is no answer
-        texts = ["?" if token == blank else self.token_text(token) for token in self._answer(tokens).tolist()]
-        return ("" if max(map(len, self._signs)) == 1 else " ").join(texts)
+        return self._join(["?" if token == blank else self.token_text(token) for token in self._answer(tokens).tolist()])
 
     def _answer(self, tokens: Tensor) -> Tensor:
         return tokens if self.layout == "infill" else tokens[..., self.cells + 1 : -1]

@@ -17,7 +17,8 @@ from torch import Tensor
 from anyorder.errors import BadInput
 from anyorder.registry import TASKS
 from anyorder.relations import Relation, same
-from anyorder.tasks.base import CheckResult, Instances, Task, cell_accuracy, per_instance_seeds
+from anyorder.tasks.base import CheckResult, Instances, Task, cell_accuracy
+from anyorder.tasks.generation import per_instance_seeds
 from anyorder.tasks.problem_files import Unreadable, read_lines
 
 
@@ -131,6 +132,10 @@ class Tsp(Task):
     def parse(self, text: str) -> Instances:
         """One problem, e.g. `0,0 3,12 15,4 7,7` for four cities."""
         return self.encode(self._cities(text)[None])
+
+    def problem_text(self, tokens: Tensor) -> str:
+        """The cities of a problem (L,), e.g. `0,0 3,12 15,4 7,7`."""
+        return " ".join(f"{x},{y}" for x, y in self._points(tokens[None])[0].tolist())
 
     def _cities(self, text: str) -> np.ndarray:
         pairs = [pair.split(",") for pair in text.split()]

@@ -12,7 +12,6 @@ Files are JSON lines, {"clues": ["A1 << B2", "A3 between C1 and D2", "B4 at 2", 
 statements of `zebra_text`, and the values of each house from left to right, which are optional.
 """
 
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -23,12 +22,13 @@ import torch
 from torch import Tensor
 
 from anyorder.errors import BadInput
-from anyorder.files import write_text
 from anyorder.registry import TASKS
 from anyorder.relations import Relation, same
-from anyorder.tasks.base import CheckResult, Instances, Task, cell_accuracy, per_instance_seeds
+from anyorder.signatures import checked
+from anyorder.tasks.base import CheckResult, Instances, Task, cell_accuracy
 from anyorder.tasks.drawing import Drawing
-from anyorder.tasks.problem_files import SOLUTION, Unreadable, pick, read_rows
+from anyorder.tasks.generation import per_instance_seeds
+from anyorder.tasks.problem_files import SOLUTION, Unreadable, json_line, pick, read_rows
 from anyorder.tasks.zebra_rules import TECHNIQUES, all_hold, count_solutions, generate_many, grade
 from anyorder.tasks.zebra_text import (
     BETWEEN,
@@ -57,7 +57,9 @@ class Zebra(Task):
     """
 
     difficulty_order: ClassVar[tuple[str, ...]] = TECHNIQUES
+    file_suffix: ClassVar[str] = ".jsonl"
 
+    @checked("houses", "attributes", "slots")
     def __init__(self, houses: int = 4, attributes: int = 4, slots: int | None = None) -> None:
         if not (3 <= houses <= 6 and 3 <= attributes <= 6):
             raise BadInput(f"a puzzle has 3 to 6 houses and 3 to 6 attributes, not {houses} and {attributes}")
@@ -213,18 +215,19 @@ class Zebra(Task):
             {name: np.concatenate([puzzle.labels[name] for puzzle in puzzles]) for name in puzzles[0].labels},
         )
 
-    def save(self, instances: Instances, path: Path) -> None:
-        """Write problems and solutions (instances with `x0`) as the JSON lines that `load` reads."""
-        if instances.x0 is None:
-            raise BadInput("only problems with known solutions can be saved")
-        rows = []
-        for tokens, solution in zip(instances.tokens, instances.x0, strict=True):
-            clues = self.notes(tokens)
-            for cell, value in enumerate(self._grid(tokens[None]).flatten().tolist()):
-                if value >= 0:
-                    clues.append(f"{name_of(value, self.houses)} at {cell % self.houses + 1}")
-            rows.append(json.dumps({"clues": clues, "solution": self.format(solution).split(" | ")}))
-        write_text(path, "\n".join(rows) + "\n")
+    def problem_text(self, tokens: Tensor) -> str:
+        """The clues of a puzzle (L,) and its given cells, with semicolons between them."""
+        return "; ".join(self._statements(tokens))
+
+    def file_line(self, tokens: Tensor, solution: Tensor | None) -> str:
+        """Clues and solution as JSON."""
+        houses = None if solution is None else self.format(solution).split(" | ")
+        return json_line(clues=self._statements(tokens), solution=houses)
+
+    def _statements(self, tokens: Tensor) -> list[str]:
+        cells = enumerate(self._grid(tokens[None]).flatten().tolist())
+        given = [f"{name_of(value, self.houses)} at {cell % self.houses + 1}" for cell, value in cells if value >= 0]
+        return self.notes(tokens) + given
 
     def parse(self, text: str) -> Instances:
         """One puzzle: statements (see `zebra_text`) on lines of their own or between semicolons. It must have one solution.

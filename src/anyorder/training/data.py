@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from anyorder.diffusion import CosineSchedule, DiscreteSchedule, LinearSchedule
 from anyorder.errors import BadInput
 from anyorder.files import find_file
-from anyorder.tasks.base import Instances, Task, check_fits, check_problems, check_size
+from anyorder.tasks.base import Instances, Task, check_fits, check_problems
+from anyorder.tasks.generation import check_size
 from anyorder.tasks.problem_files import load_problems
 from anyorder.training.recipes import DenoiserRecipe, OrderRecipe
 from anyorder.training.settings import DataSettings, MaskingSettings

@@ -18,6 +18,7 @@ from anyorder.orders.learned import LearnedOrder
 from anyorder.processes import launched
 from anyorder.registry import POLICIES
 from anyorder.relations import EVERYTHING
+from anyorder.signatures import checked
 from anyorder.tasks.base import Instances, Task
 from anyorder.training.denoiser import DenoiserJob
 from anyorder.training.joint import JointJob
@@ -42,9 +43,10 @@ from anyorder.zoo import load_denoiser
 from anyorder.zoo.matching import loaded, task_for
 
 
+@checked("recipe", "folder")
 def run_recipe(
     recipe: AnyRecipe,
-    folder: Path,
+    folder: str | Path,
     console: Console | None = None,
     *,
     trust_remote_code: bool = False,
@@ -62,7 +64,7 @@ def run_recipe(
     Raises:
         BadInput: parts that do not fit each other, or a folder with another run.
     """
-    identity = recipe.model_dump(mode="json")
+    folder, identity = Path(folder), recipe.model_dump(mode="json")
     try:
         job: DenoiserJob | OrderJob | RewardJob
         if isinstance(recipe, DenoiserRecipe):
@@ -115,6 +117,7 @@ def default_fit(architecture: str = "", task: Task | None = None) -> tuple[Polic
     return policy, ObjectiveSettings(name="correctness", states="model", critic=critic)
 
 
+@checked("folder")
 def fit_order(
     denoiser: nn.Module | str | Path,
     task: Task | str | None,
@@ -205,6 +208,7 @@ def _order_recipe(
     return recipe
 
 
+@checked("folder")
 def fit_order_by_reward(
     denoiser: nn.Module | str | Path,
     task: Task | str | None,

@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, Field, TypeAdapter, ValidationE
 
 from anyorder.errors import BadInput
 from anyorder.files import read_text
+from anyorder.signatures import checked
 from anyorder.training.settings import (
     POLICY_WEIGHTS,
     DataSettings,
@@ -130,6 +131,7 @@ def recipe_names() -> list[str]:
     return sorted(item.name.removesuffix(".toml") for item in folder.iterdir() if item.name.endswith(".toml"))
 
 
+@checked("source", "overrides")
 def load_recipe(source: str | Path, overrides: list[str] | None = None) -> AnyRecipe:
     """A recipe from a TOML file or by the name of a shipped one, with `key.subkey=value` overrides (values are TOML).
     An override that names another part (`policy.architecture=mlp`) keeps the settings of the file that this part has as well;

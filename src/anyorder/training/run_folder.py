@@ -1,5 +1,6 @@
 """The folder of a run: claimed by one process, for one recipe."""
 
+import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import torch
 
 from anyorder.errors import AnyorderError, BadCheckpoint, BadInput, first_line
-from anyorder.files import finite, locked, read_json, write_json
+from anyorder.files import UNFINISHED, finite, locked, read_json, write_json
 from anyorder.training.checkpoint import Checkpoint, list_checkpoints, step_of
 from anyorder.training.divergence import MARK, REMEDIES
 
@@ -51,6 +52,8 @@ def _check_recipe(folder: Path, recipe: dict[str, Any], cycle: int) -> None:
     check_same_run(folder, recipe, cycle)
     for unfinished in (folder / "checkpoints").glob(".step-*"):  # of a write that was killed
         unfinished.unlink(missing_ok=True)
+    for left in folder.rglob(f"{UNFINISHED}*"):
+        shutil.rmtree(left, ignore_errors=True)
     write_json(path, recipe)
     (folder / MARK).unlink(missing_ok=True)
 

@@ -22,6 +22,7 @@ from anyorder.errors import BadCheckpoint, BadInput, first_line
 from anyorder.files import cache_folder, parse_json
 from anyorder.orders.learned import LearnedOrder
 from anyorder.registry import DENOISERS
+from anyorder.signatures import checked
 from anyorder.tasks import Task, make_task
 from anyorder.tasks.alphabets import ALPHABETS, ESM, Symbols, alphabet_of, has_plain_vocabulary
 from anyorder.tasks.residues import residues_of
@@ -58,6 +59,9 @@ def folder_of(name: str | Path) -> Path:
     if match := re.fullmatch(r"([A-Za-z_]\w*)((?:\.\w+)*):\w+", str(name)):
         raise BadInput(f"{name} names a class, but there is no package {match[1]}: install it, or put its folder on PYTHONPATH")
     check_adapter(Path(name))
+    if Path(name).exists():
+        kind = "no config.json" if Path(name).is_dir() else "it is a file"
+        raise BadInput(f"{name} holds no denoiser ({kind}): give the folder that holds config.json and the weights")
     known = ", ".join([*zoo_names(), *MODELS])
     raise BadInput(f"no denoiser called {str(name)!r}: give a folder that holds one, a hub id owner/name, or one of {known}")
 
@@ -241,6 +245,7 @@ def is_class(name: str | Path) -> bool:
     return not Path(name).exists() and DENOISERS.is_reference(str(name))
 
 
+@checked("folder", "denoiser")
 def load_order(folder: str | Path, denoiser: nn.Module | None = None, *, strict: bool = True) -> LearnedOrder:
     """A learned order from its folder (or the one that is shipped for a denoiser's name), on the denoiser's device.
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from anyorder.denoisers.base import Denoiser
+from anyorder.denoisers.base import Denoiser, check_is_denoiser
 from anyorder.denoisers.huggingface import HuggingFaceDenoiser
 from anyorder.errors import BadInput
 from anyorder.tasks import Instances, Task, check_fits, task_class
@@ -40,6 +40,7 @@ def task_for(denoiser: Denoiser, name: str | None = None, /, **options: Any) -> 
         >>> anyorder.task_for(denoiser).options
         {'box': 2, 'layout': 'infill'}
     """
+    check_is_denoiser(denoiser)
     source = source_of(denoiser)
     folder = None if not source or is_hub_id(source) or is_class(source) else folder_of(source)
     wanted = None if name is None else task_class(name)  # first, since its module may register the task that was saved
@@ -76,6 +77,8 @@ def loaded(
     model: Any = load_denoiser(denoiser) if isinstance(denoiser, str | Path) else denoiser
     found = task_for(model, task) if task is None or isinstance(task, str) else task
     problems = found.load(instances) if isinstance(instances, str | Path) and isinstance(found, Task) else instances
+    if problems is None:
+        raise BadInput("there are no problems: give Instances, as from task.generate, or a file of problems")
     check_fits(found, model, problems)
     return model, found, problems
 
@@ -92,6 +95,6 @@ def _usual_task(denoiser: Denoiser, source: str) -> str:
     if not isinstance(denoiser, HuggingFaceDenoiser):
         name = source or f"of the class {type(denoiser).__name__}"
         raise BadInput(
-            f"the denoiser {name} does not say which task it is for: name one, with --task or as in task_for(denoiser, 'text')"
+            f"the denoiser {name} does not say which task it is for: name one, as task_for(denoiser, 'text') or --task text do"
         )
     return "protein" if speaks_esm(denoiser) else "text"

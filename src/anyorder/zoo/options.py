@@ -18,7 +18,7 @@ def as_device(name: str | torch.device | None) -> torch.device:
     try:
         device = torch.device(default_device() if name is None else name)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
         raise BadInput(f"device {str(name)!r} cannot be used: {first_line(error)}") from error
     return device
 

@@ -1,0 +1,56 @@
+"""Measures of samples: how varied sequences are, within one and between them."""
+
+import numpy as np
+
+
+def token_entropy(tokens: np.ndarray) -> float:
+    """Entropy in bits of the tokens (n,) within one sequence (arXiv 2606.00295, eq. 8); low where it repeats itself."""
+    if len(tokens) == 0:
+        return float("nan")
+    share = np.unique(tokens, return_counts=True)[1] / len(tokens)
+    return float(-(share * np.log2(share)).sum())
+
+
+def mean_identity(sequences: list[np.ndarray]) -> np.ndarray:
+    """Mean identity of each sequence to all others, place by place over the shorter of the two, float (N,) (eqs. 9 and 10)."""
+    count = len(sequences)
+    if count < 2:
+        return np.full(count, np.nan)
+    same = identities(sequences)
+    np.fill_diagonal(same, 0.0)
+    mean: np.ndarray = same.sum(axis=1) / (count - 1)
+    return mean
+
+
+def identities(sequences: list[np.ndarray]) -> np.ndarray:
+    """Share of equal tokens of all pairs, place by place over the shorter of the two, float (N, N)."""
+    count, longest = len(sequences), max(map(len, sequences))
+    padded = np.full((count, longest), -1, dtype=np.int64)
+    for row, sequence in zip(padded, sequences, strict=True):
+        row[: len(sequence)] = sequence
+    lengths = np.array([len(s) for s in sequences])
+    same = np.zeros((count, count))
+    for number, row in enumerate(padded):
+        same[number] = ((padded == row) & (row >= 0)).sum(axis=1)
+    out: np.ndarray = same / np.maximum(1, np.minimum(lengths[:, None], lengths[None]))
+    return out
+
+
+def over_pairs(values: np.ndarray) -> np.ndarray:
+    """Values (N,), each a mean over the pairs of one sample, spread so that their sd is right for the mean over all pairs.
+
+    The mean stays. A sample takes part in its own pairs and in those of others, so it moves the mean of a statistic of pairs
+    twice as far as one of single samples (Hoeffding's projection of a U-statistic).
+    """
+    spread: np.ndarray = np.nanmean(values) + 2 * (values - np.nanmean(values)) if len(values) > 1 else values
+    return spread
+
+
+def first_occurrence(texts: list[str]) -> np.ndarray:
+    """1 for the first of equal texts, 0 for those that repeat it, float (N,): its mean is the share of unique samples."""
+    seen: set[str] = set()
+    first = []
+    for text in texts:
+        first.append(float(text not in seen))
+        seen.add(text)
+    return np.array(first)
