@@ -3,6 +3,7 @@
 import numpy as np
 
 from anyorder.errors import BadInput
+from anyorder.signatures import check_argument
 
 _MOST_TOKENS = 2**30
 
