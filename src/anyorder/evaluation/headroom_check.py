@@ -93,7 +93,7 @@ def headroom(
     steps: int,
     *,
     samplers: Samplers | None = None,
-    updates: int = 60,
+    updates: int = 150,
     seed: int = 0,
     batch_size: int = 256,
     progress: Progress | None = None,
