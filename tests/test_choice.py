@@ -222,7 +222,7 @@ def test_headroom_fits_a_probe_and_says_what_it_gained() -> None:
         "AUROC",
         "The best heuristic is",
         "Gained over it: policy",
-        "Verdict: use",
+        "Advice: use",
     ):
         assert part in said
     for without in (headroom(denoiser, task, problems, 8, updates=0), headroom(denoiser, task, problems[:20], 8)):

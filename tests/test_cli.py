@@ -180,7 +180,7 @@ def test_headroom_says_which_case_this_is() -> None:
         "expected calibration error",
         "The best heuristic is",
         "The oracle order, which reads the stored solution, is",
-        "Verdict: use",
+        "Advice: use",
     ):
         assert words in result.stdout
 

@@ -76,7 +76,7 @@ def test_the_whole_story_leaves_a_policy_a_report_and_a_card(model: Path, data: 
     console = Console(record=True, width=200, file=open("/dev/null", "w"))  # noqa: SIM115
     fit_and_compare(settings(model, data), tmp_path / "out", console)
     said = console.export_text()
-    for part in ("1. Heuristics", "Fit an order", "Chosen:", "The oracle order", "Verdict: use", "Unconditional generation"):
+    for part in ("1. Heuristics", "Fit an order", "Chosen:", "The oracle order", "Advice: use", "Unconditional generation"):
         assert part in said
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert {r["order"] for r in report["validation"]["results"]} >= {"policy", "oracle", "left_to_right"}

@@ -162,19 +162,19 @@ def _of_oracle(lead: Gain, several: float, gains: list[Gain]) -> str:
 def _verdict(heuristic: str, gains: list[Gain], room: float, chosen: str) -> str:
     """One sentence that says what to do; `room` is how many points are left to 100 %."""
     if chosen:
-        return f"Verdict: use {chosen}" + ("." if chosen != heuristic else ", since nothing that was learned was better.")
+        return f"Advice: use {chosen}" + ("." if chosen != heuristic else ", since nothing that was learned was better.")
     proven = [one for one in gains if one.low > 0 and one.mean >= WORTH]
     if proven:
         most = max(proven, key=lambda one: one.mean)
-        return f"Verdict: use a learned sampler ({most.what}); anyorder fit makes and tests one."
+        return f"Advice: use a learned sampler ({most.what}); anyorder fit makes and tests one."
     if room < WORTH:
-        return f"Verdict: use {heuristic}; less than {WORTH:.0f} point is left to gain."
+        return f"Advice: use {heuristic}; less than {WORTH:.0f} point is left to gain."
     if gains and max(one.high for one in gains) < WORTH:
-        return f"Verdict: use {heuristic}; what was learned gains less than {WORTH:.0f} point."
+        return f"Advice: use {heuristic}; what was learned gains less than {WORTH:.0f} point."
     if gains:
         most = max(gains, key=lambda one: one.high)
         return (
-            f"Verdict: use {heuristic} unless a longer fit (anyorder fit) shows more; a gain is neither shown nor excluded "
+            f"Advice: use {heuristic} unless a longer fit (anyorder fit) shows more; a gain is neither shown nor excluded "
             f"({most.what}: up to {most.high:.1f} points)."
         )
-    return f"Verdict: use {heuristic}, or let anyorder fit try what can be learned."
+    return f"Advice: use {heuristic}, or let anyorder fit try what can be learned."
