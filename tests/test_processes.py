@@ -242,8 +242,10 @@ def test_a_folder_has_one_process_at_work(recipes: dict[str, Path], tmp_path: Pa
 def test_what_a_kill_left_half_written_is_cleared_away(recipes: dict[str, Path], tmp_path: Path) -> None:
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / ".step-00000004.safetensors.x1y2").write_bytes(b"half")
+    (tmp_path / ".unfinished-x1y2").mkdir()
+    (tmp_path / ".unfinished-x1y2" / "model.safetensors").write_bytes(b"half")
     run_recipe(load_recipe(recipes["denoiser"]), tmp_path)
-    assert not [path for path in (tmp_path / "checkpoints").iterdir() if path.name.startswith(".")]
+    assert not [path for path in tmp_path.rglob(".*") if path.name != ".lock"]
 
 
 def test_one_process_is_a_shard_that_has_everything() -> None:
