@@ -1,8 +1,8 @@
 """Does `headroom` predict what `fit` gains, and is the sampler of `fit` ever worse than the best heuristic?
 
-For each denoiser, kind of problems and budget: the gain that headroom's probe predicts (200 problems, 150 updates), and the gain
-of the sampler that `fit` chooses (4,000 problems, 300 updates, 200 to choose on) over the best heuristic, on 500 problems that
-neither saw. One seed.
+For each denoiser, kind of problems and budget: the gain that the probe of `headroom` predicts (200 problems, 150 updates), and
+the gain of the sampler that `fit` chooses (4,000 problems, 300 updates, 200 to choose on) over the best heuristic, on 500
+problems that neither saw. One seed.
 
     python benchmarks/advice.py --out advice.json
     python benchmarks/advice.py --out advice.json --plot advice.png     # the table and the picture of what is there
