@@ -234,7 +234,7 @@ def test_a_fit_to_puzzles_hands_over_a_sampler_and_a_card(tmp_path: Path, monkey
     settings = FitSettings("sudoku4-weak", steps=8, updates=3, train_batch_size=4, generate=("givens=9", "unique=false"))
     found = fit_and_compare(settings, tmp_path / "out", Console(quiet=True))
     assert found.order.critic is not None, "positions of a Sudoku are related, so the policy is a critic too"
-    assert {len(r.correct) for r in found.reports["validation"].results} == {12}
+    assert {len(r.correct) for r in found.reports["choice"].results} == {12}
     assert {len(r.correct) for r in found.reports["test"].results} == {16}
     assert found.advice in (tmp_path / "out" / "README.md").read_text()
     denoiser = load_denoiser("sudoku4-weak")

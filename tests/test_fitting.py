@@ -79,7 +79,8 @@ def test_the_whole_story_leaves_a_policy_a_report_and_a_card(model: Path, data: 
     for part in ("1. Heuristics", "Fit an order", "Chosen:", "The oracle order", "Advice: use", "Unconditional generation"):
         assert part in said
     report = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert {r["order"] for r in report["validation"]["results"]} >= {"policy", "oracle", "left_to_right"}
+    assert {r["order"] for r in report["test"]["results"]} >= {"policy", "oracle"}
+    assert {r["order"] for r in report["heuristics"]["results"]} >= {"confidence@threshold:0.9", "oracle", "left_to_right"}
     assert all("unique" in r["measures"] for r in report["unconditional"]["results"])
     card = (tmp_path / "out" / "README.md").read_text()
     assert card.startswith("---\nlibrary_name:")

@@ -6,6 +6,7 @@ A sampler with a learned part is chosen only if it is better than the best heuri
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from anyorder.decoding.counts import Deadline, Fixed
 from anyorder.decoding.remaskers import CriticUndo
@@ -14,7 +15,7 @@ from anyorder.errors import BadInput, counted
 from anyorder.evaluation.results import Report, Result
 from anyorder.evaluation.samplers import Kind
 from anyorder.evaluation.statistics import mcnemar, paired_interval, sign_flip
-from anyorder.evaluation.tables import format_p, metric_name
+from anyorder.evaluation.tables import metric_name, p_text
 from anyorder.orders.learned import LearnedOrder
 from anyorder.registry import COUNT_RULES, ORDERS
 from anyorder.tasks.base import Task
@@ -37,7 +38,7 @@ class Gain:
     p_value: float
 
     def __str__(self) -> str:
-        return f"{self.what} {self.mean:+.1f} points ({self.low:+.1f} to {self.high:+.1f}, p = {format_p(self.p_value)})"
+        return f"{self.what} {self.mean:+.1f} points ({self.low:+.1f} to {self.high:+.1f}, {p_text(self.p_value)})"
 
 
 def baselines(task: Task) -> dict[str, Sampler]:
@@ -67,7 +68,7 @@ def heuristics(task: Task, compare: Compare) -> Report:
     return joined(report, compare({f"{name}, within the budget": paced, f"{name}, noise 1": sampler.replace(noise=1.0)}))
 
 
-def learned(order: LearnedOrder, heuristic: Sampler, name: str = "policy") -> dict[str, Sampler]:
+def learned(order: LearnedOrder, heuristic: Sampler, name: str = "policy", *, slow: bool = True) -> dict[str, Sampler]:
     """The samplers that use a policy: its order at an even pace and with the count rule of the best heuristic, and undo by its
     critic, if it has one, after its own order, fast or one position at a time, and after the best heuristic."""
     found = {name: Sampler(order)}
@@ -77,8 +78,12 @@ def learned(order: LearnedOrder, heuristic: Sampler, name: str = "policy") -> di
     if order.critic is not None:
         undo = CriticUndo(critic=order.critic)
         found[f"{name}+undo"] = Sampler(order, remasker=undo)
-        found[f"{name}+undo, one at a time"] = Sampler(order, Fixed(), remasker=undo)
-        found["heuristic+undo"] = Sampler(heuristic.order, heuristic.count if adaptive_rule else None, remasker=undo)  # type: ignore[arg-type]
+        if slow:
+            found[f"{name}+undo, one at a time"] = Sampler(order, Fixed(), remasker=undo)
+        pace: Any = heuristic.count if adaptive_rule else None
+        found["heuristic+undo" if name == "policy" else f"heuristic+undo by {name}"] = Sampler(
+            heuristic.order, pace, remasker=undo
+        )
     return found
 
 

@@ -49,6 +49,12 @@ def _row(result: Result, comparison: Comparison | None, metric: str) -> tuple[st
     )
 
 
+def p_text(p: float) -> str:
+    """`p = 0.03`, or `p < 1e-10`."""
+    found = format_p(p)
+    return f"p {found}" if found.startswith("<") else f"p = {found}"
+
+
 def format_p(p: float) -> str:
     """A p-value to two digits, or a bound."""
     return "< 1e-10" if p < 1e-10 else f"{p:.2g}"

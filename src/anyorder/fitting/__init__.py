@@ -32,6 +32,9 @@ from anyorder.training.fit import check_fit, fit_order
 from anyorder.training.run_folder import check_free
 from anyorder.training.solutions import several_solutions
 
+_FIRST = 200
+"""Validation problems on which the heuristics are compared, of which there are many."""
+
 SAMPLER = "sampler"
 """Folder of the chosen sampler, within that of the fit."""
 
@@ -81,27 +84,27 @@ def fit_and_compare(settings: FitSettings, folder: Path, console: Console, progr
     check_fit(bench.denoiser, bench.task, bench.train, folder, **fit)
     run = _Run(settings, bench, console, progress)
     budget = "one position per step" if settings.steps is None else f"{settings.steps} forward passes"
-    console.print(f"[bold]1. Heuristics[/bold], {budget}: {counted(len(bench.validation), 'validation problem')}{run.hidden}")
-    compare = run.on(bench.validation)
-    report = run.show(joined(heuristics(bench.task, compare), compare(_oracles())))
-    heuristic = best(report, "heuristic").order
+    first = bench.validation[slice(0, _FIRST)]
+    console.print(f"[bold]1. Heuristics[/bold], {budget}: {counted(len(first), 'validation problem')}{run.hidden}")
+    compare = run.on(first)
+    reports = {"heuristics": run.show(joined(heuristics(bench.task, compare), compare(_oracles())))}
+    heuristic = best(reports["heuristics"], "heuristic").order
     console.print(f"\n[bold]2. Fit an order[/bold] to {counted(len(bench.train), 'other problem')}")
     order = fit_order(bench.denoiser, bench.task, bench.train, folder, **fit, console=console)
     if order.critic is not None:
         console.print(run.calibrate(order, folder))
-    console.print("\n[bold]3. Samplers that use it[/bold], on the same problems as in 1")
-    samplers = {**run.samplers, **run.learned(order, run.samplers[heuristic])}
-    more = {label: sampler for label, sampler in samplers.items() if label not in run.samplers}
-    report = joined(report, run.show(compare(more)))
-    label = choose(report)
+    count = counted(len(bench.validation), "validation problem")
+    console.print(f"\n[bold]3. Samplers that use it[/bold], and the best heuristic, on {count}{run.hidden}")
+    samplers = {heuristic: run.samplers[heuristic], **run.learned(order, run.samplers[heuristic])}
+    reports["choice"] = run.show(run.on(bench.validation)(samplers))
+    label = choose(reports["choice"])
     console.print(f"Chosen: {label}")
     console.print(f"\n[bold]4. Test[/bold] on {counted(len(bench.test), 'problem')} on which nothing was chosen{run.hidden}")
-    tested = {name: samplers[name] for name in dict.fromkeys((heuristic, label, *more))}
-    test = run.show(run.on(bench.test)({**tested, **_oracles()}))
+    tested = {name: samplers[name] for name in dict.fromkeys((heuristic, label, "policy"))}
+    reports["test"] = test = run.show(run.on(bench.test)({**tested, **_oracles()}))
     gains = [gain(test, name, heuristic) for name in tested if name != heuristic]
     said = advice(test, heuristic, gains, several_solutions(bench.denoiser, bench.task, bench.train), label)
     console.print(said, style="bold")
-    reports = {"validation": report, "test": test}
     if settings.samples and isinstance(bench.task, Sequences):
         reports["unconditional"] = run.unconditional(bench.task, {heuristic: samplers[heuristic], "policy": Sampler(order)})
     sampler = samplers[label].replace(steps=settings.steps)
@@ -149,9 +152,10 @@ class _Run:
 
     def learned(self, order: LearnedOrder, heuristic: Sampler) -> dict[str, Sampler]:
         """Samplers with the fitted order, and with the model's own order, if it has one."""
-        found = learned(order, heuristic)
+        slow = self.settings.steps is None or self.settings.steps > self.bench.validation.longest
+        found = learned(order, heuristic, slow=slow)
         if getattr(self.bench.denoiser, "own_order", None):
-            found |= learned(saved_order(self.bench.denoiser), heuristic, "shipped policy")
+            found |= learned(saved_order(self.bench.denoiser), heuristic, "shipped policy", slow=slow)
         return found
 
     def calibrate(self, order: LearnedOrder, folder: Path) -> str:

@@ -20,7 +20,7 @@ from anyorder.zoo import SERVES, folder_of, is_ours, load_denoiser, speaks_esm, 
 from anyorder.zoo.matching import task_for
 
 FEWEST = 10
-_GENERATED = {"train": 4000, "validation": 200, "test": 500}
+_GENERATED = {"train": 4000, "validation": 500, "test": 500}
 _SHARE = 0.1
 
 
