@@ -35,6 +35,7 @@ VERSION = 1
 _ARITY = {"order": 2, "count rule": 4, "token rule": 2}
 """With how many arguments each kind of part is called, see `Order`, `CountRule` and `TokenRule`."""
 _PARTS = {"order": "order", "count": "count rule", "token": "token rule", "remasker": "remasker"}
+_NUMBERS = ("steps", "block_length", "noise", "anneal")
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ class Sampler(Pushable):
         block_length: decode in blocks of this many generated positions, from left to right; None for all positions at once.
         noise: scale of the Gumbel noise added to the scores. With it, a rule that fixes the number draws positions from
             Plackett-Luce with logits score / noise.
+        anneal: lower the noise linearly, to noise * (1 - (step + 1) / steps), which is 0 in the last step (MaskGIT, arXiv
+            2202.04200).
 
     Raises:
         BadInput: an unknown name, or parts that do not work together.
@@ -64,6 +67,7 @@ class Sampler(Pushable):
     steps: int | None = None
     block_length: int | None = None
     noise: float = 0.0
+    anneal: bool = False
 
     def __post_init__(self) -> None:
         remasker = _made(self.remasker, REMASKERS)
@@ -81,6 +85,8 @@ class Sampler(Pushable):
             if value is not None and (isinstance(value, bool) or not isinstance(value, Integral) or value < 1):
                 raise BadInput(f"{name} is {value!r}; it must be a whole number of {what}, 1 or more")
         check_number("noise", self.noise, 0, LARGEST_FINITE)
+        if not isinstance(self.anneal, bool):
+            raise BadInput(f"anneal is {self.anneal!r}; it must be True or False")
         if self.block_length is not None and not self.remasker.in_blocks:
             raise BadInput("a finished block is never remasked: use the remasker 'none' in blocks")
         _ = self.count_rule  # which refuses rules that do not work in blocks
@@ -145,11 +151,14 @@ class Sampler(Pushable):
         return Redraw(again=Sample(self.remasker.temperature))
 
     def noise_scale(self, state: DecodeState) -> Tensor | float:
-        """Scale of the Gumbel noise: `noise`, or (B, 1) if the remasker asks for more in sequences that it opened again."""
-        if self.remasker.noise <= self.noise:
+        """Scale of the Gumbel noise in this step: one number, or (B, 1) if it is annealed, or if the remasker asks for more in
+        sequences that it opened again."""
+        if self.remasker.noise <= self.noise and not self.anneal:
             return self.noise
         scale = torch.full_like(state.remasked, self.noise, dtype=torch.float32)
-        return scale.masked_fill(state.remasked > 0, self.remasker.noise)[:, None]
+        if self.anneal:
+            scale = scale * (1 - (state.step + 1) / state.steps).clamp(min=0.0)
+        return torch.where(state.remasked > 0, scale.clamp(min=self.remasker.noise), scale)[:, None]
 
     @cached_property
     def count_rule(self) -> CountRule:
@@ -222,7 +231,7 @@ class Sampler(Pushable):
 
         values: dict[str, Any] = {"format": FORMAT, "version": VERSION}
         values |= {name: to_config(getattr(self, name), weights, kind) for name, kind in _PARTS.items()}
-        values |= {name: getattr(self, name) for name in ("steps", "block_length", "noise")}
+        values |= {name: getattr(self, name) for name in _NUMBERS}
         write_json(folder / "sampler.json", values)
         write_text(folder / "README.md", _card(self))
 
@@ -269,7 +278,7 @@ class Sampler(Pushable):
 
         try:
             parts = {key: from_config(values[key], weights) for key in _PARTS}
-            return cls(**parts, **{key: values[key] for key in ("steps", "block_length", "noise")})
+            return cls(**parts, **{key: values[key] for key in _NUMBERS if key != "anneal" or key in values})
         except (KeyError, TypeError, AttributeError) as error:
             raise BadInput(f"{path} is damaged: {type(error).__name__} {error}") from error
 
@@ -374,7 +383,7 @@ def _order_text(order: Any) -> str:
 
 def _card(sampler: Sampler) -> str:
     """A model card for the hub."""
-    rows = "\n".join(f"- {name}: {getattr(sampler, name)}" for name in ("steps", "block_length", "noise"))
+    rows = "\n".join(f"- {name}: {getattr(sampler, name)}" for name in _NUMBERS)
     return f"""---
 library_name: anyorder
 tags: [masked-diffusion, sampler]

@@ -41,6 +41,16 @@ ProposalOrder = Callable[[DecodeState, Prediction, Tensor], Tensor]
 positions."""
 
 
+def of_proposal(order: Order) -> ProposalOrder:
+    """An order that reads the drawn tokens, such as `confidence`, as one of proposals: z holds the drawn tokens."""
+
+    def scores(state: DecodeState, prediction: Prediction, z: Tensor) -> Tensor:
+        tokens = z[prediction.predicted]
+        return order(state, prediction.with_candidates(tokens, prediction.log_probs_of(tokens)))
+
+    return scores
+
+
 class Bound(NamedTuple):
     """E1, E2 and their sum, in nats; for estimates, the standard error of the sum."""
 
@@ -56,7 +66,8 @@ class Process:
 
     Args:
         denoiser: the model.
-        order: an `Order`, or a `ProposalOrder` when `looks_at_proposal`.
+        order: an `Order`, or a `ProposalOrder` when `looks_at_proposal`. An order that reads the drawn token, such as
+            `confidence`, sees the likeliest token in its place unless it is made a `ProposalOrder` by `of_proposal`.
         temperature: of the softmax of the scores; `Sampler(order, noise=temperature)` draws from it.
         looks_at_proposal: whether the order's scores depend on the proposed tokens.
         proposals: draws of z for F when proposals are too many to enumerate, for `estimate_bound` only; None to enumerate. The

@@ -19,7 +19,7 @@ from anyorder.interfaces.arguments import as_denoiser, find_order, number, tempe
 from anyorder.interfaces.ends import find_ends, penalized
 from anyorder.interfaces.prompts import Prompts, batch_of
 from anyorder.orders.base import Order
-from anyorder.orders.heuristics import confidence, entropy, margin, random
+from anyorder.orders.heuristics import confidence, entropy, max_margin, random
 from anyorder.orders.learned import LearnedOrder
 from anyorder.parts import walk
 from anyorder.prediction import Prediction
@@ -214,7 +214,7 @@ class _Algorithm:
         shaped = prediction.with_logits(truncate(prediction.logits, *self.shape))
         if self.alg == "maskgit_plus":
             return self._probability(prediction, shaped.top_log_probs[:, 0])
-        return margin(state, shaped) if self.alg == "topk_margin" else entropy(state, shaped)
+        return max_margin(state, shaped) if self.alg == "topk_margin" else entropy(state, shaped)
 
     def _probability(self, prediction: Prediction, log_probs: Tensor) -> Tensor:
         return prediction.scatter(log_probs.exp() if self.drawn else log_probs)

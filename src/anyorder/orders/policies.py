@@ -6,8 +6,8 @@ write a file with a class like those below.
 The supervised policies here start AT a heuristic: their score is `scale * log-odds(c) + shift + correction`, with scale 1,
 shift 0 and a correction whose last layer is zero, so before any training they are the confidence order.
 
-The score of an objective such as correctness is the log-odds that the position's token is right: the denoiser's likeliest token
-at a predicted position, and, for policies that score committed tokens (critics), the committed token elsewhere.
+The score of an objective such as correctness is the log-odds that the position's token is right: the drawn token (under
+argmax the likeliest) at a predicted position, and, for policies that score committed tokens (critics), the committed token elsewhere.
 """
 
 from abc import abstractmethod
@@ -54,6 +54,8 @@ class PolicyNetwork(nn.Module, Pushable):
     Attributes:
         reads_hidden: whether it reads the denoiser's hidden states.
         reads_logits: whether it reads more of the logits than `top_log_probs`, `entropy` and `top_probabilities`.
+        reads_draw: whether its scores depend on the tokens that the token rule proposes, so that the likelihood of a trajectory
+            includes all proposals.
         top_positions: how many of the most confident positions it is restricted to; 0 for all.
         memories: what it remembers of earlier predictions, see `anyorder.memory`.
         unchecked: the folder that it was loaded from without a denoiser, until it is checked against the first one that it is
@@ -63,6 +65,7 @@ class PolicyNetwork(nn.Module, Pushable):
     Settings: ClassVar[type] = NoSettings
     reads_hidden: bool = True
     reads_logits: bool = False
+    reads_draw: bool = True
     top_positions: int = 0
     memories: tuple[Memory, ...] = ()
     unchecked: Path | None = None
@@ -191,7 +194,7 @@ class SupervisedPolicy(PolicyNetwork):
     def forward(self, state: DecodeState, prediction: Prediction) -> Tensor:
         """See `PolicyNetwork`."""
         correction = self.correct(state, prediction)
-        base = self.scale * prediction.scatter(prediction.log_odds.clamp(-30, 30), 0.0) + self.shift
+        base = self.scale * prediction.scatter(prediction.drawn_log_odds.clamp(-30, 30), 0.0) + self.shift
         base = torch.where(prediction.predicted, base, self.committed_shift)
         scores: Tensor = base + correction[..., 0]
         return scores
@@ -199,7 +202,7 @@ class SupervisedPolicy(PolicyNetwork):
 
 @POLICIES.register("mlp", trained_by="supervised")
 class MLPPolicy(SupervisedPolicy):
-    """Per token: log-probability of the likeliest token -> Linear to D, plus the hidden state, then an MLP D-width-1 with ReLU
+    """Per token: log-probability of the drawn token -> Linear to D, plus the hidden state, then an MLP D-width-1 with ReLU
     (arXiv 2606.00295, section 3)."""
 
     Settings = MLPSettings
@@ -213,7 +216,7 @@ class MLPPolicy(SupervisedPolicy):
 
     def correct(self, state: DecodeState, prediction: Prediction) -> Tensor:
         """See `SupervisedPolicy`."""
-        log_c = prediction.scatter(prediction.best_log_probs, 0.0)
+        log_c = prediction.scatter(prediction.drawn_log_probs, 0.0)
         features = self.score_in(log_c[..., None]) + prediction.hidden.float()
         corrected: Tensor = self.out(torch.relu(self.mlp_in(features)))
         return corrected
@@ -221,7 +224,7 @@ class MLPPolicy(SupervisedPolicy):
 
 @POLICIES.register("score_transformer", trained_by="supervised")
 class ScoreTransformer(SupervisedPolicy):
-    """Log-probability of the likeliest token -> width, then one encoder layer (arXiv 2606.00295, appendix B)."""
+    """Log-probability of the drawn token -> width, then one encoder layer (arXiv 2606.00295, appendix B)."""
 
     Settings = TransformerSettings
     reads_hidden = False
@@ -239,7 +242,7 @@ class ScoreTransformer(SupervisedPolicy):
 
     def correct(self, state: DecodeState, prediction: Prediction) -> Tensor:
         """See `SupervisedPolicy`."""
-        hidden = self.score_in(prediction.scatter(prediction.best_log_probs, 0.0)[..., None])
+        hidden = self.score_in(prediction.scatter(prediction.drawn_log_probs, 0.0)[..., None])
         if self.reads_hidden:
             hidden = hidden + self.hidden_in(prediction.hidden.float())
         corrected: Tensor = self.out(self.norm(self.blocks[0](hidden, state.attention_bias)))

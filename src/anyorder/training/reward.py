@@ -157,13 +157,19 @@ class RewardJob:
             return scores, 0.0, kept.prediction
 
         def see(logits: Tensor, hidden: Tensor) -> tuple[DecodeState, Prediction]:
-            return kept.state, kept.prediction.with_logits(logits, hidden)
+            found = kept.prediction.with_logits(logits, hidden)
+            tokens, log_probs = kept.prediction.candidates, kept.prediction.candidate_log_probs
+            assert tokens is not None and log_probs is not None
+            return kept.state, found.with_candidates(tokens, log_probs)
 
         logits, state, prediction, scores = model(kept.state, kept.prediction.predicted, see, _plain_scores)
         scores = scores.masked_fill(~state.available, -torch.inf)
         log_p = torch.log_softmax(logits.float() / self.settings.token_temperature, dim=-1)
-        log_p = log_p.gather(1, drawn.decoded.tokens[kept.rows][prediction.predicted][:, None])[:, 0]
+        assert prediction.candidates is not None
+        log_p = log_p.gather(1, prediction.candidates[:, None])[:, 0]
         taken = drawn.decoded.commit_step[kept.rows] == kept.number
+        if self.policy.reads_draw:  # the order depends on every proposal, not only on those that are committed
+            taken = prediction.predicted
         return scores, (prediction.scatter(log_p, 0.0) * taken).sum(dim=1), prediction
 
     # ---- a round of rollouts ------------------------------------------------------------------------------------------
@@ -288,7 +294,7 @@ class RewardJob:
     def _divergence(self, scores: Tensor, log_prob: Tensor, prediction: Prediction, kept: Step) -> Tensor:
         """Of each choice of a step (b,): cross-entropy to the most confident position (eq. 29), or the surrogate of eq. 24."""
         if self.update.reference == "confidence":
-            open_odds = prediction.scatter(prediction.log_odds).masked_fill(~kept.state.available, -torch.inf)
+            open_odds = prediction.scatter(prediction.drawn_log_odds).masked_fill(~kept.state.available, -torch.inf)
             best = open_odds.argmax(dim=1, keepdim=True)
             found: Tensor = -torch.log_softmax(scores, dim=1).gather(1, best)[:, 0]
             return found
