@@ -30,7 +30,7 @@ _Shape = tuple[float, float, int | None]
 """Temperature, top-p and top-k."""
 
 _AS_IT_IS: _Shape = (1.0, 1.0, None)
-_SAME: dict[Any, str] = {confidence: "maskgit_plus", margin: "topk_margin", entropy: "entropy"}
+_SAME: dict[Any, str] = {confidence: "maskgit_plus", max_margin: "topk_margin", entropy: "entropy"}
 """Orders whose name is another one for an algorithm."""
 
 
