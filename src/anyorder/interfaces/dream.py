@@ -19,7 +19,7 @@ from anyorder.interfaces.arguments import as_denoiser, find_order, number, tempe
 from anyorder.interfaces.ends import find_ends, penalized
 from anyorder.interfaces.prompts import Prompts, batch_of
 from anyorder.orders.base import Order
-from anyorder.orders.heuristics import confidence, entropy, max_margin, random
+from anyorder.orders.heuristics import confidence, entropy, margin, max_margin, random
 from anyorder.orders.learned import LearnedOrder
 from anyorder.parts import walk
 from anyorder.prediction import Prediction
@@ -30,7 +30,7 @@ _Shape = tuple[float, float, int | None]
 """Temperature, top-p and top-k."""
 
 _AS_IT_IS: _Shape = (1.0, 1.0, None)
-_SAME: dict[Any, str] = {confidence: "maskgit_plus", max_margin: "topk_margin", entropy: "entropy"}
+_SAME: dict[Any, str] = {confidence: "maskgit_plus", margin: "topk_margin", max_margin: "topk_margin", entropy: "entropy"}
 """Orders whose name is another one for an algorithm."""
 
 
