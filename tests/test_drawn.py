@@ -29,7 +29,9 @@ def predicted(tokens: list[int] | None = None) -> Prediction:
 
 
 @pytest.mark.parametrize(("order", "largest"), PAIRS)
-def test_an_order_equals_its_largest_form_bit_for_bit_where_the_likeliest_token_is_drawn(order: object, largest: object) -> None:
+def test_an_order_equals_its_largest_form_bit_for_bit_where_the_likeliest_token_is_drawn(
+    order: object, largest: object
+) -> None:
     for said in (predicted(), predicted([0, 1])):
         assert torch.equal(order(STATE, said), largest(STATE, said))  # type: ignore[operator]
 

@@ -53,8 +53,8 @@ class Prediction:
 
     @property
     def drawn_tokens(self) -> Tensor:
-        """The tokens that would be committed, int64 (K,): the candidates of the token rule, or the likeliest tokens before it was
-        applied."""
+        """The tokens that would be committed, int64 (K,): the candidates of the token rule, or before it was applied the
+        likeliest ones."""
         return self.best_tokens if self.candidates is None else self.candidates
 
     @property
@@ -62,8 +62,8 @@ class Prediction:
         """log p - log(1 - p) of the drawn token, float32 (K,), where p is the denoiser's probability, before the token rule's
         temperature and truncation. Equal to `log_odds` bit for bit where the drawn token is the likeliest one."""
         if "log_odds" not in self._by_draw:
-            likeliest = self.drawn_tokens is self.best_tokens
-            found = self.log_odds if likeliest else in_chunks(_log_odds_of, self.logits, self.drawn_tokens)[0]
+            tokens = self.drawn_tokens
+            found = self.log_odds if tokens is self.best_tokens else in_chunks(_log_odds_of, self.logits, tokens)[0]
             self._by_draw["log_odds"] = found
         return self._by_draw["log_odds"]
 
@@ -180,8 +180,9 @@ class Prediction:
         return replace(self, candidates=tokens, candidate_log_probs=log_probs, _by_row={}, _by_draw={})
 
     def with_logits(self, logits: Tensor, hidden: Tensor | None = None) -> "Prediction":
-        """The same positions with other logits (K, V), and other hidden states if given. Nothing is kept."""
-        return Prediction(logits, self.hidden if hidden is None else hidden, self.predicted)
+        """The same positions and candidates with other logits (K, V), and other hidden states if given."""
+        hidden = self.hidden if hidden is None else hidden
+        return Prediction(logits, hidden, self.predicted, self.candidates, self.candidate_log_probs)
 
     def compact(self) -> "Prediction":
         """The same without logits. What was derived from them so far is kept, so that a policy that reads no more than that can

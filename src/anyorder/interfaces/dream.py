@@ -185,8 +185,6 @@ class _Shaped:
 
     def __call__(self, state: DecodeState, prediction: Prediction) -> Tensor:
         shaped = prediction.with_logits(truncate(prediction.logits, *self.shape))
-        if prediction.candidates is not None and prediction.candidate_log_probs is not None:
-            shaped = shaped.with_candidates(prediction.candidates, prediction.candidate_log_probs)
         return self.order(state, shaped)
 
 

@@ -15,8 +15,8 @@
 | gt_margin | p(x0) minus the largest probability of another token | arXiv 2602.09501 |
 
 The drawn token is the one that the token rule proposes at the position in this step. Under argmax it is the likeliest one, and
-each order equals its `max_` form. p is the denoiser's own distribution, before the token rule's temperature and truncation, as in
-LLaDA. Entropy belongs to the distribution and not to a token, so it has one form.
+each order equals its `max_` form. p is the denoiser's own distribution, before temperature and truncation, as in LLaDA. Entropy
+belongs to the distribution and not to a token, so it has one form.
 
 The scale of a score matters as soon as noise is added to it: log-probabilities and log-margins are unbounded, margins lie
 in [0, 1], entropies in [-log V, 0].

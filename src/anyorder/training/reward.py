@@ -150,27 +150,20 @@ class RewardJob:
         return total, drawn.numbers | {"clipped": seen / max(1, choices), "epoch": float(epoch)}
 
     def _current(self, model: nn.Module, kept: Step, drawn: Round) -> tuple[Tensor, Tensor | float, Prediction]:
-        """Scores (b, L) of a recorded step under the current weights, the log-probability of its tokens if they are trained,
-        and the prediction."""
+        """Scores (b, L) of a recorded step under the current weights, the log-probability of its tokens if the denoiser is
+        trained, and the prediction."""
         if not self.update.train_denoiser:
             scores = model(kept.state, kept.prediction).masked_fill(~kept.state.available, -torch.inf)
             return scores, 0.0, kept.prediction
 
         def see(logits: Tensor, hidden: Tensor) -> tuple[DecodeState, Prediction]:
-            found = kept.prediction.with_logits(logits, hidden)
-            tokens, log_probs = kept.prediction.candidates, kept.prediction.candidate_log_probs
-            assert tokens is not None and log_probs is not None
-            return kept.state, found.with_candidates(tokens, log_probs)
+            return kept.state, kept.prediction.with_logits(logits, hidden)
 
         logits, state, prediction, scores = model(kept.state, kept.prediction.predicted, see, _plain_scores)
         scores = scores.masked_fill(~state.available, -torch.inf)
         log_p = torch.log_softmax(logits.float() / self.settings.token_temperature, dim=-1)
-        assert prediction.candidates is not None
-        log_p = log_p.gather(1, prediction.candidates[:, None])[:, 0]
-        taken = drawn.decoded.commit_step[kept.rows] == kept.number
-        if self.policy.reads_draw:  # the order depends on every proposal, not only on those that are committed
-            taken = prediction.predicted
-        return scores, (prediction.scatter(log_p, 0.0) * taken).sum(dim=1), prediction
+        log_p = log_p.gather(1, prediction.drawn_tokens[:, None])[:, 0]
+        return scores, self._token_log_prob(kept, log_p, drawn.decoded), prediction
 
     # ---- a round of rollouts ------------------------------------------------------------------------------------------
 
@@ -251,12 +244,19 @@ class RewardJob:
             steps=self.settings.steps, block_length=self.settings.block, token=token, x0=x0,
         )  # fmt: skip
         if self.update.train_denoiser:  # an action is a position and a token
-            steps = [replace(s, log_prob=s.log_prob + self._token_log_prob(s, decoded)) for s in steps]
+            steps = [
+                replace(s, log_prob=s.log_prob + self._token_log_prob(s, s.prediction.candidate_log_probs, decoded))
+                for s in steps
+            ]
         return steps, decoded
 
-    def _token_log_prob(self, step: Step, decoded: Decoded) -> Tensor:
-        now = decoded.commit_step[step.rows] == step.number
-        return torch.where(now, decoded.token_log_probs[step.rows], 0.0).sum(dim=1)
+    def _token_log_prob(self, step: Step, log_probs: Tensor | None, decoded: Decoded) -> Tensor:
+        """Log-probability (b,) of the tokens of a step, given those of all proposals (K,): of the committed tokens, or of every
+        proposal if the order depended on all of them."""
+        assert log_probs is not None
+        every = step.prediction.scatter(log_probs.float(), 0.0)
+        counted = self.policy.reads_draw | (decoded.commit_step[step.rows] == step.number)
+        return torch.where(counted, every, 0.0).sum(dim=1)
 
     def _guide(self, imitating: bool) -> Expert | None:
         """What the policy imitates, or is compared with, in this round."""
