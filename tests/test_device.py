@@ -27,7 +27,7 @@ from anyorder.evaluation.enumeration import (
 )
 from anyorder.evaluation.likelihood import Process, estimate_bound, exact_bound, log_likelihood
 from anyorder.hub import save_weights
-from anyorder.orders.heuristics import confidence
+from anyorder.orders.heuristics import confidence, max_confidence
 from anyorder.tasks import make_task
 from on_device import DEVICE, DTYPE, REAL, agree, gpu
 
@@ -138,12 +138,12 @@ def numbers(where: str, given: str, looks: bool = False) -> list[Any]:
     def proposed(state: Any, prediction: Any, z: Tensor) -> Tensor:
         return confidence(state, prediction) + 0.1 * z
 
-    for process in (Process(table, confidence), Process(table, proposed, looks_at_proposal=True)):
+    for process in (Process(table, max_confidence), Process(table, proposed, looks_at_proposal=True)):
         found += [log_likelihood(process, tokens, x0), *exact_bound(process, tokens, x0)]
     estimates = [
         estimate_bound(process, tokens, x0, 20, states=states)
         for states in ("path", "forward")
-        for process in (Process(table, confidence), Process(table, proposed, looks_at_proposal=True, proposals=4))
+        for process in (Process(table, max_confidence), Process(table, proposed, looks_at_proposal=True, proposals=4))
     ]
     return found if REAL else [*found, *map(list, estimates)]  # whose draws a GPU makes by itself
 

@@ -16,7 +16,7 @@ from anyorder.denoisers.base import DenoiserOutput, forbid_mask
 from anyorder.errors import BadInput
 from anyorder.evaluation.likelihood import Process, estimate_bound, exact_bound, log_likelihood
 from anyorder.losses import mdm_loss, token_cross_entropy
-from anyorder.orders.heuristics import confidence
+from anyorder.orders.heuristics import max_confidence
 from anyorder.prediction import Prediction
 from anyorder.registry import ORDERS
 from anyorder.state import DecodeState
@@ -69,7 +69,7 @@ def leftmost(state: DecodeState, prediction: Prediction) -> Tensor:
 
 
 PROCESSES: dict[str, Callable[[], Process]] = {
-    "confidence": lambda: Process(arbitrary_denoiser(), confidence, 0.5),
+    "confidence": lambda: Process(arbitrary_denoiser(), max_confidence, 0.5),
     "entropy": lambda: Process(arbitrary_denoiser(1), ORDERS["entropy"], 0.2),
     "sampled confidence": lambda: Process(arbitrary_denoiser(2), proposal_confidence, 0.7, looks_at_proposal=True),
 }
@@ -116,7 +116,7 @@ def test_the_exact_likelihood_by_hand_over_all_orders() -> None:
 @pytest.mark.parametrize("name", ["confidence", "random weights"])
 def test_a_perfect_denoiser_makes_the_bound_tight_whatever_the_order(name: str) -> None:
     denoiser, log_joint = perfect_denoiser()
-    orders = {"confidence": confidence}
+    orders = {"confidence": max_confidence}
     order = orders.get(name, lambda state, prediction: prediction.scatter(prediction.logits[:, 0].float()))
     process = Process(denoiser, order, 0.3)
     for x0, expected in zip(ALL, log_joint.tolist(), strict=True):
@@ -134,7 +134,7 @@ def test_a_deterministic_order_makes_the_bound_tight_whatever_the_denoiser() -> 
 def test_decoding_draws_sequences_with_the_exact_probabilities() -> None:
     process = PROCESSES["confidence"]()
     draws = 4000
-    sampler = Sampler(confidence, Fixed(1), Sample(temperature=1.0), noise=0.5)
+    sampler = Sampler(max_confidence, Fixed(1), Sample(temperature=1.0), noise=0.5)
     decoded = decode(process.denoiser, EMPTY.expand(draws, -1), sampler, seeds=7)
     for x0 in ALL:
         share = float((decoded.tokens == x0).all(dim=1).double().mean())
@@ -183,7 +183,7 @@ def test_forward_states_are_biased_unless_the_policy_is_uniform() -> None:
     uniform = Process(denoiser, lambda state, prediction: prediction.scatter(torch.zeros(len(prediction.logits))))
     estimate = estimate_bound(uniform, EMPTY, ALL[1], 4000, states="forward", seed=2)
     assert abs(estimate.total - exact_bound(uniform, EMPTY, ALL[1]).total) < 4 * estimate.standard_error
-    sharp = Process(denoiser, confidence, 0.05)
+    sharp = Process(denoiser, max_confidence, 0.05)
     biased = estimate_bound(sharp, EMPTY, ALL[1], 4000, states="forward", seed=2)
     assert abs(biased.total - exact_bound(sharp, EMPTY, ALL[1]).total) > 6 * biased.standard_error
 
@@ -208,3 +208,9 @@ def test_too_many_orders_or_proposals_are_refused() -> None:
         log_likelihood(PROCESSES["confidence"](), torch.full((15,), MASK), torch.zeros(15, dtype=torch.int64))
     with pytest.raises(BadInput, match="'path' or 'forward'"):
         estimate_bound(PROCESSES["confidence"](), EMPTY, ALL[0], 3, states="sideways")
+
+
+@pytest.mark.parametrize("order", ["confidence", "margin", "top_k:1"])
+def test_an_order_that_reads_the_drawn_tokens_must_say_so(order: str) -> None:
+    with pytest.raises(BadInput, match=r"reads the drawn tokens: give of_proposal\(order\)"):
+        log_likelihood(Process(arbitrary_denoiser(), ORDERS.make(order)), EMPTY, ALL[0])

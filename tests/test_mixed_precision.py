@@ -10,7 +10,7 @@ import torch
 import anyorder
 from anyorder.decoding.sampler import Sampler
 from anyorder.evaluation.judges import make_judges
-from anyorder.evaluation.likelihood import Process, estimate_bound, log_likelihood
+from anyorder.evaluation.likelihood import Process, estimate_bound, log_likelihood, of_proposal
 from anyorder.session import Session, open_session
 from anyorder.state import init
 from anyorder.training.fit import fit_order, fit_order_by_reward
@@ -77,8 +77,8 @@ CALLS: dict[str, Callable[[Session, Path], Any]] = {
         s.denoiser, s.task, s.instances, folder, steps=2, batch_size=6
     ),
     "likelihood": lambda s, _: [
-        estimate_bound(Process(s.denoiser, anyorder.orders.confidence), s.instances.tokens[0], s.instances.x0[0], 2),
-        log_likelihood(Process(s.denoiser, s.bind("policy").order), *few_masks(s)),
+        estimate_bound(Process(s.denoiser, anyorder.orders.max_confidence), s.instances.tokens[0], s.instances.x0[0], 2),
+        log_likelihood(Process(s.denoiser, of_proposal(s.bind("policy").order), looks_at_proposal=True), *few_masks(s)),
     ],
 }  # fmt: skip
 

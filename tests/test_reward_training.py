@@ -370,14 +370,19 @@ def test_the_restricted_policy_never_leaves_its_top_positions() -> None:
         assert bool((most_confident(kept.state, kept.prediction, 2) | (kept.drawn < 0)).all())
 
 
-def test_the_denoiser_can_be_trained_along() -> None:
+@pytest.mark.parametrize("architecture", SMALL)
+def test_the_denoiser_can_be_trained_along(architecture: str) -> None:
+    policy = {"architecture": architecture, **SMALL[architecture]}
     settings = {"train_denoiser": True, "lr_scale": 1.0}
-    job = job_of(update=settings, rollout={"group_size": 4, "per_step": 2, "token_temperature": 1.0})
+    job = job_of(policy=policy, update=settings, rollout={"group_size": 4, "per_step": 2, "token_temperature": 1.0})
     loss, _ = job.loss(job.model, 0, HERE)
     for kept in round_of(job).steps:  # where and what: the ratio of both is 1 before an update
         scores, tokens, _ = job._current(job.model, kept, round_of(job))
         ratio = (job.actions.log_prob(scores, kept.drawn) + tokens - kept.log_prob).exp()
         assert torch.allclose(ratio, torch.ones(()), atol=1e-4)
+        proposals = kept.prediction.scatter(kept.prediction.candidate_log_probs, 0.0)
+        every = torch.allclose(tokens, proposals.sum(dim=1), atol=1e-4)
+        assert every == job.policy.reads_draw or kept.number > 0, "an order that reads the draw depends on every proposal"
     loss.backward()
     assert sum(float(p.grad.abs().sum()) for p in job.denoiser.parameters() if p.grad is not None) > 0
 

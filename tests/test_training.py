@@ -20,6 +20,7 @@ from anyorder.decoding.sampler import Sampler
 from anyorder.decoding.step import predict
 from anyorder.errors import AnyorderError, BadCheckpoint, BadInput
 from anyorder.orders.heuristics import confidence
+from anyorder.prediction import Prediction
 from anyorder.processes import Shard
 from anyorder.state import init
 from anyorder.tasks.sudoku import Sudoku
@@ -27,6 +28,7 @@ from anyorder.training.checkpoint import list_checkpoints, load_latest
 from anyorder.training.denoiser import DenoiserJob
 from anyorder.training.fit import fit_order, run_recipe
 from anyorder.training.loop import train
+from anyorder.training.objectives import Truth
 from anyorder.training.optimizer import learning_rate
 from anyorder.training.order import OrderJob, make_policy
 from anyorder.training.recipes import DenoiserRecipe, OrderRecipe, load_recipe, recipe_names, validate_recipe
@@ -108,9 +110,10 @@ def test_a_run_that_breaks_and_resumes_ends_with_the_same_weights_bit_for_bit(tm
     assert steps == list(range(1, 13))
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("states", ["uniform", "teacher", "model"])
-def test_an_order_fit_resumes_exactly_with_its_half_decoded_problems(tmp_path: Path, states: str) -> None:
-    denoiser, task, recipe = small_denoiser(), Sudoku(2), order_recipe(states=states)
+def test_an_order_fit_resumes_exactly_with_its_half_decoded_problems(tmp_path: Path, states: str, temperature: float) -> None:
+    denoiser, task, recipe = small_denoiser(), Sudoku(2), order_recipe(states=states, token_temperature=temperature)
     for name in ("whole", "broken"):
         job = OrderJob(recipe, denoiser, task)
         if name == "broken":
@@ -315,6 +318,30 @@ def test_teacher_paths_hold_true_tokens_only() -> None:
         assert job.pool is not None
         visible = job.pool.state.tokens != 0
         assert (job.pool.state.tokens[visible] == job.pool.state.x0[visible]).all()
+
+
+@pytest.mark.parametrize("states", ["uniform", "teacher", "model"])
+def test_a_policy_is_trained_on_the_tokens_that_are_drawn(states: str) -> None:
+    job = OrderJob(order_recipe(states=states, token_temperature=2.0), small_denoiser(), Sudoku(2))
+    seen: list[Prediction] = []
+    truths: list[Truth] = []
+    job.policy.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[1]))
+    objective = job.objective
+    job.objective = lambda scores, truth: (truths.append(truth), objective(scores, truth))[1]
+    unlikely = 0
+    for step in range(5):
+        job.loss(job.policy, step, Shard(0, 1))
+        truth, prediction = truths[-1], seen[-1]
+        assert truth.state.x0 is not None
+        drawn = prediction.drawn_tokens
+        unlikely += int((drawn != prediction.best_tokens).sum())
+        assert torch.equal(truth.correct[truth.masked], drawn == truth.state.x0[truth.masked])
+        if states == "model":
+            assert job.pool is not None
+            after, proposed = job.pool.state, truth.state.tokens.masked_scatter(truth.masked, drawn)
+            new = truth.masked & ~after.masked
+            assert new.any() and torch.equal(after.tokens[new], proposed[new]), "what the policy scored is what is committed"
+    assert unlikely > 0
 
 
 def test_path_log_probs_by_hand() -> None:

@@ -392,5 +392,5 @@ def test_an_order_is_fitted_to_puzzles_of_any_size(tmp_path: Path, tiny: Transfo
 
 def test_reports_by_difficulty_go_from_easy_to_hard(tiny: Transformer) -> None:
     report = evaluate(tiny, Zebra(3, 3), Zebra(3, 3).generate(60, 0), ["confidence"], [3])
-    header, _ = difficulty_rows(report, 3, 0.0)
+    header, _ = difficulty_rows(report.results)
     assert [name.split(" (")[0] for name in header] == ["order", "propagation", "probing"]

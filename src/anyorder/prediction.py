@@ -31,7 +31,8 @@ class Prediction:
     candidates: Tensor | None = None
     candidate_log_probs: Tensor | None = None
     _by_position: dict[object, Tensor] = field(default_factory=dict, repr=False)  # (K, ...)
-    _by_row: dict[object, Tensor] = field(default_factory=dict, repr=False)  # (B, ...)
+    _by_row: dict[object, Tensor] = field(default_factory=dict, repr=False)  # (B, ...), may depend on the candidates
+    _by_draw: dict[str, Tensor] = field(default_factory=dict, repr=False)  # (K,), depends on the candidates
 
     @property
     def best_tokens(self) -> Tensor:
@@ -49,6 +50,32 @@ class Prediction:
         """log c - log(1 - c) of the likeliest token's probability c, float32 (K,). It still distinguishes values that float32
         rounds to c = 1. NaN where the logits are not a distribution: they hold NaN or +inf, or are all -inf."""
         return self._best[1]
+
+    @property
+    def drawn_tokens(self) -> Tensor:
+        """The tokens that would be committed, int64 (K,): the candidates of the token rule, or before it was applied the
+        likeliest ones."""
+        return self.best_tokens if self.candidates is None else self.candidates
+
+    @property
+    def drawn_log_odds(self) -> Tensor:
+        """log p - log(1 - p) of the drawn token, float32 (K,), where p is the denoiser's probability, before the token rule's
+        temperature and truncation. Equal to `log_odds` bit for bit where the drawn token is the likeliest one."""
+        if "log_odds" not in self._by_draw:
+            tokens = self.drawn_tokens
+            found = self.log_odds if tokens is self.best_tokens else in_chunks(_log_odds_of, self.logits, tokens)[0]
+            self._by_draw["log_odds"] = found
+        return self._by_draw["log_odds"]
+
+    @property
+    def drawn_log_probs(self) -> Tensor:
+        """The denoiser's log-probability of the drawn token, float32 (K,), see `drawn_log_odds`."""
+        return -torch.nn.functional.softplus(-self.drawn_log_odds)
+
+    @property
+    def other_log_probs(self) -> Tensor:
+        """Log-probability of the likeliest token other than the drawn one, float32 (K,)."""
+        return torch.where(self.drawn_tokens == self.best_tokens, self._second[1], self.best_log_probs)
 
     @property
     def top_tokens(self) -> Tensor:
@@ -76,9 +103,8 @@ class Prediction:
         """The likeliest token and its log-odds, (K,) each."""
 
         def compute(logits: Tensor) -> tuple[Tensor, ...]:
-            highest, token = logits.max(dim=-1, keepdim=True)
-            others = _logsumexp_(logits.scatter_(1, token, -torch.inf))
-            return token[:, 0], (highest[:, 0] - others).masked_fill(highest[:, 0] == torch.inf, torch.nan)
+            token = logits.max(dim=-1).indices
+            return token, _log_odds_of(logits, token)[0]
 
         if "best_tokens" not in self._by_position:
             self._by_position["best_tokens"], self._by_position["log_odds"] = in_chunks(compute, self.logits)
@@ -150,17 +176,18 @@ class Prediction:
         return kept[key]
 
     def with_candidates(self, tokens: Tensor, log_probs: Tensor) -> "Prediction":
-        """The same with the proposals of the token rule, (K,) each."""
-        return replace(self, candidates=tokens, candidate_log_probs=log_probs)
+        """The same with the proposals of the token rule, (K,) each. What was derived from other proposals is not kept."""
+        return replace(self, candidates=tokens, candidate_log_probs=log_probs, _by_row={}, _by_draw={})
 
     def with_logits(self, logits: Tensor, hidden: Tensor | None = None) -> "Prediction":
-        """The same positions with other logits (K, V), and other hidden states if given. Nothing is kept."""
-        return Prediction(logits, self.hidden if hidden is None else hidden, self.predicted)
+        """The same positions and candidates with other logits (K, V), and other hidden states if given."""
+        hidden = self.hidden if hidden is None else hidden
+        return Prediction(logits, hidden, self.predicted, self.candidates, self.candidate_log_probs)
 
     def compact(self) -> "Prediction":
         """The same without logits. What was derived from them so far is kept, so that a policy that reads no more than that can
         be evaluated later without the denoiser."""
-        _ = self.top_log_probs, self.entropy
+        _ = self.top_log_probs, self.entropy, self.drawn_log_odds
         return replace(self, logits=self.logits[:, :0])
 
     def rows(self, index: Tensor) -> "Prediction":
@@ -174,6 +201,7 @@ class Prediction:
             candidate_log_probs=None if self.candidate_log_probs is None else self.candidate_log_probs[inside],
             _by_position={key: value[inside] for key, value in self._by_position.items()},
             _by_row={key: value[index] for key, value in self._by_row.items()},
+            _by_draw={key: value[inside] for key, value in self._by_draw.items()},
         )
 
 
@@ -203,6 +231,13 @@ def in_chunks(compute: Callable[..., tuple[Tensor, ...]], logits: Tensor, *along
         for result, part in zip(results, found, strict=True):
             result[chunk] = part
     return results
+
+
+def _log_odds_of(logits: Tensor, token: Tensor) -> tuple[Tensor]:
+    """log p - log(1 - p) of tokens (K,), from logits (K, V), which it overwrites; NaN where the token's logit is +inf."""
+    own = logits.gather(1, token[:, None])
+    others = _logsumexp_(logits.scatter_(1, token[:, None], -torch.inf))
+    return ((own[:, 0] - others).masked_fill(own[:, 0] == torch.inf, torch.nan),)
 
 
 def _logsumexp_(values: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from anyorder.cli.app import command
 from anyorder.cli.options import (
     STEPS,
     AgainstOption,
+    AnnealOption,
     BatchSizeOption,
     CountOption,
     DataOption,
@@ -58,6 +59,7 @@ def evaluate(
     orders: OrdersOption = None,
     steps: StepsOption = STEPS,
     noise: NoiseOption = "0",
+    anneal: AnnealOption = False,
     count: CountOption = "",
     draws: Annotated[
         int,
@@ -97,7 +99,7 @@ def evaluate(
         raise BadInput("--keep says how many problems are recorded: it needs --trajectories FILE")
     results = {"report" if draws == 1 else "json": json_out}
     check_outputs(read=[data], **results, markdown=markdown_out, plot=plot, trajectories=trajectories)
-    token, scales, shard = token_rule(temperature, top_p), read_noise(noise), Shard.join()
+    token, scales, shard = token_rule(temperature, top_p), read_noise(noise, anneal), Shard.join()
     session = open_session(
         task=task, data=data, model=model, limit=limit, seed=seed, generate=generate, task_options=task_options, policy=policy,
         strict=not ignore_fingerprint, trust_remote_code=trust_remote_code, model_options=model_options,
@@ -115,7 +117,7 @@ def evaluate(
         return _pass_at_n(session, samplers, draws, read_budget(steps, session.longest), count, common, outputs)
     watch = session.watch(seed, keep) if trajectories else None
     settings = {
-        "noise": scales, "against": against, "count": count or None, "watch": watch,
+        "noise": scales, "anneal": anneal, "against": against, "count": count or None, "watch": watch,
         "judges": make_judges(judge or [], session.denoiser), "meta": {**session.meta, "count": count or _DEFAULT_COUNT},
     }  # fmt: skip
     if eos_penalty:
@@ -246,6 +248,7 @@ def sample(
     only_valid: Annotated[bool, typer.Option("--only-valid", help="print only samples that keep the rules")] = False,
     policy: PolicyOption = None,
     noise: NoiseOption = "0",
+    anneal: AnnealOption = False,
     seed: SeedOption = 0,
     limit: LimitOption = None,
     out: Annotated[
@@ -278,7 +281,7 @@ def sample(
     from anyorder.tasks.sequence_files import design_names, write_fasta
 
     check_outputs(read=[problem], tensors=out, fasta=fasta, trajectories=trajectories)
-    scales = read_noise(noise)
+    scales = read_noise(noise, anneal)
     if len(scales) != 1:
         raise BadInput(f"--noise {noise!r}: this command takes one scale")
     shard = Shard.join()
@@ -294,7 +297,7 @@ def sample(
     instances = instances[torch.arange(len(instances)).repeat_interleave(number)]
     budget = read_budget(steps, session.longest)
     order = order or session.best_sampler()
-    sampler = session.bind(order, steps=budget, noise=scales[0], token=token_rule(temperature, top_p))
+    sampler = session.bind(order, steps=budget, noise=scales[0], anneal=anneal, token=token_rule(temperature, top_p))
     check_budget(budget, sampler.block_length, session.longest)
     sampler = session.late_ends(sampler, eos_penalty)
     watch = session.watch(seed, instances=instances) if trajectories else None

@@ -7,6 +7,7 @@ import typer
 from anyorder.cli.app import command
 from anyorder.cli.options import (
     AgainstOption,
+    AnnealOption,
     BatchSizeOption,
     DataOption,
     GenerateOption,
@@ -16,6 +17,7 @@ from anyorder.cli.options import (
     MarkdownOption,
     ModelOption,
     ModelOptionsOption,
+    NoiseOption,
     OrdersOption,
     PlotOption,
     PolicyOption,
@@ -30,6 +32,7 @@ from anyorder.cli.options import (
     check_outputs,
     names,
     numbers,
+    read_noise,
     token_rule,
     wide_console,
 )
@@ -52,6 +55,8 @@ def pareto(
     json_out: JsonOption = None,
     plot: PlotOption = None,
     markdown_out: MarkdownOption = None,
+    noise: NoiseOption = "",
+    anneal: AnnealOption = False,
     seed: SeedOption = 0,
     batch_size: BatchSizeOption = 256,
     generate: GenerateOption = None,
@@ -80,6 +85,7 @@ def pareto(
 
     check_outputs(read=[data], json=json_out, markdown=markdown_out, plot=plot)
     token, shard = token_rule(temperature, top_p), Shard.join()
+    scales = read_noise(noise or "0", anneal) if noise or anneal else None  # else each sampler's own
     session = open_session(
         task=task, data=data, model=model, limit=limit, seed=seed, generate=generate, task_options=task_options, policy=policy,
         strict=not ignore_fingerprint, trust_remote_code=trust_remote_code, model_options=model_options,
@@ -90,7 +96,8 @@ def pareto(
     with ProgressBar(Console(stderr=True)) as progress:
         found = run(
             session.denoiser, session.task, session.instances, wanted, _modes(blocks),
-            against=against, bounds=None if bounds is None else _bounds(bounds), token=token, seed=seed,
+            against=against, bounds=None if bounds is None else _bounds(bounds), token=token, noise=scales,
+            anneal=anneal or None, seed=seed,
             batch_size=batch_size, progress=progress, meta=session.meta, shard=shard, strict=session.strict,
         )  # fmt: skip
     if shard.index:

@@ -84,7 +84,11 @@ CountOption = Annotated[
     ),
 ]
 NoiseOption = Annotated[
-    str, typer.Option("--noise", help="scale of Gumbel noise on the scores; `evaluate` takes several, comma-separated")
+    str,
+    typer.Option("--noise", help="scale of Gumbel noise on the scores; `evaluate` and `pareto` take several, comma-separated"),
+]
+AnnealOption = Annotated[
+    bool, typer.Option("--anneal", help="lower the noise linearly from step to step, to 0 in the last one")
 ]
 BatchSizeOption = Annotated[
     int, typer.Option("--batch-size", min=1, max=LARGEST, help="sequences decoded together; no effect on results")
@@ -222,9 +226,11 @@ def read_budget(text: str, longest: int) -> int:
     return budgets[0]
 
 
-def read_noise(text: str) -> list[float]:
-    """Scales of noise."""
+def read_noise(text: str, anneal: bool) -> list[float]:
+    """Scales of noise, at least one of them above 0 if noise is to be lowered from step to step."""
     scales = numbers(text, float, "--noise")
+    if anneal and max(scales) == 0:
+        raise BadInput("--anneal lowers the noise of the order: give a --noise above 0")
     if not min(scales) >= 0:
         raise BadInput(f"--noise {text!r}: a scale must be 0 or more")
     return scales

@@ -131,9 +131,10 @@ _PROBABILITIES = (0.5, 0.7, 0.8, 0.9, 0.95, 0.99)
 @COUNT_RULES.register("threshold", curve_for=("heuristic",))
 @dataclass(frozen=True)
 class Threshold(CountRule):
-    """All positions whose confidence is above the level, or else the best-scored one (Fast-dLLM, arXiv 2505.22618)."""
+    """All positions whose drawn token has a probability above the level, or else the best-scored one (Fast-dLLM, arXiv
+    2505.22618)."""
 
-    level: float = field(default=0.9, metadata={"help": "least probability of the likeliest token", "values": _PROBABILITIES})
+    level: float = field(default=0.9, metadata={"help": "least probability of the drawn token", "values": _PROBABILITIES})
 
     def __post_init__(self) -> None:
         check_number("level", self.level, 0, 1)
@@ -355,8 +356,8 @@ def open_block(state: DecodeState, length: int) -> Tensor:
 
 
 def _confidence(scores: Tensor, prediction: Prediction) -> Tensor:
-    """Probability of the likeliest token (B, L), -inf where nothing can be unmasked."""
-    return _masked_out(prediction.scatter(prediction.best_log_probs.exp()), scores)
+    """Probability of the drawn token (B, L), -inf where nothing can be unmasked."""
+    return _masked_out(prediction.scatter(prediction.drawn_log_probs.exp()), scores)
 
 
 def _masked_out(values: Tensor, scores: Tensor) -> Tensor:

@@ -1,13 +1,12 @@
 """A sampler: the four answers (where, how many, what, what to remask) and the budget, as one value that can be saved."""
 
 import dataclasses
-import inspect
 import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from numbers import Integral, Real
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from anyorder.decoding.counts import CountRule, FunctionRule, Linear, TwoPhase
+from anyorder.decoding.part_checks import check_numbers, checked_part
 from anyorder.decoding.remaskers import Absorbing, Remasker
 from anyorder.decoding.tokens import Argmax, Redraw, Sample, TokenRule
 from anyorder.denoisers.base import device_of
@@ -33,9 +33,8 @@ from anyorder.state import DecodeState
 
 FORMAT = "anyorder.sampler"
 VERSION = 1
-_ARITY = {"order": 2, "count rule": 4, "token rule": 2}
-"""With how many arguments each kind of part is called, see `Order`, `CountRule` and `TokenRule`."""
 _PARTS = {"order": "order", "count": "count rule", "token": "token rule", "remasker": "remasker"}
+_NUMBERS = ("steps", "block_length", "noise", "anneal")
 
 
 @dataclass(frozen=True)
@@ -53,6 +52,8 @@ class Sampler(Pushable):
         block_length: decode in blocks of this many generated positions, from left to right; None for all positions at once.
         noise: scale of the Gumbel noise added to the scores. With it, a rule that fixes the number draws positions from
             Plackett-Luce with logits score / noise.
+        anneal: lower the noise linearly, to noise * (1 - (step + 1) / steps), which is 0 in the last step (MaskGIT, arXiv
+            2202.04200).
 
     Raises:
         BadInput: an unknown name, or parts that do not work together.
@@ -65,23 +66,28 @@ class Sampler(Pushable):
     steps: int | None = None
     block_length: int | None = None
     noise: float = 0.0
+    anneal: bool = False
 
     def __post_init__(self) -> None:
         remasker = _made(self.remasker, REMASKERS)
         if not isinstance(remasker, Remasker):
             raise BadInput(f"remasker is {remasker!r}; it must be the name of a remasker, or a `Remasker`")
-        rule = _usual_rule(remasker) if self.count is None else _checked("count", _made(self.count, COUNT_RULES), "count rule")
-        object.__setattr__(self, "order", _checked("order", as_order(self.order), "order"))
+        rule = (
+            _usual_rule(remasker) if self.count is None else checked_part("count", _made(self.count, COUNT_RULES), "count rule")
+        )
+        object.__setattr__(self, "order", checked_part("order", as_order(self.order), "order"))
         object.__setattr__(self, "count", rule if isinstance(rule, CountRule) else FunctionRule(rule))
-        object.__setattr__(self, "token", _checked("token", _made(self.token, TOKEN_RULES), "token rule"))
+        object.__setattr__(self, "token", checked_part("token", _made(self.token, TOKEN_RULES), "token rule"))
         object.__setattr__(self, "remasker", remasker)
         for part in (self.count, self.token, self.remasker):
-            _check_numbers(part)
+            check_numbers(part)
         for name, what in (("steps", "forward passes"), ("block_length", "positions")):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, Integral) or value < 1):
                 raise BadInput(f"{name} is {value!r}; it must be a whole number of {what}, 1 or more")
         check_number("noise", self.noise, 0, LARGEST_FINITE)
+        if not isinstance(self.anneal, bool):
+            raise BadInput(f"anneal is {self.anneal!r}; it must be True or False")
         if self.block_length is not None and not self.remasker.in_blocks:
             raise BadInput("a finished block is never remasked: use the remasker 'none' in blocks")
         _ = self.count_rule  # which refuses rules that do not work in blocks
@@ -147,11 +153,14 @@ class Sampler(Pushable):
         return Redraw(again=Sample(self.remasker.temperature))
 
     def noise_scale(self, state: DecodeState) -> Tensor | float:
-        """Scale of the Gumbel noise: `noise`, or (B, 1) if the remasker asks for more in sequences that it opened again."""
-        if self.remasker.noise <= self.noise:
+        """Scale of the Gumbel noise in this step: one number, or (B, 1) if it is annealed, or if the remasker asks for more in
+        sequences that it opened again."""
+        if self.remasker.noise <= self.noise and not self.anneal:
             return self.noise
         scale = torch.full_like(state.remasked, self.noise, dtype=torch.float32)
-        return scale.masked_fill(state.remasked > 0, self.remasker.noise)[:, None]
+        if self.anneal:
+            scale = scale * (1 - (state.step + 1) / state.steps).clamp(min=0.0)
+        return torch.where(state.remasked > 0, scale.clamp(min=self.remasker.noise), scale)[:, None]
 
     @cached_property
     def count_rule(self) -> CountRule:
@@ -223,7 +232,7 @@ class Sampler(Pushable):
 
         values: dict[str, Any] = {"format": FORMAT, "version": VERSION}
         values |= {name: to_config(getattr(self, name), weights, kind) for name, kind in _PARTS.items()}
-        values |= {name: getattr(self, name) for name in ("steps", "block_length", "noise")}
+        values |= {name: getattr(self, name) for name in _NUMBERS}
         with written_as_a_whole(folder) as place:
             for number, network in enumerate(networks):
                 network.save_pretrained(place / f"policy-{number}")
@@ -274,7 +283,7 @@ class Sampler(Pushable):
 
         try:
             parts = {key: from_config(values[key], weights) for key in _PARTS}
-            return cls(**parts, **{key: values[key] for key in ("steps", "block_length", "noise")})
+            return cls(**parts, **{key: values[key] for key in _NUMBERS if key != "anneal" or key in values})
         except (KeyError, TypeError, AttributeError) as error:
             raise BadInput(f"{path} is damaged: {type(error).__name__} {error}") from error
 
@@ -335,38 +344,6 @@ def _made(part: Any, registry: Any) -> Any:
     return registry.make(part) if isinstance(part, str) else part
 
 
-def _check_numbers(part: Any) -> None:
-    """Refuse a part whose numeric argument holds something else, which would fail in the middle of decoding only."""
-    for field in dataclasses.fields(part) if dataclasses.is_dataclass(part) else ():
-        value = getattr(part, field.name)
-        if field.type in (int, float) and (isinstance(value, bool) or not isinstance(value, Real)):
-            raise BadInput(f"{field.name} of {type(part).__name__} is {value!r}; it must be a number")
-
-
-def _checked(field: str, part: Any, kind: str) -> Any:
-    """The part, unless it cannot be one of its kind."""
-    one = f"an {kind}" if kind == "order" else f"a {kind}"
-    if inspect.isclass(part):
-        raise BadInput(f"{field} is the class {part.__name__}; make an instance of it: {part.__name__}(...)")
-    if not callable(part):
-        said = repr(part) if _is_plain(part) else f"an object of the class {type(part).__name__}"
-        raise BadInput(f"{field} is {said}; it must be the name of {one}, or {one}")
-    found = getattr(part, "part_kind", kind)
-    if found != kind:
-        raise BadInput(f"{field} is the {found} {type(part).__name__}; it must be {one}")
-    if inspect.isfunction(part):
-        signature = inspect.signature(part)
-        try:
-            signature.bind(*range(_ARITY[kind]))
-        except TypeError as error:
-            raise BadInput(f"{field} is {part.__name__}{signature}; {one} is called with {_ARITY[kind]} arguments") from error
-    return part
-
-
-def _is_plain(value: Any) -> bool:
-    return value is None or isinstance(value, bool | int | float | str)
-
-
 def _order_text(order: Any) -> str:
     if isinstance(order, Perturbed):
         return f"{_order_text(order.order)}~{written(order.sigma)}"
@@ -379,7 +356,7 @@ def _order_text(order: Any) -> str:
 
 def _card(sampler: Sampler) -> str:
     """A model card for the hub."""
-    rows = "\n".join(f"- {name}: {getattr(sampler, name)}" for name in ("steps", "block_length", "noise"))
+    rows = "\n".join(f"- {name}: {getattr(sampler, name)}" for name in _NUMBERS)
     return f"""---
 library_name: anyorder
 tags: [masked-diffusion, sampler]

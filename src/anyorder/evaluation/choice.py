@@ -42,9 +42,15 @@ class Gain:
 
 
 def baselines(task: Task) -> dict[str, Sampler]:
-    """The orders that need no training and take no arguments, at an even pace."""
-    names = [name for name in ORDERS.names(baseline=True) if not ORDERS.entry(name).arguments]
-    return {name: Sampler.parse(name) for name in names if task.sequential or not ORDERS.entry(name).facts.get("sequential")}
+    """The orders that need no training and take no arguments, at an even pace, but for those that are the same as another one
+    (`twin`) where the likeliest tokens are committed."""
+    found = {}
+    for name in ORDERS.names(baseline=True):
+        entry = ORDERS.entry(name)
+        suits = task.sequential or not entry.facts.get("sequential")
+        if suits and not entry.arguments and not entry.facts.get("twin"):
+            found[name] = Sampler.parse(name)
+    return found
 
 
 def adaptive(*, every: bool = True) -> dict[str, Sampler]:

@@ -19,7 +19,7 @@ from anyorder.denoisers.base import Denoiser
 from anyorder.errors import BadInput, counted
 from anyorder.evaluation.batches import Progress, decode_in_batches
 from anyorder.evaluation.results import Report, Result, compare_all
-from anyorder.evaluation.samplers import Samplers, as_samplers, check_oracles, kind_of
+from anyorder.evaluation.samplers import Samplers, as_samplers, check_oracles, kind_of, with_noise
 from anyorder.evaluation.statistics import mean_interval, share_interval, wilson
 from anyorder.evaluation.trajectories import Watch
 from anyorder.processes import Shard
@@ -41,6 +41,7 @@ def evaluate(
     steps: int | Sequence[int],
     *,
     noise: Sequence[float] | None = None,
+    anneal: bool | None = None,
     against: str = "best",
     count: CountRule | str | None = None,
     token: TokenRule | str | None = None,
@@ -60,7 +61,8 @@ def evaluate(
             (None for that of the model), and a file of problems.
         samplers: spellings, samplers or orders, or a mapping from labels to any of these, see `as_samplers`.
         steps: budgets of forward passes.
-        noise: scales of Gumbel noise on the scores; each sampler's own by default.
+        noise, anneal: scales of Gumbel noise on the scores, and whether it is lowered from step to step, see `Sampler`; each
+            sampler's own by default.
         against: label of the sampler that all others are compared with, at the same steps and noise; "best" for the best
             heuristic there (chosen on these instances, which favors the heuristics).
         count, token: rules of the samplers that do not name one.
@@ -89,8 +91,12 @@ def evaluate(
     for scale in [None] if noise is None else sorted(noise):
         for budget in budgets:
             for label, own in bound.items():
-                sampler = own.replace(steps=budget, noise=own.noise if scale is None else scale)
-                name = f"{label}, {counted(budget, 'step')}" + (f", noise {sampler.noise:g}" if sampler.noise else "")
+                sampler = own.replace(
+                    steps=budget,
+                    noise=own.noise if scale is None else scale,
+                    anneal=own.anneal if anneal is None else anneal,
+                )
+                name = with_noise(f"{label}, {counted(budget, 'step')}", sampler.noise, sampler.anneal)
                 on_step = () if watch is None else watch.record(seed)
                 began = time.perf_counter()
                 decoded = decode_in_batches(
@@ -153,6 +159,7 @@ def _result(
         measures={name: mean_interval(values) for name, values in per_sample.items()},
         correct=correct,
         cells=cells,
+        anneal=sampler.anneal and sampler.noise > 0,
     )
 
 

@@ -10,7 +10,7 @@ from anyorder.decoding.remaskers import Absorbing
 from anyorder.decoding.sampler import Sampler, as_sampler
 from anyorder.denoisers.base import Denoiser
 from anyorder.errors import BadInput
-from anyorder.evaluation.samplers import SamplerLike, label_for
+from anyorder.evaluation.samplers import SamplerLike, label_for, with_noise
 from anyorder.orders.learned import LearnedOrder
 from anyorder.parts import walk
 from anyorder.registry import COUNT_RULES, POLICIES
@@ -73,6 +73,26 @@ def as_curves(samplers: Curves, denoiser: Denoiser, longest: int, *, token: Any 
                     f"two curves are called {curve.name!r}: leave one out, or in Python pass a mapping {{label: sampler}}"
                 )
     return list(found.values())
+
+
+def noisy(curves: list[Curve], noise: Sequence[float] | None, anneal: bool | None) -> list[Curve]:
+    """Every curve at every scale of noise, named by it; with None for each sampler's own."""
+
+    def changed(one: Sampler, scale: float | None) -> Sampler:
+        return one.replace(noise=one.noise if scale is None else scale, anneal=one.anneal if anneal is None else anneal)
+
+    def named(name: str, scale: float | None) -> str:
+        return with_noise(name, scale or 0.0, bool(anneal))
+
+    scales = [None] if noise is None else sorted(noise)
+    return [
+        Curve(
+            named(curve.name, scale),
+            tuple(Point(named(p.label, scale), changed(p.sampler, scale), p.steps) for p in curve.points),
+        )
+        for scale in scales
+        for curve in curves
+    ]
 
 
 def _curves(label: str, one: CurveLike, denoiser: Denoiser, longest: int, fields: dict[str, Any], strict: bool) -> list[Curve]:

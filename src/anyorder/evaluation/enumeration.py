@@ -37,7 +37,8 @@ _CERTAIN = 700.0
 @dataclass(frozen=True)
 class Paths:
     """All N paths from one partly masked sequence: T steps through S_t states each, to O outputs. Probabilities are float64.
-    All is on the denoiser's device.
+    All is on the denoiser's device. The position is drawn before the token: an order that reads the drawn token, such as
+    `confidence`, sees the likeliest one in its place.
 
     states, predictions: of each step t, every state that can occur, and what the denoiser predicts there.
     at: int64 (N, T), the row of `states[t]` in which a path is at step t.

@@ -41,6 +41,16 @@ ProposalOrder = Callable[[DecodeState, Prediction, Tensor], Tensor]
 positions."""
 
 
+def of_proposal(order: Order) -> ProposalOrder:
+    """An order that reads the drawn tokens, such as `confidence`, as one of proposals: z holds the drawn tokens."""
+
+    def scores(state: DecodeState, prediction: Prediction, z: Tensor) -> Tensor:
+        tokens = z[prediction.predicted]
+        return order(state, prediction.with_candidates(tokens, prediction.log_probs_of(tokens)))
+
+    return scores
+
+
 class Bound(NamedTuple):
     """E1, E2 and their sum, in nats; for estimates, the standard error of the sum."""
 
@@ -56,7 +66,8 @@ class Process:
 
     Args:
         denoiser: the model.
-        order: an `Order`, or a `ProposalOrder` when `looks_at_proposal`.
+        order: an `Order`, or a `ProposalOrder` when `looks_at_proposal`. Make an order that reads the drawn token, such as
+            `confidence`, a `ProposalOrder` by `of_proposal`.
         temperature: of the softmax of the scores; `Sampler(order, noise=temperature)` draws from it.
         looks_at_proposal: whether the order's scores depend on the proposed tokens.
         proposals: draws of z for F when proposals are too many to enumerate, for `estimate_bound` only; None to enumerate. The
@@ -80,7 +91,7 @@ class Process:
         prediction = Prediction(logits, hidden, masked)
         log_p = prediction.scatter(prediction.log_probs_of(x0[masked])).double()
         if not self.looks_at_proposal:
-            log_q = self._log_q(self.order(state, prediction), masked)  # type: ignore[call-arg]
+            log_q = self._log_q(self._blind_scores(state, prediction), masked)
             return log_p, log_q, log_q
         log_r = self._log_q(self.order(state, prediction, x0), masked)  # type: ignore[call-arg]
         chance = torch.zeros_like(log_r)
@@ -95,6 +106,17 @@ class Process:
     def placed(self, *given: Tensor) -> list[Tensor]:
         """Tensors on the denoiser's device."""
         return [tensor.to(device_of(self.denoiser, tensor.device)) for tensor in given]
+
+    def _blind_scores(self, state: DecodeState, prediction: Prediction) -> Tensor:
+        """The scores of an order that does not read the drawn tokens."""
+        others = prediction.with_candidates(prediction.top_tokens[:, 1], prediction.top_log_probs[:, 1])
+        scores, with_others = (self.order(state, said) for said in (prediction, others))  # type: ignore[call-arg]
+        if not torch.equal(scores, with_others):
+            raise BadInput(
+                "the order reads the drawn tokens: give of_proposal(order) with looks_at_proposal=True, or an order of the "
+                "likeliest tokens, such as max_confidence"
+            )
+        return scores
 
     def _log_q(self, scores: Tensor, masked: Tensor) -> Tensor:
         return policy_log_probabilities(scores.double() / self.temperature, masked)

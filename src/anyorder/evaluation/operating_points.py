@@ -12,7 +12,7 @@ from anyorder.denoisers.base import Denoiser
 from anyorder.errors import BadInput, counted
 from anyorder.evaluation.batches import Progress, decode_in_batches
 from anyorder.evaluation.comparison import environment
-from anyorder.evaluation.curves import Curves, as_curves
+from anyorder.evaluation.curves import Curves, as_curves, noisy
 from anyorder.evaluation.fronts import area, attained, non_dominated
 from anyorder.evaluation.samplers import Kind, check_oracles, kind_of
 from anyorder.evaluation.statistics import Interval, bootstrap_weights, percentile_interval, wilson
@@ -121,6 +121,8 @@ def pareto(
     against: str = "best",
     bounds: tuple[float, float] | None = None,
     token: TokenRule | str | None = None,
+    noise: Sequence[float] | None = None,
+    anneal: bool | None = None,
     seed: int = 0,
     batch_size: int = 256,
     progress: Progress | None = None,
@@ -136,6 +138,7 @@ def pareto(
         samplers: texts, orders, samplers or curves, or a mapping from labels to any of these, see `as_curves`.
         blocks: modes: None for full diffusion, or positions per block.
         token, seed, batch_size, progress, meta, shard, strict: as in `evaluate`.
+        noise, anneal: as in `evaluate`; each scale makes a curve of its own, such as "confidence@linear, noise 2".
         against: name of the curve that all others are compared with; "best" for the heuristic with the largest area in each
             mode (chosen on these instances, which favors the heuristics).
         bounds: range of forward passes of the areas; by default, from 1 to one position per step of the longest problem.
@@ -145,7 +148,7 @@ def pareto(
     """
     denoiser, task, instances = loaded(denoiser, task, instances)
     longest = instances.longest
-    curves = as_curves(samplers, denoiser, longest, token=token, strict=strict)
+    curves = noisy(as_curves(samplers, denoiser, longest, token=token, strict=strict), noise, anneal)
     check_oracles({point.label: point.sampler for curve in curves for point in curve.points}, instances)
     if against != "best" and against not in [curve.name for curve in curves]:
         raise BadInput(f"cannot compare with {against!r}: it is not among the curves {', '.join(c.name for c in curves)}")

@@ -2,20 +2,31 @@
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from anyorder.errors import BadInput
-from anyorder.evaluation.samplers import Kind
+from anyorder.errors import BadInput, counted
+from anyorder.evaluation.samplers import Kind, noise_name
 from anyorder.evaluation.statistics import mcnemar, oracle_gap_closed, paired_interval, sign_flip
 from anyorder.files import write_atomically, write_json
 from anyorder.signatures import checked
 
 
+class Cell(NamedTuple):
+    """What the results of one table share: the number of steps, the scale of noise, and whether it is annealed."""
+
+    steps: int
+    noise: float
+    anneal: bool
+
+    def __str__(self) -> str:
+        return counted(self.steps, "step") + (f", order {noise_name(self.noise, self.anneal)}" if self.noise else "")
+
+
 @dataclass
 class Result:
-    """One cell of an evaluation: a sampler at a number of steps and a scale of noise.
+    """A sampler at a number of steps and a scale of noise.
 
     Args:
         cell_accuracy: None where no solution is known and none can be told from the rules.
@@ -28,6 +39,7 @@ class Result:
             unless that cell is in the evaluation too): noise of the same scale moves one order more than another.
         by_difficulty: (instances, instance accuracy) for each difficulty label, where the task has them.
         measures: of the set of samples, where the task has them: mean over the samples, and its 95 % interval.
+        anneal: whether the noise is lowered from step to step, see `Sampler`.
     """
 
     order: str
@@ -48,6 +60,12 @@ class Result:
     measures: dict[str, tuple[float, float, float]]
     correct: np.ndarray = field(repr=False)
     cells: np.ndarray = field(repr=False)
+    anneal: bool = False
+
+    @property
+    def cell(self) -> Cell:
+        """Of the table that it belongs to."""
+        return Cell(self.steps, self.noise, self.anneal)
 
     def main(self, metric: str) -> tuple[float, tuple[float, float]]:
         """Value and 95 % interval of the metric that matters, see `Task.main_metric`."""
@@ -73,6 +91,12 @@ class Comparison:
     ci95: tuple[float, float]
     p_value: float
     oracle_gap_closed: float | None
+    anneal: bool = False
+
+    @property
+    def cell(self) -> Cell:
+        """Of the table that it belongs to."""
+        return Cell(self.steps, self.noise, self.anneal)
 
 
 @dataclass
@@ -124,7 +148,7 @@ def compare_all(results: list[Result], against: str, metric: str) -> list[Compar
 
 
 def _compare(result: Result, results: list[Result], against: str, metric: str) -> Comparison | None:
-    cell = [r for r in results if (r.steps, r.noise) == (result.steps, result.noise)]
+    cell = [r for r in results if r.cell == result.cell]
     if against == "best":
         candidates = [r for r in cell if r.kind == "heuristic"]
         if not candidates:
@@ -141,8 +165,7 @@ def _compare(result: Result, results: list[Result], against: str, metric: str) -
     return Comparison(
         order=result.order,
         against=base.order,
-        steps=result.steps,
-        noise=result.noise,
+        **result.cell._asdict(),
         difference=value - reference,
         ci95=paired_interval(mine, others),
         p_value=mcnemar(mine, others) if mine.dtype == bool else sign_flip(mine - others),

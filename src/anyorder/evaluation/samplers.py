@@ -30,6 +30,16 @@ Kind = Literal["heuristic", "oracle", "learned", "other"]
 """Of an order: one of the baselines, one that reads the solution, a policy, or anything else."""
 
 
+def noise_name(noise: float, anneal: bool) -> str:
+    """The noise of an order in words: "noise 2", "noise 2, annealed", or nothing."""
+    return (f"noise {noise:g}" + ", annealed" * anneal) if noise else ""
+
+
+def with_noise(name: str, noise: float, anneal: bool) -> str:
+    """A name followed by the noise, if there is any."""
+    return ", ".join(filter(None, (name, noise_name(noise, anneal))))
+
+
 def as_samplers(samplers: Samplers, **fields: Any) -> dict[str, Sampler]:
     """Samplers by label.
 

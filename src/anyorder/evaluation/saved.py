@@ -169,6 +169,7 @@ def report_of(trajectories: Trajectories) -> Report:
                 kind=run.kind,
                 steps=run.steps,
                 noise=run.noise,
+                anneal=run.anneal,
                 instances=len(correct),
                 instance_accuracy=float(correct.mean()),
                 cell_accuracy=None if np.isnan(cells).any() else float(cells.mean()),

@@ -4,7 +4,7 @@ from rich.table import Table
 
 from anyorder.errors import counted
 from anyorder.evaluation.calibration import Calibration
-from anyorder.evaluation.results import Comparison, Report, Result
+from anyorder.evaluation.results import Cell, Comparison, Report, Result
 
 _DIVERSITY = "order diversity"
 
@@ -21,11 +21,10 @@ def headers_of(report: Report) -> list[str]:
     return ["order", main, "95 % interval", other, "NFE", "difference", "p", "oracle gap closed"]
 
 
-def rows_of(report: Report, steps: int, noise: float) -> list[tuple[str, ...]]:
+def rows_of(report: Report, cell: Cell) -> list[tuple[str, ...]]:
     """One row of text per order at this number of steps and scale of noise."""
-    compared = {(c.order, c.steps, c.noise): c for c in report.comparisons}
-    cell = [r for r in report.results if (r.steps, r.noise) == (steps, noise)]
-    return [_row(result, compared.get((result.order, steps, noise)), report.main_metric) for result in cell]
+    compared = {c.order: c for c in report.comparisons if c.cell == cell}
+    return [_row(result, compared.get(result.order), report.main_metric) for result in results_of(report, cell)]
 
 
 def _row(result: Result, comparison: Comparison | None, metric: str) -> tuple[str, ...]:
@@ -60,23 +59,22 @@ def format_p(p: float) -> str:
     return "< 1e-10" if p < 1e-10 else f"{p:.2g}"
 
 
-def cells_of(report: Report) -> list[tuple[int, float]]:
-    """The (steps, noise) pairs of a report, in order."""
-    return list(dict.fromkeys((r.steps, r.noise) for r in report.results))
+def cells_of(report: Report) -> list[Cell]:
+    """The steps and noises of a report, in order."""
+    return list(dict.fromkeys(r.cell for r in report.results))
 
 
-def title_of(steps: int, noise: float, instances: int) -> str:
-    """The title of a table."""
-    return counted(steps, "step") + (f", order noise {noise:g}" if noise else "") + f", {counted(instances, 'instance')}"
+def results_of(report: Report, cell: Cell) -> list[Result]:
+    """The results of one table."""
+    return [r for r in report.results if r.cell == cell]
 
 
-def difficulty_rows(report: Report, steps: int, noise: float) -> tuple[list[str], list[list[str]]]:
+def difficulty_rows(results: list[Result]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of instance accuracy by difficulty; no rows when the instances have no such labels."""
-    cell = [r for r in report.results if (r.steps, r.noise) == (steps, noise)]
-    found = cell[0].by_difficulty
+    found = results[0].by_difficulty
     labels = list(found)  # `evaluate` orders them from easy to hard
     header = ["order", *(f"{name} ({found[name][0]})" for name in labels)]
-    rows = [[r.order, *(f"{100 * r.by_difficulty[name][1]:.1f} %" for name in labels)] for r in cell] if labels else []
+    rows = [[r.order, *(f"{100 * r.by_difficulty[name][1]:.1f} %" for name in labels)] for r in results] if labels else []
     return header, rows
 
 
@@ -99,24 +97,24 @@ def grids_of(report: Report) -> list[Grid]:
     instances = report.results[0].instances
     grids = []
     several = any(r.exact_match is not None and r.exact_match < r.instance_accuracy for r in report.results)
-    for steps, noise in cells_of(report):
-        title = title_of(steps, noise, instances)
-        table = [list(row) for row in rows_of(report, steps, noise)]
-        cell = [r for r in report.results if (r.steps, r.noise) == (steps, noise)]
-        diversity = [r.order_diversity for r in cell]
-        extra = [_DIVERSITY] if noise and None not in diversity else []
+    for cell in cells_of(report):
+        title = f"{cell}, {counted(instances, 'instance')}"
+        table = [list(row) for row in rows_of(report, cell)]
+        results = results_of(report, cell)
+        diversity = [r.order_diversity for r in results]
+        extra = [_DIVERSITY] if cell.noise and None not in diversity else []
         for row, value in zip(table, diversity, strict=True):
             row += [f"{value:.3f}"] if extra else []
         if several:
             ceiling = report.meta.get("exact_match_ceiling")
             extra.append("exact match" + ("" if ceiling is None else f" (ceiling {100 * ceiling:.1f} %)"))
-            for row, result in zip(table, cell, strict=True):
+            for row, result in zip(table, results, strict=True):
                 row.append("" if result.exact_match is None else f"{100 * result.exact_match:.1f} %")
         grids.append((title, [*headers_of(report), *extra], table))
-        if any(r.measures for r in cell):
-            header, rows = measure_rows(cell)
+        if any(r.measures for r in results):
+            header, rows = measure_rows(results)
             grids.append((f"{title}: means over the samples, 95 % intervals", header, rows))
-        header, rows = difficulty_rows(report, steps, noise)
+        header, rows = difficulty_rows(results)
         if rows:
             grids.append((f"{title}: instance accuracy by difficulty", header, rows))
     return grids

@@ -17,7 +17,7 @@ from anyorder.decoding.result import Decoded
 from anyorder.decoding.sampler import Sampler
 from anyorder.errors import counted
 from anyorder.evaluation.recorder import CANDIDATES, Move, Recorder
-from anyorder.evaluation.samplers import Kind, kind_of
+from anyorder.evaluation.samplers import Kind, kind_of, with_noise
 from anyorder.files import finite
 from anyorder.processes import Shard
 from anyorder.tasks.base import Instances, Task
@@ -100,18 +100,19 @@ class Problem(_Part):
 
 class Run(_Part):
     """All problems under one order. steps: the budget of forward passes; noise: scale of the Gumbel noise on the
-    scores; kind: of the order, see `samplers.Kind`."""
+    scores, and whether it is annealed, see `Sampler`; kind: of the order, see `samplers.Kind`."""
 
     order: str
     kind: Kind
     steps: int = Field(ge=1)
     noise: float = Field(0.0, ge=0)
+    anneal: bool = False
     decodes: list[Decode]
 
     @property
     def name(self) -> str:
         """What the run is called in tables and pictures."""
-        return f"{self.order}, {counted(self.steps, 'step')}" + (f", noise {self.noise:g}" if self.noise else "")
+        return with_noise(f"{self.order}, {counted(self.steps, 'step')}", self.noise, self.anneal)
 
 
 class Trajectories(_Part):
@@ -246,7 +247,8 @@ class Watch:
             )
         self._find_dead_ends(decodes)
         budget = sampler.steps or self.instances.longest
-        self.runs.append(Run(order=label, kind=kind_of(sampler), steps=budget, noise=sampler.noise, decodes=decodes))
+        noise, anneal = sampler.noise, sampler.anneal and sampler.noise > 0
+        self.runs.append(Run(order=label, kind=kind_of(sampler), steps=budget, noise=noise, anneal=anneal, decodes=decodes))
 
     def _find_dead_ends(self, decodes: list[Decode]) -> None:
         """Ask the task's solver about every state; tasks without one leave it open."""

@@ -19,7 +19,7 @@ from anyorder.interfaces.arguments import as_denoiser, find_order, number, tempe
 from anyorder.interfaces.ends import find_ends, penalized
 from anyorder.interfaces.prompts import Prompts, batch_of
 from anyorder.orders.base import Order
-from anyorder.orders.heuristics import confidence, entropy, margin, random
+from anyorder.orders.heuristics import confidence, entropy, margin, max_margin, random
 from anyorder.orders.learned import LearnedOrder
 from anyorder.parts import walk
 from anyorder.prediction import Prediction
@@ -30,7 +30,7 @@ _Shape = tuple[float, float, int | None]
 """Temperature, top-p and top-k."""
 
 _AS_IT_IS: _Shape = (1.0, 1.0, None)
-_SAME: dict[Any, str] = {confidence: "maskgit_plus", margin: "topk_margin", entropy: "entropy"}
+_SAME: dict[Any, str] = {confidence: "maskgit_plus", margin: "topk_margin", max_margin: "topk_margin", entropy: "entropy"}
 """Orders whose name is another one for an algorithm."""
 
 
@@ -185,8 +185,6 @@ class _Shaped:
 
     def __call__(self, state: DecodeState, prediction: Prediction) -> Tensor:
         shaped = prediction.with_logits(truncate(prediction.logits, *self.shape))
-        if prediction.candidates is not None and prediction.candidate_log_probs is not None:
-            shaped = shaped.with_candidates(prediction.candidates, prediction.candidate_log_probs)
         return self.order(state, shaped)
 
 
@@ -214,7 +212,7 @@ class _Algorithm:
         shaped = prediction.with_logits(truncate(prediction.logits, *self.shape))
         if self.alg == "maskgit_plus":
             return self._probability(prediction, shaped.top_log_probs[:, 0])
-        return margin(state, shaped) if self.alg == "topk_margin" else entropy(state, shaped)
+        return max_margin(state, shaped) if self.alg == "topk_margin" else entropy(state, shaped)
 
     def _probability(self, prediction: Prediction, log_probs: Tensor) -> Tensor:
         return prediction.scatter(log_probs.exp() if self.drawn else log_probs)

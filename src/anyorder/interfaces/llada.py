@@ -29,7 +29,7 @@ from anyorder.interfaces.ends import WithoutEnds, find_ends
 from anyorder.interfaces.prompts import Prompts, batch_of
 from anyorder.orders.base import Order
 from anyorder.orders.end_penalty import EndPenalty
-from anyorder.orders.heuristics import confidence, random
+from anyorder.orders.heuristics import max_confidence, random
 from anyorder.prediction import Prediction
 from anyorder.state import DecodeState
 
@@ -173,7 +173,7 @@ class LowConfidence:
             hidden = torch.tensor(self.hidden, device=prediction.logits.device)
             seen = prediction.with_logits(prediction.logits.index_fill(1, hidden, -torch.inf))
         if not self.drawn:
-            return confidence(state, seen)
+            return max_confidence(state, seen)
         assert prediction.candidates is not None
         return prediction.scatter(seen.log_probs_of(prediction.candidates).clamp(min=_LEAST))
 

@@ -14,6 +14,9 @@ from anyorder.orders.heuristics import gt_margin as gt_margin
 from anyorder.orders.heuristics import left_to_right as left_to_right
 from anyorder.orders.heuristics import log_margin as log_margin
 from anyorder.orders.heuristics import margin as margin
+from anyorder.orders.heuristics import max_confidence as max_confidence
+from anyorder.orders.heuristics import max_log_margin as max_log_margin
+from anyorder.orders.heuristics import max_margin as max_margin
 from anyorder.orders.heuristics import oracle as oracle
 from anyorder.orders.heuristics import random as random
 from anyorder.orders.learned import Critic as Critic

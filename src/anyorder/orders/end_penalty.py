@@ -50,5 +50,4 @@ class EndPenalty:
 
 def ending(prediction: Prediction, ends: Ends) -> Tensor:
     """The positions bool (B, L) whose token, the token rule's candidate or else the likeliest, ends the text."""
-    proposed = prediction.top_tokens[:, 0] if prediction.candidates is None else prediction.candidates
-    return torch.zeros_like(prediction.predicted).masked_scatter(prediction.predicted, ends.found(proposed))
+    return torch.zeros_like(prediction.predicted).masked_scatter(prediction.predicted, ends.found(prediction.drawn_tokens))

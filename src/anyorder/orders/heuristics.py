@@ -4,12 +4,19 @@
 |---|---|---|
 | random | uniform noise | the standard reverse process (arXiv 2606.00295, eq. 1) |
 | left_to_right | minus the position | autoregressive order |
-| confidence | log of the largest probability | LLaDA (arXiv 2502.09992) |
-| margin | largest minus second largest probability | arXiv 2502.06768 |
+| confidence | log p(drawn token) | LLaDA (arXiv 2502.09992); arXiv 2606.00295, section 3 |
+| margin | p(drawn token) minus the largest probability of another token | arXiv 2502.06768, under argmax |
 | log_margin | the same of log-probabilities | unbounded, so that noise does not dominate it |
+| max_confidence | log of the largest probability | the same as confidence under argmax |
+| max_margin | largest minus second largest probability | arXiv 2502.06768; `topk_margin` of Dream |
+| max_log_margin | the same of log-probabilities | |
 | entropy | minus the entropy of p, in nats | arXiv 2505.24857 |
 | oracle | log p(x0) | arXiv 2606.00295, section 2.2 |
 | gt_margin | p(x0) minus the largest probability of another token | arXiv 2602.09501 |
+
+The drawn token is the one that the token rule proposes at the position in this step. Under argmax it is the likeliest one, and
+each order equals its `max_` form. p is the denoiser's own distribution, before temperature and truncation, as in LLaDA. Entropy
+belongs to the distribution and not to a token, so it has one form.
 
 The scale of a score matters as soon as noise is added to it: log-probabilities and log-margins are unbounded, margins lie
 in [0, 1], entropies in [-log V, 0].
@@ -40,20 +47,38 @@ def left_to_right(state: DecodeState, prediction: Prediction) -> Tensor:
 
 @ORDERS.register("confidence", baseline=True, default=True, color="#1f6fc4")
 def confidence(state: DecodeState, prediction: Prediction) -> Tensor:
-    """Log of the largest probability (not that of a sampled token; they coincide under argmax)."""
-    return prediction.scatter(prediction.best_log_probs)
+    """Log-probability of the drawn token."""
+    return prediction.scatter(prediction.drawn_log_probs)
 
 
 @ORDERS.register("margin", baseline=True, default=True, color="#157347")
 def margin(state: DecodeState, prediction: Prediction) -> Tensor:
-    """Largest minus second largest probability."""
-    top = prediction.top_log_probs.exp()
-    return prediction.scatter(top[:, 0] - top[:, 1])
+    """Probability of the drawn token minus the largest of another token; below 0 where a likelier token was not drawn."""
+    return prediction.scatter(prediction.drawn_log_probs.exp() - prediction.other_log_probs.exp())
 
 
 @ORDERS.register("log_margin", baseline=True, default=True, color="#0b7c86")
 def log_margin(state: DecodeState, prediction: Prediction) -> Tensor:
-    """Largest minus second largest log-probability."""
+    """Log-probability of the drawn token minus the largest of another token."""
+    return prediction.scatter(prediction.drawn_log_probs - prediction.other_log_probs)
+
+
+@ORDERS.register("max_confidence", baseline=True, twin=True, color="#7fa9d9")
+def max_confidence(state: DecodeState, prediction: Prediction) -> Tensor:
+    """Log of the largest probability, whatever token was drawn."""
+    return prediction.scatter(prediction.best_log_probs)
+
+
+@ORDERS.register("max_margin", baseline=True, twin=True, color="#7db894")
+def max_margin(state: DecodeState, prediction: Prediction) -> Tensor:
+    """Largest minus second largest probability, whatever token was drawn."""
+    top = prediction.top_log_probs.exp()
+    return prediction.scatter(top[:, 0] - top[:, 1])
+
+
+@ORDERS.register("max_log_margin", baseline=True, twin=True, color="#7bb5ba")
+def max_log_margin(state: DecodeState, prediction: Prediction) -> Tensor:
+    """Largest minus second largest log-probability, whatever token was drawn."""
     top = prediction.top_log_probs
     return prediction.scatter(top[:, 0] - top[:, 1])
 

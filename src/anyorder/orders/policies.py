@@ -6,8 +6,9 @@ write a file with a class like those below.
 The supervised policies here start AT a heuristic: their score is `scale * log-odds(c) + shift + correction`, with scale 1,
 shift 0 and a correction whose last layer is zero, so before any training they are the confidence order.
 
-The score of an objective such as correctness is the log-odds that the position's token is right: the denoiser's likeliest token
-at a predicted position, and, for policies that score committed tokens (critics), the committed token elsewhere.
+The score of an objective such as correctness is the log-odds that the position's token is right: at a predicted position the
+drawn token, which under argmax is the likeliest one, and, for policies that score committed tokens (critics), the committed
+token elsewhere.
 """
 
 from abc import abstractmethod
@@ -54,7 +55,10 @@ class PolicyNetwork(nn.Module, Pushable):
 
     Attributes:
         reads_hidden: whether it reads the denoiser's hidden states.
-        reads_logits: whether it reads more of the logits than `top_log_probs`, `entropy` and `top_probabilities`.
+        reads_logits: whether it reads more of the logits than the log-probabilities of the drawn and the two likeliest tokens,
+            `entropy` and `top_probabilities`.
+        reads_draw: whether its scores depend on the tokens that the token rule proposes, so that the likelihood of a trajectory
+            includes all proposals.
         top_positions: how many of the most confident positions it is restricted to; 0 for all.
         memories: what it remembers of earlier predictions, see `anyorder.memory`.
         unchecked: the folder that it was loaded from without a denoiser, until it is checked against the first one that it is
@@ -64,6 +68,7 @@ class PolicyNetwork(nn.Module, Pushable):
     Settings: ClassVar[type] = NoSettings
     reads_hidden: bool = True
     reads_logits: bool = False
+    reads_draw: bool = True
     top_positions: int = 0
     memories: tuple[Memory, ...] = ()
     unchecked: Path | None = None
@@ -169,6 +174,7 @@ class LookaheadSettings:
         default=(EVERYTHING,) * 4, metadata={"help": "one relation of the task per head; 'everything' is plain attention"}
     )
     first_prediction: bool = field(default=True, metadata={"help": "read what the first forward pass predicted"})
+    drawn: bool = field(default=False, metadata={"help": "read which token was drawn, for decoding with sampled tokens"})
 
 
 class SupervisedPolicy(PolicyNetwork):
@@ -193,7 +199,7 @@ class SupervisedPolicy(PolicyNetwork):
     def forward(self, state: DecodeState, prediction: Prediction) -> Tensor:
         """See `PolicyNetwork`."""
         correction = self.correct(state, prediction)
-        base = self.scale * prediction.scatter(prediction.log_odds.clamp(-30, 30), 0.0) + self.shift
+        base = self.scale * prediction.scatter(prediction.drawn_log_odds.clamp(-30, 30), 0.0) + self.shift
         base = torch.where(prediction.predicted, base, self.committed_shift)
         scores: Tensor = base + correction[..., 0]
         return scores
@@ -201,7 +207,7 @@ class SupervisedPolicy(PolicyNetwork):
 
 @POLICIES.register("mlp", trained_by="supervised")
 class MLPPolicy(SupervisedPolicy):
-    """Per token: log-probability of the likeliest token -> Linear to D, plus the hidden state, then an MLP D-width-1 with ReLU
+    """Per token: log-probability of the drawn token -> Linear to D, plus the hidden state, then an MLP D-width-1 with ReLU
     (arXiv 2606.00295, section 3)."""
 
     Settings = MLPSettings
@@ -215,7 +221,7 @@ class MLPPolicy(SupervisedPolicy):
 
     def correct(self, state: DecodeState, prediction: Prediction) -> Tensor:
         """See `SupervisedPolicy`."""
-        log_c = prediction.scatter(prediction.best_log_probs, 0.0)
+        log_c = prediction.scatter(prediction.drawn_log_probs, 0.0)
         features = self.score_in(log_c[..., None]) + prediction.hidden.float()
         corrected: Tensor = self.out(torch.relu(self.mlp_in(features)))
         return corrected
@@ -223,7 +229,7 @@ class MLPPolicy(SupervisedPolicy):
 
 @POLICIES.register("score_transformer", trained_by="supervised")
 class ScoreTransformer(SupervisedPolicy):
-    """Log-probability of the likeliest token -> width, then one encoder layer (arXiv 2606.00295, appendix B)."""
+    """Log-probability of the drawn token -> width, then one encoder layer (arXiv 2606.00295, appendix B)."""
 
     Settings = TransformerSettings
     reads_hidden = False
@@ -241,7 +247,7 @@ class ScoreTransformer(SupervisedPolicy):
 
     def correct(self, state: DecodeState, prediction: Prediction) -> Tensor:
         """See `SupervisedPolicy`."""
-        hidden = self.score_in(prediction.scatter(prediction.best_log_probs, 0.0)[..., None])
+        hidden = self.score_in(prediction.scatter(prediction.drawn_log_probs, 0.0)[..., None])
         if self.reads_hidden:
             hidden = hidden + self.hidden_in(prediction.hidden.float())
         corrected: Tensor = self.out(self.norm(self.blocks[0](hidden, state.attention_bias)))
@@ -258,7 +264,8 @@ class ScoreHiddenTransformer(ScoreTransformer):
 @POLICIES.register("lookahead", trained_by="supervised")
 class LookaheadPolicy(SupervisedPolicy):
     """Reads the complete proposal of the denoiser before anything is committed: hidden state, expected token, scores and status
-    of every position, then blocks whose heads may be restricted to the task's relations."""
+    of every position, with `drawn` the drawn token as well, then blocks whose heads may be restricted to the task's
+    relations."""
 
     Settings = LookaheadSettings
     reads_logits = True
@@ -275,9 +282,12 @@ class LookaheadPolicy(SupervisedPolicy):
         self.hidden_in = nn.Linear(self.hidden_size, width)
         self.token_embedding = nn.Embedding(self.vocab_size, width)
         self.first_in = nn.Linear(self.vocab_size, width, bias=False) if settings.first_prediction else None
+        self.drawn_embedding = nn.Embedding(self.vocab_size, width) if settings.drawn else None
         self.status_embedding = nn.Embedding(3, width)
         nn.init.normal_(self.token_embedding.weight, std=0.3)
         nn.init.normal_(self.status_embedding.weight, std=0.3)
+        if self.drawn_embedding is not None:
+            nn.init.normal_(self.drawn_embedding.weight, std=0.3)
         self.blocks = nn.ModuleList(Block(width, len(heads)) for _ in range(settings.layers))
         self.norm = nn.LayerNorm(width)
         self.out = nn.Linear(width, 1)
@@ -298,6 +308,8 @@ class LookaheadPolicy(SupervisedPolicy):
         if self.first_in is not None:
             first = state.memory.get(FirstPrediction())
             hidden = hidden + self.first_in(probabilities if first is None else first[0])
+        if self.drawn_embedding is not None:
+            hidden = hidden + self.drawn_embedding(state.tokens.masked_scatter(prediction.predicted, prediction.drawn_tokens))
         bias = state.attention_bias
         if self.relations is not None:
             bias = self.relations.bias(state.tokens, hidden.dtype)
@@ -307,11 +319,10 @@ class LookaheadPolicy(SupervisedPolicy):
         return corrected
 
     def _features(self, state: DecodeState, prediction: Prediction) -> Tensor:
-        """Float (B, L, 8): four scores of each prediction, and four of each committed token, 0 where there are none."""
-        log_probs = prediction.top_log_probs
-        scores = torch.stack(
-            [log_probs[:, 0].exp(), log_probs[:, 1].exp(), prediction.entropy, prediction.log_odds.clamp(-15, 15) / 5], dim=-1
-        )
+        """Float (B, L, 8): four scores of each prediction (probabilities of the drawn token and of the likeliest other one,
+        entropy, the drawn token's log-odds), and four of each committed token, 0 where there are none."""
+        drawn, other = prediction.drawn_log_probs.exp(), prediction.other_log_probs.exp()
+        scores = torch.stack([drawn, other, prediction.entropy, prediction.drawn_log_odds.clamp(-15, 15) / 5], dim=-1)
         features = torch.zeros((*state.tokens.shape, 8), dtype=scores.dtype, device=scores.device)
         features[..., :4] = features[..., :4].masked_scatter(prediction.predicted[..., None], scores)
         committed = (state.commit_step >= 0) & ~prediction.predicted

@@ -38,14 +38,14 @@ class RewardPolicy(PolicyNetwork):
             return scores
         inside = most_confident(state, prediction, self.top_positions)
         bound = scores.masked_fill(~inside, torch.inf).amin(dim=1, keepdim=True).detach()
-        confidence = prediction.scatter(prediction.best_log_probs, 0.0)
+        confidence = prediction.scatter(prediction.drawn_log_probs, 0.0)
         return torch.where(inside, scores, bound - _FAR_BELOW + confidence)
 
 
 def most_confident(state: DecodeState, prediction: Prediction, count: int) -> Tensor:
     """The `count` positions of highest confidence in each row among those that may be unmasked now, bool (B, L); ties go to the
     leftmost."""
-    confidence = prediction.scatter(prediction.log_odds).masked_fill(~state.available, -torch.inf)
+    confidence = prediction.scatter(prediction.drawn_log_odds).masked_fill(~state.available, -torch.inf)
     rank = confidence.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
     return (rank < count) & state.available
 
@@ -74,6 +74,7 @@ class UPOPolicy(RewardPolicy):
             raise ValueError(f"{settings.heads} heads do not divide the denoiser's hidden size {self.hidden_size}")
         self.top_probabilities = min(settings.top_probabilities, self.vocab_size)
         width = settings.width
+        self.reads_draw = bool(settings.top_positions)
         self.block = Block(self.hidden_size, settings.heads)
         self.norm = nn.LayerNorm(self.hidden_size)
         self.mlp = nn.Sequential(
@@ -128,7 +129,7 @@ class ConfidenceTransformer(RewardPolicy):
 
     def score(self, state: DecodeState, prediction: Prediction) -> Tensor:
         """See `RewardPolicy`."""
-        confidence = prediction.scatter(prediction.best_log_probs.exp(), 1.0)
+        confidence = prediction.scatter(prediction.drawn_log_probs.exp(), 1.0)
         hidden = self.token_in(torch.stack([confidence, state.masked.float()], dim=-1))
         total = state.generated.sum(dim=1, keepdim=True).clamp(min=1)
         time = self.time_in(total.float().reciprocal() * state.step[:, None])

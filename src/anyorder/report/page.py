@@ -15,10 +15,11 @@ from typing import Any
 
 from anyorder import __version__
 from anyorder.errors import BadInput, counted
-from anyorder.evaluation.results import Report, Result
+from anyorder.evaluation.results import Cell, Report, Result
+from anyorder.evaluation.samplers import noise_name
 from anyorder.evaluation.saved import report_of
 from anyorder.evaluation.tables import format_p, grids_of, metric_name
-from anyorder.evaluation.trajectories import Problem, Trajectories
+from anyorder.evaluation.trajectories import Problem, Run, Trajectories
 from anyorder.files import dump_json
 
 _SCRIPTS = ("dom.js", "data.js", "board.js", "column.js", "plot.js", "main.js")
@@ -69,15 +70,11 @@ def headlines(report: Report) -> list[str]:
     """One sentence on the results for each budget of steps and scale of noise."""
     sentences = []
     for result in report.results:
-        cell = [r for r in report.results if (r.steps, r.noise) == (result.steps, result.noise) and r.kind != "oracle"]
+        cell = [r for r in report.results if r.cell == result.cell and r.kind != "oracle"]
         if not cell or result is not max(cell, key=lambda r: r.main(report.main_metric)[0]):
             continue
-        noise = f" and order noise {result.noise:g}" if result.noise else ""
-        sentence = f"At {counted(result.steps, 'step')}{noise}, {_accuracy(result, report)}"
-        found = next(
-            (c for c in report.comparisons
-             if (c.order, c.steps, c.noise) == (result.order, result.steps, result.noise)), None
-        )  # fmt: skip
+        sentence = f"At {result.cell}, {_accuracy(result, report)}"
+        found = next((c for c in report.comparisons if (c.order, c.cell) == (result.order, result.cell)), None)
         base = next((r for r in cell if found and r.order == found.against), None)
         if found and base:
             sentence += f"; {_accuracy(base, report)} (p: {format_p(found.p_value)})"
@@ -116,7 +113,7 @@ def _page_data(trajectories: Trajectories | None, report: Report, about: dict[st
     data: dict[str, Any] = {
         "runs": [],
         "results": [
-            {"order": r.order, "noise": r.noise, "nfe": r.nfe, "accuracy": r.main(report.main_metric)[0],
+            {"order": r.order, "noise": noise_name(r.noise, r.anneal), "nfe": r.nfe, "accuracy": r.main(report.main_metric)[0],
              "ci95": list(r.main(report.main_metric)[1]), "kind": r.kind}
             for r in report.results
         ],
@@ -155,7 +152,7 @@ def _opening(trajectories: Trajectories) -> dict[str, Any]:
     solved = {number: [decode.correct for decode in run.decodes] for number, run in runs}
     honest = [number for number, run in runs if run.kind != "oracle"] or [0]
     first = max(honest, key=lambda number: sum(solved[number]))
-    same = [n for n, run in runs if n != first and (run.steps, run.noise) == _budget(trajectories, first)]
+    same = [n for n, run in runs if n != first and _budget(run) == _budget(trajectories.runs[first])]
     others = sorted(same, key=lambda n: (trajectories.runs[n].order != "confidence", trajectories.runs[n].kind == "oracle"))
     second = [*others, *(n for n, _ in runs if n != first)][:1]
     pairs = zip(solved[first], solved[second[0]] if second else solved[first], strict=True)
@@ -163,8 +160,8 @@ def _opening(trajectories: Trajectories) -> dict[str, Any]:
     return {"runs": [first, *second], "problem": telling[0] if telling else 0}
 
 
-def _budget(trajectories: Trajectories, number: int) -> tuple[int, float]:
-    return trajectories.runs[number].steps, trajectories.runs[number].noise
+def _budget(run: Run) -> Cell:
+    return Cell(run.steps, run.noise, run.anneal)
 
 
 def _table(title: str, header: list[str], rows: list[list[str]]) -> str:

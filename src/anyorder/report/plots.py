@@ -13,6 +13,7 @@ from anyorder.errors import BadInput
 from anyorder.evaluation.calibration import Calibration, calibration
 from anyorder.evaluation.operating_points import Fronts, lines_of
 from anyorder.evaluation.results import Report, Result
+from anyorder.evaluation.samplers import noise_name
 from anyorder.evaluation.tables import metric_name
 from anyorder.evaluation.trajectories import THOUSANDTHS, Run, Trajectories, predicted_of, states_of
 from anyorder.report.style import COLORS, figure, legend_aside, look_of, spread
@@ -25,18 +26,19 @@ def accuracy_against_steps(report: Report, path: Path, title: str = "") -> Path:
 
     With several scales of noise there is one panel for each.
     """
-    noises = list(dict.fromkeys(r.noise for r in report.results))
+    noises = list(dict.fromkeys(noise_name(r.noise, r.anneal) for r in report.results))
     with figure(path, len(noises), 5.0, 4.2, share_y=True) as axes:
         for axis, noise in zip(axes, noises, strict=True):
             markers: dict[str, str] = {}
             for number, order in enumerate(dict.fromkeys(r.order for r in report.results)):
                 rule = order.partition("@")[2]  # orders have colors, and count rules have markers
                 marker = markers.setdefault(rule, MARKERS[len(markers) % len(MARKERS)])
-                rows = sorted((r for r in report.results if r.order == order and r.noise == noise), key=lambda r: r.nfe)
+                mine = [r for r in report.results if r.order == order and noise_name(r.noise, r.anneal) == noise]
+                rows = sorted(mine, key=lambda r: r.nfe)
                 _accuracies(axis, rows, report.main_metric, marker=marker, label=order, **look_of(order, number))
             axis.set_xlabel("NFE: forward passes per sequence")
             axis.set_ylim(0, 102)
-            axis.set_title(title if not noise else f"{title}, order noise {noise:g}".lstrip(", "))
+            axis.set_title(title if not noise else f"{title}, order {noise}".lstrip(", "))
         axes[0].set_ylabel(f"{metric_name(report)}, %")
         legend_aside(axes[-1])
     return path

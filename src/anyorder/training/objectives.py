@@ -30,7 +30,7 @@ class Truth:
         state: the states, with the solutions `state.x0`.
         prediction: what the denoiser predicts at the masked positions.
         token_losses: l_i = -log p_i(x0_i) at masked positions (30 at most), 0 elsewhere, float (B, L).
-        correct: whether the likeliest token (masked positions) or the present one (elsewhere) is the solution's, bool (B, L).
+        correct: whether the drawn token (masked positions) or the present one (elsewhere) is the solution's, bool (B, L).
         row_weight: float (B,), 1, or `objective.incorrect_weight` if a visible token is already wrong.
         time_weight: w_t of the schedule, float (B,); None if the recipe does not use it.
     """
@@ -61,7 +61,7 @@ def order(scores: Tensor, truth: Truth) -> Tensor:
 
 @OBJECTIVES.register("correctness")
 def correctness(scores: Tensor, truth: Truth) -> Tensor:
-    """Cross-entropy of the scores as log-odds that the likeliest token is right."""
+    """Cross-entropy of the scores as log-odds that the drawn token is right."""
     return losses.correctness_loss(scores, truth.correct, truth.masked, truth.row_weight)
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from anyorder.decoding.tokens import Argmax, TokenRule
+from anyorder.decoding.tokens import Argmax, Sample, TokenRule, propose
 from anyorder.denoisers.base import attention_of, fingerprint, move
 from anyorder.diffusion import mask_tokens, stratified
 from anyorder.errors import BadInput, first_line
@@ -84,12 +84,14 @@ class Batch:
     Args:
         state: before the forward pass, with the solutions `x0`.
         memories: that the policy declares.
+        token: draws the tokens that the policy scores.
         time_weight: w_t, float (B,); None if the recipe does not use it.
         pool: that the states belong to; None for uniform states.
     """
 
     state: DecodeState
     memories: tuple[Memory, ...]
+    token: TokenRule
     time_weight: Tensor | None = None
     pool: Pool | None = None
 
@@ -97,7 +99,8 @@ class Batch:
         """State and prediction, from the logits (K, V) of the masked positions and the hidden states (B, L, D)."""
         state = self.state
         prediction = Prediction(forbid(logits, state.rejected[state.masked]), hidden, state.masked)
-        return remember(state, prediction, self.memories), prediction
+        state = remember(state, prediction, self.memories)
+        return state, prediction.with_candidates(*propose(self.token, state, prediction))
 
 
 def scores_of(policy: nn.Module, state: DecodeState, prediction: Prediction) -> Tensor:
@@ -140,7 +143,8 @@ class OrderJob:
         self.rate_scales: dict[str, float] = {}
         self.cycle = 1
         self.unsharded: list[nn.Module] | None = None
-        self.token: TokenRule = TrueTokens() if self.settings.states == "teacher" else Argmax()
+        self.proposals: TokenRule = Sample(self.settings.token_temperature) if self.settings.token_temperature else Argmax()
+        self.token = TrueTokens() if self.settings.states == "teacher" else self.proposals
         self.device = torch.device("cpu")
         self.pool: Pool | None = None
 
@@ -173,7 +177,7 @@ class OrderJob:
         if self.settings.solutions == "stored":
             return state
         problems = Instances(state.tokens.masked_fill(state.generated, state.mask_token_id), state.generated, state.x0)
-        filled = state.tokens.masked_scatter(state.masked, prediction.best_tokens)
+        filled = state.tokens.masked_scatter(state.masked, prediction.drawn_tokens)
         return state.replace(x0=self.task.nearest_solutions(problems, filled, ~state.masked).to(state.tokens.device))
 
     def _advance(self, batch: Batch, state: DecodeState, prediction: Prediction, scores: Tensor) -> None:
@@ -189,8 +193,12 @@ class OrderJob:
         drawn = draw_clean(self.task, self.instances, self.recipe, step, rng)
         x0, tokens, generated = (v[rows].to(self.device) for v in drawn)
         budget_noise, keep_noise = (torch.from_numpy(rng.random(size))[rows].to(self.device) for _ in range(2))
+        seeds = torch.zeros(size, dtype=torch.int64)
+        if self.settings.token_temperature:
+            seeds = torch.from_numpy(rng.integers(0, 2**62, size))
+        seeds = seeds[rows].to(self.device)
         if self.settings.states == "uniform":
-            return self._uniform(x0, generated, rng, rows)
+            return self._uniform(x0, generated, seeds, rng, rows)
         low, high = self.settings.rollout_steps
         fresh = Pool.start(
             x0, tokens, generated, self.task.mask_token_id,
@@ -199,10 +207,10 @@ class OrderJob:
             keeps=keep_noise < self.settings.keep_incorrect,
         )  # fmt: skip
         pool = fresh if self.pool is None else self.pool.refill(fresh)
-        state = pool.state.replace(attention_mask=attention_of(self.denoiser, pool.state.tokens))
-        return Batch(state, self.policy.memories, pool=pool)
+        state = pool.state.replace(attention_mask=attention_of(self.denoiser, pool.state.tokens), seeds=seeds)
+        return Batch(state, self.policy.memories, self.proposals, pool=pool)
 
-    def _uniform(self, x0: Tensor, generated: Tensor, rng: np.random.Generator, rows: slice) -> Batch:
+    def _uniform(self, x0: Tensor, generated: Tensor, seeds: Tensor, rng: np.random.Generator, rows: slice) -> Batch:
         """States of the forward process."""
         size = self.recipe.run.batch_size
         if self.recipe.masking.scope == "everything":
@@ -213,10 +221,9 @@ class OrderJob:
         time_weight = self.schedule.weight(t).float() if self.recipe.masking.time_weight else None
         columns = without_padding(x_t, self.task.pad_token_id)
         x_t, generated, x0 = (v[:, columns] for v in (x_t, generated, x0))
-        none = torch.zeros(len(x_t), dtype=torch.int64, device=self.device)
         mask = attention_of(self.denoiser, x_t)
-        state = DecodeState.start(x_t, generated, self.task.mask_token_id, none, none + 1, mask, x0)
-        return Batch(state, self.policy.memories, time_weight)
+        state = DecodeState.start(x_t, generated, self.task.mask_token_id, seeds, torch.ones_like(seeds), mask, x0)
+        return Batch(state, self.policy.memories, self.proposals, time_weight)
 
     def _objective(
         self, scores: Tensor, state: DecodeState, prediction: Prediction, batch: Batch
@@ -225,7 +232,7 @@ class OrderJob:
         assert state.x0 is not None
         masked, settings, committed = state.masked, self.settings, state.generated & ~state.masked
         token_losses = prediction.scatter(-prediction.log_probs_of(state.x0[masked]).clamp(min=-30), 0.0)
-        correct = state.tokens.masked_scatter(masked, prediction.best_tokens) == state.x0
+        correct = state.tokens.masked_scatter(masked, prediction.drawn_tokens) == state.x0
         incorrect = (~correct & committed).any(dim=1)
         weight = torch.where(incorrect, settings.incorrect_weight, 1.0)
         loss = self.objective(scores, Truth(state, prediction, token_losses, correct, weight, batch.time_weight))
@@ -233,7 +240,7 @@ class OrderJob:
             count, temperature = batch.pool.per_step, settings.selection_temperature
             selected = selection_loss(scores, ~correct, masked, count, temperature, weight)
             loss = loss + settings.selection_weight * selected
-        confidence = prediction.scatter(prediction.log_odds.clamp(-30, 30), 0.0)
+        confidence = prediction.scatter(prediction.drawn_log_odds.clamp(-30, 30), 0.0)
         logged = {
             "candidates_correct": float((correct & masked).sum()) / max(1, int(masked.sum())),
             "committed_correct": float((correct & committed).sum()) / max(1, int(committed.sum())),

@@ -150,8 +150,8 @@ class RewardJob:
         return total, drawn.numbers | {"clipped": seen / max(1, choices), "epoch": float(epoch)}
 
     def _current(self, model: nn.Module, kept: Step, drawn: Round) -> tuple[Tensor, Tensor | float, Prediction]:
-        """Scores (b, L) of a recorded step under the current weights, the log-probability of its tokens if they are trained,
-        and the prediction."""
+        """Scores (b, L) of a recorded step under the current weights, the log-probability of its tokens if the denoiser is
+        trained, and the prediction."""
         if not self.update.train_denoiser:
             scores = model(kept.state, kept.prediction).masked_fill(~kept.state.available, -torch.inf)
             return scores, 0.0, kept.prediction
@@ -162,9 +162,8 @@ class RewardJob:
         logits, state, prediction, scores = model(kept.state, kept.prediction.predicted, see, _plain_scores)
         scores = scores.masked_fill(~state.available, -torch.inf)
         log_p = torch.log_softmax(logits.float() / self.settings.token_temperature, dim=-1)
-        log_p = log_p.gather(1, drawn.decoded.tokens[kept.rows][prediction.predicted][:, None])[:, 0]
-        taken = drawn.decoded.commit_step[kept.rows] == kept.number
-        return scores, (prediction.scatter(log_p, 0.0) * taken).sum(dim=1), prediction
+        log_p = log_p.gather(1, prediction.drawn_tokens[:, None])[:, 0]
+        return scores, self._token_log_prob(kept, log_p, drawn.decoded), prediction
 
     # ---- a round of rollouts ------------------------------------------------------------------------------------------
 
@@ -256,12 +255,19 @@ class RewardJob:
             steps=budget, block_length=self.settings.block, token=token, x0=x0,
         )  # fmt: skip
         if self.update.train_denoiser:  # an action is a position and a token
-            steps = [replace(s, log_prob=s.log_prob + self._token_log_prob(s, decoded)) for s in steps]
+            steps = [
+                replace(s, log_prob=s.log_prob + self._token_log_prob(s, s.prediction.candidate_log_probs, decoded))
+                for s in steps
+            ]
         return steps, decoded
 
-    def _token_log_prob(self, step: Step, decoded: Decoded) -> Tensor:
-        now = decoded.commit_step[step.rows] == step.number
-        return torch.where(now, decoded.token_log_probs[step.rows], 0.0).sum(dim=1)
+    def _token_log_prob(self, step: Step, log_probs: Tensor | None, decoded: Decoded) -> Tensor:
+        """Log-probability (b,) of the tokens of a step, given those of all proposals (K,): of the committed tokens, or of every
+        proposal if the order depended on all of them."""
+        assert log_probs is not None
+        every = step.prediction.scatter(log_probs.float(), 0.0)
+        counted = self.policy.reads_draw | (decoded.commit_step[step.rows] == step.number)
+        return torch.where(counted, every, 0.0).sum(dim=1)
 
     def _guide(self, imitating: bool) -> Expert | None:
         """What the policy imitates, or is compared with, in this round."""
@@ -299,7 +305,7 @@ class RewardJob:
     def _divergence(self, scores: Tensor, log_prob: Tensor, prediction: Prediction, kept: Step) -> Tensor:
         """Of each choice of a step (b,): cross-entropy to the most confident position (eq. 29), or the surrogate of eq. 24."""
         if self.update.reference == "confidence":
-            open_odds = prediction.scatter(prediction.log_odds).masked_fill(~kept.state.available, -torch.inf)
+            open_odds = prediction.scatter(prediction.drawn_log_odds).masked_fill(~kept.state.available, -torch.inf)
             best = open_odds.argmax(dim=1, keepdim=True)
             found: Tensor = -torch.log_softmax(scores, dim=1).gather(1, best)[:, 0]
             return found

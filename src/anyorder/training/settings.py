@@ -159,6 +159,9 @@ class ObjectiveSettings(PartSection):
     rollout_steps: tuple[_Positive, _Positive] = Field(
         (5, 40), description="range of the number of steps in which a problem is decoded"
     )
+    token_temperature: float = Field(
+        0.0, ge=0, description="temperature of the tokens that the policy scores and commits; 0 takes the likeliest"
+    )
     incorrect_weight: float = Field(0.1, ge=0, description="weight of states that already hold a wrong token")
     keep_incorrect: float = Field(1.0, ge=0, le=1, description="share of problems that go on after a wrong token")
     selection_weight: float = Field(

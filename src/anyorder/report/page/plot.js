@@ -46,6 +46,6 @@ function onePlot(page, orders, results, noise) {
     }
     legend.append(make("li", {}, make("i", { style: { "border-color": color } }), order));
   });
-  const caption = `${page.words.accuracy} against forward passes${noise ? `, order noise ${noise}` : ""}, with 95 % intervals`;
+  const caption = `${page.words.accuracy} against forward passes${noise ? `, order ${noise}` : ""}, with 95 % intervals`;
   return make("figure", { class: "plot" }, make("figcaption", { text: caption }), svg, legend);
 }
