@@ -74,7 +74,7 @@ SLOW: dict[str, Callable[[Path, Path], list[object]]] = {
 
 
 def _molecules(out: Path) -> Path:
-    (out / "m.smi").write_text("\n".join(["CCO", "CCN", "c1ccccc1", "CC(=O)O", "CCCl", "CCBr"] * 6))
+    (out / "m.smi").write_text("\n".join("C" * length + end for length in range(1, 7) for end in ("O", "N", "Cl", "Br")))
     return out / "m.smi"
 
 
