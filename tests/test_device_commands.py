@@ -59,6 +59,7 @@ ARGUMENTS: dict[str, Callable[[Path, Path], list[object]]] = {
     "train by reward": lambda model, out: [
         "train", "sudoku4-upo", "--out", out / "r", *settings(denoiser=model, run__batch_size=12, policy__width=8)
     ],
+    "fold": lambda model, out: ["fold", _proteins(out), "--model", _esmfold(out), "--json", out / "f.json"],
 }  # fmt: skip
 SLOW: dict[str, Callable[[Path, Path], list[object]]] = {
     "demo": lambda model, out: ["demo", "--out", out / "demo", "--limit", 2],
@@ -66,7 +67,6 @@ SLOW: dict[str, Callable[[Path, Path], list[object]]] = {
         "fit", "--model", "moses", "--data", _molecules(out), "--out", out / "fit", "--steps", 3, "--updates", 2,
         "--train-batch-size", 4, "--samples", 2,
     ],
-    "fold": lambda model, out: ["fold", _proteins(out), "--model", _esmfold(out), "--json", out / "f.json"],
     "reproduce": lambda model, out: [
         "reproduce", "upo-figure4", "--out", out / "r", "--seeds", "0", "--limit", 4, "--workers", 1,
     ],
@@ -117,6 +117,11 @@ def test_a_command_on_the_device(case: str, folder: Path, tmp_path: Path) -> Non
     result = run(*map(str, [*words, *dtype]))
     wrong_sample = words[0] == "sample" and result.returncode == 1
     assert result.returncode == 0 or wrong_sample, result.stdout + result.stderr
+
+
+def test_fold_takes_a_device(tmp_path: Path) -> None:
+    result = run("fold", str(_proteins(tmp_path)), "--model", str(tmp_path), "--device", "cuda:99")
+    assert result.returncode == 2 and "device 'cuda:99' cannot be used here" in result.stderr
 
 
 @pytest.mark.slow

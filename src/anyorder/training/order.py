@@ -204,7 +204,7 @@ class OrderJob:
         time_weight = self.schedule.weight(t).float() if self.recipe.masking.time_weight else None
         columns = without_padding(x_t, self.task.pad_token_id)
         x_t, generated, x0 = (v[:, columns] for v in (x_t, generated, x0))
-        none = torch.zeros(len(x_t), dtype=torch.int64, device=self.device)
+        none = x_t.new_zeros(len(x_t))
         mask = attention_of(self.denoiser, x_t)
         state = DecodeState.start(x_t, generated, self.task.mask_token_id, none, none + 1, mask, x0)
         return Batch(state, self.policy.memories, time_weight)
