@@ -126,7 +126,7 @@ def test_a_table_of_scores_and_a_table_of_logits_move_too() -> None:
     order = TabularOrder(paths, [torch.rand(state.tokens.shape) for state in paths.states])
     expected = decode(table, tokens[None], Sampler(order)).tokens
     agree(decode(table.to(DEVICE), tokens[None], Sampler(order).to(DEVICE)).tokens, expected)
-    scores = [part.detach() for part in order.scores.split([len(state) for state in paths.states])]
+    scores = [part.detach().cpu() for part in order.scores.split([len(state) for state in paths.states])]
     there = TabularOrder(enumerate_paths(table, tokens), scores)
     agree(decode(table, tokens[None], there).tokens, expected)
 

@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 import typer
 
 from anyorder import demo, reproduce
 from anyorder.cli import app
+from anyorder.evaluation.structure import ESMFold
 from commands import run
-from on_device import DTYPE, REAL, gpu
+from on_device import DEVICE, DTYPE, REAL, gpu
 from test_reproduce import tiny_reward
 from tiny_zoo import save_tiny
 
@@ -117,6 +119,11 @@ def test_a_command_on_the_device(case: str, folder: Path, tmp_path: Path) -> Non
     result = run(*map(str, [*words, *dtype]))
     wrong_sample = words[0] == "sample" and result.returncode == 1
     assert result.returncode == 0 or wrong_sample, result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("where", [DEVICE, "cpu"])
+def test_a_structure_predictor_is_where_it_was_asked_to_be(where: str, tmp_path: Path) -> None:
+    assert ESMFold(_esmfold(tmp_path), device=where)._load().device.type == torch.device(where).type
 
 
 def test_fold_takes_a_device(tmp_path: Path) -> None:
