@@ -5,7 +5,7 @@ import re
 from importlib import resources
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -161,7 +161,9 @@ def _values(kind: Any) -> str:
     """The type of a setting, for a person."""
     if get_origin(kind) is Literal:
         return ", ".join(f"`{choice}`" for choice in get_args(kind))
-    if isinstance(kind, UnionType):
+    if get_origin(kind) is Annotated:
+        return _values(get_args(kind)[0])
+    if get_origin(kind) in (UnionType, Union):
         return " or ".join("none" if part is NoneType else _values(part) for part in get_args(kind))
     names = {int: "whole number", float: "number", bool: "true or false", str: "text"}
     names |= {list: "list", dict: "table", tuple: "pair"}

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import safetensors.torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 import every_part
 from anyorder.decoding.loop import decode
-from anyorder.decoding.result import Decoded
+from anyorder.decoding.result import Decoded, History
 from anyorder.decoding.sampler import Sampler
 from anyorder.denoisers.transformer import Transformer
 from anyorder.diffusion import stratified
@@ -26,9 +27,12 @@ from anyorder.evaluation.enumeration import (
     enumerate_paths,
 )
 from anyorder.evaluation.likelihood import Process, estimate_bound, exact_bound, log_likelihood
+from anyorder.files import write_tensors
 from anyorder.hub import save_weights
+from anyorder.orders import heuristics
 from anyorder.orders.heuristics import confidence, max_confidence
 from anyorder.tasks import make_task
+from anyorder.tasks.instances import Instances
 from on_device import DEVICE, DTYPE, REAL, agree, gpu
 
 
@@ -122,6 +126,9 @@ def test_a_table_of_scores_and_a_table_of_logits_move_too() -> None:
     order = TabularOrder(paths, [torch.rand(state.tokens.shape) for state in paths.states])
     expected = decode(table, tokens[None], Sampler(order)).tokens
     agree(decode(table.to(DEVICE), tokens[None], Sampler(order).to(DEVICE)).tokens, expected)
+    scores = [part.detach().cpu() for part in order.scores.split([len(state) for state in paths.states])]
+    there = TabularOrder(enumerate_paths(table, tokens), scores)
+    agree(decode(table, tokens[None], there).tokens, expected)
 
 
 def numbers(where: str, given: str, looks: bool = False) -> list[Any]:
@@ -138,7 +145,9 @@ def numbers(where: str, given: str, looks: bool = False) -> list[Any]:
     def proposed(state: Any, prediction: Any, z: Tensor) -> Tensor:
         return confidence(state, prediction) + 0.1 * z
 
-    for process in (Process(table, max_confidence), Process(table, proposed, looks_at_proposal=True)):
+    for process in (
+        Process(table, max_confidence), Process(table, heuristics.random), Process(table, proposed, looks_at_proposal=True),
+    ):  # fmt: skip
         found += [log_likelihood(process, tokens, x0), *exact_bound(process, tokens, x0)]
     estimates = [
         estimate_bound(process, tokens, x0, 20, states=states)
@@ -172,6 +181,15 @@ def test_tasks_check_sequences_from_anywhere(name: str) -> None:
     assert task.notes(tokens[0].to(DEVICE)) == task.notes(tokens[0])
 
 
+def test_a_task_checks_problems_from_anywhere() -> None:
+    task = make_task("sorting")
+    problems = task.generate(3, 0)
+    there = Instances(problems.tokens.to(DEVICE), problems.maskable.to(DEVICE), problems.x0.to(DEVICE), problems.labels)
+    agree([there.cpu().tokens, there.cpu().maskable, there.cpu().x0], [problems.tokens, problems.maskable, problems.x0])
+    found = task.check(instances=there, tokens=problems.x0.to(DEVICE))
+    assert repr(found) == repr(task.check(problems, problems.x0))
+
+
 def test_times_are_drawn_where_their_numbers_are() -> None:
     numbers = torch.tensor([0.3, 0.9, 0.1])
     agree(stratified(numbers.to(DEVICE)).cpu(), stratified(numbers))
@@ -179,5 +197,16 @@ def test_times_are_drawn_where_their_numbers_are() -> None:
 
 def test_weights_of_an_own_module_are_saved_from_the_device(tmp_path: Path) -> None:
     module = nn.Linear(3, 2)
-    save_weights(copy.deepcopy(module).to(DEVICE), tmp_path)
+    with mock.patch("anyorder.hub.write_tensors", wraps=write_tensors) as written:
+        save_weights(copy.deepcopy(module).to(DEVICE), tmp_path)
+    agree(written.call_args.args[1], dict(module.state_dict()))  # copies that the memory of the GPU need not hold
     agree(safetensors.torch.load_file(tmp_path / "model.safetensors"), dict(module.state_dict()))
+
+
+def test_the_history_of_problems_of_the_cpu_is_there() -> None:
+    def kept(where: str) -> list[Tensor]:
+        history = History(TOKENS)
+        decode(denoiser(where), TOKENS, "confidence", on_step=history)
+        return history.tokens
+
+    agree(kept(DEVICE), kept("cpu"))

@@ -151,6 +151,69 @@ def test_the_scheduler_of_diffusers(how: dict[str, Any]) -> None:
     agree(pipeline(DEVICE, dict(how), PROMPTS.to(DEVICE)).cpu(), pipeline("cpu", dict(how), PROMPTS))
 
 
+def test_the_scheduler_of_diffusers_without_hidden_states() -> None:
+    def found(where: str) -> Tensor:
+        scheduler = OrderScheduler(order=by_hidden_states)
+        scheduler.set_timesteps(2, block_length=4)
+        logits = torch.linspace(-1, 1, 2 * 4 * 12).sin().view(2, 4, 12).to(where)
+        return scheduler.step(logits, 0, HOLES.to(where), mask_token_id=4).prev_sample.cpu()  # type: ignore[union-attr]
+
+    agree(found(DEVICE), found("cpu"))
+
+
+def by_hidden_states(state: Any, prediction: Any) -> Tensor:
+    """An order that reads the hidden states, even if there are none."""
+    return prediction.scatter(prediction.log_odds) + prediction.hidden.sum(dim=-1)
+
+
+class TwoDevices(MaskedBert):
+    """A model whose head is on the CPU and whose body may be elsewhere; it moves tensors itself, as accelerate does."""
+
+    moves_after: bool
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, **_: Any) -> Any:
+        hidden = self.bert(input_ids, attention_mask=attention_mask).last_hidden_state.cpu()
+        return transformers.modeling_outputs.MaskedLMOutput(logits=self.cls(hidden))
+
+
+def on_two(where: str) -> Any:
+    """The body on a device, the head on the CPU."""
+    model = TwoDevices(config_of(mask_token_id=4, tie_word_embeddings=False)).eval()
+    model.load_state_dict(random_model(0).state_dict())
+    model.bert.to(where, DTYPE), model.cls.to(DTYPE)
+    return model
+
+
+@pytest.mark.parametrize("watched", ["head", "body"])
+def test_a_model_on_two_devices(watched: str) -> None:
+    def found(where: str) -> list[Tensor]:
+        denoiser = HuggingFaceDenoiser(on_two(where), 4, pad_token_id=0)
+        denoiser._parts[watched == "head"] = None
+        learned = anyorder.decode(denoiser, HOLES, fitted(denoiser)).tokens
+        return [learned, denoiser(HOLES.to(where), positions=(HOLES == 4).to(where)).hidden.cpu()]
+
+    agree(found(DEVICE), found("cpu"))
+
+
+def test_which_positions_may_be_masked() -> None:
+    denoiser = HuggingFaceDenoiser(bert(DEVICE), 4, pad_token_id=0, forbidden=[9])
+    agree(denoiser.maskable(HOLES.to(DEVICE)).cpu(), HOLES != 9)
+
+
+def test_a_causal_model_on_the_device_is_found_out() -> None:
+    model = transformers.GPT2LMHeadModel(transformers.GPT2Config(vocab_size=12, n_embd=8, n_layer=1, n_head=1))
+    with pytest.raises(BadInput, match="is a causal model"):
+        HuggingFaceDenoiser(model.to(DEVICE), 4)
+
+
+def test_a_denoiser_is_loaded_onto_the_device_that_is_named() -> None:
+    for where in (DEVICE, "cpu"):
+        made = anyorder.load_denoiser("test_device_calls:TwoLayers", device=where, mask_token_id=4, vocab_size=12)
+        assert {p.device.type for p in made.parameters()} == {torch.device(where).type}
+    with pytest.raises(BadInput, match="device 'cuda:99' cannot be used"):
+        anyorder.load_denoiser("test_device_calls:TwoLayers", device="cuda:99", mask_token_id=4, vocab_size=12)
+
+
 def test_texts_with_holes() -> None:
     texts = ["CC_{3}O", "c1ccccc1_{4}"]
     agree(

@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 import typer
 
 from anyorder import demo, reproduce
 from anyorder.cli import app
+from anyorder.evaluation.structure import ESMFold
 from commands import run
-from on_device import DTYPE, REAL, gpu
+from on_device import DEVICE, DTYPE, REAL, gpu
 from test_reproduce import tiny_reward
 from tiny_zoo import save_tiny
 
@@ -60,6 +62,7 @@ ARGUMENTS: dict[str, Callable[[Path, Path], list[object]]] = {
     "train by reward": lambda model, out: [
         "train", "sudoku4-upo", "--out", out / "r", *settings(denoiser=model, run__batch_size=12, policy__width=8)
     ],
+    "fold": lambda model, out: ["fold", _proteins(out), "--model", _esmfold(out), "--json", out / "f.json"],
 }  # fmt: skip
 SLOW: dict[str, Callable[[Path, Path], list[object]]] = {
     "demo": lambda model, out: ["demo", "--out", out / "demo", "--limit", 2],
@@ -67,7 +70,6 @@ SLOW: dict[str, Callable[[Path, Path], list[object]]] = {
         "fit", "--model", "moses", "--data", _molecules(out), "--out", out / "fit", "--steps", 3, "--updates", 2,
         "--train-batch-size", 4, "--samples", 2,
     ],
-    "fold": lambda model, out: ["fold", _proteins(out), "--model", _esmfold(out), "--json", out / "f.json"],
     "reproduce": lambda model, out: [
         "reproduce", "upo-figure4", "--out", out / "r", "--seeds", "0", "--limit", 4, "--workers", 1,
     ],
@@ -75,7 +77,7 @@ SLOW: dict[str, Callable[[Path, Path], list[object]]] = {
 
 
 def _molecules(out: Path) -> Path:
-    (out / "m.smi").write_text("\n".join(["CCO", "CCN", "c1ccccc1", "CC(=O)O", "CCCl", "CCBr"] * 6))
+    (out / "m.smi").write_text("\n".join("C" * length + end for length in range(1, 7) for end in ("O", "N", "Cl", "Br")))
     return out / "m.smi"
 
 
@@ -118,6 +120,16 @@ def test_a_command_on_the_device(case: str, folder: Path, tmp_path: Path) -> Non
     result = run(*map(str, [*words, *dtype]))
     wrong_sample = words[0] == "sample" and result.returncode == 1
     assert result.returncode == 0 or wrong_sample, result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("where", [DEVICE, "cpu"])
+def test_a_structure_predictor_is_where_it_was_asked_to_be(where: str, tmp_path: Path) -> None:
+    assert ESMFold(_esmfold(tmp_path), device=where)._load().device.type == torch.device(where).type
+
+
+def test_fold_takes_a_device(tmp_path: Path) -> None:
+    result = run("fold", str(_proteins(tmp_path)), "--model", str(tmp_path), "--device", "cuda:99")
+    assert result.returncode == 2 and "device 'cuda:99' cannot be used here" in result.stderr
 
 
 @pytest.mark.slow

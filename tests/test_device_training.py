@@ -16,10 +16,12 @@ from anyorder.registry import OBJECTIVES, POLICIES
 from anyorder.training.denoiser import DenoiserJob
 from anyorder.training.fit import run_recipe
 from anyorder.training.joint import JointJob
+from anyorder.training.loop import _anyone
 from anyorder.training.order import OrderJob
 from anyorder.training.recipes import validate_recipe
 from anyorder.training.reward import RewardJob
 from anyorder.training.rewards import Outcome
+from anyorder.training.sharding import average_gradients
 from on_device import DEVICE, agree, training_on
 from tiny_zoo import save_tiny
 
@@ -31,7 +33,7 @@ UNIFORM = {"states": "uniform", "critic": False}
 JOBS = {"denoiser": DenoiserJob, "order": OrderJob, "joint": JointJob, "reward": RewardJob}
 RECIPES: dict[str, dict[str, Any]] = {
     "denoiser": {"kind": "denoiser", "denoiser": {"architecture": "structured", "width": 8, "layers": 1, "heads": HEADS},
-                 "optimizer": {"name": "muon", "lr": 0.01, "ema": 0.9}},
+                 "optimizer": {"name": "muon", "lr": 0.01, "ema": 0.9}, "masking": {"time_weight": True}},
     "order teacher": ORDER | {"objective": {"name": "correctness", "states": "teacher"}},
     "order model": ORDER | {"objective": {"name": "correctness", "states": "model", "selection_weight": 0.5}},
     "joint": ORDER | {"train_denoiser": True, "objective": {"name": "order", **UNIFORM},
@@ -76,7 +78,8 @@ def run(name: str, model: Path, folder: Path, where: str, **settings: Any) -> di
     return {f"{number} {key}": value for number, tensors in enumerate(found) for key, value in tensors.items()}
 
 
-QUICK = ("denoiser", "order model", "joint", "reward none")
+RESUMED = ("denoiser", "order model", "joint", "reward none")
+QUICK = (*RESUMED, "reward softmax", "reward both")
 CASES = [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in RECIPES]
 
 
@@ -85,8 +88,8 @@ def test_the_weights_are_those_of_the_cpu(name: str, folder: Path, tmp_path: Pat
     agree(run(name, folder, tmp_path / "device", DEVICE), run(name, folder, tmp_path / "cpu", "cpu"))
 
 
-@pytest.mark.parametrize("name", QUICK)
-@pytest.mark.parametrize("first", [DEVICE, pytest.param("cpu", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", RESUMED)
+@pytest.mark.parametrize("first", [DEVICE, "cpu"])
 def test_a_run_that_breaks_goes_on_elsewhere(
     name: str, first: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -138,3 +141,24 @@ def test_a_denoiser_on_the_device_is_fitted_to_problems_of_the_cpu(
             decoded = anyorder.decode(denoiser, problems.tokens, order)
             found[where] = [order.to("cpu").policy.state_dict(), decoded.tokens, decoded.token_log_probs]
     agree([dict(part) if isinstance(part, dict) else part for part in found[DEVICE]], found["cpu"])
+
+
+class Two:
+    """Accelerate with two processes on GPUs, where NCCL takes no tensor of the CPU."""
+
+    num_processes, device = 2, torch.device(DEVICE)
+
+    @staticmethod
+    def reduce(tensor: Tensor, **_: Any) -> Tensor:
+        assert tensor.device.type == Two.device.type
+        return tensor
+
+
+def test_what_processes_exchange_is_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.distributed, "all_reduce", Two.reduce)
+    with training_on(DEVICE):
+        model = nn.Linear(2, 2).to(DEVICE)
+        model(torch.ones(1, 2, device=DEVICE)).sum().backward()
+        average_gradients(model, Shard(0, 2))
+        assert model.weight.grad.tolist() == [[0.5, 0.5]] * 2
+        assert _anyone(Two, True) and not _anyone(Two, False)  # type: ignore[arg-type]

@@ -68,7 +68,7 @@ class Pushable(ABC):
 
 def save_weights(module: nn.Module, folder: str | Path) -> None:
     """Write the weights of a module as `model.safetensors` into a folder, atomically. Tied weights are written twice."""
-    tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in module.state_dict().items()}
+    tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in module.state_dict().items()}
     write_tensors(Path(folder) / "model.safetensors", tensors, {"format": "pt"})
 
 

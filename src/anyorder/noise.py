@@ -29,7 +29,7 @@ def uniform(*keys: Tensor | int) -> Tensor:
     """Uniform numbers strictly inside (0, 1), float64, one per element of the broadcast int64 keys."""
     state: Tensor = torch.zeros((), dtype=torch.int64)
     for key in keys:
-        state = _mix(state.to(key.device) ^ key) if isinstance(key, Tensor) else _mix(state ^ key)
+        state = _mix(state ^ key)
     return (_shift(state, 11).double() + 0.5) * 2.0**-53
 
 

@@ -31,7 +31,7 @@ def align_left(tokens: Tensor, attention_mask: Tensor) -> Aligned:
 
 def move_back(values: Tensor, column: Tensor | None) -> Tensor:
     """Values (B, L, D) of an aligned batch, at the original positions."""
-    return values if column is None else values[torch.arange(len(values), device=values.device)[:, None], column]
+    return values if column is None else values.take_along_dim(column[:, :, None], dim=1)
 
 
 def run_by_length(

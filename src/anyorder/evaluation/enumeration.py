@@ -76,7 +76,6 @@ class Paths:
 
     def gather(self, values: Tensor) -> Tensor:
         """Sum of values (N,) over the paths of each output, (O,)."""
-        values = values.to(self.ends.device)
         return values.new_zeros(len(self.outputs)).index_add(0, self.ends, values)
 
     def order_of(self, chances: Tensor) -> "TabularOrder":
@@ -202,7 +201,7 @@ class TableDenoiser(nn.Module):
         """See `Denoiser`."""
         digit = self.vocab_size ** torch.arange(self.length - 1, -1, -1, device=tokens.device)
         logits = forbid_mask(self.logits[(tokens * digit).sum(dim=1)], self.mask_token_id)  # type: ignore[index]
-        hidden = torch.zeros(*tokens.shape, 1, dtype=torch.float32, device=tokens.device)
+        hidden = logits.new_zeros(*tokens.shape, 1, dtype=torch.float32)
         return DenoiserOutput(logits if positions is None else logits[positions], hidden)
 
 

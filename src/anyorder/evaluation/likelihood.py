@@ -86,7 +86,7 @@ class Process:
         tokens, x0 = self.placed(tokens, x0)
         masked = tokens == self.denoiser.mask_token_id
         logits, hidden = self.denoiser(tokens, attention_of(self.denoiser, tokens), masked)
-        seeds = torch.zeros(len(tokens), dtype=torch.int64, device=tokens.device)
+        seeds = tokens.new_zeros(len(tokens))
         state = DecodeState.start(tokens, masked, self.denoiser.mask_token_id, seeds, torch.ones_like(seeds), x0=x0)
         prediction = Prediction(logits, hidden, masked)
         log_p = prediction.scatter(prediction.log_probs_of(x0[masked])).double()
@@ -156,10 +156,10 @@ def log_likelihood(process: Process, tokens: Tensor, x0: Tensor) -> float:
     Raises:
         BadInput: too many positions or proposals to enumerate, or `process.proposals` draws them.
     """
-    log_p, _, log_f, masked = _all_subsets(process, tokens, x0)
+    log_p, _, log_f, places = _all_subsets(process, tokens, x0)
     value = torch.zeros(len(log_p), dtype=torch.float64)  # log-probability of reaching x0 from each subset
     for revealed in range(len(log_p) - 2, -1, -1):
-        steps = [log_p[revealed, j] + log_f[revealed, j] + value[revealed | 1 << k] for k, j in _missing(revealed, masked)]
+        steps = [log_p[revealed, j] + log_f[revealed, j] + value[revealed | 1 << k] for k, j in _missing(revealed, places)]
         value[revealed] = torch.logsumexp(torch.stack(steps), dim=0)
     return float(value[0])
 
@@ -167,10 +167,10 @@ def log_likelihood(process: Process, tokens: Tensor, x0: Tensor) -> float:
 @torch.no_grad()
 def exact_bound(process: Process, tokens: Tensor, x0: Tensor) -> Bound:
     """E1 and E2 exactly, over all paths of the policy's own, r(i | x_S) = q(i | x0, x_S). Raises as `log_likelihood`."""
-    log_p, log_r, log_f, masked = _all_subsets(process, tokens, x0)
+    log_p, log_r, log_f, places = _all_subsets(process, tokens, x0)
     e1, e2 = (torch.zeros(len(log_p), dtype=torch.float64) for _ in range(2))
     for revealed in range(len(log_p) - 2, -1, -1):
-        for k, j in _missing(revealed, masked):
+        for k, j in _missing(revealed, places):
             r, after = log_r[revealed, j].exp(), revealed | 1 << k
             if r > 0:
                 e1[revealed] += r * (log_p[revealed, j] + e1[after])
@@ -230,13 +230,13 @@ def estimate_bound(process: Process, tokens: Tensor, x0: Tensor, samples: int, *
     return Bound(float(e1.mean()), float(e2.mean()), float(total.mean()), error)
 
 
-def _missing(revealed: int, masked: Tensor) -> list[tuple[int, int]]:
+def _missing(revealed: int, places: list[int]) -> list[tuple[int, int]]:
     """(bit, position) of the positions that the subset does not reveal."""
-    return [(k, j) for k, j in enumerate(masked.nonzero()[:, 0].tolist()) if not revealed >> k & 1]
+    return [(k, j) for k, j in enumerate(places) if not revealed >> k & 1]
 
 
-def _all_subsets(process: Process, tokens: Tensor, x0: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The transitions from all 2^n subsets of revealed positions, (2^n, L) each, and which positions are masked (L,)."""
+def _all_subsets(process: Process, tokens: Tensor, x0: Tensor) -> tuple[Tensor, Tensor, Tensor, list[int]]:
+    """The transitions from all 2^n subsets of revealed positions, (2^n, L) each, and the n masked positions."""
     if process.proposals is not None:
         raise BadInput("drawn proposals give no exact likelihood: leave `proposals` out, or use estimate_bound")
     tokens, x0 = process.placed(tokens, x0)
@@ -251,4 +251,4 @@ def _all_subsets(process: Process, tokens: Tensor, x0: Tensor) -> tuple[Tensor, 
     states = tokens.expand(len(bits), -1).clone()
     states[:, places] = torch.where(bits.bool(), x0[places], tokens[places])
     log_p, log_r, log_f = (part.cpu() for part in process.transitions(states, x0.expand(len(bits), -1)))
-    return log_p, log_r, log_f, masked.cpu()
+    return log_p, log_r, log_f, places.tolist()

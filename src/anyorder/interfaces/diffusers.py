@@ -179,7 +179,7 @@ class OrderScheduler(BlockRefinementScheduler):
         if tokens is None and hidden is None and watched is not None:
             tokens, hidden, attention_mask = watched
         tokens = sample if tokens is None else tokens
-        hidden = torch.zeros((*tokens.shape, 0), dtype=torch.float32, device=sample.device) if hidden is None else hidden
+        hidden = sample.new_zeros((*tokens.shape, 0), dtype=torch.float32) if hidden is None else hidden
         if not torch.equal(tokens[:, -sample.shape[1] :], sample):
             raise BadInput(
                 "the denoiser's input (input_ids, or the watched one) does not end in this block: give the input of this step"

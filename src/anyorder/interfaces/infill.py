@@ -6,7 +6,7 @@ from typing import Any
 
 from anyorder.decoding.loop import decode
 from anyorder.decoding.sampler import Sampler
-from anyorder.denoisers.base import Denoiser, device_of
+from anyorder.denoisers.base import Denoiser
 from anyorder.denoisers.huggingface import HuggingFaceDenoiser
 from anyorder.errors import BadInput, shorten
 from anyorder.interfaces.arguments import check_budget, find_sampler, whole
@@ -73,13 +73,12 @@ def infill(
     ends = find_ends(denoiser, eos_token_id)
     sampler = sampler.replace(order=penalized(sampler.order, ends, eos_penalty))
     tokens = [problem.tokens[0] for problem in problems]
-    device = device_of(denoiser)
     filled: list[str] = []
     for first in range(0, len(tokens), batch_size):
         batch, mask = collate(tokens[first : first + batch_size], task.pad_token_id)
         mask = mask & (batch != task.pad_token_id)
-        result = decode(denoiser, batch.to(device), sampler, seeds=seed + first, attention_mask=mask.to(device), ends=ends)
-        filled += task.decode(result.tokens.cpu())
+        result = decode(denoiser, batch, sampler, seeds=seed + first, attention_mask=mask, ends=ends)
+        filled += task.decode(result.tokens)
     return filled[0] if isinstance(texts, str) else filled
 
 

@@ -28,7 +28,7 @@ class Average:
             decay = min(self.decay, (1 + float(self.steps)) / (10 + float(self.steps)))
             for name, weight in model.named_parameters():
                 if name in self.weights:
-                    self.weights[name].lerp_(weight.to(self.weights[name].device), 1 - decay)
+                    self.weights[name].lerp_(weight, 1 - decay)
 
     @torch.no_grad()
     def copy_to(self, model: nn.Module) -> None:

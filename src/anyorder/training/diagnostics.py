@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from anyorder.decoding.loop import decode
 from anyorder.decoding.sampler import Sampler
-from anyorder.denoisers.base import device_of
 from anyorder.losses import policy_log_probabilities
 from anyorder.orders.learned import LearnedOrder
 from anyorder.orders.policies import PolicyNetwork
@@ -102,9 +101,9 @@ def decoded_numbers(
     """
     was_training = denoiser.training, policy.training
     denoiser.eval(), policy.eval()
-    decoded = decode(denoiser, problems.tokens.to(device_of(denoiser)), Sampler(LearnedOrder(policy), steps=steps))  # type: ignore[arg-type]
+    decoded = decode(denoiser, problems.tokens, Sampler(LearnedOrder(policy), steps=steps))  # type: ignore[arg-type]
     denoiser.train(was_training[0]), policy.train(was_training[1])
-    tokens = decoded.tokens.cpu()
+    tokens = decoded.tokens
     numbers = {"decoded_accuracy": float(task.check(problems, tokens).instance_correct.double().mean())}
     numbers["decoded_diversity"] = pairwise_diversity(tokens, problems.maskable)
     if problems.x0 is not None:

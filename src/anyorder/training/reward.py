@@ -248,7 +248,7 @@ class RewardJob:
         temperature = self.update.reference_temperature if self.update.reference == "softmax" else None
         recorder = Recorder(self.actions, expert, follow, share, self.policy.reads_logits, temperature)
         token = Sample(self.settings.token_temperature) if self.settings.token_temperature else Argmax()
-        x0 = None if problems.x0 is None else problems.x0[index].to(self.device)
+        x0 = None if problems.x0 is None else problems.x0[index]
         denoiser: Any = self.denoiser
         steps, decoded = rollout(
             denoiser, LearnedOrder(self.policy), recorder, problems.tokens[index].to(self.device), first_seed=seed,
