@@ -55,7 +55,7 @@ def pareto(
     json_out: JsonOption = None,
     plot: PlotOption = None,
     markdown_out: MarkdownOption = None,
-    noise: NoiseOption = "",
+    noise: NoiseOption = "0",
     anneal: AnnealOption = False,
     seed: SeedOption = 0,
     batch_size: BatchSizeOption = 256,
@@ -85,7 +85,7 @@ def pareto(
 
     check_outputs(read=[data], json=json_out, markdown=markdown_out, plot=plot)
     token, shard = token_rule(temperature, top_p), Shard.join()
-    scales = read_noise(noise or "0", anneal) if noise or anneal else None  # else each sampler's own
+    scales = read_noise(noise, anneal)
     session = open_session(
         task=task, data=data, model=model, limit=limit, seed=seed, generate=generate, task_options=task_options, policy=policy,
         strict=not ignore_fingerprint, trust_remote_code=trust_remote_code, model_options=model_options,
@@ -96,7 +96,8 @@ def pareto(
     with ProgressBar(Console(stderr=True)) as progress:
         found = run(
             session.denoiser, session.task, session.instances, wanted, _modes(blocks),
-            against=against, bounds=None if bounds is None else _bounds(bounds), token=token, noise=scales,
+            against=against, bounds=None if bounds is None else _bounds(bounds), token=token,
+            noise=None if scales == [0.0] else scales,
             anneal=anneal or None, seed=seed,
             batch_size=batch_size, progress=progress, meta=session.meta, shard=shard, strict=session.strict,
         )  # fmt: skip
