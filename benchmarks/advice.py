@@ -84,17 +84,22 @@ def plot(found: dict[str, Any], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(5, 4.5), layout="constrained")
+    models = list(dict.fromkeys(name.split(", ")[0] for name in found))
     for name, one in found.items():
+        model, passes = name.split(", ")[0], name.split(", ")[-1]
         p, r = one["predicted"], one["real"]
+        color, first = f"C{models.index(model)}", model not in axes.get_legend_handles_labels()[1]
         errors = {
             "xerr": [[p["mean"] - p["low"]], [p["high"] - p["mean"]]],
             "yerr": [[r["mean"] - r["low"]], [r["high"] - r["mean"]]],
         }
-        axes.errorbar(p["mean"], r["mean"], **errors, fmt="o", lw=0.8, label=name)
+        axes.errorbar(p["mean"], r["mean"], **errors, fmt="o", lw=0.8, color=color, label=model if first else None)
+        if r["mean"]:
+            axes.annotate(f"{passes} passes", (p["mean"], r["mean"]), xytext=(4, 4), textcoords="offset points", fontsize=6)
     low, high = axes.get_xlim()
     axes.plot([low, high], [low, high], color="gray", lw=0.8, ls="--")
     axes.set(xlabel="predicted by headroom, points", ylabel="gained by the sampler of fit, points")
-    axes.legend(fontsize=6)
+    axes.legend(fontsize=8)
     figure.savefig(path, dpi=160)
 
 
