@@ -389,8 +389,8 @@ def decoding_cases() -> dict[str, Spec]:
                     add(name, order, steps=steps)
             count = {"sat9": 3, "sudoku4": 5}.get(name, 14)
             add(name, f"policy+undo@fixed:{count}", steps=12)
-            if name == "sat9":  # everything at once, so that there is something to undo
-                add(name, "policy+undo@fixed:9", steps=12)
+            if name == "sat9":  # drawn all at once, so that there is something to undo
+                add(name, "policy+undo@fixed:9", steps=12, undo="0.9:0.99:1", token="3.0:1.0:0")
             add(name, f"confidence+undo@fixed:{count}", steps=12)
             add(name, "policy+undo@threshold:0.3", steps=12)
             add(name, "policy+undo@entropy_bound:0.1", steps=12)
