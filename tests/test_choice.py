@@ -258,6 +258,7 @@ def test_the_three_sets_of_a_file_have_no_problem_in_common(tmp_path: Path) -> N
     sets = [{tuple(row) for row in part.tokens.tolist()} for part in (bench.train, bench.validation, bench.test)]
     assert [len(part) for part in sets] == [36, 12, 12]
     assert len(set.union(*sets)) == 60
+    assert {tuple(row) for row in bench.first.tokens.tolist()} == sets[0] | sets[1], "never those of the test"
     (tmp_path / "few.csv").write_text("\n".join(rows[:6]))
     with pytest.raises(BadInput, match=r"few\.csv holds 5 problems; a fit needs 10"):
         data.prepare(FitSettings("sudoku4-weak", tmp_path / "few.csv"), Console(quiet=True))

@@ -32,9 +32,6 @@ from anyorder.training.fit import check_fit, fit_order
 from anyorder.training.run_folder import check_free
 from anyorder.training.solutions import several_solutions
 
-_FIRST = 200
-"""Validation problems on which the heuristics are compared, of which there are many."""
-
 SAMPLER = "sampler"
 """Folder of the chosen sampler, within that of the fit."""
 
@@ -84,9 +81,8 @@ def fit_and_compare(settings: FitSettings, folder: Path, console: Console, progr
     check_fit(bench.denoiser, bench.task, bench.train, folder, **fit)
     run = _Run(settings, bench, console, progress)
     budget = "one position per step" if settings.steps is None else f"{settings.steps} forward passes"
-    first = bench.validation[slice(0, _FIRST)]
-    console.print(f"[bold]1. Heuristics[/bold], {budget}: {counted(len(first), 'validation problem')}{run.hidden}")
-    compare = run.on(first)
+    console.print(f"[bold]1. Heuristics[/bold], {budget}: {counted(len(bench.first), 'problem')}{run.hidden}")
+    compare = run.on(bench.first)
     reports = {"heuristics": run.show(joined(heuristics(bench.task, compare), compare(_oracles())))}
     heuristic = best(reports["heuristics"], "heuristic").order
     console.print(f"\n[bold]2. Fit an order[/bold] to {counted(len(bench.train), 'other problem')}")

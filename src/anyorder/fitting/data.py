@@ -20,18 +20,23 @@ from anyorder.zoo import SERVES, folder_of, is_ours, load_denoiser, speaks_esm, 
 from anyorder.zoo.matching import task_for
 
 FEWEST = 10
+FIRST = 200
+"""Problems on which the heuristics are compared, of which there are many."""
+
 _GENERATED = {"train": 4000, "validation": 500, "test": 500}
 _SHARE = 0.1
 
 
 @dataclass(frozen=True)
 class Bench:
-    """A model and the problems of a fit, none of which are in two sets.
+    """A model and the problems of a fit.
 
     Args:
         train: to which the policy is fitted.
         validation: on which the sampler is chosen.
         test: on which the chosen sampler is tested.
+        first: on which the heuristics are compared: validation problems, and training problems where these are few, since
+            heuristics are not fitted. No problem is in two of the other sets.
     """
 
     denoiser: Any
@@ -39,6 +44,7 @@ class Bench:
     train: Instances
     validation: Instances
     test: Instances
+    first: Instances
 
     def lengths(self) -> list[int]:
         """Symbols of each test sequence, if the task is made of sequences."""
@@ -78,7 +84,7 @@ def _of_problems(settings: FitSettings, denoiser: Any, task: Task) -> Bench:
             name: generated(task, count, _seed(settings.seed, part), chosen)
             for part, (name, count) in enumerate(_GENERATED.items())
         }
-        return Bench(denoiser, task, **sets)
+        return Bench(denoiser, task, **sets, first=sets["validation"][slice(0, FIRST)])
     if chosen:
         raise BadInput("--generate has no effect with a file of problems: leave one of them out")
     found = load_problems(task, settings.data, None, settings.skip_unreadable, "--skip-unreadable leaves such problems out")
@@ -87,8 +93,9 @@ def _of_problems(settings: FitSettings, denoiser: Any, task: Task) -> Bench:
         raise BadInput(f"{settings.data} holds {len(found)} problems; a fit needs {FEWEST} or more")
     shuffled = torch.from_numpy(np.random.default_rng(settings.seed).permutation(len(found)))
     validation, test = (max(2, min(most, len(found) // 5)) for most in (_GENERATED["validation"], _GENERATED["test"]))
-    parts = shuffled[:test], shuffled[test : test + validation], shuffled[test + validation :]
-    return Bench(denoiser, task, **{n: found[i] for n, i in zip(("test", "validation", "train"), parts, strict=True)})
+    chosen_on, train = shuffled[test : test + validation], shuffled[test + validation :]
+    first = shuffled[test : test + FIRST]
+    return Bench(denoiser, task, found[train], found[chosen_on], found[shuffled[:test]], found[first])
 
 
 def _seed(seed: int, part: int) -> int:
@@ -117,7 +124,8 @@ def _of_sequences(
     held = max(2, min(100, int(_SHARE * len(texts))))
     hidden = task.variant({"hide": settings.hide})
     test, validation, train = shuffled[:held], shuffled[held : 2 * held], shuffled[2 * held :]
-    return Bench(denoiser, task, task.encode(train), hidden.encode(validation), hidden.encode(test))
+    chosen_on = hidden.encode(validation)
+    return Bench(denoiser, task, task.encode(train), chosen_on, hidden.encode(test), chosen_on)
 
 
 def _serves(model: str, denoiser: Any) -> str | None:
