@@ -96,7 +96,10 @@ def main() -> None:
     options.add_argument("--seeds", default="0")
     options.add_argument("--batch-size", type=int, default=200)
     options.add_argument("--json", type=Path)
+    options.add_argument("--plot", type=Path, help="draw what --json holds, and measure nothing")
     given = options.parse_args()
+    if given.plot:
+        return plot(given.json, given.plot)
     torch.set_num_threads(1)
     task = anyorder.task_for(anyorder.load_denoiser(given.model))
     count = given.skip + given.limit
@@ -124,6 +127,23 @@ def main() -> None:
     print(f"\nTime of one forward pass of the denoiser, and of the critic on it: {shares(bench)}")
     if given.json:
         given.json.write_text(json.dumps({"problems": len(problems), "seeds": given.seeds, "curves": rows}, indent=1))
+
+
+def plot(path: Path, picture: Path) -> None:
+    """Solved against average forward passes, from the JSON of a run."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6, 4.2), layout="constrained")
+    for name, points in json.loads(path.read_text())["curves"].items():
+        points = sorted(points, key=lambda point: point["nfe"])
+        nfe, solved = ([point[key] for point in points] for key in ("nfe", "solved"))
+        dashed = "--" if "ceiling" in name else "-"
+        (line,) = axes.plot(nfe, solved, marker="o", ms=3, lw=1.2, ls="" if name == "heuristics" else dashed, label=name)
+        low, high = zip(*(point["ci95"] for point in points), strict=True)
+        axes.fill_between(nfe, low, high, color=line.get_color(), alpha=0.12, lw=0)
+    axes.set(xscale="log", xlabel="average forward passes per problem", ylabel="solved, %")
+    axes.legend(fontsize=7)
+    figure.savefig(picture, dpi=160)
 
 
 def shares(bench: Bench) -> str:
