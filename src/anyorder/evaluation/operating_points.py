@@ -138,7 +138,7 @@ def pareto(
         samplers: texts, orders, samplers or curves, or a mapping from labels to any of these, see `as_curves`.
         blocks: modes: None for full diffusion, or positions per block.
         token, seed, batch_size, progress, meta, shard, strict: as in `evaluate`.
-        noise, anneal: as in `evaluate`; each scale makes a curve of its own, such as "confidence@linear, noise 2".
+        noise, anneal: as in `evaluate`; each scale makes a curve of its own, such as `confidence@linear, noise 2`.
         against: name of the curve that all others are compared with; "best" for the heuristic with the largest area in each
             mode (chosen on these instances, which favors the heuristics).
         bounds: range of forward passes of the areas; by default, from 1 to one position per step of the longest problem.
