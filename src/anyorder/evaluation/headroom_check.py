@@ -151,7 +151,8 @@ def _probe(
     except BadInput:  # a sampler of the caller's own, under a label
         plain = Sampler.parse("confidence")
         heuristic = "confidence"
-    report = evaluate(denoiser, task, rest, {heuristic: plain, **learned(order, plain, slow=steps > rest.longest)}, steps, **asked)
+    samplers = {heuristic: plain, **learned(order, plain, slow=steps > rest.longest)}
+    report = evaluate(denoiser, task, rest, samplers, steps, **asked)
     gains = [gain(report, r.order, heuristic) for r in report.results if r.order != heuristic]
     auroc = _auroc(denoiser, rest, order, steps, asked)
     return Probe(updates, *auroc, report, gains)
