@@ -11,21 +11,23 @@ import torch
 from torch import Tensor, nn
 
 import anyorder
+from anyorder.decoding.counts import Fixed
 from anyorder.decoding.sampler import Sampler
 from anyorder.denoisers.huggingface import HuggingFaceDenoiser
 from anyorder.denoisers.transformer import Transformer
 from anyorder.denoisers.wrapped import WrappedDenoiser
 from anyorder.errors import BadInput
+from anyorder.evaluation.critic_check import review
 from anyorder.evaluation.judges import make_judges
 from anyorder.evaluation.saved import load, save_trajectories
 from anyorder.evaluation.trajectories import Watch
 from anyorder.interfaces import as_generator, generate, infill, llada
 from anyorder.interfaces.dream import diffusion_generate
-from anyorder.orders.learned import LearnedOrder
+from anyorder.orders.learned import LearnedOrder, saved_order
 from anyorder.registry import POLICIES, REWARDS
 from anyorder.report.page import build_page
 from anyorder.training.rewards import Outcome
-from on_device import DEVICE, DTYPE, agree, gpu
+from on_device import DEVICE, DTYPE, agree, gpu, training_on
 from test_interfaces import TinyLLaDA
 from test_interfaces_dream import TinyDream
 from tiny_zoo import save_tiny
@@ -255,6 +257,24 @@ def compared(where: str, task: Any, model_on: Any) -> list[Any]:
         [result.cells.tolist() for result in found.report.results],
         found.every_prediction.error,
     ]
+
+
+def probed(where: str, task: Any, model_on: Any) -> list[Any]:
+    """Headroom's probe, and what a critic says of completed sequences; problems with several solutions."""
+    model = model_on(where)
+    problems = task.generate(40, 1, givens=6, unique=False)
+    probe = anyorder.headroom(model, task, problems, 3, updates=1).probe
+    assert probe is not None
+    gains = [[one.what, one.mean, one.low, one.high] for one in probe.gains]
+    return [gains, probe.auroc, probe.auroc_confidence, *review(model, task, problems, saved_order(model), 4, count=Fixed(8))]
+
+
+def test_a_probe_and_a_review_are_those_of_the_cpu(sudoku: Any, model_on: Any) -> None:
+    with training_on("gpu"):
+        found = probed(DEVICE, sudoku, model_on)
+    with training_on("cpu"):
+        expected = probed("cpu", sudoku, model_on)
+    agree(found, expected)
 
 
 def test_comparisons_are_those_of_the_cpu(sudoku: Any, model_on: Any) -> None:

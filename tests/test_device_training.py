@@ -35,6 +35,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "denoiser": {"kind": "denoiser", "denoiser": {"architecture": "structured", "width": 8, "layers": 1, "heads": HEADS},
                  "optimizer": {"name": "muon", "lr": 0.01, "ema": 0.9}, "masking": {"time_weight": True}},
     "order teacher": ORDER | {"objective": {"name": "correctness", "states": "teacher"}},
+    "order nearest": ORDER | {"objective": {"name": "correctness", "states": "model", "solutions": "nearest"}},
     "order model": ORDER | {"objective": {"name": "correctness", "states": "model", "selection_weight": 0.5}},
     "joint": ORDER | {"train_denoiser": True, "objective": {"name": "order", **UNIFORM},
                       "joint": {"weights": "policy", "decode_every": 1, "decode_problems": 2, "decode_steps": 2}},
@@ -79,7 +80,7 @@ def run(name: str, model: Path, folder: Path, where: str, **settings: Any) -> di
 
 
 RESUMED = ("denoiser", "order model", "joint", "reward none")
-QUICK = (*RESUMED, "reward softmax", "reward both")
+QUICK = (*RESUMED, "order nearest", "reward softmax", "reward both")
 CASES = [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in RECIPES]
 
 
