@@ -205,8 +205,8 @@ def headroom(
     model_options: ModelOptionsOption = None,
     skip_unreadable: SkipUnreadableOption = False,
 ) -> None:
-    """Is an order worth learning for this model and data? Heuristics, oracles, and the model's calibration. Half of every
-    complete text or sequence is hidden, or another share by --task-option hide=SHARE."""
+    """What is there to gain for this model and data? Heuristics, oracles, calibration, and what a short fit learns. Half of
+    every complete text or sequence is hidden, or another share by --task-option hide=SHARE."""
     from rich.console import Console
 
     from anyorder.evaluation.headroom_check import headroom as run

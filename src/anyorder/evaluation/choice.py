@@ -64,6 +64,11 @@ def adaptive(*, every: bool = True) -> dict[str, Sampler]:
     return {text: Sampler.parse(text) for text in found}
 
 
+def oracles() -> dict[str, Sampler]:
+    """The orders that read the solutions, at an even pace."""
+    return {name: Sampler.parse(name) for name in ORDERS.names(oracle=True)}
+
+
 def heuristics(task: Task, compare: Compare) -> Report:
     """Compare all heuristics: the baselines, then confidence with the adaptive count rules, then the best of these rules with
     the even pace of the budget as its slowest, and with noise on the order."""
@@ -116,14 +121,14 @@ def choose(report: Report) -> str:
     return challenger.order if gain(report, challenger.order, heuristic.order).low > 0 else heuristic.order
 
 
-def gain(report: Report, order: str, against: str, what: str = "") -> Gain:
+def gain(report: Report, order: str, against: str) -> Gain:
     """What a sampler of a report gains over another one."""
     metric, by_label = report.main_metric, {result.order: result for result in report.results}
     one, other = by_label[order].outcomes(metric), by_label[against].outcomes(metric)
     low, high = paired_interval(one, other)
     differences = one.astype(float) - other.astype(float)
     p = mcnemar(one, other) if one.dtype == bool else sign_flip(differences)
-    return Gain(what or order, 100 * float(differences.mean()), 100 * low, 100 * high, p)
+    return Gain(order, 100 * float(differences.mean()), 100 * low, 100 * high, p)
 
 
 def joined(one: Report, other: Report) -> Report:
@@ -151,8 +156,7 @@ def advice(report: Report, heuristic: str, gains: list[Gain], several: float = 0
     ]
     if gains:
         said.append(f"Gained over it: {'; '.join(map(str, gains))}.")
-    oracles = [r for r in report.results if r.kind == "oracle"]
-    if oracles:
+    if any(r.kind == "oracle" for r in report.results):
         said.append(_of_oracle(gain(report, best(report, "oracle").order, heuristic), several, gains))
     elif several:
         said.append(f"At least {100 * several:.0f} % of the problems have several solutions.")

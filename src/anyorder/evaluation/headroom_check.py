@@ -16,13 +16,12 @@ from anyorder.denoisers.base import Denoiser
 from anyorder.errors import BadInput
 from anyorder.evaluation.batches import Progress, decode_in_batches
 from anyorder.evaluation.calibration import Calibration, path_calibration
-from anyorder.evaluation.choice import Gain, adaptive, advice, baselines, best, gain, learned
+from anyorder.evaluation.choice import Gain, adaptive, advice, baselines, best, gain, learned, oracles
 from anyorder.evaluation.comparison import evaluate
 from anyorder.evaluation.results import Report
 from anyorder.evaluation.samplers import Samplers
 from anyorder.evaluation.tables import markdown
 from anyorder.orders.learned import LearnedOrder
-from anyorder.registry import ORDERS
 from anyorder.signatures import checked
 from anyorder.tasks.base import Instances, Task
 from anyorder.tasks.sequences import Sequences
@@ -101,7 +100,7 @@ def headroom(
     """Measure what there is to gain: heuristics against the oracle, calibration along the confidence path, and a probe.
 
     The probe is a policy fitted for a few updates to the first half of the problems. What its order and its critic gain is
-    measured on the second half. It is what can be learned in a minute; the oracle reads the solution, which nothing can learn.
+    measured on the second half. It is what a short fit learns; the oracle reads the solution, which nothing can learn.
 
     Args:
         denoiser, task, instances, seed, batch_size, progress: as in `evaluate`.
@@ -124,8 +123,7 @@ def headroom(
         raise BadInput("headroom needs problems whose solutions are known: give a file of complete ones with --data")
     asked: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "progress": progress}
     if samplers is None:
-        oracles = {name: Sampler.parse(name) for name in ORDERS.names(oracle=True)}
-        samplers = {**baselines(task), **adaptive(every=False), **oracles}
+        samplers = {**baselines(task), **adaptive(every=False), **oracles()}
     report = evaluate(denoiser, task, instances, samplers, steps, **asked)
     every, first = path_calibration(denoiser, instances, steps)
     several = several_solutions(denoiser, task, instances)

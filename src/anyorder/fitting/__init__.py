@@ -16,7 +16,7 @@ from anyorder.decoding.sampler import Sampler
 from anyorder.decoding.tokens import Sample
 from anyorder.errors import BadInput, counted
 from anyorder.evaluation.batches import Progress
-from anyorder.evaluation.choice import Gain, advice, best, choose, gain, heuristics, joined, learned
+from anyorder.evaluation.choice import Compare, Gain, advice, best, choose, gain, heuristics, joined, learned, oracles
 from anyorder.evaluation.comparison import evaluate
 from anyorder.evaluation.critic_check import FEWEST, accept_level, review
 from anyorder.evaluation.results import Report
@@ -26,7 +26,7 @@ from anyorder.fitting.card import card
 from anyorder.fitting.data import Bench, prepare
 from anyorder.fitting.settings import FitSettings as FitSettings
 from anyorder.orders.learned import LearnedOrder, saved_order
-from anyorder.registry import ORDERS, POLICIES
+from anyorder.registry import POLICIES
 from anyorder.tasks import Instances, Sequences, check_size
 from anyorder.training.fit import check_fit, fit_order
 from anyorder.training.run_folder import check_free
@@ -83,7 +83,7 @@ def fit_and_compare(settings: FitSettings, folder: Path, console: Console, progr
     budget = "one position per step" if settings.steps is None else f"{settings.steps} forward passes"
     console.print(f"[bold]1. Heuristics[/bold], {budget}: {counted(len(bench.first), 'problem')}{run.hidden}")
     compare = run.on(bench.first)
-    reports = {"heuristics": run.show(joined(heuristics(bench.task, compare), compare(_oracles())))}
+    reports = {"heuristics": run.show(joined(heuristics(bench.task, compare), compare(oracles())))}
     heuristic = best(reports["heuristics"], "heuristic").order
     console.print(f"\n[bold]2. Fit an order[/bold] to {counted(len(bench.train), 'other problem')}")
     order = fit_order(bench.denoiser, bench.task, bench.train, folder, **fit, console=console)
@@ -97,7 +97,7 @@ def fit_and_compare(settings: FitSettings, folder: Path, console: Console, progr
     console.print(f"Chosen: {label}")
     console.print(f"\n[bold]4. Test[/bold] on {counted(len(bench.test), 'problem')} on which nothing was chosen{run.hidden}")
     tested = {name: samplers[name] for name in dict.fromkeys((heuristic, label, "policy"))}
-    reports["test"] = test = run.show(run.on(bench.test)({**tested, **_oracles()}))
+    reports["test"] = test = run.show(run.on(bench.test)({**tested, **oracles()}))
     gains = [gain(test, name, heuristic) for name in tested if name != heuristic]
     said = advice(test, heuristic, gains, several_solutions(bench.denoiser, bench.task, bench.train), label)
     console.print(said, style="bold")
@@ -111,10 +111,6 @@ def fit_and_compare(settings: FitSettings, folder: Path, console: Console, progr
     return Fit(sampler, label, heuristic, order, chosen, reports, said)
 
 
-def _oracles() -> dict[str, Sampler]:
-    return {name: Sampler.parse(name) for name in ORDERS.names(oracle=True)}
-
-
 class _Run:
     """The comparisons of a fit. `samplers` are those compared so far, by label."""
 
@@ -124,17 +120,17 @@ class _Run:
         sequences = isinstance(bench.task, Sequences)
         self.hidden = f", {100 * settings.hide:.0f} % of their symbols hidden" if sequences else ""
 
-    def on(self, instances: Instances, **fields: Any) -> Any:
+    def on(self, instances: Instances) -> Compare:
         """A function that compares samplers on problems."""
         settings, bench = self.settings, self.bench
         name = "generated" if settings.data is None else settings.data.name
         meta = {"task": bench.task.name, "data": name, "denoiser": settings.model}
 
         def compare(samplers: Mapping[str, Sampler]) -> Report:
-            self.samplers |= {label: s for label, s in samplers.items() if label not in ORDERS.names(oracle=True)}
+            self.samplers |= samplers
             return evaluate(
                 bench.denoiser, bench.task, instances, samplers, settings.steps or instances.longest, seed=settings.seed,
-                batch_size=settings.batch_size, progress=self.progress, meta=meta, **fields,
+                batch_size=settings.batch_size, progress=self.progress, meta=meta,
             )  # fmt: skip
 
         return compare

@@ -3,7 +3,7 @@
 import numpy as np
 
 from anyorder.compiled import compiled
-from anyorder.tasks.sudoku_rules import _popcount, _used
+from anyorder.tasks.sudoku_rules import _popcount, _toggle, _used
 
 
 @compiled
@@ -63,13 +63,8 @@ def nearest_solution(
         if depth == 0:
             return
         cell = cells[depth - 1]
-        r, c = cell // n, cell % n
-        k = (r // box) * box + c // box
         if work[cell]:
-            bit = 1 << work[cell]
-            rows[r] ^= bit
-            cols[c] ^= bit
-            boxes[k] ^= bit
+            _toggle(cell, 1 << work[cell], box, rows, cols, boxes)
             cost -= weights[cell] * (work[cell] != wished[cell])
             work[cell] = 0
         bits = left[depth - 1]
@@ -85,9 +80,7 @@ def nearest_solution(
         bit = 1 << digit
         left[depth - 1] = bits ^ bit
         work[cell] = digit
-        rows[r] |= bit
-        cols[c] |= bit
-        boxes[k] |= bit
+        _toggle(cell, bit, box, rows, cols, boxes)
         cost += weights[cell] * (digit != wished[cell])
         descend = True
 

@@ -58,6 +58,15 @@ def _used(grid: np.ndarray, box: int, rows: np.ndarray, cols: np.ndarray, boxes:
 
 
 @compiled
+def _toggle(cell: int, bit: int, box: int, rows: np.ndarray, cols: np.ndarray, boxes: np.ndarray) -> None:
+    """Enter a digit, as a bit, into the sets of used digits of the houses of a cell, or take it out of them."""
+    r, c = cell // (box * box), cell % (box * box)
+    rows[r] ^= bit
+    cols[c] ^= bit
+    boxes[(r // box) * box + c // box] ^= bit
+
+
+@compiled
 def _search(grid: np.ndarray, box: int, limit: int, node_limit: int, randomize: bool, solution: np.ndarray) -> tuple[int, int]:
     """Depth-first search on the cell with the fewest candidates: (solutions found up to `limit`, nodes spent).
 
@@ -102,13 +111,8 @@ def _search(grid: np.ndarray, box: int, limit: int, node_limit: int, randomize: 
         if depth == 0:
             return found, nodes
         cell = stack_cell[depth - 1]
-        r, c = cell // n, cell % n
-        k = (r // box) * box + c // box
         if work[cell]:
-            bit = 1 << work[cell]
-            rows[r] ^= bit
-            cols[c] ^= bit
-            boxes[k] ^= bit
+            _toggle(cell, 1 << work[cell], box, rows, cols, boxes)
             work[cell] = 0
         left = stack_left[depth - 1]
         if left == 0:
@@ -125,9 +129,7 @@ def _search(grid: np.ndarray, box: int, limit: int, node_limit: int, randomize: 
         while (1 << digit) != bit:
             digit += 1
         work[cell] = digit
-        rows[r] |= bit
-        cols[c] |= bit
-        boxes[k] |= bit
+        _toggle(cell, bit, box, rows, cols, boxes)
         descend = True
 
 
