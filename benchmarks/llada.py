@@ -5,6 +5,7 @@ for masked positions only and reads confidence off in float32. Tokens must be th
 own for each; on a GPU, that of the tensors of torch.
 
     python benchmarks/llada.py [--width 256] [--layers 4] [--batch 4] [--prompt 32] [--generate 64] [--steps 16] [--repeats 3]
+    python benchmarks/llada.py --width 4096 --layers 32 --device cuda --dtype bfloat16    # LLaDA's size, random weights
     python benchmarks/llada.py --model GSAI-ML/LLaDA-8B-Instruct --device cuda --dtype bfloat16    # runs the model's own code
 """
 
@@ -34,7 +35,7 @@ class Model(nn.Module):
         torch.manual_seed(0)
         self.config = SimpleNamespace(vocab_size=VOCABULARY, d_model=width, mask_token_id=MASK)
         self.wte = nn.Embedding(VOCABULARY, width)
-        self.blocks = nn.ModuleList(Block(width, 8) for _ in range(layers))
+        self.blocks = nn.ModuleList(Block(width, max(8, width // 128)) for _ in range(layers))
         self.ff_out = nn.Linear(width, VOCABULARY, bias=False)
 
     def get_output_embeddings(self) -> nn.Linear:
@@ -69,7 +70,13 @@ def load(options: argparse.Namespace) -> nn.Module:
     """The model that was named, with the code that comes with it, or a small random one."""
     dtype = getattr(torch, options.dtype)
     if options.model is None:
-        return Model(options.width, options.layers).to(options.device, dtype).eval()
+        default = torch.get_default_dtype()
+        torch.set_default_dtype(dtype)
+        try:
+            with torch.device(options.device):
+                return Model(options.width, options.layers).eval()
+        finally:
+            torch.set_default_dtype(default)
     from transformers import AutoModel
 
     found: Any = AutoModel.from_pretrained(options.model, trust_remote_code=True, dtype=dtype)

@@ -72,7 +72,7 @@ def fitted(denoiser: Any, architecture: str = "mlp") -> LearnedOrder:
     return LearnedOrder(policy.eval()).to(next(denoiser.parameters()).device)
 
 
-def pipeline(where: str, how: dict[str, Any], prompts: Tensor) -> Tensor:
+def pipeline(where: str, how: dict[str, Any], prompts: Tensor, draws_on: str | None = None) -> Tensor:
     scheduler = OrderScheduler(order=how.pop("order"))
     denoiser = HuggingFaceDenoiser(tiny(TinyLLaDA2, where), 23)
     if how.pop("learned", False):
@@ -82,7 +82,7 @@ def pipeline(where: str, how: dict[str, Any], prompts: Tensor) -> Tensor:
     how |= {"block_length": 4, "num_inference_steps": 3, "threshold": 2.0, "editing_threshold": None}
     found: Tensor = pipe(
         input_ids=prompts, mask_token_id=23, use_chat_template=False, eos_early_stop=False, output_type="seq", gen_length=8,
-        generator=torch.Generator(where).manual_seed(0), **how,
+        generator=torch.Generator(draws_on or where).manual_seed(0), **how,
     ).sequences  # fmt: skip
     return found
 
@@ -148,9 +148,14 @@ def test_prompts_of_the_device_come_back_there(call: Callable[..., Tensor]) -> N
     agree(found.cpu(), call("cpu"))
 
 
-@pytest.mark.parametrize("how", [{"order": "margin"}, {"order": None}, {"order": None, "learned": True}, {"order": "random"}])
+@pytest.mark.parametrize("how", [{"order": "margin"}, {"order": None}, {"order": None, "learned": True}])
 def test_the_scheduler_of_diffusers(how: dict[str, Any]) -> None:
     agree(pipeline(DEVICE, dict(how), PROMPTS.to(DEVICE)).cpu(), pipeline("cpu", dict(how), PROMPTS))
+
+
+def test_random_numbers_of_the_cpu_on_the_device() -> None:
+    how: dict[str, Any] = {"order": "random"}
+    agree(pipeline(DEVICE, dict(how), PROMPTS.to(DEVICE), draws_on="cpu").cpu(), pipeline("cpu", how, PROMPTS))
 
 
 def test_the_scheduler_of_diffusers_without_hidden_states() -> None:

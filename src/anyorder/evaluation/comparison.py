@@ -3,7 +3,6 @@
 import platform
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from anyorder import __version__
 from anyorder.decoding.counts import CountRule
 from anyorder.decoding.result import Decoded
 from anyorder.decoding.sampler import Sampler
@@ -184,5 +184,5 @@ def order_diversity(commit_step: Tensor, reference: Tensor) -> float:
 
 def environment() -> dict[str, Any]:
     """Versions and machine, for the record."""
-    packages = {name: version(name) for name in ("anyorder", "torch", "numpy")}
+    packages = {"anyorder": __version__, "torch": str(torch.__version__), "numpy": np.__version__}
     return {"versions": {**packages, "python": platform.python_version()}, "threads": torch.get_num_threads()}

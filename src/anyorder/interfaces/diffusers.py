@@ -211,11 +211,16 @@ class OrderScheduler(BlockRefinementScheduler):
             seen.tokens,
             nn.functional.pad(editable | masked, (before, 0)),
             mask_token_id,
-            torch.randint(2**62, (len(masked),), generator=generator, device=masked.device),
+            _seeds(len(masked), generator, masked.device),
             budget,
             None if seen.attention_mask is None else seen.attention_mask.bool(),
         ).replace(masked=everywhere, step=torch.full_like(budget, step))
         return state, Prediction(logits[masked], seen.hidden, everywhere)
+
+
+def _seeds(count: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
+    """Seeds (count,) on a device, drawn on that of the generator: one of the CPU draws the same for every device."""
+    return torch.randint(2**62, (count,), generator=generator, device=generator.device if generator else device).to(device)
 
 
 @dataclass(frozen=True, eq=False)
