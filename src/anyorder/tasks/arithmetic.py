@@ -112,7 +112,7 @@ class Arithmetic(Task):
         return sums[:, ::-1], most
 
     def _column_sums(self, one: np.ndarray, other: np.ndarray) -> np.ndarray:
-        """What each column of the result (N, R) adds up to without carries, from digits (N, n), all from the least significant."""
+        """What each column of the result (N, R) adds up to without carries, least significant first, from digits (N, n)."""
         sums = np.zeros((len(one), self.result_digits), dtype=np.int64)
         if self.operation == "add":
             sums[:, : self.digits] = one + other
