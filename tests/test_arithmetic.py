@@ -70,7 +70,7 @@ def test_augmentation_exchanges_digits_of_a_sum_and_factors_of_a_product() -> No
         assert {task.problem_text(row) for row in tokens} == expected
 
 
-@pytest.mark.parametrize("options", [{}, {"carry": 0.5}, {"givens": 2}])
+@pytest.mark.parametrize("options", [{}, {"carry": 0.5}, {"short": 0.5}, {"givens": 2}])
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 10**9), few=st.integers(1, 8), more=st.integers(0, 8))
 def test_a_problem_depends_on_the_seed_and_its_number_only(options: dict[str, Any], seed: int, few: int, more: int) -> None:
@@ -83,7 +83,10 @@ def test_options_of_the_generator() -> None:
     digits = task.generate(2000, 0).tokens[:, :24]
     assert torch.bincount(digits.flatten(), minlength=11)[1:].tolist() == pytest.approx([4800] * 10, rel=0.1)
     plain, half, all_far = (np.mean(task.generate(2000, 0, carry=share).labels["carry"] > 5) for share in (0, 0.5, 1))
-    assert plain < 0.01 and half == pytest.approx(all_far / 2, rel=0.3) and all_far > 0.1
+    assert plain < 0.01 and half == pytest.approx(all_far / 2, rel=0.3) and all_far > 0.05
+    ones = task.generate(2000, 0, short=1.0).tokens[:, :24].view(-1, 2, 12) == 1
+    assert ones[:, :, 0].double().mean().item() == pytest.approx(1 - 0.9 / 12, abs=0.03)  # all but those of 12 digits
+    assert ones[:, :, -1].double().mean().item() == pytest.approx(0.1, abs=0.03)
     given = task.generate(200, 0, givens=4)
     assert (given.maskable.sum(dim=1) == 9).all() and given.maskable[:, 24:].any(dim=0).all()
     assert torch.equal(given.x0, task.generate(200, 0).x0)  # type: ignore[arg-type]
@@ -95,6 +98,7 @@ def test_options_of_the_generator() -> None:
     [
         ("add", {"carry": 2}, "carry is 2; it must be a share between 0 and 1"),
         ("add", {"carry": "much"}, "carry is 'much'"),
+        ("add", {"short": -0.5}, "short is -0.5; it must be a share"),
         ("multiply", {"carry": 0.5}, "only sums have long carries"),
         ("add", {"givens": 4}, "givens is 4; of the 4 digits of the result 0 to all but one"),
         ("add", {"givens": 0.5}, "givens is 0.5"),
@@ -161,9 +165,9 @@ def test_relations_of_a_sum() -> None:
 
 def test_relations_of_a_product_hold_the_factors_of_each_column() -> None:
     task = Arithmetic("multiply", 2)  # positions 0, 1 * 2, 3 = 4, 5, 6, 7; place values 1, 0, 1, 0, 3, 2, 1, 0
-    assert [related(task, f"product{i}", 7) for i in range(2)] == [[1, 3], [0]]
+    assert [related(task, f"product{i}", 7) for i in range(2)] == [[1, 3], []]
     assert [related(task, f"product{i}", 6) for i in range(2)] == [[1, 2], [0, 3]]
-    assert [related(task, f"product{i}", 5) for i in range(2)] == [[1], [0, 2]]
+    assert [related(task, f"product{i}", 5) for i in range(2)] == [[], [0, 2]]
     assert related(task, "product0", 0) == []
 
 

@@ -64,7 +64,8 @@ class Arithmetic(Task):
     def relations(self) -> Mapping[str, Relation]:
         """column: the same place value. number: the same number. lower, higher: the next column of lower or of higher place
         value. below: all columns of lower place value. product0, product1, ... (of a product): digit k of the result, counted
-        from the least significant, to digit i of the first number and digit k - i of the second, one relation for each i."""
+        from the least significant, to digit i of the first number and digit k - i of the second, one relation for each i.
+        It is empty where a number has no such digit."""
         number = torch.tensor([0] * self.digits + [1] * self.digits + [2] * self.result_digits)
         place = torch.cat([torch.arange(n - 1, -1, -1) for n in (self.digits, self.digits, self.result_digits)])
         above = place[:, None] - place[None, :]
@@ -77,8 +78,9 @@ class Arithmetic(Task):
         }
         if self.operation == "multiply":
             for i in range(self.digits):
+                has = (number == 2) & (place >= i) & (place < i + self.digits)
                 factor = ((number == 0) & (place == i))[None, :] | ((number == 1)[None, :] & (above == i))
-                relations[f"product{i}"] = Relation((number == 2)[:, None] & factor)
+                relations[f"product{i}"] = Relation(has[:, None] & factor)
         return relations
 
     # ---- encoding -------------------------------------------------------------------------------------------------
@@ -123,7 +125,7 @@ class Arithmetic(Task):
 
     # ---- generation -----------------------------------------------------------------------------------------------
 
-    def generate(self, count: int, seed: int, carry: float = 0.0, givens: int = 0) -> Instances:
+    def generate(self, count: int, seed: int, carry: float = 0.0, short: float = 0.0, givens: int = 0) -> Instances:
         """Numbers whose digits are drawn uniformly, leading zeros included.
 
         Args:
@@ -131,22 +133,27 @@ class Arithmetic(Task):
             seed: problem i depends on seed and i only.
             carry: share of the sums in which carries run far. In each of them, a part of the columns holds two digits that sum
                 to 9, which pass a carry on; that part is drawn uniformly between none and all. 0 for products.
+            short: share of the problems whose numbers are shorter: each has 1 to n digits, drawn uniformly, behind zeros.
             givens: digits of the result that are given, at random places.
         """
-        if isinstance(carry, bool) or not isinstance(carry, int | float) or not 0 <= carry <= 1:
-            raise BadInput(f"carry is {carry!r}; it must be a share between 0 and 1")
+        for name, share in (("carry", carry), ("short", short)):
+            if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
+                raise BadInput(f"{name} is {share!r}; it must be a share between 0 and 1")
         if carry and self.operation != "add":
             raise BadInput(f"carry is {carry}; only sums have long carries: leave it out")
         if isinstance(givens, bool) or not isinstance(givens, int) or not 0 <= givens < self.result_digits:
             raise BadInput(f"givens is {givens!r}; of the {self.result_digits} digits of the result 0 to all but one are given")
         check_size(count, self.length)
-        own = int(per_instance_seeds(seed, count)[0])
-        n, total = self.digits, 3 * self.digits + self.result_digits + 2
-        drawn = np.random.default_rng(own).random((count, total))  # row by row, so that fewer problems are the first of more
-        one, other = (drawn[:, : 2 * n] * 10).astype(np.int64).reshape(count, 2, n).swapaxes(0, 1)
-        passes = (drawn[:, 2 * n : 3 * n] < drawn[:, -1:]) & (drawn[:, -2:-1] < carry)
-        given = drawn[:, 3 * n : -2].argsort(axis=1).argsort(axis=1) < givens
-        return self.encode(one, np.where(passes, 9 - one, other), given)
+        sizes = (self.digits, self.digits, self.digits, self.result_digits, 1, 1, 1, 2)
+        rng = np.random.default_rng(int(per_instance_seeds(seed, count)[0]))
+        drawn = rng.random((count, sum(sizes)))  # row by row, so that fewer problems are the first of more
+        one, other, at, places, part, far, shorter, lengths = np.split(drawn, np.cumsum(sizes)[:-1], axis=1)
+        one, other = (one * 10).astype(np.int64), (other * 10).astype(np.int64)
+        other = np.where((at < part) & (far < carry), 9 - one, other)
+        zeros = (lengths * self.digits).astype(np.int64) * (shorter < short)
+        for number, leading in ((one, zeros[:, :1]), (other, zeros[:, 1:])):
+            number[np.arange(self.digits) < leading] = 0
+        return self.encode(one, other, places.argsort(axis=1).argsort(axis=1) < givens)
 
     def augment(self, x0: Tensor, tokens: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Exchange the two numbers with even odds, per row; in a sum, their digits in each column."""
