@@ -165,7 +165,7 @@ def test_likelihoods_and_enumeration(given: str) -> None:
 # ---- tasks, evaluation, judges ------------------------------------------------------------------------------------------
 
 TASKS: dict[str, dict[str, Any]] = {
-    "sudoku": {"box": 2}, "sat": {"variables": 5}, "zebra": {}, "tsp": {}, "sorting": {}, "countdown": {},
+    "sudoku": {"box": 2}, "sat": {"variables": 5}, "zebra": {}, "tsp": {}, "sorting": {}, "countdown": {}, "arithmetic": {},
 }  # fmt: skip
 
 

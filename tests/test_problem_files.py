@@ -449,6 +449,7 @@ BAD = {
     "countdown.jsonl": ({"numbers": 3}, '{"nums": [1, 2, 3], "target": 6}\n[]\n{"nums": [1, 1, 1], "target": 99}\n'
                                         '{"nums": [2, 2, 3], "target": 7}\n'),
     "sorting.txt": ({"items": 3, "values": 9}, "1,2,3\n1,2\n9,9,9\n3,2,1\n"),
+    "arithmetic.txt": ({"digits": 3}, "1+2\n1*2\n1+2=4\n123+456=579\n"),
     "tsp.txt": ({"cities": 4, "grid": 8}, "0,0 3,7 5,4 7,7\n0,0 0,0 1,1 2,2\nx\n0,1 2,3 4,5 6,7\n"),
     "protein.fasta": ({}, ">a\nACD\n>b\nA1\n>c\n>d\nAC_E\n"),
     "text.jsonl": ({}, '"a dog"\n{"text": 3}\n{\n"a cat"\n'),
@@ -524,11 +525,12 @@ def test_a_recipe_leaves_out_what_cannot_be_read(tmp_path: Path) -> None:
         ("sudoku", "1230000400000000"),
         ("countdown", "1,1,1,99"),
         ("sorting", "1,2"),
+        ("arithmetic", "1+2=4"),
         ("tsp", "0,0 0,0 1,1 2,2"),
     ],
 )
 def test_a_problem_that_contradicts_itself_is_the_same_error_typed_and_in_a_file(task: str, text: str, tmp_path: Path) -> None:
-    options = {"sudoku": {"box": 2}, "countdown": {"numbers": 3}, "sorting": {"items": 3}, "tsp": {"cities": 4}}[task]
+    options = {"sudoku": {"box": 2}, "countdown": {"numbers": 3}, "sorting": {"items": 3}, "tsp": {"cities": 4}}.get(task, {})
     path = tmp_path / "some.txt"
     path.write_text(text if task != "countdown" else json.dumps({"nums": [1, 1, 1], "target": 99}))
     with pytest.raises(BadInput) as typed:
@@ -544,7 +546,7 @@ ATOMS = [
 ]  # fmt: skip
 TASKS_TO_HURRY: dict[str, dict[str, int]] = {
     "sudoku": {"box": 2}, "sat": {"variables": 5}, "countdown": {}, "zebra": {}, "sorting": {}, "tsp": {}, "text": {},
-    "protein": {}, "molecules": {},
+    "arithmetic": {}, "protein": {}, "molecules": {},
 }  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from anyorder.cli.options import (
 
 @command()
 def problems(
-    out: Annotated[Path, typer.Option("--out", "-o", help="the file to write: .jsonl, or .txt for sorting and tsp")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="the file to write: .jsonl, or .txt for lines of text")],
     task: TaskOption = None,
     model: ModelOption = None,
     limit: LimitOption = None,

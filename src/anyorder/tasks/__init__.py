@@ -1,10 +1,11 @@
-"""Tasks: puzzles, formulas, sorting and tours; text, proteins, antibodies, molecules; mathematics in words.
+"""Tasks: puzzles, formulas, arithmetic, sorting and tours; text, proteins, antibodies, molecules; mathematics in words.
 
 A new task is one class, registered with `@TASKS.register("my_task")` or named as `my_module:MyTask`.
 """
 
 from anyorder.registry import TASKS
 from anyorder.tasks.antibody import Antibody
+from anyorder.tasks.arithmetic import Arithmetic
 from anyorder.tasks.base import (
     CheckResult,
     Instances,
@@ -31,6 +32,7 @@ from anyorder.tasks.zebra import Zebra
 __all__ = [
     "TASKS",
     "Antibody",
+    "Arithmetic",
     "CheckResult",
     "Countdown",
     "Drawing",
