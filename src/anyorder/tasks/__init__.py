@@ -27,6 +27,7 @@ from anyorder.tasks.sequences import Sequences
 from anyorder.tasks.sorting import Sorting
 from anyorder.tasks.sudoku import Sudoku
 from anyorder.tasks.tsp import Tsp
+from anyorder.tasks.words import Words
 from anyorder.tasks.zebra import Zebra
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "Task",
     "Tsp",
     "Unreadable",
+    "Words",
     "Zebra",
     "cell_accuracy",
     "check_fits",

@@ -1,11 +1,6 @@
-"""Mathematics in words, for language models: GSM8K and MATH-500 or any file like them, checked by the final answer.
-
-Layout: the prompt, `length` unknown tokens for the answer, padding up to the longest of the batch. An order decodes them all at
-once, or in blocks (`confidence@blocks:32`).
-"""
+"""Mathematics in words, for language models: GSM8K and MATH-500 or any file like them, checked by the final answer."""
 
 from collections.abc import Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -15,21 +10,20 @@ from torch import Tensor
 
 from anyorder.denoisers.base import Denoiser
 from anyorder.denoisers.huggingface import HuggingFaceDenoiser
-from anyorder.denoisers.special_tokens import special_tokens
-from anyorder.ends import Ends
-from anyorder.errors import BadInput, first_line
+from anyorder.errors import BadInput
 from anyorder.registry import TASKS
 from anyorder.tasks.alphabets import TokenizerAlphabet, alphabet_of
-from anyorder.tasks.base import CheckResult, Instances, Task, check_fits, make, max_length_of
+from anyorder.tasks.base import CheckResult, Instances, check_fits, make, max_length_of
 from anyorder.tasks.math_answers import Answer, equivalent, final_answer, require_library
 from anyorder.tasks.math_prompts import TEMPLATES, Problem, read_problems
 from anyorder.tasks.problem_files import Unreadable
+from anyorder.tasks.prompted import Prompted
 
 _LLADA_CONTEXT = 4096
 
 
 @TASKS.register("math")
-class Math(Task):
+class Math(Prompted):
     """Mathematics in words (GSM8K, MATH-500) for language models. An answer is right if it is equivalent to the reference.
 
     Args:
@@ -46,8 +40,7 @@ class Math(Task):
     """
 
     correct_means: ClassVar[str] = "right"
-    sequential: ClassVar[bool] = True
-    pad_token_id: int
+    symbols: TokenizerAlphabet
 
     def __init__(
         self,
@@ -69,18 +62,12 @@ class Math(Task):
             raise BadInput(f"prompt {prompt!r} is unknown: use one of {', '.join(TEMPLATES)}")
         if shots < 0 or bool(shots) != bool(examples):
             raise BadInput(f"shots is {shots} and examples is {examples!r}: give both, a number and a file, or neither")
-        if not 1 <= length <= longest:
-            raise BadInput(f"length {length} must lie in 1..{longest}")
-        self.symbols = symbols
         self.prompt, self.shots, self.examples_file = prompt, shots, examples
         self.template = TEMPLATES[prompt]
         self.examples = read_problems(Path(examples), shots) if shots else []
         if len(self.examples) < shots:
             raise BadInput(f"{examples} holds {len(self.examples)} problems; shots asks for {shots}")
-        self.chat = bool(chat) and bool(getattr(symbols.tokenizer, "chat_template", None))
-        self.answer_length, self.length = length, longest
-        self.vocab_size, self.mask_token_id = symbols.vocab_size, symbols.mask_token_id
-        self.pad_token_id = self._padding()
+        self._set_up(symbols, chat, length, longest)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -107,57 +94,7 @@ class Math(Task):
         denoiser.pad_with(task.pad_token_id)
         return task
 
-    # ---- tokens that are no text --------------------------------------------------------------------------------------
-
-    @cached_property
-    def ends(self) -> frozenset[int]:
-        """Tokens that end an answer: the end of text, and the end of a turn in the chat template. A model must be allowed to
-        produce them (`HuggingFaceDenoiser.allow`)."""
-        found = {self.symbols.tokenizer.eos_token_id} - {None}
-        if self.chat:
-            turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
-            after = self._tokens(self._render(turns, False).rpartition("!")[2])
-            found |= set(after[:1]) & self._special
-        return frozenset(found)
-
-    @property
-    def stops_at(self) -> Ends | None:
-        """The ends of an answer, with padding behind them; None if the tokenizer has none."""
-        return Ends(tuple(sorted(self.ends)), self.pad_token_id) if self.ends else None
-
-    def _padding(self) -> int:
-        """Padding: the tokenizer's own, unless it ends answers as well (LLaDA); then a special token of no other use here."""
-        tokenizer = self.symbols.tokenizer
-        used = self.ends | set(self._prompt(Problem("?", "", ""))) | {self.mask_token_id}
-        candidates = [tokenizer.pad_token_id, tokenizer.unk_token_id, *sorted(self._special)]
-        free = [token for token in candidates if token is not None and token not in used]
-        if not free:
-            raise BadInput("this tokenizer has no special token to pad with: give it a pad token of its own")
-        return int(free[0])
-
-    @property
-    def _special(self) -> set[int]:
-        return special_tokens(self.symbols.tokenizer)
-
-    def _tokens(self, text: str) -> list[int]:
-        return list(self.symbols.tokenizer(text, add_special_tokens=False)["input_ids"])
-
-    def _render(self, turns: list[dict[str, str]], asks: bool) -> str:
-        try:
-            return str(self.symbols.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=asks))
-        except Exception as error:  # whatever the template's own code raises
-            raise BadInput(
-                f"the tokenizer's chat template cannot be used: {first_line(error)}; chat=0 leaves it out"
-            ) from error
-
     # ---- encoding -----------------------------------------------------------------------------------------------------
-
-    def _prompt(self, problem: Problem) -> list[int]:
-        """The tokens before the answer."""
-        asked, start = self.template.ask(problem.question, self.examples), self.template.start
-        if self.chat:
-            return self._tokens(self._render([{"role": "user", "content": asked}], True) + start)
-        return [*self.symbols.start, *self._tokens(f"{asked}\n\n{start}" if start else asked)]
 
     def encode(
         self, problems: list[Problem], names: list[str] | None = None, unreadable: Unreadable | None = None
@@ -175,11 +112,7 @@ class Math(Task):
                 kept.append(problem)
         if not rows:
             raise BadInput(f"there are no problems: {unreadable.said() or 'the list is empty'}")
-        longest = max(map(len, rows)) + self.answer_length
-        tokens = torch.full((len(rows), longest), self.pad_token_id)
-        for out, row in zip(tokens, rows, strict=True):
-            out[: len(row)] = torch.tensor(row)
-            out[len(row) : len(row) + self.answer_length] = self.mask_token_id
+        tokens = self._masked(rows)
         labels = {"answer": np.array([problem.answer for problem in kept])}
         if all(problem.level for problem in kept):
             labels["difficulty"] = np.array([f"level {problem.level}" for problem in kept])
@@ -189,15 +122,7 @@ class Math(Task):
         """The tokens before the answer, refused if they cannot be used."""
         if any(problem.question == example.question for example in self.examples):
             raise BadInput("it is among the examples of the prompt: take the examples from another file")
-        row = self._prompt(problem)
-        if len(row) + self.answer_length > self.length:
-            raise BadInput(
-                f"the prompt takes {len(row)} tokens and the answer {self.answer_length}, more than the {self.length} that "
-                "there is room for: a smaller length or fewer shots would do"
-            )
-        if self.mask_token_id in row:
-            raise BadInput("the question holds the mask token itself")
-        return row
+        return self._with_room(self._prompt(self.template.ask(problem.question, self.examples), self.template.start))
 
     def load(self, path: str | Path, limit: int | None = None, unreadable: Unreadable | None = None) -> Instances:
         """The published files of GSM8K and MATH-500, and all like them, see `read_problems`.
@@ -217,23 +142,10 @@ class Math(Task):
 
     # ---- reading answers ----------------------------------------------------------------------------------------------
 
-    def _answers(self, instances: Instances, tokens: Tensor) -> list[list[int]]:
-        """The tokens of each answer, up to the first end."""
-        rows = []
-        for row, generated in zip(tokens, instances.maskable, strict=True):
-            answer = row[generated].tolist()
-            ends = [place for place, token in enumerate(answer) if token in self.ends]
-            rows.append(answer[: ends[0]] if ends else answer)
-        return rows
-
     def texts(self, instances: Instances, tokens: Tensor) -> list[str]:
         """The answers of completed sequences (N, L) as text, up to their end; `_` where masked."""
-        texts = [self.symbols.decode(answer) for answer in self._answers(instances, tokens)]
+        texts = super().texts(instances, tokens)
         return [text.partition(self.template.stop)[0] if self.template.stop else text for text in texts]
-
-    def format(self, tokens: Tensor) -> str:
-        """Prompt and answer as text, `_` where masked, without special tokens."""
-        return self.symbols.decode([token for token in tokens.tolist() if token != self.pad_token_id])
 
     # ---- checking -----------------------------------------------------------------------------------------------------
 
