@@ -602,6 +602,11 @@ def _is_sorted(row: list[int]) -> bool:
     return row[4:] == sorted(row[:4])
 
 
+def _is_sum(row: list[int]) -> bool:
+    one, other, result = ("".join(str(token - 1) for token in part) for part in (row[:3], row[3:6], row[6:]))
+    return 0 not in row and int(one) + int(other) == int(result)
+
+
 def _is_satisfied(row: list[int]) -> bool:
     """Tokens 1..n are the variables, n + 1..2n their negations; the answer comes last."""
     literals = [token if token <= 5 else 5 - token for token in row]
@@ -611,7 +616,12 @@ def _is_satisfied(row: list[int]) -> bool:
     return [abs(v) for v in (a, b, c, d, e)] == [1, 2, 3, 4, 5] and 0 not in true and all(true & set(c) for c in clauses)
 
 
-SLOW: dict[str, Callable[[list[int]], bool]] = {"sudoku": _is_sudoku, "sorting": _is_sorted, "sat": _is_satisfied}
+SLOW: dict[str, Callable[[list[int]], bool]] = {
+    "sudoku": _is_sudoku,
+    "sorting": _is_sorted,
+    "sat": _is_satisfied,
+    "arithmetic": _is_sum,
+}
 
 
 @pytest.mark.parametrize("kind", SMALL)
