@@ -12,6 +12,7 @@ from anyorder.decoding.counts import (
     CountRule,
     Deadline,
     EntropyBound,
+    EntropyShare,
     EvenBlocks,
     Factor,
     Fixed,
@@ -105,6 +106,32 @@ def test_entropy_bound(make_state: MakeState) -> None:
     assert EntropyBound(0.0)(closed, *seen, NONE)[0].tolist() == [False, True, False, False]
 
 
+def test_entropy_share_spends_the_entropy_over_the_budget(make_state: MakeState) -> None:
+    def entropy(c: float) -> float:
+        return -c * math.log(c) - (1 - c) * math.log(1 - c)
+
+    confidences = [0.6, 0.9, 0.8, 0.99]
+    total = sum(map(entropy, confidences))
+    bound = entropy(0.99) + entropy(0.9)  # sum - max of the first three
+    for steps in (2, 5):
+        seen = binary(make_state, confidences, steps=steps)
+        share = bound / total * steps**2
+        assert select(EntropyShare(share * 1.0001), seen) == [1, 2, 3]
+        assert select(EntropyShare(share * 0.9999, least=0), seen) == [1, 3]
+        assert select(EntropyShare(0.0, least=bound * 1.0001), seen) == [1, 2, 3], "what is always allowed"
+        assert select(EntropyShare(0.0, least=0), seen) == [3]
+
+
+def test_entropy_share_divides_the_steps_among_blocks(make_state: MakeState) -> None:
+    seen = binary(make_state, [0.7] * 4, steps=4)
+    block = torch.tensor([[0.0, 0.0, -torch.inf, -torch.inf]])  # two of its four steps
+    one = EntropyShare(1.9, least=0)(block, *seen, NONE)[0].tolist()
+    two = EntropyShare(2.1, least=0)(block, *seen, NONE)[0].tolist()
+    assert one == [True, False, False, False] and two == [True, True, False, False]
+    last = binary(make_state, [0.7] * 4, steps=2)  # its only step
+    assert EntropyShare(0.0, least=0)(block, *last, NONE)[0].tolist() == [True, True, False, False]
+
+
 def test_predicted_error_counts_expected_mistakes(make_state: MakeState) -> None:
     seen = binary(make_state, [0.5] * 3, steps=9)
     scores = torch.logit(torch.tensor([[0.7, 0.95, 0.9]]))
@@ -121,16 +148,10 @@ def test_predicted_error_keeps_an_even_pace(make_state: MakeState) -> None:
 
 
 def test_two_phase_changes_its_rule_once_something_was_remasked(make_state: MakeState) -> None:
-    rule = TwoPhase(first=Fixed(1), again=Fixed(2), generous=Fixed(1))
+    rule = TwoPhase(first=Fixed(1), again=Fixed(2))
     assert select(rule, binary(make_state, [0.6, 0.9, 0.8])) == [1]
     assert select(rule, binary(make_state, [0.6, 0.9, 0.8], remasked=torch.tensor([0]))) == [1]
     assert select(rule, binary(make_state, [0.6, 0.9, 0.8], remasked=torch.tensor([4]))) == [1, 2]
-
-
-def test_two_phase_is_quick_only_where_the_budget_is_small(make_state: MakeState) -> None:
-    rule = TwoPhase(first=Fixed(5), again=Fixed(2), generous=Fixed(1))
-    counts = [len(select(rule, binary(make_state, [0.6] * 9, steps=steps))) for steps in (2, 3)]
-    assert counts == [5, 1], "nine positions: three steps are one for every four or more, two are not"
 
 
 def klass_state(make_state: MakeState, confidences: list[float], drift: list[list[float]]) -> Seen:
@@ -169,7 +190,7 @@ def test_klass_without_a_memory_says_so(make_state: MakeState) -> None:
 def test_a_rule_made_of_others_declares_what_they_remember() -> None:
     assert memories_of(Deadline(KLASS(history=3), Linear())) == (Drift(3),)
     assert memories_of(TwoPhase(again=KLASS(history=4))) == (Drift(4),)
-    assert memories_of(TwoPhase(KLASS(), KLASS(), KLASS(history=1))) == (Drift(2), Drift(1))
+    assert memories_of(TwoPhase(KLASS(), KLASS(history=1))) == (Drift(2), Drift(1))
     assert memories_of(TwoPhase()) == ()
 
 

@@ -18,6 +18,7 @@ from anyorder.decoding.counts import (
     Cosine,
     CountRule,
     EntropyBound,
+    EntropyShare,
     Factor,
     Fixed,
     Linear,
@@ -46,7 +47,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:nothing to decode")
 VOCAB = 5
 COUNTS: list[CountRule] = [
     Linear(), Cosine(), PredictedError(0.3), Fixed(1), Fixed(3),
-    Threshold(0.6), Factor(1.0), EntropyBound(0.5), PredictedError(0.3), KLASS(0.4, 0.5), KLASS(0.3, 2.0, history=1),
+    Threshold(0.6), Factor(1.0), EntropyBound(0.5), EntropyShare(), KLASS(0.4, 0.5), KLASS(0.3, 2.0, history=1),
 ]  # fmt: skip
 TOKENS: list[TokenRule] = [Argmax(), Sample(), Sample(temperature=0.5, top_p=0.7)]
 

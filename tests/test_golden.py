@@ -154,7 +154,7 @@ def make_sampler(spec: Spec) -> Any:
         "ancestral": Ancestral(),
         "even_blocks": EvenBlocks(4),
         "even_blocks_2_steps": EvenBlocks(4, 2),
-        "second_look_quick": TwoPhase(Threshold(0.3), Threshold(0.95), Threshold(0.6)),
+        "second_look_quick": two_phase_of_then(Threshold(0.3), Threshold(0.95), Threshold(0.6)),
     }
     token: Any = Argmax()
     if spec.token:
@@ -167,7 +167,21 @@ def make_sampler(spec: Spec) -> Any:
         made = made.replace(remasker=undo_of_then(float(level), float(doubt), remembers == "1"))
     elif made.remasker == CriticUndo():
         made = made.replace(remasker=undo_of_then(0.3, 0.9, True))
-    return made
+    return made.replace(count=two_phase_of_then()) if made.count == TwoPhase() else made
+
+
+def two_phase_of_then(first: Any = None, again: Any = None, generous: Any = None) -> Any:
+    """The two phases as they were when the cases were recorded: careful at once with a step for every four positions."""
+    from anyorder.decoding.counts import EntropyBound, FunctionRule, Threshold, TwoPhase
+
+    fast, slow = first or EntropyBound(0.1), generous or EntropyBound(0.01)
+
+    def until_complete(scores: Tensor, state: Any, prediction: Any, remasked: Tensor) -> Tensor:
+        careful = 4 * state.steps >= state.generated.sum(dim=1)
+        seen = scores, state, prediction, remasked
+        return torch.where(careful[:, None], slow(*seen), fast(*seen))
+
+    return TwoPhase(FunctionRule(until_complete), again or Threshold(0.99))
 
 
 def undo_of_then(level: float, doubt: float, remembers: bool) -> Any:
@@ -364,7 +378,7 @@ SMILES = (
     "O=C(Nc1ccccc1F)C1CCCC1", "CC1CCN(S(C)(=O)=O)CC1", "CCCn1nccc1N", "COCCNC(=O)c1cccs1", "Cc1nc(CN)cs1",
 )  # fmt: skip
 COUNTS = ("linear", "cosine", "fixed:2", "threshold:0.6", "score_threshold:0.5", "factor:1.0", "entropy_bound:0.1",
-          "klass:0.5:0.1:2", "predicted_error:0.3", "second_look")  # fmt: skip
+          "entropy_share", "klass:0.5:0.1:2", "predicted_error:0.3", "second_look")  # fmt: skip
 ACTIONS = ("plackett_luce:0.5", "bernoulli:0.7", "dynamic_plackett_luce:1.0")
 UNNAMED = ("in_time", "in_time_cosine", "timesteps", "timesteps_eps", "ancestral", "even_blocks", "even_blocks_2_steps")
 TOKENS = ("1.0:1.0:0", "0.6:1.0:0", "1.0:0.7:0", "1.0:1.0:3", "0.8:0.9:4")

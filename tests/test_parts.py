@@ -52,7 +52,7 @@ def again(part: Any, kind: str) -> Any:
 def test_walk_finds_all_parts_inside() -> None:
     rule = Deadline(Threshold(0.5), TwoPhase(first=Fixed(2)))
     assert [type(part).__name__ for part in walk(rule)] == [
-        "Deadline", "Threshold", "TwoPhase", "Fixed", "Threshold", "EntropyBound",
+        "Deadline", "Threshold", "TwoPhase", "Fixed", "Threshold",
     ]  # fmt: skip
     assert list(walk(Perturbed(confidence, 0.1)))[1] is confidence
 

@@ -9,6 +9,7 @@ from anyorder.decoding.counts import Cosine as Cosine
 from anyorder.decoding.counts import CountRule as CountRule
 from anyorder.decoding.counts import Deadline as Deadline
 from anyorder.decoding.counts import EntropyBound as EntropyBound
+from anyorder.decoding.counts import EntropyShare as EntropyShare
 from anyorder.decoding.counts import EvenBlocks as EvenBlocks
 from anyorder.decoding.counts import Factor as Factor
 from anyorder.decoding.counts import Fixed as Fixed

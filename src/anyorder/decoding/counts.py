@@ -187,11 +187,42 @@ class EntropyBound(CountRule):
         check_number("bound", self.bound, 0)
 
     def __call__(self, scores: Tensor, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
-        entropy = prediction.scatter(prediction.entropy, fill=torch.inf).masked_fill(scores == -torch.inf, torch.inf)
-        ranked, ranking = entropy.sort(dim=1, stable=True)
-        fits = ranked.cumsum(dim=1) - ranked <= self.bound  # ascending, so the last of a prefix is its largest
-        chosen = torch.zeros_like(state.masked).scatter(1, ranking, fits)
-        return chosen & (scores > -torch.inf)
+        return _least_entropy(prediction.scatter(prediction.entropy, fill=torch.inf), scores > -torch.inf, self.bound)
+
+
+@COUNT_RULES.register("entropy_share", curve_for=("heuristic",))
+@dataclass(frozen=True)
+class EntropyShare(CountRule):
+    """The largest prefix, by entropy, with sum H - max H <= share * (sum of H over all masked positions) / (steps left)^2, at
+    least one: an entropy bound that follows from the budget.
+
+    A fixed bound is too strict for a small budget, whose last step then commits everything that is left, and too loose for a
+    large one, which it does not use. In blocks, the steps left are divided among the masked positions. (Ours.)
+    """
+
+    share: float = field(default=0.25, metadata={"help": "of the remaining entropy", "values": (3, 1, 0.5, 0.25, 0.1, 0.03)})
+    least: float = field(default=0.01, metadata={"help": "nats that are always allowed, so that sure tokens take no step"})
+
+    def __post_init__(self) -> None:
+        check_number("share", self.share, 0)
+        check_number("least", self.least, 0)
+
+    def __call__(self, scores: Tensor, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
+        available = scores > -torch.inf
+        entropy = prediction.scatter(prediction.entropy, fill=0.0).masked_fill(~available, 0.0)
+        here = available.sum(dim=1) / state.masked.sum(dim=1).clamp(min=1)
+        left = ((state.steps - state.step) * here.clamp(max=1)).ceil().clamp(min=1)
+        bound = (self.share * entropy.sum(dim=1) / left.square()).clamp(min=self.least)
+        return _least_entropy(entropy, available, bound.masked_fill(left == 1, torch.inf))
+
+
+def _least_entropy(entropy: Tensor, available: Tensor, bound: Tensor | float) -> Tensor:
+    """The largest prefix of the available positions bool (B, L), by entropy (B, L), with sum H - max H <= bound (B,), at least
+    one."""
+    ranked, ranking = entropy.masked_fill(~available, torch.inf).sort(dim=1, stable=True)
+    limit = bound[:, None] if isinstance(bound, Tensor) else bound
+    fits = ranked.cumsum(dim=1) - ranked <= limit  # ascending, so the last of a prefix is its largest
+    return torch.zeros_like(available).scatter(1, ranking, fits) & available
 
 
 @COUNT_RULES.register("klass", curve_for=("heuristic",))
@@ -260,20 +291,13 @@ class PredictedError(CountRule):
 @COUNT_RULES.register("two_phase")
 @dataclass(frozen=True)
 class TwoPhase(CountRule):
-    """One rule until the sequence is complete, and another after it was opened again: first fast, then careful.
+    """One rule until the sequence is complete, and another after it was opened again."""
 
-    With a generous budget, at least one step for every four positions, the first completion is careful as well.
-    """
-
-    first: CountRule = EntropyBound(0.1)
+    first: CountRule = EntropyShare()
     again: CountRule = Threshold(0.99)
-    generous: CountRule = EntropyBound(0.01)
 
     def __call__(self, scores: Tensor, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
-        slow = 4 * state.steps >= state.generated.sum(dim=1)
         chosen = self.first(scores, state, prediction, remasked)
-        if slow.any():
-            chosen = torch.where(slow[:, None], self.generous(scores, state, prediction, remasked), chosen)
         reopened = state.remasked > 0
         if not reopened.any():
             return chosen
