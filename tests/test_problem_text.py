@@ -42,6 +42,9 @@ KINDS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("protein", {}, {"length": (3, 40)}),
     ("antibody", {}, {"length": 110}),
     ("molecules", {}, {"length": (2, 30)}),
+    ("words", {}, {}),
+    ("words", {"problems": "zebra"}, {}),
+    ("words", {"problems": "sudoku4", "prefill": True}, {"givens": 5}),
 ]
 """Tasks, their options, and those of their generators."""
 

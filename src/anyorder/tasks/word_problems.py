@@ -42,11 +42,13 @@ class Kind(ABC):
         name: of the kind.
         question: the prompt, with {problem} for the problem in words.
         takes: options of its generator.
+        can_be_prefilled: a part of the answer, of one token each, is known from the problem.
     """
 
     name: ClassVar[str]
     question: ClassVar[str]
     takes: ClassVar[tuple[str, ...]] = ()
+    can_be_prefilled: ClassVar[bool] = False
 
     def ask(self, problem: str) -> str:
         """The prompt of a problem."""
@@ -66,9 +68,9 @@ class Kind(ABC):
         """Inverse of `in_words`."""
         return words
 
-    def outline(self, problem: str) -> str | None:
-        """The answer with `_` for what the problem does not give; None if that cannot be said."""
-        return None
+    def outline(self, problem: str) -> str:
+        """The answer with `_` for what the problem does not give, if it can be prefilled."""
+        raise NotImplementedError
 
     @abstractmethod
     def generate(self, count: int, seed: int, **options: Any) -> list[WordProblem]:
@@ -151,6 +153,7 @@ class Sudoku4(OfTask):
     name = "sudoku4"
     question = "Solve this 4x4 Sudoku: every row, column and 2x2 box holds 1, 2, 3 and 4 once; 0 is an empty cell.\n{problem}"
     takes = ("givens", "unique")
+    can_be_prefilled = True
 
     def __init__(self) -> None:
         super().__init__(Sudoku(box=2))
@@ -167,7 +170,7 @@ class Sudoku4(OfTask):
         """Four lines of digits."""
         return self.in_words(solution)
 
-    def outline(self, problem: str) -> str | None:
+    def outline(self, problem: str) -> str:
         """The given digits, and `_` for each empty cell."""
         return self.in_words(problem.replace("0", "_"))
 

@@ -68,6 +68,9 @@ class Words(Prompted):
         unknown = [name for name in names if name not in KINDS]
         if unknown or not names:
             raise BadInput(f"problems {unknown[0] if unknown else names!r} is unknown: use one or more of {', '.join(KINDS)}")
+        whole = [name for name in names if prefill and not KINDS[name].can_be_prefilled]
+        if whole:
+            raise BadInput(f"the answers of {whole[0]} cannot be prefilled: leave prefill out")
         self.names = names
         self.kinds: dict[str, Kind] = {name: KINDS[name]() for name in dict.fromkeys(names)}
         self.alphabet, self.prefill = alphabet, bool(prefill)
@@ -140,10 +143,7 @@ class Words(Prompted):
         solved = self._filled(self._tokens(problem.answer))
         if not self.prefill:
             return [self.mask_token_id] * self.answer_length, solved
-        outline = kind.outline(problem.problem)
-        if outline is None:
-            raise BadInput(f"the answers of {kind.name} cannot be prefilled: leave prefill out")
-        given = self._filled(self.symbols.encode(outline.replace("_", "_{1}")))
+        given = self._filled(self.symbols.encode(kind.outline(problem.problem).replace("_", "_{1}")))
         if problem.answer and any(a not in (b, self.mask_token_id) for a, b in zip(given, solved, strict=True)):
             raise BadInput("this tokenizer writes several cells as one token: leave prefill out")
         return given, solved
@@ -235,11 +235,16 @@ class Words(Prompted):
 
     def _asked(self, tokens: Tensor) -> tuple[str, str]:
         """Kind and problem, from the prompt."""
-        text = self.symbols.decode(tokens.tolist()).partition(f"\n{_START}")[0]
+        text = self.symbols.decode(tokens.tolist()).rpartition(self._after)[0]
         found = [(name, problem) for name, kind in self.kinds.items() if (problem := kind.problem_in(text)) is not None]
         if not found:
             raise BadInput(f"{shorten(text)!r} is no prompt of {', '.join(self.kinds)}")
         return found[0]
+
+    @cached_property
+    def _after(self) -> str:
+        """The text between question and answer, as it is decoded."""
+        return self.symbols.decode(self._prompt("?", _START, between="\n")).rpartition("?")[2]
 
     def file_line(self, tokens: Tensor, solution: Tensor | None) -> str:
         """Kind, problem and solution as JSON."""
