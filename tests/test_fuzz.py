@@ -127,7 +127,7 @@ def survives(read: Callable[[], object]) -> None:
 SMALL: dict[str, dict[str, Any]] = {
     "sudoku": {"box": 2}, "sat": {"variables": 5}, "countdown": {"numbers": 3}, "zebra": {"houses": 3, "attributes": 3},
     "sorting": {"items": 4, "values": 9}, "tsp": {"cities": 4, "grid": 8}, "text": {"length": 20}, "protein": {"length": 20},
-    "antibody": {"length": 20}, "molecules": {"length": 20}, "arithmetic": {"digits": 3},
+    "antibody": {"length": 20}, "molecules": {"length": 20}, "arithmetic": {"digits": 3}, "words": {},
 }  # fmt: skip
 
 _FORMULA = "1,2,3/-1,2,4/1,-3,5/2,3,-4/-2,4,5"
@@ -144,6 +144,8 @@ PROBLEMS = {
     "cd.jsonl": ("countdown", b'{"input": "1,2,3,6", "output": "1+2=3,3+3=6"}\n{"input": "1,2,3", "output": "6"}\n'),
     "sorting.txt": ("sorting", b"5,3,8,3\n1 2 3 4\n"),
     "sums.txt": ("arithmetic", b"12+345\n1+2=3\n123+456=0__9\n"),
+    "words.jsonl": ("words", b'{"kind": "addition", "problem": "17 + 25"}\n{"kind": "sudoku4", "problem": "0000400001030001", '
+                    b'"solution": "1234\\n4312\\n2143\\n3421"}\n{"kind": "countdown", "problem": "1,2,3,6"}\n'),
     "tsp.txt": ("tsp", b"0,0 3,7 5,4 7,7\n0,1 2,3 4,5 6,7\n"),
     "text.txt": ("text", b"a small dog\na _ cat\n"),
     "text.jsonl": ("text", b'{"text": "a dog"}\n"a cat"\n'),
@@ -227,6 +229,7 @@ def test_problems_typed_as_text(kind: str) -> None:
         "5,3,8,3",
         "0,0 3,7 5,4 7,7",
         "AC_{3}D",
+        "addition: 17 + 25",
         "12",
     ]
 
