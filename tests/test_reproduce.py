@@ -15,13 +15,14 @@ import pytest
 
 from anyorder import reproduce as package
 from anyorder.errors import BadInput
-from anyorder.reproduce import SCALES, TARGETS, describe_targets, reproduce, speed, trainings
+from anyorder.reproduce import SCALES, TARGETS, describe_targets, language, reproduce, speed, trainings
 from anyorder.reproduce.outcome import difference, percent
 from anyorder.reproduce.reward import SMALL, VARIANTS, RewardSetting, share
 from anyorder.reproduce.study import Decoding, Setting, Study
 from anyorder.training.checkpoint import list_checkpoints
 from anyorder.training.recipes import load_recipe, recipe_names
 from proc import alive, children
+from tiny_llada import save_tokenizer
 
 TINY = (
     'task.options={box=2}', "data.size=40", "data.options={givens=6}", "run.batch_size=8", "run.steps=3",
@@ -51,11 +52,43 @@ def tiny_speed() -> RewardSetting:
                    reward_changes=(*changes, "update.minibatches=1", "run.log_steps=1"))  # fmt: skip
 
 
+def tiny_words(setting: RewardSetting) -> RewardSetting:
+    model = ("denoiser.width=16", "denoiser.layers=1", 'denoiser.heads=["everything"]', "data.size=40", "run.steps=2")
+    short = ("data.size=40", "run.steps=2", "run.batch_size=6")
+    return replace(
+        setting, denoiser="words-denoiser", denoiser_changes=(*model, "run.batch_size=6"), problems=3, steps=4,
+        policy_changes=(*setting.policy_changes, *short, "objective.rollout_steps=[2,4]"),
+        reward_changes=(*setting.reward_changes, *short, "run.log_steps=1", "rollout.steps=3", "policy.width=16"))  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def judge(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A causal model with one token a byte."""
+    transformers = pytest.importorskip("transformers")
+    folder = tmp_path_factory.mktemp("judge")
+    save_tokenizer(folder, chat=False)
+    config = transformers.GPT2Config(vocab_size=272, n_positions=200, n_embd=8, n_layer=1, n_head=1)
+    transformers.GPT2LMHeadModel(config).save_pretrained(folder)
+    return folder
+
+
+def tiny_judged(judge: Path) -> RewardSetting:
+    prompts = judge / "prompts.txt"
+    prompts.write_text("a person who acts\nthe quality of being good\n" * 4)
+    changes = (f"data.file={prompts}", f"reward.model={judge}", "data.size=8", "run.batch_size=6", "run.log_steps=1")
+    return replace(
+        language.JUDGED, prompts=str(prompts), judge=str(judge), problems=4, steps=3,
+        reward_changes=(*changes, "run.steps=2", "rollout.steps=3", "policy.width=16"))  # fmt: skip
+
+
 @pytest.fixture
-def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, judge: Path) -> Path:
     monkeypatch.setitem(package.SCALES, "small", dict.fromkeys(("sudoku", "sat", "sorting", "tsp"), tiny_setting()))
     monkeypatch.setitem(package.SCALES["small"], "sudoku4", tiny_reward())
     monkeypatch.setitem(package.SCALES["small"], "sudoku9-speed", tiny_speed())
+    for setting in language.WORDS:
+        monkeypatch.setitem(package.SCALES["small"], setting.name, tiny_words(setting))
+    monkeypatch.setitem(package.SCALES["small"], language.JUDGED.name, tiny_judged(judge))
     return tmp_path
 
 

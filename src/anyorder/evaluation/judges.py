@@ -23,7 +23,7 @@ from anyorder.evaluation.structure import ESMFOLD, ESMFold, structure_judges
 from anyorder.registry import JUDGES
 from anyorder.tasks.antibody import chain_of
 from anyorder.tasks.base import Instances, Task
-from anyorder.zoo.fetch import fetched
+from anyorder.zoo.fetch import causal_source, fetched
 
 
 @dataclass(frozen=True)
@@ -69,10 +69,6 @@ class PseudoLikelihood:
         return mean
 
 
-QUANTIZED = ("smollm2",)
-"""Causal judges that `anyorder fetch` obtains."""
-
-
 class CausalPerplexity:
     """Negative log-likelihood of the text under a causal model of Hugging Face, in nats per token, float (N,).
 
@@ -83,8 +79,7 @@ class CausalPerplexity:
     """
 
     def __init__(self, name: str, device: str = "cpu", *, trust_remote_code: bool = False) -> None:
-        source = f"{fetched(name)}#model.gguf" if name in QUANTIZED else name
-        self.judge = CausalModel(source, device, trust_remote_code=trust_remote_code)
+        self.judge = CausalModel(causal_source(name), device, trust_remote_code=trust_remote_code)
 
     def __call__(self, task: Task, instances: Instances, tokens: Tensor) -> np.ndarray:
         return self.judge.nats(task.texts(instances, tokens))

@@ -9,7 +9,7 @@ from anyorder.errors import BadInput
 from anyorder.evaluation.comparison import environment
 from anyorder.files import write_json, write_text
 from anyorder.report.plots import bars, panels
-from anyorder.reproduce import adaptive, draws, falsification, proteins, reward, speed, stability
+from anyorder.reproduce import adaptive, draws, falsification, language, proteins, reward, speed, stability
 from anyorder.reproduce.outcome import Outcome
 from anyorder.reproduce.study import Setting, is_given
 
@@ -21,6 +21,7 @@ TARGETS = (
     | reward.TARGETS
     | draws.TARGETS
     | speed.TARGETS
+    | language.TARGETS
 )
 
 _SORTING = ("task.name=sorting", "task.options={items=16}", "data.options={}", "run.log_steps=10")
@@ -78,6 +79,7 @@ _SETTINGS: dict[str, list[Setting]] = {
         ),
         reward.SMALL,
         speed.SMALL,
+        *language.SMALL,
     ],
     "paper": [
         Setting(

@@ -36,6 +36,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "lookahead-without": ("update.reference=none", "update.beta=0", "update.imitation=0"),
     "from-supervised": ("update.reference=none", "update.beta=0", "update.imitation=0", "optimizer.lr=3e-4"),
     "confidence-without": ("update.reference=none", "update.beta=0"),
+    "judged": (),
     "top_k-without": ("update.reference=none", "update.beta=0", "update.imitation=0", "policy.top_positions=5"),
 }
 """Changes of the recipe of UPO: references of its table 1, another network and another start, rewards of its table 4, ablations
@@ -130,7 +131,7 @@ def _table2_needs(settings: list[Setting], seeds: list[int]) -> list[Decoding]:
     ]
 
 
-def _rows(both: Both, s: Setting, rows: dict[str, tuple[str, str]], paper: dict[str, float]) -> tuple[str, dict]:
+def against_confidence(both: Both, s: Setting, rows: dict[str, tuple[str, str]], paper: dict[str, float]) -> tuple[str, dict]:
     """A table of one task: by cells, by rules, and both minus confidence."""
     lines, values = [], {}
     reference = both.of(s, "frozen", "confidence")
@@ -157,7 +158,7 @@ def _table2(settings: list[Setting], seeds: list[int], solved: Solved, folder: P
         "supervised, then by reward": ("reward/from-supervised/{seed}", "policy"),
     }
     for s in settings:
-        markdown, values[s.name] = _rows(both, s, rows, published.UPO_TABLE2.get(s.task, {}))
+        markdown, values[s.name] = against_confidence(both, s, rows, published.UPO_TABLE2.get(s.task, {}))
         cost = [[label, *_cost(folder, s, model, seeds)] for label, (model, _) in rows.items() if model != "frozen"]
         parts.append(markdown + "\n" + markdown_table(["trained order", "updates", "seconds of training", "NFE"], cost))
     return Outcome("UPO, table 2: one position at a time", "\n".join(parts), values)
@@ -198,7 +199,7 @@ def _table4(settings: list[Setting], seeds: list[int], solved: Solved, folder: P
         "UPO, dense reward": ("reward/confidence/{seed}", "policy"),
     }
     for s in settings:
-        markdown, values[s.name] = _rows(both, s, rows, published.UPO_TABLE4.get(s.task, {}))
+        markdown, values[s.name] = against_confidence(both, s, rows, published.UPO_TABLE4.get(s.task, {}))
         parts.append(markdown)
     return Outcome("UPO, table 4: dense and binary rewards", "\n".join(parts), values)
 
@@ -238,7 +239,7 @@ def _figure3(settings: list[Setting], seeds: list[int], solved: Solved, folder: 
         lines[s.name] = {label: _curve(folder, s, v, seeds, "solved") for v, label in REFERENCES.items()}
         rows = {"confidence": ("frozen", "confidence")}
         rows |= {label: (f"reward/{v}/{{seed}}", "policy") for v, label in REFERENCES.items()}
-        markdown, values[s.name] = _rows(both, s, rows, {})
+        markdown, values[s.name] = against_confidence(both, s, rows, {})
         parts.append(markdown)
     text = "Sampled trajectories in training (mean over five logged rounds, over the seeds; band: lowest to highest seed), and "
     text += "the trained policies decoded without sampling:\n\n"
@@ -254,7 +255,7 @@ def _figure4(settings: list[Setting], seeds: list[int], solved: Solved, folder: 
             lines[f"{s.name}: {label}"] = {name: _curve(folder, s, v, seeds, key) for v, name in names.items()}
         rows = {"confidence": ("frozen", "confidence")}
         rows |= {label: (f"reward/{v}/{{seed}}", "policy") for v, label in names.items()}
-        markdown, values[s.name] = _rows(both, s, rows, {})
+        markdown, values[s.name] = against_confidence(both, s, rows, {})
         drawn = [lines[f"{s.name}: {k}"] for k in ("mean of group reward", "sd of group reward")]
         last = [[label, *(f"{panel[label][-1][1]:.1f}" for panel in drawn)] for label in names.values()]
         parts.append(markdown + "\n" + markdown_table(["last rounds", "mean of group reward, %", "sd, %"], last))

@@ -13,6 +13,7 @@ from anyorder.decoding.result import Decoded
 from anyorder.errors import BadInput
 from anyorder.registry import REWARDS
 from anyorder.tasks.base import CheckResult, Instances, Task
+from anyorder.zoo.fetch import causal_source
 
 
 class Outcome(NamedTuple):
@@ -63,7 +64,7 @@ def likelihood(outcome: Outcome) -> Tensor:
 class JudgeReward:
     """Mean log-likelihood of the text under a causal language model, in nats per token (arXiv 2510.05725, appendix D.2)."""
 
-    model: str = field(metadata={"help": "causal language model: folder or hub id"})
+    model: str = field(metadata={"help": "causal language model: folder, hub id, or `smollm2` once it was fetched"})
     trust_remote_code: bool = field(default=False, metadata={"help": "run the code that comes with the model; read it first"})
 
     def __post_init__(self) -> None:
@@ -72,7 +73,7 @@ class JudgeReward:
 
     @cached_property
     def _judge(self) -> CausalModel:
-        return CausalModel(self.model, trust_remote_code=self.trust_remote_code)
+        return CausalModel(causal_source(self.model), trust_remote_code=self.trust_remote_code)
 
     def __call__(self, outcome: Outcome) -> Tensor:
         texts = outcome.task.texts(outcome.instances, outcome.decoded.tokens)

@@ -108,6 +108,16 @@ def _unpack(package: Package, archive: Path, folder: Path) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def causal_source(name: str) -> str:
+    """What a causal model is loaded from: the file of quantized weights of one that `fetch` obtains, else the name itself.
+
+    Raises:
+        BadInput: it was not fetched.
+    """
+    package = PACKAGES.get(name)
+    return f"{fetched(name)}#model.gguf" if package is not None and package.files == ("model.gguf",) else name
+
+
 def fetched(name: str) -> Path:
     """The folder of a package that was fetched before.
 

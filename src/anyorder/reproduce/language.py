@@ -1,0 +1,205 @@
+"""The language half of UPO (arXiv 2510.05725) on small language models of ours: its table 2 on puzzles in words, and its figure
+7, where the reward is the likelihood of the text under another model."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anyorder.causal import CausalModel
+from anyorder.decoding.sampler import Sampler
+from anyorder.evaluation.batches import decode_in_batches
+from anyorder.evaluation.statistics import sign_flip
+from anyorder.evaluation.tables import markdown_table
+from anyorder.files import find_file
+from anyorder.report.sources import read_metrics
+from anyorder.reproduce import published
+from anyorder.reproduce.outcome import Cells, Outcome, Solved, Target
+from anyorder.reproduce.reward import HEURISTICS, Both, RewardSetting, RewardStudy, about, against_confidence
+from anyorder.reproduce.study import Decoding, Setting
+from anyorder.tasks import Instances, Task, make_task
+from anyorder.zoo.fetch import causal_source
+
+_JUDGED_ORDERS = ("random", "left_to_right", "confidence")
+
+
+@dataclass(frozen=True)
+class LanguageSetting(RewardSetting):
+    """Problems in words.
+
+    Args:
+        reference: the variant of UPO, as in the paper: `confidence` for puzzles, `top_k` for sums.
+        published: the key of its published figures; "" if there are none.
+        prompts, judge: of figure 7: the file of texts whose hidden halves are generated, and the causal model that rates them.
+    """
+
+    reference: str = "confidence"
+    published: str = ""
+    prompts: str = ""
+    judge: str = ""
+
+
+# ---- table 2 ------------------------------------------------------------------------------------------------------------
+
+
+def _table2_needs(settings: list[Setting], seeds: list[int]) -> list[Decoding]:
+    found = []
+    for s in settings:
+        assert isinstance(s, LanguageSetting)
+        trained = (f"reward/{s.reference}", "reward/none", "policy/mlp")
+        found.append(Decoding(s, "frozen", (*HEURISTICS, "oracle"), s.steps))
+        found += [Decoding(s, f"{model}/{seed}", ("policy",), s.steps) for model in trained for seed in seeds]
+    return found
+
+
+def _table2(settings: list[Setting], seeds: list[int], solved: Solved, folder: Path) -> Outcome:
+    both, parts, values = Both(solved, seeds), [], {}
+    for s in settings:
+        assert isinstance(s, LanguageSetting)
+        rows = {name: ("frozen", name) for name in (*HEURISTICS, "oracle")} | {
+            "UPO": (f"reward/{s.reference}/{{seed}}", "policy"),
+            "no reference (as DCoLT)": ("reward/none/{seed}", "policy"),
+            "supervised, MLP": ("policy/mlp/{seed}", "policy"),
+        }
+        markdown, values[s.name] = against_confidence(both, s, rows, published.UPO_TABLE2.get(s.published, {}))
+        parts.append(markdown)
+    return Outcome("UPO, table 2: problems in words, one position at a time", "\n".join(parts), values)
+
+
+# ---- figure 7: the likelihood under another model as the reward -----------------------------------------------------------
+
+
+@lru_cache(maxsize=1)
+def _judge(name: str) -> CausalModel:
+    return CausalModel(causal_source(name))
+
+
+class JudgeStudy(RewardStudy):
+    """For each prompt: log-likelihood of the text under the judge in nats per token, share of the hidden symbols that were
+    recovered, and token entropy of what was generated in bits, float (3, N)."""
+
+    @property
+    def measure_mark(self) -> str:
+        """See `Study`."""
+        return ", judge"
+
+    def problems(self, setting: Setting) -> tuple[Task, Instances]:
+        """See `Study`: the texts of a file."""
+        assert isinstance(setting, LanguageSetting)
+        task = make_task(setting.task, **setting.options)
+        return task, task.load(find_file(setting.prompts), setting.problems)
+
+    def measure(self, denoiser: Any, decoding: Decoding, order: str) -> dict[str, Any]:
+        """See `Study`."""
+        assert isinstance(decoding.setting, LanguageSetting)
+        task, problems = self.problems(decoding.setting)
+        sampler = Sampler.parse(order, steps=decoding.steps).bind(denoiser)
+        decoded = decode_in_batches(denoiser, problems, sampler, seed=0, batch_size=256, progress=None, name=order)
+        return {
+            "nfe": float(decoded.nfe.float().mean()),
+            "likelihood": (-_judge(decoding.setting.judge).nats(task.texts(problems, decoded.tokens))).tolist(),
+            "recovered": task.check(problems, decoded.tokens).cell_accuracy.tolist(),
+            "entropy": task.measure(problems, decoded.tokens)["token entropy"].tolist(),
+        }
+
+    def kept(self, values: dict[str, Any]) -> np.ndarray:
+        """See `Study`."""
+        found = np.array([values[name] for name in ("likelihood", "recovered", "entropy")], dtype=float)
+        if found.shape != (3, values["problems"]):
+            raise ValueError("it holds three numbers of each prompt")
+        return found
+
+
+def _figure7_needs(settings: list[Setting], seeds: list[int]) -> list[Decoding]:
+    return [
+        need
+        for s in settings
+        for need in (
+            Decoding(s, "frozen", _JUDGED_ORDERS, s.steps),
+            *(Decoding(s, f"reward/judged/{seed}", ("policy",), s.steps) for seed in seeds),
+        )
+    ]
+
+
+def _figure7(settings: list[Setting], seeds: list[int], solved: Solved, folder: Path) -> Outcome:
+    cells, lines, parts = Cells(solved, seeds), {}, []
+    values: dict[str, dict[str, Any]] = {}
+    for s in settings:
+        lines[s.name] = {"UPO, sampled trajectories": _rewards(folder, s, seeds)}
+        reference, rows, values[s.name] = cells.of(s, "frozen", "confidence"), [], {}
+        for order in (*_JUDGED_ORDERS, "policy"):
+            found = cells.of(s, "reward/judged/{seed}" if order == "policy" else "frozen", order)
+            likelihood, recovered, entropy = np.nanmean(found, axis=(0, 2))
+            gap = np.nan_to_num((found - reference)[:, 0]).mean(axis=0)
+            by_seed = " ".join(f"{value:.3f}" for value in np.nanmean(found[:, 0], axis=1))
+            compared = "" if order == "confidence" else f"{gap.mean():+.3f} (p = {sign_flip(gap):.2g})"
+            rows.append([order, by_seed, compared, f"{100 * recovered:.1f}", f"{entropy:.2f}"])
+            values[s.name][order] = {"likelihood": float(likelihood), "recovered": float(recovered), "entropy": float(entropy)}
+        header = ["order", "log-likelihood by seed", "minus confidence", "recovered, %", "token entropy, bits"]
+        parts.append(f"**{s.name}**\n\n" + markdown_table(header, rows))
+    title = "UPO, figure 7: the likelihood under another model as the reward"
+    return Outcome(title, "\n".join(parts), values, lines, "update", "log-likelihood, nats per token")
+
+
+def _rewards(folder: Path, s: Setting, seeds: list[int]) -> list[tuple[float, float, float, float]]:
+    """(update, mean over seeds, lowest, highest) of the logged rewards."""
+    study = JudgeStudy(folder)
+    runs = [{row["step"]: row["reward"] for row in read_metrics([study.model_folder(s, f"reward/judged/{k}")])} for k in seeds]
+    steps = sorted(set.intersection(*(set(run) for run in runs)))
+    table = np.array([[run[step] for step in steps] for run in runs])
+    return [
+        (float(step), float(row.mean()), float(row.min()), float(row.max())) for step, row in zip(steps, table.T, strict=True)
+    ]
+
+
+def about_judge(settings: list[Setting], seeds: list[int], scale: str) -> str:
+    """The settings that stand above figure 7."""
+    lines = [
+        f"Scale {scale}; seeds {', '.join(map(str, seeds))}. Half of the symbols of each text are given. One position per "
+        "step, the likeliest token. Log-likelihood of the whole text in nats per token; p by a sign-flip test over the texts, "
+        "of the mean over seeds. Controls: the share of hidden symbols recovered, and token entropy, since a repetitive text "
+        "is likely too."
+    ]
+    for s in settings:
+        assert isinstance(s, LanguageSetting)
+        lines.append(
+            f"- {s.name}: {s.problems} texts of {s.prompts}; denoiser `{s.denoiser}`; by reward `{s.reward}`; judge {s.judge}."
+        )
+    return "\n".join(lines) + "\n"
+
+
+# ---- settings -----------------------------------------------------------------------------------------------------------
+
+_SHORT = ("data.size=5000", "run.batch_size=24", "run.log_steps=20")
+_SUM = ("reward.name=solved", "reward.likelihood_bonus=0.25")
+
+
+def _in_words(kind: str, steps: int, prefill: bool = False, **more: Any) -> LanguageSetting:
+    options = {"problems": kind, "prefill": prefill}
+    told = f'task.options={{problems="{kind}", prefill={str(prefill).lower()}}}'
+    changes = (told, *_SHORT, *more.pop("reward_changes", ()))
+    return LanguageSetting(
+        task="words", options=options, denoiser="words", adaptive="words-order", key=f"words-{kind}", reward="words-upo",
+        policy_changes=(told, "run.steps=150", "run.batch_size=32", "data.size=5000"),
+        reward_changes=(*changes, "run.steps=400"), problems=300, steps=steps, **more,
+    )  # fmt: skip
+
+
+WORDS = (
+    _in_words("sudoku4", 8, prefill=True, published="sudoku"),
+    _in_words("zebra", 40, published="zebra"),
+    _in_words("countdown", 40, reference="top_k", reward_changes=_SUM),
+    _in_words("addition", 40, reference="top_k", reward_changes=_SUM),
+)
+JUDGED = LanguageSetting(
+    task="text", options={"alphabet": "subwords", "length": 36, "hide": 0.5}, denoiser="wordnet", adaptive="text-order",
+    key="text-judged", reward="text-upo", reward_changes=("run.steps=400", "run.batch_size=48", "run.log_steps=20"),
+    problems=500, steps=18, prompts="wordnet/test.txt", judge="smollm2",
+)  # fmt: skip
+SMALL = (*WORDS, JUDGED)
+TARGETS = {
+    "upo-table2-llm": Target(tuple(s.name for s in WORDS), _table2_needs, _table2, RewardStudy, about),
+    "upo-figure7": Target((JUDGED.name,), _figure7_needs, _figure7, JudgeStudy, about_judge),
+}
