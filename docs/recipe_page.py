@@ -11,7 +11,15 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from anyorder.training.recipes import AnyRecipe, DenoiserRecipe, OrderRecipe, RewardRecipe, load_recipe, recipe_names
+from anyorder.training.recipes import (
+    AnyRecipe,
+    DenoiserRecipe,
+    GrpoRecipe,
+    OrderRecipe,
+    RewardRecipe,
+    load_recipe,
+    recipe_names,
+)
 from anyorder.training.settings import PartSection
 
 PAGE = Path(__file__).with_name("recipes.md")
@@ -48,6 +56,7 @@ _KINDS: dict[type[BaseModel], str] = {
     DenoiserRecipe: "Denoisers",
     OrderRecipe: "Orders for a denoiser",
     RewardRecipe: "Orders trained by reward",
+    GrpoRecipe: "Denoisers trained by reward",
 }
 
 
@@ -99,14 +108,17 @@ def _entry(name: str, recipe: AnyRecipe) -> str:
         lines.append(f"- **Network**: `{what.architecture}`" + (f" ({', '.join(size)})" if size else ""))
     else:
         lines.append(f"- **Denoiser**: `{recipe.denoiser}`")
+    if isinstance(recipe, OrderRecipe | RewardRecipe):
         lines.append(f"- **Policy**: `{recipe.policy.architecture}`, width {recipe.policy.width}" + _begun(recipe))
     if isinstance(recipe, OrderRecipe):
         lines.append(f"- **Objective**: `{recipe.objective.name}` on `{recipe.objective.states}` states")
     if isinstance(recipe, RewardRecipe):
         lines.append(f"- **Reward**: `{recipe.reward.name}`, reference `{recipe.update.reference}`")
+    if isinstance(recipe, GrpoRecipe):
+        lines.append(f"- **Reward**: `{recipe.reward.name}`, decoded by `{recipe.grpo.order}`")
     run = recipe.run
     length = f"{run.steps:,} steps of {run.batch_size:,}, {run.steps * run.batch_size:,} samples"
-    if isinstance(recipe, RewardRecipe):
+    if isinstance(recipe, RewardRecipe | GrpoRecipe):
         length = f"{run.steps:,} updates, rounds of {run.batch_size:,} trajectories"
     lines += [f"- **Length**: {length}", f"- **Cost**: {cost}"]
     return "\n".join(lines) + "\n"

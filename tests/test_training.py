@@ -408,7 +408,7 @@ def test_shipped_recipes_are_valid(name: str) -> None:
         ("run.steps=many", "'run.steps' is 'many'"),
         ("run.steps=0", "'run.steps' is 0"),
         ("optimizer.name=sgd", "'optimizer.name' is 'sgd'"),
-        ("kind=magic", "kind must be 'denoiser', 'order' or 'reward'"),
+        ("kind=magic", "kind must be 'denoiser', 'order', 'reward' or 'grpo'"),
         ("nonsense", "must look like section.key=value"),
     ],
 )

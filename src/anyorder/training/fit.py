@@ -21,10 +21,11 @@ from anyorder.relations import EVERYTHING
 from anyorder.signatures import checked
 from anyorder.tasks.base import Instances, Task
 from anyorder.training.denoiser import DenoiserJob
+from anyorder.training.grpo import GrpoJob
 from anyorder.training.joint import JointJob
 from anyorder.training.loop import TrainingResult, train
 from anyorder.training.order import OrderJob
-from anyorder.training.recipes import AnyRecipe, DenoiserRecipe, OrderRecipe, RewardRecipe
+from anyorder.training.recipes import AnyRecipe, DenoiserRecipe, GrpoRecipe, OrderRecipe, RewardRecipe
 from anyorder.training.reward import RewardJob
 from anyorder.training.rewards import Reward
 from anyorder.training.run_folder import check_free, check_same_run
@@ -66,7 +67,7 @@ def run_recipe(
     """
     folder, identity = Path(folder), recipe.model_dump(mode="json")
     try:
-        job: DenoiserJob | OrderJob | RewardJob
+        job: DenoiserJob | OrderJob | RewardJob | GrpoJob
         if isinstance(recipe, DenoiserRecipe):
             job = DenoiserJob(recipe)
         else:
@@ -78,12 +79,16 @@ def run_recipe(
             identity["denoiser_fingerprint"] = fingerprint(denoiser)
             if isinstance(recipe, RewardRecipe):
                 job = RewardJob(recipe, denoiser, task)
+            elif isinstance(recipe, GrpoRecipe):
+                job = GrpoJob(recipe, denoiser, task)
             else:
                 job = (JointJob if recipe.train_denoiser else OrderJob)(recipe, denoiser, task)
     except (TypeError, ValueError) as error:
         raise error if isinstance(error, AnyorderError) else BadInput(f"this recipe cannot be used: {error}") from error
     result = train(job, recipe.run, recipe.optimizer, folder, seed=recipe.seed, recipe=identity, console=console)
-    trained = isinstance(job, DenoiserJob | JointJob) or (isinstance(recipe, RewardRecipe) and recipe.update.train_denoiser)
+    trained = isinstance(job, DenoiserJob | JointJob | GrpoJob) or (
+        isinstance(recipe, RewardRecipe) and recipe.update.train_denoiser
+    )
     if result.finished and trained and launched()[0] == 0:
         settings = recipe.task
         if not isinstance(recipe, DenoiserRecipe):  # whose denoiser may have brought options that the recipe does not name

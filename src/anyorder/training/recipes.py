@@ -14,6 +14,7 @@ from anyorder.training.settings import (
     POLICY_WEIGHTS,
     DataSettings,
     DenoiserSettings,
+    GrpoSettings,
     JointSettings,
     MaskingSettings,
     ObjectiveSettings,
@@ -115,10 +116,29 @@ class RewardRecipe(_Recipe):
         return self
 
 
-Recipe = Annotated[DenoiserRecipe | OrderRecipe | RewardRecipe, Field(discriminator="kind")]
-AnyRecipe = DenoiserRecipe | OrderRecipe | RewardRecipe
+class GrpoRecipe(_Recipe):
+    """Train a denoiser (a name, folder or hub id) by reward on the answers that it decodes."""
 
-_KINDS: dict[str, type[BaseModel]] = {"denoiser": DenoiserRecipe, "order": OrderRecipe, "reward": RewardRecipe}
+    kind: Literal["grpo"]
+    denoiser: str = Field(description="name, folder or hub id of a denoiser")
+    reward: RewardSettings = Field(default_factory=RewardSettings)
+    grpo: GrpoSettings = GrpoSettings()
+
+    @model_validator(mode="after")
+    def _groups_are_whole(self) -> "GrpoRecipe":
+        if self.run.batch_size % self.grpo.group_size:
+            raise ValueError(
+                f"run.batch_size {self.run.batch_size} is not a multiple of grpo.group_size {self.grpo.group_size}"
+            )
+        return self
+
+
+Recipe = Annotated[DenoiserRecipe | OrderRecipe | RewardRecipe | GrpoRecipe, Field(discriminator="kind")]
+AnyRecipe = DenoiserRecipe | OrderRecipe | RewardRecipe | GrpoRecipe
+
+_KINDS: dict[str, type[BaseModel]] = {
+    "denoiser": DenoiserRecipe, "order": OrderRecipe, "reward": RewardRecipe, "grpo": GrpoRecipe
+}  # fmt: skip
 
 
 class _Checked(BaseModel):
@@ -237,7 +257,7 @@ def _explain(problem: Any) -> str:
     if problem["type"] == "missing":
         return f"{where!r} is missing"
     if problem["type"].startswith("union_tag"):
-        return "kind must be 'denoiser', 'order' or 'reward'"
+        return "kind must be 'denoiser', 'order', 'reward' or 'grpo'"
     if problem["type"] == "value_error":  # of a section as a whole: the message names the keys
         return (f"{where}: " if keys else "") + str(problem["ctx"]["error"])
     given = problem.get("input")

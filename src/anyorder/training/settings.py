@@ -290,6 +290,20 @@ class UpdateSettings(Section):
         return self
 
 
+class GrpoSettings(Section):
+    """Training a denoiser by reward on its own answers (diffu-GRPO, arXiv 2504.12216)."""
+
+    order: str = Field("confidence", description="order that decodes, as on the command line, such as confidence@blocks:32")
+    steps: int | None = Field(None, gt=0, description="budget of forward passes of a decoding; by default one per position")
+    temperature: float = Field(0.9, gt=0, description="of the tokens that are drawn")
+    group_size: int = Field(6, gt=1, description="answers per problem")
+    inner: int = Field(8, gt=0, description="updates on the same answers, each with another part of the prompt masked")
+    prompt_mask: float = Field(0.15, ge=0, lt=1, description="share of the prompt that is masked")
+    clip: float = Field(0.2, gt=0, description="largest change of a probability ratio")
+    standardize: bool = Field(True, description="divide advantages by the group's standard deviation")
+    beta: float = Field(0.0, ge=0, description="weight of the divergence from the denoiser at the start")
+
+
 class OptimizerSettings(Section):
     """ "muon" uses Muon for the matrices inside blocks and AdamW for all other weights; "adamw" uses AdamW for all."""
 
