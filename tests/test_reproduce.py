@@ -52,12 +52,13 @@ def tiny_speed() -> RewardSetting:
                    reward_changes=(*changes, "update.minibatches=1", "run.log_steps=1"))  # fmt: skip
 
 
-def tiny_words(setting: RewardSetting) -> RewardSetting:
+def tiny_words(setting: language.LanguageSetting) -> language.LanguageSetting:
     model = ("denoiser.width=16", "denoiser.layers=1", 'denoiser.heads=["everything"]', "data.size=40", "run.steps=2")
     short = ("data.size=40", "run.steps=2", "run.batch_size=6")
     return replace(
         setting, denoiser="words-denoiser", denoiser_changes=(*model, "run.batch_size=6"), problems=3, steps=4,
         policy_changes=(*setting.policy_changes, *short, "objective.rollout_steps=[2,4]"),
+        grpo_changes=(*setting.grpo_changes, *short, "run.log_steps=1", "grpo.steps=3"),
         reward_changes=(*setting.reward_changes, *short, "run.log_steps=1", "rollout.steps=3", "policy.width=16"))  # fmt: skip
 
 
@@ -72,7 +73,7 @@ def judge(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def tiny_judged(judge: Path) -> RewardSetting:
+def tiny_judged(judge: Path) -> language.LanguageSetting:
     prompts = judge / "prompts.txt"
     prompts.write_text("a person who acts\nthe quality of being good\n" * 4)
     changes = (f"data.file={prompts}", f"reward.model={judge}", "data.size=8", "run.batch_size=6", "run.log_steps=1")
@@ -150,6 +151,8 @@ def test_the_recipes_of_both_scales_can_be_loaded() -> None:
                     assert load_recipe(name, [*s.reward_changes, "reward.speed=30"]).kind == "reward"
                 continue
             if isinstance(s, RewardSetting):
+                if isinstance(s, language.LanguageSetting) and s.grpo:
+                    assert load_recipe(s.grpo, list(s.grpo_changes)).kind == "grpo"
                 for changes in VARIANTS.values():
                     assert load_recipe(s.reward, [*s.reward_changes, *changes]).kind == "reward"
                 continue

@@ -1,5 +1,5 @@
-"""The language half of UPO (arXiv 2510.05725) on small language models of ours: its table 2 on puzzles in words, and its figure
-7, where the reward is the likelihood of the text under another model."""
+"""The language half of UPO (arXiv 2510.05725) on small language models of ours: its table 2 on puzzles in words, its table 3
+after diffu-GRPO, and its figure 7, where the reward is the likelihood of the text under another model."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,10 +16,12 @@ from anyorder.evaluation.tables import markdown_table
 from anyorder.files import find_file
 from anyorder.report.sources import read_metrics
 from anyorder.reproduce import published
-from anyorder.reproduce.outcome import Cells, Outcome, Solved, Target
+from anyorder.reproduce.outcome import Cells, Outcome, Solved, Target, difference, percent
 from anyorder.reproduce.reward import HEURISTICS, Both, RewardSetting, RewardStudy, about, against_confidence
 from anyorder.reproduce.study import Decoding, Setting
 from anyorder.tasks import Instances, Task, make_task
+from anyorder.training.recipes import AnyRecipe, load_recipe
+from anyorder.zoo import load_denoiser
 from anyorder.zoo.fetch import causal_source
 
 _JUDGED_ORDERS = ("random", "left_to_right", "confidence")
@@ -31,11 +33,14 @@ class LanguageSetting(RewardSetting):
 
     Args:
         reference: the variant of UPO, as in the paper: `confidence` for puzzles, `top_k` for sums.
+        grpo: the recipe of diffu-GRPO of table 3. grpo_changes: overrides of it.
         published: the key of its published figures; "" if there are none.
         prompts, judge: of figure 7: the file of texts whose hidden halves are generated, and the causal model that rates them.
     """
 
     reference: str = "confidence"
+    grpo: str = ""
+    grpo_changes: tuple[str, ...] = ()
     published: str = ""
     prompts: str = ""
     judge: str = ""
@@ -66,6 +71,71 @@ def _table2(settings: list[Setting], seeds: list[int], solved: Solved, folder: P
         markdown, values[s.name] = against_confidence(both, s, rows, published.UPO_TABLE2.get(s.published, {}))
         parts.append(markdown)
     return Outcome("UPO, table 2: problems in words, one position at a time", "\n".join(parts), values)
+
+
+# ---- table 3: after diffu-GRPO --------------------------------------------------------------------------------------------
+
+
+class PostTrainedStudy(RewardStudy):
+    """Models `grpo/tokens/SEED`, the denoiser after diffu-GRPO, and `after/VARIANT/SEED`, an order by reward on it."""
+
+    def recipe(self, setting: Setting, kind: str, what: str, seed: str, changes: list[str]) -> AnyRecipe:
+        """See `Study`."""
+        assert isinstance(setting, LanguageSetting)
+        if kind == "grpo":
+            return load_recipe(setting.grpo, [*changes, *setting.grpo_changes])
+        if kind == "after":
+            return super().recipe(setting, "reward", what, seed, [*changes, f"denoiser={self.ensure(setting, _trained(seed))}"])
+        return super().recipe(setting, kind, what, seed, changes)
+
+    def before(self, model: str) -> tuple[str, ...]:
+        """See `Study`."""
+        more = (_trained(model.rpartition("/")[2]),) if model.startswith("after/") else ()
+        return (*super().before(model), *more)
+
+    def load(self, decoding: Decoding) -> Any:
+        """See `Study`."""
+        if not decoding.model.startswith("after/"):
+            return super().load(decoding)
+        folder = self.ensure(decoding.setting, decoding.model)
+        trained = self.model_folder(decoding.setting, _trained(decoding.model.rpartition("/")[2]))
+        denoiser: Any = load_denoiser(str(trained))
+        denoiser.own_order = str(folder)
+        return denoiser
+
+
+def _trained(seed: str) -> str:
+    return f"grpo/tokens/{seed}"
+
+
+def _table3_needs(settings: list[Setting], seeds: list[int]) -> list[Decoding]:
+    found = []
+    for s in settings:
+        assert isinstance(s, LanguageSetting)
+        found.append(Decoding(s, "frozen", HEURISTICS, s.steps))
+        for seed in seeds:
+            found.append(Decoding(s, f"reward/{s.reference}/{seed}", ("policy",), s.steps))
+            found.append(Decoding(s, f"grpo/tokens/{seed}", HEURISTICS, s.steps))
+            found.append(Decoding(s, f"after/{s.reference}/{seed}", ("policy",), s.steps))
+    return found
+
+
+def _table3(settings: list[Setting], seeds: list[int], solved: Solved, folder: Path) -> Outcome:
+    both, parts = Both(solved, seeds), []
+    values: dict[str, dict[str, Any]] = {}
+    for s in settings:
+        assert isinstance(s, LanguageSetting)
+        reference, rows, values[s.name] = both.of(s, "grpo/tokens/{seed}", "confidence")[0], [], {}
+        for label in (*HEURISTICS, "UPO"):
+            order, variant = ("policy", f"{s.reference}/{{seed}}") if label == "UPO" else (label, "")
+            was, _ = both.of(s, f"reward/{variant}" if variant else "frozen", order)
+            now, _ = both.of(s, f"after/{variant}" if variant else "grpo/tokens/{seed}", order)
+            gap = "" if label == "confidence" else difference(now, reference)
+            rows.append([label, percent(was), percent(now), gap, str(published.UPO_TABLE3[label])])
+            values[s.name][label] = {"before": float(was.mean()), "after": float(now.mean())}
+        header = ["order", "solved before", "solved after diffu-GRPO", "minus confidence, after", "published, GSM8K"]
+        parts.append(f"**{s.name}**\n\n" + markdown_table(header, rows))
+    return Outcome("UPO, table 3: orders after diffu-GRPO of the denoiser", "\n".join(parts), values)
 
 
 # ---- figure 7: the likelihood under another model as the reward -----------------------------------------------------------
@@ -191,7 +261,14 @@ WORDS = (
     _in_words("sudoku4", 8, prefill=True, published="sudoku"),
     _in_words("zebra", 40, published="zebra"),
     _in_words("countdown", 40, reference="top_k", reward_changes=_SUM),
-    _in_words("addition", 40, reference="top_k", reward_changes=_SUM),
+    _in_words(
+        "addition",
+        40,
+        reference="top_k",
+        reward_changes=_SUM,
+        grpo="words-grpo",
+        grpo_changes=("data.size=5000", "run.batch_size=24", "run.steps=200"),
+    ),
 )
 JUDGED = LanguageSetting(
     task="text", options={"alphabet": "subwords", "length": 36, "hide": 0.5}, denoiser="wordnet", adaptive="text-order",
@@ -201,5 +278,6 @@ JUDGED = LanguageSetting(
 SMALL = (*WORDS, JUDGED)
 TARGETS = {
     "upo-table2-llm": Target(tuple(s.name for s in WORDS), _table2_needs, _table2, RewardStudy, about),
+    "upo-table3": Target(("words-addition",), _table3_needs, _table3, PostTrainedStudy, about),
     "upo-figure7": Target((JUDGED.name,), _figure7_needs, _figure7, JudgeStudy, about_judge),
 }
