@@ -208,7 +208,7 @@ def test_stored_solutions_are_checked(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"line 1: '4' does not solve '1 \+ 2'"):
         words().load(path)
     path.write_text(json.dumps({"problem": "1 + 2"}))
-    with pytest.raises(BadInput, match="line 1: the kind '' is none of those"):
+    with pytest.raises(BadInput, match='line 1: expected texts "kind", "problem" and perhaps "solution"; files of one puzzle'):
         words().load(path)
 
 

@@ -200,9 +200,12 @@ class Words(Prompted):
         return self.encode(found, [f"{path}, problem {number}" for number in range(1, len(found) + 1)], unreadable)
 
     def _row(self, row: Mapping[str, Any]) -> tuple[str, WordProblem]:
-        name, problem, solution = str(row.get("kind", "")), pick(row, PROBLEM), pick(row, SOLUTION)
-        if not isinstance(problem, str) or not isinstance(solution, str | None):
-            raise BadInput('expected texts "kind", "problem" and perhaps "solution"')
+        name, problem, solution = row.get("kind"), pick(row, PROBLEM), pick(row, SOLUTION)
+        if not (isinstance(name, str) and isinstance(problem, str) and isinstance(solution, str | None)):
+            raise BadInput(
+                'expected texts "kind", "problem" and perhaps "solution"; files of one puzzle are read by a task that asks it '
+                "alone, such as problems=sudoku4"
+            )
         read = self._kind(name).parse(problem)
         if solution is None or solution == read.answer:
             return name, read
