@@ -164,6 +164,8 @@ def test_options_of_the_generator_that_cannot_be(options: dict[str, Any], messag
         ({"problems": []}, r"problems \[\] is unknown"),
         ({"length": 300}, r"length 300 must lie in 1\.\.256"),
         ({"prefill": True}, "cannot be prefilled"),
+        ({"prompt": "long"}, "prompt 'long' is unknown: use one of short, upo"),
+        ({"prompt": "upo"}, "there is no prompt 'upo' of addition: use short"),
     ],
 )
 def test_wrong_options_of_the_task(options: dict[str, Any], message: str) -> None:
@@ -236,6 +238,19 @@ def test_prefilled_answers_leave_the_empty_cells_alone_to_be_generated() -> None
     assert torch.equal(task.parse(task.problem_text(problem.tokens[0])).tokens[0], problem.tokens[0])
 
 
+def test_upo_s_own_prompt_and_its_tags() -> None:
+    task = words(problems="sudoku4", prompt="upo", prefill=True, longest=900)
+    problem = task.parse("3102200002100320")
+    asked = task.format(problem.tokens[0])
+    assert asked.startswith("Please solve the following 4x4 Sudoku puzzle. The puzzle is provided as a 16-character string")
+    assert asked.endswith("puzzle:\n3102\n2000\n0210\n0320\n<answer>\n31_2\n2___\n_21_\n_32_\n</answer>")
+    free = words(problems="sudoku4", prompt="upo", longest=900)
+    problem = free.parse(PROBLEMS["sudoku4"][0])
+    assert problem.x0 is not None and free.texts(problem, problem.x0) == [PROBLEMS["sudoku4"][1]]
+    rambling = answered(free, problem, PROBLEMS["sudoku4"][1] + "\n</answer> etc.", "1234 </answer>")
+    assert check(free, problem, rambling) == [True, False]
+
+
 def test_a_denoiser_serves_fewer_kinds_and_prefilled_answers_but_no_others() -> None:
     trained = words(problems="sudoku4,addition")
     assert trained.variant({"problems": "sudoku4", "prefill": True}).prefill
@@ -264,6 +279,16 @@ def test_prompts_in_the_tokens_of_a_model_with_a_chat_template(tmp_path: Path) -
     assert text.startswith("user\n\nWhat is ") and text.endswith("?assistant\n\nAnswer:\n" + 40 * "_")
     report = evaluate(denoiser, task, problems, ["confidence"], [10])
     assert report.results[0].by_difficulty.keys() == KINDS.keys()
+
+
+def test_the_recipe_for_llada_runs_on_a_tiny_one(tmp_path: Path) -> None:
+    save_llada(tmp_path / "llada")
+    small = ["data.size=4", "run.steps=2", "run.batch_size=6", "update.inner=1", "update.imitation=1", "policy.width=8"]
+    found = load_recipe(
+        "words-llada-upo",
+        [f"denoiser={tmp_path / 'llada'}", *small, "policy.heads=2", "rollout.steps=3", "task.options.longest=1100"],
+    )
+    assert run_recipe(found, tmp_path / "order", trust_remote_code=True).finished
 
 
 def test_a_tokenizer_that_ends_nothing_is_refused(tmp_path: Path) -> None:

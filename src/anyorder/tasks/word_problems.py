@@ -6,7 +6,7 @@ and checks the answers.
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -35,28 +35,40 @@ class WordProblem(NamedTuple):
     answer: str = ""
 
 
+class Style(NamedTuple):
+    """How an answer is framed: `start` is given to the model, `stop` stands behind the answer."""
+
+    start: str
+    stop: str = ""
+
+
+STYLES = {"short": Style("Answer:\n"), "upo": Style("<answer>\n", "\n</answer>")}
+"""short: ours. upo: of UPO (arXiv 2510.05725, appendix E.2; from d1, arXiv 2504.12216), where a kind has it."""
+
+
 class Kind(ABC):
     """A kind of problem in words.
 
     Attributes:
         name: of the kind.
-        question: the prompt, with {problem} for the problem in words.
+        questions: the prompt in each style, with {problem} for the problem in words.
         takes: options of its generator.
         can_be_prefilled: a part of the answer, of one token each, is known from the problem.
     """
 
     name: ClassVar[str]
-    question: ClassVar[str]
+    questions: ClassVar[Mapping[str, str]]
     takes: ClassVar[tuple[str, ...]] = ()
     can_be_prefilled: ClassVar[bool] = False
+    style: str = "short"
 
     def ask(self, problem: str) -> str:
         """The prompt of a problem."""
-        return self.question.format(problem=self.in_words(problem))
+        return self.questions[self.style].format(problem=self.in_words(problem))
 
     def problem_in(self, prompt: str) -> str | None:
         """Inverse of `ask`; None if the prompt asks nothing of this kind."""
-        before, after = self.question.split("{problem}")
+        before, after = self.questions[self.style].split("{problem}")
         _, found, rest = prompt.partition(before)
         return self.from_words(rest.partition(after)[0] if after else rest) if found else None
 
@@ -151,7 +163,17 @@ class Sudoku4(OfTask):
     """
 
     name = "sudoku4"
-    question = "Solve this 4x4 Sudoku: every row, column and 2x2 box holds 1, 2, 3 and 4 once; 0 is an empty cell.\n{problem}"
+    questions: ClassVar[Mapping[str, str]] = {
+        "short": "Solve this 4x4 Sudoku: every row, column and 2x2 box holds 1, 2, 3 and 4 once; 0 is an empty cell.\n"
+        "{problem}",
+        "upo": "Please solve the following 4x4 Sudoku puzzle. The puzzle is provided as a 16-character string reading "
+        "left-to-right, top-to-bottom, where '0' represents empty cells.\n\nRules:\n- Fill empty cells with digits 1-4\n- Each "
+        "row must contain digits 1-4 exactly once\n- Each column must contain digits 1-4 exactly once\n- Each 2x2 box must "
+        "contain digits 1-4 exactly once\n\nImportant: Your solution must be a COMPLETE 16-character string with only the "
+        "digits 1-4, representing your final solved grid. Never leave it as '0'.\n\nRespond in this exact format:\n<answer>\n"
+        "[First row of 4-character solution]\n[Second row of 4-character solution]\n[Third row of 4-character solution]\n"
+        "[Fourth row of 4-character solution]\n</answer>\n\nSolve the following Sudoku puzzle:\n{problem}",
+    }
     takes = ("givens", "unique")
     can_be_prefilled = True
 
@@ -185,7 +207,9 @@ class CountdownInWords(OfTask):
     """Countdown with three numbers: equations that use each number and each result once."""
 
     name = "countdown"
-    question = "Write equations with + - * / that use each number once and end in the target.\n{problem}"
+    questions: ClassVar[Mapping[str, str]] = {
+        "short": "Write equations with + - * / that use each number once and end in the target.\n{problem}"
+    }
 
     def __init__(self) -> None:
         super().__init__(Countdown(numbers=3))
@@ -226,7 +250,9 @@ class ZebraInWords(OfTask):
     """Zebra puzzles with three houses and three attributes, at most five clues."""
 
     name = "zebra"
-    question = "Three houses: one of Ann, Bob, Cid; cat, dog, owl; egg, jam, pie each.\n{problem}"
+    questions: ClassVar[Mapping[str, str]] = {
+        "short": "Three houses: one of Ann, Bob, Cid; cat, dog, owl; egg, jam, pie each.\n{problem}"
+    }
 
     def __init__(self) -> None:
         super().__init__(Zebra(houses=3, attributes=3, slots=5))
@@ -264,7 +290,7 @@ class Addition(Kind):
     """Sums of two numbers, each of as many digits as the other."""
 
     name = "addition"
-    question = "What is {problem}?"
+    questions: ClassVar[Mapping[str, str]] = {"short": "What is {problem}?"}
     takes = ("digits",)
 
     def generate(self, count: int, seed: int, **options: Any) -> list[WordProblem]:

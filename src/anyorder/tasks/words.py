@@ -6,6 +6,7 @@ Files are JSON lines, {"kind": "addition", "problem": "17 + 25", "solution": "42
 the puzzle's own task and the solution as the prompt asks for it. A task of one kind also reads the files of that task.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -28,9 +29,7 @@ from anyorder.tasks.drawing import Drawing
 from anyorder.tasks.generation import check_size, per_instance_seeds
 from anyorder.tasks.problem_files import PROBLEM, SOLUTION, Unreadable, first_row, json_line, pick, read_rows
 from anyorder.tasks.prompted import Prompted
-from anyorder.tasks.word_problems import KINDS, Kind, WordProblem
-
-_START = "Answer:\n"
+from anyorder.tasks.word_problems import KINDS, STYLES, Kind, WordProblem
 
 
 @TASKS.register("words")
@@ -40,6 +39,7 @@ class Words(Prompted):
     Args:
         problems: kinds of problems, with commas between them, or a list of them: see `KINDS`. They are asked in turn; one that
             is named twice is asked twice as often.
+        prompt: the style of the prompts, see `STYLES`.
         alphabet: an alphabet, the name of one, or a folder with a model's tokenizer (`alphabet_of`).
         chat: put the question through the tokenizer's chat template if it has one; not for base models.
         prefill: the given cells of a Sudoku stand in its answer too, and so does its end, as in UPO (arXiv 2510.05725).
@@ -58,6 +58,7 @@ class Words(Prompted):
     def __init__(
         self,
         problems: str | Sequence[str] = ",".join(KINDS),
+        prompt: str = "short",
         alphabet: str | Alphabet = "characters",
         chat: bool = True,
         prefill: bool = False,
@@ -68,11 +69,19 @@ class Words(Prompted):
         unknown = [name for name in names if name not in KINDS]
         if unknown or not names:
             raise BadInput(f"problems {unknown[0] if unknown else names!r} is unknown: use one or more of {', '.join(KINDS)}")
+        if prompt not in STYLES:
+            raise BadInput(f"prompt {prompt!r} is unknown: use one of {', '.join(STYLES)}")
+        without = [name for name in names if prompt not in KINDS[name].questions]
+        if without:
+            raise BadInput(f"there is no prompt {prompt!r} of {without[0]}: use {', '.join(KINDS[without[0]].questions)}")
         whole = [name for name in names if prefill and not KINDS[name].can_be_prefilled]
         if whole:
             raise BadInput(f"the answers of {whole[0]} cannot be prefilled: leave prefill out")
         self.names = names
         self.kinds: dict[str, Kind] = {name: KINDS[name]() for name in dict.fromkeys(names)}
+        for kind in self.kinds.values():
+            kind.style = prompt
+        self.prompt, self.style = prompt, STYLES[prompt]
         self.alphabet, self.prefill = alphabet, bool(prefill)
         self._set_up(alphabet_of(alphabet) if isinstance(alphabet, str) else alphabet, chat, length, longest)
         if not self.ends:
@@ -84,7 +93,14 @@ class Words(Prompted):
         source = self.symbols.source if isinstance(self.symbols, TokenizerAlphabet) else self.alphabet
         named = {"alphabet": source} if isinstance(source, str) and source else {}
         sizes = {"length": self.answer_length, "longest": self.length}
-        return {"problems": ",".join(self.names), **named, "chat": self.chat, "prefill": self.prefill, **sizes}
+        return {
+            "problems": ",".join(self.names),
+            "prompt": self.prompt,
+            **named,
+            "chat": self.chat,
+            "prefill": self.prefill,
+            **sizes,
+        }
 
     @cached_property
     def ends(self) -> frozenset[int]:
@@ -120,7 +136,7 @@ class Words(Prompted):
         unreadable, kept, prompts, answers = unreadable or Unreadable(), [], [], []
         for number, (name, problem) in enumerate(problems):
             with unreadable.at(places[number] if places else f"problem {number + 1}"):
-                prompt = self._with_room(self._prompt(self.kinds[name].ask(problem.problem), _START, between="\n"))
+                prompt = self._with_room(self._asking(self.kinds[name].ask(problem.problem)))
                 answers.append(self._answer(self.kinds[name], problem))
                 prompts.append(prompt)
                 kept.append((name, problem))
@@ -138,12 +154,16 @@ class Words(Prompted):
         }
         return Instances(tokens, tokens == self.mask_token_id, x0 if known else None, labels)
 
+    def _asking(self, question: str) -> list[int]:
+        return self._prompt(question, self.style.start, between="\n")
+
     def _answer(self, kind: Kind, problem: WordProblem) -> tuple[list[int], list[int]]:
         """The answer with the mask for all that is not given, and the complete one: `length` tokens each."""
-        solved = self._filled(self._tokens(problem.answer))
+        solved = self._filled(self._tokens(problem.answer + self.style.stop))
         if not self.prefill:
             return [self.mask_token_id] * self.answer_length, solved
-        given = self._filled(self.symbols.encode(kind.outline(problem.problem).replace("_", "_{1}")))
+        parts = re.split("(_)", kind.outline(problem.problem) + self.style.stop)
+        given = self._filled([t for part in parts for t in ([self.mask_token_id] if part == "_" else self._tokens(part))])
         if problem.answer and any(a not in (b, self.mask_token_id) for a, b in zip(given, solved, strict=True)):
             raise BadInput("this tokenizer writes several cells as one token: leave prefill out")
         return given, solved
@@ -247,12 +267,12 @@ class Words(Prompted):
     @cached_property
     def _after(self) -> str:
         """The text between question and answer, as it is decoded."""
-        return self.symbols.decode(self._prompt("?", _START, between="\n")).rpartition("?")[2]
+        return self.symbols.decode(self._asking("?")).rpartition("?")[2]
 
     def file_line(self, tokens: Tensor, solution: Tensor | None) -> str:
         """Kind, problem and solution as JSON."""
         name, problem = self._asked(tokens)
-        answer = None if solution is None else self.symbols.decode(self._answer_of(solution, solution))
+        answer = None if solution is None else self._until_stop(self.symbols.decode(self._answer_of(solution, solution)))
         return json_line(kind=name, problem=problem, solution=answer)
 
     # ---- reading answers ----------------------------------------------------------------------------------------------
@@ -260,6 +280,13 @@ class Words(Prompted):
     def _answers(self, instances: Instances, tokens: Tensor) -> list[list[int]]:
         """The tokens of each answer, up to the first end, given ones too."""
         return [self._answer_of(*rows) for rows in zip(instances.tokens, tokens, strict=True)]
+
+    def texts(self, instances: Instances, tokens: Tensor) -> list[str]:
+        """The answers of completed sequences (N, L) as text, without what stands behind them; `_` where masked."""
+        return [self._until_stop(text) for text in super().texts(instances, tokens)]
+
+    def _until_stop(self, text: str) -> str:
+        return text.partition(self.style.stop.strip())[0].rstrip() if self.style.stop else text
 
     def _answer_of(self, problem: Tensor, tokens: Tensor) -> list[int]:
         """The tokens of the answer up to its first end, from a problem (L,) and a completed sequence (L,)."""
