@@ -242,34 +242,29 @@ def about_judge(settings: list[Setting], seeds: list[int], scale: str) -> str:
 
 # ---- settings -----------------------------------------------------------------------------------------------------------
 
-_SHORT = ("data.size=5000", "run.batch_size=24", "run.log_steps=20")
+_SHORT = ("data.size=5000", "run.batch_size=24", "run.log_steps=4")
 _SUM = ("reward.name=solved", "reward.likelihood_bonus=0.25")
 
 
-def _in_words(kind: str, steps: int, prefill: bool = False, **more: Any) -> LanguageSetting:
-    options = {"problems": kind, "prefill": prefill}
+def _in_words(kind: str, steps: int, updates: int, *changes: str, prefill: bool = False, **more: Any) -> LanguageSetting:
+    """Problems of one kind, with so many updates by reward; `changes` are further overrides of the recipe of UPO."""
     told = f'task.options={{problems="{kind}", prefill={str(prefill).lower()}}}'
-    changes = (told, *_SHORT, *more.pop("reward_changes", ()))
     return LanguageSetting(
-        task="words", options=options, denoiser="words", adaptive="words-order", key=f"words-{kind}", reward="words-upo",
-        policy_changes=(told, "run.steps=150", "run.batch_size=32", "data.size=5000"),
-        reward_changes=(*changes, "run.steps=400"), problems=300, steps=steps, **more,
+        task="words", options={"problems": kind, "prefill": prefill}, denoiser="words", adaptive="words-order",
+        key=f"words-{kind}", reward="words-upo", reward_changes=(told, *_SHORT, *changes, f"run.steps={updates}"),
+        policy_changes=(told, "run.steps=150", "run.batch_size=32", "data.size=5000"), problems=300, steps=steps, **more,
     )  # fmt: skip
 
 
 WORDS = (
-    _in_words("sudoku4", 8, prefill=True, published="sudoku"),
-    _in_words("zebra", 40, published="zebra"),
-    _in_words("countdown", 40, reference="top_k", reward_changes=_SUM),
+    _in_words("sudoku4", 8, 400, "update.imitation=20", prefill=True, published="sudoku"),
+    _in_words("zebra", 40, 160, "update.imitation=10", published="zebra"),
+    _in_words("countdown", 40, 160, *_SUM, reference="top_k"),
     _in_words(
-        "addition",
-        40,
-        reference="top_k",
-        reward_changes=_SUM,
-        grpo="words-grpo",
+        "addition", 40, 160, *_SUM, reference="top_k", grpo="words-grpo",
         grpo_changes=("data.size=5000", "run.batch_size=24", "run.steps=200"),
     ),
-)
+)  # fmt: skip
 JUDGED = LanguageSetting(
     task="text", options={"alphabet": "subwords", "length": 36, "hide": 0.5}, denoiser="wordnet", adaptive="text-order",
     key="text-judged", reward="text-upo", reward_changes=("run.steps=400", "run.batch_size=48", "run.log_steps=20"),
