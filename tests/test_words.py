@@ -28,7 +28,7 @@ PROBLEMS = {
 WRONG = {
     "sudoku4": ["1234\n4312\n2143\n3412", "1234\n4312\n2143\n342", "1234\n4312\n2143\n3427", ""],
     "addition": ["1001", "01000", "1000 1", ""],
-    "countdown": ["66/11=6, 56-5=51", "56-6=50", "50", "66/11=6; 56-6=50", ""],
+    "countdown": ["66/11=6, 56-5=51", "56-6=50", "50", "66/11=6; 56-6=50", "66/11=6, 56-6=50, ", ""],
     "zebra": ["Ann dog jam, Bob cat pie, Cid owl egg", "Ann dog jam, Bob cat egg", "Ann dog jam, Bob cat egg, Cid owl ale", ""],
 }
 
@@ -95,6 +95,27 @@ def test_several_solutions_of_a_sudoku_are_right_and_so_is_another_way_to_the_ta
     task = words(problems="countdown")
     problem = task.parse("1,2,3,6")
     assert check(task, problem, answered(task, problem, "1+2=3, 3+3=6", "1*2=2, 2*3=6", "2*3=6, 6*1=6")) == [True] * 3
+
+
+@pytest.mark.parametrize(
+    ("answer", "right"),
+    [
+        ("56 - 66/11", True),
+        ("(56-(66/11)) = 50", True),
+        ("66/11", False),
+        ("56-66/11+0", False),
+        ("56-66//11", False),
+        ("56-(66/11", False),
+        ("56-66/0", False),
+        ("56-11/66", False),
+        ("__import__('os')", False),
+        ("9" * 39, False),
+    ],
+)
+def test_countdown_takes_one_expression_too(answer: str, right: bool) -> None:
+    task = words(problems="countdown")
+    problem = task.parse("66,11,56,50")
+    assert check(task, problem, answered(task, problem, answer)) == [right]
 
 
 def test_an_answer_with_a_mask_or_another_prompt_is_wrong() -> None:

@@ -1,5 +1,6 @@
 """The rules of Countdown: an exact solver and a generator compiled by numba, and the checker of a written solution."""
 
+import ast
 import re
 from collections.abc import Sequence
 
@@ -131,3 +132,31 @@ def is_solution(numbers: Sequence[int], target: int, text: str) -> bool:
             return False
         left.append(result)
     return left == [target]
+
+
+_SIGNS: dict[type[ast.operator], str] = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/"}
+
+
+def equations_of(expression: str) -> str:
+    """An expression as equations, from the inside out: `56-66/11` as `66/11=6,56-6=50`; "" where that has no whole numbers."""
+    found: list[str] = []
+
+    def value(node: ast.AST) -> int:
+        if isinstance(node, ast.Constant) and type(node.value) is int:
+            return node.value
+        if not isinstance(node, ast.BinOp) or type(node.op) not in _SIGNS:
+            raise ValueError
+        a, b, sign = value(node.left), value(node.right), _SIGNS[type(node.op)]
+        if sign == "/" and (b == 0 or a % b):
+            raise ValueError
+        result = {"+": a + b, "-": a - b, "*": a * b, "/": a // b if b else 0}[sign]
+        found.append(f"{a}{sign}{b}={result}")
+        return result
+
+    if not re.fullmatch(r"[-+*/()0-9]{1,40}", expression):
+        return ""
+    try:
+        value(ast.parse(expression, mode="eval").body)
+    except (ValueError, SyntaxError):
+        return ""
+    return ",".join(found)

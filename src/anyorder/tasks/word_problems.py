@@ -228,9 +228,12 @@ class CountdownInWords(OfTask):
         return solution.replace(",", ", ")
 
     def read(self, tokens: Tensor, answer: str) -> Tensor:
-        """The equations."""
+        """The equations, or one expression, with or without the target behind it, as d1 asks for it."""
+        from anyorder.tasks.countdown_rules import equations_of
+
         assert isinstance(self.task, Countdown)
         text = "".join(answer.split())
+        text = equations_of(text.partition("=")[0]) if text.count("=") < 2 else text
         *numbers, target = map(int, self.task.problem_text(tokens).split(","))
         try:
             x0 = self.task.encode([[*numbers, target]], [text]).x0
