@@ -56,7 +56,8 @@ def tiny_words(setting: language.LanguageSetting) -> language.LanguageSetting:
     model = ("denoiser.width=16", "denoiser.layers=1", 'denoiser.heads=["everything"]', "data.size=40", "run.steps=2")
     short = ("data.size=40", "run.steps=2", "run.batch_size=6")
     return replace(
-        setting, denoiser="words-denoiser", denoiser_changes=(*model, "run.batch_size=6"), problems=3, steps=4,
+        setting, denoiser="words-denoiser", problems=3, steps=4,
+        denoiser_changes=(*setting.denoiser_changes, *model, "run.batch_size=6"),
         policy_changes=(*setting.policy_changes, *short, "objective.rollout_steps=[2,4]"),
         grpo_changes=(*setting.grpo_changes, *short, "run.log_steps=1", "grpo.steps=3"),
         reward_changes=(*setting.reward_changes, *short, "run.log_steps=1", "rollout.steps=3", "policy.width=16"))  # fmt: skip
