@@ -306,6 +306,7 @@ def recipe_values(name: str) -> dict[str, Any]:
 def make_problems(name: str) -> tuple[Tensor, Tensor]:
     """Three problems with solutions for a denoiser: tokens and x0 (3, L). Called only to record problems that are missing."""
     from anyorder.tasks import make_task
+    from anyorder.zoo import folder_of, task_of
 
     if name == "antiberty":
         x0 = torch.randint(5, 25, (3, 20), generator=torch.Generator().manual_seed(3))
@@ -323,8 +324,10 @@ def make_problems(name: str) -> tuple[Tensor, Tensor]:
         found = make_task("sat", variables=9).generate(3, 11)
     elif name.startswith("sudoku4"):
         found = make_task("sudoku", box=2).generate(3, 11, givens=(1, 6), unique=False)
-    else:
+    elif name in ("sudoku9", "sudoku9-easy"):
         found = make_task("sudoku", box=3).generate(3, 11, givens=(22, 30))
+    else:
+        found = task_of(folder_of(name)).generate(3, 11)
     return found.tokens, found.x0
 
 
@@ -383,6 +386,7 @@ ACTIONS = ("plackett_luce:0.5", "bernoulli:0.7", "dynamic_plackett_luce:1.0")
 UNNAMED = ("in_time", "in_time_cosine", "timesteps", "timesteps_eps", "ancestral", "even_blocks", "even_blocks_2_steps")
 TOKENS = ("1.0:1.0:0", "0.6:1.0:0", "1.0:0.7:0", "1.0:1.0:3", "0.8:0.9:4")
 DETAILED = ("sudoku4", "moses")
+LARGE = ("sudoku16", "words", "zebra")
 
 
 def decoding_cases() -> dict[str, Spec]:
@@ -414,6 +418,11 @@ def decoding_cases() -> dict[str, Spec]:
             add(name, "policy+undo", steps=12, undo="0.9:0.99:1", token="1.0:1.0:0")
             add(name, "policy+undo", steps=12, undo="0.9:0.99:1", noise=0.5)
             add(name, "policy~0.1+undo", steps=12, undo="0.9:0.99:1")
+
+    for name in LARGE:
+        add(name, "confidence", steps=4)
+        if can_undo(name):
+            add(name, "policy+undo@fixed:64", steps=8)
 
     for name in DETAILED:
         for rule in COUNTS:

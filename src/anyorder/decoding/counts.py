@@ -193,18 +193,18 @@ class EntropyBound(CountRule):
 @COUNT_RULES.register("entropy_share", curve_for=("heuristic",))
 @dataclass(frozen=True)
 class EntropyShare(CountRule):
-    """The largest prefix, by entropy, with sum H - max H <= share * (sum of H over all masked positions) / (steps left)^2, at
+    """The largest prefix, by entropy, with sum H - max H <= fraction * (sum of H over all masked positions) / (steps left)^2, at
     least one: an entropy bound that follows from the budget.
 
     A fixed bound is too strict for a small budget, whose last step then commits everything that is left, and too loose for a
     large one, which it does not use. In blocks, the steps left are divided among the masked positions. (Ours.)
     """
 
-    share: float = field(default=0.25, metadata={"help": "of the remaining entropy", "values": (3, 1, 0.5, 0.25, 0.1, 0.03)})
+    fraction: float = field(default=0.25, metadata={"help": "of the remaining entropy", "values": (3, 1, 0.5, 0.25, 0.1, 0.03)})
     least: float = field(default=0.01, metadata={"help": "nats that are always allowed, so that sure tokens take no step"})
 
     def __post_init__(self) -> None:
-        check_number("share", self.share, 0)
+        check_number("fraction", self.fraction, 0)
         check_number("least", self.least, 0)
 
     def __call__(self, scores: Tensor, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
@@ -212,7 +212,7 @@ class EntropyShare(CountRule):
         entropy = prediction.scatter(prediction.entropy, fill=0.0).masked_fill(~available, 0.0)
         here = available.sum(dim=1) / state.masked.sum(dim=1).clamp(min=1)
         left = ((state.steps - state.step) * here.clamp(max=1)).ceil().clamp(min=1)
-        bound = (self.share * entropy.sum(dim=1) / left.square()).clamp(min=self.least)
+        bound = (self.fraction * entropy.sum(dim=1) / left.square()).clamp(min=self.least)
         return _least_entropy(entropy, available, bound.masked_fill(left == 1, torch.inf))
 
 
