@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from anyorder.decoding.cache import Cache
 from anyorder.decoding.callbacks import Callback, callbacks_of
 from anyorder.decoding.result import Decoded
 from anyorder.decoding.sampler import Sampler, as_sampler
@@ -72,8 +73,9 @@ def decode(
     rows, done = [state.row[state.finished]], [Decoded.of(state, state.finished)]
     if state.finished.any():
         state = state.rows(~state.finished)
+    cache = None if sampler.cache == "none" else Cache(denoiser, sampler.cache, sampler.refresh, sampler.block_length)
     while len(state):
-        state, output = step(state, predict(denoiser, state, sampler), sampler)
+        state, output = step(state, predict(denoiser, state, sampler, cache), sampler)
         over = state.finished
         if sampler.remasker.reviews:  # predict a sequence that was just completed once more if two steps remain
             over = over & (output.before.finished | (state.step >= state.steps - 1))

@@ -13,9 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from anyorder.decoding.cache import Refresh, check_cache, read_refresh
 from anyorder.decoding.counts import CountRule, FunctionRule, Linear, TwoPhase
 from anyorder.decoding.part_checks import check_numbers, checked_part
 from anyorder.decoding.remaskers import Absorbing, Remasker
+from anyorder.decoding.sampler_card import card_of
 from anyorder.decoding.tokens import Argmax, Redraw, Sample, TokenRule
 from anyorder.denoisers.base import device_of
 from anyorder.errors import LARGEST_FINITE, BadInput, check_number
@@ -34,7 +36,9 @@ from anyorder.state import DecodeState
 FORMAT = "anyorder.sampler"
 VERSION = 1
 _PARTS = {"order": "order", "count": "count rule", "token": "token rule", "remasker": "remasker"}
-_NUMBERS = ("steps", "block_length", "noise", "anneal")
+_NUMBERS = ("steps", "block_length", "noise", "anneal", "cache", "refresh")
+_LATER = ("anneal", "cache", "refresh")
+"""Fields that older files lack."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,10 @@ class Sampler(Pushable):
             Plackett-Luce with logits score / noise.
         anneal: lower the noise linearly, to noise * (1 - (step + 1) / steps), which is 0 in the last step (MaskGIT, arXiv
             2202.04200).
+        cache: which keys and values of earlier forward passes are read instead of computed, in blocks: "none"; "prefix", those
+            of the positions before the open block; "dual", those of all positions outside it. See `anyorder.decoding.cache`.
+        refresh: when a pass computes all positions of a sequence: "block", at each new block; an int, every so many steps; a
+            float, in the step after the hidden states of the open block have drifted by more than this share.
 
     Raises:
         BadInput: an unknown name, or parts that do not work together.
@@ -67,6 +75,8 @@ class Sampler(Pushable):
     block_length: int | None = None
     noise: float = 0.0
     anneal: bool = False
+    cache: str = "none"
+    refresh: Refresh = "block"
 
     def __post_init__(self) -> None:
         remasker = _made(self.remasker, REMASKERS)
@@ -90,6 +100,7 @@ class Sampler(Pushable):
             raise BadInput(f"anneal is {self.anneal!r}; it must be True or False")
         if self.block_length is not None and not self.remasker.in_blocks:
             raise BadInput("a finished block is never remasked: use the remasker 'none' in blocks")
+        check_cache(self.cache, self.refresh, self.block_length)
         _ = self.count_rule  # which refuses rules that do not work in blocks
 
     # ---- text ---------------------------------------------------------------------------------------------------------
@@ -97,12 +108,14 @@ class Sampler(Pushable):
     @classmethod
     @checked("text")
     def parse(cls, text: str, **fields: Any) -> "Sampler":
-        """A sampler from `ORDER[~SIGMA][+REMASKER][@blocks:LENGTH][@COUNT]`, the spelling of the command line.
+        """A sampler from `ORDER[~SIGMA][+REMASKER][@blocks:LENGTH][@cache:KIND[:REFRESH]][@COUNT]`, the spelling of the command
+        line.
 
         Args:
-            text: such as `confidence`, `policy+undo`, `confidence@threshold:0.99`, `margin@blocks:32`, `policy~0.1`. ORDER may
-                be the folder of a policy, `X~SIGMA` perturbs the probabilities of X (see `Perturbed`), and every part takes its
-                arguments as `NAME:VALUE` (see `Registry.make`).
+            text: such as `confidence`, `policy+undo`, `confidence@threshold:0.99`, `margin@blocks:32`, `policy~0.1`,
+                `margin@blocks:32@cache:dual`, `margin@blocks:32@cache:dual:8`. ORDER may be the folder of a policy, `X~SIGMA`
+                perturbs the probabilities of X (see `Perturbed`), and every part takes its arguments as `NAME:VALUE` (see
+                `Registry.make`).
             fields: further fields of the sampler. `count` is the rule to use if the text names none.
 
         Raises:
@@ -110,14 +123,22 @@ class Sampler(Pushable):
         """
         where, *rules = text.split("@")
         blocks = [rule for rule in rules if rule.startswith("blocks")]
-        counts = [rule for rule in rules if rule not in blocks]
-        if len(blocks) > 1 or len(counts) > 1:
-            raise BadInput(f"sampler {text!r}: write '@' and a count rule once, and '@blocks:LENGTH' once")
+        caches = [rule for rule in rules if rule.startswith("cache")]
+        counts = [rule for rule in rules if rule not in blocks + caches]
+        if max(map(len, (blocks, caches, counts))) > 1:
+            raise BadInput(
+                f"sampler {text!r}: write '@' and a count rule once, '@blocks:LENGTH' once, and '@cache:KIND[:REFRESH]' once"
+            )
         if blocks:
             length = blocks[0].removeprefix("blocks:")
             if not length.isdecimal() or int(length) < 1:
                 raise BadInput(f"{blocks[0]!r}: write blocks:32, with the number of positions per block")
             fields["block_length"] = int(length)
+        if caches:
+            _, _, kind = caches[0].partition(":")
+            fields["cache"], _, refresh = kind.partition(":")
+            if refresh:
+                fields["refresh"] = read_refresh(refresh)
         if counts:
             fields["count"] = counts[0]
         order, plus, remasker = where.partition("+") if not Path(where).exists() else (where, "", "")
@@ -135,6 +156,8 @@ class Sampler(Pushable):
             text += f"+{label_of(self.remasker, REMASKERS)}"
         if self.block_length is not None:
             text += f"@blocks:{self.block_length}"
+        if self.cache != "none":
+            text += f"@cache:{self.cache}" + ("" if self.refresh == "block" else f":{self.refresh}")
         rule = self.count.function if isinstance(self.count, FunctionRule) else self.count
         return text if rule == _usual_rule(self.remasker) else f"{text}@{label_of(rule, COUNT_RULES)}"
 
@@ -237,7 +260,7 @@ class Sampler(Pushable):
             for number, network in enumerate(networks):
                 network.save_pretrained(place / f"policy-{number}")
             write_json(place / "sampler.json", values)
-            write_text(place / "README.md", _card(self))
+            write_text(place / "README.md", card_of(str(self), {name: getattr(self, name) for name in _NUMBERS}))
 
     @classmethod
     @checked("name")
@@ -283,7 +306,7 @@ class Sampler(Pushable):
 
         try:
             parts = {key: from_config(values[key], weights) for key in _PARTS}
-            return cls(**parts, **{key: values[key] for key in _NUMBERS if key != "anneal" or key in values})
+            return cls(**parts, **{key: values[key] for key in _NUMBERS if key not in _LATER or key in values})
         except (KeyError, TypeError, AttributeError) as error:
             raise BadInput(f"{path} is damaged: {type(error).__name__} {error}") from error
 
@@ -352,26 +375,3 @@ def _order_text(order: Any) -> str:
     if isinstance(order, LearnedOrder):
         return "policy"
     return label_of(order, ORDERS)
-
-
-def _card(sampler: Sampler) -> str:
-    """A model card for the hub."""
-    rows = "\n".join(f"- {name}: {getattr(sampler, name)}" for name in _NUMBERS)
-    return f"""---
-library_name: anyorder
-tags: [masked-diffusion, sampler]
----
-
-# A sampler for a masked diffusion model
-
-`{sampler}`
-
-{rows}
-
-```python
-import anyorder
-
-sampler = anyorder.Sampler.from_pretrained("THIS_FOLDER", denoiser)
-result = anyorder.decode(denoiser, tokens, sampler)
-```
-"""
