@@ -1,6 +1,7 @@
 """The cache: a pass over some positions gives what a pass over all gives, and decoding with it keeps its invariants."""
 
 import math
+import threading
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -325,6 +326,32 @@ def test_the_policy_reads_new_hidden_states_of_the_block_and_stored_ones_elsewhe
     assert same[:, ~block].all() and not same[:, block].any()
 
 
+def test_sequences_that_grow_are_computed_as_a_whole() -> None:
+    denoiser, tokens = denoiser_of("plain"), tokens_of()
+    cache, state = Cache(denoiser, "dual", "block", 4), init(tokens, MASK)
+    longer = init(F.pad(tokens, (0, 3), value=MASK), MASK)
+    with torch.no_grad():
+        cache.predict(state, state.masked)
+        logits, _, where = cache.predict(longer, longer.masked)
+        assert torch.equal(where, longer.masked) and torch.equal(logits, denoiser(longer.tokens, None, where).logits)
+        others, _, _ = cache.predict(state.replace(row=state.row + 7), state.masked)
+        assert torch.equal(others, denoiser(tokens, None, state.masked).logits), "sequences that it does not know"
+
+
+def test_threads_with_caches_on_one_model_get_the_tokens_of_one() -> None:
+    denoiser, sampler = denoiser_of("esm"), Sampler("confidence", block_length=4, cache="dual")
+    batches = [torch.roll(tokens_of(2), shift, dims=1) for shift in range(4)]
+    found: dict[int, Tensor] = {}
+    threads = [
+        threading.Thread(target=lambda n=n: found.update({n: decode(denoiser, batches[n], sampler).tokens})) for n in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(torch.equal(found[n], decode(denoiser, batches[n], sampler).tokens) for n in range(4))
+
+
 def test_drift_is_the_share_by_which_unchanged_positions_have_moved() -> None:
     then = torch.tensor([[[3.0, 4.0], [100.0, 0.0]], [[1.0, 0.0], [0.0, 1.0]]])
     now = torch.tensor([[[3.0, 5.0], [0.0, 0.0]], [[1.0, 0.0], [0.0, 1.0]]])
@@ -417,10 +444,18 @@ def eager() -> HuggingFaceDenoiser:
     return HuggingFaceDenoiser(transformers.BertForMaskedLM(config), MASK)
 
 
+def compiled() -> Transformer:
+    model = plain()
+    model.compile()  # of the module itself, which compiles nothing yet
+    return model
+
+
 @pytest.mark.parametrize(("denoiser", "said"), [
     (lambda: HuggingFaceDenoiser(MODELS["mpnet"](), MASK), "does not call scaled_dot_product_attention: leave the cache out"),
     (eager, "load it with attn_implementation='sdpa'"),
     (lambda: HuggingFaceDenoiser(NoPositions(), MASK), "its forward takes no position_ids"),
+    (lambda: HuggingFaceDenoiser(torch.compile(MODELS["bert"]()), MASK), "is compiled, and the cache cannot reach"),
+    (compiled, "is compiled, and the cache cannot reach"),
     (HashDenoiser, "HashDenoiser cannot be cached"),
     (lambda: WrappedDenoiser(nn.Embedding(6, 6), MASK, 6), "WrappedDenoiser cannot be cached"),
 ])  # fmt: skip

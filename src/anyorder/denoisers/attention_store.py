@@ -12,10 +12,11 @@ from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from anyorder.denoisers.base import DenoiserOutput
+from anyorder.denoisers.taps import is_compiled
 from anyorder.errors import BadInput
 
 _Sub = Tensor | None
@@ -170,6 +171,15 @@ class _Replaced(TorchFunctionMode):
         if function is F.scaled_dot_product_attention:
             return self.attend(*args, **(kwargs or {}))
         return function(*args, **(kwargs or {}))
+
+
+def check_not_compiled(model: nn.Module) -> None:
+    """Raise BadInput if a model is compiled, so that calls in it cannot be replaced."""
+    if is_compiled(model):
+        raise BadInput(
+            f"this {type(model).__name__} is compiled, and the cache cannot reach its attention: do not compile it, or leave "
+            "the cache out (cache='none')"
+        )
 
 
 def _columns_first(values: Tensor, *, copy: bool = True) -> Tensor:

@@ -17,10 +17,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from anyorder.denoisers.attention_store import AttentionStore, Columns
+from anyorder.denoisers.attention_store import AttentionStore, Columns, check_not_compiled
 from anyorder.denoisers.base import DenoiserOutput, device_of, evaluating
 from anyorder.denoisers.padding import align_left
-from anyorder.denoisers.taps import is_compiled
 from anyorder.errors import BadInput, first_line
 
 if TYPE_CHECKING:
@@ -40,6 +39,7 @@ class HuggingFaceCache:
 
     def __init__(self, denoiser: "HuggingFaceDenoiser", first: int | None) -> None:
         self.denoiser, self.first, self.store = denoiser, first, AttentionStore()
+        _add_hooks(denoiser.model)
 
     def full(self, tokens: Tensor, attention_mask: Tensor | None, positions: Tensor, rows: Tensor | None) -> DenoiserOutput:
         """See `DenoiserCache`. A model that ignores the attention mask is made to respect it."""
@@ -65,7 +65,7 @@ class HuggingFaceCache:
         columns = Columns(computed)
         at, position = positions.nonzero(as_tuple=True)
         wanted = at, columns.slot[at, source[at, position]]
-        with self.store.part(columns.index, rows), _shown(_Whole(self.denoiser.model, tokens, mask, columns.index)):
+        with self.store.part(columns.index, rows), _shown(_Whole(tokens, mask, columns.index)):
             ids = None if self.first is None else columns.index + self.first
             logits, hidden = self.denoiser.run_columns(tokens.gather(1, columns.index), ids, wanted)
         return DenoiserOutput(logits, hidden[row, columns.slot[row, source[row, place]]])
@@ -82,8 +82,7 @@ def start_cache(denoiser: "HuggingFaceDenoiser") -> HuggingFaceCache:
         BadInput: the model's attention or positions cannot be reached.
     """
     model: Any = denoiser.model
-    if is_compiled(model):
-        raise BadInput(f"{type(model).__name__} is compiled, and the cache cannot reach its attention: do not compile it")
+    check_not_compiled(model)
     if model not in _first:
         _first[model] = _tried(denoiser)
     return HuggingFaceCache(denoiser, _first[model])
@@ -158,7 +157,6 @@ def _forward_of(model: Any) -> Any:
 class _Whole:
     """What modules are shown in a pass over columns int64 (b, n): tokens and attention mask int64 (b, L)."""
 
-    model: nn.Module
     tokens: Tensor
     attention_mask: Tensor | None
     columns: Tensor
@@ -167,14 +165,27 @@ class _Whole:
 _current = threading.local()
 
 
+_adding = threading.Lock()
+
+
+def _add_hooks(model: nn.Module) -> None:
+    """Add hooks to the modules that see the whole sequence. They act within `_shown` only."""
+    with _adding:
+        for module in model.modules():
+            if hasattr(module, "token_dropout") and hasattr(module, "word_embeddings"):
+                _hook(module, _all_tokens, _cut_embeddings)
+            elif "rotary" in type(module).__name__.lower() and _takes(module, "q", "k"):
+                _hook(module, _all_columns, _cut_columns)
+
+
+def _takes(module: nn.Module, *names: str) -> bool:
+    """Whether these are the first arguments of a module."""
+    return tuple(inspect.signature(module.forward).parameters)[: len(names)] == names
+
+
 @contextmanager
 def _shown(whole: _Whole) -> Iterator[None]:
     """Show the whole sequence to those modules of a model that need it, in this thread."""
-    for module in whole.model.modules():
-        if getattr(module, "token_dropout", False) and hasattr(module, "word_embeddings"):
-            _hook(module, _all_tokens, _cut_embeddings)
-        elif "rotary" in type(module).__name__.lower() and list(inspect.signature(module.forward).parameters)[:2] == ["q", "k"]:
-            _hook(module, _all_columns, _cut_columns)
     before = getattr(_current, "whole", None)
     _current.whole = whole
     try:
@@ -192,7 +203,7 @@ def _hook(module: nn.Module, before: Any, after: Any) -> None:
 
 def _all_tokens(module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
     whole: _Whole | None = getattr(_current, "whole", None)
-    if whole is None:
+    if whole is None or not module.token_dropout:
         return None
     mask = torch.ones_like(whole.tokens) if whole.attention_mask is None else whole.attention_mask
     return (), {"input_ids": whole.tokens, "attention_mask": mask}
@@ -200,7 +211,9 @@ def _all_tokens(module: nn.Module, arguments: tuple[Any, ...], named: dict[str, 
 
 def _cut_embeddings(module: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> Tensor | None:
     whole: _Whole | None = getattr(_current, "whole", None)
-    return None if whole is None else output.take_along_dim(whole.columns[..., None], dim=1)
+    if whole is None or not module.token_dropout:
+        return None
+    return output.take_along_dim(whole.columns[..., None], dim=1)
 
 
 def _all_columns(module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
-from anyorder.denoisers.attention_store import AttentionStore, Columns
+from anyorder.denoisers.attention_store import AttentionStore, Columns, check_not_compiled
 from anyorder.denoisers.base import DenoiserOutput, forbid_mask
 from anyorder.errors import BadInput
 from anyorder.files import written_as_a_whole
@@ -266,7 +266,12 @@ class Transformer(nn.Module, PyTorchModelHubMixin, library_name="anyorder"):
         return DenoiserOutput(forbid_mask(logits, self.mask_token_id), hidden)
 
     def start_cache(self) -> "TransformerCache":
-        """An empty cache, for `anyorder.decoding.cache`."""
+        """An empty cache, for `anyorder.decoding.cache`.
+
+        Raises:
+            BadInput: the model is compiled.
+        """
+        check_not_compiled(self)
         return TransformerCache(self)
 
 
