@@ -1,8 +1,10 @@
 """The cache: a pass over some positions gives what a pass over all gives, and decoding with it keeps its invariants."""
 
 import math
+import runpy
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -382,6 +384,18 @@ def test_guidance_has_a_cache_with_the_prompt_and_one_without() -> None:
     without = llada.generate(model, prompt, **options)
     assert torch.equal(llada.generate(model, prompt, **options, cache="dual", refresh=1), without)
     assert not (llada.generate(model, prompt, **options, cache="dual") == MASK).any()
+
+
+def test_the_dual_cache_gives_the_tokens_of_fast_dllm(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Path(__file__).resolve().parents[1] / "benchmarks"
+    monkeypatch.syspath_prepend(folder)
+    benchmark: dict[str, Any] = runpy.run_path(str(folder / "cache.py"))
+    model = benchmark["Model"](32, 2, 50).eval()
+    prompt = torch.randint(0, 49, (2, 20), generator=torch.Generator().manual_seed(2))
+    published = benchmark["of_fast_dllm"](model, prompt, 24, 8, 12)
+    ours = llada.generate(model, prompt, steps=12, gen_length=24, block_length=8, cache="dual")
+    assert torch.equal(ours, published)
+    assert not torch.equal(ours, benchmark["of_llada"](model, prompt, 24, 8, 12))
 
 
 def test_generate_with_a_cache() -> None:

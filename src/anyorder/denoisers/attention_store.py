@@ -125,10 +125,11 @@ class AttentionStore:
         def attend(
             query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *rest: Any, **options: Any
         ) -> Tensor:
-            layer = next(remaining)
+            layer, device = next(remaining), key.device  # a model may be spread over several
+            at = inside[:, None].to(device), columns.to(device)
             for stored, new in ((layer.keys, key), (layer.values, value)):
-                stored[inside[:, None], columns] = _columns_first(_of_heads(new, stored.shape[2]), copy=False)
-            keys, values = (kept if rows is None else kept[rows] for kept in (layer.keys, layer.values))
+                stored[at] = _columns_first(_of_heads(new, stored.shape[2]), copy=False)
+            keys, values = (kept if rows is None else kept[at[0][:, 0]] for kept in (layer.keys, layer.values))
             if not own_masks and (attn_mask := layer.mask) is not None:
                 known = masks.get(id(layer.mask))
                 attn_mask = masks[id(layer.mask)] = _mask_of(attn_mask, columns, rows) if known is None else known
@@ -145,18 +146,20 @@ class AttentionStore:
         """Forget all sequences but these, int64 (b,)."""
         masks: dict[int, Tensor] = {}
         for layer in self.layers:
-            layer.keys, layer.values = layer.keys[rows], layer.values[rows]
+            here = rows.to(layer.keys.device)
+            layer.keys, layer.values = layer.keys[here], layer.values[here]
             if layer.mask is not None and len(layer.mask) > 1:
-                layer.mask = masks.setdefault(id(layer.mask), layer.mask[rows])
+                layer.mask = masks.setdefault(id(layer.mask), layer.mask[here])
 
     def _put(self, rows: Tensor, found: list[_Layer]) -> None:
         """Replace what is stored of some rows."""
         masks: dict[tuple[int, int], Tensor | None] = {}
         for layer, new in zip(self.layers, found, strict=True):
-            layer.keys[rows], layer.values[rows] = new.keys, new.values
+            here = rows.to(layer.keys.device)
+            layer.keys[here], layer.values[here] = new.keys, new.values
             both = id(layer.mask), id(new.mask)
             if both not in masks:
-                masks[both] = _joined(layer.mask, new.mask, rows, len(layer.keys))
+                masks[both] = _joined(layer.mask, new.mask, here, len(layer.keys))
             layer.mask = masks[both]
 
 
@@ -195,8 +198,8 @@ def _of_heads(values: Tensor, heads: int) -> Tensor:
 
 def _mask_of(mask: Tensor, columns: Tensor, rows: _Sub) -> Tensor:
     """The lines of a mask (1 or B, H, 1 or L, L) that columns (b, n) of some rows look along: (b, H, 1 or n, L)."""
-    mask = mask[rows] if rows is not None and len(mask) > 1 else mask
-    return mask if mask.shape[2] == 1 else mask.take_along_dim(columns[:, None, :, None], dim=2)
+    mask = mask[rows.to(mask.device)] if rows is not None and len(mask) > 1 else mask
+    return mask if mask.shape[2] == 1 else mask.take_along_dim(columns[:, None, :, None].to(mask.device), dim=2)
 
 
 def _joined(old: Tensor | None, new: Tensor | None, rows: Tensor, batch: int) -> Tensor | None:

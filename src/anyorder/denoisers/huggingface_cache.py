@@ -213,7 +213,7 @@ def _cut_embeddings(module: nn.Module, arguments: tuple[Any, ...], output: Tenso
     whole: _Whole | None = getattr(_current, "whole", None)
     if whole is None or not module.token_dropout:
         return None
-    return output.take_along_dim(whole.columns[..., None], dim=1)
+    return output.take_along_dim(whole.columns[..., None].to(output.device), dim=1)
 
 
 def _all_columns(module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
@@ -221,11 +221,13 @@ def _all_columns(module: nn.Module, arguments: tuple[Any, ...], named: dict[str,
     whole: _Whole | None = getattr(_current, "whole", None)
     if whole is None:
         return None
-    length, index = whole.tokens.shape[1], whole.columns[:, None, :, None]
+    length, index = whole.tokens.shape[1], whole.columns[:, None, :, None].to(arguments[0].device)
     spread = (x.new_zeros((*x.shape[:2], length, x.shape[3])).scatter(2, index.expand_as(x), x) for x in arguments[:2])
     return (*spread, *arguments[2:]), named
 
 
 def _cut_columns(module: nn.Module, arguments: tuple[Any, ...], output: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
     whole: _Whole | None = getattr(_current, "whole", None)
-    return None if whole is None else tuple(x.take_along_dim(whole.columns[:, None, :, None], dim=2) for x in output)
+    if whole is None:
+        return None
+    return tuple(x.take_along_dim(whole.columns[:, None, :, None].to(x.device), dim=2) for x in output)
