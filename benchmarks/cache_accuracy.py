@@ -1,12 +1,15 @@
 """What a cache costs in accuracy and saves in computed positions, on denoisers with real weights.
 
 Every sampler decodes the same problems in the same blocks with the same seeds. "Computed" is the number of positions that the
-forward passes compute, as a share of that without a cache. "Changed" counts the problems that only the sampler without a cache
-solves, and those that only the one with it does. Correct means: a puzzle is solved, a molecule is valid, an antibody can be
-numbered; for text, the share of hidden symbols that are recovered.
+forward passes compute, as a share of that without a cache. "Changed" counts what is correct only without the cache, and what is
+only with it. Correct means: a puzzle is solved, a molecule is valid, an antibody can be numbered; for texts, a hidden symbol is
+recovered.
 
-    anyorder fetch wordnet && anyorder fetch antiberty
-    python benchmarks/cache_accuracy.py [--models sudoku9,moses,antiberty,text.txt] [--order policy] [--scale 1]
+    anyorder fetch antiberty; anyorder fetch rxnmapper
+    anyorder fetch wordnet; cp ~/.cache/anyorder/wordnet/test.txt wordnet.txt
+    anyorder sample 40 --task molecules --order confidence --temperature 1 --number 150 --seed 5 --only-valid > rxnmapper.txt
+    python benchmarks/cache_accuracy.py [--models sudoku9,moses,antiberty,wordnet.txt,rxnmapper.txt]
+        [--caches none,dual] [--order policy] [--scale 1]
 
 A name that ends in `.txt` is a file of texts for the denoiser of the same name, such as `wordnet.txt`.
 """
@@ -46,6 +49,7 @@ SETTINGS = {
     "moses": Setting(200, 40, 10, temperature=1.0),
     "antiberty": Setting(16, 118, 32, steps=32, temperature=1.0),
     "wordnet.txt": Setting(200, 0, 6),
+    "rxnmapper.txt": Setting(100, 0, 6),
 }
 
 
@@ -107,20 +111,14 @@ def compare(name: str, setting: Setting, caches: list[str], scale: float, order:
             anyorder.decode(counting, problems.tokens[at : at + 50], sampler, seeds=at).tokens for at in range(0, number, 50)
         ])  # fmt: skip
         seconds = time.process_time() - began
-        check = task.check(problems, out)
-        right = check.instance_correct
-        now = {"out": out, "right": right, "computed": counting.computed, "seconds": seconds}
-        first = first or now
         hidden = problems.tokens == denoiser.mask_token_id
+        right = (out == problems.x0)[hidden] if name.endswith(".txt") else task.check(problems, out).instance_correct
+        first = first or {"out": out, "right": right, "computed": counting.computed}
         same = float((out == first["out"])[hidden].float().mean())
         share = counting.computed / first["computed"]
-        if problems.x0 is not None and name.endswith(".txt"):
-            hits = (out == problems.x0)[hidden]
-            correct, changed = f"{100 * hits.float().mean():.1f}", f"of {len(hits)} symbols"
-        else:
-            low, high = wilson(int(right.sum()), number)
-            correct = f"{100 * right.float().mean():.1f} ({100 * low:.1f}-{100 * high:.1f})"
-            changed = f"-{int((first['right'] & ~right).sum())} +{int((~first['right'] & right).sum())}"
+        low, high = wilson(int(right.sum()), len(right))
+        correct = f"{100 * right.float().mean():.1f} ({100 * low:.1f}-{100 * high:.1f})"
+        changed = f"-{int((first['right'] & ~right).sum())} +{int((~first['right'] & right).sum())}"
         print(
             f"| `{name}` | {setting.block} | `{cache}` | {correct} | {changed} | {100 * same:.1f} | {100 * share:.0f} | "
             f"{seconds:.1f} |",
