@@ -153,7 +153,7 @@ def of_fast_dllm(model: Any, prompt: Tensor, length: int, block: int, steps: int
 def calls(options: argparse.Namespace) -> dict[str, Callable[[Any, Tensor], Tensor]]:
     """What is compared."""
     sizes = {"length": options.generate, "block": options.block, "steps": options.steps}
-    refresh = Sampler.parse(f"confidence@blocks:8@cache:dual:{options.refresh}").refresh
+    refresh = Sampler.parse(f"confidence@blocks:8@cache:dual@refresh:{options.refresh}").refresh
 
     def ours(cache: str) -> Callable[[Any, Tensor], Tensor]:
         def run(model: Any, prompt: Tensor) -> Tensor:

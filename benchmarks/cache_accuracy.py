@@ -30,7 +30,7 @@ from anyorder.evaluation.statistics import wilson
 
 HIDE = 0.3
 """Share of the symbols of a text that are hidden."""
-CACHES = ("none", "prefix", "dual", "dual:8", "dual:4", "dual:2", "dual:0.1", "dual:0.2")
+CACHES = ("none", "prefix", "dual", "window:10", "dual@refresh:4", "dual@refresh:2", "dual@refresh:0.1", "dual@refresh:0.2")
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The cache: a pass over some positions gives what a pass over all gives, and decoding with it keeps its invariants."""
 
+import json
 import math
 import runpy
 import threading
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 import anyorder
 from anyorder.decoding.cache import Cache, drift
+from anyorder.decoding.caches import Window, dual
 from anyorder.decoding.loop import decode
 from anyorder.decoding.sampler import Sampler
 from anyorder.decoding.step import predict, step
@@ -22,12 +24,12 @@ from anyorder.denoisers.attention_store import Columns
 from anyorder.denoisers.huggingface import HuggingFaceDenoiser
 from anyorder.denoisers.transformer import Transformer
 from anyorder.denoisers.wrapped import WrappedDenoiser
-from anyorder.errors import BadInput
+from anyorder.errors import BadInput, PartFailed
 from anyorder.interfaces import llada
 from anyorder.orders.learned import LearnedOrder
 from anyorder.registry import POLICIES
 from anyorder.relations import EVERYTHING, Relation
-from anyorder.state import init
+from anyorder.state import DecodeState, init
 from conftest import HashDenoiser
 from test_huggingface import MASK, MODELS, SMALL, WORDS, transformers
 
@@ -283,6 +285,49 @@ def test_the_prefix_cache_computes_the_open_block_and_all_behind_it() -> None:
     assert [columns for _, columns in denoiser.seen[::2]] == [24, 12, 12, 12, 24, 8, 8, 8, 24, 4, 4, 4]
 
 
+def test_a_window_computes_the_positions_near_the_open_block() -> None:
+    tokens = tokens_of(1)
+    tokens[0, 2] = 9
+    block = torch.zeros_like(tokens, dtype=torch.bool)
+    block[0, [1, 12, 13]] = True
+    computed = Window(2)(init(tokens, MASK), block)[0].nonzero()[:, 0].tolist()
+    assert computed == [0, 1, 2, 3, 10, 11, 12, 13, 14, 15]
+    assert torch.equal(Window(0)(init(tokens, MASK), block), block) and Window(99)(init(tokens, MASK), block).all()
+    denoiser = Counted()
+    decode(denoiser, tokens, Sampler("confidence", block_length=4, cache="window:3"))
+    assert [columns for _, columns in denoiser.seen[::2]] == [24, 10, 10, 10, 24, 10, 10, 10, 24, 7, 7, 7]
+
+
+def even(state: DecodeState, block: Tensor) -> Tensor:
+    """A cache of one's own: every second position."""
+    return torch.arange(block.shape[1]).expand_as(block) % 2 == 0
+
+
+def test_a_cache_of_ones_own(tmp_path: Path) -> None:
+    denoiser, tokens = denoiser_of("plain"), tokens_of()
+    sampler = Sampler("confidence", block_length=4, cache=even)
+    found = decode(denoiser, tokens, sampler)
+    assert not (found.tokens == MASK).any()
+    sampler.save_pretrained(tmp_path)
+    assert Sampler.from_pretrained(tmp_path) == sampler
+    with pytest.raises(BadInput, match="the cache must return the positions to compute, a bool tensor"):
+        decode(denoiser, tokens, sampler.replace(cache=lambda state, block: block.long()))
+    with pytest.raises(PartFailed, match="the cache test_cache:broken failed"):
+        decode(denoiser, tokens, sampler.replace(cache=broken))
+
+
+def broken(state: DecodeState, block: Tensor) -> Tensor:
+    raise RuntimeError("no")
+
+
+def test_samplers_that_were_saved_without_a_cache_have_none(tmp_path: Path) -> None:
+    Sampler("margin").save_pretrained(tmp_path)
+    values = json.loads((tmp_path / "sampler.json").read_text())
+    del values["cache"], values["refresh"]
+    (tmp_path / "sampler.json").write_text(json.dumps(values))
+    assert Sampler.from_pretrained(tmp_path) == Sampler("margin")
+
+
 def test_the_last_step_fills_all_blocks() -> None:
     """Six steps for three blocks of one token a step."""
     denoiser, tokens = denoiser_of("plain"), tokens_of()
@@ -295,7 +340,7 @@ def test_tokens_that_change_outside_the_block_are_computed_again() -> None:
     """A position that was filled is masked again, by whatever means: its keys are those of the mask from then on."""
     denoiser, tokens = denoiser_of("plain"), tokens_of()
     sampler = Sampler("confidence", block_length=4, cache="dual", refresh=100)
-    cache, state = Cache(denoiser, "dual", 100, 4), init(tokens, MASK)
+    cache, state = Cache(denoiser, dual, 100, 4), init(tokens, MASK)
     with torch.no_grad():
         for _ in range(6):
             state, _ = step(state, predict(denoiser, state, sampler, cache), sampler)
@@ -330,7 +375,7 @@ def test_the_policy_reads_new_hidden_states_of_the_block_and_stored_ones_elsewhe
 
 def test_sequences_that_grow_are_computed_as_a_whole() -> None:
     denoiser, tokens = denoiser_of("plain"), tokens_of()
-    cache, state = Cache(denoiser, "dual", "block", 4), init(tokens, MASK)
+    cache, state = Cache(denoiser, dual, "block", 4), init(tokens, MASK)
     longer = init(F.pad(tokens, (0, 3), value=MASK), MASK)
     with torch.no_grad():
         cache.predict(state, state.masked)
@@ -423,23 +468,26 @@ def test_in_bfloat16(name: str) -> None:
     assert not (found.tokens == MASK).any()
 
 
-@pytest.mark.parametrize("text", ["margin@blocks:4@cache:dual", "confidence@blocks:8@cache:prefix:4@threshold:0.5",
-                                  "confidence@blocks:8@cache:dual:0.25"])  # fmt: skip
+@pytest.mark.parametrize("text", ["margin@blocks:4@cache:dual", "confidence@blocks:8@cache:prefix@refresh:4@threshold:0.5",
+                                  "confidence@blocks:8@cache:window:3@refresh:0.25"])  # fmt: skip
 def test_a_sampler_with_a_cache_is_written_and_saved(text: str, tmp_path: Any) -> None:
     sampler = Sampler.parse(text)
-    assert str(sampler) == text and sampler.cache in text
+    assert str(sampler) == text
     sampler.save_pretrained(tmp_path)
     assert Sampler.from_pretrained(tmp_path) == sampler
 
 
 @pytest.mark.parametrize(("fields", "said"), [
-    ({"cache": "both"}, "cache is 'both'; it must be one of none, prefix, dual"),
+    ({"cache": "both"}, "cache 'both' is unknown: use one of none, prefix, dual, window"),
     ({"cache": "dual", "block_length": None}, "give block_length"),
     ({"cache": "dual", "refresh": 0}, "refresh is 0; it must be"),
     ({"cache": "dual", "refresh": "step"}, "refresh is 'step'; it must be"),
     ({"cache": "dual", "refresh": math.nan}, "refresh is nan; it must be"),
     ({"cache": "dual", "refresh": True}, "refresh is True; it must be"),
     ({"refresh": 3}, "no cache to refresh"),
+    ({"cache": 3}, "cache is 3; it must be the name of a cache, or a cache"),
+    ({"cache": lambda state: state.masked}, "a cache is called with 2 arguments"),
+    ({"cache": "window:-1"}, "size"),
 ])  # fmt: skip
 def test_settings_that_mean_nothing_are_refused(fields: dict[str, Any], said: str) -> None:
     with pytest.raises(BadInput, match=said):

@@ -10,22 +10,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from anyorder.decoding.caches import CacheRule, none
 from anyorder.decoding.counts import open_block
+from anyorder.decoding.own_code import naming
 from anyorder.denoisers.attention_store import DenoiserCache
 from anyorder.denoisers.base import DenoiserOutput
 from anyorder.errors import BadInput
 from anyorder.state import DecodeState
 
-CACHES = ("none", "prefix", "dual")
-
 Refresh = str | int | float
 """When everything is computed anew: "block", every so many steps (int), or at a drift of so much (float)."""
 
 
-def check_cache(cache: Any, refresh: Any, block_length: int | None) -> None:
-    """Raise BadInput unless these are the settings of a cache."""
-    if cache not in CACHES:
-        raise BadInput(f"cache is {cache!r}; it must be one of {', '.join(CACHES)}")
+def check_cache(cache: CacheRule, refresh: Any, block_length: int | None) -> None:
+    """Raise BadInput unless these settings of a cache go together."""
     whole = isinstance(refresh, Integral) and not isinstance(refresh, bool) and int(refresh) >= 1
     bound = isinstance(refresh, Real) and not isinstance(refresh, Integral) and 0 <= float(refresh) < float("inf")
     if refresh != "block" and not whole and not bound:
@@ -33,20 +31,10 @@ def check_cache(cache: Any, refresh: Any, block_length: int | None) -> None:
             f'refresh is {refresh!r}; it must be "block", a whole number of steps, 1 or more, or a bound of the drift, a float '
             "such as 0.1"
         )
-    if cache == "none" and refresh != "block":
-        raise BadInput(f"refresh is {refresh!r}, and there is no cache to refresh: give cache, prefix or dual")
-    if cache != "none" and block_length is None:
-        raise BadInput(f"the cache {cache!r} keeps what is outside of the block that is decoded: give block_length, such as 32")
-
-
-def read_refresh(text: str) -> Refresh:
-    """The value that a text stands for: "block", "8" (steps), or "0.1" (a drift)."""
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
+    if cache is none and refresh != "block":
+        raise BadInput(f"refresh is {refresh!r}, and there is no cache to refresh: give a cache, such as 'dual'")
+    if cache is not none and block_length is None:
+        raise BadInput("a cache keeps what is outside of the block that is decoded: give block_length, such as 32 (@blocks:32)")
 
 
 def start_cache(denoiser: Any) -> DenoiserCache:
@@ -70,7 +58,7 @@ class Cache:
 
     Args:
         denoiser: the model.
-        kind: "prefix" (the positions before the open block are read from the store) or "dual" (all positions outside it).
+        rule: which positions are computed.
         refresh: when all positions of a sequence are computed: "block", at each new block; an int, every so many steps; a
             float, in the step after the drift exceeded it, see `drift`.
         block_length: generated positions per block.
@@ -79,11 +67,9 @@ class Cache:
     masks outside the open block are left to be filled then.
     """
 
-    def __init__(self, denoiser: Any, kind: str, refresh: Refresh, block_length: int | None) -> None:
-        check_cache(kind, refresh, block_length)
-        assert block_length is not None
+    def __init__(self, denoiser: Any, rule: CacheRule, refresh: Refresh, block_length: int) -> None:
         self.store = start_cache(denoiser)
-        self.kind, self.refresh, self.block_length = kind, refresh, block_length
+        self.rule, self.refresh, self.block_length = rule, refresh, block_length
         self._kept: dict[str, Tensor] = {}
 
     def predict(self, state: DecodeState, where: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -121,7 +107,11 @@ class Cache:
 
     def _fresh(self, state: DecodeState, block: Tensor) -> Tensor:
         """The positions bool (B, L) that a partial pass computes."""
-        fresh = block if self.kind == "dual" else block.long().cumsum(dim=1) > 0
+        with naming("cache", self.rule):
+            given = self.rule(state, block)
+        if not isinstance(given, Tensor) or given.shape != block.shape or given.dtype != torch.bool:
+            raise BadInput(f"the cache must return the positions to compute, a bool tensor {tuple(block.shape)}")
+        fresh = given | block
         if self._kept:
             fresh = fresh | (state.tokens != self._kept["tokens"])
         return fresh if state.attention_mask is None else fresh & state.attention_mask.bool()

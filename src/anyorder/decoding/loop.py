@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from anyorder.decoding.cache import Cache
 from anyorder.decoding.callbacks import Callback, callbacks_of
 from anyorder.decoding.result import Decoded
 from anyorder.decoding.sampler import Sampler, as_sampler
@@ -73,7 +72,7 @@ def decode(
     rows, done = [state.row[state.finished]], [Decoded.of(state, state.finished)]
     if state.finished.any():
         state = state.rows(~state.finished)
-    cache = None if sampler.cache == "none" else Cache(denoiser, sampler.cache, sampler.refresh, sampler.block_length)
+    cache = sampler.start_cache(denoiser)
     while len(state):
         state, output = step(state, predict(denoiser, state, sampler, cache), sampler)
         over = state.finished

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from anyorder.decoding.cache import Refresh
+from anyorder.decoding.caches import CacheRule
 from anyorder.decoding.callbacks import Callback
 from anyorder.decoding.counts import CountRule, Deadline, Fixed, Linear, Threshold
 from anyorder.decoding.loop import decode
@@ -50,7 +51,7 @@ def generate(
     suppress_tokens: Sequence[int] = (),
     token_type_ids: Tensor | None = None,
     on_step: Callback | Sequence[Callback] = (),
-    cache: str = "none",
+    cache: CacheRule | str = "none",
     refresh: Refresh = "block",
 ) -> Any:
     """Fill the masks in `input_ids`, and those of new tokens behind them.
@@ -105,7 +106,7 @@ def generate(
         late = ends if eos_penalty else None
         count, token = _count_rule(steps, block_length, threshold, late), token_rule(temperature, top_p, top_k)
         where = find_order(order, denoiser)
-        sampler = Sampler(where, count, token, steps=steps, block_length=block_length, cache=cache, refresh=refresh)
+        sampler = Sampler(where, count, token, steps=steps, block_length=block_length).replace(cache=cache, refresh=refresh)
     else:
         held = (steps, block_length, top_p, top_k, threshold)
         cached = (cache, refresh) != ("none", "block")

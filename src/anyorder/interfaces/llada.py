@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from anyorder.decoding.cache import Refresh, start_cache
+from anyorder.decoding.caches import CacheRule
 from anyorder.decoding.counts import CountRule, Deadline, EvenBlocks, Fixed
 from anyorder.decoding.loop import decode
 from anyorder.decoding.sampler import Sampler
@@ -61,7 +62,7 @@ def generate(
     eot_id: int = EOT_ID,
     eos_token_id: int | Sequence[int] | None = None,
     pad_token_id: int | None = None,
-    cache: str = "none",
+    cache: CacheRule | str = "none",
     refresh: Refresh = "block",
 ) -> Any:
     """Continue prompts with `gen_length` tokens, and fill the masks inside them.
@@ -115,7 +116,7 @@ def generate(
         sure: CountRule = AtLeast(threshold)
         count = Deadline(WithoutEnds(sure, Ends(late)) if late else sure, Fixed(1))
     budget = steps if threshold is None else None
-    sampler = Sampler(where, count, token, steps=budget, block_length=block_length, cache=cache, refresh=refresh)
+    sampler = Sampler(where, count, token, steps=budget, block_length=block_length).replace(cache=cache, refresh=refresh)
     seen: Denoiser = Guided(denoiser, cfg_scale, batch.tokens.shape[1] - gen_length) if cfg_scale else denoiser
     never = _tokens(denoiser, logits_eos_inf, eos_id=eos_id)
     seen = Without(seen, never) if never else seen
