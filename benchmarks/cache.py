@@ -82,7 +82,6 @@ class Model(nn.Module):
         self.layers = nn.ModuleList(Layer(width) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         self.ff_out = nn.Linear(width, vocabulary, bias=False)
-        self.dtype = torch.float32
 
     def get_output_embeddings(self) -> nn.Linear:
         return self.ff_out

@@ -82,7 +82,6 @@ class RemoteLLaDA(nn.Module):
         self.rotary_emb = Rotary()
         self.qkv = nn.ModuleList(nn.Linear(width, 3 * width) for _ in range(layers))
         self.ff_out = nn.Linear(width, WORDS)
-        self.dtype = torch.float32
 
     def get_output_embeddings(self) -> nn.Module:
         return self.ff_out
@@ -174,6 +173,14 @@ def test_a_pass_over_some_positions_gives_what_a_pass_over_all_gives(name: str) 
     torch.testing.assert_close(part, whole[fresh], atol=2e-5, rtol=1e-4)
     torch.testing.assert_close(inside, hidden[fresh], atol=2e-5, rtol=1e-4)
     torch.testing.assert_close(two, whole[rows][fresh[rows]], atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("most", [1, 2, 9])
+def test_models_of_few_positions_and_tokens_are_tried_too(most: int) -> None:
+    sizes = {**SMALL, "vocab_size": 6, "max_position_embeddings": most + 2, "pad_token_id": 1}
+    model = transformers.RobertaForMaskedLM(transformers.RobertaConfig(**sizes, bos_token_id=0, eos_token_id=2))
+    cache = HuggingFaceDenoiser(model.eval(), MASK, [0]).start_cache()
+    assert cache.first == 2, "RoBERTa counts positions from its padding"
 
 
 @pytest.mark.parametrize("name", CACHED)
@@ -512,8 +519,17 @@ def compiled() -> Transformer:
     return model
 
 
+def test_attention_that_is_changed_later_is_noticed() -> None:
+    denoiser, tokens = denoiser_of("bert"), tokens_of()
+    sampler = Sampler("confidence", block_length=5, cache="dual")
+    decode(denoiser, tokens, sampler)
+    denoiser.model.set_attn_implementation("eager")
+    with pytest.raises(BadInput, match="does not call scaled_dot_product_attention"):
+        decode(denoiser, tokens, sampler)
+
+
 @pytest.mark.parametrize(("denoiser", "said"), [
-    (lambda: HuggingFaceDenoiser(MODELS["mpnet"](), MASK), "does not call scaled_dot_product_attention: leave the cache out"),
+    (lambda: HuggingFaceDenoiser(MODELS["mpnet"](), MASK), "does not call scaled_dot_product_attention"),
     (eager, "load it with attn_implementation='sdpa'"),
     (lambda: HuggingFaceDenoiser(NoPositions(), MASK), "its forward takes no position_ids"),
     (lambda: HuggingFaceDenoiser(torch.compile(MODELS["bert"]()), MASK), "is compiled, and the cache cannot reach"),

@@ -75,6 +75,16 @@ class _Layer:
     mask: Tensor | None
 
 
+class Unreached(BadInput):
+    """A model's attention cannot be replaced."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this model cannot be cached, because its attention does not call scaled_dot_product_attention: load it with "
+            "attn_implementation='sdpa' if it supports that, or leave the cache out (cache='none')"
+        )
+
+
 class AttentionStore:
     """Keys, values and masks of every attention of a forward pass over B sequences of L columns."""
 
@@ -88,6 +98,9 @@ class AttentionStore:
         Args:
             rows: see `DenoiserCache`.
             real: bool (b, L), False at padding, for attentions that are given no mask.
+
+        Raises:
+            Unreached: there was no call of attention.
         """
         found: list[_Layer] = []
         padding = None if real is None else real[:, None, None, :]
@@ -102,6 +115,8 @@ class AttentionStore:
 
         with _Replaced(attend):
             yield
+        if not found:
+            raise Unreached
         if rows is None:
             self.layers = found
         else:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from anyorder.denoisers.attention_store import AttentionStore, Columns, check_not_compiled
+from anyorder.denoisers.attention_store import AttentionStore, Columns, Unreached, check_not_compiled
 from anyorder.denoisers.base import DenoiserOutput, device_of, evaluating
 from anyorder.denoisers.padding import align_left
 from anyorder.errors import BadInput, first_line
@@ -47,7 +47,8 @@ class HuggingFaceCache:
         if attention_mask is not None and not bool(attention_mask.all()):
             real = align_left(tokens, attention_mask).attention_mask.bool()
         with self.store.full(rows, real):
-            return self.denoiser.forward(tokens, attention_mask, positions, by_length=False)
+            output: DenoiserOutput = self.denoiser(tokens, attention_mask, positions, by_length=False)
+        return output
 
     def part(
         self, tokens: Tensor, attention_mask: Tensor | None, positions: Tensor, fresh: Tensor, rows: Tensor | None
@@ -103,8 +104,8 @@ def _tried(denoiser: "HuggingFaceDenoiser") -> int | None:
             if _agrees(HuggingFaceCache(denoiser, first)):
                 return first
             reasons.append("the logits differ")
-        except _Unreached as error:
-            raise BadInput(str(error)) from error
+        except Unreached:
+            raise
         except (RuntimeError, IndexError, ValueError, TypeError) as error:
             reasons.append(first_line(error))
     how = "" if takes else " (its forward takes no position_ids)"
@@ -114,35 +115,27 @@ def _tried(denoiser: "HuggingFaceDenoiser") -> int | None:
     )
 
 
-class _Unreached(Exception):
-    """A model makes no call of attention that can be replaced."""
-
-
 def _agrees(cache: HuggingFaceCache) -> bool:
     """Whether columns that are computed alone have the logits that they have among all."""
     denoiser = cache.denoiser
     device = device_of(denoiser)
     length = min(_TRIED, denoiser.max_length or _TRIED)
-    words = [t for t in range(denoiser.vocab_size) if t not in (denoiser.pad_token_id, *denoiser.forbidden)]
+    config: Any = denoiser.model.config
+    never = {denoiser.pad_token_id, getattr(config, "pad_token_id", None), *denoiser.forbidden}
+    words = [t for t in range(denoiser.vocab_size) if t not in never] or [denoiser.mask_token_id]
     tokens = torch.tensor([[words[(7 * i + r) % len(words)] for i in range(length)] for r in range(2)], device=device)
     fresh = torch.zeros_like(tokens, dtype=torch.bool)
-    fresh[:, length // 4 : length // 2] = True
+    fresh[:, length // 4 : max(1, length // 2)] = True
     tokens[:, length // 3] = denoiser.mask_token_id
     mask = torch.ones_like(fresh)
-    mask[1, -1] = False
+    mask[1, -1] = length == 1
     with torch.no_grad(), evaluating(denoiser):
-        whole = cache.full(tokens, mask, fresh, None).logits.float()
-        if not cache.store.layers:
-            way = "load it with attn_implementation='sdpa', or " if getattr(denoiser.model, "_supports_sdpa", False) else ""
-            raise _Unreached(
-                f"{type(denoiser.model).__name__} cannot be cached, because it does not call scaled_dot_product_attention: "
-                f"{way}leave the cache out (cache='none')"
-            )
-        alone = cache.part(tokens, mask, fresh, fresh, None).logits.float()
+        whole = cache.full(tokens, mask, fresh, None).logits
+        alone = cache.part(tokens, mask, fresh, fresh, None).logits
     seen = whole > -torch.inf
-    scale = float(whole[seen].abs().max())
-    close = 1e-3 if denoiser.model.dtype == torch.float32 else 0.05
-    return torch.allclose(whole[seen], alone[seen], rtol=0.0, atol=close * scale)
+    one, other = whole[seen].float(), alone[seen].float()
+    close = 1e-3 if whole.dtype == torch.float32 else 0.05
+    return torch.allclose(one, other, rtol=0.0, atol=close * float(one.abs().max()))
 
 
 def _forward_of(model: Any) -> Any:
