@@ -27,7 +27,7 @@ from anyorder.denoisers.wrapped import WrappedDenoiser
 from anyorder.errors import BadInput, PartFailed
 from anyorder.interfaces import llada
 from anyorder.orders.learned import LearnedOrder
-from anyorder.registry import POLICIES
+from anyorder.registry import COUNT_RULES, POLICIES
 from anyorder.relations import EVERYTHING, Relation
 from anyorder.state import DecodeState, init
 from conftest import HashDenoiser
@@ -404,6 +404,37 @@ def test_threads_with_caches_on_one_model_get_the_tokens_of_one() -> None:
     for thread in threads:
         thread.join()
     assert all(torch.equal(found[n], decode(denoiser, batches[n], sampler).tokens) for n in range(4))
+
+
+@pytest.mark.parametrize("architecture", POLICIES.names())
+def test_every_policy_decodes_with_a_cache(architecture: str) -> None:
+    denoiser, tokens = denoiser_of("plain"), tokens_of()
+    torch.manual_seed(1)
+    policy = POLICIES[architecture](hidden_size=16, vocab_size=WORDS)
+    for parameter in policy.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    sampler = Sampler(LearnedOrder(policy.eval()), "fixed:2", block_length=4, cache="dual")
+    together = decode(denoiser, tokens, sampler)
+    assert not (together.tokens == MASK).any()
+    assert torch.equal(decode(denoiser, tokens[1:2], sampler, seeds=1).tokens[0], together.tokens[1])
+
+
+def works_in_blocks(rule: str) -> bool:
+    try:
+        Sampler("margin", rule, block_length=4)
+    except BadInput:
+        return False
+    return True
+
+
+RULES = [*filter(works_in_blocks, (rule for rule in COUNT_RULES.names() if rule != "even_blocks")), "even_blocks:4"]
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_every_count_rule_that_works_in_blocks_decodes_with_a_cache(rule: str) -> None:
+    denoiser, tokens = denoiser_of("plain"), tokens_of()
+    found = decode(denoiser, tokens, Sampler.parse(f"margin@blocks:4@cache:dual@{rule}", steps=13))
+    assert not (found.tokens == MASK).any() and int(found.nfe.max()) <= 13
 
 
 def test_drift_is_the_share_by_which_unchanged_positions_have_moved() -> None:
