@@ -17,7 +17,8 @@ LARGEST = 2**31 - 1
 """The largest number that an option takes: every generator of random numbers takes it as a seed."""
 
 SAMPLERS = (
-    "ORDER[~SIGMA][+REMASKER][@blocks:LENGTH][@cache:CACHE][@refresh:WHEN][@COUNT]; orders: {orders}; remaskers: {remaskers}"
+    "ORDER[~SIGMA][+REMASKER][@blocks:LENGTH][@cache:CACHE][@refresh:WHEN][@COUNT]; orders: {orders}; remaskers: {remaskers}; "
+    "caches: {caches}"
 )
 
 TaskOption = Annotated[
