@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from anyorder.cli import app
 from anyorder.cli.command import LISTS
 from anyorder.cli.listing import KINDS, rows_of
-from anyorder.registry import COUNT_RULES, JUDGES, ORDERS, REMASKERS, TASKS
+from anyorder.registry import CACHES, COUNT_RULES, JUDGES, ORDERS, REMASKERS, TASKS
 from anyorder.zoo import folder_of, zoo_names
 from commands import refused, run, run_apart
 from conftest import shared_file
@@ -62,8 +62,8 @@ def test_every_command_has_help_without_a_placeholder(name: str) -> None:
 
 def test_help_shows_brackets_and_every_registered_name() -> None:
     shown = " ".join(CliRunner(env={"COLUMNS": "1000"}).invoke(app, ["evaluate", "--help"]).output.split())
-    assert "ORDER[~SIGMA][+REMASKER][@blocks:LENGTH][@COUNT]" in shown
-    for parts in (ORDERS, COUNT_RULES, REMASKERS, TASKS, JUDGES):
+    assert "ORDER[~SIGMA][+REMASKER][@blocks:LENGTH][@cache:CACHE][@refresh:WHEN][@COUNT]" in shown
+    for parts in (ORDERS, COUNT_RULES, REMASKERS, CACHES, TASKS, JUDGES):
         for name in parts.names():
             assert parts.usage(name) in shown
 

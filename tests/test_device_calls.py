@@ -107,6 +107,10 @@ CALLS: dict[str, Callable[[str], Any]] = {
     "generate with ends": lambda d: generate(
         bert(d), PROMPTS, max_new_tokens=6, mask_token_id=4, eos_token_id=9, pad_token_id=0, eos_penalty=1.0
     ),
+    "generate with a cache": lambda d: generate(
+        bert(d), HOLES, attention_mask=torch.tensor([[0, 1, 1, 1], [1, 1, 1, 1]]), mask_token_id=4, max_new_tokens=4,
+        block_length=2, threshold=0.2, cache="dual", refresh=0.1,
+    ),
     "mix-in": lambda d: mixed(d).generate(PROMPTS, max_new_tokens=4),
     "as_generator": lambda d: as_generator(bert(d), mask_token_id=4).generate(HOLES),
     "LLaDA": of_llada,

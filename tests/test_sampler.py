@@ -130,7 +130,7 @@ def test_other_fields_are_given_beside_the_text() -> None:
         ("confidense", "sampler 'confidense': order 'confidense' is unknown"),
         ("confidence@", "count rule '' is unknown"),
         ("confidence@fixed:2@cosine", "write '@' and a count rule once"),
-        ("confidence@blocks:2@blocks:3", "and '@blocks:LENGTH' once"),
+        ("confidence@blocks:2@blocks:3", "'@blocks:LENGTH' once"),
         ("confidence@blocks", "write blocks:32"),
         ("confidence@blocks:0", "write blocks:32"),
         ("confidence@blocks:x", "write blocks:32"),

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from anyorder.denoisers.huggingface import load_transformers, refuse_code
+from anyorder.denoisers.loading import load_transformers, refuse_code
 from anyorder.errors import BadInput, first_line
 from anyorder.hub import of_hub
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from anyorder.errors import BadInput
 from anyorder.orders.base import Unbound
-from anyorder.registry import COUNT_RULES, ORDERS, REMASKERS, TOKEN_RULES, Argument, Entry, Registry
+from anyorder.registry import CACHES, COUNT_RULES, ORDERS, REMASKERS, TOKEN_RULES, Argument, Entry, Registry
 
 _NOT_FINITE = ("inf", "-inf", "nan")
 
@@ -21,6 +21,7 @@ _KINDS: Mapping[str, Registry] = {
     "count rule": COUNT_RULES,
     "token rule": TOKEN_RULES,
     "remasker": REMASKERS,
+    "cache": CACHES,
 }
 
 

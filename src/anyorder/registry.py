@@ -369,6 +369,9 @@ TOKEN_RULES = Registry("token rule", "anyorder.token_rules", ("anyorder.decoding
 REMASKERS = Registry("remasker", "anyorder.remaskers", ("anyorder.decoding",))
 """What to remask."""
 
+CACHES = Registry("cache", "anyorder.caches", ("anyorder.decoding",))
+"""Which positions a forward pass computes, see `anyorder.decoding.caches`."""
+
 POLICIES = Registry("policy", "anyorder.policies", ("anyorder.orders",))
 """Architectures of learned orders. Facts: `trained_by`, "supervised" or "reward"."""
 

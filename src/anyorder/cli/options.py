@@ -16,7 +16,10 @@ STEPS = "20"
 LARGEST = 2**31 - 1
 """The largest number that an option takes: every generator of random numbers takes it as a seed."""
 
-SAMPLERS = "ORDER[~SIGMA][+REMASKER][@blocks:LENGTH][@COUNT]; orders: {orders}; remaskers: {remaskers}"
+SAMPLERS = (
+    "ORDER[~SIGMA][+REMASKER][@blocks:LENGTH][@cache:CACHE][@refresh:WHEN][@COUNT]; orders: {orders}; remaskers: {remaskers}; "
+    "caches: {caches}"
+)
 
 TaskOption = Annotated[
     str | None,

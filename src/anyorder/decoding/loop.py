@@ -72,8 +72,9 @@ def decode(
     rows, done = [state.row[state.finished]], [Decoded.of(state, state.finished)]
     if state.finished.any():
         state = state.rows(~state.finished)
+    cache = sampler.start_cache(denoiser)
     while len(state):
-        state, output = step(state, predict(denoiser, state, sampler), sampler)
+        state, output = step(state, predict(denoiser, state, sampler, cache), sampler)
         over = state.finished
         if sampler.remasker.reviews:  # predict a sequence that was just completed once more if two steps remain
             over = over & (output.before.finished | (state.step >= state.steps - 1))

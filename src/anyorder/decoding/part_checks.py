@@ -7,8 +7,8 @@ from typing import Any
 
 from anyorder.errors import BadInput
 
-_ARITY = {"order": 2, "count rule": 4, "token rule": 2}
-"""With how many arguments each kind of part is called, see `Order`, `CountRule` and `TokenRule`."""
+_ARITY = {"order": 2, "count rule": 4, "token rule": 2, "cache": 2}
+"""With how many arguments each kind of part is called, see `Order`, `CountRule`, `TokenRule` and `CacheRule`."""
 
 
 def check_numbers(part: Any) -> None:

@@ -13,9 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from anyorder.decoding.cache import Cache, Refresh, check_cache
+from anyorder.decoding.caches import CacheRule, none
 from anyorder.decoding.counts import CountRule, FunctionRule, Linear, TwoPhase
 from anyorder.decoding.part_checks import check_numbers, checked_part
 from anyorder.decoding.remaskers import Absorbing, Remasker
+from anyorder.decoding.sampler_card import card_of
+from anyorder.decoding.spelling import fields_of
 from anyorder.decoding.tokens import Argmax, Redraw, Sample, TokenRule
 from anyorder.denoisers.base import device_of
 from anyorder.errors import LARGEST_FINITE, BadInput, check_number
@@ -27,14 +31,16 @@ from anyorder.orders.learned import Critic, LearnedOrder, SavedOrder, check_or_n
 from anyorder.orders.perturbed import Perturbed
 from anyorder.orders.policies import PolicyNetwork
 from anyorder.parts import from_config, label_of, memories_of, rebuild, to_config, walk, written
-from anyorder.registry import COUNT_RULES, ORDERS, REMASKERS, TOKEN_RULES
+from anyorder.registry import CACHES, COUNT_RULES, ORDERS, REMASKERS, TOKEN_RULES
 from anyorder.signatures import checked
 from anyorder.state import DecodeState
 
 FORMAT = "anyorder.sampler"
 VERSION = 1
-_PARTS = {"order": "order", "count": "count rule", "token": "token rule", "remasker": "remasker"}
-_NUMBERS = ("steps", "block_length", "noise", "anneal")
+_PARTS = {"order": "order", "count": "count rule", "token": "token rule", "remasker": "remasker", "cache": "cache"}
+_NUMBERS = ("steps", "block_length", "noise", "anneal", "refresh")
+_LATER = ("anneal", "cache", "refresh")
+"""Fields that older files lack."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,11 @@ class Sampler(Pushable):
             Plackett-Luce with logits score / noise.
         anneal: lower the noise linearly, to noise * (1 - (step + 1) / steps), which is 0 in the last step (MaskGIT, arXiv
             2202.04200).
+        cache: in blocks, which positions every pass computes; keys and values of the others are those of earlier passes:
+            "none"; "prefix", where the positions before the open block are read; "dual", where all outside it are; or
+            "window:16". See `anyorder.decoding.caches`.
+        refresh: when a pass computes all positions of a sequence: "block", at each new block; an int, every so many steps; a
+            float, in the step after the hidden states of the open block have drifted by more than this share.
 
     Raises:
         BadInput: an unknown name, or parts that do not work together.
@@ -67,6 +78,8 @@ class Sampler(Pushable):
     block_length: int | None = None
     noise: float = 0.0
     anneal: bool = False
+    cache: CacheRule = none
+    refresh: Refresh = "block"
 
     def __post_init__(self) -> None:
         remasker = _made(self.remasker, REMASKERS)
@@ -90,6 +103,8 @@ class Sampler(Pushable):
             raise BadInput(f"anneal is {self.anneal!r}; it must be True or False")
         if self.block_length is not None and not self.remasker.in_blocks:
             raise BadInput("a finished block is never remasked: use the remasker 'none' in blocks")
+        object.__setattr__(self, "cache", checked_part("cache", _made(self.cache, CACHES), "cache"))
+        check_cache(self.cache, self.refresh, self.block_length)
         _ = self.count_rule  # which refuses rules that do not work in blocks
 
     # ---- text ---------------------------------------------------------------------------------------------------------
@@ -97,34 +112,24 @@ class Sampler(Pushable):
     @classmethod
     @checked("text")
     def parse(cls, text: str, **fields: Any) -> "Sampler":
-        """A sampler from `ORDER[~SIGMA][+REMASKER][@blocks:LENGTH][@COUNT]`, the spelling of the command line.
+        """A sampler from `ORDER[~SIGMA][+REMASKER][@blocks:LENGTH][@cache:CACHE][@refresh:WHEN][@COUNT]`, the spelling of the
+        command line.
 
         Args:
-            text: such as `confidence`, `policy+undo`, `confidence@threshold:0.99`, `margin@blocks:32`, `policy~0.1`. ORDER may
-                be the folder of a policy, `X~SIGMA` perturbs the probabilities of X (see `Perturbed`), and every part takes its
-                arguments as `NAME:VALUE` (see `Registry.make`).
+            text: such as `confidence`, `policy+undo`, `confidence@threshold:0.99`, `margin@blocks:32`, `policy~0.1`,
+                `margin@blocks:32@cache:dual@refresh:8`. ORDER may be the folder of a policy, `X~SIGMA` perturbs the
+                probabilities of X (see `Perturbed`), and every part takes its arguments as `NAME:VALUE` (see `Registry.make`).
             fields: further fields of the sampler. `count` is the rule to use if the text names none.
 
         Raises:
             BadInput: text of another form, or an unknown name.
         """
         where, *rules = text.split("@")
-        blocks = [rule for rule in rules if rule.startswith("blocks")]
-        counts = [rule for rule in rules if rule not in blocks]
-        if len(blocks) > 1 or len(counts) > 1:
-            raise BadInput(f"sampler {text!r}: write '@' and a count rule once, and '@blocks:LENGTH' once")
-        if blocks:
-            length = blocks[0].removeprefix("blocks:")
-            if not length.isdecimal() or int(length) < 1:
-                raise BadInput(f"{blocks[0]!r}: write blocks:32, with the number of positions per block")
-            fields["block_length"] = int(length)
-        if counts:
-            fields["count"] = counts[0]
         order, plus, remasker = where.partition("+") if not Path(where).exists() else (where, "", "")
         if plus:
             fields["remasker"] = remasker
         try:
-            return cls(as_order(order), **fields)
+            return cls(as_order(order), **{**fields, **fields_of(rules)})
         except BadInput as error:
             raise BadInput(f"sampler {text!r}: {error}") from error
 
@@ -135,6 +140,10 @@ class Sampler(Pushable):
             text += f"+{label_of(self.remasker, REMASKERS)}"
         if self.block_length is not None:
             text += f"@blocks:{self.block_length}"
+        if self.cache is not none:
+            text += f"@cache:{label_of(self.cache, CACHES)}"
+        if self.refresh != "block":
+            text += f"@refresh:{self.refresh}"
         rule = self.count.function if isinstance(self.count, FunctionRule) else self.count
         return text if rule == _usual_rule(self.remasker) else f"{text}@{label_of(rule, COUNT_RULES)}"
 
@@ -166,6 +175,16 @@ class Sampler(Pushable):
     def count_rule(self) -> CountRule:
         """The count rule in use: `count`, or its form for blocks."""
         return self.count if self.block_length is None else self.count.in_blocks(self.block_length)
+
+    def start_cache(self, denoiser: Any) -> Cache | None:
+        """An empty cache for a batch; None if the sampler has none.
+
+        Raises:
+            BadInput: the denoiser cannot be cached.
+        """
+        if self.cache is none or self.block_length is None:
+            return None
+        return Cache(denoiser, self.cache, self.refresh, self.block_length)
 
     def replace(self, **changes: Any) -> "Sampler":
         """A copy with some fields changed."""
@@ -237,7 +256,7 @@ class Sampler(Pushable):
             for number, network in enumerate(networks):
                 network.save_pretrained(place / f"policy-{number}")
             write_json(place / "sampler.json", values)
-            write_text(place / "README.md", _card(self))
+            write_text(place / "README.md", card_of(str(self), {name: getattr(self, name) for name in _NUMBERS}))
 
     @classmethod
     @checked("name")
@@ -282,8 +301,8 @@ class Sampler(Pushable):
             return LearnedOrder(network, weights(entry["critic"]) if entry.get("critic") else None)
 
         try:
-            parts = {key: from_config(values[key], weights) for key in _PARTS}
-            return cls(**parts, **{key: values[key] for key in _NUMBERS if key != "anneal" or key in values})
+            parts = {key: from_config(values[key], weights) for key in _PARTS if key not in _LATER or key in values}
+            return cls(**parts, **{key: values[key] for key in _NUMBERS if key not in _LATER or key in values})
         except (KeyError, TypeError, AttributeError) as error:
             raise BadInput(f"{path} is damaged: {type(error).__name__} {error}") from error
 
@@ -352,26 +371,3 @@ def _order_text(order: Any) -> str:
     if isinstance(order, LearnedOrder):
         return "policy"
     return label_of(order, ORDERS)
-
-
-def _card(sampler: Sampler) -> str:
-    """A model card for the hub."""
-    rows = "\n".join(f"- {name}: {getattr(sampler, name)}" for name in _NUMBERS)
-    return f"""---
-library_name: anyorder
-tags: [masked-diffusion, sampler]
----
-
-# A sampler for a masked diffusion model
-
-`{sampler}`
-
-{rows}
-
-```python
-import anyorder
-
-sampler = anyorder.Sampler.from_pretrained("THIS_FOLDER", denoiser)
-result = anyorder.decode(denoiser, tokens, sampler)
-```
-"""

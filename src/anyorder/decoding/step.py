@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from anyorder import noise
+from anyorder.decoding.cache import Cache
 from anyorder.decoding.counts import checked_selection, open_block
 from anyorder.decoding.own_code import naming
 from anyorder.decoding.sampler import Sampler
@@ -41,12 +42,18 @@ class StepOutput:
 
 
 @checked("state", "sampler")
-def predict(denoiser: Denoiser, state: DecodeState, sampler: Sampler) -> Prediction:
-    """One forward pass of the denoiser, without the tokens that were ruled out."""
+def predict(denoiser: Denoiser, state: DecodeState, sampler: Sampler, cache: Cache | None = None) -> Prediction:
+    """One forward pass of the denoiser, without the tokens that were ruled out.
+
+    With a cache it may be a pass over a part of the positions: then the others have hidden states of earlier passes, and no
+    logits."""
     check_is_denoiser(denoiser)
     where = sampler.remasker.positions(state)
     with naming("denoiser", denoiser):
-        logits, hidden = denoiser(state.tokens, state.attention_mask, where)
+        if cache is None:
+            logits, hidden = denoiser(state.tokens, state.attention_mask, where)
+        else:
+            logits, hidden, where = cache.predict(state, where)
     return Prediction(forbid(logits, state.rejected[where]), hidden, where)
 
 
@@ -83,7 +90,7 @@ def step(state: DecodeState, prediction: Prediction, sampler: Sampler) -> tuple[
     rejected = sampler.remasker.reject(state, prediction, remasked)
 
     filled = state.tokens.masked_scatter(prediction.predicted, candidates)
-    masked = (prediction.predicted & ~selected) | remasked
+    masked = ((state.masked | prediction.predicted) & ~selected) | remasked
     new = selected & (filled != state.tokens)
     log_probs = prediction.scatter(log_probs, 0.0).float()
     order_log_probs = state.order_log_probs

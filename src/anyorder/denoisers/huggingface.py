@@ -12,8 +12,7 @@ models (LLaDA-8B's) ignores the attention mask; their sequences are passed witho
 import functools
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -32,6 +31,8 @@ from anyorder.denoisers.families import (
     model_type,
     outputs_of,
 )
+from anyorder.denoisers.huggingface_cache import HuggingFaceCache, start_cache
+from anyorder.denoisers.loading import load_transformers, quietly, refuse_code, weights_of
 from anyorder.denoisers.padding import Wanted, align_left, depends_on_padding, move_back, run_by_length
 from anyorder.denoisers.special_tokens import UNLOADABLE, mask_of, named_tokens, tokenizer_of, tokens_of_no_text
 from anyorder.denoisers.taps import is_compiled, on_device, tapped
@@ -45,9 +46,9 @@ from anyorder.denoisers.unsupported import (
 )
 from anyorder.errors import BadCheckpoint, BadInput, first_line
 from anyorder.files import written_as_a_whole
-from anyorder.hub import folder_in_cache, of_hub
+from anyorder.hub import of_hub
 from anyorder.signatures import check_argument, checked
-from anyorder.weights import check_finite, limited_to, weight_files
+from anyorder.weights import check_finite, limited_to
 
 _UNUSED_WEIGHTS = ("esm.contact_head.",)
 """Weights that may be missing: prediction of masked tokens does not need them."""
@@ -144,7 +145,7 @@ class HuggingFaceDenoiser(nn.Module):
             check_configuration(name, transformers.PretrainedConfig.get_config_dict(name, **source)[0])
             config = transformers.AutoConfig.from_pretrained(name, **source)
             check_type(name, config)
-            with _quietly(transformers), limited_to(_weights_of(name, options)):
+            with quietly(transformers), limited_to(weights_of(name, options)):
                 model, report = auto_class(transformers, config).from_pretrained(
                     name, trust_remote_code=trust_remote_code, output_loading_info=True, **options
                 )
@@ -237,9 +238,17 @@ class HuggingFaceDenoiser(nn.Module):
         fit = ~torch.isin(tokens, special)
         return fit if attention_mask is None else fit & attention_mask.bool()
 
-    def forward(self, tokens: Tensor, attention_mask: Tensor | None = None, positions: Tensor | None = None) -> DenoiserOutput:
+    def forward(
+        self,
+        tokens: Tensor,
+        attention_mask: Tensor | None = None,
+        positions: Tensor | None = None,
+        *,
+        by_length: bool = True,
+    ) -> DenoiserOutput:
         """See `Denoiser`. Padding may stand on either side. Hidden states are those that the model's head reads, or of its
-        last layer where the model's body gives them."""
+        last layer where the model's body gives them. With `by_length`, a model that ignores the attention mask is called once
+        for the sequences of each length."""
         if attention_mask is not None and attention_mask.shape != tokens.shape:
             raise BadInput(
                 f"attention_mask has shape {tuple(attention_mask.shape)}; it must have that of the tokens, "
@@ -255,20 +264,45 @@ class HuggingFaceDenoiser(nn.Module):
             column = (torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens) if column is None else column) - 1
             column = column.clamp(min=0)
         wanted = None if positions is None else _at(positions, column)
-        if aligned is None or bool(aligned.attention_mask.all()) or not self._ignores_padding():
+        if aligned is None or not by_length or bool(aligned.attention_mask.all()) or not self._ignores_padding():
             logits, hidden = self._run(tokens, None if aligned is None else aligned.attention_mask, wanted)
         else:
             logits, hidden = run_by_length(lambda part, at: self._run(part, None, at), aligned, wanted)
         if wanted is None:
             logits = move_back(logits, column)
+        return DenoiserOutput(self._without_forbidden(logits), move_back(hidden, column))
+
+    def start_cache(self) -> HuggingFaceCache:
+        """An empty cache, for `anyorder.decoding.cache`.
+
+        Raises:
+            BadInput: the model's attention cannot be reached.
+        """
+        return start_cache(self)
+
+    def run_columns(self, tokens: Tensor, position_ids: Tensor | None, wanted: Wanted) -> DenoiserOutput:
+        """The model over some columns alone, within `AttentionStore.part`: tokens and position ids int64 (B, n).
+
+        Returns:
+            logits (K, V) at the wanted rows and columns, and hidden states (B, n, D).
+        """
+        logits, hidden = self._run(tokens, None, wanted, position_ids)
+        return DenoiserOutput(self._without_forbidden(logits), hidden)
+
+    def _without_forbidden(self, logits: Tensor) -> Tensor:
+        """Logits (..., V) with minus infinity for forbidden tokens."""
         if self._ban.device != logits.device:
             self._ban = self._ban.to(logits.device)
-        return DenoiserOutput(logits.masked_fill(self._ban, -torch.inf), move_back(hidden, column))
+        return logits.masked_fill(self._ban, -torch.inf)
 
-    def _run(self, tokens: Tensor, attention_mask: Tensor | None, wanted: Wanted | None) -> DenoiserOutput:
+    def _run(
+        self, tokens: Tensor, attention_mask: Tensor | None, wanted: Wanted | None, position_ids: Tensor | None = None
+    ) -> DenoiserOutput:
         """One call of the model: logits (B, L, V), or (K, V) at the wanted rows and columns, and hidden states (B, L, D)."""
         real = torch.ones_like(tokens) if attention_mask is None else attention_mask
         inputs: dict[str, Any] = {"input_ids": tokens, "attention_mask": real}
+        if position_ids is not None:
+            inputs["position_ids"] = position_ids
         if self._mask_as_is:
             inputs["attention_mask"] = None if bool(real.all()) else real.bool()[:, None, None, :]
         compiled = is_compiled(self.model)
@@ -341,57 +375,3 @@ def _body_of(model: Any) -> nn.Module | None:
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # of adapters (PEFT)
     body = getattr(inner, "base_model", None)
     return body if isinstance(body, nn.Module) and body is not inner else None
-
-
-@contextmanager
-def _quietly(transformers: Any) -> Iterator[None]:
-    """Without transformers' progress bars and remarks about weights that are left over."""
-    log = transformers.utils.logging
-    bars, level = log.is_progress_bar_enabled(), log.get_verbosity()
-    log.disable_progress_bar(), log.set_verbosity_error()
-    try:
-        yield
-    finally:
-        log.set_verbosity(level)
-        if bars:
-            log.enable_progress_bar()
-
-
-def refuse_code(name: str | Path, error: Exception, allow: str) -> None:
-    """Raise what is wrong in our words if transformers refused a model for the code that comes with it.
-
-    Args:
-        name: of the model.
-        error: of transformers.
-        allow: how a user allows the code.
-
-    Raises:
-        BadInput: the model comes with code of its own.
-    """
-    if "trust_remote_code" in str(error):
-        raise BadInput(f"{name} comes with code of its own: read it, then allow it by {allow}") from error
-
-
-def _weights_of(name: str | Path, options: Mapping[str, Any]) -> Iterable[Path] | Callable[[], Iterable[Path]]:
-    """The weight files of a folder; of a hub id, which fetches them first, a function that gives them."""
-    if Path(name).is_dir():
-        return weight_files(Path(name) / options.get("subfolder", ""))
-
-    def fetched() -> Iterable[Path]:
-        folder = folder_in_cache(str(name), options)
-        return [] if folder is None else weight_files(folder)
-
-    return fetched
-
-
-def load_transformers(what: str) -> Any:
-    """The package transformers, which `what` needs.
-
-    Raises:
-        BadInput: it is not installed.
-    """
-    try:
-        import transformers
-    except ImportError as error:
-        raise BadInput(f"{what}: pip install 'anyorder[hf]'") from error
-    return transformers

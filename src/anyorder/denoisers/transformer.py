@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
+from anyorder.denoisers.attention_store import AttentionStore, Columns, check_not_compiled
 from anyorder.denoisers.base import DenoiserOutput, forbid_mask
 from anyorder.errors import BadInput
 from anyorder.files import written_as_a_whole
@@ -232,25 +233,73 @@ class Transformer(nn.Module, PyTorchModelHubMixin, library_name="anyorder"):
             raise ValueError("a structured transformer has one fixed layout: it takes no padding")
         return self.relations.bias(tokens, dtype)
 
-    def forward(self, tokens: Tensor, attention_mask: Tensor | None = None, positions: Tensor | None = None) -> DenoiserOutput:
-        """See `Denoiser`. Padding may be on either side: positions are counted from the first real token."""
+    def forward(
+        self,
+        tokens: Tensor,
+        attention_mask: Tensor | None = None,
+        positions: Tensor | None = None,
+        columns: Tensor | None = None,
+    ) -> DenoiserOutput:
+        """See `Denoiser`. Padding may be on either side: positions are counted from the first real token.
+
+        With `columns` int64 (B, n) only these are computed, within `AttentionStore.part`; then positions are bool (B, n), and
+        hidden states (B, n, D).
+        """
         if tokens.shape[1] > self.max_length:
             raise BadInput(f"{tokens.shape[1]} tokens are more than the {self.max_length} this model was built for")
-        hidden = self.token_embedding(tokens)
+        hidden = self.token_embedding(tokens if columns is None else tokens.gather(1, columns))
         if self.position_embedding is not None:
             if attention_mask is None:
                 index = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
             else:
                 index = (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
-            hidden = hidden + self.position_embedding(index)
+            hidden = hidden + self.position_embedding(index if columns is None else index.gather(1, columns))
         hidden = self.dropout(hidden)
         bias = self._attention_bias(tokens, attention_mask, hidden.dtype)
+        if columns is not None and bias is not None and bias.shape[2] > 1:
+            bias = bias.take_along_dim(columns[:, None, :, None], dim=2)
         for _ in range(self.loops):
             for block in self.blocks:
                 hidden = block(hidden, bias)
         hidden = self.final_norm(hidden)
         logits = self.head(hidden if positions is None else hidden[positions])
         return DenoiserOutput(forbid_mask(logits, self.mask_token_id), hidden)
+
+    def start_cache(self) -> "TransformerCache":
+        """An empty cache, for `anyorder.decoding.cache`.
+
+        Raises:
+            BadInput: the model is compiled.
+        """
+        check_not_compiled(self)
+        return TransformerCache(self)
+
+
+class TransformerCache:
+    """The `DenoiserCache` of a `Transformer`."""
+
+    def __init__(self, model: Transformer) -> None:
+        self.model, self.store = model, AttentionStore()
+
+    def full(self, tokens: Tensor, attention_mask: Tensor | None, positions: Tensor, rows: Tensor | None) -> DenoiserOutput:
+        """See `DenoiserCache`."""
+        with self.store.full(rows):
+            output: DenoiserOutput = self.model(tokens, attention_mask, positions)
+        return output
+
+    def part(
+        self, tokens: Tensor, attention_mask: Tensor | None, positions: Tensor, fresh: Tensor, rows: Tensor | None
+    ) -> DenoiserOutput:
+        """See `DenoiserCache`."""
+        columns = Columns(fresh)
+        with self.store.part(columns.index, rows, own_masks=True):
+            wanted = positions.gather(1, columns.index) & columns.real
+            logits, hidden = self.model(tokens, attention_mask, wanted, columns.index)
+        return DenoiserOutput(logits, hidden[columns.real])
+
+    def keep(self, rows: Tensor) -> None:
+        """See `DenoiserCache`."""
+        self.store.keep(rows)
 
 
 def _initialize(module: nn.Module) -> None:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from anyorder.denoisers.base import default_device
-from anyorder.denoisers.huggingface import load_transformers
+from anyorder.denoisers.loading import load_transformers
 from anyorder.errors import AnyorderError, BadInput, first_line
 from anyorder.evaluation.comparison import Judge
 from anyorder.files import cache_folder, dump_json, parse_json, write_text

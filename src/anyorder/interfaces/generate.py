@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
+from anyorder.decoding.cache import Refresh
+from anyorder.decoding.caches import CacheRule
 from anyorder.decoding.callbacks import Callback
 from anyorder.decoding.counts import CountRule, Deadline, Fixed, Linear, Threshold
 from anyorder.decoding.loop import decode
@@ -49,6 +51,8 @@ def generate(
     suppress_tokens: Sequence[int] = (),
     token_type_ids: Tensor | None = None,
     on_step: Callback | Sequence[Callback] = (),
+    cache: CacheRule | str = "none",
+    refresh: Refresh = "block",
 ) -> Any:
     """Fill the masks in `input_ids`, and those of new tokens behind them.
 
@@ -67,7 +71,7 @@ def generate(
         order: the name of an order, an `Order`, or the folder of a fitted policy.
         seed: of sampling and of random orders; row i uses seed + i.
         sampler: a `Sampler`, its spelling, its folder, or an order, instead of order, steps, block_length, temperature, top_p,
-            top_k and threshold.
+            top_k, threshold, cache and refresh.
         top_k: sample from so many of the likeliest tokens; 0 or None for all.
         num_return_sequences: how often each prompt is decoded; the results of a prompt are rows one after the other, each with
             a seed of its own.
@@ -80,6 +84,10 @@ def generate(
         suppress_tokens: tokens that are never produced, such as padding; the mask is always one of them.
         token_type_ids: accepted, because tokenizers return them, and ignored.
         on_step: callbacks, see `decode`.
+        cache: in blocks, read keys and values of earlier forward passes: "prefix", those before the open block; "dual", all
+            those outside it; "none" computes everything. Faster, with other tokens where the result is not sure, see `Sampler`.
+        refresh: when everything is computed anew: "block", at each new block; an int, every so many steps; a float, a bound of
+            the drift.
 
     Returns:
         int64 (B, L + max_new_tokens), or (L + max_new_tokens,) for one prompt. For a list of prompts a list of the latter,
@@ -97,12 +105,15 @@ def generate(
     if sampler is None:
         late = ends if eos_penalty else None
         count, token = _count_rule(steps, block_length, threshold, late), token_rule(temperature, top_p, top_k)
-        sampler = Sampler(find_order(order, denoiser), count, token, steps=steps, block_length=block_length)
+        where = find_order(order, denoiser)
+        sampler = Sampler(where, count, token, steps=steps, block_length=block_length).replace(cache=cache, refresh=refresh)
     else:
         held = (steps, block_length, top_p, top_k, threshold)
-        if order != "confidence" or temperature or any(value is not None for value in held):
+        cached = (cache, refresh) != ("none", "block")
+        if order != "confidence" or temperature or cached or any(value is not None for value in held):
             raise BadInput(
-                "a sampler holds order, steps, block_length, temperature, top_p, top_k and threshold: leave these out"
+                "a sampler holds order, steps, block_length, temperature, top_p, top_k, threshold, cache and refresh: leave "
+                "these out"
             )
         sampler = find_sampler(sampler, denoiser).bind(denoiser)
     check_budget(sampler.steps, sampler.block_length, batch.most)

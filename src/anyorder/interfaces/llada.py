@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from anyorder.decoding.cache import Refresh, start_cache
+from anyorder.decoding.caches import CacheRule
 from anyorder.decoding.counts import CountRule, Deadline, EvenBlocks, Fixed
 from anyorder.decoding.loop import decode
 from anyorder.decoding.sampler import Sampler
@@ -60,6 +62,8 @@ def generate(
     eot_id: int = EOT_ID,
     eos_token_id: int | Sequence[int] | None = None,
     pad_token_id: int | None = None,
+    cache: CacheRule | str = "none",
+    refresh: Refresh = "block",
 ) -> Any:
     """Continue prompts with `gen_length` tokens, and fill the masks inside them.
 
@@ -85,6 +89,7 @@ def generate(
         seed: of sampling and random orders; row i takes seed + i.
         eos_id, eot_id: the two tokens of a model that is not LLaDA.
         eos_token_id, pad_token_id: stop a row at the end of its text, see `anyorder.generate`. The originals never stop.
+        cache, refresh: see `Sampler`; "prefix" and "dual" are the two caches of Fast-dLLM. With guidance two are kept.
 
     Returns:
         int64 (B, P + gen_length), the prompts and what follows them, or the form of the prompts, see `anyorder.generate`. With
@@ -110,7 +115,8 @@ def generate(
     else:
         sure: CountRule = AtLeast(threshold)
         count = Deadline(WithoutEnds(sure, Ends(late)) if late else sure, Fixed(1))
-    sampler = Sampler(where, count, token, steps=steps if threshold is None else None, block_length=block_length)
+    budget = steps if threshold is None else None
+    sampler = Sampler(where, count, token, steps=budget, block_length=block_length).replace(cache=cache, refresh=refresh)
     seen: Denoiser = Guided(denoiser, cfg_scale, batch.tokens.shape[1] - gen_length) if cfg_scale else denoiser
     never = _tokens(denoiser, logits_eos_inf, eos_id=eos_id)
     seen = Without(seen, never) if never else seen
@@ -207,12 +213,47 @@ class Guided:
 
     def __call__(self, tokens: Tensor, attention_mask: Tensor | None = None, positions: Tensor | None = None) -> DenoiserOutput:
         """See `Denoiser`. Tokens that are never produced keep a logit of minus infinity."""
-        logits, hidden = self.denoiser(tokens, attention_mask, positions)
-        blind = tokens.clone()
-        blind[:, : self.prompt] = self.mask_token_id
-        without, _ = self.denoiser(blind, attention_mask, positions)
-        guided = without + (self.scale + 1) * (logits - without)
-        return DenoiserOutput(torch.where(logits == -torch.inf, logits, guided), hidden)
+        seen = self.denoiser(tokens, attention_mask, positions)
+        return self.combined(seen, self.denoiser(self.blind(tokens), attention_mask, positions))
+
+    def blind(self, tokens: Tensor) -> Tensor:
+        """The tokens with the prompt masked."""
+        columns = torch.arange(tokens.shape[1], device=tokens.device)
+        return tokens.masked_fill(columns < self.prompt, self.mask_token_id)
+
+    def combined(self, seen: DenoiserOutput, blind: DenoiserOutput) -> DenoiserOutput:
+        """The output under guidance from those with and without the prompt."""
+        guided = blind.logits + (self.scale + 1) * (seen.logits - blind.logits)
+        return DenoiserOutput(torch.where(seen.logits == -torch.inf, seen.logits, guided), seen.hidden)
+
+    def start_cache(self) -> "GuidedCache":
+        """An empty cache, for `anyorder.decoding.cache`."""
+        return GuidedCache(self)
+
+
+class GuidedCache:
+    """The `DenoiserCache` of a guided denoiser: one with the prompt and one without."""
+
+    def __init__(self, guided: Guided) -> None:
+        self.guided = guided
+        self.seen, self.blind = start_cache(guided.denoiser), start_cache(guided.denoiser)
+
+    def full(self, tokens: Tensor, attention_mask: Tensor | None, positions: Tensor, rows: Tensor | None) -> DenoiserOutput:
+        """See `DenoiserCache`."""
+        seen = self.seen.full(tokens, attention_mask, positions, rows)
+        return self.guided.combined(seen, self.blind.full(self.guided.blind(tokens), attention_mask, positions, rows))
+
+    def part(
+        self, tokens: Tensor, attention_mask: Tensor | None, positions: Tensor, fresh: Tensor, rows: Tensor | None
+    ) -> DenoiserOutput:
+        """See `DenoiserCache`."""
+        seen = self.seen.part(tokens, attention_mask, positions, fresh, rows)
+        return self.guided.combined(seen, self.blind.part(self.guided.blind(tokens), attention_mask, positions, fresh, rows))
+
+    def keep(self, rows: Tensor) -> None:
+        """See `DenoiserCache`."""
+        self.seen.keep(rows)
+        self.blind.keep(rows)
 
 
 class Without:
@@ -230,6 +271,34 @@ class Without:
 
     def __call__(self, tokens: Tensor, attention_mask: Tensor | None = None, positions: Tensor | None = None) -> DenoiserOutput:
         """See `Denoiser`."""
-        logits, hidden = self.denoiser(tokens, attention_mask, positions)
-        never = torch.tensor(self.tokens, device=logits.device)
-        return DenoiserOutput(logits.index_fill(-1, never, -torch.inf), hidden)
+        return self.without(self.denoiser(tokens, attention_mask, positions))
+
+    def without(self, output: DenoiserOutput) -> DenoiserOutput:
+        """An output without these tokens."""
+        never = torch.tensor(self.tokens, device=output.logits.device)
+        return DenoiserOutput(output.logits.index_fill(-1, never, -torch.inf), output.hidden)
+
+    def start_cache(self) -> "WithoutCache":
+        """An empty cache, for `anyorder.decoding.cache`."""
+        return WithoutCache(self)
+
+
+class WithoutCache:
+    """The `DenoiserCache` of a denoiser that never produces some tokens."""
+
+    def __init__(self, denoiser: Without) -> None:
+        self.outer, self.inner = denoiser, start_cache(denoiser.denoiser)
+
+    def full(self, tokens: Tensor, attention_mask: Tensor | None, positions: Tensor, rows: Tensor | None) -> DenoiserOutput:
+        """See `DenoiserCache`."""
+        return self.outer.without(self.inner.full(tokens, attention_mask, positions, rows))
+
+    def part(
+        self, tokens: Tensor, attention_mask: Tensor | None, positions: Tensor, fresh: Tensor, rows: Tensor | None
+    ) -> DenoiserOutput:
+        """See `DenoiserCache`."""
+        return self.outer.without(self.inner.part(tokens, attention_mask, positions, fresh, rows))
+
+    def keep(self, rows: Tensor) -> None:
+        """See `DenoiserCache`."""
+        self.inner.keep(rows)

@@ -14,7 +14,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Protocol
 
-from anyorder.denoisers.huggingface import load_transformers
+from anyorder.denoisers.loading import load_transformers
 from anyorder.denoisers.special_tokens import tokens_of_no_text
 from anyorder.errors import BadInput, shorten
 from anyorder.files import cache_folder

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from anyorder.denoisers.base import default_device
-from anyorder.denoisers.huggingface import load_transformers
+from anyorder.denoisers.loading import load_transformers
 from anyorder.errors import BadInput, first_line
 
 

@@ -1,0 +1,52 @@
+"""Which positions every forward pass computes when a sampler has a cache; the others are read from it."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Protocol
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from anyorder.errors import check_number
+from anyorder.registry import CACHES
+from anyorder.state import DecodeState
+
+
+class CacheRule(Protocol):
+    """A function of the state and the open block of each row, bool (B, L), that gives the positions to compute, bool (B, L).
+    The open block and positions whose token has changed are computed in any case."""
+
+    def __call__(self, state: DecodeState, block: Tensor) -> Tensor: ...
+
+
+@CACHES.register("none")
+def none(state: DecodeState, block: Tensor) -> Tensor:
+    """Nothing is kept: every forward pass computes all positions."""
+    return block.new_ones(block.shape)
+
+
+@CACHES.register("prefix")
+def prefix(state: DecodeState, block: Tensor) -> Tensor:
+    """The open block and everything behind it are computed (Fast-dLLM, arXiv 2505.22618)."""
+    return block.long().cumsum(dim=1) > 0
+
+
+@CACHES.register("dual")
+def dual(state: DecodeState, block: Tensor) -> Tensor:
+    """The open block alone is computed (the dual cache of Fast-dLLM, arXiv 2505.22618)."""
+    return block
+
+
+@CACHES.register("window")
+@dataclass(frozen=True)
+class Window:
+    """The open block and the positions near it are computed."""
+
+    part_kind: ClassVar[str] = "cache"
+    size: int = field(default=16, metadata={"help": "positions before and behind it"})
+
+    def __post_init__(self) -> None:
+        check_number("size", self.size, 0)
+
+    def __call__(self, state: DecodeState, block: Tensor) -> Tensor:
+        near = F.max_pool1d(block.float()[:, None], 2 * self.size + 1, stride=1, padding=self.size)
+        return near[:, 0] > 0
