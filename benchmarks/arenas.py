@@ -1,0 +1,247 @@
+"""Arenas: where is the order alone, without undo, better than every heuristic and count rule at equal forward passes?
+
+    python benchmarks/arenas.py --runs runs/arenas
+    python benchmarks/arenas.py --runs runs/arenas --only zebra44 --given zebra44=DENOISER,ORDER0,ORDER1,ORDER2
+
+For each arena the denoiser and the orders of the seeds are trained, unless they are shipped, given as folders or in `--runs`.
+All samplers decode the same problems, which no training has seen:
+
+    heuristics      the orders without training at an even pace
+    count rules     confidence with each adaptive rule: within the budget as it is, filled up to the even pace of the budget
+                    (`deadline`), and with one pass per position, if the mean passes do not exceed the budget
+    learned         the order at an even pace; also with `predicted_error`, its own pace, for the record
+    controls        the same network untrained, and right to left
+    oracles         which read the solutions
+
+The order is tested against each heuristic and rule whose mean forward passes do not exceed its own, and the table has the
+largest p-value, so that nothing depends on how the best one is chosen. p-values are of sign-flip tests on the outcomes of the
+problems, averaged over the seeds. Intervals are 95 % bootstrap intervals over seeds and problems. `runs/arenas/arenas.json`
+holds the outcomes; an arena and seed that it holds are not measured again.
+"""
+
+import argparse
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from torch import Tensor
+
+import anyorder
+from anyorder import LearnedOrder, Sampler
+from anyorder.decoding.counts import Deadline
+from anyorder.evaluation.choice import baselines, oracles
+from anyorder.evaluation.comparison import evaluate
+from anyorder.evaluation.statistics import bootstrap_weights, percentile_interval, sign_flip
+from anyorder.evaluation.tables import p_text
+from anyorder.files import write_json
+from anyorder.prediction import Prediction
+from anyorder.state import DecodeState
+from anyorder.tasks import Instances, Task
+from anyorder.training.fit import run_recipe
+from anyorder.training.order import make_policy
+from anyorder.training.recipes import load_recipe
+from anyorder.zoo import zoo_names
+
+RULES = tuple(
+    f"confidence@{rule}"
+    for rule in (
+        "threshold:0.9", "threshold:0.99", "factor:1", "factor:0.1", "entropy_bound:1", "entropy_bound:0.3",
+        "entropy_bound:0.1", "entropy_bound:0.03", "entropy_bound:0.01", "entropy_share:1", "entropy_share:0.25",
+        "entropy_share:0.03", "klass:0.6:0.1", "klass:0.9:0.01",
+    )
+)  # fmt: skip
+OWN_PACE = "policy@predicted_error:0.1"
+PROBLEMS = 7_000_000  # seed of the generator, which no recipe uses
+
+
+@dataclass(frozen=True)
+class Arena:
+    """A denoiser, an order, and problems.
+
+    Args:
+        denoiser: recipe, trained once for each seed if `own`, else once; or a shipped name.
+        order: recipe, trained once for each seed.
+        budgets: of forward passes.
+        generate: options of the problems.
+        denoiser_set, order_set: overrides of the recipes.
+        own: whether each seed has a denoiser of its own.
+    """
+
+    denoiser: str
+    order: str
+    budgets: tuple[int, ...]
+    generate: dict[str, Any] = field(default_factory=dict)
+    denoiser_set: tuple[str, ...] = ()
+    order_set: tuple[str, ...] = ()
+    own: bool = True
+
+
+ARENAS = {
+    "addition": Arena("addition-denoiser", "addition-order", (5, 10, 21), {"carry": 1.0}),
+    "sudoku4-weak": Arena(
+        "sudoku4-weak", "sudoku4-order", (2, 4, 8), {"givens": 8, "unique": False}, (),
+        ("objective.solutions=nearest",), own=False,
+    ),
+    "sudoku4-few-givens": Arena(
+        "sudoku4-denoiser", "sudoku4-order", (4, 6, 11), {"givens": 5}, ("data.options.givens=[12,14]", "run.steps=300"),
+        ("data.options.givens=5", "data.options.unique=true", "objective.rollout_steps=[2,11]"),
+    ),
+    "sorting-short": Arena("sorting-denoiser", "sorting-order", (4, 8, 16), {}, ("run.steps=300",)),
+    "zebra44": Arena("zebra-denoiser", "zebra-order", (4, 8, 16), own=False),
+}  # fmt: skip
+
+
+def folders(name: str, arena: Arena, seed: int, runs: Path, given: dict[str, list[str]]) -> tuple[str, str]:
+    """The denoiser and the order of a seed, trained if they are not there."""
+    if name in given:
+        return given[name][0], given[name][1 + seed]
+    denoiser, number = arena.denoiser, seed if arena.own else 0
+    if denoiser not in zoo_names():
+        denoiser = train(arena.denoiser, runs / f"{name}-denoiser{number}", number, arena.denoiser_set)
+    return denoiser, train(arena.order, runs / f"{name}-order{seed}", seed, (f"denoiser={denoiser}", *arena.order_set))
+
+
+def train(recipe: str, folder: Path, seed: int, overrides: tuple[str, ...]) -> str:
+    """The folder of a finished run of a recipe."""
+    run_recipe(load_recipe(recipe, [f"seed={seed}", *overrides]), folder, Console(stderr=True))
+    return str(folder)
+
+
+def right_to_left(state: DecodeState, prediction: Prediction) -> Tensor:
+    """The position: the order of written arithmetic."""
+    return state.index.float().masked_fill(~prediction.predicted, -torch.inf)
+
+
+def untrained(denoiser: Any, task: Task, arena: Arena) -> LearnedOrder:
+    """The network of the order as it is before training."""
+    recipe: Any = load_recipe(arena.order)
+    return LearnedOrder(make_policy(denoiser, task, recipe.policy, critic=recipe.objective.critic))
+
+
+def measure(arena: Arena, denoiser: str, order: str, problems: Instances, seed: int, everything: bool) -> list[dict[str, Any]]:
+    """Passes and outcomes of the learned order at each budget, and of everything that does not depend on it."""
+    network = anyorder.load_denoiser(denoiser, device="cpu")
+    task = anyorder.task_for(network)
+    policy = anyorder.load_order(order, network)
+    rules = {text: Sampler.parse(text) for text in RULES}
+    filled = {f"{text}, deadline": sampler.replace(count=Deadline(sampler.count)) for text, sampler in rules.items()}
+    kinds: dict[str, dict[str, Sampler]] = {"learned": {"policy": Sampler(policy), OWN_PACE: Sampler.parse(OWN_PACE)}}
+    kinds["learned"][OWN_PACE] = kinds["learned"][OWN_PACE].replace(order=policy)
+    if everything:
+        even = {**baselines(task), "left_to_right": Sampler.parse("left_to_right")}
+        controls = {"untrained": Sampler(untrained(network, task, arena)), "right_to_left": Sampler(right_to_left)}
+        kinds |= {"heuristic": {**even, **rules, **filled}, "control": controls, "oracle": oracles()}
+    rows = []
+
+    def decode(kind: str, samplers: dict[str, Sampler], budget: int, ending: str = "") -> None:
+        for one in evaluate(network, task, problems, samplers, budget, seed=seed, batch_size=len(problems)).results:
+            right = "".join("01"[int(right)] for right in one.correct)
+            rows.append(
+                {"kind": kind, "name": one.order + ending, "budget": budget * (not ending), "nfe": one.nfe, "right": right}
+            )
+
+    for budget in arena.budgets:
+        for kind, samplers in kinds.items():
+            decode(kind, samplers, budget)
+    if everything:
+        decode("heuristic", rules, problems.longest, ", no limit")
+    return rows
+
+
+class Outcomes:
+    """What the seeds of an arena measured, by kind, sampler and budget; budget 0 is for samplers without a limit."""
+
+    def __init__(self, seeds: list[list[dict[str, Any]]]) -> None:
+        self.right: dict[tuple[str, str, int], np.ndarray] = {}
+        self.nfe: dict[tuple[str, str, int], float] = {}
+        for key in dict.fromkeys((row["kind"], row["name"], row["budget"]) for rows in seeds for row in rows):
+            found = [row for rows in seeds for row in rows if (row["kind"], row["name"], row["budget"]) == key]
+            right = np.array([[digit == "1" for digit in row["right"]] for row in found], dtype=float)
+            self.right[key] = np.broadcast_to(right, (len(seeds), right.shape[1]))  # one denoiser for all seeds
+            self.nfe[key] = float(np.mean([row["nfe"] for row in found]))
+
+    def rivals(self, budget: int) -> dict[str, np.ndarray]:
+        """The heuristics and rules, by name, whose mean forward passes do not exceed the budget."""
+        return {
+            f"{name} ({self.nfe[kind, name, at]:.1f})": right
+            for (kind, name, at), right in self.right.items()
+            if kind == "heuristic" and at in (0, budget) and self.nfe[kind, name, at] <= budget + 1e-9
+        }
+
+
+def interval(values: np.ndarray) -> str:
+    """Mean of outcomes (seeds, problems), in points, with its bootstrap interval over seeds and problems."""
+    seeds, problems = (bootstrap_weights(count, 4000, seed) for seed, count in enumerate(values.shape))
+    low, high = percentile_interval(100 * ((seeds @ values) * problems).sum(axis=1))
+    return f"{100 * values.mean():.1f} ({low:.1f} to {high:.1f})"
+
+
+def verdict(difference: np.ndarray, largest: float, p: float) -> str:
+    """In one word: `wins` needs p < .001 against every rival, and a gain for each seed."""
+    if largest < 0.001 and difference.mean(axis=1).min() > 0:
+        return "wins"
+    if p >= 0.05:
+        return "level"
+    return "ahead" if difference.mean() > 0 else "behind"
+
+
+def table(name: str, arena: Arena, seeds: list[list[dict[str, Any]]]) -> list[str]:
+    """The lines of an arena."""
+    out, lines = Outcomes(seeds), []
+    for budget in arena.budgets:
+        learned, rivals = out.right["learned", "policy", budget], out.rivals(budget)
+        best = max(rivals, key=lambda rival: rivals[rival].mean())
+        ps = {rival: sign_flip((learned - right).mean(axis=0)) for rival, right in rivals.items()}
+        largest = max(p if (learned - rivals[rival]).mean() > 0 else 1.0 for rival, p in ps.items())
+        difference = learned - rivals[best]
+        each = ", ".join(f"{100 * one:+.1f}" for one in difference.mean(axis=1))
+        own = out.right["learned", OWN_PACE, budget]
+        others = [out.right[key] for key in (("control", "untrained", budget), ("control", "right_to_left", budget))]
+        oracle = max(right.mean() for key, right in out.right.items() if key[0] == "oracle" and key[2] == budget)
+        cells = [
+            name, str(budget), best, f"{100 * rivals[best].mean():.1f}", interval(learned), interval(difference), each,
+            p_text(largest), f"{100 * own.mean():.1f} ({out.nfe['learned', OWN_PACE, budget]:.1f})",
+            *(f"{100 * right.mean():.1f}" for right in others), f"{100 * oracle:.1f}", verdict(difference, largest, ps[best]),
+        ]  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+HEADER = (
+    "arena", "budget", "best heuristic or rule (passes)", "%", "learned order, %", "difference", "of each seed",
+    "largest p", "own pace (passes)", "untrained", "right to left", "oracle", "verdict",
+)  # fmt: skip
+
+
+def main() -> None:
+    """Train and measure what is missing, and print the table."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--runs", type=Path, default=Path("runs/arenas"))
+    options.add_argument("--only", default=",".join(ARENAS), help="names of arenas, separated by commas")
+    options.add_argument("--given", action="append", default=[], help="NAME=DENOISER,ORDER,ORDER,...: folders that are there")
+    options.add_argument("--limit", type=int, default=500, help="problems")
+    options.add_argument("--seeds", type=int, default=3)
+    words = options.parse_args()
+    given = {name: listed.split(",") for name, _, listed in (word.partition("=") for word in words.given)}
+    path = words.runs / "arenas.json"
+    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    lines = [f"| {' | '.join(HEADER)} |", "|---" * len(HEADER) + "|"]
+    for name in words.only.split(","):
+        arena, rows = ARENAS[name], found.setdefault(name, [])
+        for seed in range(len(rows), words.seeds):
+            denoiser, order = folders(name, arena, seed, words.runs, given)
+            task = anyorder.task_for(anyorder.load_denoiser(denoiser, device="cpu"))
+            problems = task.generate(words.limit, PROBLEMS, **arena.generate)
+            rows.append(measure(arena, denoiser, order, problems, seed, arena.own or not seed))
+            write_json(path, found)
+            print(name, seed, flush=True)
+        lines += table(name, arena, rows[: words.seeds])
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
