@@ -173,11 +173,11 @@ class Outcomes:
         }
 
 
-def interval(values: np.ndarray) -> str:
+def interval(values: np.ndarray, form: str = "{:.1f} % ({:.1f}-{:.1f})") -> str:
     """Mean of outcomes (seeds, problems), in points, with its bootstrap interval over seeds and problems."""
     seeds, problems = (bootstrap_weights(count, 4000, seed) for seed, count in enumerate(values.shape))
     low, high = percentile_interval(100 * ((seeds @ values) * problems).sum(axis=1))
-    return f"{100 * values.mean():.1f} ({low:.1f} to {high:.1f})"
+    return form.format(100 * values.mean(), low, high)
 
 
 def verdict(difference: np.ndarray, largest: float, p: float) -> str:
@@ -203,8 +203,9 @@ def table(name: str, arena: Arena, seeds: list[list[dict[str, Any]]]) -> list[st
         others = [out.right[key] for key in (("control", "untrained", budget), ("control", "right_to_left", budget))]
         oracle = max(right.mean() for key, right in out.right.items() if key[0] == "oracle" and key[2] == budget)
         cells = [
-            name, str(budget), best, f"{100 * rivals[best].mean():.1f}", interval(learned), interval(difference), each,
-            p_text(largest), f"{100 * own.mean():.1f} ({out.nfe['learned', OWN_PACE, budget]:.1f})",
+            name, str(budget), best, interval(rivals[best]), interval(learned),
+            interval(difference, "{:+.1f} ({:+.1f} to {:+.1f})"), each, p_text(largest),
+            f"{100 * own.mean():.1f} ({out.nfe['learned', OWN_PACE, budget]:.1f})",
             *(f"{100 * right.mean():.1f}" for right in others), f"{100 * oracle:.1f}", verdict(difference, largest, ps[best]),
         ]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
@@ -212,7 +213,7 @@ def table(name: str, arena: Arena, seeds: list[list[dict[str, Any]]]) -> list[st
 
 
 HEADER = (
-    "arena", "budget", "best heuristic or rule (passes)", "%", "learned order, %", "difference", "of each seed",
+    "arena", "budget", "best heuristic or rule (passes)", "its accuracy", "learned order", "difference", "of each seed",
     "largest p", "own pace (passes)", "untrained", "right to left", "oracle", "verdict",
 )  # fmt: skip
 
@@ -231,11 +232,11 @@ def main() -> None:
     found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     lines = [f"| {' | '.join(HEADER)} |", "|---" * len(HEADER) + "|"]
     for name in words.only.split(","):
-        arena, rows = ARENAS[name], found.setdefault(name, [])
+        arena, rows, problems = ARENAS[name], found.setdefault(name, []), None
         for seed in range(len(rows), words.seeds):
             denoiser, order = folders(name, arena, seed, words.runs, given)
             task = anyorder.task_for(anyorder.load_denoiser(denoiser, device="cpu"))
-            problems = task.generate(words.limit, PROBLEMS, **arena.generate)
+            problems = problems or task.generate(words.limit, PROBLEMS, **arena.generate)
             rows.append(measure(arena, denoiser, order, problems, seed, arena.own or not seed))
             write_json(path, found)
             print(name, seed, flush=True)

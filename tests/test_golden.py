@@ -322,6 +322,8 @@ def make_problems(name: str) -> tuple[Tensor, Tensor]:
         )
     elif name == "sat9":
         found = make_task("sat", variables=9).generate(3, 11)
+    elif name == "addition":
+        found = make_task("arithmetic").generate(3, 11, carry=1.0)
     elif name.startswith("sudoku4"):
         found = make_task("sudoku", box=2).generate(3, 11, givens=(1, 6), unique=False)
     elif name in ("sudoku9", "sudoku9-easy"):
@@ -397,7 +399,7 @@ def decoding_cases() -> dict[str, Spec]:
         details = "".join(f" {key}={value}" for key, value in how.items())
         found[f"{denoiser} {order}{details}"] = Spec(denoiser, order, **how)
 
-    for name in ("antiberty", "moses", "sat9", "sudoku4", "sudoku4-weak", "sudoku9", "sudoku9-easy", "wordnet"):
+    for name in ("addition", "antiberty", "moses", "sat9", "sudoku4", "sudoku4-weak", "sudoku9", "sudoku9-easy", "wordnet"):
         learned = [] if name == "sudoku4-weak" else ["policy"]
         for order in (*heuristic_names(), *oracle_names(), *learned):
             add(name, order)
