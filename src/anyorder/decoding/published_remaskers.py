@@ -11,7 +11,7 @@ from anyorder.decoding.remaskers import CriticFunction, OwnCritic, Remasker, pro
 from anyorder.denoisers.base import evaluating
 from anyorder.errors import LARGEST_FINITE, BadInput, check_number
 from anyorder.prediction import Prediction
-from anyorder.registry import REMASKERS
+from anyorder.registry import COUNT_RULES, REMASKERS
 from anyorder.state import DecodeState
 
 
@@ -61,16 +61,23 @@ class Below(Forgiving):
         return state.committed & (committed_log_probs(state, prediction).exp() < self.level)
 
 
+@COUNT_RULES.register("wide_in")
 @dataclass(frozen=True)
 class WideIn(CountRule):
     """All positions whose drawn token has a probability above the level, or else the best-scored one; of n masked positions at
     most int(share * n), this number limited to `least` ... `most`, the best-scored ones (WINO, arXiv 2507.18578, and its
     code)."""
 
-    level: float = 0.6
-    share: float = 0.7
-    least: int = 5
-    most: int = 20
+    level: float = field(default=0.6, metadata={"help": "least probability of the drawn token"})
+    share: float = field(default=0.7, metadata={"help": "of the masked positions that are unmasked at most"})
+    least: int = field(default=5, metadata={"help": "lower end of this number"})
+    most: int = field(default=20, metadata={"help": "upper end of this number"})
+
+    def __post_init__(self) -> None:
+        check_number("level", self.level, 0, 1)
+        check_number("share", self.share, 0, 1)
+        check_number("least", self.least, 1)
+        check_number("most", self.most, self.least)
 
     def __call__(self, scores: Tensor, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
         available = scores > -torch.inf
