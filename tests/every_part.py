@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from anyorder.decoding.counts import top
+from anyorder.decoding.published_remaskers import Below, CriticP2, Prism
 from anyorder.decoding.remaskers import CriticUndo
+from anyorder.decoding.remdm import SCHEDULES, ReMDM
 from anyorder.denoisers.base import fingerprint
 from anyorder.orders.learned import Critic, LearnedOrder
 from anyorder.orders.perturbed import Perturbed
@@ -79,4 +81,6 @@ def remaskers() -> dict[str, Any]:
     """Every registered remasker; `undo` with a critic of its own that doubts much."""
     found = {name: REMASKERS[name]() for name in REMASKERS}
     critic = Critic(network("mlp", seed=2, scores_committed=True))
-    return found | {"undo": CriticUndo(0.5, 0.9, True, critic), "undo without memory": CriticUndo(0.5, 0.9, False, critic)}
+    found |= {"undo": CriticUndo(0.5, 0.9, True, critic), "undo without memory": CriticUndo(0.5, 0.9, False, critic)}
+    found |= {"p2_critic": CriticP2(1.0, critic), "prism": Prism(2, critic), "below": Below(0.3)}
+    return found | {f"remdm {name}": ReMDM(name, 0.5) for name in SCHEDULES}

@@ -27,7 +27,9 @@ from anyorder.decoding.counts import (
     top,
 )  # fmt: skip
 from anyorder.decoding.loop import decode
-from anyorder.decoding.remaskers import CriticUndo, RePredict
+from anyorder.decoding.published_remaskers import P2, Below, Prism, Wino
+from anyorder.decoding.remaskers import CriticUndo, Remasker, RePredict
+from anyorder.decoding.remdm import SCHEDULES, ReMDM
 from anyorder.decoding.result import Decoded, History
 from anyorder.decoding.sampler import Sampler
 from anyorder.decoding.step import StepOutput
@@ -65,6 +67,7 @@ def problems(draw: st.DrawFn) -> tuple[Tensor, int]:
     return torch.tensor(rows), draw(st.integers(0, 2**40))
 
 
+REMASKING: list[Remasker] = [P2(2.0), Wino(), Below(0.4), Prism(1, fickle), *(ReMDM(name, 0.4) for name in SCHEDULES)]
 samplers = st.builds(
     Sampler,
     order=st.sampled_from([ORDERS.make(name) for name in ORDERS.names(baseline=True)]),
@@ -76,7 +79,7 @@ samplers = st.builds(
 any_mode = st.builds(
     lambda sampler, remasker: sampler.replace(remasker=remasker or sampler.remasker),
     samplers,
-    st.sampled_from([None, RePredict(), CriticUndo(critic=fickle), CriticUndo(0.3, 0.0, False, critic=fickle)]),
+    st.sampled_from([None, RePredict(), *REMASKING, CriticUndo(critic=fickle), CriticUndo(0.3, 0.0, False, critic=fickle)]),
 )
 
 

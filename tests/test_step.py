@@ -53,8 +53,7 @@ def run(state: DecodeState, sampler: Sampler) -> Decoded:
     rows, done = [], []
     while len(state):
         state, output = step(state, predict(HashDenoiser(VOCAB), state, sampler), sampler)
-        review = sampler.remasker.reviews & ~output.before.finished & (state.step < state.steps - 1)
-        over = state.finished & ~review
+        over = sampler.remasker.over(output.before, state)
         rows.append(state.row[over])
         done.append(Decoded.of(state, over))
         state = state.rows(~over)
@@ -146,7 +145,7 @@ def test_callbacks_see_every_commit_exactly_once(name: str) -> None:
     assert torch.equal(seen, out.tokens)
     assert torch.equal(passes, out.nfe)
     assert torch.equal(remasked, out.remasked)
-    if not sampler.remasker.reviews and "repredict" not in name:
+    if sampler.remasker.final:
         assert torch.equal(commits, (tokens == 0).long())
 
 

@@ -38,6 +38,7 @@ class DecodeState:
         attention_mask: bool (B, L), False at padding; None without padding.
         x0: int64 (B, L), the solution: for oracles and training only.
         open: bool (B, L), the masked positions that may be unmasked now, when decoding in blocks; None for all of them.
+        block: bool (B, L), all positions of the open block, when decoding in blocks; None for all positions.
         memory: what parts of the sampler remember of earlier predictions, see `anyorder.memory`.
     """
 
@@ -58,6 +59,7 @@ class DecodeState:
     attention_mask: Tensor | None = None
     x0: Tensor | None = None
     open: Tensor | None = None
+    block: Tensor | None = None
     memory: Mapping[Hashable, tuple[Tensor, ...]] = field(default_factory=dict)
 
     @classmethod
@@ -89,6 +91,12 @@ class DecodeState:
     def available(self) -> Tensor:
         """The masked positions that may be unmasked now, bool (B, L)."""
         return self.masked if self.open is None else self.open
+
+    @property
+    def committed(self) -> Tensor:
+        """The generated positions that hold a token and may be remasked now, bool (B, L): in blocks, those of the open one."""
+        committed = self.generated & ~self.masked
+        return committed if self.block is None else committed & self.block
 
     @property
     def finished(self) -> Tensor:

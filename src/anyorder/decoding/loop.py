@@ -68,16 +68,14 @@ def decode(
     if not state.masked.any() and len(state):
         message = f"nothing to decode: no token is the mask ({denoiser.mask_token_id}); the tokens are returned"
         warnings.warn(message, stacklevel=4)
-    final = sampler.remasker.in_blocks  # what is committed stays
+    final = sampler.remasker.final
     rows, done = [state.row[state.finished]], [Decoded.of(state, state.finished)]
     if state.finished.any():
         state = state.rows(~state.finished)
     cache = sampler.start_cache(denoiser)
     while len(state):
         state, output = step(state, predict(denoiser, state, sampler, cache), sampler)
-        over = state.finished
-        if sampler.remasker.reviews:  # predict a sequence that was just completed once more if two steps remain
-            over = over & (output.before.finished | (state.step >= state.steps - 1))
+        over = sampler.remasker.over(output.before, state)
         if ends is not None:
             state = ends.close(state, over | final)
             over, output = state.finished if final else over, replace(output, after=state)

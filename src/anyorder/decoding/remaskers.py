@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
+from anyorder.decoding.counts import CountRule, Linear, TwoPhase
 from anyorder.errors import LARGEST_FINITE, BadInput, check_number
 from anyorder.memory import Memory
 from anyorder.orders.base import Binding, Unbound
@@ -23,6 +24,8 @@ class Remasker:
         reviews: whether a completed sequence is predicted once more as long as there are steps left, so that it can be opened
             again.
         in_blocks: whether it works in blocks, where a finished block stays as it is.
+        final: whether a committed token always stays.
+        verifies: whether it reads the denoiser's probabilities of the committed tokens, `Prediction.committed_log_probs`.
         noise: scale of Gumbel noise on the scores of sequences in which it has remasked something, if that is more than the
             sampler's, so that they are decoded in another order than before.
         temperature: of the tokens drawn in these sequences, if the sampler commits the likeliest ones; 0 to go on so.
@@ -31,8 +34,15 @@ class Remasker:
     part_kind: ClassVar[str] = "remasker"
     reviews: ClassVar[bool] = False
     in_blocks: ClassVar[bool] = False
+    final: ClassVar[bool] = False
+    verifies: ClassVar[bool] = False
     noise: float = 0.0
     temperature: float = 0.0
+
+    @property
+    def usual_count(self) -> CountRule:
+        """The count rule of a sampler that names none."""
+        return TwoPhase() if self.reviews else Linear()
 
     def positions(self, state: DecodeState) -> Tensor:
         """Positions bool (B, L) that get logits and scores; those that the count rule does not select are masked (again)."""
@@ -41,6 +51,20 @@ class Remasker:
     def remask(self, state: DecodeState, prediction: Prediction) -> Tensor:
         """Committed positions bool (B, L) to mask again now. They are predicted again in the next step."""
         return torch.zeros_like(state.masked)
+
+    def revise(
+        self, state: DecodeState, prediction: Prediction, scores: Tensor, selected: Tensor, remasked: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """`selected` and `remasked`, bool (B, L), once the count rule has selected positions by their `scores`, noise included,
+        float (B, L), -inf where nothing can be unmasked: for rules that remask depending on what is unmasked."""
+        return selected, remasked
+
+    def over(self, before: DecodeState, after: DecodeState) -> Tensor:
+        """Rows bool (B,) whose decoding ends with this step. With `reviews`, a sequence that was just completed is predicted
+        once more if two steps remain."""
+        if not self.reviews:
+            return after.finished
+        return after.finished & (before.finished | (after.step >= after.steps - 1))
 
     def reject(self, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
         """The remasked positions bool (B, L) whose token is ruled out until another one has been committed there. Otherwise a
@@ -58,6 +82,7 @@ class Absorbing(Remasker):
     """Nothing is remasked: a committed token stays."""
 
     in_blocks = True
+    final = True
 
 
 @REMASKERS.register("repredict")

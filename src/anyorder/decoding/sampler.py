@@ -15,7 +15,7 @@ from torch import Tensor
 
 from anyorder.decoding.cache import Cache, Refresh, check_cache
 from anyorder.decoding.caches import CacheRule, none
-from anyorder.decoding.counts import CountRule, FunctionRule, Linear, TwoPhase
+from anyorder.decoding.counts import CountRule, FunctionRule
 from anyorder.decoding.part_checks import check_numbers, checked_part
 from anyorder.decoding.remaskers import Absorbing, Remasker
 from anyorder.decoding.sampler_card import card_of
@@ -49,8 +49,8 @@ class Sampler(Pushable):
 
     Args:
         order: where to unmask. A name, the folder of a policy, or any function of a state and a prediction.
-        count: how many positions per step; by default `Linear()`, which spreads them evenly over the steps, and `TwoPhase()`
-            with a remasker that reviews complete sequences.
+        count: how many positions per step; by default what the remasker was published with (`Remasker.usual_count`), mostly
+            `Linear()`, which spreads them evenly over the steps, and `TwoPhase()` with one that reviews complete sequences.
         token: which token; by default `Argmax()`.
         remasker: what to remask; by default `Absorbing()`: nothing.
         steps: forward passes that a sequence may cost; None for as many as it has positions to fill. The last step unmasks
@@ -86,7 +86,7 @@ class Sampler(Pushable):
         if not isinstance(remasker, Remasker):
             raise BadInput(f"remasker is {remasker!r}; it must be the name of a remasker, or a `Remasker`")
         rule = (
-            _usual_rule(remasker) if self.count is None else checked_part("count", _made(self.count, COUNT_RULES), "count rule")
+            remasker.usual_count if self.count is None else checked_part("count", _made(self.count, COUNT_RULES), "count rule")
         )
         object.__setattr__(self, "order", checked_part("order", as_order(self.order), "order"))
         object.__setattr__(self, "count", rule if isinstance(rule, CountRule) else FunctionRule(rule))
@@ -102,7 +102,10 @@ class Sampler(Pushable):
         if not isinstance(self.anneal, bool):
             raise BadInput(f"anneal is {self.anneal!r}; it must be True or False")
         if self.block_length is not None and not self.remasker.in_blocks:
-            raise BadInput("a finished block is never remasked: use the remasker 'none' in blocks")
+            raise BadInput(
+                f"the remasker {label_of(self.remasker, REMASKERS)!r} is for whole sequences, and a finished block is never "
+                "remasked: use the remasker 'none' in blocks, or one that works within the open block, such as 'p2'"
+            )
         object.__setattr__(self, "cache", checked_part("cache", _made(self.cache, CACHES), "cache"))
         check_cache(self.cache, self.refresh, self.block_length)
         _ = self.count_rule  # which refuses rules that do not work in blocks
@@ -145,7 +148,7 @@ class Sampler(Pushable):
         if self.refresh != "block":
             text += f"@refresh:{self.refresh}"
         rule = self.count.function if isinstance(self.count, FunctionRule) else self.count
-        return text if rule == _usual_rule(self.remasker) else f"{text}@{label_of(rule, COUNT_RULES)}"
+        return text if rule == self.remasker.usual_count else f"{text}@{label_of(rule, COUNT_RULES)}"
 
     # ---- parts --------------------------------------------------------------------------------------------------------
 
@@ -352,11 +355,6 @@ def as_order(order: Any) -> Order:
         if re.search("[+@]", order):
             raise BadInput(f"{order!r} is no order; the spelling of a whole sampler is read by Sampler.parse") from error
         raise BadInput(f"{error}, or the folder of a policy" if "unknown" in str(error) else str(error)) from error
-
-
-def _usual_rule(remasker: Remasker) -> CountRule:
-    """The count rule of a sampler that names none."""
-    return TwoPhase() if remasker.reviews else Linear()
 
 
 def _made(part: Any, registry: Any) -> Any:

@@ -49,12 +49,20 @@ def predict(denoiser: Denoiser, state: DecodeState, sampler: Sampler, cache: Cac
     logits."""
     check_is_denoiser(denoiser)
     where = sampler.remasker.positions(state)
+    verified = state.committed if sampler.remasker.verifies else torch.zeros_like(where)
+    asked = where | verified
     with naming("denoiser", denoiser):
         if cache is None:
-            logits, hidden = denoiser(state.tokens, state.attention_mask, where)
+            logits, hidden = denoiser(state.tokens, state.attention_mask, asked)
         else:
-            logits, hidden, where = cache.predict(state, where)
-    return Prediction(forbid(logits, state.rejected[where]), hidden, where)
+            logits, hidden, asked = cache.predict(state, asked)
+            where, verified = where & asked, verified & asked
+    if not sampler.remasker.verifies:
+        return Prediction(forbid(logits, state.rejected[where]), hidden, where)
+    inside = where[asked]
+    committed = Prediction(logits[~inside], hidden, verified, candidates=state.tokens[verified])
+    log_probs = committed.scatter(committed.drawn_log_probs, 0.0)
+    return Prediction(forbid(logits[inside], state.rejected[where]), hidden, where, committed_log_probs=log_probs)
 
 
 @checked("state", "prediction", "sampler")
@@ -65,7 +73,8 @@ def step(state: DecodeState, prediction: Prediction, sampler: Sampler) -> tuple[
         BadInput: the order did not return a float tensor, or returned scores of the wrong shape, or NaN.
     """
     if sampler.block_length is not None:
-        state = state.replace(open=open_block(state, sampler.block_length) & state.masked)
+        block = open_block(state, sampler.block_length)
+        state = state.replace(open=block & state.masked, block=block)
     state = remember(state, prediction, sampler.memories)
     candidates, log_probs = propose(sampler.token_rule, state, prediction)  # what
     prediction = prediction.with_candidates(candidates, log_probs)
@@ -85,8 +94,11 @@ def step(state: DecodeState, prediction: Prediction, sampler: Sampler) -> tuple[
     if not (some_last and bool(last.all())):  # how many
         with naming("count rule", sampler.count_rule):
             selected = checked_selection(sampler.count_rule(noisy, state, prediction, count), state) & prediction.predicted
+        with naming("remasker", sampler.remasker):
+            selected, remasked = sampler.remasker.revise(state, prediction, noisy, selected, remasked)
         if some_last:
             selected = torch.where(last[:, None], prediction.predicted, selected)
+            remasked = remasked & ~last[:, None]
     rejected = sampler.remasker.reject(state, prediction, remasked)
 
     filled = state.tokens.masked_scatter(prediction.predicted, candidates)
@@ -100,13 +112,14 @@ def step(state: DecodeState, prediction: Prediction, sampler: Sampler) -> tuple[
         tokens=torch.where(masked, state.mask_token_id, torch.where(selected, filled, state.tokens)),
         masked=masked,
         open=None,
+        block=None,
         step=state.step + 1,
         commit_step=torch.where(new, state.step[:, None], state.commit_step).masked_fill(remasked, -1),
         token_log_probs=torch.where(new, log_probs, state.token_log_probs).masked_fill(remasked, 0.0),
         order_log_probs=order_log_probs,
         rejected=torch.where(rejected, state.tokens, state.rejected.masked_fill(selected, -1)),
         nfe=state.nfe + 1,
-        remasked=state.remasked + count,
+        remasked=state.remasked + remasked.sum(dim=1),
     )
     after = sampler.remasker.settle(after)
     return after, StepOutput(state, after, prediction, scores, selected, remasked)
