@@ -19,6 +19,8 @@ from anyorder.decoding.counts import ScoreThreshold as ScoreThreshold
 from anyorder.decoding.counts import Threshold as Threshold
 from anyorder.decoding.counts import TwoPhase as TwoPhase
 from anyorder.decoding.loop import decode as decode
+from anyorder.decoding.paces import Ascending as Ascending
+from anyorder.decoding.paces import Saber as Saber
 from anyorder.decoding.remaskers import Absorbing as Absorbing
 from anyorder.decoding.remaskers import CriticUndo as CriticUndo
 from anyorder.decoding.remaskers import Remasker as Remasker
@@ -30,6 +32,7 @@ from anyorder.decoding.step import StepOutput as StepOutput
 from anyorder.decoding.step import predict as predict
 from anyorder.decoding.step import step as step
 from anyorder.decoding.timesteps import Ancestral as Ancestral
+from anyorder.decoding.timesteps import FirstHitting as FirstHitting
 from anyorder.decoding.timesteps import Timesteps as Timesteps
 from anyorder.decoding.tokens import Argmax as Argmax
 from anyorder.decoding.tokens import Redraw as Redraw

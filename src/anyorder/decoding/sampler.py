@@ -155,6 +155,18 @@ class Sampler(Pushable):
         return memories_of(self.order, self.count_rule, self.token, self.remasker)
 
     @cached_property
+    def _look_ahead(self) -> tuple[Any, ...]:
+        """The parts of the order that call the denoiser themselves."""
+        return tuple(part for part in walk(self.order) if hasattr(part, "passes"))
+
+    def passes(self, state: DecodeState) -> Tensor | int:
+        """Forward passes of the denoiser in this step: 1, and those of an order that looks ahead, int64 (B,)."""
+        count: Tensor | int = 1
+        for part in self._look_ahead:
+            count = count + part.passes(state)
+        return count
+
+    @cached_property
     def token_rule(self) -> TokenRule:
         """The token rule in use: `token`, or one that draws the tokens of sequences that the remasker opened again."""
         if self.token != Argmax() or not self.remasker.temperature:

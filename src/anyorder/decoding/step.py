@@ -105,7 +105,7 @@ def step(state: DecodeState, prediction: Prediction, sampler: Sampler) -> tuple[
         token_log_probs=torch.where(new, log_probs, state.token_log_probs).masked_fill(remasked, 0.0),
         order_log_probs=order_log_probs,
         rejected=torch.where(rejected, state.tokens, state.rejected.masked_fill(selected, -1)),
-        nfe=state.nfe + 1,
+        nfe=state.nfe + sampler.passes(state),
         remasked=state.remasked + count,
     )
     after = sampler.remasker.settle(after)
