@@ -9,13 +9,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from anyorder.decoding.dependence import DependenceAware, independent_set
 from anyorder.decoding.loop import decode
 from anyorder.decoding.paces import Ascending, Saber
 from anyorder.decoding.result import Decoded
 from anyorder.decoding.sampler import Sampler
 from anyorder.decoding.timesteps import FirstHitting
 from anyorder.decoding.tokens import Sample
+from anyorder.denoisers.attention import with_attention
 from anyorder.denoisers.base import DenoiserOutput
+from anyorder.denoisers.huggingface import HuggingFaceDenoiser
+from anyorder.denoisers.transformer import Transformer
 from anyorder.errors import BadInput
 from anyorder.orders import EarlyEndRejection, InfoGain, log_margin
 from anyorder.orders.heuristics import confidence
@@ -251,3 +255,93 @@ def test_info_gain_is_bound_and_saved_without_its_denoiser(tmp_path: Path, make_
     bound.save_pretrained(tmp_path)
     loaded = Sampler.from_pretrained(tmp_path)
     assert loaded == bound and loaded.order.denoiser is None
+
+
+# ---- dependence -------------------------------------------------------------------------------------------------------------
+
+MUTUAL = [[0.1, 0.6, 0.0, 0.3], [0.2, 0.5, 0.3, 0.0], [0.0, 0.1, 0.9, 0.0], [0.1, 0.0, 0.0, 0.9]]
+"""s_01 = .4, s_03 = .2, s_12 = .2, and no other: degrees .6, .6, .2, .2."""
+
+
+def with_mutual(make_state: MakeState, confidences: list[float], **changes: object) -> Seen:
+    return binary(make_state, confidences, attention=torch.tensor([MUTUAL]), **changes)
+
+
+def test_dapd_takes_hubs_first_and_nothing_that_depends_on_them(make_state: MakeState) -> None:
+    """Confidence times degree is .36, .48, .19, .18; the second is taken, then neither neighbor, then the fourth."""
+    seen = with_mutual(make_state, [0.6, 0.8, 0.95, 0.9])
+    assert select(DependenceAware(0.1), seen) == [1, 3]
+    assert select(DependenceAware(0.3), seen) == [1, 2, 3], "the edges of .2 do not count"
+    assert select(DependenceAware(0.5), seen) == [0, 1, 2, 3]
+    assert select(DependenceAware(0.1), with_mutual(make_state, [0.8, 0.6, 0.95, 0.9])) == [0, 2]
+
+
+def test_dapd_ignores_what_is_not_open(make_state: MakeState) -> None:
+    """Without the second position the degrees are .2, 0, .2."""
+    seen = with_mutual(make_state, [0.9, 0.8, 0.95, 0.8])
+    closed = torch.tensor([[0.0, -torch.inf, 0.0, 0.0]])
+    assert DependenceAware(0.1)(closed, *seen, NONE)[0].tolist() == [True, False, True, False]
+
+
+def test_dapd_goes_by_confidence_in_the_tail(make_state: MakeState) -> None:
+    masked = torch.tensor([[True, False, False, False]])
+    seen = with_mutual(make_state, [0.5] * 4, masked=masked, generated=torch.ones(1, 4, dtype=torch.bool))
+    assert select(DependenceAware(0.1), seen) == [0], "none is above .9: the best-scored one"
+    state, prediction = with_mutual(make_state, [0.91, 0.95, 0.5, 0.5])
+    later = state.replace(masked=masked)
+    assert select(DependenceAware(0.1), (later, prediction)) == [0, 1]
+    assert select(DependenceAware(0.1, tail=0.0), (later, prediction)) == [1, 3]
+
+
+def test_an_independent_set_is_maximal_in_every_row() -> None:
+    generator = torch.Generator().manual_seed(0)
+    edges = torch.rand(50, 9, 9, generator=generator) < 0.2
+    edges = (edges | edges.transpose(1, 2)) & ~torch.eye(9, dtype=torch.bool)
+    rank = torch.rand(50, 9, generator=generator).masked_fill(torch.rand(50, 9, generator=generator) < 0.2, -torch.inf)
+    taken = independent_set(edges, rank)
+    assert not (edges & taken[:, :, None] & taken[:, None, :]).any()
+    beside = (edges & taken[:, None, :]).any(dim=2)
+    assert torch.equal(taken | beside | (rank == -torch.inf), torch.ones_like(taken))
+
+
+@pytest.mark.parametrize("pad", ["left", "right"])
+def test_the_attention_of_a_transformer_is_what_its_output_was_made_of(pad: str) -> None:
+    """Weights times values give the same output as the block's own attention, also beside padding."""
+    torch.manual_seed(0)
+    model = Transformer(vocab_size=5, mask_token_id=0, max_length=8, width=16, layers=4, heads=["everything"] * 2).eval()
+    tokens = torch.tensor([[1, 0, 2, 0, 3, 0], [0, 1, 0, 2, 0, 0]])
+    real = torch.ones_like(tokens).bool()
+    real[1, :2] = False
+    tokens, real = (tokens, real) if pad == "left" else (tokens.flip(1), real.flip(1))
+    output, attention = with_attention(model, tokens, real, None)
+    assert torch.equal(output.logits, model(tokens, real).logits)
+    assert torch.allclose(attention.sum(dim=2), torch.ones(2, 6)) and not attention[~real[:, None, :].expand(2, 6, 6)].any()
+    block, hidden = model.blocks[0], torch.randn(2, 6, 16)
+    value = block.qkv(hidden).view(2, 6, 3, 2, 8)[:, :, 2].transpose(1, 2)
+    by_hand = block.attention_out((block.weights(hidden, None) @ value).transpose(1, 2).reshape(2, 6, 16))
+    assert torch.allclose(by_hand, block.attend(hidden, None), atol=1e-6)
+    assert not model.blocks[0]._forward_pre_hooks
+
+
+def test_a_denoiser_without_attention_is_one_error() -> None:
+    with pytest.raises(BadInput, match="a Copies shows no attention"):
+        decode(Copies(), torch.zeros(1, 4, dtype=torch.int64), Sampler("confidence", count="dapd"))
+
+
+def test_the_attention_of_a_hugging_face_model() -> None:
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    small = {"vocab_size": 12, "hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 16}
+    config = transformers.BertConfig(**small, attn_implementation="eager")
+    denoiser = HuggingFaceDenoiser(transformers.BertForMaskedLM(config).eval(), 11, pad_token_id=0)
+    tokens = torch.tensor([[0, 0, 3, 11, 11, 4], [5, 11, 11, 6, 11, 7]])
+    output, attention = with_attention(denoiser, tokens, tokens != 0, None)
+    assert torch.equal(output.logits, denoiser(tokens, tokens != 0).logits)
+    raw = denoiser.model(input_ids=tokens[:1, 2:], output_attentions=True).attentions
+    expected = torch.stack([raw[2], raw[3]]).mean(dim=(0, 2))[0]  # the last 2 of 4 layers
+    assert torch.allclose(attention[0, 2:, 2:], expected, atol=1e-5)
+    result = decode(denoiser, tokens, Sampler("confidence", count="dapd:0.18"))
+    assert (result.tokens != 11).all() and (result.nfe <= torch.tensor([2, 3])).all()
+    sdpa = HuggingFaceDenoiser(transformers.BertForMaskedLM(transformers.BertConfig(**small)).eval(), 11, pad_token_id=0)
+    with pytest.raises(BadInput, match="attn_implementation='eager'"):
+        decode(sdpa, tokens, Sampler("confidence", count="dapd"))

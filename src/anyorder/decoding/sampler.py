@@ -105,6 +105,8 @@ class Sampler(Pushable):
             raise BadInput("a finished block is never remasked: use the remasker 'none' in blocks")
         object.__setattr__(self, "cache", checked_part("cache", _made(self.cache, CACHES), "cache"))
         check_cache(self.cache, self.refresh, self.block_length)
+        if self.cache is not none and (self.reads_attention or self._look_ahead):
+            raise BadInput("a cache computes a part of the positions, and this sampler reads attention or looks ahead: cache='none'")
         _ = self.count_rule  # which refuses rules that do not work in blocks
 
     # ---- text ---------------------------------------------------------------------------------------------------------
@@ -153,6 +155,11 @@ class Sampler(Pushable):
     def memories(self) -> tuple[Memory, ...]:
         """What the parts remember of earlier predictions."""
         return memories_of(self.order, self.count_rule, self.token, self.remasker)
+
+    @cached_property
+    def reads_attention(self) -> bool:
+        """Whether a part reads the denoiser's attention."""
+        return any(getattr(inside, "reads_attention", False) for name in _PARTS for inside in walk(getattr(self, name)))
 
     @cached_property
     def _look_ahead(self) -> tuple[Any, ...]:

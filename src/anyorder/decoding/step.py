@@ -11,6 +11,7 @@ from anyorder.decoding.counts import checked_selection, open_block
 from anyorder.decoding.own_code import naming
 from anyorder.decoding.sampler import Sampler
 from anyorder.decoding.tokens import propose
+from anyorder.denoisers.attention import with_attention
 from anyorder.denoisers.base import Denoiser, check_is_denoiser
 from anyorder.memory import remember
 from anyorder.orders.base import checked_scores
@@ -49,12 +50,15 @@ def predict(denoiser: Denoiser, state: DecodeState, sampler: Sampler, cache: Cac
     logits."""
     check_is_denoiser(denoiser)
     where = sampler.remasker.positions(state)
+    attention = None
     with naming("denoiser", denoiser):
-        if cache is None:
-            logits, hidden = denoiser(state.tokens, state.attention_mask, where)
-        else:
+        if cache is not None:
             logits, hidden, where = cache.predict(state, where)
-    return Prediction(forbid(logits, state.rejected[where]), hidden, where)
+        elif sampler.reads_attention:
+            (logits, hidden), attention = with_attention(denoiser, state.tokens, state.attention_mask, where)
+        else:
+            logits, hidden = denoiser(state.tokens, state.attention_mask, where)
+    return Prediction(forbid(logits, state.rejected[where]), hidden, where, attention=attention)
 
 
 @checked("state", "prediction", "sampler")
