@@ -41,7 +41,7 @@ class Saber(CountRule):
 @COUNT_RULES.register("ascending")
 @dataclass(frozen=True)
 class Ascending(CountRule):
-    """growth^step positions, rounded down: 1, 2, 4, 8, ... (the ascending step-size scheduler of arXiv 2509.23924).
+    """growth^step positions, rounded down, by default 1, 2, 4 and so on (ascending step sizes, arXiv 2509.23924).
 
     2^S - 1 positions take S forward passes. A smaller budget leaves the rest to its last step.
     """
