@@ -345,3 +345,9 @@ def test_the_attention_of_a_hugging_face_model() -> None:
     sdpa = HuggingFaceDenoiser(transformers.BertForMaskedLM(transformers.BertConfig(**small)).eval(), 11, pad_token_id=0)
     with pytest.raises(BadInput, match="attn_implementation='eager'"):
         decode(sdpa, tokens, Sampler("confidence", count="dapd"))
+
+
+@pytest.mark.parametrize(("order", "count"), [("confidence", "dapd"), ("info_gain", "fixed:1"), ("info_gain~0.1", "linear")])
+def test_what_reads_attention_or_looks_ahead_takes_no_cache(order: str, count: str) -> None:
+    with pytest.raises(BadInput, match="use cache='none' with dapd and info_gain"):
+        Sampler(order, count=count, block_length=2, cache="dual")

@@ -106,7 +106,9 @@ class Sampler(Pushable):
         object.__setattr__(self, "cache", checked_part("cache", _made(self.cache, CACHES), "cache"))
         check_cache(self.cache, self.refresh, self.block_length)
         if self.cache is not none and (self.reads_attention or self._look_ahead):
-            raise BadInput("a cache computes a part of the positions, and this sampler reads attention or looks ahead: cache='none'")
+            raise BadInput(
+                "a cached pass shows no attention, and a look-ahead is not cached: use cache='none' with dapd and info_gain"
+            )
         _ = self.count_rule  # which refuses rules that do not work in blocks
 
     # ---- text ---------------------------------------------------------------------------------------------------------
