@@ -38,6 +38,15 @@ class HashDenoiser(nn.Module):
         chosen = logits if positions is None else logits[positions]
         return DenoiserOutput(forbid_mask(chosen, 0), hidden)
 
+    def with_attention(
+        self, tokens: Tensor, attention_mask: Tensor | None = None, positions: Tensor | None = None
+    ) -> tuple[DenoiserOutput, Tensor]:
+        """Made-up attention that depends on the places alone; its rows do not sum to 1."""
+        index = torch.arange(tokens.shape[1]) if attention_mask is None else attention_mask.long().cumsum(dim=1) - 1
+        index = index.expand_as(tokens)
+        mixed = (index[:, :, None] + 1) * 7919 + (index[:, None, :] + 1) * 104729
+        return self(tokens, attention_mask, positions), (mixed * mixed % 101).float() / 4000
+
 
 @pytest.fixture
 def hash_denoiser() -> HashDenoiser:
@@ -67,6 +76,7 @@ def make_state() -> Callable[..., tuple[DecodeState, Prediction]]:
             changes.pop("logits", logits),
             changes.pop("hidden", torch.zeros(1, length, 4)),
             changes.pop("predicted", everywhere),
+            attention=changes.pop("attention", None),
         )
         one = torch.ones(1, dtype=torch.int64)
         state = DecodeState.start(torch.zeros(1, length, dtype=torch.int64), everywhere, 0, 0 * one, 4 * one)

@@ -31,7 +31,13 @@ def rule_of_tests(scores: Tensor, state: DecodeState, prediction: Prediction, re
 
 
 ARGUMENTS = {"even_blocks": (3,)}
+ORDER_ARGUMENTS = {"eoser": (2,)}
 """Of parts that have no defaults."""
+
+
+def named_orders() -> dict[str, Any]:
+    """Every registered order as it is made from text."""
+    return {name: ORDERS.make(":".join([name, *map(str, ORDER_ARGUMENTS.get(name, ()))])) for name in ORDERS}
 
 
 @functools.cache
@@ -61,7 +67,7 @@ def learned(architecture: str = "lookahead") -> LearnedOrder:
 
 def orders() -> dict[str, Any]:
     """Every registered order, every architecture of policies, and a perturbed one. `policy` is a learned order."""
-    found = {name: learned() if name == "policy" else ORDERS.make(name) for name in ORDERS}
+    found = named_orders() | {"policy": learned()}
     policies = {f"policy {name}": LearnedOrder(network(name)) for name in POLICIES}
     restricted = LearnedOrder(network("upo", top_positions=2))
     return found | policies | {"perturbed": Perturbed(learned(), 0.2), "perturbed and restricted": Perturbed(restricted, 0.2)}

@@ -204,7 +204,13 @@ def test_every_rule_selects_only_open_positions_and_at_least_one(make_state: Mak
     logits = torch.full((2, 3), 1 / 3).log()
     memory = {Drift(2): (torch.zeros(1, 4, 2), torch.zeros(1, 4, 3))}
     seen = make_state(
-        [[0.3, 0.3, 0.4]] * 4, predicted=predicted, masked=predicted, generated=predicted, logits=logits, memory=memory
+        [[0.3, 0.3, 0.4]] * 4,
+        predicted=predicted,
+        masked=predicted,
+        generated=predicted,
+        logits=logits,
+        memory=memory,
+        attention=torch.full((1, 4, 4), 0.25),
     )
     chosen = COUNT_RULES[name](*ARGUMENTS.get(name, ()))(confidence(*seen), *seen, NONE)
     assert chosen.any() or name in MAY_SELECT_NONE

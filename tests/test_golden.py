@@ -383,7 +383,8 @@ SMILES = (
     "O=C(Nc1ccccc1F)C1CCCC1", "CC1CCN(S(C)(=O)=O)CC1", "CCCn1nccc1N", "COCCNC(=O)c1cccs1", "Cc1nc(CN)cs1",
 )  # fmt: skip
 COUNTS = ("linear", "cosine", "fixed:2", "threshold:0.6", "score_threshold:0.5", "factor:1.0", "entropy_bound:0.1",
-          "entropy_share", "klass:0.5:0.1:2", "predicted_error:0.3", "second_look")  # fmt: skip
+          "entropy_share", "klass:0.5:0.1:2", "predicted_error:0.3", "second_look", "first_hitting", "first_hitting:3", "saber",
+          "ascending", "dapd:0.03")  # fmt: skip
 ACTIONS = ("plackett_luce:0.5", "bernoulli:0.7", "dynamic_plackett_luce:1.0")
 UNNAMED = ("in_time", "in_time_cosine", "timesteps", "timesteps_eps", "ancestral", "even_blocks", "even_blocks_2_steps")
 TOKENS = ("1.0:1.0:0", "0.6:1.0:0", "1.0:0.7:0", "1.0:1.0:3", "0.8:0.9:4")
@@ -468,7 +469,8 @@ def decoding_cases() -> dict[str, Spec]:
         add(name, "policy", noise=1.0, token="1.0:1.0:0", history=True)
         for order in ("confidence~0.1", "policy~0.1", "policy~0.1@blocks:4", "entropy~0.5@threshold:0.6"):
             add(name, order)
-        for order in ("top_k:1", "top_k:3", "top_k:3@threshold:0.6", "top_k:3@blocks:4"):
+        for order in ("top_k:1", "top_k:3", "top_k:3@threshold:0.6", "top_k:3@blocks:4", "eoser:2", "info_gain:3",
+                      "info_gain:2:0@blocks:4"):  # fmt: skip
             add(name, order, steps=8)
         for order in ("confidence", "policy"):
             for steps in (1, 2, 40, None):

@@ -25,6 +25,8 @@ class Prediction:
             log-probabilities under the rule; None before the token rule was applied.
         committed_log_probs: float32 (B, L), the denoiser's log-probability of each committed token, 0 elsewhere; None unless
             the remasker asks for it (`Remasker.verifies`).
+        attention: float (B, L, L), how much each position attended to each other one, see `anyorder.denoisers.attention`; None
+            unless a part of the sampler reads it.
     """
 
     logits: Tensor
@@ -33,6 +35,7 @@ class Prediction:
     candidates: Tensor | None = None
     candidate_log_probs: Tensor | None = None
     committed_log_probs: Tensor | None = None
+    attention: Tensor | None = None
     _by_position: dict[object, Tensor] = field(default_factory=dict, repr=False)  # (K, ...)
     _by_row: dict[object, Tensor] = field(default_factory=dict, repr=False)  # (B, ...), may depend on the candidates
     _by_draw: dict[str, Tensor] = field(default_factory=dict, repr=False)  # (K,), depends on the candidates
@@ -185,7 +188,8 @@ class Prediction:
     def with_logits(self, logits: Tensor, hidden: Tensor | None = None) -> "Prediction":
         """The same positions and candidates with other logits (K, V), and other hidden states if given."""
         hidden = self.hidden if hidden is None else hidden
-        return Prediction(logits, hidden, self.predicted, self.candidates, self.candidate_log_probs, self.committed_log_probs)
+        log_probs = self.candidate_log_probs
+        return Prediction(logits, hidden, self.predicted, self.candidates, log_probs, self.committed_log_probs, self.attention)
 
     def compact(self) -> "Prediction":
         """The same without logits. What was derived from them so far is kept, so that a policy that reads no more than that can
@@ -203,6 +207,7 @@ class Prediction:
             candidates=None if self.candidates is None else self.candidates[inside],
             candidate_log_probs=None if self.candidate_log_probs is None else self.candidate_log_probs[inside],
             committed_log_probs=None if self.committed_log_probs is None else self.committed_log_probs[index],
+            attention=None if self.attention is None else self.attention[index],
             _by_position={key: value[inside] for key, value in self._by_position.items()},
             _by_row={key: value[index] for key, value in self._by_row.items()},
             _by_draw={key: value[inside] for key, value in self._by_draw.items()},

@@ -18,7 +18,10 @@ from anyorder.decoding.counts import PredictedError as PredictedError
 from anyorder.decoding.counts import ScoreThreshold as ScoreThreshold
 from anyorder.decoding.counts import Threshold as Threshold
 from anyorder.decoding.counts import TwoPhase as TwoPhase
+from anyorder.decoding.dependence import DependenceAware as DependenceAware
 from anyorder.decoding.loop import decode as decode
+from anyorder.decoding.paces import Ascending as Ascending
+from anyorder.decoding.paces import Saber as Saber
 from anyorder.decoding.published_remaskers import P2 as P2
 from anyorder.decoding.published_remaskers import Below as Below
 from anyorder.decoding.published_remaskers import CriticP2 as CriticP2
@@ -39,6 +42,7 @@ from anyorder.decoding.step import StepOutput as StepOutput
 from anyorder.decoding.step import predict as predict
 from anyorder.decoding.step import step as step
 from anyorder.decoding.timesteps import Ancestral as Ancestral
+from anyorder.decoding.timesteps import FirstHitting as FirstHitting
 from anyorder.decoding.timesteps import Timesteps as Timesteps
 from anyorder.decoding.tokens import Argmax as Argmax
 from anyorder.decoding.tokens import Redraw as Redraw

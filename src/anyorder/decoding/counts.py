@@ -108,7 +108,7 @@ class Cosine(CountRule):
 
     def in_blocks(self, length: int) -> CountRule:
         """See `CountRule`."""
-        raise _not_in_blocks("cosine")
+        raise not_in_blocks("cosine")
 
 
 @COUNT_RULES.register("fixed")
@@ -140,7 +140,7 @@ class Threshold(CountRule):
         check_number("level", self.level, 0, 1)
 
     def __call__(self, scores: Tensor, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
-        return (_confidence(scores, prediction) > self.level) | top(scores, torch.ones_like(remasked))
+        return (drawn_confidence(scores, prediction) > self.level) | top(scores, torch.ones_like(remasked))
 
 
 @COUNT_RULES.register("score_threshold", curve_for=("supervised", "reward"))
@@ -169,7 +169,7 @@ class Factor(CountRule):
         check_number("factor", self.factor, 0)
 
     def __call__(self, scores: Tensor, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
-        ranked, ranking = _confidence(scores, prediction).sort(dim=1, descending=True, stable=True)
+        ranked, ranking = drawn_confidence(scores, prediction).sort(dim=1, descending=True, stable=True)
         n = torch.arange(1, scores.shape[1] + 1, device=scores.device)
         count = (((n + 1) * (1 - ranked) <= self.factor) * n).amax(dim=1)
         chosen = torch.zeros_like(state.masked).scatter(1, ranking, n <= count[:, None])
@@ -260,7 +260,7 @@ class KLASS(CountRule):
 
     def __call__(self, scores: Tensor, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
         drift, _ = state.recall(Drift(self.history))
-        ready = (drift < self.kl).all(dim=-1) & (_confidence(scores, prediction) > self.confidence)
+        ready = (drift < self.kl).all(dim=-1) & (drawn_confidence(scores, prediction) > self.confidence)
         return ready | top(scores, torch.where(ready.any(dim=1), 0, self.k))
 
 
@@ -305,7 +305,7 @@ class TwoPhase(CountRule):
 
     def in_blocks(self, length: int) -> CountRule:
         """See `CountRule`."""
-        raise _not_in_blocks("two_phase")
+        raise not_in_blocks("two_phase")
 
 
 @COUNT_RULES.register("deadline")
@@ -363,7 +363,8 @@ class EvenBlocks(CountRule):
         return top(scores, size // steps + (step < size % steps).long())
 
 
-def _not_in_blocks(name: str) -> BadInput:
+def not_in_blocks(name: str) -> BadInput:
+    """The error of a rule that counts over the whole sequence."""
     return BadInput(f"the count rule {name} counts over the whole sequence, not in blocks: use another one, such as linear")
 
 
@@ -379,7 +380,7 @@ def open_block(state: DecodeState, length: int) -> Tensor:
     return block == number[:, None]
 
 
-def _confidence(scores: Tensor, prediction: Prediction) -> Tensor:
+def drawn_confidence(scores: Tensor, prediction: Prediction) -> Tensor:
     """Probability of the drawn token (B, L), -inf where nothing can be unmasked."""
     return _masked_out(prediction.scatter(prediction.drawn_log_probs.exp()), scores)
 

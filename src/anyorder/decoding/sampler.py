@@ -108,6 +108,10 @@ class Sampler(Pushable):
             )
         object.__setattr__(self, "cache", checked_part("cache", _made(self.cache, CACHES), "cache"))
         check_cache(self.cache, self.refresh, self.block_length)
+        if self.cache is not none and (self.reads_attention or self._look_ahead):
+            raise BadInput(
+                "a cached pass shows no attention, and a look-ahead is not cached: use cache='none' with dapd and info_gain"
+            )
         _ = self.count_rule  # which refuses rules that do not work in blocks
 
     # ---- text ---------------------------------------------------------------------------------------------------------
@@ -156,6 +160,23 @@ class Sampler(Pushable):
     def memories(self) -> tuple[Memory, ...]:
         """What the parts remember of earlier predictions."""
         return memories_of(self.order, self.count_rule, self.token, self.remasker)
+
+    @cached_property
+    def reads_attention(self) -> bool:
+        """Whether a part reads the denoiser's attention."""
+        return any(getattr(inside, "reads_attention", False) for name in _PARTS for inside in walk(getattr(self, name)))
+
+    @cached_property
+    def _look_ahead(self) -> tuple[Any, ...]:
+        """The parts of the order that call the denoiser themselves."""
+        return tuple(part for part in walk(self.order) if hasattr(part, "passes"))
+
+    def passes(self, state: DecodeState) -> Tensor | int:
+        """Forward passes of the denoiser in this step: 1, and those of an order that looks ahead, int64 (B,)."""
+        count: Tensor | int = 1
+        for part in self._look_ahead:
+            count = count + part.passes(state)
+        return count
 
     @cached_property
     def token_rule(self) -> TokenRule:

@@ -11,6 +11,7 @@ from anyorder.decoding.counts import checked_selection, open_block
 from anyorder.decoding.own_code import naming
 from anyorder.decoding.sampler import Sampler
 from anyorder.decoding.tokens import propose
+from anyorder.denoisers.attention import with_attention
 from anyorder.denoisers.base import Denoiser, check_is_denoiser
 from anyorder.memory import remember
 from anyorder.orders.base import checked_scores
@@ -50,19 +51,22 @@ def predict(denoiser: Denoiser, state: DecodeState, sampler: Sampler, cache: Cac
     check_is_denoiser(denoiser)
     where = sampler.remasker.positions(state)
     verified = state.committed if sampler.remasker.verifies else torch.zeros_like(where)
-    asked = where | verified
+    asked, attention = where | verified, None
     with naming("denoiser", denoiser):
-        if cache is None:
-            logits, hidden = denoiser(state.tokens, state.attention_mask, asked)
-        else:
+        if cache is not None:
             logits, hidden, asked = cache.predict(state, asked)
             where, verified = where & asked, verified & asked
-    if not sampler.remasker.verifies:
-        return Prediction(forbid(logits, state.rejected[where]), hidden, where)
-    inside = where[asked]
-    committed = Prediction(logits[~inside], hidden, verified, candidates=state.tokens[verified])
-    log_probs = committed.scatter(committed.drawn_log_probs, 0.0)
-    return Prediction(forbid(logits[inside], state.rejected[where]), hidden, where, committed_log_probs=log_probs)
+        elif sampler.reads_attention:
+            (logits, hidden), attention = with_attention(denoiser, state.tokens, state.attention_mask, asked)
+        else:
+            logits, hidden = denoiser(state.tokens, state.attention_mask, asked)
+    log_probs = None
+    if sampler.remasker.verifies:
+        inside = where[asked]
+        committed = Prediction(logits[~inside], hidden, verified, candidates=state.tokens[verified])
+        log_probs, logits = committed.scatter(committed.drawn_log_probs, 0.0), logits[inside]
+    logits = forbid(logits, state.rejected[where])
+    return Prediction(logits, hidden, where, committed_log_probs=log_probs, attention=attention)
 
 
 @checked("state", "prediction", "sampler")
@@ -118,7 +122,7 @@ def step(state: DecodeState, prediction: Prediction, sampler: Sampler) -> tuple[
         token_log_probs=torch.where(new, log_probs, state.token_log_probs).masked_fill(remasked, 0.0),
         order_log_probs=order_log_probs,
         rejected=torch.where(rejected, state.tokens, state.rejected.masked_fill(selected, -1)),
-        nfe=state.nfe + 1,
+        nfe=state.nfe + sampler.passes(state),
         remasked=state.remasked + remasked.sum(dim=1),
     )
     after = sampler.remasker.settle(after)

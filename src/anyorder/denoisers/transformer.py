@@ -57,6 +57,13 @@ class Block(nn.Module):
         out: Tensor = self.attention_out(attended.transpose(1, 2).reshape(batch, length, width))
         return out
 
+    def weights(self, hidden: Tensor, bias: Tensor | None) -> Tensor:
+        """The weights of the attention, (B, H, L, L)."""
+        batch, length, width = hidden.shape
+        query, key = self.qkv(hidden).view(batch, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)[:2]
+        scores = query @ key.transpose(2, 3) / (width // self.heads) ** 0.5
+        return torch.softmax(scores if bias is None else scores + bias, dim=-1)
+
     def mlp(self, hidden: Tensor) -> Tensor:
         """The MLP alone, (B, L, D)."""
         out: Tensor = self.mlp_out(F.gelu(self.mlp_in(hidden)))

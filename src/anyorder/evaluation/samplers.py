@@ -11,7 +11,7 @@ from anyorder.decoding.sampler import Sampler, as_sampler
 from anyorder.denoisers.base import Denoiser
 from anyorder.errors import BadInput
 from anyorder.orders.base import Order
-from anyorder.orders.end_penalty import EndPenalty
+from anyorder.orders.end_penalty import EarlyEndRejection, EndPenalty
 from anyorder.orders.learned import LearnedOrder, SavedOrder, saved_order
 from anyorder.orders.perturbed import Perturbed
 from anyorder.orders.policies import PolicyNetwork
@@ -91,7 +91,7 @@ def kind_of(sampler: Sampler) -> Kind:
         return "oracle"
     if any(isinstance(part, LearnedOrder | SavedOrder) for part in walk(sampler.order)):
         return "learned"
-    order = sampler.order.order if isinstance(sampler.order, Perturbed | EndPenalty) else sampler.order
+    order = sampler.order.order if isinstance(sampler.order, Perturbed | EndPenalty | EarlyEndRejection) else sampler.order
     baseline = _facts(order).get("baseline") and isinstance(sampler.remasker, Absorbing)
     return "heuristic" if baseline else "other"
 

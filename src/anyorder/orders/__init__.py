@@ -7,6 +7,7 @@ order of a policy network.
 from anyorder.orders.base import Binding as Binding
 from anyorder.orders.base import Order as Order
 from anyorder.orders.base import Unbound as Unbound
+from anyorder.orders.end_penalty import EarlyEndRejection as EarlyEndRejection
 from anyorder.orders.end_penalty import EndPenalty as EndPenalty
 from anyorder.orders.heuristics import confidence as confidence
 from anyorder.orders.heuristics import entropy as entropy
@@ -19,6 +20,7 @@ from anyorder.orders.heuristics import max_log_margin as max_log_margin
 from anyorder.orders.heuristics import max_margin as max_margin
 from anyorder.orders.heuristics import oracle as oracle
 from anyorder.orders.heuristics import random as random
+from anyorder.orders.info_gain import InfoGain as InfoGain
 from anyorder.orders.learned import Critic as Critic
 from anyorder.orders.learned import LearnedOrder as LearnedOrder
 from anyorder.orders.learned import SavedOrder as SavedOrder

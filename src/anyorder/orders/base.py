@@ -21,7 +21,8 @@ class Order(Protocol):
             return prediction.scatter(prediction.best_log_probs)
 
     It returns float32 (B, L). Scores where `prediction.predicted` is False are ignored. Ties are broken by position, the
-    leftmost first.
+    leftmost first. An order that calls the denoiser itself has a method `passes(state)` that gives the number of these forward
+    passes, int64 (B,), which are counted in `DecodeState.nfe`.
     """
 
     def __call__(self, state: DecodeState, prediction: Prediction) -> Tensor: ...
