@@ -18,7 +18,7 @@ Decoding
     init, predict, step, DecodeState, Prediction: the loop by hand
 Parts of a sampler (help on each; `anyorder list` prints them all)
     where: anyorder.orders.confidence, ..., LearnedOrder, load_order    how many: Linear, Threshold, EntropyBound, ...
-    what: Argmax, Sample                                                remask: Absorbing, RePredict, CriticUndo
+    what: Argmax, Sample                                                remask: Absorbing, P2, ReMDM, CriticUndo
 Tasks
     make_task, task_for, Task (base class of your own), Instances
 Fitting and comparing
