@@ -65,24 +65,24 @@ class Below(Forgiving):
 @dataclass(frozen=True)
 class WideIn(CountRule):
     """All positions whose drawn token has a probability above the level, or else the best-scored one; of n masked positions at
-    most int(share * n), this number limited to `least` ... `most`, the best-scored ones (WINO, arXiv 2507.18578, and its
+    most int(fraction * n), this number limited to `least` ... `most`, the best-scored ones (WINO, arXiv 2507.18578, and its
     code)."""
 
     level: float = field(default=0.6, metadata={"help": "least probability of the drawn token"})
-    share: float = field(default=0.7, metadata={"help": "of the masked positions that are unmasked at most"})
+    fraction: float = field(default=0.7, metadata={"help": "of the masked positions that are unmasked at most"})
     least: int = field(default=5, metadata={"help": "lower end of this number"})
     most: int = field(default=20, metadata={"help": "upper end of this number"})
 
     def __post_init__(self) -> None:
         check_number("level", self.level, 0, 1)
-        check_number("share", self.share, 0, 1)
+        check_number("fraction", self.fraction, 0, 1)
         check_number("least", self.least, 1)
         check_number("most", self.most, self.least)
 
     def __call__(self, scores: Tensor, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
         available = scores > -torch.inf
         sure = available & (prediction.scatter(prediction.drawn_log_probs.exp()) > self.level)
-        limit = (available.sum(dim=1).double() * self.share).long().clamp(self.least, self.most)
+        limit = (available.sum(dim=1).double() * self.fraction).long().clamp(self.least, self.most)
         return top(scores.masked_fill(~sure, -torch.inf), limit) | (
             top(scores, torch.ones_like(limit)) & ~sure.any(dim=1)[:, None]
         )
