@@ -202,8 +202,8 @@ class P2(Forgiving):
 class CriticP2(P2):
     """P2 whose planner is the critic of the sampler's own learned order, or else of the denoiser's.
 
-    RemeDi (arXiv 2509.23653) keeps the positions of the highest quality scores in this way, with eta = 1 and a quality head
-    that scores masked positions too; here these are ranked by the order, and compared by the denoiser's confidence.
+    RemeDi (arXiv 2509.23653) keeps the positions of the highest scores of its critic in this way, with eta = 1 and a critic that
+    scores masked positions too; here these are ranked by the order, and compared by the denoiser's confidence.
     """
 
     planner: CriticFunction | None = OwnCritic()
@@ -226,7 +226,7 @@ class Prism(Forgiving):
     """In every step, remask the few committed tokens of the lowest quality according to a learned critic (PRISM, arXiv
     2510.01384, as in its decoding of LLaDA).
 
-    The linear count rule unmasks as many more. Its quality head is a critic here: both are trained to predict whether a
+    The linear count rule unmasks as many more. Its head is a critic here: both are trained to predict whether a
     committed token is right. Token-Critic (arXiv 2209.04439) ranks all positions of a completed draft by such a critic.
     """
 
