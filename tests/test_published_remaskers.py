@@ -18,6 +18,7 @@ from anyorder.decoding.remdm import SCHEDULES, ReMDM
 from anyorder.decoding.result import History
 from anyorder.decoding.sampler import Sampler
 from anyorder.decoding.step import StepOutput
+from anyorder.denoisers.transformer import Transformer
 from anyorder.errors import BadInput
 from anyorder.evaluation.enumeration import TableDenoiser
 from anyorder.prediction import Prediction
@@ -333,6 +334,17 @@ def test_in_blocks_a_finished_block_stays(name: str) -> None:
             assert WORDS not in before[:4] or WORDS not in after or set(after[4:]) == {WORDS}, "the next block is not open yet"
         remasked += remaskings(states)
     assert remasked
+
+
+@pytest.mark.parametrize("name", IN_BLOCKS)
+def test_with_a_cache_that_is_always_fresh_nothing_changes(name: str, tiny_transformer: Transformer) -> None:
+    masks = torch.zeros(3, 8, dtype=torch.int64)
+    plain = Sampler("confidence", remasker=IN_BLOCKS[name](), steps=10, block_length=4)
+    expected = decode(tiny_transformer, masks, plain)
+    found = decode(tiny_transformer, masks, plain.replace(cache="dual", refresh=1))
+    assert found.tokens.equal(expected.tokens) and found.commit_step.equal(expected.commit_step)
+    stale = decode(tiny_transformer, masks, plain.replace(cache="dual"))
+    assert (stale.tokens != 0).all() and stale.nfe.max() <= 10
 
 
 def test_remdm_in_blocks_is_refused() -> None:
