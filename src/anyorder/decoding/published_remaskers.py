@@ -202,7 +202,7 @@ class P2(Forgiving):
 class CriticP2(P2):
     """P2 whose planner is the critic of the sampler's own learned order, or else of the denoiser's.
 
-    RemeDi (arXiv 2509.23653) keeps the positions of the highest scores of its critic in this way, with eta = 1 and a critic that
+    RemeDi (arXiv 2509.23653) keeps the positions of the highest scores of its critic so, with eta = 1 and a critic that
     scores masked positions too; here these are ranked by the order, and compared by the denoiser's confidence.
     """
 
