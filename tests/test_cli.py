@@ -208,7 +208,7 @@ def test_headroom_says_which_case_this_is() -> None:
         (["evaluate", "--orders", ",", "--limit", "2"], "name at least one order"),
         (["evaluate", "--count", "some", "--limit", "2"], "count rule 'some' is unknown"),
         (["evaluate", "--against", "margin", "--orders", "confidence", "--limit", "2"], "not among the samplers"),
-        (["evaluate", "--task-option", "box=5", "--limit", "2"], "no denoiser is shipped"),
+        (["evaluate", "--task", "sat", "--task-option", "variables=7", "--limit", "2"], "no denoiser is shipped"),
         (["evaluate", "--task", "sat", "--generate", "clauses=3", "--limit", "2"], "'clauses': it takes no options"),
         (["evaluate", "--draws", "2", "--steps", "5,10", "--limit", "2"], "this command takes one budget"),
         (["headroom", "--steps", "5,10", "--limit", "2"], "this command takes one budget"),
