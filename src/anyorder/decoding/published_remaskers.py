@@ -226,8 +226,9 @@ class Prism(Forgiving):
     """In every step, remask the few committed tokens of the lowest quality according to a learned critic (PRISM, arXiv
     2510.01384, as in its decoding of LLaDA).
 
-    The linear count rule unmasks as many more. Its head is a critic here: both are trained to predict whether a
-    committed token is right. Token-Critic (arXiv 2209.04439) ranks all positions of a completed draft by such a critic.
+    The linear count rule unmasks as many more. The authors' critic is a head on the denoiser, and here it is a policy network;
+    both predict whether a committed token is right. Token-Critic (arXiv 2209.04439) ranks all positions of a completed draft by
+    such a critic.
     """
 
     count: int = field(default=1, metadata={"help": "tokens that are remasked per step", "values": (1, 2, 4)})
