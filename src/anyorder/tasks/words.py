@@ -54,7 +54,7 @@ class Words(Prompted):
     difficulty_order: ClassVar[tuple[str, ...]] = tuple(KINDS)
     file_suffix: ClassVar[str] = ".jsonl"
 
-    @checked("length", "longest")
+    @checked("problems", "length", "longest")
     def __init__(
         self,
         problems: str | Sequence[str] = ",".join(KINDS),
@@ -320,13 +320,14 @@ class Words(Prompted):
         kept = ((tokens == instances.tokens) | instances.maskable).all(dim=1) & (tokens != self.mask_token_id).all(dim=1)
         answers = np.array(self.texts(instances, tokens), dtype=object)
         stored = None if instances.x0 is None else np.array(self.texts(instances, instances.x0), dtype=object)
-        right, cells = torch.zeros(len(tokens), dtype=torch.bool), torch.zeros(len(tokens))
+        right, cells = torch.zeros(len(tokens), dtype=torch.bool), torch.zeros(len(tokens), dtype=torch.float32)
         for name, kind in self.kinds.items():
             own = np.flatnonzero(instances.labels["difficulty"] == name)
             if len(own):
                 problems = instances.labels["problem"][own].tolist()
                 known = None if stored is None else stored[own].tolist()
-                right[own], cells[own] = kind.check(problems, answers[own].tolist(), known)
+                right[own], found = kind.check(problems, answers[own].tolist(), known)
+                cells[own] = found.float()
         return CheckResult(right & kept, cells)
 
     # ---- the denoiser -------------------------------------------------------------------------------------------------
