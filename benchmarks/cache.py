@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from llada import peak_memory
+from llada import peak_memory, transfer
 from torch import Tensor, nn
 
 from anyorder.decoding.sampler import Sampler
@@ -100,16 +100,6 @@ class Model(nn.Module):
             if use_cache:
                 stored.append(pair)
         return SimpleNamespace(logits=self.ff_out(self.norm(x)), past_key_values=stored)
-
-
-def transfer(logits: Tensor, x: Tensor, masked: Tensor, count: int) -> None:
-    """Commit the `count` surest of the masked positions bool (B, n) of x (B, n), in place: the published selection."""
-    proposal = logits.argmax(dim=-1)
-    probability = torch.softmax(logits.double(), dim=-1).gather(-1, proposal[..., None])[..., 0]
-    sure = torch.where(masked, probability, -torch.inf)
-    for row in range(len(x)):
-        chosen = sure[row].topk(count).indices
-        x[row, chosen] = proposal[row, chosen]
 
 
 @torch.no_grad()

@@ -48,6 +48,16 @@ class Model(nn.Module):
         return SimpleNamespace(logits=self.ff_out(hidden))
 
 
+def transfer(logits: Tensor, x: Tensor, masked: Tensor, count: int) -> None:
+    """Commit the `count` surest of the masked positions bool (B, n) of x (B, n), in place: the published selection."""
+    proposal = logits.argmax(dim=-1)
+    probability = torch.softmax(logits.double(), dim=-1).gather(-1, proposal[..., None])[..., 0]
+    sure = torch.where(masked, probability, -torch.inf)
+    for row in range(len(x)):
+        chosen = sure[row].topk(count).indices
+        x[row, chosen] = proposal[row, chosen]
+
+
 @torch.no_grad()
 def transcription(model: nn.Module, prompt: Tensor, steps: int, gen_length: int, mask: int) -> Tensor:
     """The published algorithm with one block: argmax tokens, low-confidence remasking."""
@@ -57,12 +67,7 @@ def transcription(model: nn.Module, prompt: Tensor, steps: int, gen_length: int,
         masked = x == mask
         logits = model(x).logits
         logits[..., mask] = -torch.inf
-        proposal = logits.argmax(dim=-1)
-        probability = torch.softmax(logits.double(), dim=-1).gather(-1, proposal[..., None])[..., 0]
-        sure = torch.where(masked, probability, -torch.inf)
-        for row in range(len(x)):
-            chosen = sure[row].topk(count).indices
-            x[row, chosen] = proposal[row, chosen]
+        transfer(logits, x, masked, count)
     return x
 
 

@@ -389,7 +389,6 @@ ACTIONS = ("plackett_luce:0.5", "bernoulli:0.7", "dynamic_plackett_luce:1.0")
 UNNAMED = ("in_time", "in_time_cosine", "timesteps", "timesteps_eps", "ancestral", "even_blocks", "even_blocks_2_steps")
 TOKENS = ("1.0:1.0:0", "0.6:1.0:0", "1.0:0.7:0", "1.0:1.0:3", "0.8:0.9:4")
 DETAILED = ("sudoku4", "moses")
-LARGE = ("sudoku16", "words", "zebra")
 PUBLISHED_REMASKERS = (
     "confidence+p2", "policy+p2:2", "confidence+p2:2@blocks:4", "confidence+wino:0.5:0.9", "policy+wino:0.5:0.9@blocks:4",
     "confidence+below:0.3", "random+remdm:cap:0.2", "confidence+remdm:rescale:0.5@linear", "policy+remdm:conf",
@@ -427,7 +426,7 @@ def decoding_cases() -> dict[str, Spec]:
             add(name, "policy+undo", steps=12, undo="0.9:0.99:1", noise=0.5)
             add(name, "policy~0.1+undo", steps=12, undo="0.9:0.99:1")
 
-    for name in LARGE:
+    for name in sorted(set(denoiser_names()) - {spec.denoiser for spec in found.values()}):  # large ones: few cases
         add(name, "confidence", steps=4)
         if can_undo(name):
             add(name, "policy+undo@fixed:64", steps=8)

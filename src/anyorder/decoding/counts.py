@@ -193,8 +193,8 @@ class EntropyBound(CountRule):
 @COUNT_RULES.register("entropy_share", curve_for=("heuristic",))
 @dataclass(frozen=True)
 class EntropyShare(CountRule):
-    """The largest prefix, by entropy, with sum H - max H <= fraction * (sum of H over all masked positions) / (steps left)^2,
-    at least one: an entropy bound that follows from the budget.
+    """The largest prefix, by entropy, with sum H - max H <= fraction * (sum of H over all open positions) / (steps left)^2, at
+    least one: an entropy bound that follows from the budget.
 
     A fixed bound is too strict for a small budget, whose last step then commits everything that is left, and too loose for a
     large one, which it does not use. In blocks, the steps left are divided among the masked positions. (Ours.)

@@ -50,19 +50,19 @@ def predict(denoiser: Denoiser, state: DecodeState, sampler: Sampler, cache: Cac
     logits."""
     check_is_denoiser(denoiser)
     where = sampler.remasker.positions(state)
-    verified = state.committed if sampler.remasker.verifies else torch.zeros_like(where)
-    asked, attention = where | verified, None
+    verifies, attention = sampler.remasker.verifies, None
+    asked = where | state.committed if verifies else where
     with naming("denoiser", denoiser):
         if cache is not None:
             logits, hidden, asked = cache.predict(state, asked)
-            where, verified = where & asked, verified & asked
+            where = where & asked
         elif sampler.reads_attention:
             (logits, hidden), attention = with_attention(denoiser, state.tokens, state.attention_mask, asked)
         else:
             logits, hidden = denoiser(state.tokens, state.attention_mask, asked)
     log_probs = None
-    if sampler.remasker.verifies:
-        inside = where[asked]
+    if verifies:
+        inside, verified = where[asked], state.committed & asked
         committed = Prediction(logits[~inside], hidden, verified, candidates=state.tokens[verified])
         log_probs, logits = committed.scatter(committed.drawn_log_probs, 0.0), logits[inside]
     logits = forbid(logits, state.rejected[where])
