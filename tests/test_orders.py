@@ -73,6 +73,29 @@ def test_a_fresh_policy_is_the_confidence_order(make_state: MakeState, architect
     assert scores.argsort(descending=True).tolist() == h.confidence(*seen).argsort(descending=True).tolist()
 
 
+@pytest.mark.parametrize("architecture", ["mlp", "score_transformer", "score_hidden_transformer", "lookahead"])
+def test_a_policy_without_a_start_is_its_network_alone(make_state: MakeState, architecture: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    seen = make_state(PROBABILITIES, hidden=torch.randn(1, 3, 8))
+    policy = POLICIES[architecture](hidden_size=8, vocab_size=3, width=16, start="none")
+    assert torch.equal(policy(*seen), policy.correct(*seen)[..., 0])
+    assert policy(*seen).std() > 0, "random weights"
+    assert "scale" not in policy.state_dict()
+    policy.save_pretrained(tmp_path)
+    assert torch.equal(load_order(tmp_path).policy(*seen), policy(*seen))
+
+
+def test_the_published_mlp_has_the_weights_that_the_paper_counts() -> None:
+    """Linear(1, d), Linear(d, 128), Linear(128, 1) at d = 384: about 50 K."""
+    policy = MLPPolicy(hidden_size=384, vocab_size=31, start="none")
+    assert sum(p.numel() for p in policy.parameters()) == 2 * 384 + (384 + 1) * 128 + 128 + 1
+
+
+def test_an_unknown_start_names_the_two() -> None:
+    with pytest.raises(ValueError, match="'margin'; it must be 'confidence' or 'none'"):
+        MLPPolicy(hidden_size=8, vocab_size=3, start="margin")
+
+
 def test_the_mlp_policy_is_under_one_percent_of_the_papers_denoiser() -> None:
     denoiser = paper_transformer(vocab_size=31, mask_token_id=2, max_length=164)
     policy = MLPPolicy(hidden_size=denoiser.hidden_size, vocab_size=31)
@@ -84,7 +107,7 @@ def test_the_mlp_policy_is_under_one_percent_of_the_papers_denoiser() -> None:
 def test_an_unknown_architecture_or_setting_lists_the_known_ones() -> None:
     with pytest.raises(ValueError, match="use one of mlp"):
         POLICIES["transformer-xxl"]
-    with pytest.raises(ValueError, match="MLPPolicy has no setting heads; it has width"):
+    with pytest.raises(ValueError, match="MLPPolicy has no setting heads; it has start, width"):
         MLPPolicy(hidden_size=8, vocab_size=3, heads=4)
 
 

@@ -14,7 +14,7 @@ token elsewhere.
 from abc import abstractmethod
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -150,14 +150,23 @@ def policy_class(name: str) -> type[PolicyNetwork]:
 
 
 @dataclass(frozen=True)
-class MLPSettings:
+class SupervisedSettings:
+    """Settings of every `SupervisedPolicy`."""
+
+    start: Literal["confidence", "none"] = field(
+        default="confidence", metadata={"help": "start as the confidence order, or at random as published"}
+    )
+
+
+@dataclass(frozen=True)
+class MLPSettings(SupervisedSettings):
     """Settings of `MLPPolicy`."""
 
     width: int = field(default=128, metadata={"help": "hidden units"})
 
 
 @dataclass(frozen=True)
-class TransformerSettings:
+class TransformerSettings(SupervisedSettings):
     """Settings of the score transformers."""
 
     width: int = field(default=128, metadata={"help": "width of the layer"})
@@ -165,7 +174,7 @@ class TransformerSettings:
 
 
 @dataclass(frozen=True)
-class LookaheadSettings:
+class LookaheadSettings(SupervisedSettings):
     """Settings of `LookaheadPolicy`."""
 
     width: int = field(default=128, metadata={"help": "width of the blocks"})
@@ -178,18 +187,27 @@ class LookaheadSettings:
 
 
 class SupervisedPolicy(PolicyNetwork):
-    """Base class of policies that are trained by supervision: the confidence order plus a correction that starts at zero."""
+    """Base class of policies that are trained by supervision: the confidence order plus a correction that starts at zero; with
+    `start = "none"` the correction alone, from random weights, as in arXiv 2606.00295."""
+
+    Settings: ClassVar[type] = SupervisedSettings
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
+        if self.from_confidence:
+            nn.init.zeros_(self.out.weight)
+            nn.init.zeros_(self.out.bias)
 
     def build(self, settings: Any) -> None:
         """Make the layers; a subclass adds its own and `self.out`."""
-        self.scale = nn.Parameter(torch.ones(()))
-        self.shift = nn.Parameter(torch.zeros(()))
-        self.committed_shift = nn.Parameter(torch.full((), 2.0))
+        start = getattr(settings, "start", "confidence")  # settings of one's own may lack it
+        if start not in ("confidence", "none"):
+            raise ValueError(f"start is {start!r}; it must be 'confidence' or 'none'")
+        self.from_confidence = start == "confidence"
+        if self.from_confidence:
+            self.scale = nn.Parameter(torch.ones(()))
+            self.shift = nn.Parameter(torch.zeros(()))
+            self.committed_shift = nn.Parameter(torch.full((), 2.0))
         self.out: nn.Linear
 
     @abstractmethod
@@ -199,6 +217,8 @@ class SupervisedPolicy(PolicyNetwork):
     def forward(self, state: DecodeState, prediction: Prediction) -> Tensor:
         """See `PolicyNetwork`."""
         correction = self.correct(state, prediction)
+        if not self.from_confidence:
+            return correction[..., 0]
         base = self.scale * prediction.scatter(prediction.drawn_log_odds.clamp(-30, 30), 0.0) + self.shift
         base = torch.where(prediction.predicted, base, self.committed_shift)
         scores: Tensor = base + correction[..., 0]
