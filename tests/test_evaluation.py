@@ -19,7 +19,15 @@ from anyorder.evaluation.comparison import evaluate, order_diversity
 from anyorder.evaluation.headroom_check import headroom, recommendation
 from anyorder.evaluation.results import Report
 from anyorder.evaluation.samplers import as_samplers, default_samplers, kind_of
-from anyorder.evaluation.statistics import mcnemar, mean_interval, oracle_gap_closed, paired_interval, share_interval, wilson
+from anyorder.evaluation.statistics import (
+    crossed_interval,
+    mcnemar,
+    mean_interval,
+    oracle_gap_closed,
+    paired_interval,
+    share_interval,
+    wilson,
+)
 from anyorder.evaluation.tables import grids_of, markdown, rich_tables
 from anyorder.orders.heuristics import confidence
 from anyorder.orders.learned import Critic, LearnedOrder
@@ -261,3 +269,29 @@ def test_sequences_of_any_length_come_back_in_their_places(batch_size: int) -> N
     for name in ("tokens", "commit_step", "nfe", "remasked"):
         assert torch.equal(getattr(found, name), getattr(expected, name)), name
     assert torch.allclose(found.token_log_probs, expected.token_log_probs, atol=1e-5)
+
+
+def test_an_interval_over_seeds_and_instances_has_the_width_of_both() -> None:
+    """Sums of a seed's and an instance's effect: the variance of the mean is s^2 / S + p^2 / N."""
+    rng = np.random.default_rng(0)
+    seeds, instances = 40, 400
+    values = rng.normal(size=(seeds, 1)) + 10 * rng.normal(size=(1, instances))
+    low, high = crossed_interval(values)
+    by_theory = values.mean(axis=1).var(ddof=1) / seeds + values.mean(axis=0).var(ddof=1) / instances
+    assert low < values.mean() < high
+    assert high - low == pytest.approx(2 * 1.96 * by_theory**0.5, rel=0.05)
+
+
+def test_an_interval_over_seeds_covers_the_variance_of_few() -> None:
+    rng = np.random.default_rng(1)
+    widths = []
+    for _ in range(40):
+        low, high = crossed_interval(np.repeat(rng.normal(size=(4, 1)), 5, axis=1))
+        widths.append(((high - low) / (2 * 1.96)) ** 2)
+    assert np.mean(widths) == pytest.approx(1 / 4, rel=0.35), "of normal seeds with variance 1, not 3/4 of it"
+
+
+def test_one_seed_says_nothing_of_others() -> None:
+    values = np.random.default_rng(2).normal(size=(1, 300))
+    low, high = crossed_interval(values)
+    assert high - low == pytest.approx(2 * 1.96 * values.std(ddof=1) / 300**0.5, rel=0.08)

@@ -96,3 +96,20 @@ def percentile_interval(resampled: np.ndarray) -> Interval:
     """95 % interval by the percentiles of a statistic's values in resamples (draws,)."""
     low, high = np.percentile(resampled, [2.5, 97.5])
     return Interval(float(low), float(high))
+
+
+def crossed_interval(values: np.ndarray, draws: int = 4000, seed: int = 0) -> Interval:
+    """95 % interval of the mean of values (S, N) of S seeds on the same N instances, for other seeds and other instances.
+
+    A hierarchical bootstrap: every resample draws seeds, and instances for all of them. The differences between the seeds' means
+    are stretched by sqrt(S / (S - 1)) first, since resampling S seeds shows only (S - 1) / S of their variance. One seed says
+    nothing of others: then the interval covers the instances alone. With three seeds the percentiles still cover less than 95 %
+    (a t interval of two degrees of freedom is twice as wide).
+    """
+    seeds, count = values.shape
+    values = values.astype(float)
+    if seeds > 1:
+        effect = values.mean(axis=1, keepdims=True) - values.mean()
+        values = values + (math.sqrt(seeds / (seeds - 1)) - 1) * effect
+    by_instances = bootstrap_weights(count, draws, seed) @ values.T  # (draws, S)
+    return percentile_interval((by_instances * bootstrap_weights(seeds, draws, seed + 1)).sum(axis=1))

@@ -186,8 +186,8 @@ def _about(settings: list[Setting], seeds: list[int], scale: str) -> str:
     """The settings that stand above every table."""
     lines = [
         f"Scale {scale}; seeds {', '.join(map(str, seeds))}. Percent of instances solved, by the rules: mean over seeds, 95 % "
-        "Wilson interval over the puzzles (seeds do not count as more puzzles), sd over seeds. Differences are paired, p by a "
-        "sign-flip test over the puzzles. Absorbing decoding with argmax tokens and a linear schedule unless stated "
+        "interval over seeds and puzzles (hierarchical bootstrap; Wilson's over the puzzles for one seed), sd over seeds. "
+        "Differences are paired, p by a sign-flip test over the puzzles for these seeds. Absorbing decoding with argmax tokens and a linear schedule unless stated "
         "otherwise; policies start at the confidence order."
     ]
     for s in settings:

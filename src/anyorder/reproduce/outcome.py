@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from anyorder.evaluation.statistics import Interval, sign_flip, wilson
+from anyorder.evaluation.statistics import Interval, crossed_interval, sign_flip, wilson
 from anyorder.reproduce.study import Decoding, Setting, Study
 
 TASK_NAMES = {"sudoku": "Sudoku", "sat": "3-SAT", "sorting": "sorting", "tsp": "traveling salesman"}
@@ -71,26 +71,34 @@ class Cells:
 
 
 def percent(solved: np.ndarray) -> str:
-    """Mean of (seeds, N), with the 95 % Wilson interval over the N puzzles, and the sd over seeds where there are several.
-
-    The same puzzles under several seeds are not more puzzles: the interval has N trials, however many seeds there are.
-    """
+    """Mean of (seeds, N), with the 95 % interval over seeds and puzzles, and the sd over seeds where there are several."""
     low, high = interval(solved)
     spread = f", sd {100 * solved.mean(axis=1).std(ddof=1):.1f}" if len(solved) > 1 else ""
     return f"{100 * solved.mean():.1f} ({100 * low:.1f}-{100 * high:.1f}{spread})"
 
 
 def interval(solved: np.ndarray) -> Interval:
-    """95 % Wilson interval of the mean of (seeds, N) over the N puzzles."""
+    """95 % interval of the mean of (seeds, N): Wilson's over the N puzzles for one seed, else what covers both that one and the
+    bootstrap over seeds and puzzles.
+
+    The same puzzles under several seeds are not more puzzles: Wilson's interval has N trials, however many seeds there are.
+    """
     puzzles = solved.shape[1]
-    return wilson(float(solved.mean()) * puzzles, puzzles)
+    over_puzzles = wilson(float(solved.mean()) * puzzles, puzzles)
+    if len(solved) == 1:
+        return over_puzzles
+    both = crossed_interval(solved)
+    return Interval(max(0.0, min(over_puzzles.low, both.low)), min(1.0, max(over_puzzles.high, both.high)))
 
 
 def difference(a: np.ndarray, b: np.ndarray) -> str:
-    """Paired difference of two (seeds, N): mean, that of each seed, and a sign-flip test over the puzzles."""
+    """Paired difference of two (seeds, N): mean, 95 % interval over seeds and puzzles, that of each seed, and a sign-flip test
+    over the puzzles for these seeds. One row stands for every seed of the other."""
     b = np.broadcast_to(b, a.shape) if len(b) == 1 else b
-    seeds = " ".join(f"{100 * d:+.1f}" for d in a.mean(axis=1) - b.mean(axis=1))
-    return f"{100 * (a.mean() - b.mean()):+.1f} (by seed {seeds}; p = {sign_flip(a.mean(axis=0) - b.mean(axis=0)):.2g})"
+    gaps = a.astype(float) - b.astype(float)
+    low, high = crossed_interval(gaps)
+    seeds = "" if len(gaps) == 1 else "by seed " + " ".join(f"{100 * gap:+.1f}" for gap in gaps.mean(axis=1)) + "; "
+    return f"{100 * gaps.mean():+.1f} ({100 * low:+.1f} to {100 * high:+.1f}; {seeds}p = {sign_flip(gaps.mean(axis=0)):.2g})"
 
 
 def points(steps: tuple[int, ...], solved: list[np.ndarray]) -> list[tuple[float, float, float, float]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from anyorder.evaluation.statistics import share_interval, sign_flip
+from anyorder.evaluation.statistics import crossed_interval, share_interval, sign_flip
 from anyorder.evaluation.tables import markdown_table
 from anyorder.files import read_json
 from anyorder.report.sources import read_metrics
@@ -107,8 +107,8 @@ class Both:
 
 
 def share(cells: np.ndarray) -> str:
-    """Mean of shares (seeds, N) in percent, its 95 % interval over the problems, and the sd over seeds."""
-    low, high = share_interval(cells.mean(axis=0))
+    """Mean of shares (seeds, N) in percent, its 95 % interval over seeds and problems, and the sd over seeds."""
+    low, high = share_interval(cells[0]) if len(cells) == 1 else crossed_interval(cells)
     spread = f", sd {100 * cells.mean(axis=1).std(ddof=1):.1f}" if len(cells) > 1 else ""
     return f"{100 * cells.mean():.1f} ({100 * low:.1f}-{100 * high:.1f}{spread})"
 
@@ -266,9 +266,9 @@ def _figure4(settings: list[Setting], seeds: list[int], solved: Solved, folder: 
 def about(settings: list[Setting], seeds: list[int], scale: str) -> str:
     """The settings that stand above these tables."""
     lines = [
-        f"Scale {scale}; seeds {', '.join(map(str, seeds))}. Mean over seeds; 95 % intervals over the problems (Wilson for "
-        "those solved; seeds do not count as more problems), sd over seeds. Differences are paired, p by a sign-flip test "
-        "over the problems. One position per step, the likeliest token, no sampling of positions. Right cells are those of "
+        f"Scale {scale}; seeds {', '.join(map(str, seeds))}. Mean over seeds; 95 % intervals over seeds and problems "
+        "(hierarchical bootstrap; for one seed over the problems alone), sd over seeds. Differences are paired, p by a sign-flip "
+        "test over the problems for these seeds. One position per step, the likeliest token, no sampling of positions. Right cells are those of "
         "one stored solution, as published, although many problems have several; solved is checked by the rules."
     ]
     for s in settings:
