@@ -37,7 +37,7 @@ def tiny_setting() -> Setting:
         task="sudoku", options={"box": 2}, denoiser="sudoku9-denoiser", adaptive="sudoku9-adaptive",
         denoiser_changes=(*TINY, "denoiser.width=16", "denoiser.layers=1"),
         policy_changes=order, joint_changes=(*order, "joint.decode_problems=4"), problems=6, generate={"givens": 6},
-        steps=4, figure_steps=(2, 4),
+        steps=4, figure_steps=(2, 4), diversities=(0.3,),
     )  # fmt: skip
 
 

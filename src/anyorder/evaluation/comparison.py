@@ -174,12 +174,17 @@ def order_diversity(commit_step: Tensor, reference: Tensor) -> float:
 
     Sequences in which all positions are committed in one step have no order and are left out.
     """
+    each = order_diversity_each(commit_step, reference)
+    return float(each[~each.isnan()].mean()) if bool((~each.isnan()).any()) else 0.0
+
+
+def order_diversity_each(commit_step: Tensor, reference: Tensor) -> Tensor:
+    """The same of each sequence, float64 (N,), nan where there is no order."""
     generated = (reference >= 0).double()
     count = generated.sum(dim=1, keepdim=True).clamp(min=1)
     a, b = (((v.double() - (v * generated).sum(dim=1, keepdim=True) / count) * generated) for v in (commit_step, reference))
     norm = (a.square().sum(dim=1) * b.square().sum(dim=1)).sqrt()
-    varied = norm > 0
-    return float(1 - ((a * b).sum(dim=1)[varied] / norm[varied]).mean()) if varied.any() else 0.0
+    return torch.where(norm > 0, 1 - (a * b).sum(dim=1) / norm, torch.nan)
 
 
 def environment() -> dict[str, Any]:

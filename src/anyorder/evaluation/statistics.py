@@ -101,9 +101,9 @@ def percentile_interval(resampled: np.ndarray) -> Interval:
 def crossed_interval(values: np.ndarray, draws: int = 4000, seed: int = 0) -> Interval:
     """95 % interval of the mean of values (S, N) of S seeds on the same N instances, for other seeds and other instances.
 
-    A hierarchical bootstrap: every resample draws seeds, and instances for all of them. The differences between the seeds' means
-    are stretched by sqrt(S / (S - 1)) first, since resampling S seeds shows only (S - 1) / S of their variance. One seed says
-    nothing of others: then the interval covers the instances alone. With three seeds the percentiles still cover less than 95 %
+    A hierarchical bootstrap: every resample draws seeds, and instances for all of them. The differences between the means of
+    seeds are stretched by sqrt(S / (S - 1)) first, since resampling S seeds shows only (S - 1) / S of their variance. One seed
+    says nothing of others: then the interval covers the instances alone. With three seeds the percentiles still cover less than 95 %
     (a t interval of two degrees of freedom is twice as wide).
     """
     seeds, count = values.shape

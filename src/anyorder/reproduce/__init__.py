@@ -34,6 +34,8 @@ _SETTINGS: dict[str, list[Setting]] = {
             denoiser="sudoku9",
             adaptive="sudoku9-adaptive",
             policy_changes=("run.steps=150",),
+            from_random=("run.steps=600",),
+            longer=("run.steps=1200",),
             joint_changes=("run.steps=150", "joint.lr_scale=0.3"),
             problems=300,
             generate={"givens": 0},
@@ -45,6 +47,8 @@ _SETTINGS: dict[str, list[Setting]] = {
             denoiser="sat9",
             adaptive="sat9-adaptive",
             policy_changes=("run.steps=80", "run.batch_size=32"),
+            from_random=("run.steps=300",),
+            longer=("run.steps=600",),
             joint_changes=("run.steps=100", "run.batch_size=32", "joint.lr_scale=0.3"),
             problems=400,
             steps=9,
@@ -187,8 +191,8 @@ def _about(settings: list[Setting], seeds: list[int], scale: str) -> str:
     lines = [
         f"Scale {scale}; seeds {', '.join(map(str, seeds))}. Percent of instances solved, by the rules: mean over seeds, 95 % "
         "interval over seeds and puzzles (hierarchical bootstrap; Wilson's over the puzzles for one seed), sd over seeds. "
-        "Differences are paired, p by a sign-flip test over the puzzles for these seeds. Absorbing decoding with argmax tokens and a linear schedule unless stated "
-        "otherwise; policies start at the confidence order."
+        "Differences are paired, p by a sign-flip test over the puzzles for these seeds. Absorbing decoding with argmax tokens "
+        "and a linear schedule unless stated otherwise; policies start at the confidence order unless stated otherwise."
     ]
     for s in settings:
         changes = [f"{name} {' '.join(values)}" for name, values in _changes(s) if values]

@@ -53,17 +53,27 @@ class Cells:
         self.solved = solved
         self.seeds = seeds
 
-    def of(self, setting: Setting, model: str, order: str, noise: float = 0.0, steps: int | None = None) -> np.ndarray:
-        """Solved or not, bool (seeds, N); one row for a model without seeds."""
+    def of(
+        self,
+        setting: Setting,
+        model: str,
+        order: str,
+        noise: float = 0.0,
+        steps: int | None = None,
+        anneal: bool = False,
+        diversity: float | None = None,
+    ) -> np.ndarray:
+        """What was kept, (seeds, N) or (seeds, K, N); one row for a model without seeds."""
         models = [model.format(seed=s) for s in self.seeds] if "{seed}" in model else [model]
-        steps = setting.steps if steps is None else steps
-        wanted = (setting.name, steps, noise)
+        wanted = (setting.name, setting.steps if steps is None else steps, noise, anneal, diversity)
         return np.stack(
             [
                 next(
                     found[order]
                     for d, found in self.solved.items()
-                    if (d.setting.name, d.steps, d.noise) == wanted and d.model == name and order in found
+                    if (d.setting.name, d.steps, d.noise, d.anneal, d.diversity) == wanted
+                    and d.model == name
+                    and order in found
                 )
                 for name in models
             ]

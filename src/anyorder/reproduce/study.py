@@ -32,7 +32,8 @@ from anyorder.tasks import make_task
 from anyorder.tasks.base import Instances, Task
 from anyorder.tasks.generation import check_size
 from anyorder.training.fit import run_recipe
-from anyorder.training.recipes import AnyRecipe, load_recipe, recipe_names
+from anyorder.training.order import make_policy
+from anyorder.training.recipes import AnyRecipe, OrderRecipe, load_recipe, recipe_names
 from anyorder.zoo import load_denoiser
 
 
@@ -49,6 +50,8 @@ class Setting:
         problems: how many test problems, drawn with `generate` options.
         steps: budget of forward passes of the tables. figure_steps: of figure 3.
         noise: scale of Gumbel noise on the scores in stochastic decoding.
+        diversities: of the order, at which orders under noise are compared.
+        from_random, longer: overrides of the policy recipe for `VARIANTS`, the published networks from random weights.
     """
 
     task: str
@@ -63,6 +66,9 @@ class Setting:
     steps: int = 20
     figure_steps: tuple[int, ...] = (5, 10, 20)
     noise: float = 0.5
+    diversities: tuple[float, ...] = (0.2, 0.5)
+    from_random: tuple[str, ...] = ()
+    longer: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -77,24 +83,38 @@ class Setting:
 
 @dataclass(frozen=True)
 class Decoding:
-    """What is decoded with one model: orders, at these steps, with this noise."""
+    """What is decoded with one model: orders, at these steps, with this noise, annealed or not. With a `diversity` the noise is
+    the scale that gives it to the order on other problems."""
 
     setting: Setting
     model: str
     orders: tuple[str, ...]
     steps: int
     noise: float = 0.0
+    anneal: bool = False
+    diversity: float | None = None
 
 
 TEST_SEED = 8_000_000
-_POLICIES = ("policy/", "reward/")
+_POLICIES = ("policy/", "untrained/", "reward/")
+VARIANTS = {
+    "mlp-published": ("policy.architecture=mlp", "policy.start=none"),
+    "mlp-published-longer": ("policy.architecture=mlp", "policy.start=none"),
+    "score_transformer-published": ("policy.architecture=score_transformer", "policy.start=none"),
+    "score_hidden_transformer-published": (
+        "policy.architecture=score_hidden_transformer", "policy.width=384", "policy.start=none",
+    ),
+}  # fmt: skip
+"""The networks of arXiv 2606.00295 as published: from random weights, without the confidence term; the transformer that reads
+hidden states at their width there."""
 
 
 @dataclass(frozen=True)
 class Study:
     """A folder of models and cells.
 
-    Names of models: `frozen`, the denoiser; `policy/ARCHITECTURE/SEED`, a policy on it; `joint/WEIGHTS/SEED`, trained on from
+    Names of models: `frozen`, the denoiser; `policy/NAME/SEED`, a policy on it, of an architecture or of `VARIANTS`;
+    `untrained/NAME/SEED`, the same before training; `joint/WEIGHTS/SEED`, trained on from
     it; `joint-without-one/WEIGHTS/SEED`, the same without the "+1" of eq. 4; `joint-on-path/WEIGHTS/SEED`, on states of the
     policy's own path with true tokens in place of uniformly masked ones.
     """
@@ -124,6 +144,10 @@ class Study:
                 raise BadInput(f"{folder} holds a model of other settings: give another --out, or remove it")
             return folder
         folder.mkdir(parents=True, exist_ok=True)
+        if model.startswith("untrained/"):
+            self._save_untrained(recipe, folder)
+            write_json(finished, identity)
+            return folder
         with open(folder / "log.txt", "a", encoding="utf-8") as log:
             result = run_recipe(recipe, folder, Console(file=log))
         if not result.finished:
@@ -131,10 +155,19 @@ class Study:
         write_json(finished, identity)  # the last act: what has it is whole
         return folder
 
+    def _save_untrained(self, recipe: AnyRecipe, folder: Path) -> None:
+        """Save the policy of a recipe as it is before training."""
+        assert isinstance(recipe, OrderRecipe)
+        torch.manual_seed(recipe.seed)
+        task = make_task(recipe.task.name, **recipe.task.options)
+        make_policy(load_denoiser(recipe.denoiser, device="cpu"), task, recipe.policy, critic=False).save_pretrained(folder)
+
     def recipe(self, setting: Setting, kind: str, what: str, seed: str, changes: list[str]) -> AnyRecipe:
         """The recipe of a model `KIND/WHAT/SEED`, with its seed and denoiser."""
-        if kind == "policy":
-            changes += [*setting.policy_changes, f"policy.architecture={what}"]
+        if kind in ("policy", "untrained"):
+            changes += [*setting.policy_changes, *VARIANTS.get(what, (f"policy.architecture={what}",))]
+            if what in VARIANTS:
+                changes += setting.longer if what.endswith("-longer") else setting.from_random
         else:
             changes += [*setting.joint_changes, "train_denoiser=true", f"joint.weights={what}"]
             changes += ["joint.plus_one=false"] if kind == "joint-without-one" else []
@@ -162,8 +195,10 @@ class Study:
 
     def _cell_path(self, decoding: Decoding, order: str, mark: str) -> Path:
         setting = decoding.setting
-        identity = [__version__, setting.task, setting.options, setting.problems, setting.generate, order, mark]
-        key = hashlib.sha256(json.dumps([*identity, decoding.steps, decoding.noise], sort_keys=True).encode()).hexdigest()
+        identity: list[Any] = [__version__, setting.task, setting.options, setting.problems, setting.generate, order, mark]
+        identity += [decoding.steps, decoding.noise, *(["annealed"] if decoding.anneal else [])]
+        identity += [] if decoding.diversity is None else [{"diversity": decoding.diversity}]
+        key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
         return self.folder / decoding.setting.name / "cells" / f"{key[:24]}.json"
 
     def decode(self, decoding: Decoding) -> dict[str, np.ndarray]:
@@ -177,9 +212,9 @@ class Study:
             marks = mark + (policy_mark if order.startswith("policy") else "")
             path = self._cell_path(decoding, order, marks + self.measure_mark)
             if not path.exists():
-                about = {"order": order, "model": decoding.model, "steps": decoding.steps, "noise": decoding.noise}
+                about = {name: getattr(decoding, name) for name in ("model", "steps", "noise", "anneal", "diversity")}
                 measured = self.measure(denoiser, decoding, order)
-                write_json(path, {**about, "problems": decoding.setting.problems, **measured})
+                write_json(path, {"order": order, **about, "problems": decoding.setting.problems, **measured})
             with damaged(path):
                 found[order] = self.kept(read_json(path))
         return found
@@ -192,7 +227,7 @@ class Study:
     def measure(self, denoiser: Any, decoding: Decoding, order: str) -> dict[str, Any]:
         """The values that are written for a cell."""
         task, problems = self.problems(decoding.setting)
-        report = evaluate(denoiser, task, problems, [order], [decoding.steps], noise=[decoding.noise])
+        report = evaluate(denoiser, task, problems, [order], [decoding.steps], noise=[decoding.noise], anneal=decoding.anneal)
         result = report.results[0]
         return {"nfe": result.nfe, **self.keep(result.correct, result.cells)}
 
