@@ -16,7 +16,7 @@ import pytest
 from anyorder import reproduce as package
 from anyorder.errors import BadInput
 from anyorder.evaluation.statistics import wilson
-from anyorder.reproduce import SCALES, TARGETS, describe_targets, language, reproduce, speed, trainings
+from anyorder.reproduce import SCALES, TARGETS, describe_targets, language, reproduce, speed, stochastic, trainings
 from anyorder.reproduce.outcome import difference, interval, percent
 from anyorder.reproduce.reward import SMALL, VARIANTS, RewardSetting, share
 from anyorder.reproduce.study import Decoding, Setting, Study
@@ -47,9 +47,10 @@ def tiny_reward() -> RewardSetting:
         policy_changes=(*SMALL.policy_changes, "run.steps=2", "data.size=40"))  # fmt: skip
 
 
-def tiny_speed() -> RewardSetting:
+def tiny_speed() -> speed.SpeedSetting:
     changes = ("task.options={box=2}", "data.options={givens=6}", "data.size=20", "run.steps=2", "run.batch_size=16")
-    return replace(speed.SMALL, options={"box": 2}, denoiser="sudoku4", problems=6, generate={"givens": 6}, steps=10,
+    return replace(speed.SUDOKU, options={"box": 2}, denoiser="sudoku4", problems=6, generate={"givens": 6}, steps=10,
+                   exponents=("10", "1"), in_blocks=("10",), block=3,
                    reward_changes=(*changes, "update.minibatches=1", "run.log_steps=1"))  # fmt: skip
 
 
@@ -88,7 +89,10 @@ def tiny_judged(judge: Path) -> language.LanguageSetting:
 def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, judge: Path) -> Path:
     monkeypatch.setitem(package.SCALES, "small", dict.fromkeys(("sudoku", "sat", "sorting", "tsp"), tiny_setting()))
     monkeypatch.setitem(package.SCALES["small"], "sudoku4", tiny_reward())
-    monkeypatch.setitem(package.SCALES["small"], "sudoku9-speed", tiny_speed())
+    for name in ("sudoku9-speed", "words-speed"):
+        monkeypatch.setitem(package.SCALES["small"], name, replace(tiny_speed(), key=name))
+    monkeypatch.setattr(stochastic, "_HALVINGS", 2)
+    monkeypatch.setattr(speed, "_DRAWS", 20)
     for setting in language.WORDS:
         monkeypatch.setitem(package.SCALES["small"], setting.name, tiny_words(setting))
     monkeypatch.setitem(package.SCALES["small"], language.JUDGED.name, tiny_judged(judge))
@@ -158,7 +162,7 @@ def test_the_recipes_of_both_scales_can_be_loaded() -> None:
         for s in settings.values():
             load_recipe(s.denoiser, list(s.denoiser_changes)) if s.denoiser in recipe_names() else None
             load_recipe(s.adaptive, list(s.policy_changes))
-            if s is speed.SMALL:
+            if isinstance(s, speed.SpeedSetting):
                 for name in (s.reward, f"{s.reward}-start"):
                     assert load_recipe(name, [*s.reward_changes, "reward.speed=30"]).kind == "reward"
                 continue

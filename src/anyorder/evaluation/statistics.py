@@ -103,13 +103,20 @@ def crossed_interval(values: np.ndarray, draws: int = 4000, seed: int = 0) -> In
 
     A hierarchical bootstrap: every resample draws seeds, and instances for all of them. The differences between the means of
     seeds are stretched by sqrt(S / (S - 1)) first, since resampling S seeds shows only (S - 1) / S of their variance. One seed
-    says nothing of others: then the interval covers the instances alone. With three seeds the percentiles still cover less than 95 %
-    (a t interval of two degrees of freedom is twice as wide).
+    says nothing of others: then the interval covers the instances alone. With three seeds the percentiles still cover less than
+    95 % (a t interval of two degrees of freedom is twice as wide).
     """
     seeds, count = values.shape
-    values = values.astype(float)
-    if seeds > 1:
-        effect = values.mean(axis=1, keepdims=True) - values.mean()
-        values = values + (math.sqrt(seeds / (seeds - 1)) - 1) * effect
+    means = values.mean(axis=1, keepdims=True)
+    values = values.astype(float) + stretched(means) - means
     by_instances = bootstrap_weights(count, draws, seed) @ values.T  # (draws, S)
     return percentile_interval((by_instances * bootstrap_weights(seeds, draws, seed + 1)).sum(axis=1))
+
+
+def stretched(by_seed: np.ndarray) -> np.ndarray:
+    """Values of S seeds (S, ...) further from their mean by sqrt(S / (S - 1)), so that resamples of them have the variance of
+    seeds; see `crossed_interval`."""
+    if len(by_seed) == 1:
+        return by_seed
+    mean = by_seed.mean(axis=0)
+    return mean + math.sqrt(len(by_seed) / (len(by_seed) - 1)) * (by_seed - mean)

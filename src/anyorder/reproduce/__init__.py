@@ -82,7 +82,8 @@ _SETTINGS: dict[str, list[Setting]] = {
             figure_steps=(1, 2, 4),
         ),
         reward.SMALL,
-        speed.SMALL,
+        speed.SUDOKU,
+        speed.WORDS,
         *language.SMALL,
     ],
     "paper": [

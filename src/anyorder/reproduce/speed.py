@@ -1,5 +1,8 @@
-"""Accuracy against forward passes of policies trained for speed (Jazbec et al., arXiv 2512.09106), on our own denoiser."""
+"""Accuracy against forward passes of policies trained for speed (Jazbec et al., arXiv 2512.09106), on our own denoisers: in
+full diffusion and in blocks, over several seeds and test-time temperatures, against forward passes and against compute."""
 
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -7,39 +10,64 @@ import numpy as np
 
 from anyorder.decoding.sampler import Sampler
 from anyorder.evaluation.batches import decode_in_batches
-from anyorder.evaluation.comparison import environment
+from anyorder.evaluation.compute import overhead
 from anyorder.evaluation.curves import as_curves
-from anyorder.evaluation.operating_points import Measured, fronts_of, grids_of, lines_of, measured
-from anyorder.evaluation.samplers import Kind
-from anyorder.evaluation.tables import markdown_grids, markdown_table
-from anyorder.reproduce.outcome import Cells, Outcome, Solved, Target
+from anyorder.evaluation.fronts import area, attained
+from anyorder.evaluation.operating_points import mode_name
+from anyorder.evaluation.statistics import bootstrap_weights, percentile_interval, stretched
+from anyorder.evaluation.tables import markdown_table
+from anyorder.reproduce.outcome import Cells, Outcome, Solved, Target, percent
 from anyorder.reproduce.reward import RewardSetting, RewardStudy
 from anyorder.reproduce.study import Decoding, Setting
 from anyorder.training.recipes import AnyRecipe, load_recipe
 from anyorder.zoo import load_denoiser
 
-EXPONENTS = {"30": "0.9", "10": "0.9", "3": "0.95", "1": "0.99", "0": "0.99"}
+LEVELS = {"30": "0.9", "10": "0.9", "3": "0.95", "1": "0.99", "0": "0.99"}
 """alpha of ((n - steps + 1) / n)^alpha, and the threshold whose imitation training starts from, a quick or a careful one.
 Published are 10, 3, 1, .3 and 0, at 256 positions and more, from a fresh policy; of 57 positions one forward costs 1.8 % of the
 reward for each unit of alpha, so that .3 is next to 0, and 30 is needed for the quick end."""
 BY_RULE = [f"confidence@{rule}" for rule in ("linear", "threshold", "factor", "entropy_bound", "klass")]
 BY_SUPERVISION = [f"policy@{rule}" for rule in ("score_threshold", "predicted_error")]
-LEVELS = tuple(dict.fromkeys(EXPONENTS.values()))
-_TRAINED = ("imitation", "by reward")
 _IMITATED = "confidence@threshold"
-_DECIDES = "policy@bernoulli:0"
 _BOUNDS = (2.0, 32.0)
+_BUDGETS = np.array([4.0, 8.0, 16.0])
+_DRAWS = 1000
+TEMPERATURES = ("0", "0.5", "1", "2")
+"""Of the draws in decoding; 0 is the mode, score > 0."""
+
+
+@dataclass(frozen=True)
+class SpeedSetting(RewardSetting):
+    """A task of this study.
+
+    Args:
+        exponents: the alphas for which policies are trained, see `LEVELS`. in_blocks: those of policies trained in blocks.
+        block: positions per block.
+    """
+
+    exponents: tuple[str, ...] = field(kw_only=True)
+    in_blocks: tuple[str, ...] = field(kw_only=True)
+    block: int = field(kw_only=True)
+
+    def trained(self, blocks: bool) -> tuple[list[str], list[str]]:
+        """The models that imitate a threshold, and those trained by reward."""
+        exponents, mark = (self.in_blocks, "-blocks") if blocks else (self.exponents, "")
+        return [f"start-{level}{mark}" for level in dict.fromkeys(LEVELS[a] for a in exponents)], [
+            f"alpha-{a}{mark}" for a in exponents
+        ]
 
 
 class SpeedStudy(RewardStudy):
     """Models `reward/start-P/SEED`, a policy on confidences that imitates the threshold P, and `reward/alpha-A/SEED`, trained
-    from one of them for speed. For each problem: whether it is solved, its share of right cells, and its NFE, float (3, N)."""
+    from one of them for speed; `start-P-blocks` and `alpha-A-blocks`, in blocks. For each problem: whether it is solved, its
+    share of right cells, and its NFE, float (3, N)."""
 
     def recipe(self, setting: Setting, kind: str, what: str, seed: str, changes: list[str]) -> AnyRecipe:
         """See `Study`."""
-        assert isinstance(setting, RewardSetting)
+        assert isinstance(setting, SpeedSetting)
         changes = [*changes, *setting.reward_changes]
-        name, _, value = what.partition("-")
+        name, value, *blocks = what.split("-")
+        changes += [f"rollout.block={setting.block}"] if blocks else []
         if name == "start":
             return load_recipe(f"{setting.reward}-start", [*changes, f"update.imitate_level={value}"])
         start = self.ensure(setting, _start_of(f"{kind}/{what}/{seed}"))
@@ -71,70 +99,214 @@ class SpeedStudy(RewardStudy):
 def _start_of(model: str) -> str:
     """The model from which the training of `reward/alpha-A/SEED` starts."""
     _, what, seed = model.split("/")
-    return f"reward/start-{EXPONENTS[what.removeprefix('alpha-')]}/{seed}"
+    _, exponent, *blocks = what.split("-")
+    return f"reward/{'-'.join(['start', LEVELS[exponent], *blocks])}/{seed}"
 
 
-def _rule_points(s: Setting) -> list[tuple[str, str, int]]:
-    """(curve, order, steps) of what needs no training here."""
-    curves = as_curves([*BY_RULE, *BY_SUPERVISION], load_denoiser(s.denoiser), s.steps)
-    return [(curve.name, point.label, point.steps or s.steps) for curve in curves for point in curve.points]
+# ---- what is decoded ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class At:
+    """An operating point: the curve that it belongs to, and how it is decoded."""
+
+    curve: str
+    label: str
+    model: str
+    order: str
+    steps: int
+
+
+def in_mode(order: str, block: int | None) -> str:
+    """An order as it is spelled in blocks."""
+    return order if block is None else order.replace("@", f"@blocks:{block}@", 1)
+
+
+def points_of(s: Setting, block: int | None) -> list[At]:
+    """The operating points of a mode: full diffusion, or blocks."""
+    assert isinstance(s, SpeedSetting)
+    denoiser, found = load_denoiser(s.denoiser), []
+    own = BY_SUPERVISION if getattr(denoiser, "own_order", None) else []
+    for curve in as_curves([*BY_RULE, *own], denoiser, s.steps):
+        for point in curve.points:
+            found.append(At(curve.name, point.label, "frozen", in_mode(point.label, block), point.steps or s.steps))
+    for blocks in (False, True):
+        imitating, rewarded = s.trained(blocks)
+        mine = blocks == (block is not None)
+        where = "" if mine else f", trained in {'blocks' if blocks else 'full diffusion'}"
+        for t in TEMPERATURES if mine else ("0",):
+            order, name = in_mode(f"policy@bernoulli:{t}", block), f"by reward{where}" + f", temperature {t}" * (t != "0")
+            found += [At(name, f"{model}, temperature {t}", f"reward/{model}/{{seed}}", order, s.steps) for model in rewarded]
+        if mine:
+            order = in_mode("policy@bernoulli:0", block)
+            found += [At("imitation of a threshold", n, f"reward/{n}/{{seed}}", order, s.steps) for n in imitating]
+    return found
 
 
 def _needs(settings: list[Setting], seeds: list[int]) -> list[Decoding]:
-    found = []
+    groups: dict[tuple[Setting, str, int], list[str]] = {}
     for s in settings:
-        points = _rule_points(s)
-        for steps in dict.fromkeys(steps for *_, steps in points):
-            found.append(Decoding(s, "frozen", tuple(order for _, order, n in points if n == steps), steps))
-        models = [*(f"start-{level}" for level in LEVELS), *(f"alpha-{exponent}" for exponent in EXPONENTS)]
-        found += [Decoding(s, f"reward/{model}/{seed}", (_DECIDES,), s.steps) for seed in seeds for model in models]
-    return found
+        for block in _modes(s):
+            for at in points_of(s, block):
+                for model in dict.fromkeys(at.model.format(seed=seed) for seed in seeds):
+                    groups.setdefault((s, model, at.steps), []).append(at.order)
+    return [Decoding(s, model, tuple(dict.fromkeys(orders)), steps) for (s, model, steps), orders in groups.items()]
+
+
+def _modes(s: Setting) -> tuple[int | None, ...]:
+    assert isinstance(s, SpeedSetting)
+    return None, s.block
+
+
+# ---- fronts over seeds and problems ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Front:
+    """A curve's area and its accuracies at `_BUDGETS`, float (1 + K,): their values, and resamples (draws, 1 + K)."""
+
+    value: np.ndarray
+    draws: np.ndarray
+
+    def minus(self, other: "Front") -> "Front":
+        """The paired difference."""
+        return Front(self.value - other.value, self.draws - other.draws)
+
+    def shown(self, sign: str = "") -> list[str]:
+        """Values with their 95 % intervals, in percent."""
+        bounds = [percentile_interval(column) for column in self.draws.T]
+        return [
+            f"{100 * v:{sign}.1f} ({100 * low:{sign}.1f} to {100 * high:{sign}.1f})"
+            for v, (low, high) in zip(self.value, bounds, strict=True)
+        ]
+
+
+def front_over_seeds(nfe: np.ndarray, correct: np.ndarray) -> Front:
+    """The front of each seed from NFE and outcomes (S, P, N), averaged over the seeds; resamples of seeds and problems.
+
+    All curves of the same problems are resampled together, so that differences are paired.
+    """
+    by_problem = bootstrap_weights(nfe.shape[2], _DRAWS)
+    values = np.stack([_measure(x.mean(axis=1), y.mean(axis=1)) for x, y in zip(nfe, correct, strict=True)])
+    draws = np.stack(
+        [
+            [_measure(a, b) for a, b in zip(by_problem @ x.T, by_problem @ y.T, strict=True)]
+            for x, y in zip(nfe, correct, strict=True)
+        ]
+    )  # (S, draws, 1 + K)
+    by_seed = bootstrap_weights(len(nfe), _DRAWS, seed=1)
+    draws = draws + (stretched(values) - values)[:, None]
+    return Front(values.mean(axis=0), np.einsum("ds,sdk->dk", by_seed, draws))
+
+
+def _measure(nfe: np.ndarray, correct: np.ndarray) -> np.ndarray:
+    return np.array([area(nfe, correct, *_BOUNDS), *attained(nfe, correct, _BUDGETS)])
+
+
+# ---- the table ------------------------------------------------------------------------------------------------------------
+
+_Points = dict[str, list[tuple[At, np.ndarray]]]
 
 
 def _layout(settings: list[Setting], seeds: list[int], solved: Solved, folder: Path) -> Outcome:
     cells, lines, parts, values = Cells(solved, seeds), {}, [], {}
+    study = SpeedStudy(folder)
     for s in settings:
+        shares = _overheads(study, s, seeds[0])
+        parts.append(f"**{s.name}**: compute of a policy over that of the denoiser, multiply-adds per step: {_said(shares)}.\n")
+        for block in _modes(s):
+            curves: _Points = {}
+            for at in points_of(s, block):
+                curves.setdefault(at.curve, []).append((at, cells.of(s, at.model, at.order, steps=at.steps)))
+            mode = mode_name(block)
+            for axis, share in (("forward passes", lambda _: 0.0), ("compute, in forward passes of the denoiser", shares.get)):
+                fronts = {name: _front(points, share) for name, points in curves.items()}
+                parts.append(f"**{s.name}, {mode}: accuracy against {axis}**\n\n{_areas(fronts)}")
+                values[f"{s.name}, {mode}, {axis}"] = {name: front.value.tolist() for name, front in fronts.items()}
+                lines[f"{s.name}, {mode}: {axis.partition(',')[0]}"] = {n: _line(p, share) for n, p in curves.items()}
+            parts.append(f"**{s.name}, {mode}: trained policies**\n\n{_operating_points(curves)}")
+    title = "Jazbec et al.: accuracy against forward passes and compute"
+    return Outcome(title, "\n".join(parts), values, lines, "forward passes per sequence", log_x=True)
 
-        def point(curve: str, label: str, model: str, order: str, steps: int, s: Setting = s) -> Measured:
-            right, share, nfe = cells.of(s, model, order, steps=steps)[0]
-            kind: Kind = "learned" if order.startswith("policy") else "heuristic"
-            return measured(curve, label, kind, steps, None, right.astype(bool), share, nfe.astype(int))
 
-        points = [point(curve, order, "frozen", order, steps) for curve, order, steps in _rule_points(s)]
-        for seed in seeds:
-            mark = f", seed {seed}" if len(seeds) > 1 else ""
-            for curve, name, turns in zip(_TRAINED, ("start", "alpha"), (LEVELS, EXPONENTS), strict=True):
-                points += [
-                    point(curve + mark, f"{curve}, {name} {turn}{mark}", f"reward/{name}-{turn}/{seed}", _DECIDES, s.steps)
-                    for turn in turns
-                ]
-        facts = {**environment(), "correct_means": "instance accuracy"}
-        found = fronts_of(points, _BOUNDS, "best", facts)
-        header, rows = grids_of(fronts_of(points, _BOUNDS, _IMITATED, facts))[1][1:]
-        against = markdown_table(header, [row for row in rows if row[0].startswith((*_TRAINED, _IMITATED))])
-        parts.append(f"**{s.name}**\n\n{markdown_grids(grids_of(found))}\n**the same, minus {_IMITATED}**\n\n{against}")
-        lines[s.name] = lines_of(found)["full diffusion"]
-        values[s.name] = {
-            "areas": {c.curve: c.area for c in found.curves},
-            "points": {p.label: (p.nfe, p.accuracy) for p in points},
-        }
-    title = "Jazbec et al.: accuracy against forward passes, full diffusion"
-    return Outcome(title, "\n".join(parts), values, lines, "forward passes per sequence (NFE)", log_x=True)
+def _overheads(study: SpeedStudy, s: Setting, seed: int) -> dict[str, float]:
+    """Compute of each kind of policy over that of the denoiser, by how the names of its models start."""
+    assert isinstance(s, SpeedSetting)
+    first = f"reward/{s.trained(False)[0][0]}/{seed}"
+    kinds = {"reward": (first, "policy@bernoulli:0")}
+    if getattr(load_denoiser(s.denoiser), "own_order", None):
+        kinds["frozen"] = ("frozen", BY_SUPERVISION[0] + ":0.5")
+    found = {}
+    for kind, (model, order) in kinds.items():
+        denoiser = study.load(Decoding(s, model, (order,), 1))
+        _, problems = study.problems(s)
+        found[kind] = overhead(denoiser, problems[slice(0, 1)], Sampler.parse(order).bind(denoiser))
+    return found
+
+
+def _said(shares: dict[str, float]) -> str:
+    names = {"reward": "policy on confidences", "frozen": "shipped policy"}
+    return ", ".join(f"{names[kind]} {100 * share:.1f} %" for kind, share in shares.items())
+
+
+def _share(at: At, share: Callable[[str], float | None]) -> float:
+    return (share(at.model.partition("/")[0]) or 0.0) if at.order.startswith("policy") else 0.0
+
+
+def _front(points: list[tuple[At, np.ndarray]], share: Callable[[str], float | None]) -> Front:
+    nfe = np.stack([found[:, 2] * (1 + _share(at, share)) for at, found in points], axis=1)
+    return front_over_seeds(nfe, np.stack([found[:, 0] for _, found in points], axis=1))
+
+
+def _areas(fronts: dict[str, Front]) -> str:
+    rules = [name for name in fronts if name in BY_RULE]
+    best = max(rules, key=lambda name: fronts[name].value[0])
+    rows = []
+    for name, front in fronts.items():
+        gaps = [front.minus(fronts[other]).shown("+")[0] if name != other else "" for other in (best, _IMITATED)]
+        rows.append([name, *front.shown()[:1], *gaps, *front.shown()[1:]])
+    header = ["curve", f"area, {_BOUNDS[0]:g} to {_BOUNDS[1]:g}", f"minus {best}", f"minus {_IMITATED}"]
+    return markdown_table([*header, *(f"at {b:g}" for b in _BUDGETS)], rows)
+
+
+def _operating_points(curves: _Points) -> str:
+    rows = [
+        [at.label + ("" if at.curve.startswith(("imit", "by reward, temp")) or at.curve == "by reward" else f" ({at.curve})"),
+         f"{found[:, 2].mean():.1f}", percent(found[:, 0])]
+        for points in curves.values() for at, found in points if at.model != "frozen"
+    ]  # fmt: skip
+    return markdown_table(["policy", "NFE", "solved"], rows)
+
+
+def _line(points: list[tuple[At, np.ndarray]], share: Callable[[str], float | None]) -> list[tuple[float, float, float, float]]:
+    """(passes, percent, lowest and highest seed) of each point, from the cheapest on."""
+    found = []
+    for at, values in points:
+        by_seed = 100 * values[:, 0].mean(axis=1)
+        cost = float(values[:, 2].mean() * (1 + _share(at, share)))
+        found.append((cost, float(by_seed.mean()), float(by_seed.min()), float(by_seed.max())))
+    return sorted(found)
 
 
 def _about(settings: list[Setting], seeds: list[int], scale: str) -> str:
     """The settings that stand above the table."""
     lines = [
-        f"Scale {scale}; seeds {', '.join(map(str, seeds))}. Full diffusion, the likeliest token. A policy trained by reward "
-        f"is one operating point for each alpha ({', '.join(EXPONENTS)}) and decides by the mode, score > 0. A rule is "
-        "one operating point for each value. NFE counts the denoiser's forward passes and not those of a policy."
+        f"Scale {scale}; seeds {', '.join(map(str, seeds))}. The likeliest token. A policy trained by reward is one operating "
+        "point for each alpha. Temperature 0 decides by the mode, score > 0; others draw. A rule is one operating point for "
+        "each value. NFE counts the denoiser's forward passes, compute the multiply-adds of denoiser and policy. Area: mean "
+        "accuracy over budgets that are evenly spaced on a log scale; the front of each seed, averaged. 95 % intervals over "
+        "seeds and problems (hierarchical bootstrap). The best rule is chosen on the same problems, which favors the rules."
     ]
     for s in settings:
-        lines.append(f"- {s.name}: {s.problems} generated problems ({s.generated}), the same for all; denoiser `{s.denoiser}`.")
+        assert isinstance(s, SpeedSetting)
+        lines.append(
+            f"- {s.name}: {s.problems} generated problems ({s.generated}), the same for all; denoiser `{s.denoiser}`; alpha "
+            f"{', '.join(s.exponents)} in full diffusion, {', '.join(s.in_blocks)} in blocks of {s.block}."
+        )
     return "\n".join(lines) + "\n"
 
 
-SMALL = RewardSetting(
+SUDOKU = SpeedSetting(
     task="sudoku",
     options={"box": 3},
     denoiser="sudoku9",
@@ -144,5 +316,26 @@ SMALL = RewardSetting(
     steps=64,
     key="sudoku9-speed",
     reward="sudoku9-speed",
+    exponents=tuple(LEVELS),
+    in_blocks=("10", "1"),
+    block=9,
 )
-TARGETS = {"jazbec-pareto": Target((SMALL.name,), _needs, _layout, SpeedStudy, _about, minutes=30)}
+WORDS = SpeedSetting(
+    task="words",
+    options={"problems": ["addition", "countdown"]},
+    denoiser="words",
+    adaptive="words-order",
+    problems=300,
+    steps=40,
+    key="words-speed",
+    reward="sudoku9-speed",
+    reward_changes=("task.name=words", 'task.options={problems=["addition", "countdown"]}', "data.options={}"),
+    exponents=("10", "3", "1"),
+    in_blocks=("3",),
+    block=8,
+)
+"""A denoiser of 6.4 M weights, of which the policy is a small part, and answers with long tails of end tokens."""
+TARGETS = {
+    "jazbec-pareto": Target((SUDOKU.name,), _needs, _layout, SpeedStudy, _about),
+    "jazbec-pareto-words": Target((WORDS.name,), _needs, _layout, SpeedStudy, _about),
+}
