@@ -119,4 +119,5 @@ def stretched(by_seed: np.ndarray) -> np.ndarray:
     if len(by_seed) == 1:
         return by_seed
     mean = by_seed.mean(axis=0)
-    return mean + math.sqrt(len(by_seed) / (len(by_seed) - 1)) * (by_seed - mean)
+    further: np.ndarray = mean + math.sqrt(len(by_seed) / (len(by_seed) - 1)) * (by_seed - mean)
+    return further

@@ -44,6 +44,14 @@ UPO_TABLE4 = {
 }
 """The same, table 4."""
 
+UPO_SETTINGS = {
+    "lr": "3e-06 constant",
+    "inner updates": "16",
+    "trajectories per update": "3 GPUs, accumulation 8",
+}
+UPO_BETA = {"confidence": "0.05", "softmax": "0.0001", "top_k": "0.001"}
+"""The same, appendix E.1."""
+
 PROTEINS_POLICY_ONLY = {"confidence": (82.20, 0.76), "margin": (82.02, 0.31), "policy": (83.85, 0.80)}
 PROTEINS_JOINT = {
     "baseline": (82.20, 0.76),

@@ -21,7 +21,7 @@ from anyorder.training.recipes import AnyRecipe, load_recipe
 HEURISTICS = ("random", "margin", "entropy", "confidence")
 REFERENCES = {
     "confidence": "max-confidence: imitation, then cross-entropy",
-    "softmax": "softmax of confidence, KL",
+    "softmax": "softmax of confidence: imitation, then KL",
     "top_k": "top-K, KL",
     "none": "none, random start (as DCoLT)",
 }
@@ -29,7 +29,7 @@ ABLATIONS = {"confidence-without": "imitation, without cross-entropy", "top_k-wi
 VARIANTS: dict[str, tuple[str, ...]] = {
     "confidence": (),
     "binary": ("reward.name=solved",),
-    "softmax": ("update.reference=softmax", "update.beta=1e-4", "update.imitation=0"),
+    "softmax": ("update.reference=softmax", "update.beta=1e-4"),
     "top_k": ("update.reference=top_k", "update.beta=1e-3", "update.imitation=0", "policy.top_positions=5"),
     "none": ("update.reference=none", "update.beta=0", "update.imitation=0"),
     "lookahead": ("update.imitation=0",),
@@ -39,9 +39,9 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "judged": (),
     "top_k-without": ("update.reference=none", "update.beta=0", "update.imitation=0", "policy.top_positions=5"),
 }
-"""Changes of the recipe of UPO: references of its table 1, another network and another start, rewards of its table 4, ablations
-of its figure 4. `lookahead` has the network of the task's supervised order, which starts at confidence; `from-supervised` goes
-on from that order."""
+"""Changes of the recipe of UPO: references of its table 1 (max-confidence and softmax start from the imitation), another network
+and another start, rewards of its table 4, ablations of its figure 4. `lookahead` has the network of the task's supervised
+order, which starts at confidence; `from-supervised` goes on from that order."""
 
 
 @dataclass(frozen=True)
@@ -161,6 +161,7 @@ def _table2(settings: list[Setting], seeds: list[int], solved: Solved, folder: P
         markdown, values[s.name] = against_confidence(both, s, rows, published.UPO_TABLE2.get(s.task, {}))
         cost = [[label, *_cost(folder, s, model, seeds)] for label, (model, _) in rows.items() if model != "frozen"]
         parts.append(markdown + "\n" + markdown_table(["trained order", "updates", "seconds of training", "NFE"], cost))
+        parts.append(deviations(s, list(_TABLE2)))
     return Outcome("UPO, table 2: one position at a time", "\n".join(parts), values)
 
 
@@ -177,6 +178,24 @@ def _cost(folder: Path, s: Setting, model: str, seeds: list[int]) -> list[str]:
         updates / (recipe["update"]["inner"] * recipe["update"]["minibatches"]) * s.steps if "update" in recipe else updates
     )
     return [str(updates), f"{np.mean(seconds):.0f}" if seconds else "", f"{rounds * batch:,.0f}"]
+
+
+def deviations(s: Setting, variants: list[str]) -> str:
+    """A table of where our training of these variants differs from what was published."""
+    assert isinstance(s, RewardSetting)
+    rows = []
+    for variant in variants:
+        recipe: Any = load_recipe(s.reward, [*s.reward_changes, *VARIANTS[variant]])
+        update, run = recipe.update, recipe.run
+        ours = {
+            "lr": f"{recipe.optimizer.lr:g} {recipe.optimizer.schedule}",
+            "beta": f"{update.beta:g}",
+            "inner updates": str(update.inner * update.minibatches),
+            "trajectories per update": str(run.batch_size),
+        }
+        theirs = published.UPO_SETTINGS | {"beta": published.UPO_BETA.get(update.reference, "0")}
+        rows.append([variant, *(f"{value} ({theirs[name]})" for name, value in ours.items())])
+    return "Ours (published, on 4x4 Sudoku):\n\n" + markdown_table(["recipe", *ours], rows)
 
 
 def _table4_needs(settings: list[Setting], seeds: list[int]) -> list[Decoding]:
@@ -240,7 +259,7 @@ def _figure3(settings: list[Setting], seeds: list[int], solved: Solved, folder: 
         rows = {"confidence": ("frozen", "confidence")}
         rows |= {label: (f"reward/{v}/{{seed}}", "policy") for v, label in REFERENCES.items()}
         markdown, values[s.name] = against_confidence(both, s, rows, {})
-        parts.append(markdown)
+        parts.append(markdown + "\n" + deviations(s, list(REFERENCES)))
     text = "Sampled trajectories in training (mean over five logged rounds, over the seeds; band: lowest to highest seed), and "
     text += "the trained policies decoded without sampling:\n\n"
     title = "UPO, figure 3: training accuracy under different references"
