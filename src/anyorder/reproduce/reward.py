@@ -39,8 +39,8 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "judged": (),
     "top_k-without": ("update.reference=none", "update.beta=0", "update.imitation=0", "policy.top_positions=5"),
 }
-"""Changes of the recipe of UPO: references of its table 1 (max-confidence and softmax start from the imitation), another network
-and another start, rewards of its table 4, ablations of its figure 4. `lookahead` has the network of the task's supervised
+"""Changes of the recipe of UPO: references of its table 1 (max-confidence and softmax start from the imitation), another
+network and start, rewards of its table 4, ablations of its figure 4. `lookahead` has the network of the task's supervised
 order, which starts at confidence; `from-supervised` goes on from that order."""
 
 

@@ -16,10 +16,12 @@ from anyorder.evaluation.fronts import area, attained
 from anyorder.evaluation.operating_points import mode_name
 from anyorder.evaluation.statistics import bootstrap_weights, percentile_interval, stretched
 from anyorder.evaluation.tables import markdown_table
+from anyorder.orders.learned import LearnedOrder
 from anyorder.reproduce.outcome import Cells, Outcome, Solved, Target, percent
 from anyorder.reproduce.reward import RewardSetting, RewardStudy
 from anyorder.reproduce.study import Decoding, Setting
-from anyorder.training.recipes import AnyRecipe, load_recipe
+from anyorder.training.order import make_policy
+from anyorder.training.recipes import AnyRecipe, RewardRecipe, load_recipe
 from anyorder.zoo import load_denoiser
 
 LEVELS = {"30": "0.9", "10": "0.9", "3": "0.95", "1": "0.99", "0": "0.99"}
@@ -212,7 +214,7 @@ def _layout(settings: list[Setting], seeds: list[int], solved: Solved, folder: P
     cells, lines, parts, values = Cells(solved, seeds), {}, [], {}
     study = SpeedStudy(folder)
     for s in settings:
-        shares = _overheads(study, s, seeds[0])
+        shares = _overheads(study, s)
         parts.append(f"**{s.name}**: compute of a policy over that of the denoiser, multiply-adds per step: {_said(shares)}.\n")
         for block in _modes(s):
             curves: _Points = {}
@@ -229,18 +231,17 @@ def _layout(settings: list[Setting], seeds: list[int], solved: Solved, folder: P
     return Outcome(title, "\n".join(parts), values, lines, "forward passes per sequence", log_x=True)
 
 
-def _overheads(study: SpeedStudy, s: Setting, seed: int) -> dict[str, float]:
-    """Compute of each kind of policy over that of the denoiser, by how the names of its models start."""
+def _overheads(study: SpeedStudy, s: Setting) -> dict[str, float]:
+    """Compute of a policy trained by reward over that of the denoiser, and of the shipped policy ("frozen"), if there is one."""
     assert isinstance(s, SpeedSetting)
-    first = f"reward/{s.trained(False)[0][0]}/{seed}"
-    kinds = {"reward": (first, "policy@bernoulli:0")}
-    if getattr(load_denoiser(s.denoiser), "own_order", None):
-        kinds["frozen"] = ("frozen", BY_SUPERVISION[0] + ":0.5")
-    found = {}
-    for kind, (model, order) in kinds.items():
-        denoiser = study.load(Decoding(s, model, (order,), 1))
-        _, problems = study.problems(s)
-        found[kind] = overhead(denoiser, problems[slice(0, 1)], Sampler.parse(order).bind(denoiser))
+    task, problems = study.problems(s)
+    denoiser, first = load_denoiser(s.denoiser, device="cpu"), problems[slice(0, 1)]
+    recipe = load_recipe(f"{s.reward}-start", list(s.reward_changes))
+    assert isinstance(recipe, RewardRecipe)
+    policy = make_policy(denoiser, task, recipe.policy, critic=False)
+    found = {"reward": overhead(denoiser, first, Sampler(LearnedOrder(policy)))}
+    if getattr(denoiser, "own_order", None):
+        found["frozen"] = overhead(denoiser, first, Sampler.parse("policy").bind(denoiser))
     return found
 
 

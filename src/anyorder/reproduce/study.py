@@ -202,22 +202,34 @@ class Study:
         return self.folder / decoding.setting.name / "cells" / f"{key[:24]}.json"
 
     def decode(self, decoding: Decoding) -> dict[str, np.ndarray]:
-        """The values kept for each order, per problem; measured now, or read from existing cells."""
-        denoiser = self.load(decoding)
-        mark, policy_mark = fingerprint(denoiser), ""
-        if any(order.startswith("policy") for order in decoding.orders):
-            policy_mark = fingerprint(saved_order(denoiser).policy)
-        found = {}
+        """The values kept for each order, per problem; measured now, or read from existing cells, which need no weights."""
+        denoiser, found = None, {}
+        own, with_policy = self._marks(decoding)
         for order in decoding.orders:
-            marks = mark + (policy_mark if order.startswith("policy") else "")
-            path = self._cell_path(decoding, order, marks + self.measure_mark)
+            mark = with_policy if order.startswith("policy") else own
+            path = self._cell_path(decoding, order, mark + self.measure_mark)
             if not path.exists():
+                denoiser = denoiser or self.load(decoding)
                 about = {name: getattr(decoding, name) for name in ("model", "steps", "noise", "anneal", "diversity")}
                 measured = self.measure(denoiser, decoding, order)
                 write_json(path, {"order": order, **about, "problems": decoding.setting.problems, **measured})
             with damaged(path):
                 found[order] = self.kept(read_json(path))
         return found
+
+    def _marks(self, decoding: Decoding) -> tuple[str, str]:
+        """Fingerprints of a model: of its denoiser, and of denoiser and policy. They are kept beside a model that was trained."""
+        place = self.ensure(decoding.setting, decoding.model) / "fingerprints.json"
+        given = is_given(decoding.setting, decoding.model)
+        if not given and place.exists():
+            return tuple(read_json(place))
+        denoiser = self.load(decoding)
+        own = with_policy = fingerprint(denoiser)
+        if getattr(denoiser, "own_order", None):
+            with_policy += fingerprint(saved_order(denoiser).policy)
+        if not given:
+            write_json(place, [own, with_policy])
+        return own, with_policy
 
     @property
     def measure_mark(self) -> str:
