@@ -232,7 +232,7 @@ def _layout(settings: list[Setting], seeds: list[int], solved: Solved, folder: P
 
 
 def _overheads(study: SpeedStudy, s: Setting) -> dict[str, float]:
-    """Compute of a policy trained by reward over that of the denoiser, and of the shipped policy ("frozen"), if there is one."""
+    """Compute of a policy trained by reward over that of the denoiser, and ("frozen") of the shipped policy, if any."""
     assert isinstance(s, SpeedSetting)
     task, problems = study.problems(s)
     denoiser, first = load_denoiser(s.denoiser, device="cpu"), problems[slice(0, 1)]

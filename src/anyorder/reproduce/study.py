@@ -218,7 +218,7 @@ class Study:
         return found
 
     def _marks(self, decoding: Decoding) -> tuple[str, str]:
-        """Fingerprints of a model: of its denoiser, and of denoiser and policy. They are kept beside a model that was trained."""
+        """Fingerprints of a model: of its denoiser, and of denoiser and policy. They are kept beside a trained model."""
         place = self.ensure(decoding.setting, decoding.model) / "fingerprints.json"
         given = is_given(decoding.setting, decoding.model)
         if not given and place.exists():
