@@ -23,8 +23,10 @@ from anyorder.orders.heuristics import confidence
 from anyorder.prediction import Prediction
 from anyorder.processes import Shard
 from anyorder.state import init
+from anyorder.tasks import make_task
 from anyorder.tasks.sudoku import Sudoku
 from anyorder.training.checkpoint import list_checkpoints, load_latest
+from anyorder.training.data import training_problems
 from anyorder.training.denoiser import DenoiserJob
 from anyorder.training.fit import fit_order, run_recipe
 from anyorder.training.loop import train
@@ -32,7 +34,7 @@ from anyorder.training.objectives import Truth
 from anyorder.training.optimizer import learning_rate
 from anyorder.training.order import OrderJob, make_policy
 from anyorder.training.recipes import DenoiserRecipe, OrderRecipe, load_recipe, recipe_names, validate_recipe
-from anyorder.training.settings import ObjectiveSettings, OptimizerSettings, PolicySettings
+from anyorder.training.settings import DataSettings, ObjectiveSettings, OptimizerSettings, PolicySettings
 from commands import run
 
 HEADS = ["row", "column", "box", "everything"]
@@ -439,3 +441,38 @@ def test_missing_recipes_and_broken_toml_are_named(tmp_path: Path) -> None:
     (tmp_path / "bad.toml").write_text("kind = ")
     with pytest.raises(BadInput, match="is not valid TOML"):
         load_recipe(tmp_path / "bad.toml")
+
+
+@pytest.mark.parametrize(("name", "options"), [("sudoku", {"box": 2}), ("sat", {"variables": 5}), ("sorting", {"items": 4})])
+def test_kept_problems_are_generated_once(name: str, options: dict[str, Any], tmp_path: Path) -> None:
+    task, path = make_task(name, **options), tmp_path / "new" / "problems.safetensors"
+    data = DataSettings(size=5, seed=3, keep=str(path))
+    first = training_problems(task, data)
+    task.generate = None  # type: ignore[assignment, method-assign]
+    again = training_problems(task, data)
+    assert torch.equal(first.tokens, again.tokens) and torch.equal(first.maskable, again.maskable)
+    assert first.x0 is not None and again.x0 is not None and torch.equal(first.x0, again.x0)
+    assert {k: v.tolist() for k, v in first.labels.items()} == {k: v.tolist() for k, v in again.labels.items()}
+    with pytest.raises(BadInput, match="holds 5 problems"):
+        training_problems(task, DataSettings(size=6, keep=str(path)))
+    path.write_bytes(b"something else")
+    with pytest.raises(BadInput, match="delete it, and they are made again"):
+        training_problems(task, data)
+
+
+def test_problems_of_a_file_are_not_kept() -> None:
+    with pytest.raises(ValueError, match="keep would have no effect"):
+        DataSettings(size=5, file="puzzles.csv", keep="kept.safetensors")
+
+
+def test_a_recipe_names_its_precision_for_one_run(tmp_path: Path) -> None:
+    def trained(name: str, *changes: str) -> dict[str, torch.Tensor]:
+        small = ("task.options={box=2}", "data.size=20", "data.options={givens=6}", "run.batch_size=4", "run.steps=2")
+        recipe = load_recipe("sudoku9-denoiser", [*small, "denoiser.width=16", "denoiser.layers=1", *changes])
+        run_recipe(recipe, tmp_path / name)
+        return safetensors.torch.load_file(tmp_path / name / "model.safetensors")
+
+    half, usual, full = trained("half", "run.mixed_precision=bf16"), trained("usual"), trained("full", "run.mixed_precision=no")
+    assert all(torch.equal(usual[key], full[key]) for key in full)
+    assert any(not torch.equal(half[key], full[key]) for key in full)
+    assert {value.dtype for value in half.values()} == {value.dtype for value in full.values()}

@@ -26,6 +26,9 @@ TARGETS = (
 
 _SORTING = ("task.name=sorting", "task.options={items=16}", "data.options={}", "run.log_steps=10")
 _TSP = ("task.name=tsp", "task.options={cities=5, grid=5}", "data.options={}", "run.log_steps=10")
+_EASY: dict[str, object] = {"givens": (31, 36), "difficulty": "naked single"}
+_EASY_DATA = ('data.options={givens=[31, 36], difficulty="naked single"}',)
+"""Puzzles that naked singles solve, as all those of the paper's source do; the recipes alone train on puzzles of any kind."""
 _SETTINGS: dict[str, list[Setting]] = {
     "small": [
         Setting(
@@ -93,7 +96,10 @@ _SETTINGS: dict[str, list[Setting]] = {
             denoiser="sudoku9-paper-denoiser",
             adaptive="sudoku9-paper-adaptive",
             problems=1000,
-            generate={"givens": (31, 36)},
+            generate=_EASY,
+            denoiser_changes=_EASY_DATA,
+            policy_changes=_EASY_DATA,
+            joint_changes=_EASY_DATA,
             figure_steps=(5, 10, 20, 50, 100),
         ),
         Setting(
@@ -102,7 +108,7 @@ _SETTINGS: dict[str, list[Setting]] = {
             denoiser="sat9-paper-denoiser",
             adaptive="sat9-paper-adaptive",
             problems=1000,
-            figure_steps=(5, 10, 20, 50, 100),
+            figure_steps=(1, 3, 5, 9, 20),
         ),
         proteins.PAPER,
     ],

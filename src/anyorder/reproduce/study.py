@@ -6,15 +6,9 @@ need the same models share them.
 
 import hashlib
 import json
-import multiprocessing
-import os
-import signal
-import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +18,15 @@ from rich.console import Console
 
 from anyorder import __version__
 from anyorder.denoisers.base import fingerprint
-from anyorder.errors import AnyorderError, BadInput, first_line
+from anyorder.errors import BadInput, first_line
 from anyorder.evaluation.comparison import evaluate
 from anyorder.files import finite, read_json, write_json
 from anyorder.orders.learned import saved_order
+from anyorder.reproduce.workers import decode_groups
 from anyorder.tasks import make_task
 from anyorder.tasks.base import Instances, Task
 from anyorder.tasks.generation import check_size
+from anyorder.tasks.kept import kept
 from anyorder.training.fit import run_recipe
 from anyorder.training.order import make_policy
 from anyorder.training.recipes import AnyRecipe, OrderRecipe, load_recipe, recipe_names
@@ -143,6 +139,7 @@ class Study:
             if read_json(finished) != finite(identity):
                 raise BadInput(f"{folder} holds a model of other settings: give another --out, or remove it")
             return folder
+        recipe = self._keeping_problems(setting, recipe)
         folder.mkdir(parents=True, exist_ok=True)
         if model.startswith("untrained/"):
             self._save_untrained(recipe, folder)
@@ -154,6 +151,17 @@ class Study:
             raise KeyboardInterrupt
         write_json(finished, identity)  # the last act: what has it is whole
         return folder
+
+    def _keeping_problems(self, setting: Setting, recipe: AnyRecipe) -> AnyRecipe:
+        """The recipe with training problems that are generated once for all models."""
+        if recipe.data.file is not None:
+            return recipe
+        path = self._problems_path(setting, recipe.task.model_dump(), recipe.data.model_dump())
+        return recipe.model_copy(update={"data": recipe.data.model_copy(update={"keep": str(path)})})
+
+    def _problems_path(self, setting: Setting, *what: object) -> Path:
+        key = hashlib.sha256(json.dumps([__version__, *what], sort_keys=True).encode()).hexdigest()
+        return self.folder / setting.name / "problems" / f"{key[:24]}.safetensors"
 
     def _save_untrained(self, recipe: AnyRecipe, folder: Path) -> None:
         """Save the policy of a recipe as it is before training."""
@@ -182,7 +190,8 @@ class Study:
         """The test problems of a task, the same for every model."""
         task = make_task(setting.task, **setting.options)
         check_size(setting.problems, task.length)
-        return task, task.generate(setting.problems, TEST_SEED, **setting.generate)
+        path = self._problems_path(setting, setting.task, setting.options, setting.problems, setting.generate)
+        return task, kept(path, lambda: task.generate(setting.problems, TEST_SEED, **setting.generate))
 
     def load(self, decoding: Decoding) -> Any:
         """The denoiser of a decoding; its `own_order` is the folder of the policy that the decoding is about."""
@@ -222,7 +231,9 @@ class Study:
         place = self.ensure(decoding.setting, decoding.model) / "fingerprints.json"
         given = is_given(decoding.setting, decoding.model)
         if not given and place.exists():
-            return tuple(read_json(place))
+            with damaged(place):
+                own, with_policy = map(str, read_json(place))
+                return own, with_policy
         denoiser = self.load(decoding)
         own = with_policy = fingerprint(denoiser)
         if getattr(denoiser, "own_order", None):
@@ -263,30 +274,11 @@ class Study:
         groups: dict[tuple[str, str], list[Decoding]] = {}
         for decoding in wanted:
             groups.setdefault((decoding.setting.name, decoding.model), []).append(decoding)
-        found: dict[Decoding, dict] = {}
-        if workers == 1:
-            for (task, model), group in groups.items():
-                found |= _decode_group(self, group)
-                say(f"{task}: {model} ({len(found)} of {len(wanted)} decodings done)")
-            return found
-        context, others = multiprocessing.get_context("spawn"), multiprocessing.active_children()
-        stop = context.Event()
-        with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(stop,)) as pool:
-            try:
-                with _interrupts_blocked():  # workers inherit it: Ctrl-C waits until they can answer it
-                    futures = {pool.submit(_decode_group, self, group): key for key, group in groups.items()}
-                for future in as_completed(futures):
-                    found |= future.result()
-                    task, model = futures[future]
-                    say(f"{task}: {model} ({len(found)} of {len(wanted)} decodings done)")
-            except BaseException:
-                stop.set()  # first, so that no worker begins another model
-                for worker in multiprocessing.active_children():
-                    if worker not in others and worker.pid is not None:
-                        os.kill(worker.pid, signal.SIGINT)  # what is being trained is checkpointed
-                pool.shutdown(cancel_futures=True)
-                raise
-        return found
+
+        def told(key: tuple[str, str], done: int) -> None:
+            say(f"{key[0]}: {key[1]} ({done} of {len(wanted)} decodings done)")
+
+        return decode_groups(self, groups, workers, told)
 
 
 @contextmanager
@@ -301,59 +293,3 @@ def damaged(cell: Path) -> Iterator[None]:
 def is_given(setting: Setting, model: str) -> bool:
     """Whether a model is there from the start: a denoiser that no recipe trains."""
     return model == "frozen" and setting.denoiser not in recipe_names() and not setting.denoiser.endswith(".toml")
-
-
-def _decode_group(study: Study, group: list[Decoding]) -> dict[Decoding, dict]:
-    if _stop is None:
-        return {decoding: study.decode(decoding) for decoding in group}
-    try:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        if _stop.is_set():  # asked after SIGINT raises, so that one of the two is seen
-            raise KeyboardInterrupt
-        return {decoding: study.decode(decoding) for decoding in group}
-    except KeyboardInterrupt as error:
-        raise AnyorderError("interrupted; the same command resumes from the last checkpoints") from error
-    finally:
-        signal.signal(signal.SIGINT, _leave_an_orphan)
-        _leave_an_orphan()
-
-
-_stop: Event | None = None
-"""In a worker: set when the work is to end."""
-
-
-def _start_worker(stop: Event) -> None:
-    """One thread for computing, and one that ends this process with its parent, however that ends."""
-    global _stop
-    _stop = stop
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, _leave_an_orphan)
-    if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _leave_an_orphan(*_: object) -> None:
-    parent = multiprocessing.parent_process()
-    if parent is None or not parent.is_alive():
-        os._exit(130)  # nobody is left to give more work, or to tell
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os.kill(os.getpid(), signal.SIGINT)  # what is being trained is checkpointed
-
-
-@contextmanager
-def _interrupts_blocked() -> Iterator[None]:
-    """Ctrl-C waits until the end of the block, here and in processes that are started in it (not on Windows)."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -1,5 +1,7 @@
 """The data of a training step: problems, batches, and random numbers."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -9,6 +11,7 @@ from anyorder.errors import BadInput
 from anyorder.files import find_file
 from anyorder.tasks.base import Instances, Task, check_fits, check_problems
 from anyorder.tasks.generation import check_size
+from anyorder.tasks.kept import kept
 from anyorder.tasks.problem_files import load_problems
 from anyorder.training.recipes import DenoiserRecipe, OrderRecipe
 from anyorder.training.settings import DataSettings, MaskingSettings
@@ -38,13 +41,22 @@ def training_problems(task: Task, data: DataSettings) -> Instances:
     """
     if data.file is None:
         check_size(data.size, task.length)
-        found = task.generate(data.size, data.seed, **data.options)
+        found = _generated(task, data)
     else:
         try:
             found = load_problems(task, find_file(data.file), data.size, data.skip_unreadable, _SKIP)
         except OSError as error:
             raise BadInput(f"data.file {data.file} cannot be read: {error.strerror}") from error
     check_problems(task, found)
+    return found
+
+
+def _generated(task: Task, data: DataSettings) -> Instances:
+    if data.keep is None:
+        return task.generate(data.size, data.seed, **data.options)
+    found = kept(Path(data.keep), lambda: task.generate(data.size, data.seed, **data.options))
+    if len(found) != data.size:
+        raise BadInput(f"data.keep {data.keep} holds {len(found)} problems, and data.size is {data.size}: name another file")
     return found
 
 

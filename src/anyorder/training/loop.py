@@ -17,10 +17,11 @@ from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from rich.console import Console
 from torch import Tensor, nn
 
-from anyorder.errors import BadInput, Diverged, NotFinite
+from anyorder.errors import BadInput, Diverged, NotFinite, first_line
 from anyorder.processes import Shard
 from anyorder.training.average import Average
 from anyorder.training.checkpoint import load_latest, load_optimizer_tensors, optimizer_tensors, save_checkpoint, take
@@ -108,7 +109,7 @@ def train(
         Diverged: a loss, gradient or weight is not finite; the last checkpoint stays as it is.
         AnyorderError: a file cannot be written; likewise.
     """
-    accelerator = Accelerator(cpu=not torch.accelerator.is_available())  # else several CPU processes do not find one another
+    accelerator = _accelerator(run.mixed_precision)
     shard = Shard(accelerator.process_index, accelerator.num_processes)
     if run.batch_size % shard.count:
         raise BadInput(f"batch_size {run.batch_size} is not divisible by {shard.count} processes")
@@ -122,9 +123,26 @@ def train(
             "FSDP shards the weights of a trained denoiser, with AdamW: train without FSDP, or set optimizer.name = adamw"
         )
     with ExitStack() as held:
+        if run.mixed_precision is not None:  # of this run alone, not of later ones in this process
+            held.callback(AcceleratorState._reset_state)
         if problem := shard.gather(claim_folder(folder, recipe, job.cycle, held) if shard.index == 0 else None)[0]:
             raise problem
         return _train(_Run(job, run, optimizer_settings, folder, seed, accelerator, shard), console)
+
+
+def _accelerator(mixed_precision: str | None) -> Accelerator:
+    """The accelerator of this process.
+
+    Raises:
+        BadInput: this device does not compute in that precision.
+    """
+    if mixed_precision is not None:
+        AcceleratorState._reset_state()  # which keeps the precision of earlier ones in this process
+    on_cpu = not torch.accelerator.is_available()  # else several CPU processes do not find one another
+    try:
+        return Accelerator(cpu=on_cpu, mixed_precision=mixed_precision)
+    except ValueError as error:
+        raise BadInput(f"run.mixed_precision = {mixed_precision}: {first_line(error)}") from error
 
 
 class _Run:

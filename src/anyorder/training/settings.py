@@ -89,12 +89,14 @@ class DataSettings(Section):
     options: dict[str, Any] = Field({}, description="of the generator")
     file: str | None = Field(None, description="read the problems from this file")
     skip_unreadable: bool = Field(False, description="leave out problems of the file that cannot be read, instead of an error")
+    keep: str | None = Field(None, description="file in which generated problems are kept, and read again where it exists")
     group_by_length: bool = Field(False, description="make batches of problems of similar length, which need less padding")
 
     @model_validator(mode="after")
     def _one_source(self) -> "DataSettings":
         if self.file is not None and self.options:
             raise ValueError("options are arguments of the generator; leave them out if the problems come from a file")
+        _useless(self.given("keep"), self.file is not None, "generated problems, without data.file")
         return self
 
 
@@ -328,6 +330,9 @@ class RunSettings(Section):
     keep: int = Field(2, gt=0, description="number of checkpoints to keep")
     log_steps: int = Field(20, gt=0, description="steps between lines of metrics.jsonl")
     tensorboard: bool = False
+    mixed_precision: Literal["no", "bf16", "fp16"] | None = Field(
+        None, description="type of the forward passes; by default what accelerate was launched or configured with"
+    )
 
 
 def _draws(rule: Any) -> bool:
