@@ -12,16 +12,27 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from anyorder import reproduce as package
+from anyorder.decoding.loop import decode
+from anyorder.decoding.sampler import Sampler
+from anyorder.denoisers.base import fingerprint
 from anyorder.errors import BadInput
+from anyorder.evaluation.batches import decode_in_batches
+from anyorder.evaluation.comparison import order_diversity
+from anyorder.evaluation.compute import multiply_adds, overhead
 from anyorder.evaluation.statistics import wilson
+from anyorder.orders.learned import LearnedOrder
+from anyorder.orders.policies import MLPPolicy
 from anyorder.reproduce import SCALES, TARGETS, describe_targets, language, reproduce, speed, stochastic, trainings
 from anyorder.reproduce.outcome import difference, interval, percent
 from anyorder.reproduce.reward import SMALL, VARIANTS, RewardSetting, share
 from anyorder.reproduce.study import Decoding, Setting, Study
+from anyorder.tasks import make_task
 from anyorder.training.checkpoint import list_checkpoints
 from anyorder.training.recipes import load_recipe, recipe_names
+from anyorder.zoo import load_denoiser
 from proc import alive, children
 from tiny_llada import save_tokenizer
 
@@ -124,6 +135,62 @@ def test_workers_and_one_process_find_the_same(tiny: Path) -> None:
     two = Study(tiny / "two").decode_all(decodings, 2, lambda _: None)
     for decoding in decodings:
         assert {k: v.tolist() for k, v in one[decoding].items()} == {k: v.tolist() for k, v in two[decoding].items()}
+
+
+def test_noise_is_chosen_for_a_diversity_of_the_order() -> None:
+    denoiser, task = load_denoiser("sudoku4"), make_task("sudoku", box=2)
+    puzzles = task.generate(30, seed=5, givens=5)
+    scales = {}
+    for name in ("confidence", "log_margin"):
+        sampler = Sampler.parse(name, steps=11)
+        scales[name] = stochastic.matched_noise(denoiser, puzzles, sampler, 0.5)
+        noisy = sampler.replace(noise=scales[name])
+        a, b = (decode_in_batches(denoiser, puzzles, noisy, seed=k, batch_size=30, progress=None, name="") for k in (0, 1))
+        assert order_diversity(a.commit_step, b.commit_step) == pytest.approx(0.5, abs=0.15)
+    assert scales["confidence"] < scales["log_margin"] / 5, "their scores differ in scale"
+
+
+def test_scores_times_three_are_a_third_of_the_noise() -> None:
+    setting, mode = tiny_setting(), stochastic.MODES[1]
+    once, thrice = (stochastic.Row("", "frozen", "confidence", factor).decoding(setting, mode) for factor in (1, 3))
+    assert (once.noise, thrice.noise) == (0.5, 0.5 / 3)
+    assert {mode.name for mode in stochastic.MODES} == {
+        f"{name}, {kind}" for name in ("absorbing", "re-predict") for kind in ("no noise", "noise", "annealed")
+    }
+
+
+def test_an_untrained_policy_is_the_confidence_order_and_a_published_one_is_not(tmp_path: Path) -> None:
+    study, setting = Study(tmp_path), tiny_setting()
+    denoiser = load_denoiser(str(study.ensure(setting, "frozen")))
+    _, puzzles = study.problems(setting)
+    steps = {"confidence": decode(denoiser, puzzles.tokens, Sampler.parse("confidence", steps=4)).commit_step}
+    for name in ("mlp", "mlp-published"):
+        policy = LearnedOrder.from_pretrained(study.ensure(setting, f"untrained/{name}/0"), denoiser)
+        steps[name] = decode(denoiser, puzzles.tokens, Sampler(policy, steps=4)).commit_step
+    assert torch.equal(steps["mlp"], steps["confidence"])
+    assert not torch.equal(steps["mlp-published"], steps["confidence"])
+
+
+def test_kept_results_need_no_weights(tmp_path: Path) -> None:
+    study = Study(tmp_path)
+    decodings = [
+        Decoding(tiny_setting(), "policy/mlp/0", ("policy",), 4),
+        Decoding(tiny_setting(), "frozen", ("confidence",), 4),
+    ]
+    found = study.decode_all(decodings, 1, lambda _: None)
+    (tmp_path / "sudoku" / "policy" / "mlp" / "0" / "model.safetensors").unlink()
+    again = study.decode_all(decodings, 1, lambda _: None)
+    assert all(found[d][o].tolist() == again[d][o].tolist() for d in decodings for o in d.orders)
+
+
+def test_compute_counts_a_policy_and_no_heuristic() -> None:
+    denoiser = load_denoiser("sudoku4")
+    puzzle = make_task("sudoku", box=2).generate(1, seed=0)
+    assert overhead(denoiser, puzzle, Sampler.parse("confidence")) == 0
+    policy = MLPPolicy(hidden_size=denoiser.hidden_size, vocab_size=5, width=8, denoiser_fingerprint=fingerprint(denoiser))
+    ours = 16 * (denoiser.hidden_size + denoiser.hidden_size * 8 + 8)
+    whole = multiply_adds(denoiser, puzzle, Sampler(policy))
+    assert whole - multiply_adds(denoiser, puzzle, Sampler.parse("confidence")) == ours
 
 
 def test_numbers_by_hand() -> None:

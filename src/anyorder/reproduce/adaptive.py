@@ -104,9 +104,12 @@ def _table1(settings: list[Setting], seeds: list[int], solved: Solved, folder: P
 
 # ---- table 3: deterministic against stochastic, see `stochastic` ---------------------------------------------------------
 
-JOINT_ROWS = tuple(
-    Row(f"{NAMES[name]}, decoded by {OWN_ORDER[name]}", f"{joint}/{{seed}}", OWN_ORDER[name], published=name)
-    for name, joint in JOINT.items()
+JOINT_ROWS = (
+    *(
+        Row(f"{NAMES[name]}, decoded by {OWN_ORDER[name]}", f"{joint}/{{seed}}", OWN_ORDER[name], published=name)
+        for name, joint in JOINT.items()
+    ),
+    Row("baseline, L_MDM, decoded by its policy", "joint/uniform/{seed}", "policy"),
 )
 _OURS = JOINT_ROWS[list(JOINT).index("policy")]
 

@@ -22,8 +22,8 @@ from anyorder.reproduce.study import Decoding, Setting, Study
 from anyorder.tasks.base import Instances
 
 OTHER_PROBLEMS, OTHER_SEED = 100, 9_000_000
-_HALVINGS = 9
-_SCALES = (2.0**-8, 2.0**8)
+_HALVINGS = 10
+_SCALES = (2.0**-24, 2.0**8)
 """Scales of noise among which one is looked for, by halving the interval of their logarithms."""
 
 
