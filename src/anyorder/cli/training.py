@@ -68,7 +68,7 @@ def train(
 
 @command()
 def reproduce(
-    target: Annotated[str, typer.Argument(help="{targets}; or 'all' targets of the scale")],
+    target: Annotated[str, typer.Argument(help="{targets}; several with commas, or 'all' targets of the scale")],
     scale: Annotated[
         str, typer.Option(help="small: two cores, within an hour; paper: the 6M GPT-2 or DPLM on one GPU")
     ] = "small",
@@ -93,7 +93,7 @@ def reproduce(
         raise BadInput(f"--seeds {shorten(seeds)!r}: a seed lies between 0 and {LARGEST}")
     check_writable(folder, folder=True)
     every = [name for name, t in TARGETS.items() if set(t.tasks) <= SCALES.get(scale, {}).keys()]
-    for name in every if target == "all" and every else (target,):
+    for name in every if target == "all" and every else target.split(","):
         with answering_interrupts(), StudyProgress(name, Console(stderr=True)) as progress:
             outcome = run(name, scale, folder, seeds=seed_list, workers=workers, problems=limit, say=progress)
         print(f"# {outcome.title}\n\n{outcome.markdown}")
