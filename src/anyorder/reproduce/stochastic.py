@@ -111,12 +111,12 @@ class NoiseStudy(Study):
         differing = order_diversity_each(draws[0].commit_step, draws[-1].commit_step).nan_to_num(0.0)
         return {
             "nfe": float(draws[0].nfe.double().mean()), "scale": sampler.noise,
-            "share": solved.double().mean(dim=0).tolist(), "differing": [round(float(d), 4) for d in differing],
+            "solved_share": solved.double().mean(dim=0).tolist(), "order_diversity": [round(float(d), 4) for d in differing],
         }  # fmt: skip
 
     def kept(self, values: dict[str, Any]) -> np.ndarray:
         """See `Study`."""
-        share, differing = np.array(values["share"], dtype=float), np.array(values["differing"], dtype=float)
+        share, differing = np.array(values["solved_share"], dtype=float), np.array(values["order_diversity"], dtype=float)
         if share.shape != (values["problems"],) or share.shape != differing.shape:
             raise ValueError("it holds two numbers of each problem")
         return np.stack([share, differing, np.full_like(share, values["scale"])])
