@@ -29,7 +29,7 @@ from anyorder.tasks.generation import check_size
 from anyorder.tasks.kept import kept
 from anyorder.training.fit import run_recipe
 from anyorder.training.order import make_policy
-from anyorder.training.recipes import AnyRecipe, OrderRecipe, load_recipe, recipe_names
+from anyorder.training.recipes import AnyRecipe, OrderRecipe, is_recipe, load_recipe
 from anyorder.zoo import load_denoiser
 
 
@@ -292,4 +292,4 @@ def damaged(cell: Path) -> Iterator[None]:
 
 def is_given(setting: Setting, model: str) -> bool:
     """Whether a model is there from the start: a denoiser that no recipe trains."""
-    return model == "frozen" and setting.denoiser not in recipe_names() and not setting.denoiser.endswith(".toml")
+    return model == "frozen" and not is_recipe(setting.denoiser)

@@ -7,11 +7,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import ValidationError
 from rich.console import Console
 from torch import nn
 
 from anyorder.denoisers.base import device_of, fingerprint, move
+from anyorder.denoisers.classes import make_denoiser
 from anyorder.errors import AnyorderError, BadInput, first_line
 from anyorder.files import write_json
 from anyorder.orders.learned import LearnedOrder
@@ -19,13 +21,14 @@ from anyorder.processes import launched
 from anyorder.registry import POLICIES
 from anyorder.relations import EVERYTHING
 from anyorder.signatures import checked
+from anyorder.tasks import make_task
 from anyorder.tasks.base import Instances, Task
 from anyorder.training.denoiser import DenoiserJob
 from anyorder.training.grpo import GrpoJob
 from anyorder.training.joint import JointJob
 from anyorder.training.loop import TrainingResult, train
 from anyorder.training.order import OrderJob
-from anyorder.training.recipes import AnyRecipe, DenoiserRecipe, GrpoRecipe, OrderRecipe, RewardRecipe
+from anyorder.training.recipes import AnyRecipe, DenoiserRecipe, GrpoRecipe, OrderRecipe, RewardRecipe, is_recipe, load_recipe
 from anyorder.training.reward import RewardJob
 from anyorder.training.rewards import Reward
 from anyorder.training.run_folder import check_free, check_same_run
@@ -74,8 +77,12 @@ def run_recipe(
             if "device" in (model_options or {}):
                 raise BadInput("accelerate chooses the device of training: set CUDA_VISIBLE_DEVICES instead")
             options = {"device": "cpu", **(model_options or {})}
-            denoiser = load_denoiser(recipe.denoiser, trust_remote_code=trust_remote_code, **options)
-            task = task_for(denoiser, recipe.task.name, **recipe.task.options)
+            if is_recipe(recipe.denoiser):
+                task = make_task(recipe.task.name, **recipe.task.options)
+                denoiser = _fresh_denoiser(recipe, task)
+            else:
+                denoiser = load_denoiser(recipe.denoiser, trust_remote_code=trust_remote_code, **options)
+                task = task_for(denoiser, recipe.task.name, **recipe.task.options)
             identity["denoiser_fingerprint"] = fingerprint(denoiser)
             if isinstance(recipe, RewardRecipe):
                 job = RewardJob(recipe, denoiser, task)
@@ -95,6 +102,24 @@ def run_recipe(
             settings = settings.model_copy(update={"options": {**_task_settings(job.task).options, **settings.options}})
         write_json(folder / "task.json", settings.model_dump())
     return result
+
+
+def _fresh_denoiser(recipe: OrderRecipe | RewardRecipe | GrpoRecipe, task: Task) -> Any:
+    """The denoiser of a recipe for one, with random weights that follow from this recipe's seed, for joint training.
+
+    Raises:
+        BadInput: the denoiser would stay as it is, or the name is that of another kind of recipe.
+    """
+    described = load_recipe(recipe.denoiser)
+    if not isinstance(described, DenoiserRecipe):
+        raise BadInput(f"denoiser = {recipe.denoiser!r} is a recipe that trains no denoiser: name a model, or a recipe of kind denoiser")
+    if not (isinstance(recipe, OrderRecipe) and recipe.train_denoiser):
+        raise BadInput(
+            f"denoiser = {recipe.denoiser!r} is a recipe, with random weights that only joint training (train_denoiser = true) "
+            f"would train: run `anyorder train {recipe.denoiser}` and name its folder"
+        )
+    torch.manual_seed(recipe.seed)
+    return make_denoiser(described.denoiser.architecture, task, described.denoiser.settings)
 
 
 ORDER_OPTIMIZER = OptimizerSettings(name="muon", lr=4e-3, weight_decay=0.05, warmup_steps=20, ema=0.98)

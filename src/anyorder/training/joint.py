@@ -94,7 +94,7 @@ class JointJob(OrderJob):
         logits, state, prediction, scores = model(batch.state, masked, batch.see, scores_of)
         token_losses = torch.nn.functional.cross_entropy(logits.float(), x0[masked], reduction="none")
         losses = torch.zeros_like(masked, dtype=token_losses.dtype).masked_scatter(masked, token_losses)
-        masking, token_weight = self.recipe.masking, self._token_weight(state, prediction, scores)
+        masking, token_weight = self.recipe.masking, self._token_weight(step, state, prediction, scores)
         denoiser_loss = mdm_loss(
             losses, masked, batch.time_weight, token_weight,
             focal_gamma=masking.focal_gamma, normalize=self.normalize,
@@ -121,15 +121,16 @@ class JointJob(OrderJob):
         self._advance(batch, state, prediction, scores)
         return denoiser_loss + order_loss, logged
 
-    def _token_weight(self, state: DecodeState, prediction: Prediction, scores: Tensor) -> Tensor | None:
-        """The weights of the tokens in L_MDM (B, L), None for all alike."""
+    def _token_weight(self, step: int, state: DecodeState, prediction: Prediction, scores: Tensor) -> Tensor | None:
+        """The weights of the tokens in L_MDM (B, L) at an update, counted from 0; None for all alike."""
         joint = self.joint
         if joint.weights == UNIFORM_WEIGHTS:
             return None
         if joint.weights != POLICY_WEIGHTS:
             name = "oracle" if joint.weights == PAPL_WEIGHTS else joint.weights
             scores = ORDERS.make(name)(state, prediction) / joint.temperature
-        return policy_aware_weight(scores, state.masked, alpha=joint.alpha, plus_one=joint.plus_one)
+        grown = (step + 1) / self.recipe.run.steps if joint.alpha_schedule == "linear" else 1.0
+        return policy_aware_weight(scores, state.masked, alpha=grown * joint.alpha, plus_one=joint.plus_one)
 
     def _warn_of_collapse(self, logged: dict[str, float], step: int) -> None:
         without_one = "; with joint.plus_one = false the denoiser learns only what the policy chooses" * (

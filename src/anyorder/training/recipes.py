@@ -53,7 +53,9 @@ class OrderRecipe(_Recipe):
     """Fit an order policy to a denoiser (a name, folder or hub id), frozen or trained with it (Algorithm 1)."""
 
     kind: Literal["order"]
-    denoiser: str = Field(description="name, folder or hub id of a denoiser")
+    denoiser: str = Field(
+        description="name, folder or hub id of a denoiser; with train_denoiser also a recipe of one, which is then trained from scratch"
+    )
     policy: PolicySettings = Field(default_factory=PolicySettings)
     objective: ObjectiveSettings = Field(default_factory=ObjectiveSettings)
     train_denoiser: bool = Field(False, description="train the denoiser too, see `[joint]`")
@@ -149,6 +151,11 @@ def recipe_names() -> list[str]:
     """Names of the recipes that come with the package."""
     folder = resources.files("anyorder.recipes")
     return sorted(item.name.removesuffix(".toml") for item in folder.iterdir() if item.name.endswith(".toml"))
+
+
+def is_recipe(name: str) -> bool:
+    """Whether a name is that of a shipped recipe, or of a TOML file."""
+    return name in recipe_names() or name.endswith(".toml")
 
 
 @checked("source", "overrides")
