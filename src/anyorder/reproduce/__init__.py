@@ -9,13 +9,14 @@ from anyorder.errors import BadInput
 from anyorder.evaluation.comparison import environment
 from anyorder.files import write_json, write_text
 from anyorder.report.plots import bars, panels
-from anyorder.reproduce import adaptive, draws, falsification, language, proteins, reward, speed, stability
+from anyorder.reproduce import adaptive, draws, falsification, from_scratch, language, proteins, reward, speed, stability
 from anyorder.reproduce.outcome import Outcome
 from anyorder.reproduce.study import Setting, is_given
 
 TARGETS = (
     adaptive.TARGETS
     | stability.TARGETS
+    | from_scratch.TARGETS
     | falsification.TARGETS
     | proteins.TARGETS
     | reward.TARGETS
@@ -88,6 +89,7 @@ _SETTINGS: dict[str, list[Setting]] = {
         speed.SUDOKU,
         speed.WORDS,
         *language.SMALL,
+        *from_scratch.SMALL,
     ],
     "paper": [
         Setting(

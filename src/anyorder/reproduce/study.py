@@ -130,9 +130,9 @@ class Study:
         if model == "frozen":
             recipe = load_recipe(setting.denoiser, list(setting.denoiser_changes))
         else:
-            start = self.ensure(setting, "frozen")
+            start = self.ensure(setting, "frozen") if self.before(model) else None
             kind, what, seed = model.split("/")
-            recipe = self.recipe(setting, kind, what, seed, [f"denoiser={start}", f"seed={seed}"])
+            recipe = self.recipe(setting, kind, what, seed, [f"seed={seed}", *([f"denoiser={start}"] if start else [])])
         identity = {"recipe": recipe.model_dump(mode="json"), "start": start and fingerprint(load_denoiser(str(start)))}
         finished = folder / "finished.json"
         if finished.exists():

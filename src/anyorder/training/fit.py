@@ -112,7 +112,9 @@ def _fresh_denoiser(recipe: OrderRecipe | RewardRecipe | GrpoRecipe, task: Task)
     """
     described = load_recipe(recipe.denoiser)
     if not isinstance(described, DenoiserRecipe):
-        raise BadInput(f"denoiser = {recipe.denoiser!r} is a recipe that trains no denoiser: name a model, or a recipe of kind denoiser")
+        raise BadInput(
+            f"denoiser = {recipe.denoiser!r} is a recipe that trains no denoiser: name a model, or a recipe of kind denoiser"
+        )
     if not (isinstance(recipe, OrderRecipe) and recipe.train_denoiser):
         raise BadInput(
             f"denoiser = {recipe.denoiser!r} is a recipe, with random weights that only joint training (train_denoiser = true) "

@@ -54,7 +54,7 @@ class OrderRecipe(_Recipe):
 
     kind: Literal["order"]
     denoiser: str = Field(
-        description="name, folder or hub id of a denoiser; with train_denoiser also a recipe of one, which is then trained from scratch"
+        description="name, folder or hub id of a denoiser; with train_denoiser also a recipe, whose network starts from scratch"
     )
     policy: PolicySettings = Field(default_factory=PolicySettings)
     objective: ObjectiveSettings = Field(default_factory=ObjectiveSettings)

@@ -201,7 +201,8 @@ class JointSettings(Section):
     plus_one: bool = Field(True, description="1 + alpha * w (eq. 4), or alpha * w alone")
     alpha: float = Field(1.0, gt=0, description="weight of w")
     alpha_schedule: Literal["constant", "linear"] = Field(
-        "constant", description='"linear": from 0 before the first update to alpha at the last, as long as the policy knows little'
+        "constant",
+        description='"linear": grows from 0 to alpha during training, as the policy learns',
     )
     temperature: float = Field(1.0, gt=0, description="of the softmax of papl or an order")
     lr_scale: float = Field(1.0, gt=0, le=1e6, description="the denoiser's learning rate over the policy's")
