@@ -82,7 +82,7 @@ def test_no_gradient_crosses_between_denoiser_and_policy() -> None:
     losses = torch.zeros(masked.shape).masked_scatter(
         masked, torch.nn.functional.cross_entropy(logits, batch.state.x0[masked], reduction="none")
     )
-    mdm_loss(losses, masked, token_weight=job._token_weight(state, prediction, scores)).backward(retain_graph=True)
+    mdm_loss(losses, masked, token_weight=job._token_weight(0, state, prediction, scores)).backward(retain_graph=True)
     assert gradients(job.pair.denoiser) > 0
     assert gradients(job.policy) == 0, "q is detached in eq. 4"
     job.pair.zero_grad(set_to_none=True)
@@ -96,7 +96,7 @@ def test_every_control_trains_both_and_its_weights_add_up(weights: str) -> None:
     job = JointJob(recipe(weights=weights, alpha=3.0), small_denoiser(), Sudoku(2))
     batch = job._draw(0, Shard(0, 1))
     _, state, prediction, scores = job.pair(batch.state, batch.state.masked, batch.see, scores_of)
-    weight = job._token_weight(state, prediction, scores)
+    weight = job._token_weight(0, state, prediction, scores)
     if weights == "uniform":
         assert weight is None
     else:
@@ -107,6 +107,42 @@ def test_every_control_trains_both_and_its_weights_add_up(weights: str) -> None:
     loss.backward()
     assert gradients(job.pair.denoiser) > 0
     assert gradients(job.policy) > 0
+
+
+def test_alpha_may_grow_from_0_to_its_value() -> None:
+    job = JointJob(recipe(alpha=3.0, alpha_schedule="linear"), small_denoiser(), Sudoku(2))  # 6 updates
+    batch = job._draw(0, Shard(0, 1))
+    _, state, prediction, scores = job.pair(batch.state, batch.state.masked, batch.see, scores_of)
+    count = batch.state.masked.sum(dim=1).float()
+    for step, alpha in ((0, 0.5), (3, 2.0), (5, 3.0)):
+        weight = job._token_weight(step, state, prediction, scores)
+        assert weight is not None
+        torch.testing.assert_close(weight.sum(dim=1), count + alpha * (count > 0))
+
+
+def test_joint_training_from_scratch_draws_the_weights_with_its_seed(tmp_path: Path) -> None:
+    starts = []
+    for seed in (0, 0, 1):
+        values = recipe("sudoku4-denoiser", {"steps": 1}).model_dump(exclude_unset=True) | {"seed": seed}
+        folder = tmp_path / str(len(starts))
+        run_recipe(validate_recipe(values), folder)
+        starts.append(fingerprint(load_denoiser(folder)))
+    assert starts[0] == starts[1] != starts[2]
+    trained = load_denoiser("sudoku4")
+    assert {name: p.shape for name, p in load_denoiser(tmp_path / "0").named_parameters()} == {
+        name: p.shape for name, p in trained.named_parameters()
+    }, "the network of the recipe"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"denoiser": "sudoku4-order"}, "a recipe of kind order"), ({"train_denoiser": False}, "anyorder train sudoku4-denoiser")],
+)
+def test_a_recipe_as_the_denoiser_must_be_of_one_that_is_trained(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    values = recipe("sudoku4-denoiser").model_dump(exclude_unset=True) | changes
+    with pytest.raises(BadInput, match=message):
+        run_recipe(validate_recipe(values), tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_joint_run_resumes_exactly_and_is_a_denoiser_with_its_order(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from anyorder.evaluation.compute import multiply_adds, overhead
 from anyorder.evaluation.statistics import wilson
 from anyorder.orders.learned import LearnedOrder
 from anyorder.orders.policies import MLPPolicy
-from anyorder.reproduce import SCALES, TARGETS, describe_targets, language, reproduce, speed, stochastic, trainings
+from anyorder.reproduce import SCALES, TARGETS, describe_targets, from_scratch, language, reproduce, speed, stochastic, trainings
 from anyorder.reproduce.outcome import difference, interval, percent
 from anyorder.reproduce.reward import SMALL, VARIANTS, RewardSetting, share
 from anyorder.reproduce.study import Decoding, Setting, Study
@@ -107,6 +107,13 @@ def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, judge: Path) -> Path:
     for setting in language.WORDS:
         monkeypatch.setitem(package.SCALES["small"], setting.name, tiny_words(setting))
     monkeypatch.setitem(package.SCALES["small"], language.JUDGED.name, tiny_judged(judge))
+    monkeypatch.setattr(from_scratch, "VARIANTS", ("plain", "plain-half", "papl-L", "policy-10-growing"))
+    monkeypatch.setattr(from_scratch, "WIDTHS", (2,))
+    for scratch in from_scratch.SMALL:
+        changes = (*scratch.joint_changes, "data.size=40", "run.batch_size=8", "run.log_steps=1")
+        monkeypatch.setitem(
+            package.SCALES["small"], scratch.name, replace(scratch, updates=2, problems=4, joint_changes=changes)
+        )
     return tmp_path
 
 
@@ -228,6 +235,13 @@ def test_the_recipes_of_both_scales_can_be_loaded() -> None:
     for settings in SCALES.values():
         for s in settings.values():
             load_recipe(s.denoiser, list(s.denoiser_changes)) if s.denoiser in recipe_names() else None
+            if isinstance(s, from_scratch.ScratchSetting):
+                for variant in s.variants:
+                    found = from_scratch.ScratchStudy(Path()).recipe(s, "scratch", variant, "0", ["seed=0"])
+                    assert found.kind == "order"
+                    assert found.train_denoiser
+                assert found.policy.settings["width"] == from_scratch.WIDTHS[-1] or not s.sizes
+                continue
             load_recipe(s.adaptive, list(s.policy_changes))
             if isinstance(s, speed.SpeedSetting):
                 for name in (s.reward, f"{s.reward}-start"):

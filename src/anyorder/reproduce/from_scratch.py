@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from anyorder.evaluation.statistics import crossed_interval, sign_flip
 from anyorder.evaluation.tables import markdown_table
-from anyorder.reproduce.outcome import Cells, Outcome, Solved, Target, percent
+from anyorder.reproduce.outcome import Cells, Outcome, Solved, Target, interval, percent
 from anyorder.reproduce.study import Decoding, Setting, Study
 from anyorder.training.recipes import AnyRecipe, load_recipe
 
@@ -107,6 +107,7 @@ def _needs(settings: list[Setting], seeds: list[int]) -> list[Decoding]:
 def _layout(settings: list[Setting], seeds: list[int], solved: Solved, folder: Path) -> Outcome:
     cells, parts = Cells(solved, seeds), []
     values: dict[str, list[float]] = {}
+    bars: dict[str, dict[str, dict[str, tuple[float, float, float]]]] = {}
     for s in settings:
         assert isinstance(s, ScratchSetting)
         found = {
@@ -119,7 +120,16 @@ def _layout(settings: list[Setting], seeds: list[int], solved: Solved, folder: P
         if s.sizes:
             parts.append(_sizes(s, found, folder, seeds))
         values |= {f"{s.label} {' '.join(map(str, key))}": [float(row.mean()) for row in cell] for key, cell in found.items()}
-    return Outcome("Joint training from scratch", "\n".join(parts), values)
+        bars[TITLES[s.label]] = {
+            f"by {order}": {variant: _bar(found[variant, order, 0.0]) for variant in VARIANTS if "growing" not in variant}
+            for order in ("confidence", "policy")
+        }
+    return Outcome("Joint training from scratch", "\n".join(parts), values, bars=bars)
+
+
+def _bar(solved: np.ndarray) -> tuple[float, float, float]:
+    low, high = interval(solved)
+    return 100 * float(solved.mean()), 100 * low, 100 * high
 
 
 Found = dict[tuple[str, str, float], np.ndarray]

@@ -113,7 +113,7 @@ def _fresh_denoiser(recipe: OrderRecipe | RewardRecipe | GrpoRecipe, task: Task)
     described = load_recipe(recipe.denoiser)
     if not isinstance(described, DenoiserRecipe):
         raise BadInput(
-            f"denoiser = {recipe.denoiser!r} is a recipe that trains no denoiser: name a model, or a recipe of kind denoiser"
+            f"denoiser = {recipe.denoiser!r} is a recipe of kind {described.kind}: name a model, or a recipe of kind denoiser"
         )
     if not (isinstance(recipe, OrderRecipe) and recipe.train_denoiser):
         raise BadInput(
