@@ -25,7 +25,17 @@ from anyorder.evaluation.compute import multiply_adds, overhead
 from anyorder.evaluation.statistics import wilson
 from anyorder.orders.learned import LearnedOrder
 from anyorder.orders.policies import MLPPolicy
-from anyorder.reproduce import SCALES, TARGETS, describe_targets, from_scratch, language, reproduce, speed, stochastic, trainings
+from anyorder.reproduce import (
+    SCALES,
+    TARGETS,
+    describe_targets,
+    from_scratch,
+    language,
+    reproduce,
+    speed,
+    stochastic,
+    trainings,
+)
 from anyorder.reproduce.outcome import difference, interval, percent
 from anyorder.reproduce.reward import SMALL, VARIANTS, RewardSetting, share
 from anyorder.reproduce.study import Decoding, Setting, Study
