@@ -23,12 +23,15 @@ from anyorder.decoding.tokens import Argmax, Sample, TokenRule, propose
 from anyorder.denoisers.base import attention_of, fingerprint, move
 from anyorder.diffusion import mask_tokens, stratified
 from anyorder.errors import BadInput, first_line
-from anyorder.losses import correctness_loss, selection_loss
+from anyorder.losses import correctness_loss, influence_loss, selection_loss
 from anyorder.memory import Memory, remember
+from anyorder.orders.base import Order
+from anyorder.orders.learned import LearnedOrder
 from anyorder.orders.policies import PolicyNetwork
+from anyorder.orders.published_policies import PairwisePolicy
 from anyorder.prediction import Prediction, forbid
 from anyorder.processes import Shard
-from anyorder.registry import POLICIES
+from anyorder.registry import ORDERS, POLICIES
 from anyorder.state import DecodeState
 from anyorder.tasks.base import Instances, Task
 from anyorder.training.data import (
@@ -44,6 +47,9 @@ from anyorder.training.objectives import Objective, Truth
 from anyorder.training.pool import Pool, TrueTokens
 from anyorder.training.recipes import OrderRecipe
 from anyorder.training.settings import ObjectiveSettings, PolicySettings
+
+_PIVOT = 1_000
+"""Purpose of the random numbers that choose whose influence is measured."""
 
 
 def make_policy(
@@ -138,7 +144,14 @@ class OrderJob:
             "objective": recipe.objective.model_dump(mode="json"),
             "denoiser": recipe.denoiser,
         }
-        self.policy = make_policy(denoiser, task, recipe.policy, critic=self.settings.critic, about=about)
+        if recipe.start is None:
+            self.policy = make_policy(denoiser, task, recipe.policy, critic=self.settings.critic, about=about)
+        else:
+            self.policy = LearnedOrder.from_pretrained(recipe.start, denoiser).policy
+        self.path: Order | None = ORDERS.make(self.settings.path) if self.settings.path else None
+        if self.settings.influence_weight and not isinstance(self.policy, PairwisePolicy):
+            name = POLICIES.name_of(self.policy)
+            raise BadInput(f"objective.influence_weight is for the policy pairwise; {name} predicts no influences")
         self.model: nn.Module = self.policy
         self.rate_scales: dict[str, float] = {}
         self.cycle = 1
@@ -169,8 +182,32 @@ class OrderJob:
         state = self._with_solutions(state, prediction)
         scores = scores_of(model, state, prediction)
         loss, logged = self._objective(scores, state, prediction, batch)
+        if self.settings.influence_weight:
+            influence = self._influence_loss(state, prediction, step, shard)
+            loss = loss + self.settings.influence_weight * influence
+            logged["influence_loss"] = float(influence.detach())
         self._advance(batch, state, prediction, scores)
         return loss, logged
+
+    def _influence_loss(self, state: DecodeState, prediction: Prediction, step: int, shard: Shard) -> Tensor:
+        """Error of the predicted influences of one masked position per row: a token is drawn and committed there, and the total
+        variation between the predictions before and after is measured at the other masked positions, which is the influence
+        that DEMASK predicts (arXiv 2604.02560) for one draw of the token."""
+        rows = torch.arange(len(state), device=state.tokens.device)
+        first = shard.slice(self.recipe.run.batch_size).start
+        drawing = state.replace(seeds=rows + first + (self.recipe.seed << 32), step=torch.full_like(state.step, step))
+        pivot = drawing.uniform(_PIVOT).masked_fill(~state.masked, -1.0).argmax(dim=1, keepdim=True)
+        drawn = prediction.scatter(propose(Sample(), drawing, prediction)[0], self.task.mask_token_id)
+        tokens = state.tokens.scatter(1, pivot, drawn.gather(1, pivot))
+        others = state.masked.scatter(1, pivot, False)
+        with torch.no_grad():
+            after = self.denoiser(tokens, state.attention_mask, others).logits.float()
+        before = prediction.logits[others[state.masked]].float()
+        moved = (torch.softmax(after, dim=-1) - torch.softmax(before, dim=-1)).abs().sum(dim=-1) / 2
+        policy: Any = self.policy
+        logits = policy.influence_logits(prediction)[rows, pivot[:, 0]]
+        influence = torch.zeros_like(logits).masked_scatter(others, moved)
+        return influence_loss(logits, influence, others)
 
     def _with_solutions(self, state: DecodeState, prediction: Prediction) -> DecodeState:
         """The state with the solutions that are nearest to it, committed tokens first, if the recipe asks for these."""
@@ -184,6 +221,7 @@ class OrderJob:
         """Decode the pool one step further, if there is one."""
         if batch.pool is not None:
             undo = self.settings.critic
+            scores = scores if self.path is None else self.path(state, prediction)
             self.pool = batch.pool.advance(state, prediction, scores.detach(), token=self.token, undo=undo)
 
     def _draw(self, step: int, shard: Shard) -> Batch:
