@@ -4,9 +4,10 @@
     python benchmarks/orders.py [--only sudoku9,moses] [--limit 300] [--runs runs/orders] [--workers 2]
 
 Every sampler has the same budget of steps on a model; an order that looks ahead costs more forward passes, and an adaptive
-rule fewer. Learned planners are trained first, each on the same number of states (`--states`): sequences that the denoiser
-predicts once, rollouts and look-aheads included. "Compute" is that of denoiser and policy for one sequence, in millions of
-multiply-adds. Tests are McNemar's, against `confidence` on the same problems; intervals are Wilson's, at 95 %.
+rule fewer, and is filled up to the even pace of the budget where it would be slower. Learned planners are trained first, each
+on the same number of states (`--states`): sequences that the denoiser predicts once, rollouts and look-aheads included.
+"Compute" is that of denoiser and policy for one sequence, in millions of multiply-adds. Tests are McNemar's, against
+`confidence` on the same problems; intervals are Wilson's, at 95 %.
 
 Results are kept in `--runs`, one file per cell, and what is there is not computed again; `--print` only prints. `--seconds`
 starts nothing new after so many. Of molecules and antibodies the texts are kept, so that they can be checked elsewhere.
@@ -30,6 +31,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import anyorder
 from anyorder import Sampler, load_order
+from anyorder.decoding.counts import Deadline
 from anyorder.decoding.dependence import DependencyGuided
 from anyorder.decoding.tokens import Argmax, Sample
 from anyorder.errors import BadInput
@@ -42,7 +44,7 @@ from anyorder.tasks import Instances
 from anyorder.training.fit import run_recipe
 from anyorder.training.recipes import validate_recipe
 
-PROBLEMS, BATCH, AGAINST = 8_000_000, 64, "confidence"
+PROBLEMS, BATCH, AGAINST, PACED = 8_000_000, 64, "confidence", "filled up"
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,7 @@ def planners(arena: Arena, hidden: int) -> dict[str, Planner]:
             reward("dultra", "bernoulli", "solved", {}, step_cost=0.02), {"dUltra": "FOLDER@bernoulli:0"},
             after="dultra_start", checks=True,
         ),
-        "sas": Planner(reward("upo", "plackett_luce", "likelihood", {}), {"SAS": "FOLDER"}),
+        "sas": Planner(reward("mlp", "plackett_luce", "likelihood", {}), {"SAS": "FOLDER"}),
         "sas_paths": Planner(
             tuned | {"objective": {"name": "order", "states": "teacher", "critic": False}},
             {"SAS, denoiser tuned on its paths": "policy", "confidence, the same denoiser": "confidence"}, after="sas",
@@ -270,8 +272,10 @@ def rows(bench: Bench, name: str) -> dict[str, tuple[str, str]]:
     same = () if ARENAS[name].temperature else ORDERS.names(twin=True)
     found = {order: (order, "") for order in plain(ORDERS) if order not in same}
     events = {"first_hitting": f"first_hitting:{ARENAS[name].steps}"}
-    rules = [events.get(rule, rule) for rule in plain(COUNT_RULES)]
-    found |= {f"confidence@{rule}": (f"confidence@{rule}", "") for rule in rules}
+    for rule in plain(COUNT_RULES):
+        adaptive = "heuristic" in COUNT_RULES.entry(rule).facts.get("curve_for", ())
+        text = f"confidence@{events.get(rule, rule)}"
+        found[f"{text}, {PACED}" if adaptive else text] = (text, "")
     found |= {f"confidence+{remasker}": (f"confidence+{remasker}", "") for remasker in plain(REMASKERS)}
     denoiser = anyorder.load_denoiser(name, device="cpu")
     if getattr(denoiser, "own_order", None):
@@ -295,13 +299,16 @@ def cell_path(bench: Bench, name: str, label: str) -> Path:
     return bench.runs / name / "cells" / f"{safe}.json"
 
 
-def sampler_of(bench: Bench, name: str, text: str, planner: str, denoiser: Any) -> Sampler:
+def sampler_of(bench: Bench, name: str, label: str, denoiser: Any) -> Sampler:
     """The sampler of a row, bound to its denoiser."""
+    text, planner = rows(bench, name)[label]
     arena, folder = ARENAS[name], str(folder_of(bench, name, planner))
     token = Sample(arena.temperature) if arena.temperature else Argmax()
     sampler = Sampler.parse(text.replace("FOLDER", folder), token=token, steps=arena.steps)
     if text == "confidence@demask":
         sampler = sampler.replace(count=DependencyGuided(planner=load_order(folder, denoiser)))
+    if label.endswith(PACED):
+        sampler = sampler.replace(count=Deadline(sampler.count))
     return sampler.bind(denoiser)
 
 
@@ -315,12 +322,12 @@ def measure(bench: Bench, name: str, label: str) -> str:
     extra: dict[str, Any] = {"attn_implementation": "eager"} if name == "antiberty" and "dapd" in text else {}
     try:
         denoiser = anyorder.load_denoiser(source, device=bench.device, **extra)
-        sampler = sampler_of(bench, name, text, planner, denoiser)
+        sampler = sampler_of(bench, name, label, denoiser)
         began = time.monotonic()
         out = decode_in_batches(denoiser, problems, sampler, seed=1, batch_size=256, progress=None, name=label).to("cpu")
         seconds = time.monotonic() - began
         slow = anyorder.load_denoiser(source, device="cpu", **extra)
-        compute = multiply_adds(slow, problems[torch.arange(1)], sampler_of(bench, name, text, planner, slow))
+        compute = multiply_adds(slow, problems[torch.arange(1)], sampler_of(bench, name, label, slow))
     except BadInput as error:
         write_json(cell_path(bench, name, label), {"refused": str(error)})
         return f"{name}: {label} is refused"
