@@ -16,7 +16,7 @@ from anyorder.errors import AnyorderError, BadInput, first_line
 from anyorder.files import write_json
 from anyorder.orders.learned import LearnedOrder
 from anyorder.processes import launched
-from anyorder.registry import POLICIES
+from anyorder.registry import OBJECTIVES, POLICIES
 from anyorder.relations import EVERYTHING
 from anyorder.signatures import checked
 from anyorder.tasks.base import Instances, Task
@@ -101,7 +101,7 @@ def run_recipe(
 
 def order_job(recipe: OrderRecipe) -> type[OrderJob]:
     """The job that trains a recipe's order."""
-    if isinstance(recipe.objective.make(), LearnedOrderBound):
+    if OBJECTIVES[recipe.objective.name] is LearnedOrderBound:
         return LoArmJob
     return JointJob if recipe.train_denoiser else OrderJob
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from anyorder.decoding.tokens import Argmax, propose
-from anyorder.denoisers.base import attention_of, fingerprint, move
+from anyorder.denoisers.base import attention_of, fingerprint, in_float32, move
 from anyorder.denoisers.classes import save_denoiser
 from anyorder.denoisers.transformer import Block
 from anyorder.errors import BadInput
@@ -83,7 +83,8 @@ class LoArmJob(OrderJob):
         size: Any = denoiser.hidden_size
         self.joint = recipe.train_denoiser
         self.denoiser.requires_grad_(self.joint)
-        posterior = Posterior(size, settings)
+        with in_float32():
+            posterior = Posterior(size, settings)
         self.model = Networks(self.policy, posterior, self.denoiser if self.joint else None)
         self.posterior = posterior
         self.rate_scales = {"denoiser.": recipe.joint.lr_scale} if self.joint else {}

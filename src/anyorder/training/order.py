@@ -43,13 +43,11 @@ from anyorder.training.data import (
     with_solutions,
     without_padding,
 )
+from anyorder.training.influence import draw_pivot, measured_influence
 from anyorder.training.objectives import Objective, Truth
 from anyorder.training.pool import Pool, TrueTokens
 from anyorder.training.recipes import OrderRecipe
 from anyorder.training.settings import ObjectiveSettings, PolicySettings
-
-_PIVOT = 1_000
-"""Purpose of the random numbers that choose whose influence is measured."""
 
 
 def make_policy(
@@ -190,24 +188,14 @@ class OrderJob:
         return loss, logged
 
     def _influence_loss(self, state: DecodeState, prediction: Prediction, step: int, shard: Shard) -> Tensor:
-        """Error of the predicted influences of one masked position per row: a token is drawn and committed there, and the total
-        variation between the predictions before and after is measured at the other masked positions, which is the influence
-        that DEMASK predicts (arXiv 2604.02560) for one draw of the token."""
+        """Error of the predicted influences of one masked position of each row on the others, see `measured_influence`."""
         rows = torch.arange(len(state), device=state.tokens.device)
         first = shard.slice(self.recipe.run.batch_size).start
         drawing = state.replace(seeds=rows + first + (self.recipe.seed << 32), step=torch.full_like(state.step, step))
-        pivot = drawing.uniform(_PIVOT).masked_fill(~state.masked, -1.0).argmax(dim=1, keepdim=True)
-        drawn = prediction.scatter(propose(Sample(), drawing, prediction)[0], self.task.mask_token_id)
-        tokens = state.tokens.scatter(1, pivot, drawn.gather(1, pivot))
-        others = state.masked.scatter(1, pivot, False)
-        with torch.no_grad():
-            after = self.denoiser(tokens, state.attention_mask, others).logits.float()
-        before = prediction.logits[others[state.masked]].float()
-        moved = (torch.softmax(after, dim=-1) - torch.softmax(before, dim=-1)).abs().sum(dim=-1) / 2
+        pivot, token = draw_pivot(drawing, prediction)
+        influence, where = measured_influence(self.denoiser, state, prediction, pivot, token)
         policy: Any = self.policy
-        logits = policy.influence_logits(prediction)[rows, pivot[:, 0]]
-        influence = torch.zeros_like(logits).masked_scatter(others, moved)
-        return influence_loss(logits, influence, others)
+        return influence_loss(policy.influence_logits(prediction)[rows, pivot], influence, where)
 
     def _with_solutions(self, state: DecodeState, prediction: Prediction) -> DecodeState:
         """The state with the solutions that are nearest to it, committed tokens first, if the recipe asks for these."""
