@@ -127,8 +127,8 @@ def test_the_planner_is_named_with_its_folder_and_saved_with_the_sampler(tmp_pat
     assert torch.equal(decode(HashDenoiser(), masks, loaded).commit_step, direct.commit_step)
     with pytest.raises(BadInput, match="bound to its denoiser first"):
         GtMarginPlanner()(None, None)  # type: ignore[arg-type]
-    with pytest.raises(BadInput, match="share"):
-        GtMarginPlanner(share=1.5)
+    with pytest.raises(BadInput, match="planned"):
+        GtMarginPlanner(planned=1.5)
 
 
 # ---- LO-ARM -----------------------------------------------------------------------------------------------------------------

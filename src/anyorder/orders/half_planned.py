@@ -19,11 +19,11 @@ class PlannedFirst:
     """The scores of a planner in rows of which at least a share is masked, and of another order in the other rows."""
 
     planner: Order
-    share: float = 0.5
+    planned: float = 0.5
     rest: Order = margin
 
     def __call__(self, state: DecodeState, prediction: Prediction) -> Tensor:
-        early = state.masked.sum(dim=1) > (1 - self.share) * state.generated.sum(dim=1)
+        early = state.masked.sum(dim=1) > (1 - self.planned) * state.generated.sum(dim=1)
         return torch.where(early[:, None], self.planner(state, prediction), self.rest(state, prediction).float())
 
 
@@ -37,16 +37,16 @@ class GtMarginPlanner(Unbound):
     planner is a language model of its own; here it is a policy network on the denoiser's prediction.
     """
 
-    share: float = field(default=0.5, metadata={"help": "share of the positions that the planner orders"})
+    planned: float = field(default=0.5, metadata={"help": "share of the positions that the planner orders"})
     folder: str = field(default="", metadata={"help": "folder or hub id of a policy; the denoiser's own by default"})
 
     def __post_init__(self) -> None:
-        check_number("share", self.share, 0, 1)
+        check_number("planned", self.planned, 0, 1)
 
     def bind(self, binding: Binding) -> PlannedFirst:
         """See `Unbound`."""
         planner: LearnedOrder = saved_order(binding.denoiser, self.folder, strict=binding.strict)
-        return PlannedFirst(planner, self.share)
+        return PlannedFirst(planner, self.planned)
 
     def __call__(self, state: DecodeState, prediction: Prediction) -> Tensor:
         raise BadInput("a learned order named in text must be bound to its denoiser first: sampler.bind(denoiser)")
