@@ -7,10 +7,12 @@ import torch
 from torch import Tensor
 
 from anyorder.decoding.counts import top
+from anyorder.decoding.dependence import DependencyGuided
 from anyorder.decoding.published_remaskers import Below, CriticP2, Prism
 from anyorder.decoding.remaskers import CriticUndo
 from anyorder.decoding.remdm import SCHEDULES, ReMDM
 from anyorder.denoisers.base import fingerprint
+from anyorder.orders.half_planned import PlannedFirst
 from anyorder.orders.learned import Critic, LearnedOrder
 from anyorder.orders.perturbed import Perturbed
 from anyorder.orders.policies import PolicyNetwork
@@ -67,15 +69,20 @@ def learned(architecture: str = "lookahead") -> LearnedOrder:
 
 def orders() -> dict[str, Any]:
     """Every registered order, every architecture of policies, and a perturbed one. `policy` is a learned order."""
-    found = named_orders() | {"policy": learned()}
+    found = named_orders() | {"policy": learned(), "gt_margin_planner": PlannedFirst(learned())}
     policies = {f"policy {name}": LearnedOrder(network(name)) for name in POLICIES}
     restricted = LearnedOrder(network("upo", top_positions=2))
     return found | policies | {"perturbed": Perturbed(learned(), 0.2), "perturbed and restricted": Perturbed(restricted, 0.2)}
 
 
-def count_rules() -> dict[str, Any]:
-    """Every registered count rule."""
+def named_count_rules() -> dict[str, Any]:
+    """Every registered count rule as it is made from text."""
     return {name: COUNT_RULES[name](*ARGUMENTS.get(name, ())) for name in COUNT_RULES}
+
+
+def count_rules() -> dict[str, Any]:
+    """Every registered count rule; `demask` with a planner of its own."""
+    return named_count_rules() | {"demask": DependencyGuided(0.5, planner=LearnedOrder(network("pairwise")))}
 
 
 def token_rules() -> dict[str, Any]:

@@ -20,7 +20,7 @@ from anyorder.parts import from_config, label_of, memories_of, rebuild, spelling
 from anyorder.prediction import Prediction
 from anyorder.registry import COUNT_RULES, ORDERS, REMASKERS, TOKEN_RULES, Registry
 from anyorder.state import DecodeState
-from every_part import count_rules, learned, named_orders, orders, remaskers, token_rules
+from every_part import count_rules, learned, named_count_rules, named_orders, orders, remaskers, token_rules
 
 
 def order_of_tests(state: DecodeState, prediction: Prediction) -> Tensor:
@@ -155,7 +155,7 @@ def test_damaged_values_are_refused(values: dict[str, Any], said: str) -> None:
 
 SPELLED = {
     **{(ORDERS, name): part for name, part in named_orders().items()},
-    **{(COUNT_RULES, name): part for name, part in count_rules().items()},
+    **{(COUNT_RULES, name): part for name, part in named_count_rules().items()},
     **{(TOKEN_RULES, name): part for name, part in token_rules().items()},
     **{(REMASKERS, name): REMASKERS.make(name) for name in REMASKERS},
     (COUNT_RULES, "all arguments"): KLASS(0.123456789, 1e-7, 3, 4),

@@ -172,6 +172,61 @@ def rank_loss(
     return (per_row if row_weight is None else per_row * row_weight).mean()
 
 
+def pirank_loss(
+    scores: Tensor, gains: Tensor, masked: Tensor, temperature: float = 1.0, row_weight: Tensor | None = None
+) -> Tensor:
+    """1 - NDCG of the ranking by the scores, made differentiable by NeuralSort as PiRank does (arXiv 2012.06731).
+
+    Row i of the relaxed permutation matrix is softmax_j(((n + 1 - 2 i) s_j - sum_k |s_j - s_k|) / temperature) over the n
+    masked positions, the gain of rank i is its mean under row i, and its discount 1 / log2(i + 1). Towards temperature 0 this
+    is the exact NDCG.
+
+    Args:
+        scores: the policy's scores (B, L).
+        gains: float (B, L), 0 or more, what it is worth to have a position early; not differentiated.
+        masked: bool (B, L).
+        temperature: of the softmax.
+        row_weight: float (B,).
+
+    Raises:
+        BadInput: a temperature that is not above 0.
+    """
+    check_number("temperature", temperature, above=0, most=LARGEST_FINITE)
+    both = masked[:, :, None] & masked[:, None, :]
+    spread = ((scores[:, :, None] - scores[:, None, :]).abs() * both).sum(dim=2)
+    rank = torch.arange(1, masked.shape[1] + 1, device=scores.device)
+    count = masked.sum(dim=1, keepdim=True)
+    logits = (count + 1 - 2 * rank)[:, :, None] * scores[:, None, :] - spread[:, None, :]
+    logits = logits.masked_fill(~masked[:, None, :], torch.finfo(scores.dtype).min)
+    gains = gains.detach().masked_fill(~masked, 0.0)
+    ranked = (torch.softmax(logits / temperature, dim=2) @ gains[:, :, None])[:, :, 0]
+    discount = (rank <= count) / (rank + 1.0).log2()
+    best = (gains.sort(dim=1, descending=True).values * discount).sum(dim=1)
+    per_row = 1 - (ranked * discount).sum(dim=1) / best.clamp(min=1e-6)
+    per_row = per_row * (best > 0)
+    return (per_row if row_weight is None else per_row * row_weight).mean()
+
+
+def order_bound(log_probs: Tensor, policy: Tensor, posterior: Tensor, masked: Tensor) -> Tensor:
+    """The part of the bound of LO-ARM (arXiv 2503.05979) that belongs to the next position z of a state:
+    sum_z q(z) (log p(x_z) + log pi(z) - log q(z)) over the masked positions, in nats, float (B,).
+
+    Args:
+        log_probs: log p(x0) under the denoiser, float (B, L).
+        policy, posterior: scores (B, L) whose softmax over the masked positions is pi, and q.
+        masked: bool (B, L); a row without any counts 0.
+    """
+    log_pi = policy_log_probabilities(policy, masked).masked_fill(~masked, 0.0)
+    log_q = policy_log_probabilities(posterior, masked)
+    gain = log_probs.masked_fill(~masked, 0.0) + log_pi - log_q.masked_fill(~masked, 0.0)
+    return (log_q.exp() * gain).sum(dim=1)
+
+
+def influence_loss(logits: Tensor, influence: Tensor, where: Tensor) -> Tensor:
+    """Squared error of sigmoid(logits) as predicted influences in [0, 1]; mean over `where` in a row, then over rows (B, L)."""
+    return _mean_of_rows((torch.sigmoid(logits) - influence.detach()).square(), where)
+
+
 # ---- by reward ----------------------------------------------------------------------------------------------------------
 
 

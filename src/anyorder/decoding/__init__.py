@@ -19,6 +19,7 @@ from anyorder.decoding.counts import ScoreThreshold as ScoreThreshold
 from anyorder.decoding.counts import Threshold as Threshold
 from anyorder.decoding.counts import TwoPhase as TwoPhase
 from anyorder.decoding.dependence import DependenceAware as DependenceAware
+from anyorder.decoding.dependence import DependencyGuided as DependencyGuided
 from anyorder.decoding.loop import decode as decode
 from anyorder.decoding.paces import Ascending as Ascending
 from anyorder.decoding.paces import Saber as Saber

@@ -1,13 +1,17 @@
-"""A count rule that unmasks positions together only if they do not depend on one another."""
+"""Count rules that unmask positions together only if they hardly depend on one another: by attention, or by a prediction."""
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from anyorder.decoding.counts import CountRule, drawn_confidence, top
-from anyorder.errors import BadInput, check_number
+from anyorder.errors import LARGEST_FINITE, BadInput, check_number
+from anyorder.orders.base import Binding, Unbound
+from anyorder.orders.learned import LearnedOrder, saved_order
+from anyorder.orders.published_policies import PairwisePolicy
+from anyorder.parts import walk
 from anyorder.prediction import Prediction
 from anyorder.registry import COUNT_RULES
 from anyorder.state import DecodeState
@@ -69,4 +73,90 @@ def independent_set(edges: Tensor, rank: Tensor) -> Tensor:
         takes = free[rows, at]
         taken[rows, at] = takes
         free = free & ~(edges[rows, at] & takes[:, None])
+    return taken
+
+
+@dataclass(frozen=True)
+class OwnPlanner(Unbound):
+    """The learned order of the sampler, or else of the denoiser, whose policy predicts influences."""
+
+    def bind(self, binding: Binding) -> LearnedOrder:
+        """See `Unbound`.
+
+        Raises:
+            BadInput: neither predicts influences.
+        """
+        inside = [] if binding.order is None else list(walk(binding.order))
+        learned = next((part for part in inside if isinstance(part, LearnedOrder)), None)
+        order = learned or saved_order(binding.denoiser, strict=binding.strict)
+        _predictor(order)
+        return order
+
+    def stands_for(self, part: Any) -> bool:
+        """See `Unbound`."""
+        return isinstance(part, LearnedOrder)
+
+    def __call__(self, state: DecodeState, prediction: Prediction) -> Tensor:
+        raise BadInput("a planner must be bound to its denoiser first: sampler.bind(denoiser)")
+
+
+@COUNT_RULES.register("demask")
+@dataclass(frozen=True)
+class DependencyGuided(CountRule):
+    """Positions in falling order of score, each unless the influences among the chosen ones would add up to more than a bound
+    (DEMASK, arXiv 2604.02560).
+
+    The influence of i on j is by how much a token at i is expected to move the denoiser's distribution at j, in total
+    variation, as the policy `pairwise` predicts it. If influences of several positions at most add up, their sum over all pairs
+    of a set, the earlier chosen on the later chosen position, bounds the total variation between the joint distribution and the
+    independent one from which the set is drawn. The first position is always taken. Whether the authors end at the first
+    position that does not fit could not be found out; here later ones are tried.
+
+    Args:
+        planner: a learned order with the policy `pairwise`; by default that of the sampler, or of the denoiser.
+    """
+
+    bound: float = field(default=0.3, metadata={"help": "largest sum of influences", "values": (3, 1, 0.3, 0.1, 0.03, 0.01)})
+    level: float = field(default=0.0, metadata={"help": "confidence below which only the first position is taken"})
+    planner: Any = OwnPlanner()
+
+    def __post_init__(self) -> None:
+        check_number("bound", self.bound, 0, LARGEST_FINITE)
+        check_number("level", self.level, 0, 1)
+
+    def __call__(self, scores: Tensor, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
+        if isinstance(self.planner, OwnPlanner):
+            return self.planner(state, prediction)
+        influences = _predictor(self.planner).influences(prediction)
+        first = top(scores, torch.ones_like(remasked))
+        able = (scores > -torch.inf) & (first | (drawn_confidence(scores, prediction) >= self.level))
+        return bounded_set(influences, scores.masked_fill(~able, -torch.inf), self.bound)
+
+
+def _predictor(order: Any) -> PairwisePolicy:
+    policy = getattr(order, "policy", None)
+    if not isinstance(policy, PairwisePolicy):
+        raise BadInput("demask needs a policy that predicts influences: train one with policy.architecture = 'pairwise'")
+    return policy
+
+
+def bounded_set(influences: Tensor, rank: Tensor, bound: float) -> Tensor:
+    """Positions bool (B, L), taken greedily by falling rank while the influences (B, L, L) of the taken ones on the next one
+    keep their total within a bound; ties go to the leftmost, and the first is always taken.
+
+    Args:
+        influences: float (B, L, L), of the first position on the second one.
+        rank: float (B, L), -inf where a position cannot be taken.
+    """
+    ranking = rank.argsort(dim=1, descending=True, stable=True)
+    rows = torch.arange(len(rank), device=rank.device)
+    taken = torch.zeros_like(rank, dtype=torch.bool)
+    total = torch.zeros_like(rank[:, 0])
+    onto = torch.zeros_like(rank)  # of what was taken, on each position
+    for place in range(int((rank > -torch.inf).sum(dim=1).max()) if len(rank) else 0):
+        at = ranking[:, place]
+        takes = (rank[rows, at] > -torch.inf) & (total + onto[rows, at] <= bound)
+        total = torch.where(takes, total + onto[rows, at], total)
+        onto = torch.where(takes[:, None], onto + influences[rows, at], onto)
+        taken[rows, at] = takes
     return taken

@@ -9,6 +9,8 @@ from anyorder.orders.base import Order as Order
 from anyorder.orders.base import Unbound as Unbound
 from anyorder.orders.end_penalty import EarlyEndRejection as EarlyEndRejection
 from anyorder.orders.end_penalty import EndPenalty as EndPenalty
+from anyorder.orders.half_planned import GtMarginPlanner as GtMarginPlanner
+from anyorder.orders.half_planned import PlannedFirst as PlannedFirst
 from anyorder.orders.heuristics import confidence as confidence
 from anyorder.orders.heuristics import entropy as entropy
 from anyorder.orders.heuristics import gt_margin as gt_margin
@@ -32,6 +34,8 @@ from anyorder.orders.policies import PolicyNetwork as PolicyNetwork
 from anyorder.orders.policies import ScoreHiddenTransformer as ScoreHiddenTransformer
 from anyorder.orders.policies import ScoreTransformer as ScoreTransformer
 from anyorder.orders.policies import SupervisedPolicy as SupervisedPolicy
+from anyorder.orders.published_policies import DUltraPolicy as DUltraPolicy
+from anyorder.orders.published_policies import PairwisePolicy as PairwisePolicy
 from anyorder.orders.reward_policies import ConfidenceTransformer as ConfidenceTransformer
 from anyorder.orders.reward_policies import RewardPolicy as RewardPolicy
 from anyorder.orders.reward_policies import UPOPolicy as UPOPolicy

@@ -152,8 +152,9 @@ class AdaptiveBlock(nn.Module):
         nn.init.zeros_(self.modulation.bias)
 
     def forward(self, hidden: Tensor, time: Tensor, bias: Tensor | None) -> Tensor:
-        """hidden (B, L, D), time (B, D), bias as in `Block`."""
-        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(time)[:, None].chunk(6, dim=-1)
+        """hidden (B, L, D), time (B, D), or (B, L, D) if it differs from position to position, bias as in `Block`."""
+        modulation = self.modulation(time if time.ndim == 3 else time[:, None])
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = modulation.chunk(6, dim=-1)
         inner = self.inner
         hidden = hidden + gate_a * inner.attend(inner.attention_norm(hidden) * (1 + scale_a) + shift_a, bias)
         changed: Tensor = hidden + gate_m * inner.mlp(inner.mlp_norm(hidden) * (1 + scale_m) + shift_m)

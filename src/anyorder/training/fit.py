@@ -18,7 +18,7 @@ from anyorder.errors import AnyorderError, BadInput, first_line
 from anyorder.files import write_json
 from anyorder.orders.learned import LearnedOrder
 from anyorder.processes import launched
-from anyorder.registry import POLICIES
+from anyorder.registry import OBJECTIVES, POLICIES
 from anyorder.relations import EVERYTHING
 from anyorder.signatures import checked
 from anyorder.tasks import make_task
@@ -26,7 +26,9 @@ from anyorder.tasks.base import Instances, Task
 from anyorder.training.denoiser import DenoiserJob
 from anyorder.training.grpo import GrpoJob
 from anyorder.training.joint import JointJob
+from anyorder.training.lo_arm import LoArmJob
 from anyorder.training.loop import TrainingResult, train
+from anyorder.training.objectives import LearnedOrderBound
 from anyorder.training.order import OrderJob
 from anyorder.training.recipes import AnyRecipe, DenoiserRecipe, GrpoRecipe, OrderRecipe, RewardRecipe, is_recipe, load_recipe
 from anyorder.training.reward import RewardJob
@@ -89,12 +91,12 @@ def run_recipe(
             elif isinstance(recipe, GrpoRecipe):
                 job = GrpoJob(recipe, denoiser, task)
             else:
-                job = (JointJob if recipe.train_denoiser else OrderJob)(recipe, denoiser, task)
+                job = order_job(recipe)(recipe, denoiser, task)
     except (TypeError, ValueError) as error:
         raise error if isinstance(error, AnyorderError) else BadInput(f"this recipe cannot be used: {error}") from error
     result = train(job, recipe.run, recipe.optimizer, folder, seed=recipe.seed, recipe=identity, console=console)
-    trained = isinstance(job, DenoiserJob | JointJob | GrpoJob) or (
-        isinstance(recipe, RewardRecipe) and recipe.update.train_denoiser
+    trained = isinstance(job, DenoiserJob | GrpoJob) or (
+        recipe.update.train_denoiser if isinstance(recipe, RewardRecipe) else getattr(recipe, "train_denoiser", False)
     )
     if result.finished and trained and launched()[0] == 0:
         settings = recipe.task
@@ -122,6 +124,13 @@ def _fresh_denoiser(recipe: OrderRecipe | RewardRecipe | GrpoRecipe, task: Task)
         )
     torch.manual_seed(recipe.seed)
     return make_denoiser(described.denoiser.architecture, task, described.denoiser.settings)
+
+
+def order_job(recipe: OrderRecipe) -> type[OrderJob]:
+    """The job that trains a recipe's order."""
+    if OBJECTIVES[recipe.objective.name] is LearnedOrderBound:
+        return LoArmJob
+    return JointJob if recipe.train_denoiser else OrderJob
 
 
 ORDER_OPTIMIZER = OptimizerSettings(name="muon", lr=4e-3, weight_decay=0.05, warmup_steps=20, ema=0.98)
@@ -191,7 +200,7 @@ def fit_order(
     recipe = _order_recipe(
         model, task, instances, steps=steps, batch_size=batch_size, seed=seed, policy=policy, objective=objective
     )  # fmt: skip
-    job = partial(OrderJob, recipe, model, task, instances)
+    job = partial(order_job(recipe), recipe, model, task, instances)
     return _fit(job, recipe, model, instances, Path(folder), console)
 
 

@@ -68,6 +68,7 @@ class JointJob(OrderJob):
         super().__init__(recipe, denoiser, task, instances)
         self.joint = recipe.joint
         denoiser.requires_grad_(True)
+        self.policy.requires_grad_(not recipe.joint.freeze_policy)
         self.pair = Pair(denoiser, self.policy)
         self.model = self.pair
         self.rate_scales = {"denoiser.": recipe.joint.lr_scale}

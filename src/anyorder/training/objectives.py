@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from anyorder import losses
-from anyorder.errors import LARGEST_FINITE, check_number
+from anyorder.errors import LARGEST_FINITE, BadInput, check_number
+from anyorder.orders.heuristics import gt_margin
 from anyorder.prediction import Prediction
 from anyorder.registry import OBJECTIVES
 from anyorder.state import DecodeState
@@ -83,3 +84,40 @@ class Rank:
 
     def __call__(self, scores: Tensor, truth: Truth) -> Tensor:
         return losses.rank_loss(scores, -truth.token_losses, truth.masked, self.temperature, truth.row_weight)
+
+
+@OBJECTIVES.register("gt_margin")
+@dataclass(frozen=True)
+class GtMargin:
+    """1 - NDCG of the ranking by the scores, relaxed (PiRank), where early positions should have a large margin of the true
+    token: the objective of the Gt-Margin planner (arXiv 2602.09501).
+
+    The margin p(x0) - max p(other) is in [-1, 1], and a gain must not be negative, so the gain is (1 + margin) / 2. Which gain,
+    temperature and cut-off of the ranking the authors use could not be found out.
+    """
+
+    temperature: float = field(default=1.0, metadata={"help": "of the relaxed permutation matrix"})
+
+    def __post_init__(self) -> None:
+        check_number("temperature", self.temperature, above=0, most=LARGEST_FINITE)
+
+    def __call__(self, scores: Tensor, truth: Truth) -> Tensor:
+        gains = (1 + gt_margin(truth.state, truth.prediction)) / 2
+        return losses.pirank_loss(scores, gains, truth.masked, self.temperature, truth.row_weight)
+
+
+@OBJECTIVES.register("lo_arm")
+@dataclass(frozen=True)
+class LearnedOrderBound:
+    """The variational bound of LO-ARM (arXiv 2503.05979) on log p(x0), with a posterior of orders that reads x0. It needs
+    states of its own, which `anyorder.training.lo_arm` draws."""
+
+    width: int = field(default=64, metadata={"help": "width of the posterior's network"})
+    heads: int = field(default=4, metadata={"help": "attention heads of the posterior's network"})
+
+    def __post_init__(self) -> None:
+        if self.width < 1 or self.heads < 1 or self.width % self.heads:
+            raise BadInput(f"objective.width is {self.width}; it must be a multiple of the {self.heads} heads")
+
+    def __call__(self, scores: Tensor, truth: Truth) -> Tensor:
+        raise BadInput("lo_arm is trained by its own job: use a recipe, or anyorder.fit_order")

@@ -23,12 +23,15 @@ from anyorder.decoding.tokens import Argmax, Sample, TokenRule, propose
 from anyorder.denoisers.base import attention_of, fingerprint, move
 from anyorder.diffusion import mask_tokens, stratified
 from anyorder.errors import BadInput, first_line
-from anyorder.losses import correctness_loss, selection_loss
+from anyorder.losses import correctness_loss, influence_loss, selection_loss
 from anyorder.memory import Memory, remember
+from anyorder.orders.base import Order
+from anyorder.orders.learned import LearnedOrder
 from anyorder.orders.policies import PolicyNetwork
+from anyorder.orders.published_policies import PairwisePolicy
 from anyorder.prediction import Prediction, forbid
 from anyorder.processes import Shard
-from anyorder.registry import POLICIES
+from anyorder.registry import ORDERS, POLICIES
 from anyorder.state import DecodeState
 from anyorder.tasks.base import Instances, Task
 from anyorder.training.data import (
@@ -40,6 +43,7 @@ from anyorder.training.data import (
     with_solutions,
     without_padding,
 )
+from anyorder.training.influence import draw_pivot, measured_influence
 from anyorder.training.objectives import Objective, Truth
 from anyorder.training.pool import Pool, TrueTokens
 from anyorder.training.recipes import OrderRecipe
@@ -138,7 +142,14 @@ class OrderJob:
             "objective": recipe.objective.model_dump(mode="json"),
             "denoiser": recipe.denoiser,
         }
-        self.policy = make_policy(denoiser, task, recipe.policy, critic=self.settings.critic, about=about)
+        if recipe.start is None:
+            self.policy = make_policy(denoiser, task, recipe.policy, critic=self.settings.critic, about=about)
+        else:
+            self.policy = LearnedOrder.from_pretrained(recipe.start, denoiser).policy
+        self.path: Order | None = ORDERS.make(self.settings.path) if self.settings.path else None
+        if self.settings.influence_weight and not isinstance(self.policy, PairwisePolicy):
+            name = POLICIES.name_of(self.policy)
+            raise BadInput(f"objective.influence_weight is for the policy pairwise; {name} predicts no influences")
         self.model: nn.Module = self.policy
         self.rate_scales: dict[str, float] = {}
         self.cycle = 1
@@ -169,8 +180,22 @@ class OrderJob:
         state = self._with_solutions(state, prediction)
         scores = scores_of(model, state, prediction)
         loss, logged = self._objective(scores, state, prediction, batch)
+        if self.settings.influence_weight:
+            influence = self._influence_loss(state, prediction, step, shard)
+            loss = loss + self.settings.influence_weight * influence
+            logged["influence_loss"] = float(influence.detach())
         self._advance(batch, state, prediction, scores)
         return loss, logged
+
+    def _influence_loss(self, state: DecodeState, prediction: Prediction, step: int, shard: Shard) -> Tensor:
+        """Error of the predicted influences of one masked position of each row on the others, see `measured_influence`."""
+        rows = torch.arange(len(state), device=state.tokens.device)
+        first = shard.slice(self.recipe.run.batch_size).start
+        drawing = state.replace(seeds=rows + first + (self.recipe.seed << 32), step=torch.full_like(state.step, step))
+        pivot, token = draw_pivot(drawing, prediction)
+        influence, where = measured_influence(self.denoiser, state, prediction, pivot, token)
+        policy: Any = self.policy
+        return influence_loss(policy.influence_logits(prediction)[rows, pivot], influence, where)
 
     def _with_solutions(self, state: DecodeState, prediction: Prediction) -> DecodeState:
         """The state with the solutions that are nearest to it, committed tokens first, if the recipe asks for these."""
@@ -184,6 +209,7 @@ class OrderJob:
         """Decode the pool one step further, if there is one."""
         if batch.pool is not None:
             undo = self.settings.critic
+            scores = scores if self.path is None else self.path(state, prediction)
             self.pool = batch.pool.advance(state, prediction, scores.detach(), token=self.token, undo=undo)
 
     def _draw(self, step: int, shard: Shard) -> Batch:

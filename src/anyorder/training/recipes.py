@@ -58,6 +58,7 @@ class OrderRecipe(_Recipe):
     )
     policy: PolicySettings = Field(default_factory=PolicySettings)
     objective: ObjectiveSettings = Field(default_factory=ObjectiveSettings)
+    start: str | None = Field(None, description="folder of a policy to start from, instead of a fresh one")
     train_denoiser: bool = Field(False, description="train the denoiser too, see `[joint]`")
     joint: JointSettings = JointSettings()
     masking: MaskingSettings = MaskingSettings()
@@ -66,6 +67,10 @@ class OrderRecipe(_Recipe):
     def _every_key_has_a_use(self) -> "OrderRecipe":
         """`[joint]` may stand in a recipe for both halves, switched by `train_denoiser`; all else must have a use."""
         masking, states = self.masking.model_fields_set, self.objective.states
+        if self.start is not None and "policy" in self.model_fields_set:
+            raise ValueError("policy would have no effect: the policy that start names brings its own settings")
+        if self.joint.freeze_policy and (self.start is None or not self.train_denoiser):
+            raise ValueError("joint.freeze_policy needs train_denoiser = true, and a policy that start names")
         if masking & {"schedule", "levels", "time_weight", "scope"} and states != "uniform":
             raise ValueError(
                 'masking.schedule, levels, time_weight and scope have an effect only with objective.states = "uniform"'

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from anyorder.decoding.actions import Actions, PlackettLuce
-from anyorder.decoding.counts import Fixed, Linear, Threshold
+from anyorder.decoding.counts import CountRule, Fixed, Linear, Threshold
 from anyorder.decoding.result import Decoded
 from anyorder.decoding.tokens import Argmax, Sample
 from anyorder.denoisers.base import fingerprint, move
@@ -35,7 +35,7 @@ from anyorder.training.joint import Pair
 from anyorder.training.order import make_policy
 from anyorder.training.part_settings import make_part
 from anyorder.training.recipes import RewardRecipe
-from anyorder.training.rewards import Outcome, Reward, likelihood_bonus, returns_at, with_speed
+from anyorder.training.rewards import Outcome, Reward, likelihood_bonus, returns_at, with_speed, with_step_cost
 from anyorder.training.rollout import Expert, Recorder, Step, rollout
 from anyorder.training.settings import RewardSettings, RolloutSettings
 
@@ -272,8 +272,10 @@ class RewardJob:
     def _guide(self, imitating: bool) -> Expert | None:
         """What the policy imitates, or is compared with, in this round."""
         if imitating:
-            level = self.update.imitate_level
-            count = Fixed(self.settings.per_step) if level is None else Threshold(level)
+            level, rule = self.update.imitate_level, self.update.imitate_count
+            count: CountRule = Fixed(self.settings.per_step) if level is None else Threshold(level)
+            if rule is not None:
+                count = COUNT_RULES.make(rule)
             return Expert(ORDERS.make(self.update.imitate), count)
         return Expert(confidence, Threshold(self.settings.expert_level)) if self.settings.experts else None
 
@@ -362,4 +364,5 @@ def make_actions(settings: RolloutSettings) -> Actions:
 def make_reward(settings: RewardSettings) -> Reward:
     """The reward that a recipe names."""
     reward: Reward = make_part(REWARDS[settings.name], settings.settings, f"reward {settings.name}")
-    return reward if settings.speed is None else with_speed(reward, settings.speed)
+    reward = reward if settings.speed is None else with_speed(reward, settings.speed)
+    return with_step_cost(reward, settings.step_cost) if settings.step_cost else reward

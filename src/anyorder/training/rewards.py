@@ -91,6 +91,15 @@ def with_speed(reward: Reward, exponent: float) -> Reward:
     return speedy
 
 
+def with_step_cost(reward: Reward, cost: float) -> Reward:
+    """r - cost * forward passes, the additive form of dUltra (arXiv 2512.21446; 1/50 in its code)."""
+
+    def charged(outcome: Outcome) -> Tensor:
+        return reward(outcome) - cost * outcome.decoded.nfe.float()
+
+    return charged
+
+
 def likelihood_bonus(decoded: Decoded, group: Tensor, most: float) -> Tensor:
     """`most` for the likeliest path of a group down to 0 for the least likely, evenly by rank (arXiv 2510.05725, E.2), (N,)."""
     total = decoded.token_log_probs.sum(dim=1)

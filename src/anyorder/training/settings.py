@@ -158,6 +158,12 @@ class ObjectiveSettings(PartSection):
     solutions: Literal["stored", "nearest"] = Field(
         "stored", description="a token is right if it is that of the stored solution, or of the solution nearest to the state"
     )
+    path: str = Field(
+        "", description="order whose path the states follow, such as confidence or gt_margin; by default the policy's own"
+    )
+    influence_weight: float = Field(
+        0.0, ge=0, description="weight of the loss of predicted influences (policy pairwise); costs a second forward pass"
+    )
     rollout_steps: tuple[_Positive, _Positive] = Field(
         (5, 40), description="range of the number of steps in which a problem is decoded"
     )
@@ -180,13 +186,14 @@ class ObjectiveSettings(PartSection):
     @model_validator(mode="after")
     def _every_key_has_a_use(self) -> "ObjectiveSettings":
         path, model, critic, selection = (
-            self.given("rollout_steps", "selection_weight", "selection_temperature"), self.given("keep_incorrect"),
+            self.given("path", "rollout_steps", "selection_weight", "selection_temperature"), self.given("keep_incorrect"),
             self.given("complete_weight", "undo_rounds"), self.given("selection_temperature"),
         )  # fmt: skip
         _useless(path, self.states == "uniform", 'objective.states = "teacher" or "model"')
         _useless(model, self.states != "model", 'objective.states = "model"')
         _useless(critic, not self.critic, "objective.critic = true")
         _useless(selection, not self.selection_weight, "objective.selection_weight above 0")
+        _check_order("path", self.path)
         return self
 
 
@@ -198,6 +205,7 @@ class JointSettings(Section):
         description='"policy" (eq. 4), "uniform" (plain L_MDM), "papl" (the oracle, arXiv 2509.23405), or an order, whose '
         "softmax gives the weights",
     )
+    freeze_policy: bool = Field(False, description="train the denoiser alone, on the path of the policy that `start` names")
     plus_one: bool = Field(True, description="1 + alpha * w (eq. 4), or alpha * w alone")
     alpha: float = Field(1.0, gt=0, description="weight of w")
     alpha_schedule: Literal["constant", "linear"] = Field(
@@ -257,14 +265,18 @@ class RewardSettings(PartSection):
     name: str = Field("cells", description="registered name, or module:attribute")
     registry: ClassVar[Registry] = REWARDS
     speed: float | None = Field(None, ge=0, description="exponent of the factor that rewards few forward passes")
+    step_cost: float = Field(0.0, ge=0, description="what every forward pass takes off the reward (dUltra)")
     likelihood_bonus: float = Field(
         0.0, ge=0, description="bonus of the likeliest path of a group; it falls to 0 for the least likely"
     )
 
     @model_validator(mode="after")
     def _by_position_stands_alone(self) -> "RewardSettings":
-        if REWARDS.entry(self.name).facts.get("by_position") and (self.speed is not None or self.likelihood_bonus):
-            raise ValueError(f"the reward {self.name} is earned step by step: it takes neither speed nor likelihood_bonus")
+        changes = self.speed is not None or self.step_cost or self.likelihood_bonus
+        if REWARDS.entry(self.name).facts.get("by_position") and changes:
+            raise ValueError(
+                f"the reward {self.name} is earned step by step: it takes neither speed, step_cost nor likelihood_bonus"
+            )
         return self
 
 
@@ -283,6 +295,7 @@ class UpdateSettings(Section):
     imitation: int = Field(0, ge=0, description="number of initial rounds in which the policy imitates the order `imitate`")
     imitate: str = Field("confidence", description="order to imitate; oracle and gt_margin need solutions")
     imitate_level: float | None = Field(None, gt=0, le=1, description="imitate all positions with a confidence above this")
+    imitate_count: str | None = Field(None, description="imitate what this count rule selects, such as factor:1")
     train_denoiser: bool = Field(False, description="train the denoiser too")
     lr_scale: float = Field(0.01, gt=0, le=1e6, description="the denoiser's learning rate over the policy's")
 
@@ -291,7 +304,8 @@ class UpdateSettings(Section):
         if (self.beta > 0) != (self.reference != "none"):
             raise ValueError("update.beta > 0 and update.reference need each other: set both or neither")
         _useless(self.given("reference_temperature"), self.reference != "softmax", 'update.reference = "softmax"')
-        _useless(self.given("imitate", "imitate_level"), not self.imitation, "update.imitation above 0")
+        _useless(self.given("imitate", "imitate_level", "imitate_count"), not self.imitation, "update.imitation above 0")
+        _check_count(self.imitate_count, self.imitate_level)
         _useless(self.given("lr_scale"), not self.train_denoiser, "update.train_denoiser = true")
         return self
 
@@ -337,6 +351,27 @@ class RunSettings(Section):
     mixed_precision: Literal["no", "bf16", "fp16"] | None = Field(
         None, description="type of the forward passes; by default what accelerate was launched or configured with"
     )
+
+
+def _check_order(key: str, name: str) -> None:
+    """Raise ValueError if a key names no order."""
+    try:
+        if name:
+            ORDERS.make(name)
+    except BadInput as error:
+        raise ValueError(f"{key} is {name!r}: {error}") from error
+
+
+def _check_count(rule: str | None, level: float | None) -> None:
+    """Raise ValueError if this is no count rule, or a level is given too."""
+    if rule is None:
+        return
+    if level is not None:
+        raise ValueError("imitate_count and imitate_level both say what is imitated: set one of them")
+    try:
+        COUNT_RULES.make(rule)
+    except BadInput as error:
+        raise ValueError(f"imitate_count is {rule!r}: {error}") from error
 
 
 def _draws(rule: Any) -> bool:
