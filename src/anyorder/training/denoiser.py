@@ -1,4 +1,8 @@
-"""Training a denoiser from scratch: L_MDM (eq. 2 of arXiv 2606.00295) on fresh maskings of the task's problems."""
+"""Training a denoiser from scratch: L_MDM (eq. 2 of arXiv 2606.00295) on fresh maskings of the task's problems.
+
+A denoiser with a block-causal mask is trained as BD3LM is (arXiv 2503.09573): every block is masked at a time of its own and
+predicted from itself and the clean blocks before it, all blocks of a sequence in one pass.
+"""
 
 from pathlib import Path
 
@@ -7,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from anyorder.denoisers.base import attention_of
+from anyorder.denoisers.blocks import block_length_of, block_numbers
 from anyorder.denoisers.classes import make_denoiser, save_denoiser
 from anyorder.diffusion import mask_tokens, stratified
 from anyorder.losses import mdm_loss, token_cross_entropy
@@ -58,20 +63,31 @@ class DenoiserJob:
         x0, _, maskable = draw_clean(self.task, self.instances, recipe, step, rng)
         if masking.scope == "everything":
             maskable = torch.ones_like(maskable)
-        t = self.schedule.sample_times(stratified(torch.from_numpy(rng.random(size))))
+        t = self._times(x0, rng, size)
         uniform = torch.from_numpy(rng.random(tuple(x0.shape), dtype=np.float32))
         x_t, masked = mask_tokens(x0, maskable, 1 - self.schedule.alpha(t), self.task.mask_token_id, uniform)
         everywhere = int(masked.sum())
         rows, t = shard.slice(size), t[shard.slice(size)].to(self.device)
         columns = without_padding(x_t[rows], self.task.pad_token_id)
         x0, x_t, masked = (v[rows, columns].to(self.device) for v in (x0, x_t, masked))
-        logits, _ = model(x_t, attention_of(self.denoiser, x_t))
+        clean = {} if block_length_of(self.denoiser) is None else {"clean": x0}
+        logits, _ = model(x_t, attention_of(self.denoiser, x_t), **clean)
         losses = token_cross_entropy(logits, x0, masked)
         weight = self.schedule.weight(t).to(losses.dtype) if masking.time_weight else None
+        weight = weight[:, columns] if weight is not None and weight.dim() == 2 else weight
         loss = mdm_loss(losses, masked, weight, focal_gamma=masking.focal_gamma, normalize=masking.normalize)
         if masking.normalize == "tokens":  # processes average their losses: weigh by this one's share of the tokens
             loss = loss * masked.sum() * shard.count / max(1, everywhere)
         return loss, {"token_loss": float(losses.detach().sum() / masked.sum().clamp(min=1))}
+
+    def _times(self, x0: Tensor, rng: np.random.Generator, size: int) -> Tensor:
+        """Times of the rows, float (B,), or with a block-causal mask of each position's block, float (B, L)."""
+        length = block_length_of(self.denoiser)
+        if length is None:
+            return self.schedule.sample_times(stratified(torch.from_numpy(rng.random(size))))
+        number = block_numbers(x0, attention_of(self.denoiser, x0), length).expand_as(x0)
+        of_blocks = torch.from_numpy(rng.random(size * (1 + (x0.shape[1] - 1) // length)))
+        return self.schedule.sample_times(stratified(of_blocks).view(size, -1)).gather(1, number)
 
     def save(self, folder: Path) -> None:
         """Weights and config in the Hugging Face layout."""
