@@ -201,7 +201,7 @@ class Transformer(nn.Module, PyTorchModelHubMixin, library_name="anyorder"):
         if not 1 <= loops <= MOST_LOOPS:
             raise BadInput(f"loops is {loops}; it must lie in 1..{MOST_LOOPS}")
         if block_length is not None and set(heads) - {EVERYTHING}:
-            raise BadInput(f"with block_length every head sees all of its block and those before it: heads must be {EVERYTHING}")
+            raise BadInput(f"with block_length a head sees all of its block and those before it: heads must be {EVERYTHING}")
         self.source = ""
         self.vocab_size = vocab_size
         self.mask_token_id = mask_token_id
