@@ -45,8 +45,8 @@ def model_blocks(state: DecodeState) -> Tensor:
 
 
 def reach_of(state: DecodeState, block: Tensor) -> Tensor:
-    """What a step with a block-causal denoiser is about, bool (B, L): the denoiser's block around the open one, bool (B, L), and
-    all before it; in the last step of the budget everything."""
+    """What a step with a block-causal denoiser is about, bool (B, L): its block around the open one, bool (B, L), and all
+    before it; in the last step of the budget everything."""
     number = model_blocks(state)
     now = number.masked_fill(~block, -1).amax(dim=1, keepdim=True)
     return (number <= now) | (state.step == state.steps - 1)[:, None]

@@ -366,8 +366,8 @@ class EvenBlocks(CountRule):
         return top(scores, size // steps + (step < size % steps).long())
 
     def _of_unequal(self, state: DecodeState) -> Tensor:
-        """How many now, int64 (B,), in the blocks of a block-causal denoiser. They may begin with given positions, so each gets a
-        share of the steps by its size, and one at least."""
+        """How many now, int64 (B,), in the blocks of a block-causal denoiser. They may begin with given positions, so each gets
+        a share of the steps by its size, and one at least."""
         block = blocks_of(state, self.length)
         last, left = block.amax(dim=1), (block >= 0) & (state.commit_step < 0)
         now = block.masked_fill(~state.available, block.shape[1]).amin(dim=1)

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import nn
 
-_SHIFTED = {"dream"}
+_SHIFTED = {"dream", "fast_dllm_qwen"}
 """Model types whose logits at position i predict token i + 1, as in the causal models that they were adapted from."""
 
 MASK_AS_IS = {"dream"}
@@ -54,5 +54,8 @@ def auto_class(transformers: Any, config: Any) -> Any:
     if architecture.endswith("ForMaskedLM") or "AutoModelForMaskedLM" in remote:
         return transformers.AutoModelForMaskedLM
     if remote:
-        return transformers.AutoModel if "AutoModel" in remote else transformers.AutoModelForCausalLM
+        with_head = str(remote.get("AutoModelForCausalLM", "")).endswith(f".{architecture}")  # AutoModel may be the body alone
+        body_alone = not str(remote.get("AutoModel", "")).endswith(f".{architecture}")
+        plain = "AutoModel" in remote and not (with_head and body_alone)
+        return transformers.AutoModel if plain else transformers.AutoModelForCausalLM
     return transformers.AutoModelForMaskedLM

@@ -11,6 +11,7 @@ from torch import nn
 from anyorder.decoding.sampler import Sampler, as_order, as_sampler
 from anyorder.decoding.tokens import COLDEST, Argmax, Sample, TokenRule
 from anyorder.denoisers.base import Denoiser
+from anyorder.denoisers.block_families import is_block_causal, named_block_length, published_mask
 from anyorder.denoisers.huggingface import HuggingFaceDenoiser, is_shifted
 from anyorder.denoisers.unsupported import check_configuration, check_type
 from anyorder.errors import BadInput
@@ -18,7 +19,12 @@ from anyorder.orders.base import Order
 
 
 def as_denoiser(
-    model: Any, mask_token_id: int | None = None, suppress_tokens: Sequence[int] = (), *, shift: bool | None = None
+    model: Any,
+    mask_token_id: int | None = None,
+    suppress_tokens: Sequence[int] = (),
+    *,
+    shift: bool | None = None,
+    block_length: int | None = None,
 ) -> Denoiser:
     """The model as a denoiser.
 
@@ -27,6 +33,8 @@ def as_denoiser(
         mask_token_id: the mask; by default the one that the model's generation configuration or configuration names.
         suppress_tokens: tokens that are never produced, besides the mask.
         shift: the logits at position i predict token i + 1; by default where the model is known to need it (Dream).
+        block_length: positions per block of decoding. A block-causal model whose configuration names no length of its blocks is
+            given a mask with blocks of this length, as by its own code.
 
     Raises:
         BadInput: no model, no mask token, or arguments that contradict those of a denoiser.
@@ -46,10 +54,13 @@ def as_denoiser(
     check_configuration(name, config)
     for place in (getattr(model, "generation_config", None), config):
         mask_token_id = getattr(place, "mask_token_id", None) if mask_token_id is None else mask_token_id
+    mask_token_id = published_mask(config) if mask_token_id is None else mask_token_id
     if mask_token_id is None:
         check_type(name, config)
         raise BadInput(f"the configuration of {name} names no mask token: give mask_token_id, such as tokenizer.mask_token_id")
-    return HuggingFaceDenoiser(model, mask_token_id, suppress_tokens, shift=is_shifted(config) if shift is None else shift)
+    length = None if not is_block_causal(config) or named_block_length(config) else block_length
+    shift = is_shifted(config) if shift is None else shift
+    return HuggingFaceDenoiser(model, mask_token_id, suppress_tokens, shift=shift, block_length=length)
 
 
 def whole(name: str, value: Any, least: int) -> int:
