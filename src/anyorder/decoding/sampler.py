@@ -58,8 +58,7 @@ class Sampler(Pushable):
         steps: forward passes that a sequence may cost; None for as many as it has positions to fill. The last step unmasks
             everything that remains.
         block_length: decode in blocks of this many generated positions, from left to right; None for all positions at once, or
-            for the blocks of a block-causal denoiser. Its blocks are counted over all positions, and a smaller number must
-            divide them.
+            the blocks of a block-causal denoiser, which are counted over all positions and must be multiples of it.
         noise: scale of the Gumbel noise added to the scores. With it, a rule that fixes the number draws positions from
             Plackett-Luce with logits score / noise.
         anneal: lower the noise linearly, to noise * (1 - (step + 1) / steps), which is 0 in the last step (MaskGIT, arXiv
@@ -223,8 +222,7 @@ class Sampler(Pushable):
         loaded without a denoiser checked against this one. With a block-causal denoiser it decodes in that one's blocks.
 
         Raises:
-            BadInput: the denoiser has no policy of its own, or one without a critic; or a block-causal mask whose blocks are no
-                multiple of the sampler's, or that a part of the sampler does not work with.
+            BadInput: the denoiser has no policy of its own, one without a critic, or blocks that the sampler does not work in.
             WrongDenoiser: a policy was fitted to another denoiser, and `strict`.
         """
         if (length := block_length_of(denoiser)) is not None:

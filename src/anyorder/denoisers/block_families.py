@@ -178,17 +178,18 @@ def _breach(logits_of: Callable[[Tensor], Tensor], tokens: Tensor, block_length:
     if not bool(torch.isfinite(before[:, :first].float()).all()):
         return "its logits are not finite"
     if tokens.shape[1] > first:
-        behind = logits_of(_changed(tokens, tokens.shape[1] - 1, words))
+        behind = logits_of(_changed(tokens, range(first, tokens.shape[1]), words))
         close = (1e-4 if before.dtype == torch.float32 else 0.05) * float(before[:, :first].abs().max())
         if not torch.allclose(before[:, :first].float(), behind[:, :first].float(), rtol=0.0, atol=close):
             return "a block sees what stands behind it"
-    if first > 1 and torch.equal(before[:, 0], logits_of(_changed(tokens, first - 1, words))[:, 0]):
+    if first > 1 and torch.equal(before[:, 0], logits_of(_changed(tokens, [first - 1], words))[:, 0]):
         return "a position does not see all of its block"
     return ""
 
 
-def _changed(tokens: Tensor, place: int, words: list[int]) -> Tensor:
-    """Tokens (1, L) with another word at one place."""
+def _changed(tokens: Tensor, places: Iterable[int], words: list[int]) -> Tensor:
+    """Tokens (1, L) with other words at some places."""
     other = tokens.clone()
-    other[0, place] = next(word for word in words if word != int(tokens[0, place]))
+    for place in places:
+        other[0, place] = next(word for word in words if word != int(tokens[0, place]))
     return other

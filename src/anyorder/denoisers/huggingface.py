@@ -27,7 +27,10 @@ from anyorder.denoisers.families import (
     MASK_AS_IS,
     absolute_positions,
     auto_class,
+    body_of,
+    hidden_size_of,
     is_shifted,
+    last_hidden,
     max_length,
     model_type,
     outputs_of,
@@ -101,9 +104,8 @@ class HuggingFaceDenoiser(nn.Module):
         self._block_inputs: BlockInputs | None = None
         self.vocab_size: int = outputs_of(loaded, config)
         head = loaded.get_output_embeddings() if hasattr(loaded, "get_output_embeddings") else None
-        self._parts = [head if isinstance(head, nn.Module) else None, _body_of(loaded)]  # listed, so as to be no submodules
-        sizes = (getattr(config, key, None) for key in ("hidden_size", "d_model", "hidden_dim"))
-        self.hidden_size: int = next(size for size in sizes if size is not None)
+        self._parts = [head if isinstance(head, nn.Module) else None, body_of(loaded)]  # listed, so as to be no submodules
+        self.hidden_size = hidden_size_of(config)
         check_mask_token(mask_token_id, self.vocab_size)
         self.mask_token_id = mask_token_id
         self.shift = shift
@@ -337,7 +339,7 @@ class HuggingFaceDenoiser(nn.Module):
                 raise BadInput(self._too_long(tokens)) from error
             raise
         except ValueError as error:
-            if "attention" in str(error) and "block" in str(error):
+            if self.block_length is None and "attention" in str(error) and "block" in str(error):
                 raise BadInput(f"{type(self.model).__name__} {NEEDS_BLOCKS} ({first_line(error)})") from error
             raise
         logits = output.logits if hasattr(output, "logits") else output[0]
@@ -349,7 +351,7 @@ class HuggingFaceDenoiser(nn.Module):
             )
         if wanted is not None and not forward.cut:  # the head has seen every position
             logits = logits[on_device(wanted, logits.device)]
-        hidden = forward.found.get("body", forward.found.get("head", _last_hidden(output)))
+        hidden = forward.found.get("body", forward.found.get("head", last_hidden(output)))
         if hidden is None:
             raise BadInput("this model shows no hidden states: wrap it with WrappedDenoiser")
         return DenoiserOutput(logits.to(tokens.device), hidden.to(tokens.device))
@@ -388,21 +390,7 @@ class HuggingFaceDenoiser(nn.Module):
 _ignoring: "weakref.WeakKeyDictionary[nn.Module, bool]" = weakref.WeakKeyDictionary()
 
 
-def _last_hidden(output: Any) -> Tensor | None:
-    """Hidden states (B, L, D) that an output carries itself."""
-    states = getattr(output, "hidden_states", None)
-    last: Tensor | None = states[-1] if states else getattr(output, "last_hidden_state", None)
-    return last
-
-
 def _at(positions: Tensor, column: Tensor | None) -> tuple[Tensor, Tensor]:
     """Rows and columns at which the chosen positions bool (B, L) are predicted."""
     rows, places = positions.nonzero(as_tuple=True)
     return rows, places if column is None else column[rows, places]
-
-
-def _body_of(model: Any) -> nn.Module | None:
-    """The model without its head, whose output has the last hidden states; None where there is none."""
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # of adapters (PEFT)
-    body = getattr(inner, "base_model", None)
-    return body if isinstance(body, nn.Module) and body is not inner else None
