@@ -38,6 +38,12 @@ def block_numbers(tokens: Tensor, attention_mask: Tensor | None, block_length: i
     return (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0) // block_length
 
 
+def first_masked_block(masked: Tensor, number: Tensor) -> Tensor:
+    """The masked positions of each row's first block that has any, bool (B, L), of those that are masked, bool (B, L)."""
+    first = number.expand_as(masked).masked_fill(~masked, masked.shape[1]).amin(dim=1, keepdim=True)
+    return masked & (number == first)
+
+
 def block_causal_mask(number: Tensor, real: Tensor | None = None, columns: Tensor | None = None) -> Tensor:
     """Which positions each one sees, bool (B, 1, L, L), or (B, 1, n, L) for some columns.
 

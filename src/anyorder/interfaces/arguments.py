@@ -6,16 +6,19 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
+from anyorder.decoding.blocks import blocks_of
 from anyorder.decoding.sampler import Sampler, as_order, as_sampler
 from anyorder.decoding.tokens import COLDEST, Argmax, Sample, TokenRule
 from anyorder.denoisers.base import Denoiser
 from anyorder.denoisers.block_families import is_block_causal, named_block_length, published_mask
+from anyorder.denoisers.blocks import block_length_of
 from anyorder.denoisers.huggingface import HuggingFaceDenoiser, is_shifted
 from anyorder.denoisers.unsupported import check_configuration, check_type
 from anyorder.errors import BadInput
 from anyorder.orders.base import Order
+from anyorder.state import init
 
 
 def as_denoiser(
@@ -113,9 +116,18 @@ def check_threshold(threshold: float | None) -> None:
         raise BadInput(f"threshold is {threshold!r}; it is a probability, from 0 to 1")
 
 
-def check_budget(steps: int | None, block_length: int | None, most: int) -> None:
-    """Raise BadInput where a row with `most` masks has more blocks than forward passes: the last pass would fill the rest."""
-    blocks = 1 if block_length is None else -(-most // block_length)
+def blocks_in(denoiser: Denoiser, tokens: Tensor, attention_mask: Tensor | None, block_length: int | None) -> int:
+    """The most blocks with masks that a row of tokens (B, L) has in a block-causal denoiser; 0 with any other."""
+    if (length := block_length_of(denoiser)) is None or block_length is None:
+        return 0
+    state = init(tokens, denoiser.mask_token_id, attention_mask=attention_mask, model_block=length)
+    return 1 + int(blocks_of(state, block_length).max())
+
+
+def check_budget(steps: int | None, block_length: int | None, most: int, blocks: int = 0) -> None:
+    """Raise BadInput where a row with `most` masks has more blocks than forward passes: the last pass would fill the rest.
+    `blocks` is their number where it is not that of full ones."""
+    blocks = max(blocks, 1 if block_length is None else -(-most // block_length))
     if steps is not None and steps < blocks:
         raise BadInput(
             f"steps {steps} are too few for {blocks} blocks of {block_length}, in which {most} positions are to be filled: "

@@ -16,6 +16,7 @@ from anyorder.ends import Ends
 from anyorder.errors import BadInput
 from anyorder.interfaces.arguments import (
     as_denoiser,
+    blocks_in,
     check_budget,
     check_threshold,
     find_order,
@@ -118,7 +119,9 @@ def generate(
                 "these out"
             )
         sampler = find_sampler(sampler, denoiser).bind(denoiser)
-    check_budget(sampler.steps, sampler.block_length, batch.most)
+    sampler = sampler.bind(denoiser)
+    blocks = blocks_in(denoiser, batch.tokens, batch.attention_mask, sampler.block_length)
+    check_budget(sampler.steps, sampler.block_length, batch.most, blocks)
     sampler = sampler.replace(order=penalized(sampler.order, ends, eos_penalty))
     decoded = decode(
         denoiser, batch.tokens, sampler, seeds=seed, attention_mask=batch.attention_mask, ends=ends, on_step=on_step

@@ -22,6 +22,7 @@ from anyorder.ends import Ends
 from anyorder.errors import BadInput
 from anyorder.interfaces.arguments import (
     as_denoiser,
+    blocks_in,
     check_budget,
     check_threshold,
     find_order,
@@ -118,7 +119,8 @@ def generate(
     where = _order(order, remasking, denoiser, late, drawn=isinstance(token, Sample))
     count: CountRule = EvenBlocks(block_length)
     if threshold is None:
-        check_budget(steps, block_length, batch.most)
+        blocks = blocks_in(denoiser, batch.tokens, batch.attention_mask, block_length)
+        check_budget(steps, block_length, batch.most, blocks)
     else:
         sure: CountRule = AtLeast(threshold)
         count = Deadline(WithoutEnds(sure, Ends(late)) if late else sure, Fixed(1))

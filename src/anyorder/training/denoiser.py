@@ -4,6 +4,7 @@ A denoiser with a block-causal mask is trained as BD3LM is (arXiv 2503.09573): e
 predicted from itself and the clean blocks before it, all blocks of a sequence in one pass.
 """
 
+import inspect
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from anyorder.denoisers.base import attention_of
 from anyorder.denoisers.blocks import block_length_of, block_numbers
 from anyorder.denoisers.classes import make_denoiser, save_denoiser
 from anyorder.diffusion import mask_tokens, stratified
+from anyorder.errors import BadInput
 from anyorder.losses import mdm_loss, token_cross_entropy
 from anyorder.processes import Shard
 from anyorder.tasks import make_task
@@ -40,6 +42,7 @@ class DenoiserJob:
         torch.manual_seed(recipe.seed)
         self.denoiser = make_denoiser(recipe.denoiser.architecture, self.task, recipe.denoiser.settings)
         check_trainable(self.denoiser, self.task)
+        _check_takes_clean(self.denoiser)
         self.model: nn.Module = self.denoiser
         self.rate_scales: dict[str, float] = {}
         self.cycle = 1
@@ -92,3 +95,12 @@ class DenoiserJob:
     def save(self, folder: Path) -> None:
         """Weights and config in the Hugging Face layout."""
         save_denoiser(self.denoiser, folder)
+
+
+def _check_takes_clean(denoiser: nn.Module) -> None:
+    """Raise BadInput unless a denoiser with a block-causal mask can be trained with clean blocks before each masked one."""
+    if block_length_of(denoiser) is not None and "clean" not in inspect.signature(denoiser.forward).parameters:
+        raise BadInput(
+            f"{type(denoiser).__name__} has a block-causal mask, and its forward takes no clean tokens, which training "
+            "in blocks needs: give it an argument clean, as Transformer.forward has"
+        )
