@@ -23,6 +23,7 @@ import anyorder
 from anyorder.decoding.tokens import Sample
 from anyorder.training.fit import run_recipe
 from anyorder.training.recipes import load_recipe
+from anyorder.zoo import task_of
 
 ORDERS = ("confidence", "entropy", "random", "left_to_right")
 NUMBER = 500
@@ -78,7 +79,7 @@ def print_table(options: argparse.Namespace) -> None:
     print(f"| {names} |")
     print("|---|---|---|---|---|---|---|---|---|---|")
     for folder in sorted((p for p in Path(options.runs).iterdir() if p.name.isdigit()), key=lambda p: int(p.name)):
-        task = anyorder.task_for(anyorder.load_denoiser(folder / "model", device="cpu"))
+        task: Any = task_of(folder / "model")
         steps = json.loads((folder / "training.json").read_text())["steps"]
         for path in sorted(folder.glob("sample-*-none.json")):
             plain, cached = (json.loads(p.read_text()) for p in (path, Path(str(path).replace("-none", "-exact"))))
