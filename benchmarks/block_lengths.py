@@ -1,9 +1,9 @@
 """Molecules of denoisers trained with blocks of several lengths, from an autoregressive model (blocks of 1) to a single block.
 
-Every length is trained by the recipe moses-block-denoiser for the same time, all at once, and completes the same empty molecules
-by several orders, one position per step, tokens drawn at temperature 1, with the exact cache of finished blocks and without.
-For the block length of the recipe an order policy is fitted as well (moses-order). A valid molecule is one that RDKit reads; it
-is only needed to print the table.
+Every length is trained by the recipe moses-block-denoiser for the same time, all at once, and completes the same empty
+molecules by several orders, one position per step, tokens drawn at temperature 1, with the exact cache of finished blocks and
+without. For the block length of the recipe an order policy is fitted as well (moses-order). A valid molecule is one that RDKit
+reads, which is needed to print the table only.
 
     anyorder fetch moses
     python benchmarks/block_lengths.py [--runs runs/blocks] [--lengths 1,4,8,16,64] [--seconds 150] [--device cuda] [--print]
@@ -66,8 +66,9 @@ def sample(folder: Path, options: argparse.Namespace) -> None:
             sampler = anyorder.Sampler(order, token=Sample(1.0), cache=cache)
             began = time.perf_counter()
             found = anyorder.decode(denoiser, problems.tokens, sampler, seeds=7, ends=task.stops_at)
-            values = {"order": Path(order).name.replace("order", "policy"), "cache": cache, "seconds": time.perf_counter() - began,
-                      "nfe": float(found.nfe.double().mean()), "tokens": found.tokens.tolist()}  # fmt: skip
+            took, name = time.perf_counter() - began, Path(order).name.replace("order", "policy")
+            values = {"order": name, "cache": cache, "seconds": took, "nfe": float(found.nfe.double().mean()),
+                      "tokens": found.tokens.tolist()}  # fmt: skip
             (folder / f"sample-{Path(order).name}-{cache}.json").write_text(json.dumps(values))
 
 

@@ -56,7 +56,7 @@ def main() -> None:
             best[name] = min(best[name], seconds(options.device) - began)
     same = float((found["none"] == found["exact"])[:, options.prompt :].double().mean())
     print(
-        f"{length} positions, {options.generate} generated in {options.steps} steps, blocks of {options.block}, {options.device}"
+        f"{options.prompt} + {options.generate} positions, {options.steps} steps, blocks of {options.block}, {options.device}"
     )
     for name, took in best.items():
         print(f"cache {name:6} {took:8.2f} s   {best['none'] / took:5.1f} times as fast   {100 * same:.1f} % equal tokens")
