@@ -151,6 +151,15 @@ def test_what_cannot_be_used_is_refused_with_the_reason(tmp_path: Path) -> None:
         load_denoiser(folder, mask_token_id=MASK)
 
 
+@pytest.mark.parametrize("name", CACHED)
+def test_a_model_that_is_moved_to_another_dtype_gets_its_mask_in_that_dtype(name: str) -> None:
+    denoiser = denoiser_of(name).to(torch.bfloat16)
+    for cache in ("none", "exact"):
+        assert not bool((decode(denoiser, prompts(), Sampler("confidence", cache=cache)).tokens == MASK).any())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not bool((decode(denoiser_of(name), prompts(), "confidence").tokens == MASK).any())
+
+
 def bert() -> Any:
     torch.manual_seed(0)
     sizes = {"vocab_size": WORDS, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}

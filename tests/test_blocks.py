@@ -91,16 +91,18 @@ SAMPLERS: dict[str, dict[str, Any]] = {
     "sampled": {"order": "confidence", "token": Sample(1.0), "noise": 0.5, "steps": 9},
     "in halves": {"order": "entropy", "block_length": 2},
     "few steps": {"order": "confidence", "steps": 3},
+    "dapd": {"order": "confidence", "count": "dapd"},
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_the_exact_cache_changes_no_token(name: str) -> None:
     denoiser, sampler = model(), Sampler(**SAMPLERS[name])
-    if name == "info_gain":
-        with pytest.raises(BadInput, match="a look-ahead is not cached"):
-            sampler.replace(cache="exact", block_length=BLOCK)
-        sampler = Sampler("confidence")
+    if name in ("info_gain", "dapd"):  # which work without the cache only
+        with pytest.raises(BadInput, match="a cached pass shows no attention, and a look-ahead is not cached"):
+            sampler.replace(cache="exact")
+        assert not bool((decode(denoiser, problems(), sampler).tokens == MASK).any())
+        return
     plain, cached = (decode(denoiser, problems(), each, seeds=3) for each in (sampler, sampler.replace(cache="exact")))
     assert torch.equal(plain.tokens, cached.tokens)
     assert torch.equal(plain.commit_step, cached.commit_step)
@@ -259,6 +261,17 @@ def test_a_policy_is_trained_on_one_block_with_the_known_ones_before_it() -> Non
     assert sorted(set(chosen.tolist())) == [1, 2, 3]
     assert torch.equal(open_now, number == chosen[:, None]) and torch.equal(behind, number > chosen[:, None])
     assert torch.equal(states, torch.where(number < chosen[:, None], x0, MASK))
+
+
+def test_training_that_is_not_defined_in_blocks_is_refused() -> None:
+    from anyorder.denoisers.wrapped import WrappedDenoiser
+    from anyorder.training.denoiser import _check_takes_clean
+    from anyorder.training.grpo import GrpoJob
+
+    with pytest.raises(BadInput, match="grpo estimates likelihoods by one prediction of whole answers"):
+        GrpoJob(None, model(), None)  # type: ignore[arg-type]
+    with pytest.raises(BadInput, match="takes no clean tokens, which training in blocks needs"):
+        _check_takes_clean(WrappedDenoiser(torch.nn.Embedding(5, 5), 4, 5, block_length=2))
 
 
 def recipe(name: str, *changes: str) -> Any:

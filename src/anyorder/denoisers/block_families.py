@@ -100,10 +100,8 @@ class BlockInputs:
     """
 
     def __init__(self, model: nn.Module, block_length: int, form: str) -> None:
-        self.block_length, self.form = block_length, form
-        loaded: Any = model
-        self.takes = set(inspect.signature(loaded.forward).parameters)
-        self.dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+        self.model, self.block_length, self.form = model, block_length, form
+        self.takes = set(inspect.signature(model.forward).parameters)
 
     def __call__(self, tokens: Tensor, attention_mask: Tensor | None, columns_alone: bool) -> dict[str, Any]:
         """See `Inputs`."""
@@ -114,7 +112,10 @@ class BlockInputs:
         else:
             number = block_numbers(tokens, attention_mask, self.block_length)
             seen = block_causal_mask(number, attention_mask).expand(len(tokens), -1, -1, -1)
-        return {"attention_mask": seen if self.form == "bool" else as_bias(seen, self.dtype)}
+        if self.form == "bool":
+            return {"attention_mask": seen}
+        dtype = next((p.dtype for p in self.model.parameters() if p.is_floating_point()), torch.float32)
+        return {"attention_mask": as_bias(seen, dtype)}
 
     def _own(self, tokens: Tensor, attention_mask: Tensor | None) -> dict[str, Any]:
         found: dict[str, Any] = {}

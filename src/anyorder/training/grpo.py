@@ -57,12 +57,12 @@ class GrpoJob:
     """A `Job`: the denoiser of a recipe, by reward. Its steps come in cycles, one for each round of decodings."""
 
     def __init__(self, recipe: GrpoRecipe, denoiser: nn.Module, task: Task) -> None:
-        check_trainable(denoiser, task)
         if block_length_of(denoiser) is not None:
             raise BadInput(
                 "grpo estimates likelihoods by one prediction of whole answers, and a block-causal denoiser predicts a block "
                 "at a time: use a denoiser that sees both sides"
             )
+        check_trainable(denoiser, task)
         self.recipe, self.task, self.settings = recipe, task, recipe.grpo
         self.denoiser = self.model = denoiser.eval().requires_grad_(True)
         self.start = deepcopy(denoiser).requires_grad_(False) if self.settings.beta else None
