@@ -516,7 +516,7 @@ def test_a_sampler_with_a_cache_is_written_and_saved(text: str, tmp_path: Any) -
 
 
 @pytest.mark.parametrize(("fields", "said"), [
-    ({"cache": "both"}, "cache 'both' is unknown: use one of none, prefix, dual, window"),
+    ({"cache": "both"}, "cache 'both' is unknown: use one of none, prefix, dual, exact, window"),
     ({"cache": "dual", "block_length": None}, "give block_length"),
     ({"cache": "dual", "refresh": 0}, "refresh is 0; it must be"),
     ({"cache": "dual", "refresh": "step"}, "refresh is 'step'; it must be"),

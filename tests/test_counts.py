@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from anyorder.decoding.blocks import block_of, open_block
 from anyorder.decoding.counts import (
     KLASS,
     Cosine,
@@ -21,8 +22,6 @@ from anyorder.decoding.counts import (
     ScoreThreshold,
     Threshold,
     TwoPhase,
-    block_of,
-    open_block,
     top,
 )
 from anyorder.decoding.timesteps import Ancestral, Timesteps

@@ -94,12 +94,13 @@ def mask_tokens(
     Args:
         x0: clean tokens, int64 (B, L).
         maskable: bool (B, L); other positions (prompt, padding, special tokens) never change.
-        mask_probability: 1 - alpha(t), float (B,).
+        mask_probability: 1 - alpha(t), float (B,), or (B, L) where positions have times of their own.
         mask_token_id: the mask.
         uniform: uniform numbers in [0, 1), float (B, L): the randomness, so that the result is a pure function.
 
     Returns:
         x_t int64 (B, L) and masked bool (B, L).
     """
-    masked = maskable & (uniform < mask_probability[:, None])
+    chance = mask_probability if mask_probability.dim() == 2 else mask_probability[:, None]
+    masked = maskable & (uniform < chance)
     return torch.where(masked, mask_token_id, x0), masked

@@ -36,7 +36,7 @@ def mdm_loss(
     Args:
         token_losses: l_i (B, L), 0 where not masked.
         masked: bool (B, L).
-        time_weight: w_t (B,); 1 by default.
+        time_weight: w_t (B,), or (B, L) where positions have times of their own; 1 by default.
         token_weight: (B, L); 1 by default, and never differentiated. With 1 + q this is L_PA-MDM (eq. 4).
         focal_gamma: if given, every l_i is multiplied by `focal_weight`.
         focal_alpha: scale of that weight.
@@ -47,7 +47,7 @@ def mdm_loss(
     if focal_gamma is not None:
         losses = losses * focal_weight(token_losses, focal_gamma, focal_alpha)
     if time_weight is not None:
-        losses = losses * time_weight[:, None]
+        losses = losses * (time_weight if time_weight.dim() == 2 else time_weight[:, None])
     if token_weight is not None:
         losses = losses * token_weight.detach()
     if normalize == "sequences":

@@ -39,6 +39,7 @@ class DecodeState:
         x0: int64 (B, L), the solution: for oracles and training only.
         open: bool (B, L), the masked positions that may be unmasked now, when decoding in blocks; None for all of them.
         block: bool (B, L), all positions of the open block, when decoding in blocks; None for all positions.
+        model_block: positions per block of the denoiser's block-causal mask; None if it sees both sides.
         memory: what parts of the sampler remember of earlier predictions, see `anyorder.memory`.
     """
 
@@ -60,6 +61,7 @@ class DecodeState:
     x0: Tensor | None = None
     open: Tensor | None = None
     block: Tensor | None = None
+    model_block: int | None = None
     memory: Mapping[Hashable, tuple[Tensor, ...]] = field(default_factory=dict)
 
     @classmethod
@@ -72,6 +74,7 @@ class DecodeState:
         steps: Tensor,
         attention_mask: Tensor | None = None,
         x0: Tensor | None = None,
+        model_block: int | None = None,
     ) -> "DecodeState":
         """The state before the first step: tokens (B, L) whose `generated` positions that hold the mask are to be filled."""
         zero = torch.zeros_like(steps)
@@ -81,7 +84,7 @@ class DecodeState:
         row = torch.arange(len(tokens), device=tokens.device)
         return cls(
             tokens, masked, generated, mask_token_id, seeds, zero, steps, row, never, nothing, nothing, never, zero, zero,
-            attention_mask, x0,
+            attention_mask, x0, model_block=model_block,
         )  # fmt: skip
 
     def __len__(self) -> int:
@@ -189,12 +192,14 @@ def init(
     seeds: Tensor | int = 0,
     attention_mask: Tensor | None = None,
     x0: Tensor | None = None,
+    model_block: int | None = None,
 ) -> DecodeState:
     """The state before the first step; every position of tokens (B, L) that holds the mask and is not padding is generated.
 
     Args:
         steps: budget of every sequence; None for as many as it has positions to fill.
         seeds: one int64 per sequence (B,), or one number to which row i adds i.
+        model_block: the denoiser's `block_length` if it has one.
 
     Other tensors may be on another device than the tokens; they are moved there.
     """
@@ -206,4 +211,4 @@ def init(
     budget = generated.sum(dim=1).clamp(min=1) if steps is None else torch.full_like(count, steps)
     seeds = seeds + count if isinstance(seeds, int) else seeds.to(tokens.device)
     x0 = None if x0 is None else x0.to(tokens.device)
-    return DecodeState.start(tokens, generated, mask_token_id, seeds, budget, attention_mask, x0)
+    return DecodeState.start(tokens, generated, mask_token_id, seeds, budget, attention_mask, x0, model_block)

@@ -1,7 +1,8 @@
 """Forward passes over a part of the positions while a block is decoded (Fast-dLLM, arXiv 2505.22618, with any order).
 
 A bidirectional model has no exact cache: a committed token changes the keys and values of all positions. They are kept
-nevertheless, and computed anew at times. Every sequence has a schedule of its own, so sequences do not influence one another.
+nevertheless, and computed anew at times. Finished blocks of a block-causal model never change: their cache is exact. Every
+sequence has a schedule of its own, so sequences do not influence one another.
 """
 
 from numbers import Integral, Real
@@ -10,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anyorder.decoding.caches import CacheRule, none
-from anyorder.decoding.counts import open_block
+from anyorder.decoding.blocks import from_first_to_open, open_block
+from anyorder.decoding.caches import CacheRule, exact, none
 from anyorder.decoding.own_code import naming
 from anyorder.denoisers.attention_store import DenoiserCache
 from anyorder.denoisers.base import DenoiserOutput
+from anyorder.denoisers.blocks import block_length_of
 from anyorder.errors import BadInput
 from anyorder.state import DecodeState
 
@@ -33,7 +35,9 @@ def check_cache(cache: CacheRule, refresh: Any, block_length: int | None) -> Non
         )
     if cache is none and refresh != "block":
         raise BadInput(f"refresh is {refresh!r}, and there is no cache to refresh: give a cache, such as 'dual'")
-    if cache is not none and block_length is None:
+    if cache is exact and refresh != "block":
+        raise BadInput(f"refresh is {refresh!r}, and an exact cache needs no refresh: leave it out")
+    if cache is not none and cache is not exact and block_length is None:
         raise BadInput("a cache keeps what is outside of the block that is decoded: give block_length, such as 32 (@blocks:32)")
 
 
@@ -53,6 +57,20 @@ def start_cache(denoiser: Any) -> DenoiserCache:
     return found
 
 
+def _check_rule(denoiser: Any, rule: CacheRule) -> None:
+    """Raise BadInput unless this rule is for such a denoiser."""
+    length = block_length_of(denoiser)
+    if rule is exact and length is None:
+        raise BadInput(
+            "cache='exact' is for denoisers with a block-causal mask, and this one sees both sides: no cache of it is exact; "
+            "use 'dual' or 'prefix'"
+        )
+    if rule is not exact and length is not None:
+        raise BadInput(
+            f"this denoiser's mask is block-causal, in blocks of {length}: finished blocks are kept by cache='exact'"
+        )
+
+
 class Cache:
     """What earlier forward passes over a batch computed, and which positions the next one computes.
 
@@ -68,6 +86,7 @@ class Cache:
     """
 
     def __init__(self, denoiser: Any, rule: CacheRule, refresh: Refresh, block_length: int) -> None:
+        _check_rule(denoiser, rule)
         self.store = start_cache(denoiser)
         self.rule, self.refresh, self.block_length = rule, refresh, block_length
         self._kept: dict[str, Tensor] = {}
@@ -114,13 +133,17 @@ class Cache:
         fresh = given | block
         if self._kept:
             fresh = fresh | (state.tokens != self._kept["tokens"])
+        if self.rule is exact:
+            fresh = from_first_to_open(fresh, state, block)
         return fresh if state.attention_mask is None else fresh & state.attention_mask.bool()
 
     def _due(self, state: DecodeState, block: Tensor, fresh: Tensor) -> Tensor:
         """Sequences bool (B,) of which everything is computed."""
         if not self._kept:
             return torch.ones_like(state.finished)
-        if self.refresh == "block":
+        if self.rule is exact:
+            due = torch.zeros_like(state.finished)
+        elif self.refresh == "block":
             due = (block != self._kept["block"]).any(dim=1)
         elif isinstance(self.refresh, Integral):
             due = self._kept["age"] >= int(self.refresh)

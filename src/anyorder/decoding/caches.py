@@ -36,6 +36,13 @@ def dual(state: DecodeState, block: Tensor) -> Tensor:
     return block
 
 
+@CACHES.register("exact")
+def exact(state: DecodeState, block: Tensor) -> Tensor:
+    """The open block and what has changed since it was computed: with a block-causal denoiser, whose finished blocks depend on
+    nothing behind them, the tokens are those without a cache (BD3LM, arXiv 2503.09573). For no other denoiser."""
+    return block
+
+
 @CACHES.register("window")
 @dataclass(frozen=True)
 class Window:

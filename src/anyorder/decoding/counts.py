@@ -13,6 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from anyorder.decoding.blocks import block_of, blocks_of
 from anyorder.errors import BadInput, check_number
 from anyorder.memory import Drift, Memory
 from anyorder.prediction import Prediction
@@ -354,6 +355,8 @@ class EvenBlocks(CountRule):
             check_number("steps", self.steps, 1)
 
     def __call__(self, scores: Tensor, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
+        if state.model_block is not None:
+            return top(scores, self._of_unequal(state))
         block = block_of(state.generated, self.length)
         blocks = block.amax(dim=1) + 1
         even = (state.steps // blocks.clamp(min=1)).clamp(1, self.length)
@@ -362,22 +365,23 @@ class EvenBlocks(CountRule):
         size = (block == number[:, None]).sum(dim=1)
         return top(scores, size // steps + (step < size % steps).long())
 
+    def _of_unequal(self, state: DecodeState) -> Tensor:
+        """How many now, int64 (B,), in the blocks of a block-causal denoiser. They may begin with given positions, so each gets
+        a share of the steps by its size, and one at least."""
+        block = blocks_of(state, self.length)
+        last, left = block.amax(dim=1), (block >= 0) & (state.commit_step < 0)
+        now = block.masked_fill(~state.available, block.shape[1]).amin(dim=1)
+        here = (left & (block == now[:, None])).sum(dim=1)
+        if self.steps is not None:
+            return -(-(block == now[:, None]).sum(dim=1) // min(self.steps, self.length))
+        steps = state.steps - state.step
+        share = steps * here // left.sum(dim=1).clamp(min=1)
+        return -(-here // share.clamp(min=1).minimum((steps - (last - now)).clamp(min=1)))
+
 
 def not_in_blocks(name: str) -> BadInput:
     """The error of a rule that counts over the whole sequence."""
     return BadInput(f"the count rule {name} counts over the whole sequence, not in blocks: use another one, such as linear")
-
-
-def block_of(generated: Tensor, length: int) -> Tensor:
-    """Number of the block of each generated position (B, L), counted over the generated positions of its row; -1 elsewhere."""
-    return torch.where(generated, (generated.long().cumsum(dim=1) - 1) // length, -1)
-
-
-def open_block(state: DecodeState, length: int) -> Tensor:
-    """The positions of each row's leftmost block that still has a masked one, bool (B, L)."""
-    block = block_of(state.generated, length)
-    number = block.masked_fill(~state.masked, block.shape[1]).amin(dim=1)
-    return block == number[:, None]
 
 
 def drawn_confidence(scores: Tensor, prediction: Prediction) -> Tensor:

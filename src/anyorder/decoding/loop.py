@@ -13,6 +13,7 @@ from anyorder.decoding.result import Decoded
 from anyorder.decoding.sampler import Sampler, as_sampler
 from anyorder.decoding.step import predict, step
 from anyorder.denoisers.base import Denoiser, attention_of, check_batch, device_of, in_eval_mode
+from anyorder.denoisers.blocks import block_length_of
 from anyorder.ends import Ends
 from anyorder.orders.base import Order
 from anyorder.signatures import check_argument
@@ -64,7 +65,10 @@ def decode(
     callbacks = callbacks_of(on_step)
     home, device = tokens.device, device_of(denoiser, tokens.device)
     mask = attention_of(denoiser, tokens) if attention_mask is None else attention_mask
-    state = init(tokens.to(device), denoiser.mask_token_id, steps=sampler.steps, seeds=seeds, attention_mask=mask, x0=x0)
+    state = init(
+        tokens.to(device), denoiser.mask_token_id, steps=sampler.steps, seeds=seeds, attention_mask=mask, x0=x0,
+        model_block=block_length_of(denoiser),
+    )  # fmt: skip
     if not state.masked.any() and len(state):
         message = f"nothing to decode: no token is the mask ({denoiser.mask_token_id}); the tokens are returned"
         warnings.warn(message, stacklevel=4)

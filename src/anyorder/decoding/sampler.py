@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from anyorder.decoding.blocks import check_fits_denoiser
 from anyorder.decoding.cache import Cache, Refresh, check_cache
 from anyorder.decoding.caches import CacheRule, none
 from anyorder.decoding.counts import CountRule, FunctionRule
@@ -22,6 +23,7 @@ from anyorder.decoding.sampler_card import card_of
 from anyorder.decoding.spelling import fields_of
 from anyorder.decoding.tokens import Argmax, Redraw, Sample, TokenRule
 from anyorder.denoisers.base import device_of
+from anyorder.denoisers.blocks import block_length_of
 from anyorder.errors import LARGEST_FINITE, BadInput, check_number
 from anyorder.files import read_json, write_json, write_text, written_as_a_whole
 from anyorder.hub import Pushable, download
@@ -55,14 +57,15 @@ class Sampler(Pushable):
         remasker: what to remask; by default `Absorbing()`: nothing.
         steps: forward passes that a sequence may cost; None for as many as it has positions to fill. The last step unmasks
             everything that remains.
-        block_length: decode in blocks of this many generated positions, from left to right; None for all positions at once.
+        block_length: decode in blocks of this many generated positions, from left to right; None for all positions at once, or
+            the blocks of a block-causal denoiser, which are counted over all positions and must be multiples of it.
         noise: scale of the Gumbel noise added to the scores. With it, a rule that fixes the number draws positions from
             Plackett-Luce with logits score / noise.
         anneal: lower the noise linearly, to noise * (1 - (step + 1) / steps), which is 0 in the last step (MaskGIT, arXiv
             2202.04200).
         cache: in blocks, which positions every pass computes; keys and values of the others are those of earlier passes:
             "none"; "prefix", where the positions before the open block are read; "dual", where all outside it are; or
-            "window:16". See `anyorder.decoding.caches`.
+            "window:16"; "exact" for block-causal denoisers. See `anyorder.decoding.caches`.
         refresh: when a pass computes all positions of a sequence: "block", at each new block; an int, every so many steps; a
             float, in the step after the hidden states of the open block have drifted by more than this share.
 
@@ -216,12 +219,16 @@ class Sampler(Pushable):
 
     def bind(self, denoiser: Any, *, strict: bool = True) -> "Sampler":
         """The sampler with every part that depends on the denoiser loaded, such as the order `policy`, and policies that were
-        loaded without a denoiser checked against this one.
+        loaded without a denoiser checked against this one. With a block-causal denoiser it decodes in that one's blocks.
 
         Raises:
-            BadInput: the denoiser has no policy of its own, or one without a critic.
+            BadInput: the denoiser has no policy of its own, one without a critic, or blocks that the sampler does not work in.
             WrongDenoiser: a policy was fitted to another denoiser, and `strict`.
         """
+        if (length := block_length_of(denoiser)) is not None:
+            if self.block_length is None:
+                return self.replace(block_length=length).bind(denoiser, strict=strict)
+            check_fits_denoiser(self.block_length, length)
         inside = [part for name in _PARTS for part in walk(getattr(self, name))]
         for part in inside:
             check_unchecked(part, denoiser, strict=strict)

@@ -6,13 +6,16 @@ import torch
 from torch import Tensor
 
 from anyorder import noise
+from anyorder.decoding.blocks import open_block, reach_of
 from anyorder.decoding.cache import Cache
-from anyorder.decoding.counts import checked_selection, open_block
+from anyorder.decoding.counts import checked_selection
 from anyorder.decoding.own_code import naming
 from anyorder.decoding.sampler import Sampler
 from anyorder.decoding.tokens import propose
 from anyorder.denoisers.attention import with_attention
-from anyorder.denoisers.base import Denoiser, check_is_denoiser
+from anyorder.denoisers.base import Denoiser, DenoiserOutput, check_is_denoiser
+from anyorder.denoisers.blocks import block_length_of
+from anyorder.errors import BadInput
 from anyorder.memory import remember
 from anyorder.orders.base import checked_scores
 from anyorder.prediction import Prediction, forbid
@@ -49,17 +52,24 @@ def predict(denoiser: Denoiser, state: DecodeState, sampler: Sampler, cache: Cac
     With a cache it may be a pass over a part of the positions: then the others have hidden states of earlier passes, and no
     logits."""
     check_is_denoiser(denoiser)
+    state, reach = _reaching(state, sampler, block_length_of(denoiser))
     where = sampler.remasker.positions(state)
     verifies, attention = sampler.remasker.verifies, None
     asked = where | state.committed if verifies else where
+    if reach is not None:
+        where, asked = where & reach, asked & reach
     with naming("denoiser", denoiser):
         if cache is not None:
             logits, hidden, asked = cache.predict(state, asked)
             where = where & asked
         elif sampler.reads_attention:
             (logits, hidden), attention = with_attention(denoiser, state.tokens, state.attention_mask, asked)
+        elif reach is not None:
+            logits, hidden = _up_to(reach, denoiser, state, asked)
         else:
             logits, hidden = denoiser(state.tokens, state.attention_mask, asked)
+    if reach is not None:
+        hidden = hidden.masked_fill(~reach[..., None], 0.0)
     log_probs = None
     if verifies:
         inside, verified = where[asked], state.committed & asked
@@ -76,6 +86,9 @@ def step(state: DecodeState, prediction: Prediction, sampler: Sampler) -> tuple[
     Raises:
         BadInput: the order did not return a float tensor, or returned scores of the wrong shape, or NaN.
     """
+    everywhere = state.masked
+    state, _ = _reaching(state, sampler, state.model_block)
+    later = everywhere & ~state.masked
     if sampler.block_length is not None:
         block = open_block(state, sampler.block_length)
         state = state.replace(open=block & state.masked, block=block)
@@ -106,7 +119,7 @@ def step(state: DecodeState, prediction: Prediction, sampler: Sampler) -> tuple[
     rejected = sampler.remasker.reject(state, prediction, remasked)
 
     filled = state.tokens.masked_scatter(prediction.predicted, candidates)
-    masked = ((state.masked | prediction.predicted) & ~selected) | remasked
+    masked = ((state.masked | prediction.predicted) & ~selected) | remasked | later
     new = selected & (filled != state.tokens)
     log_probs = prediction.scatter(log_probs, 0.0).float()
     order_log_probs = state.order_log_probs
@@ -127,6 +140,31 @@ def step(state: DecodeState, prediction: Prediction, sampler: Sampler) -> tuple[
     )
     after = sampler.remasker.settle(after)
     return after, StepOutput(state, after, prediction, scores, selected, remasked)
+
+
+def _reaching(state: DecodeState, sampler: Sampler, model_block: int | None) -> tuple[DecodeState, Tensor | None]:
+    """With a block-causal denoiser, the state without the masks behind the open block, which are not predicted yet, and the
+    positions bool (B, L) up to its end. Then what is behind has no influence on a step, as it has none on the denoiser."""
+    if state.model_block != model_block:
+        raise BadInput(
+            f"this state is for a denoiser whose mask has blocks of {state.model_block}, and this one's has blocks of "
+            f"{model_block}: make it with init(..., model_block=denoiser.block_length)"
+        )
+    if model_block is None:
+        return state, None
+    if sampler.block_length is None:
+        raise BadInput("the denoiser's mask is block-causal: bind the sampler to it, sampler.bind(denoiser)")
+    reach = reach_of(state, open_block(state, sampler.block_length))
+    return state.replace(masked=state.masked & reach), reach
+
+
+def _up_to(reach: Tensor, denoiser: Denoiser, state: DecodeState, asked: Tensor) -> DenoiserOutput:
+    """A forward pass over the columns up to the last one that is needed; hidden states are 0 behind it."""
+    needed = reach if state.attention_mask is None else reach & state.attention_mask.bool()
+    end = 1 + int(needed.any(dim=0).nonzero().max()) if bool(needed.any()) else 1
+    mask = None if state.attention_mask is None else state.attention_mask[:, :end]
+    logits, hidden = denoiser(state.tokens[:, :end], mask, asked[:, :end])
+    return DenoiserOutput(logits, torch.nn.functional.pad(hidden, (0, 0, 0, reach.shape[1] - end)))
 
 
 def _scores(state: DecodeState, prediction: Prediction, sampler: Sampler) -> Tensor:

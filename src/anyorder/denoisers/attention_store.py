@@ -92,24 +92,32 @@ class AttentionStore:
         self.layers: list[_Layer] = []
 
     @contextmanager
-    def full(self, rows: _Sub = None, real: Tensor | None = None) -> Iterator[None]:
+    def full(self, rows: _Sub = None, real: Tensor | None = None, *, always: bool = False) -> Iterator[None]:
         """Store the keys and values of the forward pass that is made inside.
 
         Args:
             rows: see `DenoiserCache`.
             real: bool (b, L), False at padding, for attentions that are given no mask.
+            always: hide the padding from those that are given one too.
 
         Raises:
             Unreached: there was no call of attention.
         """
         found: list[_Layer] = []
         padding = None if real is None else real[:, None, None, :]
+        if always and padding is not None:
+            padding = padding | torch.eye(padding.shape[-1], dtype=torch.bool, device=padding.device)
+        hidden: dict[int, tuple[Tensor, Tensor]] = {}  # with the masks that they are of, so that no id is used again
 
         def attend(
             query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *rest: Any, **options: Any
         ) -> Tensor:
             _check_not_causal(rest, options)
-            mask = padding if attn_mask is None else attn_mask
+            mask = padding if attn_mask is None else _with_heads(attn_mask)
+            if always and padding is not None and mask is not None and mask is not padding:
+                if id(attn_mask) not in hidden:
+                    hidden[id(attn_mask)] = mask, _both(mask, padding)
+                mask = hidden[id(attn_mask)][1]
             found.append(_Layer(_columns_first(key), _columns_first(value), mask))
             return F.scaled_dot_product_attention(query, key, value, mask, *rest, **options)
 
@@ -228,6 +236,16 @@ def _joined(old: Tensor | None, new: Tensor | None, rows: Tensor, batch: int) ->
     out = one.expand(shape).clone()
     out[rows] = other.expand(len(rows), *shape[1:])
     return out
+
+
+def _with_heads(mask: Tensor) -> Tensor:
+    """A mask (L, L) or (B, L, L) as (1 or B, 1, L, L)."""
+    return mask if mask.dim() == 4 else mask.reshape(-1, 1, *mask.shape[-2:])
+
+
+def _both(mask: Tensor, seen: Tensor) -> Tensor:
+    """A mask, bool or additive, that also hides what is not seen, bool (b, 1, L, L)."""
+    return mask & seen if mask.dtype == torch.bool else mask.masked_fill(~seen, -torch.inf)
 
 
 def _nothing_masked(like: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ from anyorder.weights import load_weights, with_weights
 BY_TASK = ("vocab_size", "mask_token_id", "max_length", "pad_token_id")
 """Arguments of a constructor that come from the task."""
 
-_WRAPPING = ("mask_token_id", "vocab_size", "hidden_size", "pad_token_id")
+_WRAPPING = ("mask_token_id", "vocab_size", "hidden_size", "pad_token_id", "block_length")
 """Arguments of `WrappedDenoiser` besides the module."""
 
 

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-_SHIFTED = {"dream"}
+_SHIFTED = {"dream", "fast_dllm_qwen"}
 """Model types whose logits at position i predict token i + 1, as in the causal models that they were adapted from."""
 
 MASK_AS_IS = {"dream"}
@@ -47,6 +47,26 @@ def outputs_of(model: Any, config: Any) -> int:
     return head.out_features if isinstance(head, nn.Linear) else int(config.vocab_size)
 
 
+def hidden_size_of(config: Any) -> int:
+    """The size of a model's hidden states."""
+    sizes = (getattr(config, key, None) for key in ("hidden_size", "d_model", "hidden_dim"))
+    return next(int(size) for size in sizes if size is not None)
+
+
+def body_of(model: Any) -> nn.Module | None:
+    """The model without its head, whose output has the last hidden states; None where there is none."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # of adapters (PEFT)
+    body = getattr(inner, "base_model", None)
+    return body if isinstance(body, nn.Module) and body is not inner else None
+
+
+def last_hidden(output: Any) -> Tensor | None:
+    """Hidden states (B, L, D) that an output carries itself."""
+    states = getattr(output, "hidden_states", None)
+    last: Tensor | None = states[-1] if states else getattr(output, "last_hidden_state", None)
+    return last
+
+
 def auto_class(transformers: Any, config: Any) -> Any:
     """The auto class that gives a model with a head over tokens."""
     remote = getattr(config, "auto_map", None) or {}
@@ -54,5 +74,8 @@ def auto_class(transformers: Any, config: Any) -> Any:
     if architecture.endswith("ForMaskedLM") or "AutoModelForMaskedLM" in remote:
         return transformers.AutoModelForMaskedLM
     if remote:
-        return transformers.AutoModel if "AutoModel" in remote else transformers.AutoModelForCausalLM
+        with_head = str(remote.get("AutoModelForCausalLM", "")).endswith(f".{architecture}")  # AutoModel may be the body alone
+        body_alone = not str(remote.get("AutoModel", "")).endswith(f".{architecture}")
+        plain = "AutoModel" in remote and not (with_head and body_alone)
+        return transformers.AutoModel if plain else transformers.AutoModelForCausalLM
     return transformers.AutoModelForMaskedLM

@@ -22,11 +22,15 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from anyorder.denoisers.base import DenoiserOutput, check_mask_token, device_of, evaluating, move
+from anyorder.denoisers.block_families import BlockInputs, block_length_for, find_inputs, reads_no_time
 from anyorder.denoisers.families import (
     MASK_AS_IS,
     absolute_positions,
     auto_class,
+    body_of,
+    hidden_size_of,
     is_shifted,
+    last_hidden,
     max_length,
     model_type,
     outputs_of,
@@ -37,7 +41,7 @@ from anyorder.denoisers.padding import Wanted, align_left, depends_on_padding, m
 from anyorder.denoisers.special_tokens import UNLOADABLE, mask_of, named_tokens, tokenizer_of, tokens_of_no_text
 from anyorder.denoisers.taps import is_compiled, on_device, tapped
 from anyorder.denoisers.unsupported import (
-    NO_BLOCK_MASKS,
+    NEEDS_BLOCKS,
     check_adapter,
     check_causal,
     check_configuration,
@@ -67,6 +71,11 @@ class HuggingFaceDenoiser(nn.Module):
         shift: the logits at position i predict token i + 1 (Dream).
         pad_token_id: padding, which the model never reads; None if the caller passes attention masks.
         tokenizer: kept for encoding and decoding text, not used here.
+        block_length: positions per block of a block-causal attention mask; by default that of models that are known to have one
+            (LLaDA2, SDAR, Fast-dLLM v2, BD3LM), and None, which sees both sides, for others.
+
+    Raises:
+        BadInput: no model of Hugging Face, one that fills no masks, or one that does not respect a block-causal mask.
     """
 
     def __init__(
@@ -78,6 +87,7 @@ class HuggingFaceDenoiser(nn.Module):
         shift: bool = False,
         pad_token_id: int | None = None,
         tokenizer: Any = None,
+        block_length: int | None = None,
     ) -> None:
         super().__init__()
         self.source = ""
@@ -88,11 +98,14 @@ class HuggingFaceDenoiser(nn.Module):
             raise BadInput(f"{type(model).__name__} has no configuration, as models of Hugging Face have: use WrappedDenoiser")
         config: Any = loaded.config
         check_configuration(type(model).__name__, config)
-        check_forward(model)
+        if not reads_no_time(config):
+            check_forward(model)
+        self.block_length = block_length_for(type(model).__name__, config, block_length)
+        self._block_inputs: BlockInputs | None = None
         self.vocab_size: int = outputs_of(loaded, config)
         head = loaded.get_output_embeddings() if hasattr(loaded, "get_output_embeddings") else None
-        self._parts = [head if isinstance(head, nn.Module) else None, _body_of(loaded)]  # listed, so as to be no submodules
-        self.hidden_size: int = config.hidden_size if hasattr(config, "hidden_size") else config.d_model
+        self._parts = [head if isinstance(head, nn.Module) else None, body_of(loaded)]  # listed, so as to be no submodules
+        self.hidden_size = hidden_size_of(config)
         check_mask_token(mask_token_id, self.vocab_size)
         self.mask_token_id = mask_token_id
         self.shift = shift
@@ -105,7 +118,10 @@ class HuggingFaceDenoiser(nn.Module):
         self._mask_as_is = model_type(config) in MASK_AS_IS
         self._absolute = absolute_positions(model)
         with evaluating(self):
-            check_causal(model, lambda tokens: self._run(tokens, None, None).logits, device_of(self))
+            if self.block_length is not None:
+                self._block_inputs = self._tried(self.block_length)
+            else:
+                check_causal(model, lambda tokens: self._run(tokens, None, None).logits, device_of(self))
 
     @classmethod
     @checked("name")
@@ -117,6 +133,7 @@ class HuggingFaceDenoiser(nn.Module):
         allow: Iterable[int] = (),
         forbid: Iterable[int] = (),
         shift: bool | None = None,
+        block_length: int | None = None,
         trust_remote_code: bool = False,
         device: str | torch.device | None = None,
         **options: Any,
@@ -129,6 +146,7 @@ class HuggingFaceDenoiser(nn.Module):
             allow: special tokens that may be produced, such as the end of the text.
             forbid: tokens that may not be produced, besides the special ones of the tokenizer.
             shift: see the class; by default true for models that are known to need it.
+            block_length: see the class.
             trust_remote_code: run the code that comes with the model, which must not happen without the user's consent.
             device: where the model goes.
             options: passed to `from_pretrained`: dtype, quantization_config, revision, attn_implementation, ...
@@ -175,6 +193,7 @@ class HuggingFaceDenoiser(nn.Module):
             shift=is_shifted(config) if shift is None else shift,
             pad_token_id=None if pad in named_tokens(tokenizer, "pad") | named_tokens(config, "pad") else pad,
             tokenizer=tokenizer,
+            block_length=block_length,
         )
         if tokenizer is not None and len(tokenizer) > denoiser.vocab_size:
             raise BadInput(
@@ -303,7 +322,10 @@ class HuggingFaceDenoiser(nn.Module):
         inputs: dict[str, Any] = {"input_ids": tokens, "attention_mask": real}
         if position_ids is not None:
             inputs["position_ids"] = position_ids
-        if self._mask_as_is:
+        if self._block_inputs is not None:
+            del inputs["attention_mask"]
+            inputs |= self._block_inputs(tokens, attention_mask, position_ids is not None)
+        elif self._mask_as_is:
             inputs["attention_mask"] = None if bool(real.all()) else real.bool()[:, None, None, :]
         compiled = is_compiled(self.model)
         if compiled:
@@ -317,8 +339,8 @@ class HuggingFaceDenoiser(nn.Module):
                 raise BadInput(self._too_long(tokens)) from error
             raise
         except ValueError as error:
-            if "attention" in str(error) and "block" in str(error):
-                raise BadInput(f"{type(self.model).__name__} {NO_BLOCK_MASKS}: {first_line(error)}") from error
+            if self.block_length is None and "attention" in str(error) and "block" in str(error):
+                raise BadInput(f"{type(self.model).__name__} {NEEDS_BLOCKS} ({first_line(error)})") from error
             raise
         logits = output.logits if hasattr(output, "logits") else output[0]
         fits = logits.dim() == 2 if forward.cut else logits.shape[:-1] == tokens.shape
@@ -329,10 +351,21 @@ class HuggingFaceDenoiser(nn.Module):
             )
         if wanted is not None and not forward.cut:  # the head has seen every position
             logits = logits[on_device(wanted, logits.device)]
-        hidden = forward.found.get("body", forward.found.get("head", _last_hidden(output)))
+        hidden = forward.found.get("body", forward.found.get("head", last_hidden(output)))
         if hidden is None:
             raise BadInput("this model shows no hidden states: wrap it with WrappedDenoiser")
         return DenoiserOutput(logits.to(tokens.device), hidden.to(tokens.device))
+
+    def _tried(self, block_length: int) -> BlockInputs:
+        """How the model is called with a block-causal mask."""
+        words = [token for token in range(min(self.vocab_size, 1000)) if token not in (self.pad_token_id, *self.forbidden)]
+        words = words if len(words) > 1 else [0, self.vocab_size - 1]
+
+        def logits_of(inputs: BlockInputs, tokens: Tensor) -> Tensor:
+            self._block_inputs = inputs
+            return self._run(tokens, None, None).logits
+
+        return find_inputs(self.model, block_length, logits_of, words, self.max_length, device_of(self))
 
     def _ignores_padding(self) -> bool:
         """Whether the model's logits depend on what stands at padding. It is tried once for each model, with a warning."""
@@ -357,21 +390,7 @@ class HuggingFaceDenoiser(nn.Module):
 _ignoring: "weakref.WeakKeyDictionary[nn.Module, bool]" = weakref.WeakKeyDictionary()
 
 
-def _last_hidden(output: Any) -> Tensor | None:
-    """Hidden states (B, L, D) that an output carries itself."""
-    states = getattr(output, "hidden_states", None)
-    last: Tensor | None = states[-1] if states else getattr(output, "last_hidden_state", None)
-    return last
-
-
 def _at(positions: Tensor, column: Tensor | None) -> tuple[Tensor, Tensor]:
     """Rows and columns at which the chosen positions bool (B, L) are predicted."""
     rows, places = positions.nonzero(as_tuple=True)
     return rows, places if column is None else column[rows, places]
-
-
-def _body_of(model: Any) -> nn.Module | None:
-    """The model without its head, whose output has the last hidden states; None where there is none."""
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # of adapters (PEFT)
-    body = getattr(inner, "base_model", None)
-    return body if isinstance(body, nn.Module) and body is not inner else None

@@ -46,7 +46,7 @@ class HuggingFaceCache:
         real = None
         if attention_mask is not None and not bool(attention_mask.all()):
             real = align_left(tokens, attention_mask).attention_mask.bool()
-        with self.store.full(rows, real):
+        with self.store.full(rows, real, always=self.denoiser.block_length is not None):
             output: DenoiserOutput = self.denoiser(tokens, attention_mask, positions, by_length=False)
         return output
 

@@ -4,6 +4,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from anyorder.denoisers.block_families import published_mask
 from anyorder.errors import BadInput, first_line
 
 UNLOADABLE = (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError)
@@ -32,6 +33,8 @@ def mask_of(name: str | Path, given: int | None, tokenizer: Any, config: Any) ->
             f"tokenizer and configuration of {name} disagree: mask {found[0]} against {found[1]}; "
             "give mask_token_id (--model-option mask_token_id=N)"
         )
+    if not named and (published := published_mask(config)) is not None:
+        return published
     if not named:
         raise BadInput(f"{name} names no mask token: give mask_token_id (--model-option mask_token_id=N)")
     return named.pop()

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from anyorder.denoisers.attention_store import AttentionStore, Columns, check_not_compiled
 from anyorder.denoisers.base import DenoiserOutput, forbid_mask
+from anyorder.denoisers.blocks import as_bias, block_causal_mask, block_numbers, check_block_length, training_mask
 from anyorder.errors import BadInput
 from anyorder.files import written_as_a_whole
 from anyorder.registry import DENOISERS
@@ -140,6 +141,9 @@ class TransformerSettings:
     dropout: float = field(default=0.0, metadata={"help": "in training"})
     loops: int = field(default=1, metadata={"help": "passes through the blocks, with the same weights"})
     positions: bool = field(default=False, metadata={"help": "learned position embeddings"})
+    block_length: int | None = field(
+        default=None, metadata={"help": "positions per block of a block-causal mask; by default both sides are seen"}
+    )
 
 
 @DENOISERS.register("structured")
@@ -155,6 +159,8 @@ class Transformer(nn.Module, PyTorchModelHubMixin, library_name="anyorder"):
         loops: how many times the stack of blocks is applied, with the same weights.
         positions: add learned position embeddings.
         pad_token_id: padding, which is never read; None if there is none.
+        block_length: positions per block of a block-causal mask (block diffusion, see `anyorder.denoisers.blocks`); None to
+            see both sides.
 
     Relations are set once with `set_relations` and are saved with the weights.
     """
@@ -184,14 +190,18 @@ class Transformer(nn.Module, PyTorchModelHubMixin, library_name="anyorder"):
         loops: int = 1,
         positions: bool = True,
         pad_token_id: int | None = None,
+        block_length: int | None = None,
     ) -> None:
         super().__init__()
+        check_block_length(block_length)
         if not heads or width % len(heads):
             raise BadInput(f"width {width} is not a multiple of the {len(heads)} heads")
         if not 0 <= mask_token_id < vocab_size:
             raise BadInput(f"mask_token_id is {mask_token_id}; it must lie in 0..{vocab_size - 1}")
         if not 1 <= loops <= MOST_LOOPS:
             raise BadInput(f"loops is {loops}; it must lie in 1..{MOST_LOOPS}")
+        if block_length is not None and set(heads) - {EVERYTHING}:
+            raise BadInput(f"with block_length a head sees all of its block and those before it: heads must be {EVERYTHING}")
         self.source = ""
         self.vocab_size = vocab_size
         self.mask_token_id = mask_token_id
@@ -199,6 +209,7 @@ class Transformer(nn.Module, PyTorchModelHubMixin, library_name="anyorder"):
         self.hidden_size = width
         self.max_length = max_length
         self.loops = loops
+        self.block_length = block_length
         self.token_embedding = nn.Embedding(vocab_size, width)
         self.position_embedding = nn.Embedding(max_length, width) if positions else None
         self.dropout = nn.Dropout(dropout)
@@ -240,35 +251,51 @@ class Transformer(nn.Module, PyTorchModelHubMixin, library_name="anyorder"):
             raise ValueError("a structured transformer has one fixed layout: it takes no padding")
         return self.relations.bias(tokens, dtype)
 
+    def _block_bias(
+        self, tokens: Tensor, attention_mask: Tensor | None, columns: Tensor | None, *, twice: bool, dtype: torch.dtype
+    ) -> Tensor:
+        """The block-causal bias; of the training pass if the tokens are given twice."""
+        assert self.block_length is not None
+        number = block_numbers(tokens, attention_mask, self.block_length)
+        seen = training_mask(number, attention_mask) if twice else block_causal_mask(number, attention_mask, columns)
+        return as_bias(seen, dtype)
+
     def forward(
         self,
         tokens: Tensor,
         attention_mask: Tensor | None = None,
         positions: Tensor | None = None,
         columns: Tensor | None = None,
+        clean: Tensor | None = None,
     ) -> DenoiserOutput:
         """See `Denoiser`. Padding may be on either side: positions are counted from the first real token.
 
         With `columns` int64 (B, n) only these are computed, within `AttentionStore.part`; then positions are bool (B, n), and
-        hidden states (B, n, D).
+        hidden states (B, n, D). With `clean` int64 (B, L), the sequences without masks, every block sees these before it
+        (training with `block_length`).
         """
         if tokens.shape[1] > self.max_length:
             raise BadInput(f"{tokens.shape[1]} tokens are more than the {self.max_length} this model was built for")
-        hidden = self.token_embedding(tokens if columns is None else tokens.gather(1, columns))
+        given = tokens if columns is None else tokens.gather(1, columns)
+        hidden = self.token_embedding(given if clean is None else torch.cat([given, clean], dim=1))
         if self.position_embedding is not None:
             if attention_mask is None:
                 index = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
             else:
                 index = (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
-            hidden = hidden + self.position_embedding(index if columns is None else index.gather(1, columns))
+            index = index if columns is None else index.gather(1, columns)
+            hidden = hidden + self.position_embedding(index if clean is None else index.repeat(1, 2))
         hidden = self.dropout(hidden)
-        bias = self._attention_bias(tokens, attention_mask, hidden.dtype)
-        if columns is not None and bias is not None and bias.shape[2] > 1:
-            bias = bias.take_along_dim(columns[:, None, :, None], dim=2)
+        if self.block_length is not None:
+            bias = self._block_bias(tokens, attention_mask, columns, twice=clean is not None, dtype=hidden.dtype)
+        else:
+            bias = self._attention_bias(tokens, attention_mask, hidden.dtype)  # type: ignore[assignment]
+            if columns is not None and bias is not None and bias.shape[2] > 1:
+                bias = bias.take_along_dim(columns[:, None, :, None], dim=2)
         for _ in range(self.loops):
             for block in self.blocks:
                 hidden = block(hidden, bias)
-        hidden = self.final_norm(hidden)
+        hidden = self.final_norm(hidden if clean is None else hidden[:, : tokens.shape[1]])
         logits = self.head(hidden if positions is None else hidden[positions])
         return DenoiserOutput(forbid_mask(logits, self.mask_token_id), hidden)
 

@@ -22,10 +22,7 @@ _UNIFORM = {
 _GIDD_MASKS_ONLY = -100.0
 """GIDD mixes uniform noise and masks with the weight sigmoid(log SNR + `noise_type`). Its masked models have -1000."""
 
-_BLOCK_CAUSAL = {"llada2_moe", "sdar", "sdar_moe", "bd3lm"}
-"""Model types that were trained with a block-causal attention mask."""
-
-NO_BLOCK_MASKS = "needs a block-causal attention mask (as LLaDA2 and SDAR do), which is not supported yet"
+NEEDS_BLOCKS = "needs a block-causal attention mask: give block_length, the number of positions per block it was trained with"
 
 _CAUSAL = (
     "is a causal model: it has no mask token, and a position does not see what stands behind it. Use a model for masked tokens "
@@ -49,8 +46,6 @@ def check_configuration(name: object, config: Any) -> None:
             f"{name} is a uniform-state diffusion model ({marker}): its noise replaces tokens by random ones, so no mask token "
             "says which positions are to be filled. Use a model of masked (absorbing-state) diffusion"
         )
-    if _entry(config, "model_type") in _BLOCK_CAUSAL:
-        raise BadInput(f"{name} {NO_BLOCK_MASKS}")
 
 
 def check_adapter(folder: Path) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from anyorder.denoisers.base import DenoiserOutput, check_mask_token, forbid_mask
+from anyorder.denoisers.blocks import block_causal_mask, block_numbers, check_block_length
 from anyorder.denoisers.padding import Aligned, align_left, move_back, run_by_length
 from anyorder.errors import BadInput
 from anyorder.files import write_json, written_as_a_whole
@@ -29,12 +30,16 @@ class WrappedDenoiser(nn.Module, Pushable):
     batch without padding is passed as `module(tokens)`, unless the mask has no default. If `forward` has no such argument, the
     sequences of each length are passed without padding, in one call per length.
 
+    With `block_length` the model is one of block diffusion. If the module's `forward` has an argument `attention_mask`, it is
+    always passed a block-causal mask, bool (B, 1, L, L), True where a position sees another; else it must make its own.
+
     Args:
         module: the model.
         mask_token_id: the mask.
         vocab_size: V, the mask included.
         hidden_size: D of the hidden states; V if the module returns none.
         pad_token_id: padding, which the model never reads; None if the caller passes attention masks.
+        block_length: positions per block of a block-causal mask; None for a model that sees both sides.
         module_arguments: what the module's constructor was called with, for `save_pretrained`; by default the module's
             attributes of the same names.
 
@@ -58,13 +63,16 @@ class WrappedDenoiser(nn.Module, Pushable):
         hidden_size: int | None = None,
         pad_token_id: int | None = None,
         *,
+        block_length: int | None = None,
         module_arguments: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(module, nn.Module):
             raise BadInput(f"module is {module!r}; it must be a torch.nn.Module")
         check_mask_token(mask_token_id, vocab_size)
+        check_block_length(block_length)
         self.module = module
+        self.block_length = block_length
         self.mask_token_id = mask_token_id
         self.vocab_size = vocab_size
         self.hidden_size = hidden_size or vocab_size
@@ -88,6 +96,8 @@ class WrappedDenoiser(nn.Module, Pushable):
     def _without_padding(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Logits and hidden states of a batch without padding."""
         argument = self._mask_argument
+        if argument is not None and self.block_length is not None:
+            return self._outputs(self.module(tokens, attention_mask=self._block_mask(tokens, None)), tokens)
         if argument is not None and argument.default is inspect.Parameter.empty:
             return self._outputs(self.module(tokens, attention_mask=torch.ones_like(tokens, dtype=torch.bool)), tokens)
         return self._outputs(self.module(tokens), tokens)
@@ -95,9 +105,17 @@ class WrappedDenoiser(nn.Module, Pushable):
     def _padded(self, aligned: Aligned) -> tuple[Tensor, Tensor]:
         """Logits and hidden states of a batch with padding at its right end."""
         if self._mask_argument is not None:
-            output = self.module(aligned.tokens, attention_mask=aligned.attention_mask.bool())
+            mask = aligned.attention_mask.bool()
+            given = mask if self.block_length is None else self._block_mask(aligned.tokens, mask)
+            output = self.module(aligned.tokens, attention_mask=given)
             return self._outputs(output, aligned.tokens)
         return run_by_length(lambda tokens, _: self._without_padding(tokens), aligned)
+
+    def _block_mask(self, tokens: Tensor, real: Tensor | None) -> Tensor:
+        """The block-causal mask, bool (B, 1, L, L)."""
+        assert self.block_length is not None
+        seen = block_causal_mask(block_numbers(tokens, real, self.block_length), real)
+        return seen.expand(len(tokens), -1, -1, -1)
 
     def _outputs(self, output: Any, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (B, L, V) and hidden states (B, L, D) of what the module returned."""
@@ -138,6 +156,7 @@ class WrappedDenoiser(nn.Module, Pushable):
             "vocab_size": self.vocab_size,
             "hidden_size": self.hidden_size,
             "pad_token_id": self.pad_token_id,
+            "block_length": self.block_length,
         }
         with written_as_a_whole(folder) as place:
             save_weights(self, place)

@@ -15,6 +15,9 @@ over a time t with a weight c(alpha_t); here each of the n steps counts once, wh
 look at z has r = F, so E2 = 0 and E1 alone is a bound; the objective L_ORDER (eq. 3) is -E1, up to the weight of each state,
 with x_S drawn from the forward process instead of the policy's own path. For a uniform policy the two draw the same states, and
 E1 is the bound that L_MDM estimates.
+
+A denoiser with a block-causal mask is decoded block by block: i is drawn among the masked positions of the first block that has
+any, so log p(x0) is the sum over blocks of log p(block | blocks before it) (BD3LM, arXiv 2503.09573, eq. 3).
 """
 
 import itertools
@@ -27,6 +30,7 @@ import torch
 from torch import Tensor
 
 from anyorder.denoisers.base import Denoiser, attention_of, device_of
+from anyorder.denoisers.blocks import block_length_of, block_numbers, first_masked_block
 from anyorder.errors import BadInput
 from anyorder.losses import policy_log_probabilities
 from anyorder.orders.base import Order
@@ -84,8 +88,10 @@ class Process:
         """log p_i(x0_i), log r_i = log q(i | x0, x_S) and log F_i for states (B, L) on the way to x0 (B, L), -inf elsewhere;
         on the denoiser's device."""
         tokens, x0 = self.placed(tokens, x0)
-        masked = tokens == self.denoiser.mask_token_id
-        logits, hidden = self.denoiser(tokens, attention_of(self.denoiser, tokens), masked)
+        masked, mask = tokens == self.denoiser.mask_token_id, attention_of(self.denoiser, tokens)
+        if (length := block_length_of(self.denoiser)) is not None:
+            masked = first_masked_block(masked, block_numbers(tokens, mask, length))
+        logits, hidden = self.denoiser(tokens, mask, masked)
         seeds = tokens.new_zeros(len(tokens))
         state = DecodeState.start(tokens, masked, self.denoiser.mask_token_id, seeds, torch.ones_like(seeds), x0=x0)
         prediction = Prediction(logits, hidden, masked)
@@ -186,10 +192,13 @@ def estimate_bound(process: Process, tokens: Tensor, x0: Tensor, samples: int, *
         process, tokens (L,), x0 (L,): the process, its start, and the sequence whose likelihood is estimated.
         samples: number of paths, or of states.
         states: "path" draws whole paths from the policy: unbiased. "forward" draws x_S from the forward process (a uniform
-            number of masks at uniform places), as L_ORDER and L_PA-MDM do: biased unless the policy is uniform.
+            number of masks at uniform places), as L_ORDER and L_PA-MDM do: biased unless the policy is uniform, and not for
+            block-causal denoisers.
         seed: of the draws.
     """
     tokens, x0 = process.placed(tokens, x0)
+    if states == "forward" and block_length_of(process.denoiser) is not None:
+        raise BadInput("the states of a block-causal denoiser are those of its blocks: use states='path'")
     generator = torch.Generator(tokens.device).manual_seed(seed)
     masked = tokens == process.denoiser.mask_token_id
     count = int(masked.sum())

@@ -6,19 +6,28 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
+from anyorder.decoding.blocks import blocks_of
 from anyorder.decoding.sampler import Sampler, as_order, as_sampler
 from anyorder.decoding.tokens import COLDEST, Argmax, Sample, TokenRule
 from anyorder.denoisers.base import Denoiser
+from anyorder.denoisers.block_families import is_block_causal, named_block_length, published_mask
+from anyorder.denoisers.blocks import block_length_of
 from anyorder.denoisers.huggingface import HuggingFaceDenoiser, is_shifted
 from anyorder.denoisers.unsupported import check_configuration, check_type
 from anyorder.errors import BadInput
 from anyorder.orders.base import Order
+from anyorder.state import init
 
 
 def as_denoiser(
-    model: Any, mask_token_id: int | None = None, suppress_tokens: Sequence[int] = (), *, shift: bool | None = None
+    model: Any,
+    mask_token_id: int | None = None,
+    suppress_tokens: Sequence[int] = (),
+    *,
+    shift: bool | None = None,
+    block_length: int | None = None,
 ) -> Denoiser:
     """The model as a denoiser.
 
@@ -27,6 +36,8 @@ def as_denoiser(
         mask_token_id: the mask; by default the one that the model's generation configuration or configuration names.
         suppress_tokens: tokens that are never produced, besides the mask.
         shift: the logits at position i predict token i + 1; by default where the model is known to need it (Dream).
+        block_length: positions per block of decoding. A block-causal model whose configuration names no length of its blocks is
+            given a mask with blocks of this length, as by its own code.
 
     Raises:
         BadInput: no model, no mask token, or arguments that contradict those of a denoiser.
@@ -46,10 +57,13 @@ def as_denoiser(
     check_configuration(name, config)
     for place in (getattr(model, "generation_config", None), config):
         mask_token_id = getattr(place, "mask_token_id", None) if mask_token_id is None else mask_token_id
+    mask_token_id = published_mask(config) if mask_token_id is None else mask_token_id
     if mask_token_id is None:
         check_type(name, config)
         raise BadInput(f"the configuration of {name} names no mask token: give mask_token_id, such as tokenizer.mask_token_id")
-    return HuggingFaceDenoiser(model, mask_token_id, suppress_tokens, shift=is_shifted(config) if shift is None else shift)
+    length = None if not is_block_causal(config) or named_block_length(config) else block_length
+    shift = is_shifted(config) if shift is None else shift
+    return HuggingFaceDenoiser(model, mask_token_id, suppress_tokens, shift=shift, block_length=length)
 
 
 def whole(name: str, value: Any, least: int) -> int:
@@ -102,9 +116,18 @@ def check_threshold(threshold: float | None) -> None:
         raise BadInput(f"threshold is {threshold!r}; it is a probability, from 0 to 1")
 
 
-def check_budget(steps: int | None, block_length: int | None, most: int) -> None:
-    """Raise BadInput where a row with `most` masks has more blocks than forward passes: the last pass would fill the rest."""
-    blocks = 1 if block_length is None else -(-most // block_length)
+def blocks_in(denoiser: Denoiser, tokens: Tensor, attention_mask: Tensor | None, block_length: int | None) -> int:
+    """The most blocks with masks that a row of tokens (B, L) has in a block-causal denoiser; 0 with any other."""
+    if (length := block_length_of(denoiser)) is None or block_length is None:
+        return 0
+    state = init(tokens, denoiser.mask_token_id, attention_mask=attention_mask, model_block=length)
+    return 1 + int(blocks_of(state, block_length).max())
+
+
+def check_budget(steps: int | None, block_length: int | None, most: int, blocks: int = 0) -> None:
+    """Raise BadInput where a row with `most` masks has more blocks than forward passes: the last pass would fill the rest.
+    `blocks` is their number where it is not that of full ones."""
+    blocks = max(blocks, 1 if block_length is None else -(-most // block_length))
     if steps is not None and steps < blocks:
         raise BadInput(
             f"steps {steps} are too few for {blocks} blocks of {block_length}, in which {most} positions are to be filled: "

@@ -16,6 +16,7 @@ from anyorder.ends import Ends
 from anyorder.errors import BadInput
 from anyorder.interfaces.arguments import (
     as_denoiser,
+    blocks_in,
     check_budget,
     check_threshold,
     find_order,
@@ -64,7 +65,8 @@ def generate(
         max_new_tokens: how many masks to append; None or 0 to fill in only.
         steps: forward passes that a sequence may cost, spread over all its masks, those inside the prompt too; None for one
             token at a time, or with a threshold as many as it takes.
-        block_length: finish blocks of this many masks one after another, with an equal share of the steps each.
+        block_length: finish blocks of this many masks one after another, with an equal share of the steps each. A model of
+            block diffusion (LLaDA2, SDAR) is decoded in its own blocks, which this number must divide.
         temperature: of the tokens; 0 for the likeliest.
         top_p: sample from the smallest set of tokens whose probability reaches this; no effect at temperature 0.
         threshold: take every token with a probability above it, and the best-ranked others that the schedule needs.
@@ -85,7 +87,8 @@ def generate(
         token_type_ids: accepted, because tokenizers return them, and ignored.
         on_step: callbacks, see `decode`.
         cache: in blocks, read keys and values of earlier forward passes: "prefix", those before the open block; "dual", all
-            those outside it; "none" computes everything. Faster, with other tokens where the result is not sure, see `Sampler`.
+            those outside it; "exact", those of the finished blocks of a model of block diffusion; "none" computes everything.
+            Faster, with other tokens where the result is not sure, see `Sampler`.
         refresh: when everything is computed anew: "block", at each new block; an int, every so many steps; a float, a bound of
             the drift.
 
@@ -98,7 +101,7 @@ def generate(
             together with what it holds, no mask token, or a model that does not return logits over its tokens.
         WrongDenoiser: the policy was fitted to another model.
     """
-    denoiser = as_denoiser(model, mask_token_id, suppress_tokens)
+    denoiser = as_denoiser(model, mask_token_id, suppress_tokens, block_length=block_length)
     new = 0 if max_new_tokens is None else max_new_tokens
     batch = batch_of(input_ids, attention_mask, denoiser, new=new, copies=num_return_sequences)
     ends = find_ends(denoiser, eos_token_id, pad_token_id)
@@ -116,7 +119,9 @@ def generate(
                 "these out"
             )
         sampler = find_sampler(sampler, denoiser).bind(denoiser)
-    check_budget(sampler.steps, sampler.block_length, batch.most)
+    sampler = sampler.bind(denoiser)
+    blocks = blocks_in(denoiser, batch.tokens, batch.attention_mask, sampler.block_length)
+    check_budget(sampler.steps, sampler.block_length, batch.most, blocks)
     sampler = sampler.replace(order=penalized(sampler.order, ends, eos_penalty))
     decoded = decode(
         denoiser, batch.tokens, sampler, seeds=seed, attention_mask=batch.attention_mask, ends=ends, on_step=on_step

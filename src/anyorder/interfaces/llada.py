@@ -16,10 +16,13 @@ from anyorder.decoding.loop import decode
 from anyorder.decoding.sampler import Sampler
 from anyorder.decoding.tokens import Sample
 from anyorder.denoisers.base import Denoiser, DenoiserOutput
+from anyorder.denoisers.block_families import is_block_causal
+from anyorder.denoisers.blocks import block_length_of
 from anyorder.ends import Ends
 from anyorder.errors import BadInput
 from anyorder.interfaces.arguments import (
     as_denoiser,
+    blocks_in,
     check_budget,
     check_threshold,
     find_order,
@@ -103,15 +106,21 @@ def generate(
     check_threshold(threshold)
     token = token_rule(temperature)
     named = getattr(getattr(model, "config", None), "mask_token_id", None)
-    if mask_id is None and named is None and not isinstance(model, Denoiser):
+    if (
+        mask_id is None
+        and named is None
+        and not isinstance(model, Denoiser)
+        and not is_block_causal(getattr(model, "config", None))
+    ):
         mask_id = MASK_ID
-    denoiser = as_denoiser(model, mask_id)
+    denoiser = as_denoiser(model, mask_id, block_length=block_length)
     batch = batch_of(prompt, attention_mask, denoiser, new=gen_length, what="the prompts", length="gen_length")
     late = _tokens(denoiser, confidence_eos_eot_inf, eos_id=eos_id, eot_id=eot_id)
     where = _order(order, remasking, denoiser, late, drawn=isinstance(token, Sample))
     count: CountRule = EvenBlocks(block_length)
     if threshold is None:
-        check_budget(steps, block_length, batch.most)
+        blocks = blocks_in(denoiser, batch.tokens, batch.attention_mask, block_length)
+        check_budget(steps, block_length, batch.most, blocks)
     else:
         sure: CountRule = AtLeast(threshold)
         count = Deadline(WithoutEnds(sure, Ends(late)) if late else sure, Fixed(1))
@@ -210,6 +219,7 @@ class Guided:
         self.denoiser, self.scale, self.prompt = denoiser, scale, prompt
         self.mask_token_id, self.vocab_size = denoiser.mask_token_id, denoiser.vocab_size
         self.hidden_size = denoiser.hidden_size
+        self.block_length = block_length_of(denoiser)
 
     def __call__(self, tokens: Tensor, attention_mask: Tensor | None = None, positions: Tensor | None = None) -> DenoiserOutput:
         """See `Denoiser`. Tokens that are never produced keep a logit of minus infinity."""
@@ -268,6 +278,7 @@ class Without:
         self.denoiser, self.tokens = denoiser, list(tokens)
         self.mask_token_id, self.vocab_size = denoiser.mask_token_id, denoiser.vocab_size
         self.hidden_size = denoiser.hidden_size
+        self.block_length = block_length_of(denoiser)
 
     def __call__(self, tokens: Tensor, attention_mask: Tensor | None = None, positions: Tensor | None = None) -> DenoiserOutput:
         """See `Denoiser`."""

@@ -109,6 +109,24 @@ def without_padding(tokens: Tensor, pad_token_id: int | None) -> slice:
     return slice(int(used.max()) + 1 if len(used) else 1)
 
 
+def one_block(x0: Tensor, tokens: Tensor, generated: Tensor, number: Tensor, chance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Problems of one block each, for a policy on a denoiser with a block-causal mask: the blocks before it are known, and
+    those behind it are masked and not generated.
+
+    Args:
+        x0, tokens, generated: (B, L), the solutions, the problems, and what they generate, bool.
+        number: of each position's block, int64 (B, L).
+        chance: uniform numbers in [0, 1), (B,), which choose among the blocks that generate something.
+
+    Returns:
+        tokens and generated of the new problems, and the positions behind the block, bool (B, L).
+    """
+    has = torch.zeros_like(number).scatter_reduce(1, number, generated.long(), "amax")
+    rank = (chance * has.sum(dim=1)).long()[:, None]
+    chosen = ((has.cumsum(dim=1) == rank + 1) & (has > 0)).to(torch.int8).argmax(dim=1, keepdim=True)
+    return torch.where(generated & (number < chosen), x0, tokens), generated & (number == chosen), number > chosen
+
+
 def check_trainable(denoiser: nn.Module, task: Task) -> None:
     """Refuse a denoiser that is not one for the task.
 

@@ -18,6 +18,7 @@ from anyorder.decoding.loop import decode
 from anyorder.decoding.sampler import Sampler
 from anyorder.decoding.tokens import Sample
 from anyorder.denoisers.base import attention_of, move
+from anyorder.denoisers.blocks import block_length_of
 from anyorder.denoisers.classes import save_denoiser
 from anyorder.errors import BadInput
 from anyorder.losses import clipped_surrogate, group_advantages, token_cross_entropy
@@ -56,6 +57,11 @@ class GrpoJob:
     """A `Job`: the denoiser of a recipe, by reward. Its steps come in cycles, one for each round of decodings."""
 
     def __init__(self, recipe: GrpoRecipe, denoiser: nn.Module, task: Task) -> None:
+        if block_length_of(denoiser) is not None:
+            raise BadInput(
+                "grpo estimates likelihoods by one prediction of whole answers, and a block-causal denoiser predicts a block "
+                "at a time: use a denoiser that sees both sides"
+            )
         check_trainable(denoiser, task)
         self.recipe, self.task, self.settings = recipe, task, recipe.grpo
         self.denoiser = self.model = denoiser.eval().requires_grad_(True)

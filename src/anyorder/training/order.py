@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from anyorder.decoding.tokens import Argmax, Sample, TokenRule, propose
 from anyorder.denoisers.base import attention_of, fingerprint, move
+from anyorder.denoisers.blocks import block_length_of, block_numbers
 from anyorder.diffusion import mask_tokens, stratified
 from anyorder.errors import BadInput, first_line
 from anyorder.losses import correctness_loss, influence_loss, selection_loss
@@ -38,6 +39,7 @@ from anyorder.training.data import (
     check_trainable,
     draw_clean,
     make_schedule,
+    one_block,
     step_generator,
     training_problems,
     with_solutions,
@@ -91,6 +93,7 @@ class Batch:
         token: draws the tokens that the policy scores.
         time_weight: w_t, float (B,); None if the recipe does not use it.
         pool: that the states belong to; None for uniform states.
+        block_length: of the denoiser; hidden states behind the block of the problem are 0, as in decoding.
     """
 
     state: DecodeState
@@ -98,10 +101,15 @@ class Batch:
     token: TokenRule
     time_weight: Tensor | None = None
     pool: Pool | None = None
+    block_length: int | None = None
 
     def see(self, logits: Tensor, hidden: Tensor) -> tuple[DecodeState, Prediction]:
         """State and prediction, from the logits (K, V) of the masked positions and the hidden states (B, L, D)."""
         state = self.state
+        if self.block_length is not None:
+            number = block_numbers(state.tokens, state.attention_mask, self.block_length).expand_as(state.tokens)
+            last = number.masked_fill(~state.generated, -1).amax(dim=1, keepdim=True)
+            hidden = hidden.masked_fill((number > last)[..., None], 0.0)
         prediction = Prediction(forbid(logits, state.rejected[state.masked]), hidden, state.masked)
         state = remember(state, prediction, self.memories)
         return state, prediction.with_candidates(*propose(self.token, state, prediction))
@@ -223,8 +231,13 @@ class OrderJob:
         if self.settings.token_temperature:
             seeds = torch.from_numpy(rng.integers(0, 2**62, size))
         seeds = seeds[rows].to(self.device)
+        behind = None
+        if (length := block_length_of(self.denoiser)) is not None:
+            number = block_numbers(x0, attention_of(self.denoiser, x0), length).expand_as(x0)
+            chance = torch.from_numpy(rng.random(size))[rows].to(self.device)
+            tokens, generated, behind = one_block(x0, tokens, generated, number, chance)
         if self.settings.states == "uniform":
-            return self._uniform(x0, generated, seeds, rng, rows)
+            return self._uniform(x0, generated, seeds, rng, rows, behind)
         low, high = self.settings.rollout_steps
         fresh = Pool.start(
             x0, tokens, generated, self.task.mask_token_id,
@@ -234,22 +247,25 @@ class OrderJob:
         )  # fmt: skip
         pool = fresh if self.pool is None else self.pool.refill(fresh)
         state = pool.state.replace(attention_mask=attention_of(self.denoiser, pool.state.tokens), seeds=seeds)
-        return Batch(state, self.policy.memories, self.proposals, pool=pool)
+        return Batch(state, self.policy.memories, self.proposals, pool=pool, block_length=length)
 
-    def _uniform(self, x0: Tensor, generated: Tensor, seeds: Tensor, rng: np.random.Generator, rows: slice) -> Batch:
-        """States of the forward process."""
+    def _uniform(
+        self, x0: Tensor, generated: Tensor, seeds: Tensor, rng: np.random.Generator, rows: slice, behind: Tensor | None
+    ) -> Batch:
+        """States of the forward process; with a block-causal denoiser, in one block, and masked behind it."""
         size = self.recipe.run.batch_size
         if self.recipe.masking.scope == "everything":
             generated = torch.ones_like(generated)
         t = self.schedule.sample_times(stratified(torch.from_numpy(rng.random(size))))[rows].to(self.device)
         chance = torch.from_numpy(rng.random((size, x0.shape[1])))[rows].to(self.device)
         x_t, _ = mask_tokens(x0, generated, 1 - self.schedule.alpha(t), self.task.mask_token_id, chance)
+        x_t = x_t if behind is None else x_t.masked_fill(behind & (x0 != self.task.pad_token_id), self.task.mask_token_id)
         time_weight = self.schedule.weight(t).float() if self.recipe.masking.time_weight else None
         columns = without_padding(x_t, self.task.pad_token_id)
         x_t, generated, x0 = (v[:, columns] for v in (x_t, generated, x0))
         mask = attention_of(self.denoiser, x_t)
         state = DecodeState.start(x_t, generated, self.task.mask_token_id, seeds, torch.ones_like(seeds), mask, x0)
-        return Batch(state, self.policy.memories, self.proposals, time_weight)
+        return Batch(state, self.policy.memories, self.proposals, time_weight, block_length=block_length_of(self.denoiser))
 
     def _objective(
         self, scores: Tensor, state: DecodeState, prediction: Prediction, batch: Batch
