@@ -25,6 +25,7 @@ from anyorder.decoding.counts import (
     top,
 )
 from anyorder.decoding.timesteps import Ancestral, Timesteps
+from anyorder.errors import BadInput
 from anyorder.memory import Drift
 from anyorder.orders.heuristics import confidence
 from anyorder.parts import memories_of
@@ -119,6 +120,14 @@ def test_entropy_share_spends_the_entropy_over_the_budget(make_state: MakeState)
         assert select(EntropyShare(share * 0.9999, least=0), seen) == [1, 3]
         assert select(EntropyShare(0.0, least=bound * 1.0001), seen) == [1, 2, 3], "what is always allowed"
         assert select(EntropyShare(0.0, least=0), seen) == [3]
+
+
+def test_entropy_share_spends_a_small_budget_at_an_even_pace(make_state: MakeState) -> None:
+    for steps, expected in ((2, [1, 3]), (3, [3])):  # two of four, or what is always allowed
+        seen = binary(make_state, [0.6, 0.9, 0.8, 0.99], steps=steps)
+        assert select(EntropyShare(0.0, least=0, even_below=3), seen) == expected
+    with pytest.raises(BadInput, match="even_below"):
+        EntropyShare(even_below=3).in_blocks(2)
 
 
 def test_entropy_share_divides_the_steps_among_blocks(make_state: MakeState) -> None:

@@ -24,6 +24,7 @@ from anyorder.decoding.counts import (
     Linear,
     PredictedError,
     Threshold,
+    TwoPhase,
     top,
 )  # fmt: skip
 from anyorder.decoding.loop import decode
@@ -470,3 +471,10 @@ def test_a_callback_that_cannot_be_called_is_refused_before_decoding(callbacks: 
 def test_a_count_rule_whose_argument_is_no_number_is_refused(argument: Any) -> None:
     with pytest.raises(BadInput, match=r"level is .* must be a number"):
         Sampler("confidence", count=Threshold(argument))
+
+
+def test_a_critic_says_below_which_budget_the_first_completion_is_at_an_even_pace(hash_denoiser: HashDenoiser) -> None:
+    policy = LookaheadPolicy(hidden_size=4, vocab_size=VOCAB, width=8, layers=1, scores_committed=True, about={"even_below": 6})
+    assert CriticUndo(critic=Critic(policy)).usual_count == TwoPhase(EntropyShare(even_below=6))
+    policy.about = {"even_below": "some"}
+    assert CriticUndo(critic=Critic(policy)).usual_count == TwoPhase()

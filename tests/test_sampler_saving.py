@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from anyorder.decoding.counts import EntropyShare, Linear, TwoPhase
 from anyorder.decoding.loop import decode
 from anyorder.decoding.remaskers import CriticUndo
 from anyorder.decoding.sampler import Sampler
@@ -250,6 +251,20 @@ def test_binding_loads_the_denoisers_own_order_and_critic(tmp_path: Path) -> Non
     assert bound.bind(denoiser) is bound
     expected = decode(denoiser, TOKENS, Sampler(own, remasker=CriticUndo(critic=own.critic), steps=9))
     assert torch.equal(decode(denoiser, TOKENS, Sampler.parse("policy+undo", steps=9)).tokens, expected.tokens)
+
+
+def test_a_bound_sampler_has_the_pace_for_which_the_critic_was_validated(tmp_path: Path) -> None:
+    denoiser = Weighted(1.0)
+    own = LearnedOrder(network("mlp", seed=10), Critic(network("mlp", seed=11, scores_committed=True)))
+    assert own.critic is not None
+    own.critic.policy.about = {"even_below": 4}
+    own.save_pretrained(tmp_path)
+    denoiser.own_order = str(tmp_path)  # type: ignore[assignment]
+    bound = Sampler.parse("policy+undo", steps=9).bind(denoiser, strict=False)
+    assert bound.count == TwoPhase(EntropyShare(even_below=4))
+    assert str(bound).endswith("+undo"), "it is the usual rule of this critic"
+    named = Sampler.parse("policy+undo@linear", steps=9).bind(denoiser, strict=False)
+    assert named.count == Linear()
 
 
 def test_undo_without_a_critic_is_refused(tmp_path: Path) -> None:

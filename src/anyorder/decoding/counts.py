@@ -203,10 +203,12 @@ class EntropyShare(CountRule):
 
     fraction: float = field(default=0.25, metadata={"help": "of the remaining entropy", "values": (3, 1, 0.5, 0.25, 0.1, 0.03)})
     least: float = field(default=0.01, metadata={"help": "nats that are always allowed, so that sure tokens take no step"})
+    even_below: int = field(default=0, metadata={"help": "budgets below this are spent at an even pace instead"})
 
     def __post_init__(self) -> None:
         check_number("fraction", self.fraction, 0)
         check_number("least", self.least, 0)
+        check_number("even_below", self.even_below, 0)
 
     def __call__(self, scores: Tensor, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
         available = scores > -torch.inf
@@ -214,7 +216,16 @@ class EntropyShare(CountRule):
         here = available.sum(dim=1) / state.masked.sum(dim=1).clamp(min=1)
         left = ((state.steps - state.step) * here.clamp(max=1)).ceil().clamp(min=1)
         bound = (self.fraction * entropy.sum(dim=1) / left.square()).clamp(min=self.least)
-        return _least_entropy(entropy, available, bound.masked_fill(left == 1, torch.inf))
+        chosen = _least_entropy(entropy, available, bound.masked_fill(left == 1, torch.inf))
+        if not (even := state.steps < self.even_below).any():
+            return chosen
+        return torch.where(even[:, None], Linear()(scores, state, prediction, remasked), chosen)
+
+    def in_blocks(self, length: int) -> CountRule:
+        """See `CountRule`."""
+        if self.even_below:
+            raise not_in_blocks("entropy_share with even_below")
+        return self
 
 
 def _least_entropy(entropy: Tensor, available: Tensor, bound: Tensor | float) -> Tensor:

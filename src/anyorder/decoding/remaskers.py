@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from anyorder.decoding.counts import CountRule, Linear, TwoPhase
+from anyorder.decoding.counts import CountRule, EntropyShare, Linear, TwoPhase
 from anyorder.errors import LARGEST_FINITE, BadInput, check_number
 from anyorder.memory import Memory
 from anyorder.orders.base import Binding, Unbound
@@ -198,6 +198,11 @@ class CriticUndo(Remasker):
             check_number("accept", self.accept, 0, 1)
         for name in ("noise", "temperature"):
             check_number(name, getattr(self, name), 0, LARGEST_FINITE)
+
+    @property
+    def usual_count(self) -> CountRule:
+        """`TwoPhase`, whose first completion is at an even pace where the critic's configuration says so."""
+        return TwoPhase(EntropyShare(even_below=getattr(self.critic, "even_below", 0)))
 
     @property
     def accept_level(self) -> float:

@@ -242,6 +242,8 @@ class Sampler(Pushable):
                 changed[name] = part
             if name == "order":
                 binding = dataclasses.replace(binding, order=part)
+        if "remasker" in changed and self.count == self.remasker.usual_count:
+            changed["count"] = None  # that of the bound remasker
         return self.replace(**changed)
 
     def to(self, device: torch.device | str) -> "Sampler":

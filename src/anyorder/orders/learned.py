@@ -99,6 +99,13 @@ class Critic:
         return found if isinstance(found, float) and 0 <= found <= 1 else None
 
     @property
+    def even_below(self) -> int:
+        """The budget below which an even pace was better than `entropy_share` on validation problems of the critic's denoiser:
+        `about.even_below` in its config.json. 0 if it never was, or was not measured."""
+        found = self.policy.about.get("even_below")
+        return found if isinstance(found, int) and found > 0 else 0
+
+    @property
     def memories(self) -> tuple[Memory, ...]:
         """What the network remembers of earlier predictions."""
         return self.policy.memories
