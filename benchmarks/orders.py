@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import MISSING, dataclass, field
+from itertools import zip_longest
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -396,19 +397,18 @@ def work(bench: Bench, kind: str, name: str, what: str) -> str:
 
 
 def jobs(bench: Bench) -> list[tuple[str, str, str]]:
-    """What is missing and can be done now: trainings, then cells whose planner is trained."""
-    found = []
+    """What is missing and can be done now: trainings and cells in turn, cells whose planner is trained."""
+    fits, cells = [], []
     for name in bench.only:
         plans = planners(ARENAS[name], 1)
         for planner in wanted(name):
             ready = not plans[planner].after or trained(bench, name, plans[planner].after)
             if ready and not trained(bench, name, planner):
-                found.append(("fit", name, planner))
-    for name in bench.only:
+                fits.append(("fit", name, planner))
         for label, (_, planner) in rows(bench, name).items():
             if (not planner or trained(bench, name, planner)) and not cell_path(bench, name, label).exists():
-                found.append(("cell", name, label))
-    return found
+                cells.append(("cell", name, label))
+    return [job for pair in zip_longest(fits, cells) for job in pair if job is not None]
 
 
 def do_all(bench: Bench, workers: int, seconds: float) -> None:

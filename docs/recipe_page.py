@@ -109,7 +109,7 @@ def _entry(name: str, recipe: AnyRecipe) -> str:
     else:
         lines.append(f"- **Denoiser**: `{recipe.denoiser}`")
     if isinstance(recipe, OrderRecipe | RewardRecipe):
-        lines.append(f"- **Policy**: `{recipe.policy.architecture}`, width {recipe.policy.width}" + _begun(recipe))
+        lines.append(f"- **Policy**: {_policy(recipe)}")
     if isinstance(recipe, OrderRecipe):
         lines.append(f"- **Objective**: `{recipe.objective.name}` on `{recipe.objective.states}` states")
     if isinstance(recipe, RewardRecipe):
@@ -124,8 +124,11 @@ def _entry(name: str, recipe: AnyRecipe) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _begun(recipe: OrderRecipe | RewardRecipe) -> str:
-    return f", from `{recipe.start}`" if isinstance(recipe, RewardRecipe) and recipe.start else ""
+def _policy(recipe: OrderRecipe | RewardRecipe) -> str:
+    if recipe.start:
+        return f"from `{recipe.start}`"
+    width = getattr(recipe.policy, "width", None)
+    return f"`{recipe.policy.architecture}`" + ("" if width is None else f", width {width}")
 
 
 def _top_level() -> str:

@@ -14,13 +14,13 @@ from anyorder.errors import BadInput
 from anyorder.memory import Drift, FirstPrediction
 from anyorder.orders.end_penalty import EndPenalty
 from anyorder.orders.heuristics import confidence
-from anyorder.orders.learned import Critic
+from anyorder.orders.learned import Critic, LearnedOrder
 from anyorder.orders.perturbed import Perturbed, TopPositions
 from anyorder.parts import from_config, label_of, memories_of, rebuild, spelling, to_config, walk, written
 from anyorder.prediction import Prediction
 from anyorder.registry import COUNT_RULES, ORDERS, REMASKERS, TOKEN_RULES, Registry
 from anyorder.state import DecodeState
-from every_part import count_rules, learned, named_count_rules, named_orders, orders, remaskers, token_rules
+from every_part import learned, named_count_rules, named_orders, orders, remaskers, token_rules
 
 
 def order_of_tests(state: DecodeState, prediction: Prediction) -> Tensor:
@@ -74,9 +74,13 @@ def has_critic(part: Any) -> bool:
     return any(isinstance(inside, Critic) for inside in walk(part))
 
 
+def has_network(part: Any) -> bool:
+    return any(isinstance(inside, LearnedOrder) for inside in walk(part))
+
+
 PLAIN = {
-    **{("order", name): part for name, part in orders().items() if "policy" not in name and "perturbed" not in name},
-    **{("count rule", name): part for name, part in count_rules().items()},
+    **{("order", name): part for name, part in orders().items() if not has_network(part)},
+    **{("count rule", name): part for name, part in named_count_rules().items()},
     **{("token rule", name): part for name, part in token_rules().items()},
     **{("remasker", name): part for name, part in remaskers().items() if not has_critic(part)},
     ("order", "perturbed"): Perturbed(TopPositions(3), 0.25, 4),
