@@ -1,6 +1,7 @@
 """Intervals and paired tests for accuracies."""
 
 import math
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -85,11 +86,14 @@ def oracle_gap_closed(accuracy: float, baseline: float, oracle: float) -> float 
     return None if oracle - baseline <= 1e-9 else (accuracy - baseline) / (oracle - baseline)
 
 
+@lru_cache(maxsize=8)
 def bootstrap_weights(count: int, draws: int = 2000, seed: int = 0) -> np.ndarray:
     """How often each of `count` instances is drawn in each of `draws` resamples, over `count`: float (draws, count), whose
     product with values (count, K) is the mean of every resample. The same for the same arguments, so that what is measured on
-    the same instances is resampled together (paired)."""
-    return np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), draws) / count
+    the same instances is resampled together (paired). Drawn once and read-only, since tables need them hundreds of times."""
+    weights: np.ndarray = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), draws) / count
+    weights.flags.writeable = False
+    return weights
 
 
 def percentile_interval(resampled: np.ndarray) -> Interval:
