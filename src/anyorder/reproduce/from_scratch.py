@@ -29,9 +29,9 @@ WEIGHTED = tuple(
     for alpha in alphas
     for schedule in (("", "-growing") if weights == "policy" else ("",))
 )
-VARIANTS = ("plain", "plain-half", *WEIGHTED)
-"""What the denoiser is trained by: plain L_MDM, also for half of the updates; or its tokens weighted by 1 + alpha w, with w the
-softmax of the policy (eq. 4), of an order, or of PAPL. `growing`: alpha grows from 0 during training."""
+VARIANTS = ("plain", "plain-half", "plain-rows", *WEIGHTED)
+"""What the denoiser is trained by: plain L_MDM, also for half of the updates, and averaged over rows as PAPL is; or its tokens
+weighted by 1 + alpha w, with w the softmax of the policy (eq. 4), of an order, or of PAPL. `growing`: alpha grows from 0."""
 
 WIDTHS = (1, 16, 160, 1700)
 """Of the policy, to compare its size with that of the denoiser."""
@@ -82,7 +82,7 @@ class ScratchStudy(Study):
         if weights == "width":
             changes.append(f"policy.width={rest[0]}")
         elif weights == "plain":
-            changes.append("joint.weights=uniform")
+            changes += ["joint.weights=uniform", *(["masking.normalize=rows"] if rest == ["rows"] else [])]
         else:
             changes += [f"joint.weights={weights}", f"joint.alpha={setting.answers if rest[0] == LENGTH else rest[0]}"]
             changes += ["joint.alpha_schedule=linear"] if rest[1:] else []
