@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from anyorder.errors import BadInput
+from anyorder.signatures import checked
 
 
 def block_length_of(denoiser: object) -> int | None:
@@ -44,6 +45,7 @@ def first_masked_block(masked: Tensor, number: Tensor) -> Tensor:
     return masked & (number == first)
 
 
+@checked("number")
 def block_causal_mask(number: Tensor, real: Tensor | None = None, columns: Tensor | None = None) -> Tensor:
     """Which positions each one sees, bool (B, 1, L, L), or (B, 1, n, L) for some columns.
 
