@@ -5,6 +5,8 @@ Blocks have equal lengths and are counted from the first real token, given ones 
 with such a mask says so by an attribute `block_length`, which is None or missing where both sides are seen.
 """
 
+from collections.abc import Callable, Iterable
+
 import torch
 from torch import Tensor
 
@@ -83,3 +85,40 @@ def training_mask(number: Tensor, real: Tensor | None = None) -> Tensor:
 def as_bias(seen: Tensor, dtype: torch.dtype) -> Tensor:
     """An additive bias in place of a bool mask: 0 where a position is seen and -inf elsewhere."""
     return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, -torch.inf)
+
+
+def probe(words: list[int], length: int, device: torch.device) -> Tensor:
+    """Tokens int64 (1, L) with which a model is tried."""
+    return torch.tensor([[words[(7 * i) % len(words)] for i in range(length)]], device=device)
+
+
+@torch.no_grad()
+def breach(logits_of: Callable[[Tensor], Tensor], tokens: Tensor, block_length: int, words: list[int]) -> str:
+    """How a model does not respect blocks; "" if it does.
+
+    Args:
+        logits_of: its logits (1, L, V) for tokens (1, L).
+        tokens: int64 (1, L), of two blocks if it takes so many.
+        block_length: positions per block.
+        words: tokens to try it with, at least two.
+    """
+    first = min(block_length, tokens.shape[1])
+    before = logits_of(tokens)
+    if not bool(torch.isfinite(before[:, :first].float()).all()):
+        return "its logits are not finite"
+    if tokens.shape[1] > first:
+        behind = logits_of(_changed(tokens, range(first, tokens.shape[1]), words))
+        close = (1e-4 if before.dtype == torch.float32 else 0.05) * float(before[:, :first].abs().max())
+        if not torch.allclose(before[:, :first].float(), behind[:, :first].float(), rtol=0.0, atol=close):
+            return "a block sees what stands behind it"
+    if first > 1 and torch.equal(before[:, 0], logits_of(_changed(tokens, [first - 1], words))[:, 0]):
+        return "a position does not see all of its block"
+    return ""
+
+
+def _changed(tokens: Tensor, places: Iterable[int], words: list[int]) -> Tensor:
+    """Tokens (1, L) with other words at some places."""
+    other = tokens.clone()
+    for place in places:
+        other[0, place] = next(word for word in words if word != int(tokens[0, place]))
+    return other
