@@ -159,7 +159,7 @@ def find_inputs(
     for form in forms:
         inputs = BlockInputs(model, block_length, form)
         try:
-            reason = breach(lambda given: logits_of(inputs, given), tokens, block_length, some)  # noqa: B023
+            reason = breach(lambda given: logits_of(inputs, given), model, tokens, block_length, some)  # noqa: B023
         except (RuntimeError, ValueError, IndexError, TypeError, AssertionError) as error:
             reason = first_line(error)
         if not reason:

@@ -8,7 +8,7 @@ with such a mask says so by an attribute `block_length`, which is None or missin
 from collections.abc import Callable, Iterable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from anyorder.errors import BadInput
 from anyorder.signatures import checked
@@ -93,27 +93,33 @@ def probe(words: list[int], length: int, device: torch.device) -> Tensor:
 
 
 @torch.no_grad()
-def breach(logits_of: Callable[[Tensor], Tensor], tokens: Tensor, block_length: int, words: list[int]) -> str:
+def breach(logits_of: Callable[[Tensor], Tensor], model: nn.Module, tokens: Tensor, block_length: int, words: list[int]) -> str:
     """How a model does not respect blocks; "" if it does.
 
     Args:
         logits_of: its logits (1, L, V) for tokens (1, L).
+        model: which has them. In half precision they may differ by rounding.
         tokens: int64 (1, L), of two blocks if it takes so many.
         block_length: positions per block.
         words: tokens to try it with, at least two.
     """
     first = min(block_length, tokens.shape[1])
-    before = logits_of(tokens)
-    if not bool(torch.isfinite(before[:, :first].float()).all()):
-        return "its logits are not finite"
+    before = _of_first(logits_of(tokens), first)
+    if bool(before.isnan().any()):
+        return "its logits are NaN"
     if tokens.shape[1] > first:
-        behind = logits_of(_changed(tokens, range(first, tokens.shape[1]), words))
-        close = (1e-4 if before.dtype == torch.float32 else 0.05) * float(before[:, :first].abs().max())
-        if not torch.allclose(before[:, :first].float(), behind[:, :first].float(), rtol=0.0, atol=close):
+        behind = _of_first(logits_of(_changed(tokens, range(first, tokens.shape[1]), words)), first)
+        single = all(weight.dtype in (torch.float32, torch.float64) for weight in model.parameters())
+        if not torch.allclose(before, behind, rtol=0.0, atol=(1e-4 if single else 0.05) * float(before.abs().max())):
             return "a block sees what stands behind it"
-    if first > 1 and torch.equal(before[:, 0], logits_of(_changed(tokens, [first - 1], words))[:, 0]):
+    if first > 1 and torch.equal(before[0], _of_first(logits_of(_changed(tokens, [first - 1], words)), first)[0]):
         return "a position does not see all of its block"
     return ""
+
+
+def _of_first(logits: Tensor, count: int) -> Tensor:
+    """The logits of the first positions, float32 (count, V), 0 where a token is forbidden."""
+    return torch.nan_to_num(logits[0, :count].float(), nan=torch.nan, posinf=0.0, neginf=0.0)
 
 
 def _changed(tokens: Tensor, places: Iterable[int], words: list[int]) -> Tensor:

@@ -116,20 +116,22 @@ class WrappedDenoiser(nn.Module, Pushable):
         return run_by_length(lambda tokens, _: self._without_padding(tokens), aligned)
 
     def _try_blocks(self, block_length: int) -> None:
-        """Raise BadInput if the module does not respect blocks, at the first call. A module that fails on tokens of two blocks is
-        not judged."""
+        """Raise BadInput if the module does not respect blocks, at the first call. One that fails on tokens of two blocks is not
+        judged."""
         self._tried = True
         words = [token for token in range(min(self.vocab_size, 1000)) if token not in (self.mask_token_id, self.pad_token_id)]
         tokens = probe(words, 2 * block_length, device_of(self))
         with evaluating(self):
             try:
-                reason = len(words) > 1 and breach(lambda given: self._without_padding(given)[0], tokens, block_length, words)
+                reason = len(words) > 1 and breach(
+                    lambda given: self._without_padding(given)[0], self, tokens, block_length, words
+                )
             except (RuntimeError, IndexError):
                 return
         if reason:
             raise BadInput(
-                f"{type(self.module).__name__} does not respect blocks of {block_length} positions: {reason}. Let its forward take "
-                "the block-causal attention_mask, or leave block_length out"
+                f"{type(self.module).__name__} does not respect blocks of {block_length} positions: {reason}. Let its forward "
+                "take the block-causal attention_mask, or leave block_length out"
             )
 
     def _block_mask(self, tokens: Tensor, real: Tensor | None) -> Tensor:
