@@ -44,8 +44,8 @@ class WrappedDenoiser(nn.Module, Pushable):
             attributes of the same names.
 
     Raises:
-        BadInput: something that is not a module, or a mask token outside the vocabulary; from the first call, a module that does
-            not respect the blocks that `block_length` promises.
+        BadInput: something that is not a module, or a mask token outside the vocabulary; from the first call, a module that
+            does not respect the blocks that `block_length` promises.
 
     Example:
         >>> import torch
@@ -116,8 +116,8 @@ class WrappedDenoiser(nn.Module, Pushable):
         return run_by_length(lambda tokens, _: self._without_padding(tokens), aligned)
 
     def _try_blocks(self, block_length: int) -> None:
-        """Raise BadInput if the module does not respect blocks, at the first call. One that fails on tokens of two blocks is not
-        judged."""
+        """Raise BadInput if the module does not respect blocks, at the first call. One that fails on tokens of two blocks is
+        not judged."""
         self._tried = True
         words = [token for token in range(min(self.vocab_size, 1000)) if token not in (self.mask_token_id, self.pad_token_id)]
         tokens = probe(words, 2 * block_length, device_of(self))
