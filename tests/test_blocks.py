@@ -1,6 +1,7 @@
 """Our transformer with a block-causal mask: its training pass, decoding in its blocks, the exact cache, likelihoods."""
 
 import itertools
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,8 @@ from anyorder.denoisers.blocks import block_numbers
 from anyorder.denoisers.transformer import Transformer
 from anyorder.errors import BadInput
 from anyorder.evaluation.likelihood import Process, estimate_bound, exact_bound, log_likelihood
-from anyorder.orders.learned import LearnedOrder
-from anyorder.registry import COUNT_RULES, ORDERS, POLICIES
+from anyorder.orders.learned import Critic, LearnedOrder
+from anyorder.registry import COUNT_RULES, ORDERS, POLICIES, REMASKERS, TOKEN_RULES
 from anyorder.relations import EVERYTHING
 from anyorder.state import init
 from anyorder.training.data import one_block
@@ -107,6 +108,40 @@ def test_the_exact_cache_changes_no_token(name: str) -> None:
     assert torch.equal(plain.tokens, cached.tokens)
     assert torch.equal(plain.commit_step, cached.commit_step)
     assert torch.equal(plain.nfe, cached.nfe)
+
+
+PARTS = {"order": ORDERS, "count": COUNT_RULES, "token": TOKEN_RULES, "remasker": REMASKERS}
+REFUSED = "own: fit one|over the whole sequence|for whole sequences|needs (token|length)|a cached pass shows no attention"
+
+
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind, parts in PARTS.items() for name in sorted(parts)])
+def test_the_exact_cache_changes_no_token_with_any_part_that_works_in_blocks(kind: str, name: str) -> None:
+    denoiser, x0 = model(), torch.randint(0, MASK, problems().shape, generator=torch.Generator().manual_seed(5))
+    said, sampler = "", Sampler("random")
+    try:
+        sampler = Sampler(**{"order": "confidence", "cache": "exact", kind: name}).bind(denoiser)  # type: ignore[arg-type]
+    except BadInput as error:
+        said = str(error)
+    if said:
+        assert re.search(REFUSED, said), said
+        return
+    cached, plain = (decode(denoiser, problems(), each, seeds=3, x0=x0) for each in (sampler, sampler.replace(cache="none")))
+    assert torch.equal(plain.tokens, cached.tokens) and torch.equal(plain.nfe, cached.nfe)
+    assert not bool((plain.tokens == MASK).any())
+
+
+@pytest.mark.parametrize("remasker", ["prism", "p2_critic:2"])
+def test_a_critic_in_blocks_sees_the_same_with_the_cache(remasker: str) -> None:
+    denoiser = model()
+    torch.manual_seed(1)
+    policy = POLICIES["lookahead"](hidden_size=16, vocab_size=WORDS, max_length=64, scores_committed=True)
+    for weight in policy.parameters():
+        torch.nn.init.normal_(weight, std=0.3)
+    order = LearnedOrder(policy.eval(), Critic(policy))
+    found = [
+        decode(denoiser, problems(), Sampler(order, remasker=remasker, cache=cache, steps=40)) for cache in ("none", "exact")
+    ]
+    assert torch.equal(found[0].tokens, found[1].tokens) and int(found[0].remasked.sum()) > 0
 
 
 @pytest.mark.parametrize("policy", ["mlp", "lookahead", "score_hidden_transformer", "confidence_transformer", "upo"])

@@ -367,7 +367,7 @@ class EvenBlocks(CountRule):
 
     def __call__(self, scores: Tensor, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
         if state.model_block is not None:
-            return top(scores, self._of_unequal(state))
+            return top(scores, self._of_unequal(state) + remasked)
         block = block_of(state.generated, self.length)
         blocks = block.amax(dim=1) + 1
         even = (state.steps // blocks.clamp(min=1)).clamp(1, self.length)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from anyorder.denoisers.blocks import as_bias, block_causal_mask, block_numbers, check_block_length
+from anyorder.denoisers.blocks import as_bias, block_causal_mask, block_numbers, breach, check_block_length, probe
 from anyorder.denoisers.families import model_type
 from anyorder.errors import BadInput, first_line
 
@@ -153,13 +153,13 @@ def find_inputs(
     """
     length = min(2 * block_length, longest or 2 * block_length)
     some = list(words)
-    tokens = torch.tensor([[some[(7 * i) % len(some)] for i in range(length)]], device=device)
+    tokens = probe(some, length, device)
     forms = ("bias", "bool", "own") if "attention_mask" in inspect.signature(model.forward).parameters else ("own",)
     reasons = []
     for form in forms:
         inputs = BlockInputs(model, block_length, form)
         try:
-            reason = _breach(lambda given: logits_of(inputs, given), tokens, block_length, some)  # noqa: B023
+            reason = breach(lambda given: logits_of(inputs, given), model, tokens, block_length, some)  # noqa: B023
         except (RuntimeError, ValueError, IndexError, TypeError, AssertionError) as error:
             reason = first_line(error)
         if not reason:
@@ -169,28 +169,3 @@ def find_inputs(
         f"{type(model).__name__} cannot be decoded with a block-causal mask of {block_length} positions per block: "
         f"{'; '.join(dict.fromkeys(reasons))}. Is {block_length} the length that it was trained with?"
     )
-
-
-@torch.no_grad()
-def _breach(logits_of: Callable[[Tensor], Tensor], tokens: Tensor, block_length: int, words: list[int]) -> str:
-    """How logits do not respect blocks; "" if they do."""
-    first = min(block_length, tokens.shape[1])
-    before = logits_of(tokens)
-    if not bool(torch.isfinite(before[:, :first].float()).all()):
-        return "its logits are not finite"
-    if tokens.shape[1] > first:
-        behind = logits_of(_changed(tokens, range(first, tokens.shape[1]), words))
-        close = (1e-4 if before.dtype == torch.float32 else 0.05) * float(before[:, :first].abs().max())
-        if not torch.allclose(before[:, :first].float(), behind[:, :first].float(), rtol=0.0, atol=close):
-            return "a block sees what stands behind it"
-    if first > 1 and torch.equal(before[:, 0], logits_of(_changed(tokens, [first - 1], words))[:, 0]):
-        return "a position does not see all of its block"
-    return ""
-
-
-def _changed(tokens: Tensor, places: Iterable[int], words: list[int]) -> Tensor:
-    """Tokens (1, L) with other words at some places."""
-    other = tokens.clone()
-    for place in places:
-        other[0, place] = next(word for word in words if word != int(tokens[0, place]))
-    return other

@@ -5,10 +5,13 @@ Blocks have equal lengths and are counted from the first real token, given ones 
 with such a mask says so by an attribute `block_length`, which is None or missing where both sides are seen.
 """
 
+from collections.abc import Callable, Iterable
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from anyorder.errors import BadInput
+from anyorder.signatures import checked
 
 
 def block_length_of(denoiser: object) -> int | None:
@@ -44,6 +47,7 @@ def first_masked_block(masked: Tensor, number: Tensor) -> Tensor:
     return masked & (number == first)
 
 
+@checked("number")
 def block_causal_mask(number: Tensor, real: Tensor | None = None, columns: Tensor | None = None) -> Tensor:
     """Which positions each one sees, bool (B, 1, L, L), or (B, 1, n, L) for some columns.
 
@@ -81,3 +85,46 @@ def training_mask(number: Tensor, real: Tensor | None = None) -> Tensor:
 def as_bias(seen: Tensor, dtype: torch.dtype) -> Tensor:
     """An additive bias in place of a bool mask: 0 where a position is seen and -inf elsewhere."""
     return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, -torch.inf)
+
+
+def probe(words: list[int], length: int, device: torch.device) -> Tensor:
+    """Tokens int64 (1, L) with which a model is tried."""
+    return torch.tensor([[words[(7 * i) % len(words)] for i in range(length)]], device=device)
+
+
+@torch.no_grad()
+def breach(logits_of: Callable[[Tensor], Tensor], model: nn.Module, tokens: Tensor, block_length: int, words: list[int]) -> str:
+    """How a model does not respect blocks; "" if it does.
+
+    Args:
+        logits_of: its logits (1, L, V) for tokens (1, L).
+        model: which has them. In half precision they may differ by rounding.
+        tokens: int64 (1, L), of two blocks if it takes so many.
+        block_length: positions per block.
+        words: tokens to try it with, at least two.
+    """
+    first = min(block_length, tokens.shape[1])
+    before = _of_first(logits_of(tokens), first)
+    if bool(before.isnan().any()):
+        return "its logits are NaN"
+    if tokens.shape[1] > first:
+        behind = _of_first(logits_of(_changed(tokens, range(first, tokens.shape[1]), words)), first)
+        single = all(weight.dtype in (torch.float32, torch.float64) for weight in model.parameters())
+        if not torch.allclose(before, behind, rtol=0.0, atol=(1e-4 if single else 0.05) * float(before.abs().max())):
+            return "a block sees what stands behind it"
+    if first > 1 and torch.equal(before[0], _of_first(logits_of(_changed(tokens, [first - 1], words)), first)[0]):
+        return "a position does not see all of its block"
+    return ""
+
+
+def _of_first(logits: Tensor, count: int) -> Tensor:
+    """The logits of the first positions, float32 (count, V), 0 where a token is forbidden."""
+    return torch.nan_to_num(logits[0, :count].float(), nan=torch.nan, posinf=0.0, neginf=0.0)
+
+
+def _changed(tokens: Tensor, places: Iterable[int], words: list[int]) -> Tensor:
+    """Tokens (1, L) with other words at some places."""
+    other = tokens.clone()
+    for place in places:
+        other[0, place] = next(word for word in words if word != int(tokens[0, place]))
+    return other

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from anyorder.denoisers.base import DenoiserOutput, check_mask_token, forbid_mask
-from anyorder.denoisers.blocks import block_causal_mask, block_numbers, check_block_length
+from anyorder.denoisers.base import DenoiserOutput, check_mask_token, device_of, evaluating, forbid_mask
+from anyorder.denoisers.blocks import block_causal_mask, block_numbers, breach, check_block_length, probe
 from anyorder.denoisers.padding import Aligned, align_left, move_back, run_by_length
 from anyorder.errors import BadInput
 from anyorder.files import write_json, written_as_a_whole
@@ -44,7 +44,8 @@ class WrappedDenoiser(nn.Module, Pushable):
             attributes of the same names.
 
     Raises:
-        BadInput: something that is not a module, or a mask token outside the vocabulary.
+        BadInput: something that is not a module, or a mask token outside the vocabulary; from the first call, a module that
+            does not respect the blocks that `block_length` promises.
 
     Example:
         >>> import torch
@@ -73,6 +74,7 @@ class WrappedDenoiser(nn.Module, Pushable):
         check_block_length(block_length)
         self.module = module
         self.block_length = block_length
+        self._tried = False
         self.mask_token_id = mask_token_id
         self.vocab_size = vocab_size
         self.hidden_size = hidden_size or vocab_size
@@ -81,6 +83,8 @@ class WrappedDenoiser(nn.Module, Pushable):
 
     def forward(self, tokens: Tensor, attention_mask: Tensor | None = None, positions: Tensor | None = None) -> DenoiserOutput:
         """See `Denoiser`."""
+        if self.block_length is not None and not self._tried:
+            self._try_blocks(self.block_length)
         if attention_mask is None or bool(attention_mask.all()):
             logits, hidden = self._without_padding(tokens)
         else:
@@ -110,6 +114,25 @@ class WrappedDenoiser(nn.Module, Pushable):
             output = self.module(aligned.tokens, attention_mask=given)
             return self._outputs(output, aligned.tokens)
         return run_by_length(lambda tokens, _: self._without_padding(tokens), aligned)
+
+    def _try_blocks(self, block_length: int) -> None:
+        """Raise BadInput if the module does not respect blocks, at the first call. One that fails on tokens of two blocks is
+        not judged."""
+        self._tried = True
+        words = [token for token in range(min(self.vocab_size, 1000)) if token not in (self.mask_token_id, self.pad_token_id)]
+        tokens = probe(words, 2 * block_length, device_of(self))
+        with evaluating(self):
+            try:
+                reason = len(words) > 1 and breach(
+                    lambda given: self._without_padding(given)[0], self, tokens, block_length, words
+                )
+            except (RuntimeError, IndexError):
+                return
+        if reason:
+            raise BadInput(
+                f"{type(self.module).__name__} does not respect blocks of {block_length} positions: {reason}. Let its forward "
+                "take the block-causal attention_mask, or leave block_length out"
+            )
 
     def _block_mask(self, tokens: Tensor, real: Tensor | None) -> Tensor:
         """The block-causal mask, bool (B, 1, L, L)."""
