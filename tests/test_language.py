@@ -1,6 +1,7 @@
 """`LanguageModel` and `anyorder generate`: text in, text out, with drafts in a terminal."""
 
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -165,3 +166,29 @@ def test_steps_can_be_watched_in_python(words: Any) -> None:
     (answer,) = model.generate([prompt], on_step=history)
     assert len(history.tokens) == answer.nfe + 1
     assert model.format.until_end(history.tokens[-1][0, len(prompt) :].tolist()) == answer.tokens
+
+
+def test_a_text_with_holes_is_filled() -> None:
+    done = run("generate", "a[MASK:1-3] of the body", "--model", "wordnet", "--model-option", "device=cpu")
+    expected = anyorder.infill(anyorder.load_denoiser("wordnet", device="cpu"), "a[MASK:1-3] of the body", steps=20)
+    assert (done.returncode, done.stdout) == (0, f"{expected}\n")
+    refused(run("generate", "a [MASK:0]", "--model", "wordnet"), "[MASK:0] is a hole of no length")
+    refused(run("generate", "a [MASK]", "--model", "wordnet", "--system", "x"), "leave --system out")
+
+
+def test_no_hole_holds_an_end_of_the_text(chatty: LanguageModel) -> None:
+    assert not set(chatty.format.ends) & set(chatty.denoiser.forbidden)
+    filled = chatty.fill("Why [MASK:40]?", seed=1)
+    assert len(filled.encode()) >= 30, "an end is no text"
+
+
+def test_an_answer_matches_its_pattern(words: Any, chatty: LanguageModel) -> None:
+    pytest.importorskip("interegular", reason="interegular is not installed")
+    model = LanguageModel(words, "random")
+    prompt = model.prompt(SUMS[0])
+    assert re.fullmatch("[0-8]{5,6}", model.generate([prompt], pattern="[0-8]{5,6}")[0].text)
+    assert model.generate([prompt], pattern="[0-9]+")[0].text == "138592", "what the model would say itself"
+    for answer in chatty.generate([chatty.prompt("Hi"), chatty.prompt("A longer one")], 20, pattern="yes|no|maybe"):
+        assert answer.text in ("yes", "no", "maybe")
+    refused(run("generate", SUMS[0], "--pattern", "[0-9]{50}"), "no text of the pattern has 40 tokens")
+    refused(run("generate", SUMS[0], "--pattern", "("), "the pattern '(' cannot be read")

@@ -112,21 +112,36 @@ def _refresh(text: str) -> Any:
 @command()
 @with_options_of(open_language)
 def generate(
-    prompt: Annotated[str, typer.Argument(help="what to answer (after --, if it begins with a minus); - reads standard input")],
+    prompt: Annotated[
+        str,
+        typer.Argument(
+            help="what to answer, or a text with holes (after --, if it begins with a minus); - reads standard input"
+        ),
+    ],
     system: Annotated[str, typer.Option("--system", help="system prompt, for models with a chat template")] = "",
+    pattern: Annotated[
+        str | None, typer.Option("--pattern", help="regular expression that the whole answer must match, such as '[0-9]+'")
+    ] = None,
     stream: Annotated[bool, typer.Option(help="show the draft after every step, where standard output is a terminal")] = True,
     **options: Any,
 ) -> None:
-    """Answer a prompt with a language model. In a terminal, tokens appear where they are committed, in any order."""
+    """Answer a prompt with a language model, or fill the holes of a text, [MASK] or [MASK:5] or [MASK:1-8]. In a terminal, the
+    tokens of an answer appear where they are committed, in any order."""
     from rich.console import Console
 
     from anyorder.cli.drafts import Draft
+    from anyorder.interfaces.holes import has_holes
 
     text = sys.stdin.read() if prompt == "-" else prompt
     asked = open_language(**options)
+    if has_holes(text):
+        if system:
+            raise BadInput("a text with holes is completed as it is: leave --system out")
+        print(asked.model.fill(text, seed=asked.seed, pattern=pattern))
+        return
     tokens = asked.model.prompt(text, system)
     console = Console(highlight=False)
     with Draft(asked.model.format, console, stream and console.is_terminal) as draft:
-        (answer,) = asked.model.generate([tokens], asked.max_new_tokens, seeds=asked.seed, on_step=draft)
+        (answer,) = asked.model.generate([tokens], asked.max_new_tokens, seeds=asked.seed, pattern=pattern, on_step=draft)
     print(answer.text)
     print(f"{len(answer.tokens)} tokens before the end; {answer.nfe} forward passes", file=sys.stderr)

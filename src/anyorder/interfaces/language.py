@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from anyorder.decoding.callbacks import Callback
+from anyorder.decoding.constraints import LogitsMask, Matching
 from anyorder.decoding.loop import decode
 from anyorder.decoding.sampler import Sampler
 from anyorder.denoisers.base import Denoiser
@@ -14,9 +15,13 @@ from anyorder.denoisers.huggingface import HuggingFaceDenoiser
 from anyorder.errors import BadInput
 from anyorder.interfaces.arguments import check_budget, find_sampler, whole
 from anyorder.interfaces.ends import penalized
+from anyorder.interfaces.infill import infill
+from anyorder.interfaces.patterns import automaton_of
 from anyorder.interfaces.prompts import batch_of
 from anyorder.orders.base import Order
+from anyorder.prediction import Prediction
 from anyorder.signatures import check_argument
+from anyorder.state import DecodeState
 from anyorder.tasks import Sequences
 from anyorder.tasks.alphabets import TokenizerAlphabet
 from anyorder.tasks.base import max_length_of
@@ -114,6 +119,7 @@ class LanguageModel:
         *,
         seeds: Tensor | int = 0,
         batch_size: int = 32,
+        pattern: str | None = None,
         on_step: Callback | Sequence[Callback] = (),
     ) -> list[Answer]:
         """Answer prompts.
@@ -123,16 +129,20 @@ class LanguageModel:
             max_new_tokens: masks behind each; None for `usual_length`.
             seeds: int64 (N,), or a number to which prompt i adds i.
             batch_size: prompts at a time; results do not depend on it.
+            pattern: a regular expression that the answer up to its end must match as a whole, see `Matching`; it needs the
+                extra `grammar`.
             on_step: callbacks, see `decode`.
 
         Raises:
-            BadInput: a prompt that leaves no room for its answer, or fewer steps than blocks.
+            BadInput: a pattern that cannot be used or that no answer of this length matches, a prompt that leaves no room for
+                its answer, or fewer steps than blocks.
         """
         whole("batch_size", batch_size, 1)
         if not prompts:
             return []
         new = self.usual_length if max_new_tokens is None else whole("max_new_tokens", max_new_tokens, 1)
         check_budget(self.sampler.steps, self.sampler.block_length, new)
+        sampler, mask = self._constrained(pattern)
         each = torch.arange(len(prompts)) + seeds if isinstance(seeds, int) else seeds
         answers: dict[int, Answer] = {}
         ranked = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
@@ -141,12 +151,32 @@ class LanguageModel:
             given = [list(prompts[number]) for number in rows]
             batch = batch_of(given, None, self.denoiser, new=new, what="the prompt")
             decoded = decode(
-                self.denoiser, batch.tokens, self.sampler, seeds=each[rows], attention_mask=batch.attention_mask,
-                ends=self.ends, on_step=on_step,
+                self.denoiser, batch.tokens, sampler, seeds=each[rows], attention_mask=batch.attention_mask, ends=self.ends,
+                logits_mask=mask, on_step=on_step,
             )  # fmt: skip
             for number, tokens, nfe in zip(rows, decoded.tokens[:, -new:].tolist(), decoded.nfe.tolist(), strict=True):
                 answers[number] = self._answer(tokens, nfe)
         return [answers[number] for number in range(len(prompts))]
+
+    def fill(self, text: str, *, seed: int = 0, pattern: str | None = None) -> str:
+        """Complete a text with holes, see `anyorder.infill`; no hole holds an end of the text."""
+
+        def no_end(state: DecodeState, prediction: Prediction) -> Tensor:
+            allowed = torch.ones_like(prediction.logits, dtype=torch.bool)
+            allowed[:, sorted(self.format.ends)] = False
+            return allowed
+
+        filled: str = infill(self.denoiser, text, self.sampler, seed=seed, pattern=pattern, logits_mask=no_end)
+        return filled
+
+    def _constrained(self, pattern: str | None) -> tuple[Sampler, LogitsMask | None]:
+        if pattern is None:
+            return self.sampler, None
+        automaton = automaton_of(pattern, self.format.symbols)
+        if self.ends is not None:
+            automaton = automaton.ended_by(self.ends.tokens, self.format.pad_token_id)
+        matching = Matching((automaton,), self.sampler.token)
+        return self.sampler.replace(token=matching), matching.allowed
 
     def _answer(self, tokens: list[int], nfe: int) -> Answer:
         kept = self.format.until_end(tokens)
