@@ -305,6 +305,22 @@ def test_holes_match_their_patterns(wordnet: Any, sampler: str) -> None:
     assert all(re.fullmatch(r"(the|a)[ x-z]+( of[ x-z]+)?", each) for each in first), first
 
 
+def test_lengths_that_no_text_of_the_pattern_has_are_left_out(wordnet: Any) -> None:
+    pytest.importorskip("interegular", reason="interegular is not installed")
+    found = infill(wordnet, ["in[MASK:1-6]", "a[MASK:1-3] of"], pattern=" ?[0-9]{4}|[ a-c]+")
+    assert re.fullmatch(r"in( ?[0-9]{4}|[ a-c]+)", found[0]) and re.fullmatch(r"a[ a-c]+ of", found[1])
+    assert re.fullmatch(r"in ?[0-9]{4}", infill(wordnet, "in[MASK:1-6]", pattern=" ?[0-9]{4}"))
+    with pytest.raises(BadInput, match="no text of the pattern has 1 token as row 0 asks from position 3 on"):
+        infill(wordnet, "in[MASK:1-2]", pattern=" ?[0-9]{20}")
+
+
+@given(st.integers(0, 10**6), st.integers(0, 4))
+@settings(max_examples=40, deadline=None)
+def test_the_lengths_that_fit_are_those_of_enumeration(seed: int, length: int) -> None:
+    automaton = automata(seed)
+    assert automaton.fits(length) == bool(texts_of(automaton, [-1] * length))
+
+
 def test_patterns_that_cannot_be_used_are_refused(wordnet: Any, tmp_path: Path) -> None:
     pytest.importorskip("interegular", reason="interegular is not installed")
     for pattern, message in [

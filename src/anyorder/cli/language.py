@@ -34,7 +34,7 @@ from anyorder.cli.options import (
     token_rule,
     with_options_of,
 )
-from anyorder.errors import BadInput
+from anyorder.errors import BadInput, counted
 
 USUAL_MODEL = "words"
 
@@ -144,4 +144,5 @@ def generate(
     with Draft(asked.model.format, console, stream and console.is_terminal) as draft:
         (answer,) = asked.model.generate([tokens], asked.max_new_tokens, seeds=asked.seed, pattern=pattern, on_step=draft)
     print(answer.text)
-    print(f"{len(answer.tokens)} tokens before the end; {answer.nfe} forward passes", file=sys.stderr)
+    passes = f"{answer.nfe} forward pass{'es' * (answer.nfe != 1)}"
+    print(f"{counted(len(answer.tokens), 'token')} before the end; {passes}", file=sys.stderr)

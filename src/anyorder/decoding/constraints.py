@@ -114,6 +114,16 @@ class Automaton:
         following[states, torch.tensor([*ends, pad], device=following.device)] = states
         return Automaton(following, torch.cat([self.accepting, torch.ones_like(self.accepting[:1])]))
 
+    def fits(self, length: int) -> bool:
+        """Whether some text has this many tokens."""
+        reached = torch.zeros_like(self.accepting)
+        reached[0] = True
+        for _ in range(length):
+            after = _with_dead_end(torch.zeros_like(reached), False)
+            after[self.following[reached].flatten()] = True
+            reached = after[:-1]
+        return bool((reached & self.accepting).any())
+
     def allowed(self, permitted: Tensor) -> Tensor:
         """The tokens that some accepted text has at each position, bool (n, V), among texts of n tokens that are permitted.
 
@@ -237,19 +247,31 @@ class Matching(TokenRule):
             tokens[run.numbers[known]] = found[known]
         return tokens, log_probs if isinstance(self.rule, Sample) else prediction.log_probs_of(tokens)
 
+    def fits(self, generated: Tensor) -> bool:
+        """Whether each hole of a row, given as bool (L,), has a length that some text of its pattern has.
+
+        Raises:
+            BadInput: another number of holes than of automata.
+        """
+        return all(automaton.fits(len(columns)) for columns, automaton in self._holes(generated))
+
+    def _holes(self, generated: Tensor) -> Iterator[tuple[Tensor, Automaton]]:
+        """The columns (n,) of each hole of a row, with its automaton."""
+        columns = generated.nonzero()[:, 0]
+        runs = columns.tensor_split(((columns.diff() > 1).nonzero()[:, 0] + 1).cpu())
+        if len(self.automata) not in (1, len(runs)):
+            raise BadInput(f"there are {len(self.automata)} patterns and {counted(len(runs), 'hole')}: give one for each")
+        for number, own in enumerate(runs):
+            yield own, self.automata[min(number, len(self.automata) - 1)].to(own.device)
+
     def _runs(self, state: DecodeState, prediction: Prediction) -> Iterator[tuple[_Run, Automaton]]:
         """The holes in which a token is masked, with their automata."""
         numbers = prediction.scatter(torch.arange(len(prediction.logits), device=state.tokens.device), fill=-1)
         for row, generated in enumerate(state.generated):
-            columns = generated.nonzero()[:, 0]
-            cuts = (columns.diff() > 1).nonzero()[:, 0] + 1
-            runs = columns.tensor_split(cuts.cpu())
-            if len(self.automata) not in (1, len(runs)):
-                raise BadInput(f"there are {len(self.automata)} patterns and {counted(len(runs), 'hole')}: give one for each")
-            for number, own in enumerate(runs):
+            for own, automaton in self._holes(generated):
                 run = _Run(row, own, state.tokens[row, own], numbers[row, own], state.masked[row, own])
                 if bool(run.masked.any()):
-                    yield run, self.automata[min(number, len(self.automata) - 1)].to(own.device)
+                    yield run, automaton
 
     @staticmethod
     def _weights(run: _Run, logits: Tensor) -> Tensor:

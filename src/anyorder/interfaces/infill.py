@@ -46,6 +46,7 @@ def infill(
     A hole is written `[MASK]`, or `[MASK:5]` for five tokens; also as the model's mask token, or as `_{5}`. The length of
     `[MASK:1-8]` is chosen: the text is decoded with each length of the range (each combination, if there are several such
     holes), and the one is kept whose new tokens have the largest mean log-probability, each as it was when it was committed.
+    Lengths that no text of the pattern has are left out.
 
     Args:
         denoiser: a Hugging Face denoiser with a tokenizer, or one of our sequence models.
@@ -96,6 +97,10 @@ def infill(
         given = [pattern] if isinstance(pattern, str) else list(pattern)
         matching = Matching(tuple(automaton_of(one, task.symbols) for one in given), sampler.token)
         sampler, masks = sampler.replace(token=matching), [*masks, matching.allowed]
+        fitting = [matching.fits(problem.tokens[0] == task.mask_token_id) for problem in problems]
+        possible = {number for number, fits in zip(owners, fitting, strict=True) if fits}
+        kept = [n for n, number in enumerate(owners) if fitting[n] or number not in possible]  # the latter fail with a reason
+        owners, problems = [owners[n] for n in kept], [problems[n] for n in kept]
     tokens = [problem.tokens[0] for problem in problems]
     if allowed is not None:
         listed = _positions(task, tokens, choices, [allowed] if isinstance(texts, str) else allowed)
