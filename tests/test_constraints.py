@@ -310,7 +310,7 @@ def test_lengths_that_no_text_of_the_pattern_has_are_left_out(wordnet: Any) -> N
     found = infill(wordnet, ["in[MASK:1-6]", "a[MASK:1-3] of"], pattern=" ?[0-9]{4}|[ a-c]+")
     assert re.fullmatch(r"in( ?[0-9]{4}|[ a-c]+)", found[0]) and re.fullmatch(r"a[ a-c]+ of", found[1])
     assert re.fullmatch(r"in ?[0-9]{4}", infill(wordnet, "in[MASK:1-6]", pattern=" ?[0-9]{4}"))
-    with pytest.raises(BadInput, match="no text of the pattern has 1 token as row 0 asks from position 3 on"):
+    with pytest.raises(BadInput, match="no text of the pattern has 1 token as row 0 asks from position 2 on"):
         infill(wordnet, "in[MASK:1-2]", pattern=" ?[0-9]{20}")
 
 
@@ -319,6 +319,13 @@ def test_lengths_that_no_text_of_the_pattern_has_are_left_out(wordnet: Any) -> N
 def test_the_lengths_that_fit_are_those_of_enumeration(seed: int, length: int) -> None:
     automaton = automata(seed)
     assert automaton.fits(length) == bool(texts_of(automaton, [-1] * length))
+
+
+def test_patterns_of_too_many_states_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("interegular", reason="interegular is not installed")
+    monkeypatch.setattr("anyorder.interfaces.patterns._MOST", 99 * 10)
+    with pytest.raises(BadInput, match="has 12 states, too many for 99 tokens: simplify it"):
+        automaton_of("a{1,11}", CHARACTERS)
 
 
 def test_patterns_that_cannot_be_used_are_refused(wordnet: Any, tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ from anyorder.errors import BadInput, first_line, shorten
 from anyorder.tasks.alphabets import Alphabet, TokenizerAlphabet
 
 _SPACE = "▁"
+_MOST = 2**28
+"""States times tokens: 2 GB."""
 
 
 def automaton_of(pattern: str, alphabet: Alphabet) -> Automaton:
@@ -37,6 +39,11 @@ def automaton_of(pattern: str, alphabet: Alphabet) -> Automaton:
     except (InvalidSyntax, Unsupported) as error:
         said = first_line(error)
         raise BadInput(f"the pattern {shorten(pattern)!r} cannot be read" + f": {said}" * (" " in said)) from error
+    if len(machine.states) * alphabet.vocab_size > _MOST:
+        raise BadInput(
+            f"the pattern {shorten(pattern)!r} has {len(machine.states):,} states, too many for {alphabet.vocab_size:,} tokens: "
+            "simplify it, or bound its repetitions lower"
+        )
     order = sorted(machine.states, key=lambda state: state != machine.initial)
     moves = _moves(machine, order)
     following = np.full((len(order), alphabet.vocab_size), -1)
