@@ -41,8 +41,8 @@ def automaton_of(pattern: str, alphabet: Alphabet) -> Automaton:
         raise BadInput(f"the pattern {shorten(pattern)!r} cannot be read" + f": {said}" * (" " in said)) from error
     if len(machine.states) * alphabet.vocab_size > _MOST:
         raise BadInput(
-            f"the pattern {shorten(pattern)!r} has {len(machine.states):,} states, too many for {alphabet.vocab_size:,} tokens: "
-            "simplify it, or bound its repetitions lower"
+            f"the pattern {shorten(pattern)!r} has {len(machine.states):,} states, too many for {alphabet.vocab_size:,} "
+            "tokens: simplify it, or bound its repetitions lower"
         )
     order = sorted(machine.states, key=lambda state: state != machine.initial)
     moves = _moves(machine, order)
