@@ -21,6 +21,7 @@ from anyorder.cli.language import LanguageSession, open_language
 from anyorder.decoding.loop import decode
 from anyorder.decoding.tokens import Argmax
 from anyorder.denoisers.base import device_of, fingerprint
+from anyorder.denoisers.blocks import block_length_of
 from anyorder.errors import BadInput
 from anyorder.evaluation.likelihood import Process, estimate_bound, exact_bound, uniform
 from anyorder.interfaces.arguments import token_rule, whole
@@ -166,8 +167,9 @@ class AnyorderLM(LM):
 
         A number of masks is drawn uniformly, then so many positions of the continuation, never of the context; the masked
         tokens' log-probabilities count n / masks. The mean of `likelihood_draws` of these is a bound of the log-likelihood.
-        Where n tokens have no more than that many subsets, the mean is taken over all of them and exact. Greedy decoding
-        commits one token at a time in the sampler's order.
+        Where n tokens have no more than that many subsets, the mean is taken over all of them and exact. Of a block-causal
+        denoiser whole paths are drawn, at n forward passes each. Greedy decoding commits one token at a time in the sampler's
+        order.
         """
         pairs = [self._pair(*request.args) for request in requests]
         greedy = self._greedy(pairs)
@@ -210,7 +212,8 @@ class AnyorderLM(LM):
         process = Process(denoiser, uniform, batch_size=self.batch_size)
         if 2 ** len(continuation) <= self.draws:
             return exact_bound(process, tokens, x0).e1
-        return estimate_bound(process, tokens, x0, self.draws, states="stratified", seed=seed).e1
+        states = "stratified" if block_length_of(denoiser) is None else "path"
+        return estimate_bound(process, tokens, x0, self.draws, states=states, seed=seed).e1
 
     def _greedy(self, pairs: list[Pair]) -> list[bool]:
         """Whether decoding without chance gives each continuation."""
