@@ -48,7 +48,7 @@ def _complete(app: Sphinx, page: str, source: list[str]) -> None:
 def _with_navigation(text: str) -> str:
     """The pages linked to under each heading of the index, as a section of the navigation."""
     for title, section in re.findall(r"^## (.+)\n((?:(?!## ).*\n)*)", text, re.MULTILINE):
-        pages = re.findall(r"^- \[.*?\]\((\w+)\.md\)", section, re.MULTILINE)
+        pages = re.findall(r"^- \[.*?\]\(([\w-]+)\.md\)", section, re.MULTILINE)
         if pages:
             text += f"\n```{{toctree}}\n:hidden:\n:caption: {title}\n\n" + "\n".join(pages) + "\n```\n"
     return text

@@ -222,7 +222,7 @@ def test_our_own_sequence_models_fill_texts_in_their_alphabets() -> None:
 @pytest.mark.parametrize(
     ("texts", "how", "message"),
     [
-        (["a b"], {}, r"'a b' has no hole: write _\{1\} for an unknown token"),
+        (["a b"], {}, r"'a b' has no hole: write \[MASK\] for an unknown token, \[MASK:5\] for five"),
         (["a [MASK]", ""], {}, "text 2: it is empty"),
         (["a [MASK]", "ⵣⵣ [MASK]"], {}, "text 2: the tokenizer of .* does not know 'ⵣⵣ'"),
         (["_{100}"], {}, "takes 62 symbols at most, not 100"),

@@ -14,7 +14,7 @@ from anyorder.decoding.sampler import Sampler
 from anyorder.decoding.tokens import Sample
 from anyorder.denoisers.base import DenoiserOutput, forbid_mask
 from anyorder.errors import BadInput
-from anyorder.evaluation.likelihood import Process, estimate_bound, exact_bound, log_likelihood
+from anyorder.evaluation.likelihood import Process, estimate_bound, exact_bound, log_likelihood, uniform
 from anyorder.losses import mdm_loss, token_cross_entropy
 from anyorder.orders.heuristics import max_confidence
 from anyorder.prediction import Prediction
@@ -203,10 +203,33 @@ def test_the_uniform_bound_is_minus_l_mdm() -> None:
     assert exact_bound(uniform, EMPTY, x0).total == pytest.approx(-total, abs=1e-5)
 
 
+@pytest.mark.parametrize("samples", [1, 2, 5])
+def test_stratified_states_have_the_same_mean_and_less_variance(samples: int) -> None:
+    process, exact = Process(arbitrary_denoiser(), uniform), exact_bound(Process(arbitrary_denoiser(), uniform), EMPTY, ALL[1])
+    found = {
+        states: torch.tensor(
+            [estimate_bound(process, EMPTY, ALL[1], samples, states=states, seed=seed).e1 for seed in range(400)]
+        )
+        for states in ("forward", "stratified")
+    }
+    for values in found.values():
+        assert abs(values.mean() - exact.e1) < 4 * values.std() / 20
+    if samples == 5:
+        assert found["stratified"].std() < 0.8 * found["forward"].std()
+
+
+@pytest.mark.parametrize("states", ["path", "forward", "stratified"])
+def test_bounds_do_not_depend_on_the_batch_size(states: str) -> None:
+    denoiser = arbitrary_denoiser()
+    whole, parts = Process(denoiser, uniform), Process(denoiser, uniform, batch_size=3)
+    assert estimate_bound(whole, EMPTY, ALL[2], 8, states=states) == estimate_bound(parts, EMPTY, ALL[2], 8, states=states)
+    assert exact_bound(whole, EMPTY, ALL[2]) == exact_bound(parts, EMPTY, ALL[2])
+
+
 def test_too_many_orders_or_proposals_are_refused() -> None:
     with pytest.raises(BadInput, match="too many orders"):
         log_likelihood(PROCESSES["confidence"](), torch.full((15,), MASK), torch.zeros(15, dtype=torch.int64))
-    with pytest.raises(BadInput, match="'path' or 'forward'"):
+    with pytest.raises(BadInput, match="'path', 'forward' or 'stratified'"):
         estimate_bound(PROCESSES["confidence"](), EMPTY, ALL[0], 3, states="sideways")
 
 

@@ -20,7 +20,7 @@ from anyorder.cli.interrupts import Interrupts
 from anyorder.errors import AnyorderError, BadInput, first_line, without_passwords
 from anyorder.processes import launched, launched_alone
 
-_ON_SEVERAL_PROCESSES = ("train", "evaluate", "pareto", "sample")
+_ON_SEVERAL_PROCESSES = ("train", "evaluate", "pareto", "sample", "lm-eval")
 
 app = typer.Typer(
     help="Learned unmasking orders for masked diffusion models.", no_args_is_help=True, pretty_exceptions_enable=False

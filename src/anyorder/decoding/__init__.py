@@ -4,6 +4,10 @@ from anyorder.decoding.actions import Actions as Actions
 from anyorder.decoding.actions import Bernoulli as Bernoulli
 from anyorder.decoding.actions import DynamicPlackettLuce as DynamicPlackettLuce
 from anyorder.decoding.actions import PlackettLuce as PlackettLuce
+from anyorder.decoding.constraints import AllowedTokens as AllowedTokens
+from anyorder.decoding.constraints import Automaton as Automaton
+from anyorder.decoding.constraints import LogitsMask as LogitsMask
+from anyorder.decoding.constraints import Matching as Matching
 from anyorder.decoding.counts import KLASS as KLASS
 from anyorder.decoding.counts import Cosine as Cosine
 from anyorder.decoding.counts import CountRule as CountRule

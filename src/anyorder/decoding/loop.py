@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 
 from anyorder.decoding.callbacks import Callback, callbacks_of
+from anyorder.decoding.constraints import LogitsMask, constrained
 from anyorder.decoding.result import Decoded
 from anyorder.decoding.sampler import Sampler, as_sampler
 from anyorder.decoding.step import predict, step
 from anyorder.denoisers.base import Denoiser, attention_of, check_batch, device_of, in_eval_mode
 from anyorder.denoisers.blocks import block_length_of
 from anyorder.ends import Ends
+from anyorder.errors import BadInput, shorten
 from anyorder.orders.base import Order
 from anyorder.signatures import check_argument
 from anyorder.state import init
@@ -31,6 +33,7 @@ def decode(
     attention_mask: Tensor | None = None,
     x0: Tensor | None = None,
     ends: Ends | None = None,
+    logits_mask: LogitsMask | None = None,
     on_step: Callback | Sequence[Callback] = (),
 ) -> Decoded:
     """Fill every masked position of a batch.
@@ -45,6 +48,7 @@ def decode(
         x0: the solutions (B, L), for oracle orders.
         ends: tokens that end a text. A row stops once everything left of its first committed end is committed, see `Ends`; with
             a remasker it is decoded completely, because no end is final, and cut then.
+        logits_mask: which tokens may be committed, see `LogitsMask`: called in every step, before the order.
         on_step: called after every step with a `StepOutput`; its states hold the sequences that are still decoded, and
             `StepOutput.before.row` says which they are.
 
@@ -55,13 +59,15 @@ def decode(
 
     Raises:
         BadInput: tokens, mask, solutions or seeds of the wrong type, shape or vocabulary, no denoiser, no sampler,
-            or no callback.
+            no callback, or a constraint that leaves no token.
         WrongDenoiser: a policy was fitted to another denoiser.
         PartFailed: code of the user's own raised an error.
     """
     check_batch(tokens, denoiser, attention_mask=attention_mask, x0=x0, seeds=seeds)
     sampler = as_sampler(sampler).bind(denoiser)
     check_argument("ends", ends, Ends | None)
+    if logits_mask is not None and not callable(logits_mask):
+        raise BadInput(f"logits_mask is {shorten(repr(logits_mask))}; it must be a function of a state and a prediction")
     callbacks = callbacks_of(on_step)
     home, device = tokens.device, device_of(denoiser, tokens.device)
     mask = attention_of(denoiser, tokens) if attention_mask is None else attention_mask
@@ -78,7 +84,9 @@ def decode(
         state = state.rows(~state.finished)
     cache = sampler.start_cache(denoiser)
     while len(state):
-        state, output = step(state, predict(denoiser, state, sampler, cache), sampler)
+        prediction = predict(denoiser, state, sampler, cache)
+        prediction = prediction if logits_mask is None else constrained(prediction, state, logits_mask)
+        state, output = step(state, prediction, sampler)
         over = sampler.remasker.over(output.before, state)
         if ends is not None:
             state = ends.close(state, over | final)

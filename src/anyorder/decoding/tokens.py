@@ -101,6 +101,11 @@ class Sample(TokenRule):
         if self.top_k is not None and (isinstance(self.top_k, bool) or not isinstance(self.top_k, Integral) or self.top_k < 1):
             raise BadInput(f"top_k is {self.top_k!r}; it must be a whole number, 1 or more, or None")
 
+    @property
+    def plain(self) -> bool:
+        """Whether no token is left out."""
+        return self.top_p >= 1 and self.top_k is None
+
     def __call__(self, state: DecodeState, prediction: Prediction) -> tuple[Tensor, Tensor]:
         of_position = (
             values.expand_as(state.tokens)[prediction.predicted]

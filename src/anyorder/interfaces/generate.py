@@ -8,7 +8,8 @@ from torch import Tensor
 
 from anyorder.decoding.cache import Refresh
 from anyorder.decoding.caches import CacheRule
-from anyorder.decoding.callbacks import Callback
+from anyorder.decoding.callbacks import Callback, callbacks_of
+from anyorder.decoding.constraints import LogitsMask
 from anyorder.decoding.counts import CountRule, Deadline, Fixed, Linear, Threshold
 from anyorder.decoding.loop import decode
 from anyorder.decoding.sampler import Sampler
@@ -25,7 +26,8 @@ from anyorder.interfaces.arguments import (
     whole,
 )
 from anyorder.interfaces.ends import WithoutEnds, find_ends, penalized
-from anyorder.interfaces.prompts import Prompts, batch_of
+from anyorder.interfaces.prompts import Batch, Prompts, batch_of
+from anyorder.interfaces.streaming import Streaming
 from anyorder.orders.base import Order
 
 
@@ -52,6 +54,8 @@ def generate(
     suppress_tokens: Sequence[int] = (),
     token_type_ids: Tensor | None = None,
     on_step: Callback | Sequence[Callback] = (),
+    streamer: Any = None,
+    logits_mask: LogitsMask | None = None,
     cache: CacheRule | str = "none",
     refresh: Refresh = "block",
 ) -> Any:
@@ -86,6 +90,8 @@ def generate(
         suppress_tokens: tokens that are never produced, such as padding; the mask is always one of them.
         token_type_ids: accepted, because tokenizers return them, and ignored.
         on_step: callbacks, see `decode`.
+        streamer: of transformers, such as `TextDiffusionStreamer`, for one prompt with new tokens, see `Streaming`.
+        logits_mask: which tokens may be committed, see `LogitsMask`.
         cache: in blocks, read keys and values of earlier forward passes: "prefix", those before the open block; "dual", all
             those outside it; "exact", those of the finished blocks of a model of block diffusion; "none" computes everything.
             Faster, with other tokens where the result is not sure, see `Sampler`.
@@ -98,7 +104,8 @@ def generate(
 
     Raises:
         BadInput: nothing to generate, prompts that are not token ids, an unknown order, an argument out of range, a sampler
-            together with what it holds, no mask token, or a model that does not return logits over its tokens.
+            together with what it holds, a streamer for several prompts, no mask token, or a model that does not return logits
+            over its tokens.
         WrongDenoiser: the policy was fitted to another model.
     """
     denoiser = as_denoiser(model, mask_token_id, suppress_tokens, block_length=block_length)
@@ -123,10 +130,20 @@ def generate(
     blocks = blocks_in(denoiser, batch.tokens, batch.attention_mask, sampler.block_length)
     check_budget(sampler.steps, sampler.block_length, batch.most, blocks)
     sampler = sampler.replace(order=penalized(sampler.order, ends, eos_penalty))
+    stream = None if streamer is None else _streaming(streamer, batch, ends, final=sampler.remasker.final)
     decoded = decode(
-        denoiser, batch.tokens, sampler, seeds=seed, attention_mask=batch.attention_mask, ends=ends, on_step=on_step
-    )
+        denoiser, batch.tokens, sampler, seeds=seed, attention_mask=batch.attention_mask, ends=ends, logits_mask=logits_mask,
+        on_step=callbacks_of(on_step) + ([] if stream is None else [stream]),
+    )  # fmt: skip
+    if stream is not None:
+        stream.close(decoded.tokens[0])
     return batch.unpad(decoded.tokens)
+
+
+def _streaming(streamer: Any, batch: Batch, ends: Ends | None, *, final: bool) -> Streaming:
+    if len(batch.tokens) != 1 or not batch.new:
+        raise BadInput("a streamer is for one prompt and new tokens behind it: give one prompt and max_new_tokens")
+    return Streaming(streamer, batch.tokens[0, : -batch.new], ends, final=final)
 
 
 def _count_rule(steps: int | None, block_length: int | None, threshold: float | None, late: Ends | None) -> CountRule:
