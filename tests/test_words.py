@@ -43,7 +43,7 @@ def answered(task: Words, instances: Instances, *answers: str) -> Tensor:
     """Copies of one problem with these answers, each ended."""
     rows = instances.tokens.repeat(len(answers), 1)
     for row, answer in zip(rows, answers, strict=True):
-        tokens = task._tokens(answer)
+        tokens = task.tokens_of(answer)
         row[instances.maskable[0]] = torch.tensor([*tokens, *[task._end] * (task.answer_length - len(tokens))])
     return rows
 

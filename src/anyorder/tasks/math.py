@@ -122,7 +122,7 @@ class Math(Prompted):
         """The tokens before the answer, refused if they cannot be used."""
         if any(problem.question == example.question for example in self.examples):
             raise BadInput("it is among the examples of the prompt: take the examples from another file")
-        return self._with_room(self._prompt(self.template.ask(problem.question, self.examples), self.template.start))
+        return self._with_room(self.prompt_tokens(self.template.ask(problem.question, self.examples), self.template.start))
 
     def load(self, path: str | Path, limit: int | None = None, unreadable: Unreadable | None = None) -> Instances:
         """The published files of GSM8K and MATH-500, and all like them, see `read_problems`.

@@ -110,7 +110,7 @@ class Words(Prompted):
     @property
     def _end(self) -> int:
         """The token that stands behind an answer."""
-        end = getattr(self._tokenizer, "eos_token_id", None)
+        end = getattr(self.tokenizer, "eos_token_id", None)
         return min(self.ends) if end is None else int(end)
 
     @property
@@ -136,7 +136,7 @@ class Words(Prompted):
         unreadable, kept, prompts, answers = unreadable or Unreadable(), [], [], []
         for number, (name, problem) in enumerate(problems):
             with unreadable.at(places[number] if places else f"problem {number + 1}"):
-                prompt = self._with_room(self._asking(self.kinds[name].ask(problem.problem)))
+                prompt = self._with_room(self.ask(self.kinds[name].ask(problem.problem)))
                 answers.append(self._answer(self.kinds[name], problem))
                 prompts.append(prompt)
                 kept.append((name, problem))
@@ -154,16 +154,17 @@ class Words(Prompted):
         }
         return Instances(tokens, tokens == self.mask_token_id, x0 if known else None, labels)
 
-    def _asking(self, question: str) -> list[int]:
-        return self._prompt(question, self.style.start, between="\n")
+    def ask(self, question: str) -> list[int]:
+        """See `PromptFormat`; the question as the task puts it."""
+        return self.prompt_tokens(question, self.style.start, between="\n")
 
     def _answer(self, kind: Kind, problem: WordProblem) -> tuple[list[int], list[int]]:
         """The answer with the mask for all that is not given, and the complete one: `length` tokens each."""
-        solved = self._filled(self._tokens(problem.answer + self.style.stop))
+        solved = self._filled(self.tokens_of(problem.answer + self.style.stop))
         if not self.prefill:
             return [self.mask_token_id] * self.answer_length, solved
         parts = re.split("(_)", kind.outline(problem.problem) + self.style.stop)
-        given = self._filled([t for part in parts for t in ([self.mask_token_id] if part == "_" else self._tokens(part))])
+        given = self._filled([t for part in parts for t in ([self.mask_token_id] if part == "_" else self.tokens_of(part))])
         if problem.answer and any(a not in (b, self.mask_token_id) for a, b in zip(given, solved, strict=True)):
             raise BadInput("this tokenizer writes several cells as one token: leave prefill out")
         return given, solved
@@ -267,7 +268,7 @@ class Words(Prompted):
     @cached_property
     def _after(self) -> str:
         """The text between question and answer, as it is decoded."""
-        return self.symbols.decode(self._asking("?")).rpartition("?")[2]
+        return self.symbols.decode(self.ask("?")).rpartition("?")[2]
 
     def file_line(self, tokens: Tensor, solution: Tensor | None) -> str:
         """Kind, problem and solution as JSON."""
@@ -291,7 +292,7 @@ class Words(Prompted):
     def _answer_of(self, problem: Tensor, tokens: Tensor) -> list[int]:
         """The tokens of the answer up to its first end, from a problem (L,) and a completed sequence (L,)."""
         stop = int((problem != self.pad_token_id).sum())
-        return self._until_end(tokens[stop - self.answer_length : stop].tolist())
+        return self.until_end(tokens[stop - self.answer_length : stop].tolist())
 
     def generated(self, instances: Instances, tokens: Tensor) -> Tensor:
         """Positions bool (N, L) that were generated and count: those before the end."""
