@@ -167,6 +167,17 @@ class DecodeState:
         memory = {part: tuple(v.index_select(0, index) for v in values) for part, values in self.memory.items()}
         return self.replace(**{name: v.index_select(0, index) for name, v in self.tensors().items()}, memory=memory)
 
+    def join(self, others: "DecodeState") -> "DecodeState":
+        """The sequences of this state and those of another one of the same length, of which none has begun: their memories
+        start at their first step."""
+        theirs = others.tensors()
+        joined = {name: torch.cat([mine, theirs[name]]) for name, mine in self.tensors().items()}
+        memory = {
+            part: tuple(torch.cat([v, v.new_zeros(len(others), *v.shape[1:])]) for v in values)
+            for part, values in self.memory.items()
+        }
+        return self.replace(**joined, memory=memory)
+
     def where(self, rows: Tensor, other: "DecodeState") -> "DecodeState":
         """The sequences of `other` where `rows` (B,) is True and of this state elsewhere. Memories stay: a part starts its
         memory of a sequence anew at step 0."""

@@ -1,0 +1,117 @@
+"""Prompts as tokens, and tokens as text, for any denoiser of text."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from anyorder.denoisers.base import Denoiser
+from anyorder.denoisers.huggingface import HuggingFaceDenoiser
+from anyorder.ends import Ends
+from anyorder.errors import BadInput
+from anyorder.tasks import Sequences
+from anyorder.tasks.base import max_length_of
+from anyorder.tasks.prompt_format import PromptFormat, Turn
+from anyorder.tasks.prompted import Prompted
+from anyorder.zoo.matching import task_for
+
+_USUAL_TOKENS = 64
+
+
+class Framed(NamedTuple):
+    """A prompt around the tokens that are to be generated: those before them and those behind them."""
+
+    before: list[int]
+    behind: list[int]
+
+
+class Texts:
+    """What a denoiser's tokens mean.
+
+    Args:
+        denoiser: a model of prompts and answers, of text or of sequences; one of Hugging Face is allowed to end its texts.
+
+    Attributes:
+        usual_tokens: tokens of an answer where a request does not say.
+        ends: tokens that end a text; None where the model was never taught to end one.
+        most: tokens that the model takes; None if it does not say.
+
+    Raises:
+        BadInput: a denoiser of something else, such as puzzles.
+    """
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        task = task_for(denoiser)
+        if not isinstance(task, Prompted | Sequences):
+            raise BadInput(f"this model is for {task.name}: give a model of text, such as words, or a masked language model")
+        self.asks = isinstance(task, Prompted)
+        self.format: Any = task if isinstance(task, Prompted) else PromptFormat(task.symbols)
+        self.symbols = task.symbols
+        self.usual_tokens = task.answer_length if isinstance(task, Prompted) else _USUAL_TOKENS
+        self.pad_token_id: int = self.format.pad_token_id
+        self.most = max_length_of(denoiser)
+        self.ends = self._ends(task)
+        self._behind = [] if self.asks or self.ends else list(self.symbols.end)
+        if isinstance(denoiser, HuggingFaceDenoiser) and not self.asks:
+            denoiser.pad_with(self.pad_token_id)
+            denoiser.allow(self.ends.tokens if self.ends else ())
+
+    def _ends(self, task: Prompted | Sequences) -> Ends | None:
+        if isinstance(task, Prompted):
+            return task.stops_at
+        framed = bool(self.symbols.end) and not task.free_length  # as BERT: a text is as long as its masks
+        return None if framed or not self.format.ends else Ends(tuple(sorted(self.format.ends)), self.pad_token_id)
+
+    def prompt(self, text: str, suffix: str = "") -> Framed:
+        """A text to go on with, and what is to stand behind it.
+
+        Raises:
+            BadInput: a symbol that the model does not know.
+        """
+        return self._whole([*self.symbols.start, *self._tokens(text)], self._tokens(suffix))
+
+    def tokens(self, tokens: Sequence[int], vocab_size: int) -> Framed:
+        """The same, in tokens.
+
+        Raises:
+            BadInput: a number that is none of the model's tokens.
+        """
+        wrong = next((token for token in tokens if not 0 <= token < vocab_size), None)
+        if wrong is not None:
+            raise BadInput(f"the prompt holds the token {wrong}; the model has {vocab_size} tokens, from 0")
+        return self._whole(list(tokens), [])
+
+    def chat(self, turns: Sequence[Turn]) -> Framed:
+        """A conversation that the model answers: by its chat template, or as it was trained to be asked.
+
+        Raises:
+            BadInput: the model has no chat template and takes no questions, or a question alone.
+        """
+        if self.format.chat:
+            return self._whole(self.format.tokens_of(self.format.render(turns, True)), [])
+        if not self.asks:
+            raise BadInput("this model has no chat template: use /v1/completions")
+        if [turn["role"] for turn in turns] != ["user"]:
+            raise BadInput("this model answers one question at a time: send one message, of the user")
+        return self._whole(self.format.ask(turns[0]["content"]), [])
+
+    def _tokens(self, text: str) -> list[int]:
+        return list(self.symbols.encode(text)) if text else []
+
+    def _whole(self, before: list[int], behind: list[int]) -> Framed:
+        if self.symbols.mask_token_id in (*before, *behind):
+            raise BadInput("the prompt holds an unknown token (the mask): use suffix for what follows the generated text")
+        return Framed(before, [*behind, *self._behind])
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """The text of generated tokens, up to the first end."""
+        kept = list(tokens)
+        if self.ends is not None:
+            ends = set(self.ends.tokens)
+            kept = kept[: next((place for place, token in enumerate(kept) if token in ends), len(kept))]
+        return self.symbols.decode(kept)
+
+    def piece(self, token: int) -> str | None:
+        """The text of one token; None of the mask, "" of an end and of padding."""
+        if token == self.symbols.mask_token_id:
+            return None
+        nothing = token == self.pad_token_id or (self.ends is not None and token in self.ends.tokens)
+        return "" if nothing else self.symbols.token_text(token)
