@@ -38,7 +38,8 @@ def questions(count: int) -> list[dict[str, Any]]:
 
 NONSENSE: list[tuple[Any, int]] = [
     (b"{", 400), ({"messages": []}, 400), ({"messages": [{"role": "user", "content": "\u2603"}]}, 400),
-    ({"messages": [{"role": "user", "content": "7" * 400}]}, 400), ({"prompt": "?"}, 400), (b'{"a": "' + b"a" * 2**21 + b'"}', 413),
+    ({"messages": [{"role": "user", "content": "7" * 400}]}, 400), ({"prompt": "?"}, 400),
+    (b'{"a": "' + b"a" * 2**21 + b'"}', 413),
 ]  # fmt: skip
 
 
