@@ -1,7 +1,8 @@
 """Options that several commands share, each declared once: its name, its meaning and, where it is a constant, its default."""
 
+import inspect
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -63,6 +64,9 @@ TemperatureOption = Annotated[
 TopPOption = Annotated[
     float, typer.Option("--top-p", min=0.001, max=1, help="sample from the likeliest tokens, up to this total probability")
 ]
+TopKOption = Annotated[
+    int | None, typer.Option("--top-k", min=1, max=LARGEST, help="sample from so many of the likeliest tokens; by default all")
+]
 EosPenaltyOption = Annotated[
     float,
     typer.Option("--eos-penalty", min=0, help="subtracted from the score of a token that ends the text; inf for ends last"),
@@ -92,6 +96,35 @@ NoiseOption = Annotated[
 ]
 AnnealOption = Annotated[
     bool, typer.Option("--anneal", help="lower the noise linearly from step to step, to 0 in the last one")
+]
+BlockLengthOption = Annotated[
+    int | None,
+    typer.Option(
+        "--block-length",
+        min=1,
+        max=LARGEST,
+        help="decode in blocks of this many positions, from left to right, for samplers that name none",
+    ),
+]
+CacheOption = Annotated[
+    str, typer.Option("--cache", help="what a forward pass computes in blocks, for samplers that do not say: {caches}")
+]
+RefreshOption = Annotated[
+    str,
+    typer.Option(
+        "--refresh",
+        help="when a cached pass computes everything: block, a number of steps, or a share of drift such as 0.25",
+    ),
+]
+MaxNewTokensOption = Annotated[
+    int | None,
+    typer.Option(
+        "--max-new-tokens", min=1, max=LARGEST, help="masks behind a prompt; by default those of the model's task, or 128"
+    ),
+]
+ChatOption = Annotated[
+    bool,
+    typer.Option(help="ask by the tokenizer's chat template or the prompts of the model's task; --no-chat for base models"),
 ]
 BatchSizeOption = Annotated[
     int, typer.Option("--batch-size", min=1, max=LARGEST, help="sequences decoded together; no effect on results")
@@ -136,13 +169,26 @@ SkipUnreadableOption = Annotated[
 ]
 
 
-def token_rule(temperature: float, top_p: float) -> Any:
-    """The rule of `--temperature` and `--top-p`."""
+def token_rule(temperature: float, top_p: float, top_k: int | None = None) -> Any:
+    """The rule of `--temperature`, `--top-p` and `--top-k`."""
     from anyorder.interfaces.arguments import token_rule as made
 
-    if temperature == 0 and top_p < 1:
-        raise BadInput("--top-p has no meaning without a --temperature above 0")
-    return made(temperature, top_p)
+    if temperature == 0 and (top_p < 1 or top_k):
+        raise BadInput(f"{'--top-p' if top_p < 1 else '--top-k'} has no meaning without a --temperature above 0")
+    return made(temperature, top_p, top_k)
+
+
+def with_options_of(options: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorator: the command takes the options of another function too, which come as `**options`."""
+
+    def add(function: Callable[..., Any]) -> Callable[..., Any]:
+        own = [p for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD]
+        shared = list(inspect.signature(options).parameters.values())
+        function.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]
+        function.__annotations__ = {p.name: p.annotation for p in (*own, *shared)}
+        return function
+
+    return add
 
 
 _SUFFIXES = {

@@ -83,7 +83,7 @@ def batch_of(
     device = device_of(denoiser, given_on)
     longest = max_length_of(denoiser)
     if longest is not None and tokens.shape[1] > longest and _counts_positions(denoiser):
-        raise BadInput(f"the model takes {longest} tokens at most; {what} and new tokens are {tokens.shape[1]}")
+        raise BadInput(f"the model takes {longest} tokens at most; {what} and new tokens are {tokens.shape[1]}: shorten them")
     tokens = tokens.to(device).repeat_interleave(copies, dim=0)
     known = attention_of(denoiser, tokens) if known is None else known.to(device).repeat_interleave(copies, dim=0)
     masked = tokens == denoiser.mask_token_id

@@ -5,6 +5,7 @@ from functools import cached_property
 from typing import Any
 
 from anyorder.denoisers.special_tokens import special_tokens
+from anyorder.ends import Ends
 from anyorder.errors import BadInput, first_line
 from anyorder.tasks.alphabets import Alphabet, TokenizerAlphabet
 
@@ -55,6 +56,11 @@ class PromptFormat:
             after = self.tokens_of(self.render(turns, False).rpartition("!")[2])
             found |= set(after[:1]) & special_tokens(self.tokenizer)
         return frozenset(found)
+
+    @property
+    def stops_at(self) -> Ends | None:
+        """The ends of an answer, with padding behind them; None if the tokenizer has none."""
+        return Ends(tuple(sorted(self.ends)), self.pad_token_id) if self.ends else None
 
     def _padding(self) -> int:
         """Padding: the tokenizer's own, unless it ends answers as well (LLaDA); then a special token of no other use here."""

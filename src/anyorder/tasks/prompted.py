@@ -10,7 +10,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from anyorder.ends import Ends
 from anyorder.errors import BadInput
 from anyorder.tasks.alphabets import Alphabet
 from anyorder.tasks.base import Instances, Task
@@ -25,6 +24,7 @@ class Prompted(PromptFormat, Task):
     """
 
     sequential: ClassVar[bool] = True
+    pad_token_id: int
     answer_length: int
 
     def _set_up(self, symbols: Alphabet, chat: bool, length: int, longest: int) -> None:
@@ -38,11 +38,6 @@ class Prompted(PromptFormat, Task):
         self._set_format(symbols, chat)
         self.answer_length, self.length = length, longest
         self.vocab_size, self.mask_token_id = symbols.vocab_size, symbols.mask_token_id
-
-    @property
-    def stops_at(self) -> Ends | None:
-        """The ends of an answer, with padding behind them; None if the tokenizer has none."""
-        return Ends(tuple(sorted(self.ends)), self.pad_token_id) if self.ends else None
 
     def _with_room(self, prompt: list[int]) -> list[int]:
         """A prompt that leaves room for the answer and holds no mask.

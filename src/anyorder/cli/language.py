@@ -1,0 +1,135 @@
+"""Language models on the command line: generate; and the options of all commands that ask a language model."""
+
+import sys
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+
+from anyorder.cli.app import command
+from anyorder.cli.options import (
+    STEPS,
+    AnnealOption,
+    BatchSizeOption,
+    BlockLengthOption,
+    CacheOption,
+    ChatOption,
+    CountOption,
+    EosPenaltyOption,
+    IgnoreFingerprintOption,
+    MaxNewTokensOption,
+    ModelOption,
+    ModelOptionsOption,
+    NoiseOption,
+    OrderOption,
+    PolicyOption,
+    RefreshOption,
+    RemoteCodeOption,
+    SeedOption,
+    StepsOption,
+    TemperatureOption,
+    TopKOption,
+    TopPOption,
+    read_budget,
+    read_noise,
+    token_rule,
+    with_options_of,
+)
+from anyorder.errors import BadInput
+
+USUAL_MODEL = "words"
+
+
+@dataclass(frozen=True)
+class LanguageSession:
+    """A language model with its sampler, and how it is asked."""
+
+    model: Any
+    max_new_tokens: int | None
+    seed: int
+    batch_size: int
+
+
+def open_language(
+    model: ModelOption = None,
+    order: OrderOption = None,
+    steps: StepsOption = STEPS,
+    count: CountOption = "",
+    block_length: BlockLengthOption = None,
+    cache: CacheOption = "none",
+    refresh: RefreshOption = "block",
+    noise: NoiseOption = "0",
+    anneal: AnnealOption = False,
+    temperature: TemperatureOption = 0.0,
+    top_p: TopPOption = 1.0,
+    top_k: TopKOption = None,
+    eos_penalty: EosPenaltyOption = 0.0,
+    max_new_tokens: MaxNewTokensOption = None,
+    chat: ChatOption = True,
+    seed: SeedOption = 0,
+    batch_size: BatchSizeOption = 32,
+    policy: PolicyOption = None,
+    ignore_fingerprint: IgnoreFingerprintOption = False,
+    trust_remote_code: RemoteCodeOption = False,
+    model_options: ModelOptionsOption = None,
+) -> LanguageSession:
+    """A language model from options, each declared here and nowhere else.
+
+    Raises:
+        BadInput: options that cannot be used, or a model without tokens for text.
+    """
+    from anyorder.decoding.sampler import as_sampler
+    from anyorder.interfaces.language import LanguageModel
+    from anyorder.orders.learned import check_policy_folder
+    from anyorder.session import key_values
+    from anyorder.zoo import load_denoiser
+
+    scales = read_noise(noise, anneal)
+    if len(scales) != 1:
+        raise BadInput(f"--noise {noise!r}: this command takes one scale")
+    parts: dict[str, Any] = {"noise": scales[0], "anneal": anneal, "token": token_rule(temperature, top_p, top_k)}
+    parts |= {"count": count or None, "block_length": block_length, "cache": cache, "refresh": _refresh(refresh)}
+    denoiser = load_denoiser(
+        model or USUAL_MODEL, trust_remote_code=trust_remote_code, **key_values(model_options, "--model-option")
+    )
+    if policy is not None:
+        check_policy_folder(policy)
+        denoiser.own_order = str(policy)
+    sampler = as_sampler(order or ("policy" if denoiser.own_order else "confidence"), **parts)
+    sampler = sampler.bind(denoiser, strict=not ignore_fingerprint)
+    made = LanguageModel(denoiser, sampler, chat=chat, eos_penalty=eos_penalty)
+    made.sampler = made.sampler.replace(steps=read_budget(steps, max_new_tokens or made.usual_length))
+    return LanguageSession(made, max_new_tokens, seed, batch_size)
+
+
+def _refresh(text: str) -> Any:
+    """`block`, a whole number of steps, or a share."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+@command()
+@with_options_of(open_language)
+def generate(
+    prompt: Annotated[str, typer.Argument(help="what to answer (after --, if it begins with a minus); - reads standard input")],
+    system: Annotated[str, typer.Option("--system", help="system prompt, for models with a chat template")] = "",
+    stream: Annotated[bool, typer.Option(help="show the draft after every step, where standard output is a terminal")] = True,
+    **options: Any,
+) -> None:
+    """Answer a prompt with a language model. In a terminal, tokens appear where they are committed, in any order."""
+    from rich.console import Console
+
+    from anyorder.cli.drafts import Draft
+
+    text = sys.stdin.read() if prompt == "-" else prompt
+    asked = open_language(**options)
+    tokens = asked.model.prompt(text, system)
+    console = Console(highlight=False)
+    with Draft(asked.model.format, console, stream and console.is_terminal) as draft:
+        (answer,) = asked.model.generate([tokens], asked.max_new_tokens, seeds=asked.seed, on_step=draft)
+    print(answer.text)
+    print(f"{len(answer.tokens)} tokens before the end; {answer.nfe} forward passes", file=sys.stderr)
