@@ -84,7 +84,7 @@ def test_set_is_a_key_of_a_recipe_and_nothing_else() -> None:
 
 
 def test_the_commands_are_those_of_the_docs() -> None:
-    wanted = "demo headroom fit train evaluate pareto sample problems report plot reproduce fetch fold list"
+    wanted = "demo headroom fit train evaluate pareto sample generate problems report plot reproduce fetch fold list"
     assert sorted(COMMANDS) == sorted(wanted.split())
 
 

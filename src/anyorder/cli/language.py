@@ -10,7 +10,6 @@ from anyorder.cli.app import command
 from anyorder.cli.options import (
     STEPS,
     AnnealOption,
-    BatchSizeOption,
     BlockLengthOption,
     CacheOption,
     ChatOption,
@@ -47,7 +46,6 @@ class LanguageSession:
     model: Any
     max_new_tokens: int | None
     seed: int
-    batch_size: int
 
 
 def open_language(
@@ -67,7 +65,6 @@ def open_language(
     max_new_tokens: MaxNewTokensOption = None,
     chat: ChatOption = True,
     seed: SeedOption = 0,
-    batch_size: BatchSizeOption = 32,
     policy: PolicyOption = None,
     ignore_fingerprint: IgnoreFingerprintOption = False,
     trust_remote_code: RemoteCodeOption = False,
@@ -99,7 +96,7 @@ def open_language(
     sampler = sampler.bind(denoiser, strict=not ignore_fingerprint)
     made = LanguageModel(denoiser, sampler, chat=chat, eos_penalty=eos_penalty)
     made.sampler = made.sampler.replace(steps=read_budget(steps, max_new_tokens or made.usual_length))
-    return LanguageSession(made, max_new_tokens, seed, batch_size)
+    return LanguageSession(made, max_new_tokens, seed)
 
 
 def _refresh(text: str) -> Any:
