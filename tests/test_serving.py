@@ -322,9 +322,9 @@ def test_the_models_and_the_page(served: tuple[Service, str], client: Any) -> No
 
 
 def test_what_is_no_model_of_text_is_refused() -> None:
-    with pytest.raises(BadInput, match="this model is for sudoku: give a model of text"):
+    with pytest.raises(BadInput, match="sudoku4 is a model for sudoku, not for text"):
         Texts(load_denoiser("sudoku4"))
-    with pytest.raises(BadInput, match="does not say which task it is for"):
+    with pytest.raises(BadInput, match="this denoiser has no tokenizer"):
         Texts(HashDenoiser())
 
 

@@ -1,17 +1,14 @@
 """Prompts as tokens, and tokens as text, for any denoiser of text."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from anyorder.denoisers.base import Denoiser
-from anyorder.denoisers.huggingface import HuggingFaceDenoiser
-from anyorder.ends import Ends
 from anyorder.errors import BadInput
-from anyorder.tasks import Sequences
+from anyorder.interfaces.language import format_of
 from anyorder.tasks.base import max_length_of
-from anyorder.tasks.prompt_format import PromptFormat, Turn
+from anyorder.tasks.prompt_format import Turn
 from anyorder.tasks.prompted import Prompted
-from anyorder.zoo.matching import task_for
 
 _USUAL_TOKENS = 64
 
@@ -39,26 +36,16 @@ class Texts:
     """
 
     def __init__(self, denoiser: Denoiser) -> None:
-        task = task_for(denoiser)
-        if not isinstance(task, Prompted | Sequences):
-            raise BadInput(f"this model is for {task.name}: give a model of text, such as words, or a masked language model")
-        self.asks = isinstance(task, Prompted)
-        self.format: Any = task if isinstance(task, Prompted) else PromptFormat(task.symbols)
-        self.symbols = task.symbols
-        self.usual_tokens = task.answer_length if isinstance(task, Prompted) else _USUAL_TOKENS
-        self.pad_token_id: int = self.format.pad_token_id
+        self.format = format_of(denoiser, chat=True)
+        self.symbols = self.format.symbols
+        self.pad_token_id = self.format.pad_token_id
         self.most = max_length_of(denoiser)
-        self.ends = self._ends(task)
-        self._behind = [] if self.asks or self.ends else list(self.symbols.end)
-        if isinstance(denoiser, HuggingFaceDenoiser) and not self.asks:
-            denoiser.pad_with(self.pad_token_id)
-            denoiser.allow(self.ends.tokens if self.ends else ())
-
-    def _ends(self, task: Prompted | Sequences) -> Ends | None:
-        if isinstance(task, Prompted):
-            return task.stops_at
-        framed = bool(self.symbols.end) and not task.free_length  # as BERT: a text is as long as its masks
-        return None if framed or not self.format.ends else Ends(tuple(sorted(self.format.ends)), self.pad_token_id)
+        task = self.format if isinstance(self.format, Prompted) else None
+        self.asks = task is not None
+        self.usual_tokens = _USUAL_TOKENS if task is None else task.answer_length
+        framed = task is None and bool(self.symbols.end)  # as BERT: a text is as long as its masks
+        self.ends = None if framed else self.format.stops_at
+        self._behind = list(self.symbols.end) if framed else []
 
     def prompt(self, text: str, suffix: str = "") -> Framed:
         """A text to go on with, and what is to stand behind it.
