@@ -1,6 +1,6 @@
 """The command line. A command is a function in one of these modules; importing them registers it."""
 
-from anyorder.cli import decoding, folding, fronts, language, problems, serving, showing, training
+from anyorder.cli import batch, decoding, folding, fronts, language, problems, serving, showing, training
 from anyorder.cli.app import app, main
 
-__all__ = ["app", "decoding", "folding", "fronts", "language", "main", "problems", "serving", "showing", "training"]
+__all__ = ["app", "batch", "decoding", "folding", "fronts", "language", "main", "problems", "serving", "showing", "training"]
