@@ -1,5 +1,6 @@
 """Prompts in a Parquet file, answers in a folder of Parquet files: by one process, or by many of a Ray cluster; resumable."""
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -51,7 +52,7 @@ def _here(plan: Plan, left: list[int]) -> Iterator[tuple[int, int]]:
 
 
 def _by_ray(plan: Plan, left: list[int], workers: int, gpus: float) -> Iterator[tuple[int, int]]:
-    from anyorder.batch.worker import Worker
+    from anyorder.batch.worker import Actor
 
     ray = _ray()
     if not left:
@@ -60,16 +61,19 @@ def _by_ray(plan: Plan, left: list[int], workers: int, gpus: float) -> Iterator[
     if own:
         ray.init(logging_level="ERROR", log_to_driver=False, include_dashboard=False)
     try:
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
         ray.data.DataContext.get_current().enable_progress_bars = False
         parts = ray.data.from_items([{"part": part} for part in left], override_num_blocks=min(len(left), _BLOCKS))
         done = parts.map_batches(
-            Worker, fn_constructor_args=(plan,), batch_size=1, batch_format="numpy", num_cpus=1, num_gpus=gpus or None,
+            Actor, fn_constructor_args=(plan,), batch_size=1, batch_format="numpy", num_cpus=1, num_gpus=gpus or None,
             compute=ray.data.ActorPoolStrategy(size=min(workers, len(left))),
         )  # fmt: skip
         for row in done.iter_rows():
+            if row["error"]:
+                raise BadInput(row["error"])
             yield int(row["part"]), int(row["process"])
     except ray.exceptions.RayError as error:
-        raise _cause(error) from error
+        raise AnyorderError(f"a worker failed: {first_line(error)}") from error
     finally:
         if own:
             ray.shutdown()
@@ -82,13 +86,3 @@ def _ray() -> Any:
     except ImportError as error:
         raise BadInput("--workers above 1 needs: pip install 'anyorder[ray]'") from error
     return ray
-
-
-def _cause(error: Any) -> AnyorderError:
-    """Our own error inside Ray's, or what Ray's says first."""
-    cause = getattr(error, "cause", None)
-    while cause is not None:
-        if isinstance(cause, AnyorderError):
-            return cause
-        cause = getattr(cause, "cause", None) or cause.__cause__
-    return AnyorderError(f"a worker failed: {first_line(error)}")

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from anyorder.batch.plan import Plan, pyarrow
-from anyorder.errors import BadInput
+from anyorder.errors import AnyorderError, BadInput
 from anyorder.files import write_atomically
 
 
@@ -25,13 +25,6 @@ class Worker:
         opened = plan.open()
         self.model, self.seed = opened.model, opened.seed
         self.new = self.model.usual_length if opened.max_new_tokens is None else opened.max_new_tokens
-
-    def __call__(self, parts: dict[str, Any]) -> dict[str, Any]:
-        """Answer parts, {"part": numbers}, as Ray Data's `map_batches` does. Returns their numbers and this process."""
-        numbers = [int(part) for part in parts["part"]]
-        for part in numbers:
-            self.answer(part)
-        return {"part": numbers, "process": [os.getpid()] * len(numbers)}
 
     def answer(self, part: int) -> None:
         """Write the file of a part, as a whole. One that is there is left as it is: the answers would be the same."""
@@ -60,6 +53,33 @@ class Worker:
             return {**row, "tokens": tokens}
         except BadInput as error:
             return {**row, "error": str(error)}
+
+
+class Actor:
+    """A worker as Ray Data's `map_batches` wants it. Errors are results, since Ray would start the actor again and again.
+
+    Args:
+        plan: of the batch.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.error, self.worker = "", None
+        try:
+            self.worker = Worker(plan)
+        except AnyorderError as error:
+            self.error = str(error)
+
+    def __call__(self, parts: dict[str, Any]) -> dict[str, Any]:
+        """Answer parts, {"part": numbers}. Returns their numbers, this process, and what went wrong."""
+        numbers, errors = [int(part) for part in parts["part"]], []
+        for part in numbers:
+            try:
+                if self.worker is not None:
+                    self.worker.answer(part)
+                errors.append(self.error)
+            except AnyorderError as error:
+                errors.append(str(error))
+        return {"part": numbers, "process": [os.getpid()] * len(numbers), "error": errors}
 
 
 def _schema() -> Any:
