@@ -2,12 +2,16 @@
 
 import http.client
 import json
+import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 import torch
@@ -37,7 +41,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def served(folder: Path) -> Iterator[tuple[Service, str]]:
-    what = service(folder, orders=("entropy", "confidence+p2:0.3"), max_tokens=39, max_rows=8, max_queue=24, max_body=5000)
+    orders = ("entropy", "confidence+p2:0.3", "margin@blocks:4@cache:dual")
+    what = service(folder, orders=orders, max_tokens=39, max_rows=8, max_queue=24, max_body=5000)
     with serving(what) as address:
         yield what, address
 
@@ -124,6 +129,16 @@ def test_rows_share_passes_and_change_nothing(served: tuple[Service, str]) -> No
         assert [one.result()[1]["choices"] for one in together] == alone
     hook.remove()
     assert max(calls) >= 3, "rows were decoded together"
+    idle(what)
+
+
+def test_batches_with_a_cache_are_decoded_side_by_side(served: tuple[Service, str]) -> None:
+    what, address = served
+    body = {"prompt": PROMPT, "order": "margin@blocks:4@cache:dual", "max_tokens": 12}
+    alone = post(address, body)[1]["choices"][0]["text"]
+    with ThreadPoolExecutor(6) as pool:
+        found = [pool.submit(post, address, {**body, "seed": number}) for number in range(6)]
+        assert [one.result()[1]["choices"][0]["text"] for one in found] == [alone] * 6
     idle(what)
 
 
@@ -333,8 +348,6 @@ def test_clients_see_no_folders() -> None:
 
 
 def test_without_the_extra_there_is_one_sentence(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
     for name in [name for name in sys.modules if name.partition(".")[0] in ("starlette", "uvicorn")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.delitem(sys.modules, "anyorder.serving.app", raising=False)
@@ -347,3 +360,22 @@ def test_an_address_that_is_taken_is_refused(folder: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         commands.refused(commands.run("serve", folder, "--port", str(port)), f"cannot serve at 127.0.0.1:{port}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 0), ("SIGTERM", -signal.SIGTERM)])
+def test_a_signal_lets_the_command_complete_its_answers(folder: Path, name: str, code: int) -> None:
+    command = [sys.executable, "-m", "anyorder", "serve", str(folder), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        address = server.stdout.readline().split()[-1].rstrip("/")
+        answers: list[tuple[int, Any]] = []
+        body = {"prompt": "7" * 20, "n": 16, "max_tokens": 40, "temperature": 1.0}
+        asking = threading.Thread(target=lambda: answers.append(post(address, body)))
+        asking.start()
+        until(lambda: json.loads(urlopen(f"{address}/health").read())["running"] > 0)
+        server.send_signal(getattr(signal, name))
+        asking.join(20)
+        _, errors = server.communicate(timeout=20)
+    assert [status for status, _ in answers] == [200]
+    assert (server.returncode, errors) == (code, "")

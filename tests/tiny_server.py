@@ -38,7 +38,11 @@ def service(folder: Path, name: str = "tiny", orders: tuple[str, ...] = (), **li
     found = Service(denoiser, name, orders, Limits(**limits))
     found.gate = threading.Event()  # type: ignore[attr-defined]
     found.gate.set()  # type: ignore[attr-defined]
-    denoiser.register_forward_pre_hook(lambda *_: found.gate.wait(20) and None)  # type: ignore[attr-defined]
+
+    def wait(*_: Any) -> None:
+        found.gate.wait(20)  # type: ignore[attr-defined]
+
+    denoiser.register_forward_pre_hook(wait)
     return found
 
 
