@@ -22,7 +22,7 @@ def batch(
     ] = 1,
     gpus: Annotated[float, typer.Option("--gpus-per-worker", min=0, help="GPUs of each worker of Ray")] = 0.0,
     rows_per_part: Annotated[int, typer.Option("--rows-per-part", min=1, help="prompts per file of answers")] = 256,
-    batch_size: BatchSizeOption = 32,
+    batch_size: BatchSizeOption = 256,
     **options: Any,
 ) -> None:
     """Answer the prompts of a Parquet file with a language model. A run that was killed goes on where it was."""
