@@ -10,13 +10,17 @@ pytest.importorskip("transformers", reason="models of Hugging Face need: pip ins
 pytest.importorskip("uvicorn", reason="the tests of `anyorder serve` need: pip install 'anyorder[serve]'")
 openai = pytest.importorskip("openai", reason="the tests of `anyorder serve` need the client: pip install openai")
 
+from anyorder.decoding.loop import decode  # noqa: E402
+from anyorder.decoding.sampler import Sampler  # noqa: E402
 from anyorder.denoisers.huggingface import HuggingFaceDenoiser  # noqa: E402
 from anyorder.interfaces.generate import generate  # noqa: E402
+from anyorder.serving.engine import Engine  # noqa: E402
 from anyorder.serving.service import Service  # noqa: E402
 from anyorder.serving.texts import Texts  # noqa: E402
 from anyorder.zoo import load_denoiser  # noqa: E402
+from tiny_block_models import MASK, model_of  # noqa: E402
 from tiny_llada import END, TURN_END, save_llada  # noqa: E402
-from tiny_server import serving  # noqa: E402
+from tiny_server import serving, until  # noqa: E402
 
 TURNS = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "Hé?"}]
 
@@ -91,3 +95,33 @@ def test_a_masked_language_model_fills_between_prompt_and_suffix() -> None:
             client.chat.completions.create(model="bert", messages=TURNS)
         with pytest.raises(openai.BadRequestError, match="does not know 'dog'"):
             client.completions.create(model="bert", prompt="the dog")
+
+
+class Row:
+    """A job of the engine that keeps what becomes of it."""
+
+    steps, seed, cancelled, key = None, 0, False, "same"
+
+    def __init__(self, tokens: list[int], sampler: Sampler) -> None:
+        self.tokens, self.sampler, self.result = tokens, sampler, None
+
+    def step(self, tokens: list[int], selected: list[bool], remasked: list[bool], over: bool) -> bool:
+        if over:
+            self.result = tokens[: len(self.tokens)]
+        return over
+
+    def fail(self, error: Exception) -> None:
+        self.result = error
+
+
+def test_a_model_of_block_diffusion_is_served_in_its_own_blocks() -> None:
+    denoiser = HuggingFaceDenoiser(model_of("SDAR"), MASK, block_length=4)
+    sampler = Sampler("confidence").bind(denoiser)
+    prompts = [[1, 2, 3], [4, 5, 6, 7, 8, 1]]
+    rows = [Row([*prompt, *[MASK] * 9], sampler) for prompt in prompts]
+    engine = Engine(denoiser, 0)
+    engine.submit(rows)
+    until(lambda: all(row.result is not None for row in rows))
+    engine.close()
+    for row in rows:
+        assert row.result == decode(denoiser, torch.tensor([row.tokens]), sampler).tokens[0].tolist()

@@ -13,6 +13,7 @@ from anyorder.decoding.cache import Cache
 from anyorder.decoding.loop import advance
 from anyorder.decoding.sampler import Sampler
 from anyorder.denoisers.base import Denoiser, device_of
+from anyorder.denoisers.blocks import block_length_of
 from anyorder.ends import Ends
 from anyorder.errors import AnyorderError
 from anyorder.state import DecodeState, init
@@ -197,7 +198,10 @@ class Engine:
             known[row, : len(job.tokens)] = True
         device = device_of(self.denoiser)
         seeds = torch.tensor([job.seed for job in jobs])
-        state = init(tokens.to(device), self.denoiser.mask_token_id, seeds=seeds, attention_mask=known)
+        state = init(
+            tokens.to(device), self.denoiser.mask_token_id, seeds=seeds, attention_mask=known,
+            model_block=block_length_of(self.denoiser),
+        )  # fmt: skip
         asked = torch.tensor([job.steps or 0 for job in jobs], device=device)
         return state.replace(
             steps=torch.where(asked > 0, asked, state.steps), row=torch.tensor(list(numbers), device=device)

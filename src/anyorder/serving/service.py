@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from anyorder.decoding.counts import CountRule, Deadline, Fixed, Linear, Threshold
 from anyorder.decoding.sampler import Sampler
 from anyorder.denoisers.base import Denoiser
 from anyorder.errors import AnyorderError
-from anyorder.interfaces.arguments import check_budget, token_rule
+from anyorder.interfaces.arguments import blocks_in, check_budget, token_rule
 from anyorder.registry import ORDERS
 from anyorder.serving.choice import Choice, Event
 from anyorder.serving.engine import Engine
@@ -89,11 +91,12 @@ class Service:
         for number in range(len(framed) * request.n):
             prompt = framed[number // request.n]
             count = self._room(request, prompt)
-            check_budget(request.steps, sampler.block_length, count)
             choice = Choice(
                 self.texts, prompt, count, sampler, key, steps=request.steps, seed=(seed + number) % LARGEST_SEED,
                 stop=request.stops, every_step=request.stream, emit=lambda event, number=number: emit(number, event),  # type: ignore[misc]
             )  # fmt: skip
+            blocks = blocks_in(self.denoiser, torch.tensor([choice.tokens]), None, sampler.block_length)
+            check_budget(request.steps, sampler.block_length, count, blocks)
             made.append(choice)
         return made, sum(len(prompt.before) + len(prompt.behind) for prompt in framed)
 
@@ -139,7 +142,7 @@ class Service:
         if request.threshold is not None:
             schedule: CountRule = Fixed(1) if request.steps is None else Linear()
             changes["count"] = Deadline(Threshold(request.threshold), schedule)
-        return self.samplers[order].replace(**changes) if changes else self.samplers[order]
+        return self.samplers[order].replace(**changes).bind(self.denoiser) if changes else self.samplers[order]
 
 
 def name_of(model: str) -> str:
