@@ -50,7 +50,7 @@ package: $(VENV)/dev
 # torch is the one of the constraints; OLDEST_TORCH="torch==2.9.0" takes its oldest version, a CUDA build of several GB.
 OLDEST := .venv-oldest
 OLDEST_TORCH ?= -c constraints.txt torch
-LEFT_OUT := browser fuzz notebooks package processes reproduce site
+LEFT_OUT := browser fuzz nodes notebooks package processes reproduce serving_page site
 oldest:
 	$(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_TORCH) $(OLDEST_TORCH)

@@ -18,7 +18,7 @@ author = copyright = "The anyorder developers"
 version = release = anyorder.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "_templates"]
 highlight_language = "text"
 default_role = "code"  # one backtick is code, in docstrings too
 myst_heading_anchors = 4  # page.md#heading leads to a heading, as on GitHub
@@ -29,6 +29,13 @@ napoleon_numpy_docstring = False
 
 html_theme = "furo"
 html_title = f"anyorder {release}"
+templates_path = ["_templates"]
+html_sidebars = {
+    "**": [
+        "sidebar/brand.html", "sidebar/search.html", "versions.html", "sidebar/scroll-start.html", "sidebar/navigation.html",
+        "sidebar/scroll-end.html",
+    ]
+}  # fmt: skip
 html_copy_source = False
 linkcheck_timeout = 20
 

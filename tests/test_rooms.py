@@ -28,7 +28,7 @@ HEIGHT = {
             ["report"],
             ["reproduce"],
             ["session"],
-            ["fitting"],
+            ["batch", "fitting", "serving"],
             ["cli", "demo", "__main__"],
         ]
     )

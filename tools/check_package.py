@@ -74,7 +74,7 @@ def check_contents(wheel: Path, sdist: Path | None) -> None:
     assert sdist is not None
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    same("the sdist", names, {path for path in tracked if not path.startswith(".ci/")} | {"PKG-INFO"})
+    same("the sdist", names, {path for path in tracked if not path.startswith((".ci/", ".github/"))} | {"PKG-INFO"})
 
 
 def same(what: str, found: set[str], wanted: set[str]) -> None:

@@ -167,6 +167,22 @@ class DecodeState:
         memory = {part: tuple(v.index_select(0, index) for v in values) for part, values in self.memory.items()}
         return self.replace(**{name: v.index_select(0, index) for name, v in self.tensors().items()}, memory=memory)
 
+    def join(self, others: "DecodeState") -> "DecodeState":
+        """The sequences of this state and those of another one of the same length. Memories that only one of them has are 0 in
+        the rows of the other: a part starts its memory of a sequence anew at step 0."""
+        theirs = others.tensors()
+        joined = {name: torch.cat([mine, theirs[name]]) for name, mine in self.tensors().items()}
+        memory = {
+            part: tuple(map(torch.cat, zip(self._memory_or_0(part, others), others._memory_or_0(part, self), strict=True)))
+            for part in {**self.memory, **others.memory}
+        }
+        return self.replace(**joined, memory=memory)
+
+    def _memory_or_0(self, memory: Hashable, other: "DecodeState") -> tuple[Tensor, ...]:
+        if memory in self.memory:
+            return self.memory[memory]
+        return tuple(values.new_zeros(len(self), *values.shape[1:]) for values in other.memory[memory])
+
     def where(self, rows: Tensor, other: "DecodeState") -> "DecodeState":
         """The sequences of `other` where `rows` (B,) is True and of this state elsewhere. Memories stay: a part starts its
         memory of a sequence anew at step 0."""

@@ -122,17 +122,28 @@ def _describe(error: BaseException) -> tuple[str, int]:
     return f"this is a mistake in anyorder {__version__}, not in its input: please report the lines above", INTERNAL
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(context: typer.Context, wanted: bool) -> None:
+    if not wanted:
+        return
+    if context.params.get("verbose"):  # which is eager, so that it is known wherever it stands
+        from anyorder.cli.about import about
+
+        print("\n".join(about()))
+    else:
         print(__version__)
-        raise typer.Exit
+    raise typer.Exit
 
 
 @app.callback()
 def _root(
     context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, help="print the version")] = False,
+    verbose: Annotated[
+        bool, typer.Option("-v", is_eager=True, help="with --version: what a bug report needs, without paths and names")
+    ] = False,
 ) -> None:
+    if verbose:
+        raise BadInput("-v goes with --version, before any command")
     if launched()[1] > 1 and context.invoked_subcommand not in _ON_SEVERAL_PROCESSES:
         raise BadInput(
             f"{context.invoked_subcommand} runs on one process only; these run on several: {', '.join(_ON_SEVERAL_PROCESSES)}"

@@ -8,18 +8,19 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from anyorder.decoding.cache import Cache
 from anyorder.decoding.callbacks import Callback, callbacks_of
 from anyorder.decoding.constraints import LogitsMask, constrained
 from anyorder.decoding.result import Decoded
 from anyorder.decoding.sampler import Sampler, as_sampler
-from anyorder.decoding.step import predict, step
+from anyorder.decoding.step import StepOutput, predict, step
 from anyorder.denoisers.base import Denoiser, attention_of, check_batch, device_of, in_eval_mode
 from anyorder.denoisers.blocks import block_length_of
 from anyorder.ends import Ends
 from anyorder.errors import BadInput, shorten
 from anyorder.orders.base import Order
 from anyorder.signatures import check_argument
-from anyorder.state import init
+from anyorder.state import DecodeState, init
 
 
 @torch.no_grad()
@@ -78,19 +79,12 @@ def decode(
     if not state.masked.any() and len(state):
         message = f"nothing to decode: no token is the mask ({denoiser.mask_token_id}); the tokens are returned"
         warnings.warn(message, stacklevel=4)
-    final = sampler.remasker.final
     rows, done = [state.row[state.finished]], [Decoded.of(state, state.finished)]
     if state.finished.any():
         state = state.rows(~state.finished)
     cache = sampler.start_cache(denoiser)
     while len(state):
-        prediction = predict(denoiser, state, sampler, cache)
-        prediction = prediction if logits_mask is None else constrained(prediction, state, logits_mask)
-        state, output = step(state, prediction, sampler)
-        over = sampler.remasker.over(output.before, state)
-        if ends is not None:
-            state = ends.close(state, over | final)
-            over, output = state.finished if final else over, replace(output, after=state)
+        state, output, over = advance(denoiser, state, sampler, cache, ends, logits_mask)
         for callback in callbacks:
             callback(output)
         if over.any():
@@ -98,3 +92,28 @@ def decode(
             done.append(Decoded.of(state, over))
             state = state.rows(~over)
     return Decoded.join(done)[torch.cat(rows).argsort()].to(home)
+
+
+def advance(
+    denoiser: Denoiser,
+    state: DecodeState,
+    sampler: Sampler,
+    cache: Cache | None = None,
+    ends: Ends | None = None,
+    logits_mask: LogitsMask | None = None,
+) -> tuple[DecodeState, StepOutput, Tensor]:
+    """One forward pass and one step of all sequences, with padding behind the ends of those that are complete.
+
+    Returns:
+        The state after the step, what the step did, and the rows bool (B,) whose decoding ends with it.
+    """
+    prediction = predict(denoiser, state, sampler, cache)
+    if logits_mask is not None:
+        prediction = constrained(prediction, state, logits_mask)
+    state, output = step(state, prediction, sampler)
+    over = sampler.remasker.over(output.before, state)
+    if ends is None:
+        return state, output, over
+    final = sampler.remasker.final
+    state = ends.close(state, over | final)
+    return state, replace(output, after=state), state.finished if final else over

@@ -1,0 +1,48 @@
+"""A web server with OpenAI's interface: requests that wait are decoded together, and drafts are streamed."""
+
+from typing import Any
+
+from anyorder.errors import BadInput
+
+
+def serve(service: Any, host: str, port: int) -> None:
+    """Serve until SIGINT or SIGTERM; then no new requests are taken, and those that are being answered are completed.
+
+    Args:
+        service: a `Service`.
+        host, port: the address; port 0 is any free one.
+
+    Raises:
+        BadInput: the extra is not installed, or the address cannot be used.
+    """
+    from anyorder.serving.app import make_app
+
+    try:
+        import uvicorn
+    except ImportError as error:
+        raise BadInput("anyorder serve needs: pip install 'anyorder[serve]'") from error
+
+    class Server(uvicorn.Server):
+        """Says where it is, once it can be reached."""
+
+        async def startup(self, sockets: Any = None) -> None:
+            await super().startup(sockets)
+            if self.started and not self.should_exit:
+                at = self.servers[0].sockets[0].getsockname()
+                print(f"serving {service.name} at http://{f'[{at[0]}]' if ':' in at[0] else at[0]}:{at[1]}/", flush=True)
+
+    limits = service.limits
+    connections = 4 * (limits.max_rows + limits.max_queue)
+    settings = uvicorn.Config(
+        make_app(service), host=host, port=port, log_level="warning", access_log=False, timeout_keep_alive=10,
+        timeout_graceful_shutdown=max(1, round(limits.shutdown_timeout)), limit_concurrency=connections,
+        ws="none", server_header=False,
+    )  # fmt: skip
+    try:
+        Server(settings).run()
+    except SystemExit as error:  # what uvicorn makes of an address that cannot be used
+        raise BadInput(f"cannot serve at {host}:{port}: is another program there? --port 0 takes a free one") from error
+    except KeyboardInterrupt:
+        pass  # uvicorn has shut down, and passes the signal on
+    finally:
+        service.engine.close()
