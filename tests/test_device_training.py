@@ -37,6 +37,10 @@ RECIPES: dict[str, dict[str, Any]] = {
     "order teacher": ORDER | {"objective": {"name": "correctness", "states": "teacher"}},
     "order nearest": ORDER | {"objective": {"name": "correctness", "states": "model", "solutions": "nearest"}},
     "order model": ORDER | {"objective": {"name": "correctness", "states": "model", "selection_weight": 0.5}},
+    "order influences": ORDER | {"policy": {"architecture": "pairwise"}, "objective": {
+        "name": "correctness", "states": "teacher", "path": "gt_margin", "critic": False, "influence_weight": 1.0}},
+    "order lo_arm with denoiser": ORDER | {"train_denoiser": True, "objective": {"name": "lo_arm", "states": "teacher",
+                                                                                 "critic": False}},
     "joint": ORDER | {"train_denoiser": True, "objective": {"name": "order", **UNIFORM},
                       "joint": {"weights": "policy", "decode_every": 1, "decode_problems": 2, "decode_steps": 2}},
     "joint papl": ORDER | {"train_denoiser": True, "objective": {"name": "order", **UNIFORM}, "masking": {"time_weight": True},
@@ -48,6 +52,9 @@ RECIPES: dict[str, dict[str, Any]] = {
                              "rollout": {"token_temperature": 0.7, "group_size": 3}},
     "reward by experts": REWARD | {"rollout": {"experts": 1, "group_size": 3, "actions": "bernoulli"}, "update": {"inner": 1},
                                    "reward": {"name": "solved", "speed": 1.0, "likelihood_bonus": 0.2}},
+    "reward less steps": REWARD | {"policy": {"architecture": "dultra"}, "rollout": {"actions": "bernoulli", "group_size": 3},
+                                   "update": ONCE | {"imitation": 1, "imitate_count": "factor:1"},
+                                   "reward": {"name": "solved", "step_cost": 0.02}},
     "reward by likelihood": REWARD | {"update": {"inner": 1}, "reward": {"name": "likelihood"}},
 }  # fmt: skip
 RECIPES |= {f"objective {name}": ORDER | {"objective": {"name": name, **UNIFORM}} for name in OBJECTIVES}
