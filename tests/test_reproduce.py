@@ -22,6 +22,7 @@ from anyorder.errors import BadInput
 from anyorder.evaluation.batches import decode_in_batches
 from anyorder.evaluation.comparison import order_diversity
 from anyorder.evaluation.compute import multiply_adds, overhead
+from anyorder.evaluation.fronts import area
 from anyorder.evaluation.statistics import wilson
 from anyorder.orders.learned import LearnedOrder
 from anyorder.orders.policies import MLPPolicy
@@ -208,6 +209,21 @@ def test_compute_counts_a_policy_and_no_heuristic() -> None:
     ours = 16 * (denoiser.hidden_size + denoiser.hidden_size * 8 + 8)
     whole = multiply_adds(denoiser, puzzle, Sampler(policy))
     assert whole - multiply_adds(denoiser, puzzle, Sampler.parse("confidence")) == ours
+
+
+def test_the_front_of_several_seeds() -> None:
+    rng = np.random.default_rng(0)
+    nfe = rng.integers(2, 30, (1, 4, 50)).astype(float)
+    correct = (rng.random((1, 4, 50)) < 0.6).astype(float)
+    alone = speed.front_over_seeds(nfe, correct)
+    assert alone.value[0] == pytest.approx(area(nfe[0].mean(axis=1), correct[0].mean(axis=1), 2.0, 32.0))
+    same = speed.front_over_seeds(np.repeat(nfe, 3, axis=0), np.repeat(correct, 3, axis=0))
+    assert same.value == pytest.approx(alone.value)
+    assert same.draws == pytest.approx(alone.draws), "seeds that do not differ add no variance"
+    differing = speed.front_over_seeds(np.repeat(nfe, 2, axis=0), np.concatenate([correct, np.zeros_like(correct)]))
+    assert differing.value == pytest.approx(alone.value / 2)
+    assert np.ptp(differing.draws[:, 0]) > np.ptp(alone.draws[:, 0])
+    assert not alone.minus(same).value.any(), "paired"
 
 
 def test_numbers_by_hand() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from anyorder.evaluation.tables import markdown_table
 from anyorder.reproduce import published, stochastic
 from anyorder.reproduce.outcome import TASK_NAMES, Cells, Outcome, Solved, Target, difference, interval, percent, points
-from anyorder.reproduce.stochastic import MODES, NoiseStudy, Row, by_mode
+from anyorder.reproduce.stochastic import MODES, PLOTTED, NoiseStudy, Row, by_mode
 from anyorder.reproduce.study import VARIANTS, Decoding, Setting
 from anyorder.zoo import zoo_names
 
@@ -176,7 +176,8 @@ def _figure2(settings: list[Setting], seeds: list[int], solved: Solved, folder: 
                 ours, against = found["policy-aware"], found["trained for this heuristic"]
                 rows.append([TASK_NAMES[s.task], mode.name, order, *map(percent, found.values()), difference(ours, against)])
                 values[f"{TASK_NAMES[s.task]} {mode.name} {order}"] = float(ours.mean())
-            bars[f"{TASK_NAMES[s.task]}, {mode.name}"] = panel
+            if mode in PLOTTED:
+                bars[f"{TASK_NAMES[s.task]}, {mode.name}"] = panel
     header = ["task", "decoding", "order", *_TRAINED, "policy-aware minus heuristic"]
     title = "Figure 2: heuristic decoding of denoisers trained for different orders"
     return Outcome(title, markdown_table(header, rows), values, bars=bars)
@@ -207,7 +208,8 @@ def _figure3(settings: list[Setting], seeds: list[int], solved: Solved, folder: 
                 rows.append([row.label, *map(percent, found)])
                 values[f"{name} {row.label}"] = [float(f.mean()) for f in found]
                 panel[row.label] = points(s.figure_steps, found)
-            lines[name] = panel
+            if mode in PLOTTED:
+                lines[name] = panel
             parts.append(f"**{name}**\n\n" + markdown_table(["order", *(f"T = {t}" for t in s.figure_steps)], rows))
     return Outcome("Figure 3: accuracy against the number of steps", "\n".join(parts), values, lines, "steps T")
 

@@ -132,10 +132,10 @@ def points_of(s: Setting, block: int | None) -> list[At]:
     for curve in as_curves([*BY_RULE, *own], denoiser, s.steps):
         for point in curve.points:
             found.append(At(curve.name, point.label, "frozen", in_mode(point.label, block), point.steps or s.steps))
-    for blocks in (False, True):
+    for blocks in (block is not None, block is None):  # policies of this mode first
         imitating, rewarded = s.trained(blocks)
         mine = blocks == (block is not None)
-        where = "" if mine else f", trained in {'blocks' if blocks else 'full diffusion'}"
+        where = "" if mine else ", trained in the other mode"
         for t in TEMPERATURES if mine else ("0",):
             order, name = in_mode(f"policy@bernoulli:{t}", block), f"by reward{where}" + f", temperature {t}" * (t != "0")
             found += [At(name, f"{model}, temperature {t}", f"reward/{model}/{{seed}}", order, s.steps) for model in rewarded]

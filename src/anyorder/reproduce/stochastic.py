@@ -42,6 +42,8 @@ MODES = tuple(
     for name, remasker in (("absorbing", ""), ("re-predict", "+repredict"))
     for kind, noise, anneal in (("no noise", False, False), ("noise", True, False), ("annealed", True, True))
 )
+PLOTTED = (MODES[0], MODES[5])
+"""Of the figures: the simplest mode, and that of the public code from which the paper has its terms."""
 
 
 @dataclass(frozen=True)
