@@ -32,7 +32,7 @@ from torch import Tensor
 
 import anyorder
 from anyorder import LearnedOrder, Sampler
-from anyorder.decoding.counts import Deadline
+from anyorder.decoding.combined_counts import Deadline
 from anyorder.evaluation.choice import baselines, oracles
 from anyorder.evaluation.comparison import evaluate
 from anyorder.evaluation.statistics import bootstrap_weights, percentile_interval, sign_flip

@@ -32,7 +32,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import anyorder
 from anyorder import Sampler, load_order
-from anyorder.decoding.counts import Deadline
+from anyorder.decoding.combined_counts import Deadline
 from anyorder.decoding.dependence import DependencyGuided
 from anyorder.decoding.tokens import Argmax, Sample
 from anyorder.errors import BadInput

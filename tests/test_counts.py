@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from anyorder.decoding.blocks import block_of, open_block
+from anyorder.decoding.combined_counts import Deadline, TwoPhase
 from anyorder.decoding.counts import (
     KLASS,
     Cosine,
     CountRule,
-    Deadline,
     EntropyBound,
     EntropyShare,
     EvenBlocks,
@@ -21,7 +21,6 @@ from anyorder.decoding.counts import (
     PredictedError,
     ScoreThreshold,
     Threshold,
-    TwoPhase,
     top,
 )
 from anyorder.decoding.timesteps import Ancestral, Timesteps

@@ -140,7 +140,8 @@ def count_rule_of(spec: Spec) -> str:
 
 def make_sampler(spec: Spec) -> Any:
     """The sampler that a case asks for, not yet bound to its denoiser."""
-    from anyorder.decoding.counts import Cosine, Deadline, EvenBlocks, Linear, Threshold, TwoPhase
+    from anyorder.decoding.combined_counts import Deadline, TwoPhase
+    from anyorder.decoding.counts import Cosine, EvenBlocks, Linear, Threshold
     from anyorder.decoding.remaskers import CriticUndo
     from anyorder.decoding.sampler import Sampler
     from anyorder.decoding.timesteps import Ancestral, Timesteps
@@ -172,7 +173,8 @@ def make_sampler(spec: Spec) -> Any:
 
 def two_phase_of_then(first: Any = None, again: Any = None, generous: Any = None) -> Any:
     """The two phases as they were when the cases were recorded: careful at once with a step for every four positions."""
-    from anyorder.decoding.counts import EntropyBound, FunctionRule, Threshold, TwoPhase
+    from anyorder.decoding.combined_counts import TwoPhase
+    from anyorder.decoding.counts import EntropyBound, FunctionRule, Threshold
 
     fast, slow = first or EntropyBound(0.1), generous or EntropyBound(0.01)
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from anyorder.decoding.sampler import as_order
+from anyorder.decoding.order_text import as_order
 from anyorder.denoisers.transformer import paper_transformer
 from anyorder.orders import heuristics as h
 from anyorder.orders.learned import Critic, LearnedOrder

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from anyorder.decoding.counts import KLASS, CountRule, Deadline, EvenBlocks, Fixed, Linear, Threshold, TwoPhase
+from anyorder.decoding.combined_counts import Deadline, TwoPhase
+from anyorder.decoding.counts import KLASS, CountRule, EvenBlocks, Fixed, Linear, Threshold
 from anyorder.decoding.remaskers import CriticUndo
 from anyorder.decoding.tokens import Sample
 from anyorder.errors import BadInput

@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 
-from anyorder.decoding.counts import EntropyBound, EvenBlocks, Fixed, Linear, Threshold, TwoPhase
+from anyorder.decoding.combined_counts import TwoPhase
+from anyorder.decoding.counts import EntropyBound, EvenBlocks, Fixed, Linear, Threshold
+from anyorder.decoding.order_text import as_order
 from anyorder.decoding.remaskers import Absorbing, CriticUndo, RePredict
-from anyorder.decoding.sampler import Sampler, as_order
+from anyorder.decoding.sampler import Sampler
 from anyorder.decoding.tokens import Argmax, Sample
 from anyorder.errors import BadInput
 from anyorder.orders import heuristics

@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from anyorder.decoding.counts import EntropyShare, Linear, TwoPhase
+from anyorder.decoding.combined_counts import TwoPhase
+from anyorder.decoding.counts import EntropyShare, Linear
 from anyorder.decoding.loop import decode
 from anyorder.decoding.remaskers import CriticUndo
 from anyorder.decoding.sampler import Sampler

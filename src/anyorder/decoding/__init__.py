@@ -4,6 +4,8 @@ from anyorder.decoding.actions import Actions as Actions
 from anyorder.decoding.actions import Bernoulli as Bernoulli
 from anyorder.decoding.actions import DynamicPlackettLuce as DynamicPlackettLuce
 from anyorder.decoding.actions import PlackettLuce as PlackettLuce
+from anyorder.decoding.combined_counts import Deadline as Deadline
+from anyorder.decoding.combined_counts import TwoPhase as TwoPhase
 from anyorder.decoding.constraints import AllowedTokens as AllowedTokens
 from anyorder.decoding.constraints import Automaton as Automaton
 from anyorder.decoding.constraints import LogitsMask as LogitsMask
@@ -11,7 +13,6 @@ from anyorder.decoding.constraints import Matching as Matching
 from anyorder.decoding.counts import KLASS as KLASS
 from anyorder.decoding.counts import Cosine as Cosine
 from anyorder.decoding.counts import CountRule as CountRule
-from anyorder.decoding.counts import Deadline as Deadline
 from anyorder.decoding.counts import EntropyBound as EntropyBound
 from anyorder.decoding.counts import EntropyShare as EntropyShare
 from anyorder.decoding.counts import EvenBlocks as EvenBlocks
@@ -21,7 +22,6 @@ from anyorder.decoding.counts import Linear as Linear
 from anyorder.decoding.counts import PredictedError as PredictedError
 from anyorder.decoding.counts import ScoreThreshold as ScoreThreshold
 from anyorder.decoding.counts import Threshold as Threshold
-from anyorder.decoding.counts import TwoPhase as TwoPhase
 from anyorder.decoding.dependence import DependenceAware as DependenceAware
 from anyorder.decoding.dependence import DependencyGuided as DependencyGuided
 from anyorder.decoding.loop import decode as decode

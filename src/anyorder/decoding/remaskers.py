@@ -6,7 +6,8 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from anyorder.decoding.counts import CountRule, EntropyShare, Linear, TwoPhase
+from anyorder.decoding.combined_counts import TwoPhase
+from anyorder.decoding.counts import CountRule, EntropyShare, Linear
 from anyorder.errors import LARGEST_FINITE, BadInput, check_number
 from anyorder.memory import Memory
 from anyorder.orders.base import Binding, Unbound

@@ -17,6 +17,7 @@ from anyorder.decoding.blocks import check_fits_denoiser
 from anyorder.decoding.cache import Cache, Refresh, check_cache
 from anyorder.decoding.caches import CacheRule, none
 from anyorder.decoding.counts import CountRule, FunctionRule
+from anyorder.decoding.order_text import as_order, order_text
 from anyorder.decoding.part_checks import check_numbers, checked_part
 from anyorder.decoding.remaskers import Absorbing, Remasker
 from anyorder.decoding.sampler_card import card_of
@@ -30,9 +31,8 @@ from anyorder.hub import Pushable, download
 from anyorder.memory import Memory
 from anyorder.orders.base import Binding, Order, Unbound
 from anyorder.orders.learned import Critic, LearnedOrder, SavedOrder, check_or_note, check_unchecked, load_policy, networks_of
-from anyorder.orders.perturbed import Perturbed
 from anyorder.orders.policies import PolicyNetwork
-from anyorder.parts import from_config, label_of, memories_of, rebuild, to_config, walk, written
+from anyorder.parts import from_config, label_of, memories_of, rebuild, to_config, walk
 from anyorder.registry import CACHES, COUNT_RULES, ORDERS, REMASKERS, TOKEN_RULES
 from anyorder.signatures import checked
 from anyorder.state import DecodeState
@@ -145,7 +145,7 @@ class Sampler(Pushable):
 
     def __str__(self) -> str:
         """The spelling that `parse` reads; parts that have none are shown by the name of their function or class."""
-        text = _order_text(self.order)
+        text = order_text(self.order)
         if self.remasker != Absorbing():
             text += f"+{label_of(self.remasker, REMASKERS)}"
         if self.block_length is not None:
@@ -358,44 +358,5 @@ def as_sampler(sampler: Any, **fields: Any) -> Sampler:
     return Sampler.parse(sampler, **fields) if isinstance(sampler, str) else Sampler(sampler, **fields)
 
 
-def as_order(order: Any) -> Order:
-    """An order by its name, `NAME~SIGMA`, or the folder of a policy; anything else is returned as it is.
-
-    Raises:
-        BadInput: an unknown name.
-    """
-    if isinstance(order, Path):
-        return SavedOrder(str(order))
-    if isinstance(order, PolicyNetwork):
-        return LearnedOrder(order)
-    if not isinstance(order, str):
-        return order  # type: ignore[no-any-return]
-    name, perturbed, sigma = order.rpartition("~")
-    if perturbed and not Path(order).exists():
-        inside = as_order(name)
-        try:
-            return Perturbed(inside, float(sigma))
-        except ValueError as error:
-            raise BadInput(f"order {order!r}: after '~' write the standard deviation of the noise, 0 or more") from error
-    if order and order not in ORDERS and Path(order).is_dir():
-        return SavedOrder(order)
-    try:
-        return ORDERS.make(order)  # type: ignore[no-any-return]
-    except BadInput as error:
-        if re.search("[+@]", order):
-            raise BadInput(f"{order!r} is no order; the spelling of a whole sampler is read by Sampler.parse") from error
-        raise BadInput(f"{error}, or the folder of a policy" if "unknown" in str(error) else str(error)) from error
-
-
 def _made(part: Any, registry: Any) -> Any:
     return registry.make(part) if isinstance(part, str) else part
-
-
-def _order_text(order: Any) -> str:
-    if isinstance(order, Perturbed):
-        return f"{_order_text(order.order)}~{written(order.sigma)}"
-    if isinstance(order, SavedOrder) and order.folder:
-        return order.folder
-    if isinstance(order, LearnedOrder):
-        return "policy"
-    return label_of(order, ORDERS)

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from anyorder.decoding.counts import Deadline, Fixed
+from anyorder.decoding.combined_counts import Deadline
+from anyorder.decoding.counts import Fixed
 from anyorder.decoding.remaskers import CriticUndo
 from anyorder.decoding.sampler import Sampler
 from anyorder.errors import BadInput, counted

@@ -9,7 +9,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from anyorder.decoding.blocks import blocks_of
-from anyorder.decoding.sampler import Sampler, as_order, as_sampler
+from anyorder.decoding.order_text import as_order
+from anyorder.decoding.sampler import Sampler, as_sampler
 from anyorder.decoding.tokens import COLDEST, Argmax, Sample, TokenRule
 from anyorder.denoisers.base import Denoiser
 from anyorder.denoisers.block_families import is_block_causal, named_block_length, published_mask

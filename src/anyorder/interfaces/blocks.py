@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anyorder.decoding.counts import Deadline, Fixed, Linear, Threshold
+from anyorder.decoding.combined_counts import Deadline
+from anyorder.decoding.counts import Fixed, Linear, Threshold
 from anyorder.decoding.remaskers import Absorbing
 from anyorder.decoding.sampler import Sampler, as_sampler
 from anyorder.decoding.step import step

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from anyorder.decoding.counts import CountRule, top
-from anyorder.decoding.sampler import Sampler, as_order
+from anyorder.decoding.order_text import as_order
+from anyorder.decoding.sampler import Sampler
 from anyorder.decoding.step import step
 from anyorder.decoding.tokens import TokenRule
 from anyorder.denoisers.base import Denoiser

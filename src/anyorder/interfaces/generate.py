@@ -9,8 +9,9 @@ from torch import Tensor
 from anyorder.decoding.cache import Refresh
 from anyorder.decoding.caches import CacheRule
 from anyorder.decoding.callbacks import Callback, callbacks_of
+from anyorder.decoding.combined_counts import Deadline
 from anyorder.decoding.constraints import LogitsMask
-from anyorder.decoding.counts import CountRule, Deadline, Fixed, Linear, Threshold
+from anyorder.decoding.counts import CountRule, Fixed, Linear, Threshold
 from anyorder.decoding.loop import decode
 from anyorder.decoding.sampler import Sampler
 from anyorder.ends import Ends

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from anyorder.decoding.cache import Refresh, start_cache
 from anyorder.decoding.caches import CacheRule
-from anyorder.decoding.counts import CountRule, Deadline, EvenBlocks, Fixed
+from anyorder.decoding.combined_counts import Deadline
+from anyorder.decoding.counts import CountRule, EvenBlocks, Fixed
 from anyorder.decoding.loop import decode
 from anyorder.decoding.sampler import Sampler
 from anyorder.decoding.tokens import Sample

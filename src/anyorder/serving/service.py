@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from anyorder.decoding.counts import CountRule, Deadline, Fixed, Linear, Threshold
+from anyorder.decoding.combined_counts import Deadline
+from anyorder.decoding.counts import CountRule, Fixed, Linear, Threshold
 from anyorder.decoding.sampler import Sampler
 from anyorder.denoisers.base import Denoiser
 from anyorder.errors import AnyorderError

@@ -1,0 +1,55 @@
+"""Count rules that are made of two others."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from anyorder.decoding.counts import CountRule, EntropyShare, Linear, Threshold, not_in_blocks, top
+from anyorder.prediction import Prediction
+from anyorder.registry import COUNT_RULES
+from anyorder.state import DecodeState
+
+
+@COUNT_RULES.register("two_phase")
+@dataclass(frozen=True)
+class TwoPhase(CountRule):
+    """One rule until the sequence is complete, and another after it was opened again."""
+
+    first: CountRule = EntropyShare()
+    again: CountRule = Threshold(0.99)
+
+    def __call__(self, scores: Tensor, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
+        chosen = self.first(scores, state, prediction, remasked)
+        reopened = state.remasked > 0
+        if not reopened.any():
+            return chosen
+        return torch.where(reopened[:, None], self.again(scores, state, prediction, remasked), chosen)
+
+    def in_blocks(self, length: int) -> CountRule:
+        """See `CountRule`."""
+        raise not_in_blocks("two_phase")
+
+
+@COUNT_RULES.register("deadline")
+@dataclass(frozen=True)
+class Deadline(CountRule):
+    """The selection of a rule, filled up with the best-scored positions to the number of a schedule: a threshold that finishes
+    within the budget (as diffusers' BlockRefinementScheduler does).
+
+    Args:
+        rule: its selection is always unmasked.
+        schedule: gives the smallest number.
+    """
+
+    rule: CountRule = Threshold()
+    schedule: CountRule = Linear()
+
+    def __call__(self, scores: Tensor, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
+        chosen = self.rule(scores, state, prediction, remasked)
+        least = self.schedule(scores, state, prediction, remasked).sum(dim=1)
+        return top(scores.masked_fill(chosen, torch.inf), torch.maximum(chosen.sum(dim=1), least))
+
+    def in_blocks(self, length: int) -> CountRule:
+        """Both rules in blocks."""
+        return Deadline(self.rule.in_blocks(length), self.schedule.in_blocks(length))
