@@ -197,7 +197,7 @@ def test_a_cell_tells_what_was_proposed_and_arrows_move_on_a_board(page: Any) ->
     assert "Row 2, column 1" in page.locator(".column").nth(0).locator(".detail").inner_text()
     assert page.locator("#where").inner_text().startswith("step 0")
     page.locator(".column").nth(0).locator(".cell.masked").first.click()
-    assert "The next forward: score" in page.locator(".column").nth(0).locator(".detail").inner_text()
+    assert "The next forward pass: score" in page.locator(".column").nth(0).locator(".detail").inner_text()
     assert page.locator(".column").nth(0).locator(".detail .bar").count() >= 1
 
 

@@ -18,7 +18,10 @@ from test_reproduce import tiny_reward
 from tiny_zoo import save_tiny
 
 COMMANDS = set(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
-WITHOUT_A_MODEL = {"fetch": "downloads files", "list": "prints names", "report": "reads saved results", "plot": "likewise"}
+WITHOUT_A_MODEL = {
+    "fetch": "downloads files", "list": "prints names", "report": "reads saved results", "plot": "likewise",
+    "serve": "answers until it is stopped: its engine decodes as `generate` does",
+}  # fmt: skip
 PUZZLE = "1.3.3..2.14.4..1"
 
 
@@ -62,6 +65,8 @@ ARGUMENTS: dict[str, Callable[[Path, Path], list[object]]] = {
     "train by reward": lambda model, out: [
         "train", "sudoku4-upo", "--out", out / "r", *settings(denoiser=model, run__batch_size=12, policy__width=8)
     ],
+    "generate": lambda model, out: ["generate", "What is 123 + 456?", "--model", "words", "--steps", 2],
+    "batch": lambda model, out: ["batch", _prompts(out), out / "answers", "--model", "words", "--steps", 2],
     "fold": lambda model, out: ["fold", _proteins(out), "--model", _esmfold(out), "--json", out / "f.json"],
 }  # fmt: skip
 SLOW: dict[str, Callable[[Path, Path], list[object]]] = {
@@ -70,6 +75,7 @@ SLOW: dict[str, Callable[[Path, Path], list[object]]] = {
         "fit", "--model", "moses", "--data", _molecules(out), "--out", out / "fit", "--steps", 3, "--updates", 2,
         "--train-batch-size", 4, "--samples", 2,
     ],
+    "lm-eval": lambda model, out: ["lm-eval", "--tasks", _harness_task(out), "--model", "words", "--steps", 2],
     "reproduce": lambda model, out: [
         "reproduce", "upo-figure4", "--out", out / "r", "--seeds", "0", "--limit", 4, "--workers", 1,
     ],
@@ -79,6 +85,22 @@ SLOW: dict[str, Callable[[Path, Path], list[object]]] = {
 def _molecules(out: Path) -> Path:
     (out / "m.smi").write_text("\n".join("C" * length + end for length in range(1, 7) for end in ("O", "N", "Cl", "Br")))
     return out / "m.smi"
+
+
+def _prompts(out: Path) -> Path:
+    pandas = pytest.importorskip("pandas")
+    pandas.DataFrame({"prompt": ["What is 123 + 456?", "What is 45 + 678?"]}).to_parquet(out / "prompts.parquet")
+    return out / "prompts.parquet"
+
+
+def _harness_task(out: Path) -> Path:
+    pytest.importorskip("lm_eval", reason="lm_eval is not installed")
+    from test_lm_eval import write_task
+
+    return write_task(
+        out, [{"question": "What is 123 + 456?", "answer": "579"}], doc_to_text="{{question}}", doc_to_target="{{answer}}",
+        output_type="generate_until", metric_list=[{"metric": "exact_match"}],
+    )  # fmt: skip
 
 
 def _proteins(out: Path) -> Path:

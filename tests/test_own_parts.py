@@ -288,5 +288,5 @@ def test_a_recipe_takes_no_truth_value_for_a_number() -> None:
     values = {"kind": "denoiser", "task": {"name": "sudoku"}, "data": {"size": 2}, "run": {"steps": 1, "batch_size": 1}}
     with pytest.raises(BadInput, match="optimizer: lr is true; it must be a number"):
         validate_recipe({**values, "optimizer": {"lr": True}})
-    with pytest.raises(BadInput, match=r"'denoiser' is \{\}: .* \(name, folder or hub id of a denoiser\)"):
+    with pytest.raises(BadInput, match=r"'denoiser' is \{\}: .* \(name, folder or hub id of a denoiser; with"):
         validate_recipe({**values, "kind": "order", "denoiser": {}, "optimizer": {"lr": 1}})

@@ -210,7 +210,9 @@ def test_a_batch_that_does_not_divide_is_refused_once(recipes: dict[str, Path], 
 
 def test_commands_of_one_process_are_refused_once() -> None:
     alone = told("list", code=2, RANK="0", WORLD_SIZE="2")
-    assert alone.stderr == "error: list runs on one process only; these run on several: train, evaluate, pareto, sample\n"
+    assert (
+        alone.stderr == "error: list runs on one process only; these run on several: train, evaluate, pareto, sample, lm-eval\n"
+    )
     assert told("list", code=2, RANK="1", WORLD_SIZE="2").stderr == ""
 
 

@@ -16,7 +16,7 @@ from anyorder.orders import heuristics
 from anyorder.orders.learned import LearnedOrder, SavedOrder
 from anyorder.orders.perturbed import Perturbed, TopPositions
 from anyorder.registry import REMASKERS
-from every_part import count_rules, learned, named_orders, network, order_of_tests, rule_of_tests
+from every_part import learned, named_count_rules, named_orders, network, order_of_tests, rule_of_tests
 
 # ---- from names -----------------------------------------------------------------------------------------------------------
 
@@ -152,7 +152,7 @@ def test_text_of_another_form_is_refused(text: str, said: str) -> None:
 
 SAYABLE = {
     **{f"order {name}": {"order": part} for name, part in named_orders().items()},
-    **{f"count rule {name}": {"order": "margin", "count": part} for name, part in count_rules().items()},
+    **{f"count rule {name}": {"order": "margin", "count": part} for name, part in named_count_rules().items()},
     **{f"remasker {name}": {"order": "margin", "remasker": REMASKERS.make(name)} for name in REMASKERS},
     "own order": {"order": order_of_tests},
     "own count rule": {"order": "margin", "count": rule_of_tests},
@@ -168,7 +168,7 @@ def test_a_sampler_in_text_reads_back_to_the_same(name: str) -> None:
 
 
 @pytest.mark.parametrize("blocks", [None, 3])
-@pytest.mark.parametrize("name", [n for n, part in count_rules().items() if n not in ("cosine", "two_phase", "ascending")])
+@pytest.mark.parametrize("name", [n for n in named_count_rules() if n not in ("cosine", "two_phase", "ascending")])
 def test_every_count_rule_that_works_in_blocks_is_read_back_in_blocks(name: str, blocks: int | None) -> None:
-    sampler = Sampler("margin", count_rules()[name], block_length=blocks)
+    sampler = Sampler("margin", named_count_rules()[name], block_length=blocks)
     assert Sampler.parse(str(sampler)) == sampler

@@ -33,7 +33,7 @@ class Page(HTMLParser):
 
 def navigation() -> list[str]:
     """The pages that the index lists, which is what the navigation is made of."""
-    return re.findall(r"^- \[.*?\]\((\w+)\.md\)", (DOCS / "index.md").read_text(encoding="utf-8"), re.MULTILINE)
+    return re.findall(r"^- \[.*?\]\(([\w-]+)\.md\)", (DOCS / "index.md").read_text(encoding="utf-8"), re.MULTILINE)
 
 
 @pytest.mark.slow
@@ -79,7 +79,11 @@ def test_the_commands_page_names_every_command() -> None:
     from anyorder.cli import app
 
     named = re.findall(r"`anyorder ([\w-]+)`", (DOCS / "commands.md").read_text(encoding="utf-8").partition("Exit codes")[0])
-    found = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback is not None}
+    found = {
+        (command.name or command.callback.__name__).replace("_", "-")
+        for command in app.registered_commands
+        if command.callback is not None
+    }
     assert set(named) == found
 
 
