@@ -318,6 +318,8 @@ def make_problems(name: str) -> tuple[Tensor, Tensor]:
         return tokens, x0
     if name == "moses":
         found = make_task("molecules", hide=0.7).encode([*SMILES[:3]])
+    elif name == "moses-block":
+        found = make_task("molecules", free_length=True).encode([*SMILES[:3]])
     elif name == "wordnet":
         found = make_task("text", alphabet="subwords", length=36, hide=0.7).encode(
             ["a small boat with one sail", "the act of forming something again", "an instrument"]
