@@ -10,7 +10,7 @@ on the same number of states (`--states`): sequences that the denoiser predicts 
 `confidence` on the same problems; intervals are Wilson's, at 95 %.
 
 Results are kept in `--runs`, one file per cell, and what is there is not computed again; `--print` only prints. `--seconds`
-starts nothing new after so many. Of molecules and antibodies the texts are kept, so that they can be checked elsewhere.
+starts nothing new after so many, `--no-train` trains none. Of molecules and antibodies the texts are kept, so that they can be checked elsewhere.
 """
 
 import argparse
@@ -185,6 +185,7 @@ class Bench:
     states: int
     device: str
     only: tuple[str, ...] = field(default=tuple(ARENAS))
+    train: bool = True
 
 
 # ---- problems ----------------------------------------------------------------------------------------------------------------
@@ -408,7 +409,7 @@ def jobs(bench: Bench) -> list[tuple[str, str, str]]:
         for label, (_, planner) in rows(bench, name).items():
             if (not planner or trained(bench, name, planner)) and not cell_path(bench, name, label).exists():
                 cells.append(("cell", name, label))
-    return [job for pair in zip_longest(fits, cells) for job in pair if job is not None]
+    return [job for pair in zip_longest(fits if bench.train else [], cells) for job in pair if job is not None]
 
 
 def do_all(bench: Bench, workers: int, seconds: float) -> None:
@@ -438,11 +439,12 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=1e9)
+    parser.add_argument("--no-train", action="store_true", help="leave out planners that are not trained")
     parser.add_argument("--print", action="store_true")
     told = parser.parse_args()
     if told.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    bench = Bench(told.runs, told.limit, told.states, told.device, tuple(told.only.split(",")))
+    bench = Bench(told.runs, told.limit, told.states, told.device, tuple(told.only.split(",")), not told.no_train)
     for name in bench.only:
         data(bench, name)
         _ = training_data(bench, name) if ARENAS[name].train else {}
