@@ -10,7 +10,8 @@ on the same number of states (`--states`): sequences that the denoiser predicts 
 `confidence` on the same problems; intervals are Wilson's, at 95 %.
 
 Results are kept in `--runs`, one file per cell, and what is there is not computed again; `--print` only prints. `--seconds`
-starts nothing new after so many, `--no-train` trains none. Of molecules and antibodies the texts are kept, so that they can be checked elsewhere.
+starts nothing new after so many, `--no-train` trains none. Of molecules and antibodies the texts are kept, so that they can be
+checked elsewhere.
 """
 
 import argparse
