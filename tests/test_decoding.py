@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from anyorder.decoding.callbacks import callbacks_of
+from anyorder.decoding.combined_counts import TwoPhase
 from anyorder.decoding.counts import (
     KLASS,
     Cosine,
@@ -24,7 +25,6 @@ from anyorder.decoding.counts import (
     Linear,
     PredictedError,
     Threshold,
-    TwoPhase,
     top,
 )  # fmt: skip
 from anyorder.decoding.loop import decode
