@@ -24,6 +24,7 @@ from anyorder.evaluation.comparison import order_diversity
 from anyorder.evaluation.compute import multiply_adds, overhead
 from anyorder.evaluation.fronts import area
 from anyorder.evaluation.statistics import wilson
+from anyorder.files import read_json, write_json
 from anyorder.orders.learned import LearnedOrder
 from anyorder.orders.policies import MLPPolicy
 from anyorder.reproduce import (
@@ -118,7 +119,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, judge: Path) -> Path:
     for setting in language.WORDS:
         monkeypatch.setitem(package.SCALES["small"], setting.name, tiny_words(setting))
     monkeypatch.setitem(package.SCALES["small"], language.JUDGED.name, tiny_judged(judge))
-    monkeypatch.setattr(from_scratch, "VARIANTS", ("plain", "plain-half", "papl-L", "policy-10-growing"))
+    monkeypatch.setattr(from_scratch, "VARIANTS", ("plain", "plain-half", "plain-rows", "papl-1", "papl-L"))
     monkeypatch.setattr(from_scratch, "WIDTHS", (2,))
     for scratch in from_scratch.SMALL:
         changes = (*scratch.joint_changes, "data.size=40", "run.batch_size=8", "run.log_steps=1")
@@ -199,6 +200,18 @@ def test_kept_results_need_no_weights(tmp_path: Path) -> None:
     (tmp_path / "sudoku" / "policy" / "mlp" / "0" / "model.safetensors").unlink()
     again = study.decode_all(decodings, 1, lambda _: None)
     assert all(found[d][o].tolist() == again[d][o].tolist() for d in decodings for o in d.orders)
+
+
+def test_a_kept_model_is_refused_for_other_settings_and_not_for_those_that_came_later(tmp_path: Path) -> None:
+    study, setting = Study(tmp_path), tiny_setting()
+    finished = study.ensure(setting, "untrained/mlp/0") / "finished.json"
+    kept = read_json(finished)
+    del kept["recipe"]["joint"], kept["recipe"]["objective"]["solutions"], kept["recipe"]["policy"]["start"]
+    write_json(finished, kept)
+    study.ensure(setting, "untrained/mlp/0")
+    other = replace(setting, policy_changes=(*setting.policy_changes, "policy.start=none"))
+    with pytest.raises(BadInput, match="holds a model of other settings"):
+        study.ensure(other, "untrained/mlp/0")
 
 
 def test_compute_counts_a_policy_and_no_heuristic() -> None:

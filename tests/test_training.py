@@ -33,7 +33,7 @@ from anyorder.training.loop import train
 from anyorder.training.objectives import Truth
 from anyorder.training.optimizer import learning_rate
 from anyorder.training.order import OrderJob, make_policy
-from anyorder.training.recipes import DenoiserRecipe, OrderRecipe, load_recipe, recipe_names, validate_recipe
+from anyorder.training.recipes import DenoiserRecipe, OrderRecipe, completed, load_recipe, recipe_names, validate_recipe
 from anyorder.training.settings import DataSettings, ObjectiveSettings, OptimizerSettings, PolicySettings
 from commands import run
 
@@ -242,6 +242,25 @@ def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
     run_denoiser(tmp_path)
     with pytest.raises(BadInput, match=r"other settings \(run.batch_size\)"):
         run_denoiser(tmp_path, batch_size=16)
+
+
+def test_a_run_from_before_a_setting_goes_on_at_its_default(tmp_path: Path) -> None:
+    run_denoiser(tmp_path)
+    path, recipe = tmp_path / "recipe.json", files.read_json(tmp_path / "recipe.json")
+    del recipe["masking"], recipe["optimizer"]["betas"], recipe["denoiser"]["mlp_ratio"]
+    files.write_json(path, recipe)
+    run_denoiser(tmp_path)
+    del recipe["run"]["batch_size"]  # which has no default
+    files.write_json(path, recipe)
+    with pytest.raises(BadInput, match=r"other settings \(run.batch_size\)"):
+        run_denoiser(tmp_path)
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_setting_that_may_be_missing_has_its_default(name: str) -> None:
+    recipe = load_recipe(name)
+    full = recipe.model_dump(mode="json")
+    assert completed(recipe.model_dump(mode="json", exclude_defaults=True), full) == files.finite(full)
 
 
 def test_a_finished_run_started_again_does_nothing(tmp_path: Path) -> None:

@@ -265,7 +265,8 @@ def panels(
 
 def bars(groups: dict[str, dict[str, dict[str, tuple[float, float, float]]]], path: Path, y_label: str) -> Path:
     """One panel per name, a group of bars per second name, a bar per label: (y, low, high) in percent."""
-    with figure(path, len(groups), 3.2, 3.8) as axes:
+    most = max(map(len, groups.values()))
+    with figure(path, len(groups), max(3.2, 0.9 * most), 3.8) as axes:
         for axis, (title, panel) in zip(axes, groups.items(), strict=True):
             labels = list(dict.fromkeys(label for group in panel.values() for label in group))
             width = 0.8 / len(labels)

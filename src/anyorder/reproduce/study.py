@@ -29,7 +29,7 @@ from anyorder.tasks.generation import check_size
 from anyorder.tasks.kept import kept
 from anyorder.training.fit import run_recipe
 from anyorder.training.order import make_policy
-from anyorder.training.recipes import AnyRecipe, OrderRecipe, is_recipe, load_recipe
+from anyorder.training.recipes import AnyRecipe, OrderRecipe, completed, is_recipe, load_recipe
 from anyorder.zoo import load_denoiser
 
 
@@ -136,7 +136,7 @@ class Study:
         identity = {"recipe": recipe.model_dump(mode="json"), "start": start and fingerprint(load_denoiser(str(start)))}
         finished = folder / "finished.json"
         if finished.exists():
-            if read_json(finished) != finite(identity):
+            if not _same(read_json(finished), identity):
                 raise BadInput(f"{folder} holds a model of other settings: give another --out, or remove it")
             return folder
         recipe = self._keeping_problems(setting, recipe)
@@ -279,6 +279,13 @@ class Study:
             say(f"{key[0]}: {key[1]} ({done} of {len(wanted)} decodings done)")
 
         return decode_groups(self, groups, workers, told)
+
+
+def _same(kept: Any, identity: dict[str, Any]) -> bool:
+    """Whether a model was made with these settings; those that came after it do not count at their defaults."""
+    if isinstance(kept, dict):
+        kept = {**kept, "recipe": completed(kept.get("recipe"), identity["recipe"])}
+    return bool(kept == finite(identity))
 
 
 @contextmanager

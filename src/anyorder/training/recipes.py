@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError, model_validator
+from pydantic_core import to_jsonable_python
 
 from anyorder.errors import BadInput
 from anyorder.files import read_text
@@ -207,6 +208,38 @@ def validate_recipe(values: dict[str, Any], source: str = "recipe") -> AnyRecipe
     except ValidationError as error:
         lines = [_explain(problem) for problem in error.errors()]
         raise BadInput(f"{source}: " + "; ".join(lines)) from error
+
+
+def completed(kept: Any, recipe: dict[str, Any]) -> Any:
+    """A recipe that an older version wrote, with the settings that have come since, at their defaults.
+
+    Args:
+        kept: as it was read.
+        recipe: the plain values of a recipe of today, which names its kind and its parts.
+    """
+    kind = _KINDS.get(recipe.get("kind", ""))
+    return kept if kind is None else _over(_defaults(kind, recipe), kept)
+
+
+def _defaults(section: type[BaseModel], values: dict[str, Any]) -> dict[str, Any]:
+    """The defaults of a section, and of the part that these values name, as plain values."""
+    found: dict[str, Any] = {}
+    for name, field in section.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            found[name] = _defaults(field.annotation, values[name])
+        elif not field.is_required():
+            found[name] = field.get_default(call_default_factory=True)
+    if issubclass(section, PartSection):
+        _, declared = section.declared(values[section.part_key])
+        found |= {name: default for name, (_, default) in declared.items() if default is not ...}
+    return dict(to_jsonable_python(found))
+
+
+def _over(defaults: Any, kept: Any) -> Any:
+    """Nested values, where what was kept goes before the defaults."""
+    if not (isinstance(defaults, dict) and isinstance(kept, dict)):
+        return kept
+    return defaults | {name: _over(defaults.get(name), value) for name, value in kept.items()}
 
 
 _PARTS: dict[str, type[PartSection]] = {

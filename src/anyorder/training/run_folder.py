@@ -12,6 +12,7 @@ from anyorder.errors import AnyorderError, BadCheckpoint, BadInput, first_line
 from anyorder.files import UNFINISHED, finite, locked, read_json, write_json
 from anyorder.training.checkpoint import Checkpoint, list_checkpoints, step_of
 from anyorder.training.divergence import MARK, REMEDIES
+from anyorder.training.recipes import completed
 
 _LENGTH = "run.steps"
 
@@ -59,7 +60,10 @@ def _check_recipe(folder: Path, recipe: dict[str, Any], cycle: int) -> None:
 
 
 def check_same_run(folder: Path, recipe: dict[str, Any], cycle: int) -> None:
-    """Refuse a folder with a run of another recipe, which this one does not extend. Arguments as for `claim_folder`."""
+    """Refuse a folder with a run of another recipe, which this one does not extend. Arguments as for `claim_folder`.
+
+    A setting that came after that run does not count at its default.
+    """
     path = folder / "recipe.json"
     if not (list_checkpoints(folder / "checkpoints") or (path.is_file() and _models_in(folder))):
         return
@@ -67,7 +71,8 @@ def check_same_run(folder: Path, recipe: dict[str, Any], cycle: int) -> None:
         existing = read_json(path)
     except (OSError, BadInput) as error:
         raise BadInput(f"{folder} has checkpoints but no readable recipe.json: choose another folder") from error
-    changed = sorted({*_differences(existing, finite(recipe))} - (REMEDIES if (folder / MARK).exists() else set()))
+    remedies = REMEDIES if (folder / MARK).exists() else set()
+    changed = sorted({*_differences(completed(existing, recipe), finite(recipe))} - remedies)
     if changed == [_LENGTH]:
         _check_longer(folder, existing["run"].get("steps"), recipe["run"]["steps"], cycle)
     elif changed:
