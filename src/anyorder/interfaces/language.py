@@ -88,7 +88,7 @@ class LanguageModel:
         bound = find_sampler(sampler, denoiser)
         self.sampler = bound.replace(order=penalized(bound.order, self.ends, eos_penalty))
         self.room = max_length_of(denoiser)
-        self.usual_length = self.format.answer_length if isinstance(self.format, Prompted) else _USUAL_LENGTH
+        self.usual_length = usual_length(self.format, self.room)
 
     def prompt(self, text: str | Sequence[Turn], system: str = "") -> list[int]:
         """The tokens of a prompt: the question, or a conversation of turns with roles.
@@ -181,6 +181,14 @@ class LanguageModel:
     def _answer(self, tokens: list[int], nfe: int) -> Answer:
         kept = self.format.until_end(tokens)
         return Answer(self.format.symbols.decode(kept), kept, nfe)
+
+
+def usual_length(form: PromptFormat, room: int | None) -> int:
+    """Tokens of an answer where nobody says how many: those that the model was trained for, or 128, but at most half of what
+    there is room for."""
+    if isinstance(form, Prompted):
+        return form.answer_length
+    return _USUAL_LENGTH if room is None else max(1, min(_USUAL_LENGTH, room // 2))
 
 
 def format_of(denoiser: Denoiser, *, chat: bool) -> PromptFormat:
