@@ -80,6 +80,9 @@ def test_prompts_that_cannot_be_asked_are_refused(words: Any, chatty: LanguageMo
         LanguageModel(anyorder.load_denoiser("sudoku4"))
     with pytest.raises(BadInput, match="chat template cannot be used"):
         chatty.prompt([{"role": "user"}])
+    for seeds in ("7", torch.tensor([1, 2])):
+        with pytest.raises(BadInput, match=r"seeds are .*; they must be a whole number"):
+            model.generate([model.prompt("What?")], seeds=seeds)  # type: ignore[arg-type]
     assert model.generate([]) == []
 
 

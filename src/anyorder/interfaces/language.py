@@ -10,7 +10,7 @@ from anyorder.decoding.callbacks import Callback
 from anyorder.decoding.constraints import LogitsMask, Matching
 from anyorder.decoding.loop import decode
 from anyorder.decoding.sampler import Sampler
-from anyorder.denoisers.base import Denoiser
+from anyorder.denoisers.base import Denoiser, check_seeds
 from anyorder.denoisers.huggingface import HuggingFaceDenoiser
 from anyorder.errors import BadInput
 from anyorder.interfaces.arguments import check_budget, find_sampler, whole
@@ -143,6 +143,7 @@ class LanguageModel:
         new = self.usual_length if max_new_tokens is None else whole("max_new_tokens", max_new_tokens, 1)
         check_budget(self.sampler.steps, self.sampler.block_length, new)
         sampler, mask = self._constrained(pattern)
+        check_seeds(seeds, len(prompts))
         each = torch.arange(len(prompts)) + seeds if isinstance(seeds, int) else seeds
         answers: dict[int, Answer] = {}
         ranked = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
