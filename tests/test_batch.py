@@ -94,15 +94,30 @@ def test_what_is_no_batch_is_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="is not a Parquet file"):
         run_batch(plan(folder, tmp_path / "text.parquet", tmp_path / "out"))
     parquet.write_table(arrow.table({"prompt": [1], "question": ["?"]}), tmp_path / "other.parquet")
-    with pytest.raises(BadInput, match="no column 'prompt' of texts; its columns are prompt, question"):
+    with pytest.raises(BadInput, match=r"no column 'prompt' of texts .* are prompt \(int64\), question \(string\)"):
         run_batch(plan(folder, tmp_path / "other.parquet", tmp_path / "out"))
     assert not (tmp_path / "out").exists()
+    damaged = bytearray(source.read_bytes())
+    end = len(damaged) - 8 - int.from_bytes(damaged[-8:-4], "little")
+    damaged[4:end] = bytes(end - 4)
+    (tmp_path / "damaged.parquet").write_bytes(damaged)
+    with pytest.raises(BadInput, match=r"damaged\.parquet is damaged"):
+        run_batch(plan(folder, tmp_path / "damaged.parquet", tmp_path / "damaged"))
     with pytest.raises(BadInput, match="holds something else"):
         run_batch(plan(folder, source, tmp_path))
     run_batch(plan(folder, source, tmp_path / "out"))
     for other in (plan(folder, source, tmp_path / "out", seed=4), plan(folder, source, tmp_path / "out", 6)):
         with pytest.raises(BadInput, match=r"holds another batch \((seed|rows_per_part) differ"):
             run_batch(other)
+
+
+def test_an_attempt_that_could_not_begin_does_not_keep_the_folder(folder: Path, tmp_path: Path) -> None:
+    source = write_prompts(tmp_path / "in.parquet", 3)
+    with pytest.raises(BadInput, match="order 'nonsense' is unknown"):
+        run_batch(plan(folder, source, tmp_path / "out", order="nonsense"))
+    assert run_batch(plan(folder, source, tmp_path / "out")) == 1
+    with pytest.raises(BadInput, match="holds another batch"):
+        run_batch(plan(folder, source, tmp_path / "out", order="random"))
 
 
 def test_the_command(folder: Path, tmp_path: Path) -> None:

@@ -249,6 +249,8 @@ def test_unknown_tokens_may_be_listed(wordnet: Any) -> None:
 def test_a_function_says_what_may_stand_in_a_hole(wordnet: Any) -> None:
     task = anyorder.task_for(wordnet)
     vowels = torch.tensor([set(task.token_text(t).strip()[:1]) <= set("aeiou") for t in range(task.vocab_size)])
+    with pytest.raises(BadInput, match="logits_mask is 3; it must be a function"):
+        infill(wordnet, "the[MASK:3] body", logits_mask=3)  # type: ignore[arg-type]
     found = infill(wordnet, "the[MASK:3] body", logits_mask=lambda state, prediction: vowels.expand_as(prediction.logits))
     assert all(word[0] in "aeiou" for word in re.findall(r"\w+", found)[1:-1])
 

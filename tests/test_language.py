@@ -80,6 +80,9 @@ def test_prompts_that_cannot_be_asked_are_refused(words: Any, chatty: LanguageMo
         LanguageModel(anyorder.load_denoiser("sudoku4"))
     with pytest.raises(BadInput, match="chat template cannot be used"):
         chatty.prompt([{"role": "user"}])
+    for seeds in ("7", torch.tensor([1, 2])):
+        with pytest.raises(BadInput, match=r"seeds are .*; they must be a whole number"):
+            model.generate([model.prompt("What?")], seeds=seeds)  # type: ignore[arg-type]
     assert model.generate([]) == []
 
 
@@ -106,6 +109,18 @@ def test_the_command_prints_the_answer_without_escapes() -> None:
     done = run("generate", SUMS[0], "--model-option", "device=cpu")
     assert (done.returncode, done.stdout) == (0, "138592\n")
     assert done.stderr == "6 tokens before the end; 20 forward passes\n"
+
+
+def test_the_newline_behind_a_piped_prompt_is_no_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(SUMS[0] + "\n"))
+    assert run("generate", "-", "--model-option", "device=cpu").stdout == "138592\n"
+
+
+def test_a_short_model_is_not_asked_for_more_than_it_takes() -> None:
+    wordnet = LanguageModel(anyorder.load_denoiser("wordnet", device="cpu"))
+    assert (wordnet.room, wordnet.usual_length) == (38, 19)
+    (answer,) = wordnet.generate([wordnet.prompt("a part of")])
+    assert 0 < len(answer.tokens) <= 19
 
 
 def test_the_command_decodes_as_its_options_say(llada: Path) -> None:

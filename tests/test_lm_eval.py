@@ -132,6 +132,20 @@ def test_gsm8k_runs_on_its_own_file(llada: Path, tmp_path: Path) -> None:
                    "--batch-size", "2", "--output_path", out, "--log_samples", *more)  # fmt: skip
         mean, each = reported(done, out, "exact_match")
         assert (mean, len(each)) == (0.0, 3), "a random model"
+        (samples,) = out.rglob("samples_*.jsonl")
+        prompts = [json.loads(line)["arguments"]["gen_args_0"]["arg_0"] for line in samples.read_text().splitlines()]
+        assert all(("<|start_header_id|>user" in prompt) == bool(more) for prompt in prompts)
+
+
+def test_a_prompt_of_the_chat_template_is_read_as_the_tokenizer_reads_it(model: AnyorderLM) -> None:
+    turns = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "Why?"}]
+    text = model.apply_chat_template(turns)
+    assert text == model.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    tokens = model.tokens_of(text)
+    assert tokens == list(model.tokenizer(text, add_special_tokens=False)["input_ids"]), "one start of text, not two"
+    assert tokens == model.model.prompt(turns)
+    started = model.apply_chat_template([*turns, {"role": "assistant", "content": "Be"}], add_generation_prompt=False)
+    assert started.startswith(text) and "Be" in started
 
 
 def test_choices_are_ranked_by_likelihood(llada: Path, tmp_path: Path, model: AnyorderLM) -> None:

@@ -183,20 +183,20 @@ def test_a_stop_text_ends_the_answer_before_the_budget(client: Any) -> None:
         ({"prompt": "a_b"}, 400, "use suffix"),
         ({"prompt": [5, 1000]}, 400, "the token 1000; the model has 99 tokens"),
         ({"prompt": "a" * 64}, 400, "the model takes 64"),
-        ({"max_tokens": 0}, 400, "max_tokens: greater than or equal to 1"),
+        ({"max_tokens": 0}, 400, "max_tokens must be greater than or equal to 1"),
         ({"max_tokens": 40}, 400, "this server generates 39 at most"),
-        ({"max_tokens": "9"}, 400, "max_tokens: a valid integer"),
+        ({"max_tokens": "9"}, 400, "max_tokens must be a valid integer"),
         ({"n": 17}, 400, "more than 16 choices"),
-        ({"temperature": -1}, 400, "temperature: greater than or equal to 0"),
+        ({"temperature": -1}, 400, "temperature must be greater than or equal to 0"),
         ({"top_p": 0.5}, 400, "no meaning without a temperature"),
         ({"order": "os:system"}, 400, "order 'os:system' is unknown; use one of entropy"),
         ({"order": "oracle"}, 400, "order 'oracle' is unknown"),
-        ({"threshold": 2}, 400, "threshold: less than or equal to 1"),
+        ({"threshold": 2}, 400, "threshold must be less than or equal to 1"),
         ({"steps": 2, "block_length": 3}, 400, "steps 2 are too few for 4 blocks of 3"),
-        ({"seed": -1}, 400, "seed: greater than or equal to 0"),
+        ({"seed": -1}, 400, "seed must be greater than or equal to 0"),
         ({"stop": ["a"] * 5}, 400, "stop: give a text"),
         ({"logprobs": 3}, 400, "logprobs is not supported"),
-        ({"wings": 2}, 400, "wings: not permitted"),
+        ({"wings": 2}, 400, "wings is no field of this request"),
         ({"model": "gpt"}, 404, "'gpt' is not served here: this is 'tiny'"),
         ([], 400, "a JSON object"),
         (b"{", 400, "not JSON"),
@@ -359,7 +359,10 @@ def test_without_the_extra_there_is_one_sentence(folder: Path, monkeypatch: pyte
 def test_an_address_that_is_taken_is_refused(folder: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        commands.refused(commands.run("serve", folder, "--port", str(port)), f"cannot serve at 127.0.0.1:{port}")
+        said = commands.run("serve", folder, "--port", str(port))
+        commands.refused(said, f"cannot serve at 127.0.0.1:{port}: another program is there")
+        assert said.stderr.count("\n") == 1
+    commands.refused(commands.run("serve", folder, "--host", "256.0.0.1"), "cannot serve at 256.0.0.1:8000: ")
 
 
 @pytest.mark.slow

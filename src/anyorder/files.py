@@ -158,6 +158,8 @@ def written_as_a_whole(folder: str | Path) -> Iterator[Path]:
 
 _WEIGHTS = "model*.safetensors*"
 
+LOCK = ".lock"
+"""The file by which a process has a folder to itself."""
 UNFINISHED = ".unfinished-"
 """How the names of folders begin that `written_as_a_whole` leaves when the process is killed."""
 
@@ -295,7 +297,7 @@ def read_json(path: str | Path) -> Any:
 
 
 @contextmanager
-def locked(folder: Path, name: str = ".lock", *, wait: bool = False) -> Iterator[None]:
+def locked(folder: Path, name: str = LOCK, *, wait: bool = False) -> Iterator[None]:
     """Have a folder to oneself. The lock ends with the process, however that ends; its file stays.
 
     Args:

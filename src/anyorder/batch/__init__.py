@@ -33,8 +33,9 @@ def run_batch(plan: Plan, workers: int = 1, gpus: float = 0, on_part: OnPart = l
         BadInput: something that cannot be read or used, a folder of another batch, or one that another process works in.
         AnyorderError: a worker failed.
     """
-    plan.begin()
+    plan.check()
     with locked(plan.out):
+        plan.begin()
         left = plan.left()
         for part, process in _by_ray(plan, left, workers, gpus) if workers > 1 else _here(plan, left):
             on_part(part, process)

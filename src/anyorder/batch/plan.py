@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from anyorder.errors import BadInput, shorten
-from anyorder.files import dump_json, parse_json, read_json, write_json
+from anyorder.errors import BadInput, first_line, shorten
+from anyorder.files import LOCK, dump_json, parse_json, read_json, write_json
 
 FORMAT = "anyorder.batch"
 _SETTINGS = "_settings.json"
@@ -64,8 +64,8 @@ class Plan:
         columns = found.schema_arrow
         kind = columns.field("prompt").type if "prompt" in columns.names else None
         if kind is None or not (arrow.types.is_string(kind) or arrow.types.is_large_string(kind)):
-            names = ", ".join(columns.names)
-            raise BadInput(f"{self.source} has no column 'prompt' of texts; its columns are {shorten(names, 80)}")
+            names = ", ".join(f"{column.name} ({column.type})" for column in columns)
+            raise BadInput(f"{self.source} has no column 'prompt' of texts (string); its columns are {shorten(names, 80)}")
         return int(found.metadata.num_rows)
 
     def path(self, part: int) -> Path:
@@ -81,8 +81,18 @@ class Plan:
         return [part for part in self.parts() if not self.path(part).is_file()]
 
     def prompts(self, part: int) -> tuple[int, list[str | None]]:
-        """The number of the first row of a part, and its prompts."""
-        first, wanted = part * self.rows_per_part, self.rows_per_part
+        """The number of the first row of a part, and its prompts.
+
+        Raises:
+            BadInput: a file that is damaged.
+        """
+        arrow = pyarrow()
+        try:
+            return part * self.rows_per_part, self._read(part * self.rows_per_part, self.rows_per_part)
+        except (arrow.ArrowException, OSError) as error:
+            raise BadInput(f"{self.source} is damaged: {first_line(error)}") from error
+
+    def _read(self, first: int, wanted: int) -> list[str | None]:
         found: list[str | None] = []
         at = 0
         with pyarrow().parquet.ParquetFile(self.source) as file:
@@ -92,26 +102,35 @@ class Plan:
                 if low < high:
                     found += file.read_row_group(group, ["prompt"]).column("prompt").slice(low, high - low).to_pylist()
                 at += size
-        return first, found
+        return found
 
-    def begin(self) -> None:
-        """Note the settings in the folder, which must be empty or that of the same batch.
+    def check(self) -> None:
+        """See that there are prompts, and a folder for answers: a new or an empty one, or that of a batch.
 
         Raises:
-            BadInput: the folder holds another batch, or other Parquet files.
+            BadInput: there are not.
         """
         self.rows()
+        if self.out.is_dir():
+            usable = (self.out / _SETTINGS).is_file() or all(path.name == LOCK for path in self.out.iterdir())
+        else:
+            usable = not self.out.exists()
+        if not usable:
+            raise BadInput(f"{self.out} holds something else: give an empty or a new folder")
+
+    def begin(self) -> None:
+        """Note the settings in the folder. Where nothing is answered yet, they replace those of an attempt that failed.
+
+        Raises:
+            BadInput: the folder holds answers of another batch.
+        """
         path, mine = self.out / _SETTINGS, self._settings()
-        if path.is_file():
+        if path.is_file() and any(self.out.glob("part-*.parquet")):
             theirs = read_json(path)
             changed = [key for key in mine if not isinstance(theirs, dict) or theirs.get(key) != mine[key]]
             if changed:
                 raise BadInput(f"{self.out} holds another batch ({', '.join(changed)} differ): choose another folder")
-        elif self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
-            raise BadInput(f"{self.out} holds something else: give an empty or a new folder")
-        else:
-            self.out.mkdir(parents=True, exist_ok=True)
-            write_json(path, mine)
+        write_json(path, mine)
 
     def _settings(self) -> Any:
         """What the files in the folder depend on."""

@@ -29,6 +29,7 @@ def batch(
     from rich.console import Console
 
     from anyorder.batch import Plan, run_batch
+    from anyorder.errors import counted
 
     settings = {name: None if value is None else str(value) for name, value in options.items()}
     plan = Plan(prompts, out, partial(open_language, **options), settings, rows_per_part, batch_size)
@@ -43,5 +44,6 @@ def batch(
 
         answered = run_batch(plan, workers, gpus, show)
     print(
-        f"{plan.rows()} prompts in {total} parts, {answered} of them answered now, in {time.monotonic() - began:.0f} s: {out}"
+        f"{counted(plan.rows(), 'prompt')} in {counted(total, 'part')}, {answered} of them answered now, "
+        f"in {time.monotonic() - began:.0f} s: {out}"
     )

@@ -132,7 +132,7 @@ def generate(
     from anyorder.cli.drafts import Draft
     from anyorder.interfaces.holes import has_holes
 
-    text = sys.stdin.read() if prompt == "-" else prompt
+    text = sys.stdin.read().removesuffix("\n") if prompt == "-" else prompt
     asked = open_language(**options)
     if has_holes(text):
         if system:

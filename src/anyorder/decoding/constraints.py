@@ -10,7 +10,7 @@ from torch import Tensor
 from anyorder import noise
 from anyorder.decoding.own_code import naming
 from anyorder.decoding.tokens import Argmax, Sample, TokenRule
-from anyorder.errors import BadInput, counted
+from anyorder.errors import BadInput, counted, shorten
 from anyorder.prediction import Prediction
 from anyorder.state import DecodeState
 
@@ -18,6 +18,12 @@ _TOKEN = 2
 
 LogitsMask = Callable[[DecodeState, Prediction], Tensor]
 """Which tokens may be committed now: bool (K, V) from a state and a prediction, a row for each predicted position."""
+
+
+def check_mask(logits_mask: object) -> None:
+    """Raise BadInput unless it can be called."""
+    if not callable(logits_mask):
+        raise BadInput(f"logits_mask is {shorten(repr(logits_mask))}; it must be a function of a state and a prediction")
 
 
 def constrained(prediction: Prediction, state: DecodeState, logits_mask: LogitsMask) -> Prediction:
@@ -45,7 +51,13 @@ def constrained(prediction: Prediction, state: DecodeState, logits_mask: LogitsM
 
 
 def all_of(masks: Sequence[LogitsMask]) -> LogitsMask:
-    """The tokens that every one of some masks allows; a mask sees what those before it have left."""
+    """The tokens that every one of some masks allows; a mask sees what those before it have left.
+
+    Raises:
+        BadInput: one that is no function.
+    """
+    for mask in masks:
+        check_mask(mask)
 
     def allowed(state: DecodeState, prediction: Prediction) -> Tensor:
         left = prediction

@@ -10,14 +10,13 @@ from torch import Tensor
 
 from anyorder.decoding.cache import Cache
 from anyorder.decoding.callbacks import Callback, callbacks_of
-from anyorder.decoding.constraints import LogitsMask, constrained
+from anyorder.decoding.constraints import LogitsMask, check_mask, constrained
 from anyorder.decoding.result import Decoded
 from anyorder.decoding.sampler import Sampler, as_sampler
 from anyorder.decoding.step import StepOutput, predict, step
 from anyorder.denoisers.base import Denoiser, attention_of, check_batch, device_of, in_eval_mode
 from anyorder.denoisers.blocks import block_length_of
 from anyorder.ends import Ends
-from anyorder.errors import BadInput, shorten
 from anyorder.orders.base import Order
 from anyorder.signatures import check_argument
 from anyorder.state import DecodeState, init
@@ -67,8 +66,8 @@ def decode(
     check_batch(tokens, denoiser, attention_mask=attention_mask, x0=x0, seeds=seeds)
     sampler = as_sampler(sampler).bind(denoiser)
     check_argument("ends", ends, Ends | None)
-    if logits_mask is not None and not callable(logits_mask):
-        raise BadInput(f"logits_mask is {shorten(repr(logits_mask))}; it must be a function of a state and a prediction")
+    if logits_mask is not None:
+        check_mask(logits_mask)
     callbacks = callbacks_of(on_step)
     home, device = tokens.device, device_of(denoiser, tokens.device)
     mask = attention_of(denoiser, tokens) if attention_mask is None else attention_mask

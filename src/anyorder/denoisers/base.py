@@ -175,10 +175,15 @@ def check_batch(
         if not isinstance(given, Tensor) or given.shape != tokens.shape or (whole and given.dtype != torch.int64):
             kind = "int64" if whole else "bool"
             raise BadInput(f"{name} is {_said(given)}; it must be {kind} of the shape of the tokens, {tuple(tokens.shape)}")
+    check_seeds(seeds, len(tokens))
+
+
+def check_seeds(seeds: object, count: int) -> None:
+    """Raise BadInput unless seeds are a whole number or int64 (count,)."""
     if isinstance(seeds, bool) or not isinstance(seeds, int | Tensor):
         raise BadInput(f"seeds are {seeds!r}; they must be a whole number, or one int64 per sequence")
-    if isinstance(seeds, Tensor) and (seeds.shape != tokens.shape[:1] or seeds.dtype != torch.int64):
-        raise BadInput(f"seeds are {_said(seeds)}; they must be a whole number, or int64 of shape ({len(tokens)},)")
+    if isinstance(seeds, Tensor) and (seeds.shape != (count,) or seeds.dtype != torch.int64):
+        raise BadInput(f"seeds are {_said(seeds)}; they must be a whole number, or int64 of shape ({count},)")
 
 
 def _said(given: object) -> str:

@@ -10,7 +10,7 @@ from anyorder.decoding.callbacks import Callback
 from anyorder.decoding.constraints import LogitsMask, Matching
 from anyorder.decoding.loop import decode
 from anyorder.decoding.sampler import Sampler
-from anyorder.denoisers.base import Denoiser
+from anyorder.denoisers.base import Denoiser, check_seeds
 from anyorder.denoisers.huggingface import HuggingFaceDenoiser
 from anyorder.errors import BadInput
 from anyorder.interfaces.arguments import check_budget, find_sampler, whole
@@ -88,7 +88,7 @@ class LanguageModel:
         bound = find_sampler(sampler, denoiser)
         self.sampler = bound.replace(order=penalized(bound.order, self.ends, eos_penalty))
         self.room = max_length_of(denoiser)
-        self.usual_length = self.format.answer_length if isinstance(self.format, Prompted) else _USUAL_LENGTH
+        self.usual_length = usual_length(self.format, self.room)
 
     def prompt(self, text: str | Sequence[Turn], system: str = "") -> list[int]:
         """The tokens of a prompt: the question, or a conversation of turns with roles.
@@ -143,6 +143,7 @@ class LanguageModel:
         new = self.usual_length if max_new_tokens is None else whole("max_new_tokens", max_new_tokens, 1)
         check_budget(self.sampler.steps, self.sampler.block_length, new)
         sampler, mask = self._constrained(pattern)
+        check_seeds(seeds, len(prompts))
         each = torch.arange(len(prompts)) + seeds if isinstance(seeds, int) else seeds
         answers: dict[int, Answer] = {}
         ranked = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
@@ -181,6 +182,14 @@ class LanguageModel:
     def _answer(self, tokens: list[int], nfe: int) -> Answer:
         kept = self.format.until_end(tokens)
         return Answer(self.format.symbols.decode(kept), kept, nfe)
+
+
+def usual_length(form: PromptFormat, room: int | None) -> int:
+    """Tokens of an answer where nobody says how many: those that the model was trained for, or 128, but at most half of what
+    there is room for."""
+    if isinstance(form, Prompted):
+        return form.answer_length
+    return _USUAL_LENGTH if room is None else max(1, min(_USUAL_LENGTH, room // 2))
 
 
 def format_of(denoiser: Denoiser, *, chat: bool) -> PromptFormat:

@@ -1,5 +1,7 @@
 """A web server with OpenAI's interface: requests that wait are decoded together, and drafts are streamed."""
 
+import errno
+import socket
 from typing import Any
 
 from anyorder.errors import BadInput
@@ -39,10 +41,22 @@ def serve(service: Any, host: str, port: int) -> None:
         ws="none", server_header=False,
     )  # fmt: skip
     try:
-        Server(settings).run()
-    except SystemExit as error:  # what uvicorn makes of an address that cannot be used
-        raise BadInput(f"cannot serve at {host}:{port}: is another program there? --port 0 takes a free one") from error
+        Server(settings).run([_listening(host, port)])
     except KeyboardInterrupt:
         pass  # uvicorn has shut down, and passes the signal on
     finally:
         service.engine.close()
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """The address, taken before uvicorn would log what is wrong with it.
+
+    Raises:
+        BadInput: it cannot be used.
+    """
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        taken = error.errno == errno.EADDRINUSE
+        reason = "another program is there; --port 0 takes a free port" if taken else error.strerror
+        raise BadInput(f"cannot serve at {host}:{port}: {reason}") from error

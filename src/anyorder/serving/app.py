@@ -37,7 +37,7 @@ def make_app(service: Service) -> Starlette:
     """The ASGI application of a service, whose engine is closed when the application shuts down."""
 
     async def models(_: Request) -> Response:
-        own = {"orders": list(service.samplers), "default_order": service.default, "max_model_len": service.texts.most}
+        own = {"orders": list(service.samplers), "default_order": service.default, "max_model_len": service.texts.room}
         model = {"id": service.name, "object": "model", "created": began, "owned_by": "anyorder", "anyorder": own}
         return JSONResponse({"object": "list", "data": [model]})
 

@@ -151,8 +151,14 @@ def read_request(kind: type[Request], values: Any) -> Any:
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         where = shorten(str(next(iter(first["loc"]), "")), 80)
-        said = _FORMS.get(where, first["msg"].removeprefix("Input should be ").removeprefix("Extra inputs are "))
-        raise Refused(f"{where or 'the body'}: {said}", param=where or None) from error
+        said = f": {_FORMS[where]}" if where in _FORMS else f" {_said(first)}"
+        raise Refused(f"{where or 'the body'}{said}", param=where or None) from error
+
+
+def _said(error: Mapping[str, Any]) -> str:
+    """What is wrong with a field, behind its name."""
+    known = {"extra_forbidden": "is no field of this request: leave it out", "missing": "is missing"}
+    return known.get(error["type"]) or str(error["msg"]).replace("Input should be", "must be")
 
 
 class Answer:

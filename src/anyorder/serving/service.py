@@ -12,7 +12,7 @@ from anyorder.decoding.combined_counts import Deadline
 from anyorder.decoding.counts import CountRule, Fixed, Linear, Threshold
 from anyorder.decoding.sampler import Sampler
 from anyorder.denoisers.base import Denoiser
-from anyorder.errors import AnyorderError
+from anyorder.errors import AnyorderError, counted
 from anyorder.interfaces.arguments import blocks_in, check_budget, token_rule
 from anyorder.registry import ORDERS
 from anyorder.serving.choice import Choice, Event
@@ -82,7 +82,7 @@ class Service:
             raise Refused(said, 404, "model", "model_not_found")
         framed = self._framed(request)
         if len(framed) * request.n > self.limits.max_choices:
-            said = f"{len(framed)} prompts with n {request.n} are more than {self.limits.max_choices} choices"
+            said = f"{counted(len(framed), 'prompt')} with n {request.n}: more than {self.limits.max_choices} choices"
             raise Refused(said, param="n")
         seed = secrets.randbelow(2**31) if request.seed is None else request.seed
         order = self.default if request.order is None else request.order
@@ -119,13 +119,13 @@ class Service:
     def _room(self, request: Any, prompt: Framed) -> int:
         """The tokens to generate."""
         used = len(prompt.before) + len(prompt.behind)
-        room = self.limits.max_tokens if self.texts.most is None else self.texts.most - used
-        asked = request.max_tokens or min(self.texts.usual_tokens, max(room, 1), self.limits.max_tokens)
+        room = self.limits.max_tokens if self.texts.room is None else self.texts.room - used
+        asked = request.max_tokens or min(self.texts.usual_length, max(room, 1), self.limits.max_tokens)
         if asked > self.limits.max_tokens:
             raise Refused(f"max_tokens is {asked}; this server generates {self.limits.max_tokens} at most", param="max_tokens")
         if asked > room:
             raise Refused(
-                f"the prompt has {used} tokens and {asked} are to be generated; the model takes {self.texts.most}",
+                f"the prompt has {used} tokens and {asked} are to be generated; the model takes {self.texts.room}",
                 code="context_length_exceeded",
             )
         return asked

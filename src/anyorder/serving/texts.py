@@ -5,12 +5,10 @@ from typing import NamedTuple
 
 from anyorder.denoisers.base import Denoiser
 from anyorder.errors import BadInput
-from anyorder.interfaces.language import format_of
+from anyorder.interfaces.language import format_of, usual_length
 from anyorder.tasks.base import max_length_of
 from anyorder.tasks.prompt_format import Turn
 from anyorder.tasks.prompted import Prompted
-
-_USUAL_TOKENS = 64
 
 
 class Framed(NamedTuple):
@@ -27,9 +25,9 @@ class Texts:
         denoiser: a model of prompts and answers, of text or of sequences; one of Hugging Face is allowed to end its texts.
 
     Attributes:
-        usual_tokens: tokens of an answer where a request does not say.
+        usual_length: tokens of an answer where a request does not say.
         ends: tokens that end a text; None where the model was never taught to end one.
-        most: tokens that the model takes; None if it does not say.
+        room: tokens that the model takes; None if it does not say.
 
     Raises:
         BadInput: a denoiser of something else, such as puzzles.
@@ -39,11 +37,10 @@ class Texts:
         self.format = format_of(denoiser, chat=True)
         self.symbols = self.format.symbols
         self.pad_token_id = self.format.pad_token_id
-        self.most = max_length_of(denoiser)
-        task = self.format if isinstance(self.format, Prompted) else None
-        self.asks = task is not None
-        self.usual_tokens = _USUAL_TOKENS if task is None else task.answer_length
-        framed = task is None and bool(self.symbols.end)  # as BERT: a text is as long as its masks
+        self.room = max_length_of(denoiser)
+        self.usual_length = usual_length(self.format, self.room)
+        self.asks = isinstance(self.format, Prompted)
+        framed = not self.asks and bool(self.symbols.end)  # as BERT: a text is as long as its masks
         self.ends = None if framed else self.format.stops_at
         self._behind = list(self.symbols.end) if framed else []
 
