@@ -1,6 +1,7 @@
 """Commands as a shell would run them. In this process, because a new one imports torch and its like for three seconds."""
 
 import io
+import json
 import subprocess
 import sys
 import warnings
@@ -44,3 +45,13 @@ def refused(result: subprocess.CompletedProcess[str], message: str) -> None:
     assert message in result.stderr
     assert "Traceback" not in result.stderr
     assert len([line for line in result.stderr.splitlines() if line.startswith("error:")]) == 1
+
+
+def assert_same_evaluation(folder: Path) -> None:
+    """The trajectories and reports `one` and `two` of a folder are equal, but for the seconds that were taken."""
+    assert (folder / "one.json.gz").read_bytes() == (folder / "two.json.gz").read_bytes()
+    reports = [json.loads((folder / f"{name}.json").read_text()) for name in ("one", "two")]
+    for report in reports:
+        for result in report["results"]:
+            del result["seconds"]
+    assert reports[0] == reports[1]

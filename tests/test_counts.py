@@ -203,12 +203,10 @@ def test_a_rule_made_of_others_declares_what_they_remember() -> None:
 
 
 MAY_SELECT_NONE = {"timesteps", "ancestral"}
-NEED_A_PLANNER = {"demask"}
-"""Tested in test_published_planners.py."""
 ARGUMENTS = {"even_blocks": (2,)}
 
 
-@pytest.mark.parametrize("name", [name for name in COUNT_RULES.names() if name not in NEED_A_PLANNER])
+@pytest.mark.parametrize("name", COUNT_RULES.names())
 def test_every_rule_selects_only_open_positions_and_at_least_one(make_state: MakeState, name: str) -> None:
     predicted = torch.tensor([[False, True, True, False]])
     logits = torch.full((2, 3), 1 / 3).log()

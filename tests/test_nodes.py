@@ -1,6 +1,5 @@
 """Two nodes, each with a launcher and an address of its own, do the work of one process: the same tables, bit for bit."""
 
-import json
 import os
 import socket
 import subprocess
@@ -12,6 +11,7 @@ import pytest
 import torch
 
 from anyorder.decoding.result import Decoded
+from commands import assert_same_evaluation
 from test_processes import anyorder
 
 pytestmark = pytest.mark.slow
@@ -64,12 +64,7 @@ def test_an_evaluation_on_two_nodes_is_that_on_one_process_bit_for_bit(launcher:
     one = anyorder(*common, *files("one")).stdout
     first, second = on_two_nodes(launcher, *common, *files("two"))
     assert first == one and second == ""
-    assert (tmp_path / "one.json.gz").read_bytes() == (tmp_path / "two.json.gz").read_bytes()
-    reports = [json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "two")]
-    for report in reports:
-        for result in report["results"]:
-            del result["seconds"]
-    assert reports[0] == reports[1]
+    assert_same_evaluation(tmp_path)
 
 
 def test_samples_of_two_nodes_are_those_of_one_process(tmp_path: Path) -> None:

@@ -76,6 +76,7 @@ def open_language(
         BadInput: options that cannot be used, or a model without tokens for text.
     """
     from anyorder.decoding.sampler import as_sampler
+    from anyorder.decoding.spelling import read_refresh
     from anyorder.interfaces.language import LanguageModel
     from anyorder.orders.learned import check_policy_folder
     from anyorder.session import key_values
@@ -85,7 +86,7 @@ def open_language(
     if len(scales) != 1:
         raise BadInput(f"--noise {noise!r}: this command takes one scale")
     parts: dict[str, Any] = {"noise": scales[0], "anneal": anneal, "token": token_rule(temperature, top_p, top_k)}
-    parts |= {"count": count or None, "block_length": block_length, "cache": cache, "refresh": _refresh(refresh)}
+    parts |= {"count": count or None, "block_length": block_length, "cache": cache, "refresh": read_refresh(refresh)}
     denoiser = load_denoiser(
         model or USUAL_MODEL, trust_remote_code=trust_remote_code, **key_values(model_options, "--model-option")
     )
@@ -97,16 +98,6 @@ def open_language(
     made = LanguageModel(denoiser, sampler, chat=chat, eos_penalty=eos_penalty)
     made.sampler = made.sampler.replace(steps=read_budget(steps, max_new_tokens or made.usual_length))
     return LanguageSession(made, max_new_tokens, seed)
-
-
-def _refresh(text: str) -> Any:
-    """`block`, a whole number of steps, or a share."""
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
 
 
 @command()
