@@ -8,9 +8,11 @@ from torch import Tensor
 
 from anyorder.decoding.result import Decoded
 from anyorder.errors import BadInput
+from anyorder.tasks import make_task
 from anyorder.tasks.base import Instances
+from anyorder.tasks.sequences import Sequences
 from anyorder.tasks.sudoku import Sudoku
-from anyorder.training.rewards import REWARDS, Outcome, Reward, likelihood_bonus, returns_at, with_speed
+from anyorder.training.rewards import REWARDS, Outcome, Reward, Varied, likelihood_bonus, returns_at, with_speed
 from anyorder.training.settings import RewardSettings
 
 TASK = Sudoku(2)
@@ -66,6 +68,52 @@ def test_rules_look_at_no_solution(known: bool) -> None:
         and grid[2:, 2:].flatten().tolist() == [4, 3, 2, 2]
     )
     assert found[2].item() == pytest.approx((6 / 8 + 0) / 2)
+
+
+def varied(texts: list[str], power: float = 2.0, task: Sequences | None = None) -> list[float]:
+    """The reward of texts of one problem, without a solution."""
+    task = task or make_task("text", alphabet="characters", length=4)
+    instances = task.generate(len(texts), 0, length=len(texts[0]))
+    tokens = task.encode(texts).x0
+    assert tokens is not None
+    check = task.check(instances, tokens)
+    return Varied(power)(Outcome(task, instances, decoded_of(tokens.tolist()), check)).tolist()
+
+
+def test_varied_is_worth_as_much_as_a_text_differs_from_the_others() -> None:
+    assert varied(["abcd", "abce", "xyzw"], power=1.0) == pytest.approx([(0.25 + 1) / 2, (0.25 + 1) / 2, 1.0])
+    assert varied(["abcd", "abce", "xyzw"]) == pytest.approx([0.625**2, 0.625**2, 1.0])
+    assert varied(["abcd", "abcd"]) == [0.0, 0.0]
+    assert varied(["abcd", "abcd"], power=0.0) == [1.0, 1.0]
+    assert varied(["abcd"]) == [1.0], "there is nothing that it could repeat"
+
+
+def test_varied_compares_the_sequences_of_one_problem_only() -> None:
+    task = make_task("text", alphabet="characters", length=4)
+    short, long = task.encode(["ab_", "ab_", "abc_"]), task.encode(["abc", "abc", "abcd"])
+    assert long.x0 is not None
+    end = Outcome(task, short, decoded_of(long.x0.tolist()), task.check(short, long.x0))
+    assert Varied(1.0)(end).tolist() == [0.0, 0.0, 1.0]
+
+
+def test_varied_knows_molecules_and_gives_nothing_for_invalid_ones() -> None:
+    pytest.importorskip("rdkit")
+    task = make_task("molecules")
+    found = varied(["CCO", "OCC", "C(C", "CCN"], power=1.0, task=task)
+    tokens = task.encode(["CCO", "OCC", "CCN"]).x0
+    apart = task.differences(task.generate(3, 0, length=3), tokens)
+    assert apart[0, 1] == 0 and 0 < apart[0, 2] < 1
+    assert found == pytest.approx([apart[0, 2] / 2, apart[0, 2] / 2, 0.0, apart[0, 2]])
+
+
+def test_varied_counts_only_what_was_generated_of_a_puzzle() -> None:
+    """The two solutions differ in all eight blanks and in none of the givens."""
+    assert Varied(1.0)(outcome_of([RIGHT, SECOND, SECOND, WRONG])).tolist() == [1.0, 0.5, 0.5, 0.0]
+
+
+def test_varied_needs_a_power() -> None:
+    with pytest.raises(BadInput, match="power is -1"):
+        Varied(-1)
 
 
 def test_likelihood_is_earned_token_by_token() -> None:

@@ -15,14 +15,14 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from anyorder import files
+from anyorder import files, losses
 from anyorder.decoding.sampler import Sampler
 from anyorder.decoding.step import predict
 from anyorder.errors import AnyorderError, BadCheckpoint, BadInput
 from anyorder.orders.heuristics import confidence
 from anyorder.prediction import Prediction
 from anyorder.processes import Shard
-from anyorder.state import init
+from anyorder.state import DecodeState, init
 from anyorder.tasks import make_task
 from anyorder.tasks.sudoku import Sudoku
 from anyorder.training.checkpoint import list_checkpoints, load_latest
@@ -69,14 +69,15 @@ def run_denoiser(folder: Path, stop_after: int | None = None, **run: Any) -> Non
 
 
 def order_recipe(objective: str = "correctness", states: str = "model", **changes: Any) -> OrderRecipe:
-    path: dict[str, Any] = {} if states == "uniform" else {"rollout_steps": [2, 6]}
+    path: dict[str, Any] = {} if states in ("uniform", "drafts") else {"rollout_steps": [2, 6]}
+    history = {"history": False} if states == "drafts" else {}
     recipe = validate_recipe(
         {
             "kind": "order",
             "task": {"name": "sudoku", "options": {"box": 2}},
             "data": {"size": 40, "options": {"givens": 5}},
             "denoiser": "given",
-            "policy": {"architecture": "lookahead", "width": 16, "layers": 1, "heads": HEADS},
+            "policy": {"architecture": "lookahead", "width": 16, "layers": 1, "heads": HEADS, **history},
             "objective": {"name": objective, "states": states, **path, **changes},
             "optimizer": {"lr": 0.01, "warmup_steps": 2},
             "run": {"steps": 10, "batch_size": 8, "checkpoint_steps": 3},
@@ -113,7 +114,7 @@ def test_a_run_that_breaks_and_resumes_ends_with_the_same_weights_bit_for_bit(tm
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-@pytest.mark.parametrize("states", ["uniform", "teacher", "model"])
+@pytest.mark.parametrize("states", ["uniform", "drafts", "teacher", "model"])
 def test_an_order_fit_resumes_exactly_with_its_half_decoded_problems(tmp_path: Path, states: str, temperature: float) -> None:
     denoiser, task, recipe = small_denoiser(), Sudoku(2), order_recipe(states=states, token_temperature=temperature)
     for name in ("whole", "broken"):
@@ -363,6 +364,75 @@ def test_a_policy_is_trained_on_the_tokens_that_are_drawn(states: str) -> None:
             new = truth.masked & ~after.masked
             assert new.any() and torch.equal(after.tokens[new], proposed[new]), "what the policy scored is what is committed"
     assert unlikely > 0
+
+
+def test_a_draft_holds_drawn_tokens_that_cannot_be_told_from_given_ones() -> None:
+    job = OrderJob(order_recipe(states="drafts", token_temperature=2.0), small_denoiser(), Sudoku(2))
+    seen: list[tuple[DecodeState, Prediction]] = []
+    job.policy.register_forward_pre_hook(lambda _, inputs: seen.append(inputs))
+    wrong, left = 0, 0
+    for step in range(5):
+        before = job._draw(step, Shard(0, 1))
+        first = job._predict(before)
+        batch = before.with_draft(*first)
+        state, _ = job._predict(batch)
+        drafted = batch.drafted
+        assert drafted is not None and state.x0 is not None and before.chance is not None
+        assert torch.equal(state.masked, first[0].masked & ~drafted), "only masked positions are filled, and the others stay"
+        expected = (before.chance[:, 0] * (first[0].masked.sum(dim=1) + 1)).floor().long()
+        assert torch.equal(drafted.sum(dim=1), expected)
+        drawn = state.tokens.masked_scatter(first[0].masked, first[1].drawn_tokens)
+        assert torch.equal(state.tokens[drafted], drawn[drafted])
+        _, logged = job.loss(job.policy, step, Shard(0, 1))
+        assert torch.equal(seen[-1][0].tokens, state.tokens)
+        assert (seen[-1][0].commit_step == -1).all() and (seen[-1][0].token_log_probs == 0).all()
+        wrong += int((state.tokens != state.x0)[drafted].sum())
+        left += int(state.masked.sum())
+        assert logged["committed_correct"] < 1
+    assert wrong > 0 and left > 0
+
+
+def test_the_critic_of_drafts_learns_from_the_drawn_tokens_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = OrderJob(order_recipe(states="drafts", token_temperature=2.0), small_denoiser(), Sudoku(2))
+    asked: list[Tensor] = []
+    plain = losses.correctness_loss
+
+    def noted(scores: Tensor, correct: Tensor, where: Tensor, weight: Tensor | None = None) -> Tensor:
+        asked.append(where)
+        return plain(scores, correct, where, weight)
+
+    monkeypatch.setattr("anyorder.training.order.correctness_loss", noted)
+    batch = job._draw(0, Shard(0, 1))
+    drafted = batch.with_draft(*job._predict(batch)).drafted
+    job.loss(job.policy, 0, Shard(0, 1))
+    assert drafted is not None and torch.equal(asked[-1], drafted)
+
+
+def test_drafts_are_refused_where_they_would_give_away_what_was_drawn() -> None:
+    values = order_recipe(states="drafts").model_dump(exclude_unset=True)
+    told = validate_recipe({**values, "policy": {**values["policy"], "history": True}})
+    assert isinstance(told, OrderRecipe)
+    with pytest.raises(BadInput, match=r"policy\.history = false"):
+        OrderJob(told, small_denoiser(), Sudoku(2))
+    with pytest.raises(BadInput, match='must be "uniform" or "teacher"'):
+        validate_recipe({**values, "train_denoiser": True})
+
+
+def test_without_history_a_policy_does_not_see_how_likely_a_commit_was() -> None:
+    denoiser, task = small_denoiser(), Sudoku(2)
+    scores = {}
+    for history in (True, False):
+        torch.manual_seed(0)
+        settings = {"width": 16, "layers": 1, "heads": tuple(HEADS), "start": "none", "history": history}
+        policy = make_policy(denoiser, task, PolicySettings(architecture="lookahead", **settings), critic=True)
+        state = init(task.parse("12" + "_" * 14).tokens, task.mask_token_id)
+        state = state.replace(commit_step=state.commit_step.masked_fill(torch.arange(16) < 1, 0))
+        found = []
+        for log_p in (-0.1, -3.0):
+            told = state.replace(token_log_probs=torch.full((1, 16), log_p))
+            found.append(policy(told, predict(denoiser, told, Sampler("confidence"))))
+        scores[history] = torch.equal(*found)
+    assert scores == {True: False, False: True}
 
 
 def test_path_log_probs_by_hand() -> None:

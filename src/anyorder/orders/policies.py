@@ -184,6 +184,7 @@ class LookaheadSettings(SupervisedSettings):
     )
     first_prediction: bool = field(default=True, metadata={"help": "read what the first forward pass predicted"})
     drawn: bool = field(default=False, metadata={"help": "read which token was drawn, for decoding with sampled tokens"})
+    history: bool = field(default=True, metadata={"help": "read with which probabilities tokens were committed"})
 
 
 class SupervisedPolicy(PolicyNetwork):
@@ -340,11 +341,13 @@ class LookaheadPolicy(SupervisedPolicy):
 
     def _features(self, state: DecodeState, prediction: Prediction) -> Tensor:
         """Float (B, L, 8): four scores of each prediction (probabilities of the drawn token and of the likeliest other one,
-        entropy, the drawn token's log-odds), and four of each committed token, 0 where there are none."""
+        entropy, the drawn token's log-odds), and four of each committed token, 0 where there are none or without `history`."""
         drawn, other = prediction.drawn_log_probs.exp(), prediction.other_log_probs.exp()
         scores = torch.stack([drawn, other, prediction.entropy, prediction.drawn_log_odds.clamp(-15, 15) / 5], dim=-1)
         features = torch.zeros((*state.tokens.shape, 8), dtype=scores.dtype, device=scores.device)
         features[..., :4] = features[..., :4].masked_scatter(prediction.predicted[..., None], scores)
+        if not self.settings.history:
+            return features
         committed = (state.commit_step >= 0) & ~prediction.predicted
         for at, log_p in ((4, state.token_log_probs.float()), (6, state.path_log_probs)):
             log_p = log_p.clamp(min=-8)

@@ -188,6 +188,13 @@ class Task(ABC):
         """
         raise BadInput(f"the task {self.name} is not made of text: use a task of sequences, such as text")
 
+    def differences(self, instances: Instances, tokens: Tensor) -> np.ndarray:
+        """How different N completed sequences (N, L) of one problem are, float (N, N) in 0..1: the share of the generated
+        positions at which two of them hold different tokens."""
+        filled = tokens[:, instances.maskable.any(dim=0)]
+        unlike: np.ndarray = (filled[:, None] != filled[None]).double().mean(dim=2).numpy()
+        return unlike
+
     def format(self, tokens: Tensor) -> str:
         """A sequence (L,) as text for a person."""
         return " ".join(self.token_text(token) for token in tokens.tolist())

@@ -50,6 +50,10 @@ class Molecules(Sequences):
         """Which texts RDKit reads, bool (N,)."""
         return np.array([_canonical(text) is not None for text in texts])
 
+    def differences(self, instances: Instances, tokens: Tensor) -> np.ndarray:
+        """Of valid molecules (N, L): 1 minus the Tanimoto similarity of their Morgan fingerprints, float (N, N)."""
+        return 1 - _similarities(self.decode(tokens))
+
     def measure(self, instances: Instances, tokens: Tensor) -> dict[str, np.ndarray]:
         """Of the valid molecules (nan for others): unique, internal diversity (1 minus mean Tanimoto similarity of Morgan
         fingerprints); of the valid and unique ones: novel and with a novel Murcko scaffold (both against `known`); of all, the
@@ -78,14 +82,19 @@ def _spread(values: np.ndarray, where: np.ndarray) -> np.ndarray:
     return out
 
 
-def _mean_similarity(smiles: list[str]) -> np.ndarray:
-    """Mean Tanimoto similarity of each molecule to all others, float (N,)."""
-    chem, count = _rdkit(), len(smiles)
-    if count < 2:
-        return np.full(count, np.nan)
+def _similarities(smiles: list[str]) -> np.ndarray:
+    """Tanimoto similarity of all pairs of molecules, float (N, N)."""
+    chem = _rdkit()
     prints = [chem.morgan.GetFingerprint(chem.Chem.MolFromSmiles(s)) for s in smiles]
-    total = np.array([sum(chem.DataStructs.BulkTanimotoSimilarity(p, prints)) for p in prints])
-    mean: np.ndarray = (total - 1) / (count - 1)
+    rows = [chem.DataStructs.BulkTanimotoSimilarity(p, prints) for p in prints]
+    return np.array(rows).reshape(len(smiles), len(smiles))
+
+
+def _mean_similarity(smiles: list[str]) -> np.ndarray:
+    """Mean similarity of each molecule to all others, float (N,)."""
+    if len(smiles) < 2:
+        return np.full(len(smiles), np.nan)
+    mean: np.ndarray = (_similarities(smiles).sum(axis=1) - 1) / (len(smiles) - 1)
     return mean
 
 

@@ -182,7 +182,7 @@ class Sequences(Task):
 
         They have no solution (x0 is None): completed sequences are checked for validity, and `measure` describes the set.
         """
-        low, high = length if isinstance(length, tuple) else (length or self.most, length or self.most)
+        low, high = (length or self.most,) * 2 if isinstance(length, int) else length
         if not 1 <= low <= high <= self.most:
             raise BadInput(f"length {length} must lie in 1..{self.most}")
         seeds = per_instance_seeds(seed, count)

@@ -4,6 +4,7 @@ The policy is trained for an objective (see `objectives`). With `critic`, the sc
 
 States on which the policy is trained:
     uniform: x_t from the forward process, as in the paper;
+    drafts: the same, with drawn tokens in a random share of the masked positions, for critics (PRISM, arXiv 2510.01384);
     teacher: on the policy's own path, but with the true tokens;
     model: on the policy's own path with the denoiser's own tokens, wrong ones included.
 The paths cost no additional forward passes: a pool of partly decoded problems is kept, and every training step predicts its
@@ -11,7 +12,7 @@ problems once, learns from them, and decodes them one step further. With `critic
 right or wrong as they were decoded, and problems in which the policy finds a mistake are opened again as in decoding.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from anyorder.decoding.counts import top
 from anyorder.decoding.tokens import Argmax, Sample, TokenRule, propose
 from anyorder.denoisers.base import attention_of, fingerprint, move
 from anyorder.denoisers.blocks import block_length_of, block_numbers
@@ -94,6 +96,8 @@ class Batch:
         time_weight: w_t, float (B,); None if the recipe does not use it.
         pool: that the states belong to; None for uniform states.
         block_length: of the denoiser; hidden states behind the block of the problem are 0, as in decoding.
+        chance: uniform numbers (B, 1 + L) that choose the positions of a draft; None if there is none.
+        drafted: the positions bool (B, L) of the draft.
     """
 
     state: DecodeState
@@ -102,6 +106,19 @@ class Batch:
     time_weight: Tensor | None = None
     pool: Pool | None = None
     block_length: int | None = None
+    chance: Tensor | None = None
+    drafted: Tensor | None = None
+
+    def with_draft(self, state: DecodeState, prediction: Prediction) -> "Batch":
+        """The same with drawn tokens in a share of the masked positions, chosen by Plackett-Luce from their probabilities as
+        decoding with noise would choose them. Whether a visible token was drawn or given cannot be seen."""
+        assert self.chance is not None
+        count = (self.chance[:, 0] * (state.masked.sum(dim=1) + 1)).floor().long()
+        gumbel = -torch.log(-torch.log(self.chance[:, 1:].clamp(1e-12, 1 - 1e-12)))
+        drafted = top(prediction.scatter(prediction.drawn_log_probs.double()) + gumbel, count)
+        drawn = state.tokens.masked_scatter(prediction.predicted, prediction.drawn_tokens)
+        tokens = torch.where(drafted, drawn, state.tokens)
+        return replace(self, state=state.replace(tokens=tokens, masked=state.masked & ~drafted), drafted=drafted)
 
     def see(self, logits: Tensor, hidden: Tensor) -> tuple[DecodeState, Prediction]:
         """State and prediction, from the logits (K, V) of the masked positions and the hidden states (B, L, D)."""
@@ -154,6 +171,8 @@ class OrderJob:
             self.policy = make_policy(denoiser, task, recipe.policy, critic=self.settings.critic, about=about)
         else:
             self.policy = LearnedOrder.from_pretrained(recipe.start, denoiser).policy
+        if self.settings.states == "drafts" and getattr(self.policy.settings, "history", False):
+            raise BadInput("drafts do not tell with which probability a token was committed: set policy.history = false")
         self.path: Order | None = ORDERS.make(self.settings.path) if self.settings.path else None
         if self.settings.influence_weight and not isinstance(self.policy, PairwisePolicy):
             name = POLICIES.name_of(self.policy)
@@ -182,9 +201,10 @@ class OrderJob:
     def loss(self, model: nn.Module, step: int, shard: Shard) -> tuple[Tensor, dict[str, float]]:
         """1. states; 2. the frozen denoiser's prediction; 3. the policy's scores; 4. the objective; 5. one step of decoding."""
         batch = self._draw(step, shard)
-        with torch.no_grad():
-            logits, hidden = self.denoiser(batch.state.tokens, batch.state.attention_mask, batch.state.masked)
-        state, prediction = batch.see(logits, hidden)
+        state, prediction = self._predict(batch)
+        if batch.chance is not None:
+            batch = batch.with_draft(state, prediction)
+            state, prediction = self._predict(batch)
         state = self._with_solutions(state, prediction)
         scores = scores_of(model, state, prediction)
         loss, logged = self._objective(scores, state, prediction, batch)
@@ -194,6 +214,12 @@ class OrderJob:
             logged["influence_loss"] = float(influence.detach())
         self._advance(batch, state, prediction, scores)
         return loss, logged
+
+    @torch.no_grad()
+    def _predict(self, batch: Batch) -> tuple[DecodeState, Prediction]:
+        """The frozen denoiser's prediction of a batch, and the state with what is remembered of it."""
+        logits, hidden = self.denoiser(batch.state.tokens, batch.state.attention_mask, batch.state.masked)
+        return batch.see(logits, hidden)
 
     def _influence_loss(self, state: DecodeState, prediction: Prediction, step: int, shard: Shard) -> Tensor:
         """Error of the predicted influences of one masked position of each row on the others, see `measured_influence`."""
@@ -236,7 +262,7 @@ class OrderJob:
             number = block_numbers(x0, attention_of(self.denoiser, x0), length).expand_as(x0)
             chance = torch.from_numpy(rng.random(size))[rows].to(self.device)
             tokens, generated, behind = one_block(x0, tokens, generated, number, chance)
-        if self.settings.states == "uniform":
+        if self.settings.states in ("uniform", "drafts"):
             return self._uniform(x0, generated, seeds, rng, rows, behind)
         low, high = self.settings.rollout_steps
         fresh = Pool.start(
@@ -261,11 +287,15 @@ class OrderJob:
         x_t, _ = mask_tokens(x0, generated, 1 - self.schedule.alpha(t), self.task.mask_token_id, chance)
         x_t = x_t if behind is None else x_t.masked_fill(behind & (x0 != self.task.pad_token_id), self.task.mask_token_id)
         time_weight = self.schedule.weight(t).float() if self.recipe.masking.time_weight else None
-        columns = without_padding(x_t, self.task.pad_token_id)
+        width, columns = x_t.shape[1], without_padding(x_t, self.task.pad_token_id)
         x_t, generated, x0 = (v[:, columns] for v in (x_t, generated, x0))
         mask = attention_of(self.denoiser, x_t)
         state = DecodeState.start(x_t, generated, self.task.mask_token_id, seeds, torch.ones_like(seeds), mask, x0)
-        return Batch(state, self.policy.memories, self.proposals, time_weight, block_length=block_length_of(self.denoiser))
+        batch = Batch(state, self.policy.memories, self.proposals, time_weight, block_length=block_length_of(self.denoiser))
+        if self.settings.states == "uniform":
+            return batch
+        share, chance = (torch.from_numpy(rng.random((size, n)))[rows].to(self.device) for n in (1, width))
+        return replace(batch, chance=torch.cat([share, chance[:, columns]], dim=1))
 
     def _objective(
         self, scores: Tensor, state: DecodeState, prediction: Prediction, batch: Batch
@@ -292,7 +322,8 @@ class OrderJob:
         }
         if settings.critic:  # complete problems are what the critic is for, and rare on the path
             complete = torch.where(masked.any(dim=1), 1.0, settings.complete_weight)
-            loss = loss + correctness_loss(scores, correct, committed, complete)
+            judged = committed if batch.drafted is None else batch.drafted
+            loss = loss + correctness_loss(scores, correct, judged, complete)
         return loss, logged
 
     def save(self, folder: Path) -> None:

@@ -72,12 +72,13 @@ class OrderRecipe(_Recipe):
             raise ValueError("policy would have no effect: the policy that start names brings its own settings")
         if self.joint.freeze_policy and (self.start is None or not self.train_denoiser):
             raise ValueError("joint.freeze_policy needs train_denoiser = true, and a policy that start names")
-        if masking & {"schedule", "levels", "time_weight", "scope"} and states != "uniform":
+        if masking & {"schedule", "levels", "time_weight", "scope"} and states not in ("uniform", "drafts"):
             raise ValueError(
-                'masking.schedule, levels, time_weight and scope have an effect only with objective.states = "uniform"'
+                "masking.schedule, levels, time_weight and scope have an effect only with objective.states "
+                '= "uniform" or "drafts"'
             )
         if self.train_denoiser:
-            if states == "model":
+            if states in ("model", "drafts"):
                 raise ValueError(
                     'with train_denoiser, objective.states must be "uniform" or "teacher": a denoiser learns from true tokens'
                 )

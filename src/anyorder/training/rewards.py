@@ -10,7 +10,7 @@ from torch import Tensor
 
 from anyorder.causal import CausalModel
 from anyorder.decoding.result import Decoded
-from anyorder.errors import BadInput
+from anyorder.errors import BadInput, check_number
 from anyorder.registry import REWARDS
 from anyorder.tasks.base import CheckResult, Instances, Task
 from anyorder.zoo.fetch import causal_source
@@ -57,6 +57,31 @@ def likelihood(outcome: Outcome) -> Tensor:
     """log-probability of each token when it was committed, over the number of generated positions, (N, L): the denoiser's own
     likelihood of its path, earned step by step (as in SAS, arXiv 2606.23567)."""
     return outcome.decoded.token_log_probs / outcome.instances.maskable.sum(dim=1, keepdim=True).clamp(min=1)
+
+
+@REWARDS.register("varied")
+@dataclass(frozen=True)
+class Varied:
+    """`solved` times how different the sequence is from the other solved ones of the same problem: a reward of sets, in which
+    a repeated sequence adds nothing. It needs many trajectories per problem.
+
+    The difference is the mean of `task.differences` (molecules: 1 - Tanimoto similarity), to the power `power`.
+    """
+
+    power: float = field(default=2.0, metadata={"help": "of the difference; 0 is the reward solved"})
+
+    def __post_init__(self) -> None:
+        check_number("power", self.power, 0, 100)
+
+    def __call__(self, outcome: Outcome) -> Tensor:
+        found = torch.zeros(len(outcome.decoded.tokens))
+        problems, group = outcome.instances.tokens.unique(dim=0, return_inverse=True)
+        for number in range(len(problems)):
+            rows = torch.nonzero((group == number) & outcome.check.instance_correct)[:, 0]
+            apart = torch.from_numpy(outcome.task.differences(outcome.instances[rows], outcome.decoded.tokens[rows]))
+            mean = apart.sum(dim=1) / max(1, len(rows) - 1)
+            found[rows] = (mean**self.power).float() if len(rows) > 1 else 1.0
+        return found
 
 
 @REWARDS.register("judge")

@@ -153,7 +153,9 @@ class ObjectiveSettings(PartSection):
 
     name: str = Field("correctness", description="registered name, or module:attribute")
     registry: ClassVar[Registry] = OBJECTIVES
-    states: Literal["uniform", "teacher", "model"] = Field("model", description="masked at random, or on the policy's path")
+    states: Literal["uniform", "drafts", "teacher", "model"] = Field(
+        "model", description="masked at random, masked at random and filled in part with drawn tokens, or on the policy's path"
+    )
     critic: bool = Field(True, description="also train the scores of committed tokens, which undo needs")
     solutions: Literal["stored", "nearest"] = Field(
         "stored", description="a token is right if it is that of the stored solution, or of the solution nearest to the state"
@@ -189,7 +191,7 @@ class ObjectiveSettings(PartSection):
             self.given("path", "rollout_steps", "selection_weight", "selection_temperature"), self.given("keep_incorrect"),
             self.given("complete_weight", "undo_rounds"), self.given("selection_temperature"),
         )  # fmt: skip
-        _useless(path, self.states == "uniform", 'objective.states = "teacher" or "model"')
+        _useless(path, self.states in ("uniform", "drafts"), 'objective.states = "teacher" or "model"')
         _useless(model, self.states != "model", 'objective.states = "model"')
         _useless(critic, not self.critic, "objective.critic = true")
         _useless(selection, not self.selection_weight, "objective.selection_weight above 0")
