@@ -1,15 +1,15 @@
 """Molecules: validity against diversity of sampling orders, remaskers and learned parts, at the same forward passes.
 
-    anyorder train moses-critic --out runs/critic0 --set seed=0        # and so on for each seed
-    python benchmarks/molecules.py --runs runs/molecules --critic runs/critic0,runs/critic1,runs/critic2 [--order FOLDER,...]
+    anyorder train moses-reward --out runs/reward0 --set seed=0        # and so on for each seed; the same for moses-critic
+    python benchmarks/molecules.py --runs runs/molecules --order runs/reward0,runs/reward1,runs/reward2 --critic runs/critic0
 
 Each family is a sampler whose noise on the order is swept, so that it is a curve of (internal diversity, share of valid
 molecules). All decode the same empty molecules (lengths 26 to 45, temperature 1) with the same seeds. Families are compared by
 the share of valid molecules where a curve, interpolated linearly, has a given diversity; a family with several seeds is
 averaged over them. Intervals and tests are by bootstrap over the molecules (and seeds), the same resamples for all families.
 
-Controls: lower temperatures; P2 with the denoiser as its own planner, which needs no training; the untrained
-network of the critic.
+Controls: lower temperatures; P2 with the denoiser as its own planner, which needs no training; the network of the order before
+training, whose scores have the same scale; a count rule at the same number of passes.
 """
 
 import argparse
@@ -22,7 +22,8 @@ import torch
 
 import anyorder
 from anyorder import Sampler
-from anyorder.decoding.published_remaskers import CriticP2, Prism
+from anyorder.decoding.combined_counts import Deadline
+from anyorder.decoding.published_remaskers import P2, CriticP2
 from anyorder.decoding.tokens import Sample
 from anyorder.evaluation.batches import decode_in_batches
 from anyorder.evaluation.statistics import bootstrap_weights, percentile_interval
@@ -31,44 +32,41 @@ from anyorder.tasks import Task
 from anyorder.training.order import make_policy
 from anyorder.training.recipes import load_recipe
 
-NOISE = (0.0, 0.25, 0.5, 1.0)
+SCALES, WIDE = (0.0, 0.25, 0.5, 1.0), (0.0, 1.0, 2.0)
+"""Scales of noise: on scores that are log-probabilities, and on those that are log-odds."""
 TEMPERATURES = (0.8, 0.6)
-DIVERSITIES = (0.72, 0.76, 0.8)
+DIVERSITIES = (0.76, 0.78, 0.8)
 SEED, DRAWS, LENGTHS = 5_000_000, 2000, (26, 45)
 
 
 def families(critics: list[str], orders: list[str], denoiser: Any, task: Task) -> dict[str, list[dict[str, Sampler]]]:
-    """Each family as curves, one for each of its seeds, of named samplers."""
+    """Each family as curves, one for each of its seeds, of samplers by their noise."""
 
-    def noisy(sampler: Sampler, temperature: float = 1.0) -> dict[str, Sampler]:
-        return {f"{noise:g}": sampler.replace(noise=noise, token=Sample(temperature)) for noise in NOISE}
+    def noisy(sampler: Sampler, *scales: float, temperature: float = 1.0) -> dict[str, Sampler]:
+        return {f"{noise:g}": sampler.replace(noise=noise, token=Sample(temperature)) for noise in scales or SCALES}
 
-    found = {"confidence": [noisy(Sampler.parse("confidence"))]}
-    found |= {f"confidence, temperature {t:g}": [noisy(Sampler.parse("confidence"), t)] for t in TEMPERATURES}
-    found |= {f"confidence+p2{eta}": [noisy(Sampler.parse(f"confidence+p2{eta}"))] for eta in ("", ":2", ":4")}
-    loaded = [anyorder.load_order(folder, denoiser) for folder in critics]
-    fresh = anyorder.LearnedOrder(untrained(denoiser, task)) if critics else None
-    for name, parts in {"": loaded, ", untrained": [fresh] if fresh else []}.items():
-        judges: list[Any] = [part.critic or anyorder.Critic(part.policy) for part in parts]
-        for eta in (0.5, 1.0, 2.0):
-            curves = [noisy(Sampler.parse("confidence").replace(remasker=CriticP2(eta, critic))) for critic in judges]
-            found[f"confidence+p2_critic:{eta:g}{name}"] = curves
-        found[f"confidence+prism:2{name}"] = [
-            noisy(Sampler.parse("confidence").replace(remasker=Prism(2, critic))) for critic in judges
-        ]
-        if not name:
-            found["its order alone"] = [noisy(Sampler(part)) for part in parts]
-            found["its order+p2_critic"] = [
-                noisy(Sampler(part, remasker=CriticP2(1.0, critic))) for part, critic in zip(parts, judges, strict=True)
-            ]
-    found["order by reward"] = [noisy(Sampler(anyorder.load_order(folder, denoiser))) for folder in orders]
+    def parsed(text: str) -> list[dict[str, Sampler]]:
+        return [noisy(Sampler.parse(text))]
+
+    plain = Sampler.parse("confidence")
+    found = {text: parsed(text) for text in ("confidence", "margin", "confidence+p2", "confidence+p2:2", "confidence+p2:4")}
+    found |= {f"confidence, temperature {t:g}": [noisy(plain, temperature=t)] for t in TEMPERATURES}
+    factor = Sampler.parse("confidence@factor")
+    found["confidence@factor, filled up"] = [noisy(factor.replace(count=Deadline(factor.count)))]
+    found["order by reward, untrained"] = [noisy(Sampler(untrained("moses-reward", denoiser, task)), *WIDE)]
+    judges: list[Any] = [anyorder.load_order(folder, denoiser).critic for folder in critics]
+    found["confidence+p2_critic"] = [noisy(plain.replace(remasker=CriticP2(1.0, critic))) for critic in judges]
+    learned = [anyorder.load_order(folder, denoiser) for folder in orders]
+    found["order by reward"] = [noisy(Sampler(order), *WIDE) for order in learned]
+    for eta in (1.0, 4.0):
+        found[f"order by reward+p2:{eta:g}"] = [noisy(Sampler(order, remasker=P2(eta)), *WIDE) for order in learned]
     return {name: curves for name, curves in found.items() if curves}
 
 
-def untrained(denoiser: Any, task: Task) -> Any:
-    """The network of the critic as it is before training."""
-    recipe: Any = load_recipe("moses-critic")
-    return make_policy(denoiser, task, recipe.policy, critic=True)
+def untrained(recipe: str, denoiser: Any, task: Task) -> anyorder.LearnedOrder:
+    """The network of a recipe as it is before training: the order of the drawn token's log-odds."""
+    told: Any = load_recipe(recipe)
+    return anyorder.LearnedOrder(make_policy(denoiser, task, told.policy, critic=False))
 
 
 def similarities(task: Any, texts: list[str]) -> np.ndarray:
@@ -94,7 +92,7 @@ def point(valid: np.ndarray, alike: np.ndarray, weights: np.ndarray) -> tuple[np
 
 
 def at_diversity(curves: list[list[tuple[np.ndarray, np.ndarray]]], diversity: float) -> np.ndarray:
-    """Share valid (draws,) of a family where its curve has this diversity, averaged over resampled seeds; nan if not reached."""
+    """Share valid (draws,) of a family where its curve has this diversity, over resampled seeds; nan if not reached."""
     found = []
     for curve in curves:
         valid, varied = np.stack([p[0] for p in curve], axis=1), np.stack([p[1] for p in curve], axis=1)
