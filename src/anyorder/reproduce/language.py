@@ -275,8 +275,8 @@ COUNTDOWN = _in_words(
 WORDS = (WEAK, COUNTDOWN)
 JUDGED = LanguageSetting(
     task="text", options={"alphabet": "subwords", "length": 36, "hide": 0.5}, denoiser="wordnet", adaptive="text-order",
-    key="text-judged", reward="text-upo", reward_changes=("run.steps=400", "run.batch_size=48", "run.log_steps=20"),
-    problems=500, steps=18, prompts="wordnet/test.txt", judge="smollm2",
+    key="text-judged", reward="text-upo", reward_changes=("run.steps=200", "run.batch_size=48", "run.log_steps=20"),
+    problems=300, steps=18, prompts="wordnet/test.txt", judge="smollm2",
 )  # fmt: skip
 SMALL = (*WORDS, JUDGED)
 TARGETS = {

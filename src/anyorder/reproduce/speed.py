@@ -3,6 +3,7 @@ full diffusion and in blocks, over several seeds and test-time temperatures, aga
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -125,17 +126,18 @@ def in_mode(order: str, block: int | None) -> str:
 
 
 def points_of(s: Setting, block: int | None) -> list[At]:
-    """The operating points of a mode: full diffusion, or blocks."""
+    """The operating points of a mode: full diffusion, or blocks, with the policies of this mode, and in blocks those that were
+    trained in full diffusion too."""
     assert isinstance(s, SpeedSetting)
     denoiser, found = load_denoiser(s.denoiser), []
     own = BY_SUPERVISION if getattr(denoiser, "own_order", None) else []
     for curve in as_curves([*BY_RULE, *own], denoiser, s.steps):
         for point in curve.points:
             found.append(At(curve.name, point.label, "frozen", in_mode(point.label, block), point.steps or s.steps))
-    for blocks in (block is not None, block is None):  # policies of this mode first
+    for blocks in (False,) if block is None else (True, False):  # policies of this mode first
         imitating, rewarded = s.trained(blocks)
         mine = blocks == (block is not None)
-        where = "" if mine else ", trained in the other mode"
+        where = "" if mine else ", trained in full diffusion"
         for t in TEMPERATURES if mine else ("0",):
             order, name = in_mode(f"policy@bernoulli:{t}", block), f"by reward{where}" + f", temperature {t}" * (t != "0")
             found += [At(name, f"{model}, temperature {t}", f"reward/{model}/{{seed}}", order, s.steps) for model in rewarded]
@@ -145,19 +147,19 @@ def points_of(s: Setting, block: int | None) -> list[At]:
     return found
 
 
-def _needs(settings: list[Setting], seeds: list[int]) -> list[Decoding]:
+def _needs(settings: list[Setting], seeds: list[int], in_blocks: bool) -> list[Decoding]:
     groups: dict[tuple[Setting, str, int], list[str]] = {}
     for s in settings:
-        for block in _modes(s):
-            for at in points_of(s, block):
-                for model in dict.fromkeys(at.model.format(seed=seed) for seed in seeds):
-                    groups.setdefault((s, model, at.steps), []).append(at.order)
+        block = _block(s, in_blocks)
+        for at in points_of(s, block):
+            for model in dict.fromkeys(at.model.format(seed=seed) for seed in seeds):
+                groups.setdefault((s, model, at.steps), []).append(at.order)
     return [Decoding(s, model, tuple(dict.fromkeys(orders)), steps) for (s, model, steps), orders in groups.items()]
 
 
-def _modes(s: Setting) -> tuple[int | None, ...]:
+def _block(s: Setting, in_blocks: bool) -> int | None:
     assert isinstance(s, SpeedSetting)
-    return None, s.block
+    return s.block if in_blocks else None
 
 
 # ---- fronts over seeds and problems ----------------------------------------------------------------------------------------
@@ -210,23 +212,23 @@ def _measure(nfe: np.ndarray, correct: np.ndarray) -> np.ndarray:
 _Points = dict[str, list[tuple[At, np.ndarray]]]
 
 
-def _layout(settings: list[Setting], seeds: list[int], solved: Solved, folder: Path) -> Outcome:
+def _layout(settings: list[Setting], seeds: list[int], solved: Solved, folder: Path, in_blocks: bool) -> Outcome:
     cells, lines, parts, values = Cells(solved, seeds), {}, [], {}
     study = SpeedStudy(folder)
     for s in settings:
         shares = _overheads(study, s)
         parts.append(f"**{s.name}**: compute of a policy over that of the denoiser, multiply-adds per step: {_said(shares)}.\n")
-        for block in _modes(s):
-            curves: _Points = {}
-            for at in points_of(s, block):
-                curves.setdefault(at.curve, []).append((at, cells.of(s, at.model, at.order, steps=at.steps)))
-            mode = mode_name(block)
-            for axis, share in (("forward passes", lambda _: 0.0), ("compute, in forward passes of the denoiser", shares.get)):
-                fronts = {name: _front(points, share) for name, points in curves.items()}
-                parts.append(f"**{s.name}, {mode}: accuracy against {axis}**\n\n{_areas(fronts)}")
-                values[f"{s.name}, {mode}, {axis}"] = {name: front.value.tolist() for name, front in fronts.items()}
-                lines[f"{s.name}, {mode}: {axis.partition(',')[0]}"] = {n: _line(p, share) for n, p in curves.items()}
-            parts.append(f"**{s.name}, {mode}: trained policies**\n\n{_operating_points(curves)}")
+        block = _block(s, in_blocks)
+        curves: _Points = {}
+        for at in points_of(s, block):
+            curves.setdefault(at.curve, []).append((at, cells.of(s, at.model, at.order, steps=at.steps)))
+        mode = mode_name(block)
+        for axis, share in (("forward passes", lambda _: 0.0), ("compute, in forward passes of the denoiser", shares.get)):
+            fronts = {name: _front(points, share) for name, points in curves.items()}
+            parts.append(f"**{s.name}, {mode}: accuracy against {axis}**\n\n{_areas(fronts)}")
+            values[f"{s.name}, {mode}, {axis}"] = {name: front.value.tolist() for name, front in fronts.items()}
+            lines[f"{s.name}, {mode}: {axis.partition(',')[0]}"] = {n: _line(p, share) for n, p in curves.items()}
+        parts.append(f"**{s.name}, {mode}: trained policies**\n\n{_operating_points(curves)}")
     title = "Jazbec et al.: accuracy against forward passes and compute"
     return Outcome(title, "\n".join(parts), values, lines, "forward passes per sequence", log_x=True)
 
@@ -337,6 +339,9 @@ WORDS = SpeedSetting(
 )
 """A denoiser of 6.4 M weights, of which the policy is a small part, and answers with long tails of end tokens."""
 TARGETS = {
-    "jazbec-pareto": Target((SUDOKU.name,), _needs, _layout, SpeedStudy, _about),
-    "jazbec-pareto-words": Target((WORDS.name,), _needs, _layout, SpeedStudy, _about),
+    f"jazbec-{kind}{ending}": Target(
+        (s.name,), partial(_needs, in_blocks=kind == "blocks"), partial(_layout, in_blocks=kind == "blocks"), SpeedStudy, _about
+    )
+    for s, ending in ((SUDOKU, ""), (WORDS, "-words"))
+    for kind in ("pareto", "blocks")
 }
