@@ -74,7 +74,7 @@ class Varied:
         check_number("power", self.power, 0, 100)
 
     def __call__(self, outcome: Outcome) -> Tensor:
-        found = torch.zeros(len(outcome.decoded.tokens))
+        found = torch.zeros(len(outcome.decoded.tokens), dtype=torch.float32)
         problems, group = outcome.instances.tokens.unique(dim=0, return_inverse=True)
         for number in range(len(problems)):
             rows = torch.nonzero((group == number) & outcome.check.instance_correct)[:, 0]
