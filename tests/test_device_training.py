@@ -37,6 +37,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "order teacher": ORDER | {"objective": {"name": "correctness", "states": "teacher"}},
     "order nearest": ORDER | {"objective": {"name": "correctness", "states": "model", "solutions": "nearest"}},
     "order model": ORDER | {"objective": {"name": "correctness", "states": "model", "selection_weight": 0.5}},
+    "order drafts": ORDER | {"objective": {"name": "correctness", "states": "drafts", "token_temperature": 1.0}},
     "order influences": ORDER | {"policy": {"architecture": "pairwise"}, "objective": {
         "name": "correctness", "states": "teacher", "path": "gt_margin", "critic": False, "influence_weight": 1.0}},
     "order lo_arm with denoiser": ORDER | {"train_denoiser": True, "objective": {"name": "lo_arm", "states": "teacher",
@@ -55,6 +56,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "reward less steps": REWARD | {"policy": {"architecture": "dultra"}, "rollout": {"actions": "bernoulli", "group_size": 3},
                                    "update": ONCE | {"imitation": 1, "imitate_count": "factor:1"},
                                    "reward": {"name": "solved", "step_cost": 0.02}},
+    "reward varied": REWARD | {"update": {"inner": 1}, "reward": {"name": "varied"}},
     "reward by likelihood": REWARD | {"update": {"inner": 1}, "reward": {"name": "likelihood"}},
 }  # fmt: skip
 RECIPES |= {f"objective {name}": ORDER | {"objective": {"name": name, **UNIFORM}} for name in OBJECTIVES}
@@ -87,7 +89,7 @@ def run(name: str, model: Path, folder: Path, where: str, **settings: Any) -> di
 
 
 RESUMED = ("denoiser", "order model", "joint", "reward none")
-QUICK = (*RESUMED, "order nearest", "reward softmax", "reward both")
+QUICK = (*RESUMED, "order nearest", "order drafts", "reward softmax", "reward both")
 CASES = [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in RECIPES]
 
 

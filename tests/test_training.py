@@ -392,6 +392,16 @@ def test_a_draft_holds_drawn_tokens_that_cannot_be_told_from_given_ones() -> Non
     assert wrong > 0 and left > 0
 
 
+def test_drafts_do_not_depend_on_the_number_of_processes() -> None:
+    job = OrderJob(order_recipe(states="drafts", token_temperature=2.0), small_denoiser(), Sudoku(2))
+    whole, parts = (
+        [batch.with_draft(*job._predict(batch)) for batch in (job._draw(3, Shard(rank, count)) for rank in range(count))]
+        for count in (1, 2)
+    )
+    for values in (lambda batch: batch.state.tokens, lambda batch: batch.drafted):
+        assert torch.equal(values(whole[0]), torch.cat([values(part) for part in parts]))
+
+
 def test_the_critic_of_drafts_learns_from_the_drawn_tokens_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     job = OrderJob(order_recipe(states="drafts", token_temperature=2.0), small_denoiser(), Sudoku(2))
     asked: list[Tensor] = []
