@@ -51,7 +51,7 @@ RULES = tuple(
     for rule in (
         "threshold:0.9", "threshold:0.99", "factor:1", "factor:0.1", "entropy_bound:1", "entropy_bound:0.3",
         "entropy_bound:0.1", "entropy_bound:0.03", "entropy_bound:0.01", "entropy_share:1", "entropy_share:0.25",
-        "entropy_share:0.03", "klass:0.6:0.1", "klass:0.9:0.01",
+        "entropy_share:0.03", "klass:0.6:0.1", "klass:0.9:0.01", "plackett_luce:1",
     )
 )  # fmt: skip
 OWN_PACE = "policy@predicted_error:0.1"
@@ -90,6 +90,7 @@ ARENAS = {
         "sudoku4-denoiser", "sudoku4-order", (4, 6, 11), {"givens": 5}, ("data.options.givens=[12,14]", "run.steps=300"),
         ("data.options.givens=5", "data.options.unique=true", "objective.rollout_steps=[2,11]"),
     ),
+    "sudoku4-several": Arena("sudoku4", "sudoku4-several", (4,), {"givens": 3, "unique": False}, own=False),
     "sorting-short": Arena("sorting-denoiser", "sorting-order", (4, 8, 16), {}, ("run.steps=300",)),
     "zebra": Arena("zebra", "zebra-order", (4, 8, 16), own=False),
 }  # fmt: skip
@@ -120,7 +121,8 @@ def right_to_left(state: DecodeState, prediction: Prediction) -> Tensor:
 def untrained(denoiser: Any, task: Task, arena: Arena) -> LearnedOrder:
     """The network of the order as it is before training."""
     recipe: Any = load_recipe(arena.order)
-    return LearnedOrder(make_policy(denoiser, task, recipe.policy, critic=recipe.objective.critic))
+    critic = recipe.kind == "order" and recipe.objective.critic
+    return LearnedOrder(make_policy(denoiser, task, recipe.policy, critic=critic))
 
 
 def measure(arena: Arena, denoiser: str, order: str, problems: Instances, seed: int, everything: bool) -> list[dict[str, Any]]:
