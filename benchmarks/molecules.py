@@ -118,6 +118,7 @@ def main() -> None:
     options.add_argument("--order", default="", help="folders of orders by reward")
     options.add_argument("--steps", type=int, default=20)
     options.add_argument("--limit", type=int, default=400)
+    options.add_argument("--only", default="", help="names of families, separated by semicolons")
     told = options.parse_args()
     torch.set_num_threads(1)
     denoiser: Any = anyorder.load_denoiser("moses", device="cpu")
@@ -129,6 +130,8 @@ def main() -> None:
     lines = ["| sampler | noise | valid | unique, of valid | internal diversity | passes |", "|---" * 6 + "|"]
     wanted = families([f for f in told.critic.split(",") if f], [f for f in told.order.split(",") if f], denoiser, task)
     for family, seeds in wanted.items():
+        if told.only and family not in told.only.split(";"):
+            continue
         drawn: list[dict[str, Any]] = []
         for number, curve in enumerate(seeds):
             points = []
@@ -158,15 +161,15 @@ def main() -> None:
                 f"{mean['varied']:.3f} ({less:.3f}-{more:.3f}) | {mean['nfe']:.1f} |"
             )
     print("\n".join(lines))
-    gaps = "".join(f" | minus {rival}" for rival in RIVALS)
+    gaps = "".join(f" | minus {rival}" for rival in RIVALS if rival in curves)
     print(f"\n| sampler | {' | '.join(f'valid at diversity {d:g}{gaps}' for d in DIVERSITIES)} |")
-    print("|---" * (1 + (1 + len(RIVALS)) * len(DIVERSITIES)) + "|")
+    print("|---" * (1 + (1 + gaps.count("|")) * len(DIVERSITIES)) + "|")
     for family, seeds_points in curves.items():
         cells = []
         for diversity in DIVERSITIES:
             found = at_diversity(seeds_points, diversity)
             cells.append(shown(found, "{:.1f}"))
-            for other in RIVALS:
+            for other in [rival for rival in RIVALS if rival in curves]:
                 gap = found - at_diversity(curves[other], diversity)
                 cells.append("" if family == other else shown(gap, "{:+.1f}", test=True))
         print(f"| `{family}` | {' | '.join(cells)} |")
