@@ -303,6 +303,28 @@ def test_undo_returns_the_reviewed_sequence_that_the_critic_preferred(keeps_best
     assert (out.tokens != 0).all() and (out.commit_step >= 0).all()
 
 
+def test_undo_loses_patience_and_decodes_the_whole_sequence_anew() -> None:
+    def doubts_the_first(state: DecodeState, prediction: Prediction) -> Tensor:
+        return torch.where(state.index == 0, -5.0, 9.0)
+
+    reviews: list[tuple[int, list[int], bool]] = []
+
+    def watch(output: StepOutput) -> None:
+        if output.before.finished.any():
+            age = int(output.before.step - output.before.commit_step.amin())
+            opened = output.after.masked[0].nonzero()[:, 0].tolist()
+            reviews.append((age, opened, bool((output.after.rejected >= 0).any())))
+
+    remasker = CriticUndo(critic=doubts_the_first, keeps_best=False, patience=6)
+    sampler = Sampler("confidence", Fixed(2), remasker=remasker, steps=30)
+    decode(HashDenoiser(VOCAB), torch.zeros(1, 4, dtype=torch.int64), sampler, on_step=watch)
+    assert [opened for _, opened, _ in reviews] == [[0] if age < 6 else [0, 1, 2, 3] for age, _, _ in reviews]
+    assert [ruled_out for *_, ruled_out in reviews] == [age < 6 for age, *_ in reviews], "a new start rules nothing out"
+    assert sum(age >= 6 for age, *_ in reviews) >= 3
+    with pytest.raises(BadInput, match="patience is 0"):
+        CriticUndo(patience=0)
+
+
 def test_what_was_opened_again_is_drawn_with_noise_and_nothing_else_is() -> None:
     def never(state: DecodeState, prediction: Prediction) -> Tensor:
         return torch.full(state.tokens.shape, -5.0)

@@ -174,8 +174,10 @@ class CriticUndo(Remasker):
     right with a probability of `accept`. Many critics are too strict where a problem has several solutions, so this is `level`
     unless the critic was validated for more. Until then all doubtful tokens are remasked and decoded again, with noise on the
     order and drawn tokens, since a deterministic sampler would repeat its mistakes. The wrong tokens, and always the most
-    doubtful one, are ruled out until others have been committed in their places. If the steps are used up first, the reviewed
-    sequence that the critic preferred is returned, unless it is more probably wrong than right.
+    doubtful one, are ruled out until others have been committed in their places. A sequence that was repaired for `patience`
+    steps in vain is decoded anew as a whole, since its mistakes may be among the tokens that the critic does not doubt. If the
+    steps are used up first, the reviewed sequence that the critic preferred is returned, unless it is more probably wrong than
+    right.
     """
 
     level: float = field(default=0.3, metadata={"help": "tokens below this probability of being right are ruled out"})
@@ -189,6 +191,7 @@ class CriticUndo(Remasker):
     noise: float = field(default=1.0, metadata={"help": "Gumbel noise on the scores of sequences that were opened again"})
     temperature: float = field(default=1.0, metadata={"help": "of the tokens drawn in sequences that were opened again"})
     keeps_best: bool = field(default=True, metadata={"help": "return the best reviewed sequence if none was accepted"})
+    patience: int = field(default=300, metadata={"help": "steps after which a sequence that is not accepted is decoded anew"})
 
     reviews = True
 
@@ -199,6 +202,7 @@ class CriticUndo(Remasker):
             check_number("accept", self.accept, 0, 1)
         for name in ("noise", "temperature"):
             check_number(name, getattr(self, name), 0, LARGEST_FINITE)
+        check_number("patience", self.patience, 1)
 
     @property
     def usual_count(self) -> CountRule:
@@ -223,14 +227,21 @@ class CriticUndo(Remasker):
         right = probability_of_right(self.critic, state, prediction)
         accept = self.accept_level
         rejected = (right < accept).any(dim=1) & state.finished
-        return (right < max(self.doubt, accept)) & rejected[:, None]
+        doubtful = (right < max(self.doubt, accept)) | (state.generated & self._tired(state)[:, None])
+        return doubtful & rejected[:, None]
+
+    def _tired(self, state: DecodeState) -> Tensor:
+        """Rows bool (B,) whose oldest generated token was committed `patience` steps ago or before."""
+        oldest = torch.where(state.generated & (state.commit_step >= 0), state.commit_step, state.step[:, None]).amin(dim=1)
+        return state.step - oldest >= self.patience
 
     def reject(self, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
         """See `Remasker`."""
         if not remasked.any() or not self.remembers:
             return torch.zeros_like(remasked)
         right = probability_of_right(self.critic, state, prediction)
-        return remasked & ((right < self.level) | (right == right.amin(dim=1, keepdim=True)))
+        wrong = (right < self.level) | (right == right.amin(dim=1, keepdim=True))
+        return remasked & wrong & ~self._tired(state)[:, None]
 
     def settle(self, state: DecodeState) -> DecodeState:
         """See `Remasker`."""
