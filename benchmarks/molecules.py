@@ -104,6 +104,7 @@ def at_diversity(curves: list[list[tuple[np.ndarray, np.ndarray]]], diversity: f
 
 
 def _between(valid: np.ndarray, varied: np.ndarray, diversity: float) -> float:
+    """Share valid at a diversity. A curve that is more diverse throughout counts with its least diverse point."""
     order = np.argsort(varied)
     if not varied.min() <= diversity <= varied.max():
         return float(valid[order[0]]) if diversity < varied.min() else float("nan")
