@@ -96,7 +96,9 @@ def _overview(recipes: dict[str, AnyRecipe]) -> str:
 def _entry(name: str, recipe: AnyRecipe) -> str:
     says, cost = comment_of(name)
     options = ", ".join(f"{key} {value}" for key, value in recipe.task.options.items())
-    data = recipe.data.file or ", ".join(f"{key} {value}" for key, value in recipe.data.options.items()) or "generated"
+    kinds = recipe.data.options if isinstance(recipe.data.options, list) else [recipe.data.options]
+    described = "; ".join(", ".join(f"{key} {value}" for key, value in kind.items()) for kind in kinds)
+    data = recipe.data.file or described or "generated"
     lines = [
         f"### {name}\n\n{says}\n",
         f"- **Task**: {recipe.task.name}" + (f" ({options})" if options else ""),

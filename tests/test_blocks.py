@@ -89,6 +89,7 @@ SAMPLERS: dict[str, dict[str, Any]] = {
     **{name: {"order": name} for name in ("random", "confidence", "margin", "entropy", "info_gain")},
     **{name: {"order": "confidence", "remasker": name} for name in ("p2", "wino", "below")},
     **{name: {"order": "margin", "count": name} for name in ("threshold:0.3", "factor", "entropy_bound", "klass", "deadline")},
+    "if_unsure": {"order": "margin", "count": "if_unsure"},
     "sampled": {"order": "confidence", "token": Sample(1.0), "noise": 0.5, "steps": 9},
     "in halves": {"order": "entropy", "block_length": 2},
     "few steps": {"order": "confidence", "steps": 3},

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from anyorder.decoding.blocks import block_of, open_block
-from anyorder.decoding.combined_counts import Deadline, TwoPhase
+from anyorder.decoding.combined_counts import Deadline, IfUnsure, TwoPhase
 from anyorder.decoding.counts import (
     KLASS,
     Cosine,
@@ -15,6 +15,7 @@ from anyorder.decoding.counts import (
     EntropyBound,
     EntropyShare,
     EvenBlocks,
+    EvenUnsure,
     Factor,
     Fixed,
     Linear,
@@ -25,7 +26,7 @@ from anyorder.decoding.counts import (
 )
 from anyorder.decoding.timesteps import Ancestral, Timesteps
 from anyorder.errors import BadInput
-from anyorder.memory import Drift
+from anyorder.memory import Drift, FirstEntropy, remember
 from anyorder.orders.heuristics import confidence
 from anyorder.parts import memories_of
 from anyorder.prediction import Prediction
@@ -140,6 +141,53 @@ def test_entropy_share_divides_the_steps_among_blocks(make_state: MakeState) -> 
     assert EntropyShare(0.0, least=0)(block, *last, NONE)[0].tolist() == [True, True, False, False]
 
 
+def test_sure_positions_take_no_step_and_the_others_are_spread_evenly(make_state: MakeState) -> None:
+    confidences = [0.6, 1.0, 0.8, 0.7, 0.999, 0.9]
+    assert select(EvenUnsure(), binary(make_state, confidences, steps=4)) == [1, 4, 5], "two are sure; one of four"
+    assert select(EvenUnsure(), binary(make_state, confidences, steps=3)) == [1, 2, 4, 5], "two of four"
+    assert select(EvenUnsure(), binary(make_state, confidences, steps=4, step=3)) == list(range(6))
+    assert select(EvenUnsure(sure=0), binary(make_state, confidences, steps=5)) == [1, 4], "one of five that are unsure"
+    scores = torch.tensor([[1.0, -torch.inf, 0.0, 3.0, 2.0, 0.0]])  # position 1 is closed, as in blocks
+    seen = binary(make_state, confidences, steps=4)
+    assert EvenUnsure()(scores, *seen, NONE)[0].nonzero()[:, 0].tolist() == [3, 4], "the order decides which"
+
+
+def test_sure_positions_in_blocks_share_the_steps(make_state: MakeState) -> None:
+    seen = binary(make_state, [0.7] * 4, steps=4)
+    block = torch.tensor([[0.0, 0.0, -torch.inf, -torch.inf]])  # two of its four steps
+    assert EvenUnsure()(block, *seen, NONE)[0].tolist() == [True, False, False, False]
+
+
+def test_a_rule_for_sequences_of_which_the_denoiser_was_unsure(make_state: MakeState) -> None:
+    def after(confidences: list[float], later: list[float], rule: IfUnsure) -> list[int]:
+        state, prediction = binary(make_state, confidences)
+        first = remember(state, prediction, memories_of(rule))
+        mean = sum(-c * math.log(c) - (1 - c) * math.log(1 - c) for c in confidences) / len(confidences)
+        assert first.recall(FirstEntropy())[0].item() == pytest.approx(mean)
+        state, prediction = binary(make_state, later, step=1, memory=first.memory)
+        return select(rule, (remember(state, prediction, memories_of(rule)), prediction))
+
+    rule = IfUnsure(Fixed(1), Fixed(2), above=0.5)
+    unsure, sure = [0.6, 0.7, 0.8], [0.9, 0.99, 0.95]
+    assert after(unsure, sure, rule) == [1, 2], "the first prediction decides"
+    assert after(sure, unsure, rule) == [2]
+    assert after(unsure, unsure, IfUnsure(Fixed(1), Fixed(2), above=0.7)) == [2]
+    with pytest.raises(BadInput, match="above"):
+        IfUnsure(above=-1.0)
+    with pytest.raises(BadInput, match="cosine"):
+        IfUnsure(Fixed(1), Cosine()).in_blocks(2)
+
+
+def test_each_row_has_the_rule_of_its_own_first_prediction(make_state: MakeState) -> None:
+    logits = torch.cat([make_state([[c, 1 - c]] * 3)[1].logits for c in (0.6, 0.99)])
+    everywhere, none = torch.ones(2, 3, dtype=torch.bool), torch.zeros(2, dtype=torch.int64)
+    prediction = Prediction(logits, torch.zeros(2, 3, 4), everywhere)
+    rule = IfUnsure(Fixed(1), Fixed(2), above=0.5)
+    state = DecodeState.start(torch.zeros(2, 3, dtype=torch.int64), everywhere, 0, none, none + 4)
+    state = remember(state, prediction, memories_of(rule))
+    assert rule(confidence(state, prediction), state, prediction, none).sum(dim=1).tolist() == [2, 1]
+
+
 def test_predicted_error_counts_expected_mistakes(make_state: MakeState) -> None:
     seen = binary(make_state, [0.5] * 3, steps=9)
     scores = torch.logit(torch.tensor([[0.7, 0.95, 0.9]]))
@@ -210,7 +258,7 @@ ARGUMENTS = {"even_blocks": (2,)}
 def test_every_rule_selects_only_open_positions_and_at_least_one(make_state: MakeState, name: str) -> None:
     predicted = torch.tensor([[False, True, True, False]])
     logits = torch.full((2, 3), 1 / 3).log()
-    memory = {Drift(2): (torch.zeros(1, 4, 2), torch.zeros(1, 4, 3))}
+    memory = {Drift(2): (torch.zeros(1, 4, 2), torch.zeros(1, 4, 3)), FirstEntropy(): (torch.ones(1),)}
     seen = make_state(
         [[0.3, 0.3, 0.4]] * 4,
         predicted=predicted,

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from anyorder.decoding.callbacks import callbacks_of
-from anyorder.decoding.combined_counts import TwoPhase
+from anyorder.decoding.combined_counts import IfUnsure, TwoPhase
 from anyorder.decoding.counts import (
     KLASS,
     Cosine,
@@ -500,3 +500,13 @@ def test_a_critic_says_below_which_budget_the_first_completion_is_at_an_even_pac
     assert CriticUndo(critic=Critic(policy)).usual_count == TwoPhase(EntropyShare(even_below=6))
     policy.about = {"even_below": "some"}
     assert CriticUndo(critic=Critic(policy)).usual_count == TwoPhase()
+
+
+@pytest.mark.parametrize("about", [{"unsure_above": 0.9}, {"unsure_above": 1}, {"unsure_above": 0.9, "even_below": 6}])
+def test_a_critic_says_of_which_sequences_the_first_completion_is_at_another_pace(about: dict[str, Any]) -> None:
+    policy = LookaheadPolicy(hidden_size=4, vocab_size=VOCAB, width=8, layers=1, scores_committed=True, about=about)
+    first = EntropyShare(even_below=about.get("even_below", 0))
+    assert CriticUndo(critic=Critic(policy)).usual_count == TwoPhase(IfUnsure(first, above=about["unsure_above"]))
+    for damaged in ("much", True, None, -1.0):
+        policy.about = {"unsure_above": damaged}
+        assert CriticUndo(critic=Critic(policy)).usual_count == TwoPhase()

@@ -5,11 +5,14 @@ or a weight is no longer bit-identical to the recorded one.
 
 What is compared:
 
-* On the machine type on which a case was recorded (same torch version, CPU capability, architecture and CPU model), every hash
+* On a machine type on which a case was recorded (same torch version, CPU capability, architecture and CPU model), every hash
   must agree exactly: that of the integers (tokens, commit steps, forwards, undone, history) and that of the float32 bytes.
 * On any other machine type the last bit of a float may differ, because other CPU instructions are used. There, float hashes are
   not compared; sums of the floats must agree to a relative tolerance of 1e-4. Integer hashes must still agree for deterministic
   cases. They are not compared where tokens or positions are drawn at random, since a draw may flip on a rounding error.
+* In some cases rounding decides more than the last bit: which of two equally likely positions comes first, or the path of a
+  training run. These have one record for each machine type ("elsewhere"), and are skipped on types that have none. So that a
+  case may fail on a type without a record, another type than the first must have agreed with it ("agrees").
 
 The input problems are stored in `golden.json` too, so that decoding cases do not depend on the problem generators. Training
 cases do depend on them.
@@ -18,7 +21,8 @@ Only the section "Adapter" uses the decoding and training API. When that API cha
 `golden.json` stay as they are.
 
 Usage:
-    python tests/test_golden.py --write            record cases that are missing from golden.json, keep all others
+    python tests/test_golden.py --write            record cases that are missing from golden.json or not yet compared on this
+                                                   machine type, keep all others
     python tests/test_golden.py --write --force    record all cases again, and drop those that no longer exist
 """
 
@@ -140,7 +144,7 @@ def count_rule_of(spec: Spec) -> str:
 
 def make_sampler(spec: Spec) -> Any:
     """The sampler that a case asks for, not yet bound to its denoiser."""
-    from anyorder.decoding.combined_counts import Deadline, TwoPhase
+    from anyorder.decoding.combined_counts import Deadline, IfUnsure, TwoPhase
     from anyorder.decoding.counts import Cosine, EvenBlocks, Linear, Threshold
     from anyorder.decoding.remaskers import CriticUndo
     from anyorder.decoding.sampler import Sampler
@@ -150,6 +154,7 @@ def make_sampler(spec: Spec) -> Any:
     rules: dict[str, Any] = {
         "in_time": Deadline(Threshold(0.95), Linear()),
         "in_time_cosine": Deadline(Threshold(0.8), Cosine()),
+        "if_unsure": IfUnsure(Linear(), above=0.7),
         "timesteps": Timesteps(),
         "timesteps_eps": Timesteps(0.1),
         "ancestral": Ancestral(),
@@ -387,10 +392,12 @@ SMILES = (
     "O=C(Nc1ccccc1F)C1CCCC1", "CC1CCN(S(C)(=O)=O)CC1", "CCCn1nccc1N", "COCCNC(=O)c1cccs1", "Cc1nc(CN)cs1",
 )  # fmt: skip
 COUNTS = ("linear", "cosine", "fixed:2", "threshold:0.6", "score_threshold:0.5", "factor:1.0", "entropy_bound:0.1",
-          "entropy_share", "klass:0.5:0.1:2", "predicted_error:0.3", "second_look", "first_hitting", "first_hitting:3", "saber",
-          "ascending", "dapd:0.03")  # fmt: skip
+          "entropy_share", "even_unsure", "klass:0.5:0.1:2", "predicted_error:0.3", "second_look", "first_hitting",
+          "first_hitting:3", "saber", "ascending", "dapd:0.03")  # fmt: skip
 ACTIONS = ("plackett_luce:0.5", "bernoulli:0.7", "dynamic_plackett_luce:1.0")
-UNNAMED = ("in_time", "in_time_cosine", "timesteps", "timesteps_eps", "ancestral", "even_blocks", "even_blocks_2_steps")
+UNNAMED = (
+    "in_time", "in_time_cosine", "if_unsure", "timesteps", "timesteps_eps", "ancestral", "even_blocks", "even_blocks_2_steps",
+)  # fmt: skip
 TOKENS = ("1.0:1.0:0", "0.6:1.0:0", "1.0:0.7:0", "1.0:1.0:3", "0.8:0.9:4")
 DETAILED = ("sudoku4", "moses")
 PUBLISHED_REMASKERS = (
@@ -810,12 +817,21 @@ def called(name: str) -> dict[str, Any]:
     return decoding_record(interface_cases()[name](), drawn=is_drawn_call(name))
 
 
+def differences(name: str, found: dict[str, Any], stored: dict[str, Any], here: dict[str, str]) -> tuple[list[str], bool]:
+    """What differs from what is stored of a case, and whether rounding on another machine type may explain it."""
+    first = stored["cases"][name]
+    elsewhere = stored.get("elsewhere", {}).get(name, [])
+    for kept in (first, *elsewhere):
+        if stored["machines"][kept["machine"]] == here:
+            different = compare(found, kept, same_machine=False)
+            return different + [line for line in compare(found, kept, same_machine=True) if line not in different], False
+    return compare(found, first, same_machine=False), bool(elsewhere) or not first.get("agrees")
+
+
 def check(name: str, found: dict[str, Any]) -> None:
-    kept = golden()["cases"][name]
-    same_machine = golden()["machines"][kept["machine"]] == machine()
-    different = compare(found, kept, same_machine=False)
-    if same_machine:
-        different += [line for line in compare(found, kept, same_machine=True) if line not in different]
+    different, by_rounding = differences(name, found, golden(), machine())
+    if different and by_rounding:
+        pytest.skip("rounding decides this case, or may, and it was not recorded on this type of machine")
     assert not different, f"{name}: " + "; ".join(different)
 
 
@@ -859,6 +875,25 @@ def test_a_changed_result_is_noticed() -> None:
     assert compare({**kept, "summary": {"x": [1.01, 2.0, 3.0]}}, kept, same_machine=False)
 
 
+def test_rounding_explains_a_change_only_where_no_other_machine_agreed() -> None:
+    machines = [{"cpu": "A"}, {"cpu": "B"}, {"cpu": "C"}]
+    kept = {"integers": "a", "floats": "b", "drawn": False, "machine": 0}
+    alone, agreed = {"cases": {"x": kept}}, {"cases": {"x": kept | {"agrees": [1]}}}
+    two = {"cases": {"x": kept}, "elsewhere": {"x": [{"integers": "c", "floats": "d", "drawn": False, "machine": 1}]}}
+    other, rounded = {"integers": "e", "floats": "b"}, {"integers": "a", "floats": "e"}
+
+    def explained(found: dict[str, Any], stored: dict[str, Any], here: int) -> bool | None:
+        different, by_rounding = differences("x", found, {"machines": machines, **stored}, machines[here])
+        return by_rounding if different else None
+
+    assert [explained(other, stored, 0) for stored in (alone, agreed, two)] == [False] * 3
+    assert [explained(rounded, stored, 0) for stored in (alone, agreed, two)] == [False] * 3
+    assert [explained(rounded, stored, 1) for stored in (alone, agreed)] == [None] * 2
+    assert [explained(other, stored, 1) for stored in (alone, agreed, two)] == [True, False, False]
+    assert [explained(other, stored, 2) for stored in (alone, agreed, two)] == [True, False, True]
+    assert explained({"integers": "c", "floats": "d"}, two, 1) is None
+
+
 @pytest.mark.parametrize("name", decoding_cases())
 def test_decoding(name: str) -> None:
     check(name, decoded(decoding_cases()[name], golden()))
@@ -882,9 +917,9 @@ def write(*, force: bool) -> None:
     """Record cases into `golden.json`; those that are there stay as they are unless forced."""
     torch.set_num_threads(1)
     stored = json.loads(GOLDEN.read_text(encoding="utf-8")) if GOLDEN.exists() else {}
-    stored = {"machines": [], "problems": {}, "cases": {}} | stored
+    stored = {"machines": [], "problems": {}, "cases": {}, "elsewhere": {}} | stored
     if force:
-        stored["machines"], stored["cases"] = [], {}
+        stored["machines"], stored["cases"], stored["elsewhere"] = [], {}, {}
     if machine() not in stored["machines"]:
         stored["machines"].append(machine())
     specs, calls, runs = decoding_cases(), interface_cases(), training_cases()
@@ -892,10 +927,21 @@ def write(*, force: bool) -> None:
         tokens, x0 = make_problems(name)
         stored["problems"][name] = {"tokens": tokens.tolist(), "x0": x0.tolist()}
     names = {*specs, *calls, *runs}
-    new = sorted(names - stored["cases"].keys())
-    for name in new:
+    here, new = stored["machines"].index(machine()), sorted(names - stored["cases"].keys())
+    for name in sorted(names):
+        first, elsewhere = stored["cases"].get(name), stored["elsewhere"].get(name, [])
+        seen = (
+            [] if first is None else [first["machine"], *first.get("agrees", []), *(record["machine"] for record in elsewhere)]
+        )
+        if here in seen:
+            continue
         record = decoded(specs[name], stored) if name in specs else called(name) if name in calls else training_record(name)
-        stored["cases"][name] = {**record, "machine": stored["machines"].index(machine())}
+        if first is None:
+            stored["cases"][name] = {**record, "machine": here}
+        elif compare(record, first, same_machine=False):
+            stored["elsewhere"][name] = [*elsewhere, {**record, "machine": here}]
+        else:
+            first["agrees"] = [*first.get("agrees", []), here]
     for name in sorted(stored["cases"].keys() - names):
         print(f"stored, but no longer a case (--force drops it): {name}")
     parts = []
@@ -906,7 +952,8 @@ def write(*, force: bool) -> None:
         else:
             parts.append(f"{json.dumps(key)}: {json.dumps(value)}")
     GOLDEN.write_text("{\n" + ",\n".join(parts) + "\n}\n", encoding="utf-8")
-    print(f"{len(new)} cases recorded, {len(stored['cases']) - len(new)} kept")
+    own = sum(record["machine"] == here for records in stored["elsewhere"].values() for record in records)
+    print(f"{len(new)} cases recorded, {len(stored['cases']) - len(new)} kept, {own} of which rounding decides on this machine")
 
 
 if __name__ == "__main__":

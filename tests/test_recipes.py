@@ -16,6 +16,7 @@ from anyorder.orders.policies import LookaheadPolicy, LookaheadSettings, Transfo
 from anyorder.processes import Shard
 from anyorder.registry import OBJECTIVES, POLICIES, REWARDS
 from anyorder.tasks.sudoku import Sudoku
+from anyorder.training.data import generate_parts, training_problems
 from anyorder.training.fit import default_fit, fit_order, fit_order_by_reward, run_recipe
 from anyorder.training.joint import JointJob
 from anyorder.training.objectives import Truth
@@ -242,6 +243,30 @@ def test_joint_training_without_decodings_needs_no_generator(tmp_path: Path) -> 
     assert isinstance(made, OrderRecipe)
     job = JointJob(made, load_denoiser("sudoku4-weak"), Silent(box=2), TASK.generate(8, 0, givens=8))
     assert torch.isfinite(job.loss(job.model, 0, Shard(0, 1))[0])
+
+
+def test_a_mixture_of_problems_has_equal_parts() -> None:
+    kinds: list[dict[str, Any]] = [{"givens": 8}, {"givens": [3, 4], "unique": False}, {}]
+    data = load_recipe("sudoku4-order", ["data.size=8", "data.seed=5"]).data.model_copy(update={"options": kinds})
+    made = training_problems(TASK, data)
+    parts = [TASK.generate(n, 5 + k, **kind) for k, (n, kind) in enumerate(zip((2, 3, 3), kinds, strict=True))]
+    assert torch.equal(made.tokens, torch.cat([part.tokens for part in parts]))
+    assert made.x0 is not None and torch.equal(made.x0, torch.cat([part.x0 for part in parts if part.x0 is not None]))
+    assert made.labels["givens"].tolist() == [g for part in parts for g in part.labels["givens"]]
+    assert len(generate_parts(TASK, 2, 0, kinds)) == 2, "fewer problems than parts"
+
+
+def test_a_mixture_is_an_override_of_a_recipe() -> None:
+    options = ["data.options=[{givens=8}, {givens=[3, 4], unique=false}]"]
+    made = load_recipe("sudoku4-order", options)
+    assert made.data.options == [{"givens": 8}, {"givens": [3, 4], "unique": False}]
+    for wrong, message in (("[]", "lists 0 kinds"), ("[1]", "data.options"), ("1", "data.options")):
+        with pytest.raises(BadInput, match=message):
+            load_recipe("sudoku4-order", [f"data.options={wrong}"])
+    with pytest.raises(BadInput, match="lists 2 kinds of problems; it must be between 1 and size, 1"):
+        load_recipe("sudoku4-order", [*options, "data.size=1"])
+    with pytest.raises(BadInput, match=r"data\.options"):
+        load_recipe("sudoku4-order", [*options, "data.options.givens=8"])
 
 
 # ---- every objective and reward trains ----

@@ -40,6 +40,18 @@ class FirstPrediction:
 
 
 @dataclass(frozen=True)
+class FirstEntropy:
+    """The mean entropy, in nats, of what the first forward pass predicted for the masked positions: float (B,)."""
+
+    def init(self, state: DecodeState, prediction: Prediction) -> tuple[Tensor, ...]:
+        entropy = prediction.scatter(prediction.entropy, fill=0.0).masked_fill(~state.masked, 0.0)
+        return (entropy.sum(dim=1) / state.masked.sum(dim=1).clamp(min=1),)
+
+    def update(self, memory: tuple[Tensor, ...], state: DecodeState, prediction: Prediction) -> tuple[Tensor, ...]:
+        return memory
+
+
+@dataclass(frozen=True)
 class Drift:
     """KL(prediction now || prediction one step before) in nats, float (B, L, steps): of the last steps, the latest first; inf
     where there was no earlier prediction. The second tensor holds the log-probabilities of the last step, (B, L, V)."""

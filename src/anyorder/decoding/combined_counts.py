@@ -1,11 +1,13 @@
 """Count rules that are made of two others."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from anyorder.decoding.counts import CountRule, EntropyShare, Linear, Threshold, not_in_blocks, top
+from anyorder.decoding.counts import CountRule, EntropyShare, EvenUnsure, Linear, Threshold, not_in_blocks, top
+from anyorder.errors import check_number
+from anyorder.memory import FirstEntropy, Memory
 from anyorder.prediction import Prediction
 from anyorder.registry import COUNT_RULES
 from anyorder.state import DecodeState
@@ -29,6 +31,42 @@ class TwoPhase(CountRule):
     def in_blocks(self, length: int) -> CountRule:
         """See `CountRule`."""
         raise not_in_blocks("two_phase")
+
+
+@COUNT_RULES.register("if_unsure")
+@dataclass(frozen=True)
+class IfUnsure(CountRule):
+    """One rule for most sequences, and another for those of which the denoiser was unsure at first.
+
+    The mean entropy of its first prediction was then above a level, which is a sign of many solutions. (Ours.)
+
+    Args:
+        rule: for the others.
+        unsure: for these.
+    """
+
+    rule: CountRule = EntropyShare()
+    unsure: CountRule = EvenUnsure()
+    above: float = field(default=1.0, metadata={"help": "nats per masked position"})
+
+    def __post_init__(self) -> None:
+        check_number("above", self.above, 0)
+
+    @property
+    def memories(self) -> tuple[Memory, ...]:
+        """The entropy of the first prediction."""
+        return (FirstEntropy(),)
+
+    def __call__(self, scores: Tensor, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
+        (entropy,) = state.recall(FirstEntropy())
+        chosen = self.rule(scores, state, prediction, remasked)
+        if not (unsure := entropy > self.above).any():
+            return chosen
+        return torch.where(unsure[:, None], self.unsure(scores, state, prediction, remasked), chosen)
+
+    def in_blocks(self, length: int) -> CountRule:
+        """Both rules in blocks."""
+        return IfUnsure(self.rule.in_blocks(length), self.unsure.in_blocks(length), self.above)
 
 
 @COUNT_RULES.register("deadline")

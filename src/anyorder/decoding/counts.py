@@ -228,6 +228,29 @@ class EntropyShare(CountRule):
         return self
 
 
+@COUNT_RULES.register("even_unsure", curve_for=("heuristic",))
+@dataclass(frozen=True)
+class EvenUnsure(CountRule):
+    """All positions with an entropy of at most `sure`, and an even share of the others, the best-scored ones.
+
+    For problems with many solutions, where most positions stay uncertain until others are unmasked: sure positions take no
+    step, and the budget is divided among the rest. (Ours.)
+    """
+
+    sure: float = field(default=0.01, metadata={"help": "nats", "values": (1, 0.3, 0.1, 0.03, 0.01)})
+
+    def __post_init__(self) -> None:
+        check_number("sure", self.sure, 0)
+
+    def __call__(self, scores: Tensor, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
+        available = scores > -torch.inf
+        unsure = available & (prediction.scatter(prediction.entropy, fill=0.0) > self.sure)
+        here = available.sum(dim=1) / state.masked.sum(dim=1).clamp(min=1)
+        left = ((state.steps - state.step) * here.clamp(max=1)).ceil().clamp(min=1)
+        share = (unsure.sum(dim=1) / left).ceil()
+        return (available & ~unsure) | top(scores.masked_fill(~unsure, -torch.inf), share)
+
+
 def _least_entropy(entropy: Tensor, available: Tensor, bound: Tensor | float) -> Tensor:
     """The largest prefix of the available positions bool (B, L), by entropy (B, L), with sum H - max H <= bound (B,), at least
     one."""

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from anyorder.decoding.combined_counts import TwoPhase
+from anyorder.decoding.combined_counts import IfUnsure, TwoPhase
 from anyorder.decoding.counts import CountRule, EntropyShare, Linear
 from anyorder.errors import LARGEST_FINITE, BadInput, check_number
 from anyorder.memory import Memory
@@ -206,8 +206,11 @@ class CriticUndo(Remasker):
 
     @property
     def usual_count(self) -> CountRule:
-        """`TwoPhase`, whose first completion is at an even pace where the critic's configuration says so."""
-        return TwoPhase(EntropyShare(even_below=getattr(self.critic, "even_below", 0)))
+        """`TwoPhase`. Its first completion is at another pace where the critic's configuration says so: below a budget, or for
+        sequences of which the denoiser is unsure."""
+        first: CountRule = EntropyShare(even_below=getattr(self.critic, "even_below", 0))
+        above = getattr(self.critic, "unsure_above", None)
+        return TwoPhase(first if above is None else IfUnsure(first, above=above))
 
     @property
     def accept_level(self) -> float:

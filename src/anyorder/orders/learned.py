@@ -106,6 +106,13 @@ class Critic:
         return found if isinstance(found, int) and found > 0 else 0
 
     @property
+    def unsure_above(self) -> float | None:
+        """The mean entropy of the first prediction, in nats, above which `even_unsure` was better than `entropy_share` on
+        validation problems: `about.unsure_above` in its config.json. None if it never was, or was not measured."""
+        found = self.policy.about.get("unsure_above")
+        return float(found) if isinstance(found, int | float) and not isinstance(found, bool) and found >= 0 else None
+
+    @property
     def memories(self) -> tuple[Memory, ...]:
         """What the network remembers of earlier predictions."""
         return self.policy.memories

@@ -1,7 +1,7 @@
 """Problems and what a checker says of their completed sequences, as plain values."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
@@ -52,6 +52,17 @@ class Instances:
         """The same on the CPU."""
         x0 = None if self.x0 is None else self.x0.cpu()
         return replace(self, tokens=self.tokens.cpu(), maskable=self.maskable.cpu(), x0=x0)
+
+
+def joined(parts: Sequence[Instances]) -> Instances:
+    """Problems of the same layout and labels, one after another. Solutions are kept if all parts have them."""
+    x0s = [part.x0 for part in parts if part.x0 is not None]
+    return Instances(
+        torch.cat([part.tokens for part in parts]),
+        torch.cat([part.maskable for part in parts]),
+        torch.cat(x0s) if len(x0s) == len(parts) else None,
+        {name: np.concatenate([part.labels[name] for part in parts]) for name in parts[0].labels},
+    )
 
 
 P = ParamSpec("P")

@@ -24,7 +24,7 @@ from anyorder.signatures import checked
 from anyorder.tasks.base import CheckResult, Instances, Task
 from anyorder.tasks.drawing import Drawing
 from anyorder.tasks.generation import per_instance_seeds
-from anyorder.tasks.instances import cell_accuracy
+from anyorder.tasks.instances import cell_accuracy, joined
 from anyorder.tasks.problem_files import FIRST_LINES, Unreadable, collect, json_line
 from anyorder.tasks.sudoku_files import Grid, alphabet_of, alphabets, box_of, digits_of, read_grids, signs_of
 from anyorder.tasks.sudoku_nearest import nearest_solutions
@@ -137,7 +137,7 @@ class Sudoku(Task):
             start, found = start + batch, found + len(part)
             if wanted is not None and start >= 5_000 and found == 0:
                 raise BadInput(f"none of {start} puzzles with {givens} givens needs {difficulty!r}: choose other givens")
-        return _join(parts)[slice(0, count)]
+        return joined(parts)[slice(0, count)]
 
     def _generate_batch(self, seeds: np.ndarray, low: int, high: int, unique: bool) -> Instances:
         clues_wanted = low + (seeds >> 8) % (high - low + 1)
@@ -348,16 +348,6 @@ class Sudoku(Task):
             right = legal & ~clash
         blanks = Instances(puzzle, puzzle == 0)
         return CheckResult(complete & kept & legal.all(dim=1), cell_accuracy(blanks, right))
-
-
-def _join(parts: list[Instances]) -> Instances:
-    x0s = [part.x0 for part in parts if part.x0 is not None]
-    return Instances(
-        torch.cat([part.tokens for part in parts]),
-        torch.cat([part.maskable for part in parts]),
-        torch.cat(x0s) if len(x0s) == len(parts) else None,
-        {name: np.concatenate([part.labels[name] for part in parts]) for name in parts[0].labels},
-    )
 
 
 def _or_none(read: Callable[[], Grid]) -> Grid | None:

@@ -1,6 +1,8 @@
 """The data of a training step: problems, batches, and random numbers."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +13,7 @@ from anyorder.errors import BadInput
 from anyorder.files import find_file
 from anyorder.tasks.base import Instances, Task, check_fits, check_problems
 from anyorder.tasks.generation import check_size
+from anyorder.tasks.instances import joined
 from anyorder.tasks.kept import kept
 from anyorder.tasks.problem_files import load_problems
 from anyorder.training.recipes import DenoiserRecipe, OrderRecipe
@@ -53,11 +56,21 @@ def training_problems(task: Task, data: DataSettings) -> Instances:
 
 def _generated(task: Task, data: DataSettings) -> Instances:
     if data.keep is None:
-        return task.generate(data.size, data.seed, **data.options)
-    found = kept(Path(data.keep), lambda: task.generate(data.size, data.seed, **data.options))
+        return generate_parts(task, data.size, data.seed, data.options)
+    found = kept(Path(data.keep), lambda: generate_parts(task, data.size, data.seed, data.options))
     if len(found) != data.size:
         raise BadInput(f"data.keep {data.keep} holds {len(found)} problems, and data.size is {data.size}: name another file")
     return found
+
+
+def generate_parts(task: Task, count: int, seed: int, options: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Instances:
+    """Problems generated with these options, or equal parts of them with each of several, the first ones from `seed` and the
+    others from the seeds after it."""
+    if isinstance(options, Mapping):
+        return task.generate(count, seed, **options)
+    ends = [count * number // len(options) for number in range(len(options) + 1)]
+    sizes = np.diff(ends).tolist()
+    return joined([task.generate(n, seed + k, **part) for k, (n, part) in enumerate(zip(sizes, options, strict=True)) if n])
 
 
 def with_solutions(instances: Instances) -> Instances:

@@ -21,6 +21,7 @@ from anyorder.processes import Shard
 from anyorder.registry import ORDERS
 from anyorder.state import DecodeState
 from anyorder.tasks.base import Instances, Task
+from anyorder.training.data import generate_parts
 from anyorder.training.diagnostics import attention_to_mistakes, decoded_numbers, level_numbers, policy_numbers
 from anyorder.training.order import OrderJob, scores_of
 from anyorder.training.recipes import OrderRecipe
@@ -80,7 +81,7 @@ class JointJob(OrderJob):
         self.problems: Instances | None = None
         if recipe.joint.decode_every:
             seed = recipe.data.seed + 1_000_000  # other problems than those of training
-            self.problems = task.generate(recipe.joint.decode_problems, seed, **recipe.data.options)
+            self.problems = generate_parts(task, recipe.joint.decode_problems, seed, recipe.data.options)
         self.warned: set[str] = set()
 
     def to(self, device: torch.device) -> None:

@@ -86,7 +86,9 @@ class DataSettings(Section):
 
     size: int = Field(gt=0, description="number of problems")
     seed: int = Field(1, ge=0, lt=2**31, description="of the generator")
-    options: dict[str, Any] = Field({}, description="of the generator")
+    options: dict[str, Any] | list[dict[str, Any]] = Field(
+        {}, description="of the generator; a list of several makes a mixture of equal parts"
+    )
     file: str | None = Field(None, description="read the problems from this file")
     skip_unreadable: bool = Field(False, description="leave out problems of the file that cannot be read, instead of an error")
     keep: str | None = Field(None, description="file in which generated problems are kept, and read again where it exists")
@@ -96,6 +98,8 @@ class DataSettings(Section):
     def _one_source(self) -> "DataSettings":
         if self.file is not None and self.options:
             raise ValueError("options are arguments of the generator; leave them out if the problems come from a file")
+        if self.options == [] or (isinstance(self.options, list) and len(self.options) > self.size):
+            raise ValueError(f"options lists {len(self.options)} kinds of problems; it must be between 1 and size, {self.size}")
         _useless(self.given("keep"), self.file is not None, "generated problems, without data.file")
         return self
 
