@@ -52,9 +52,9 @@ class SpeedSetting(RewardSetting):
     in_blocks: tuple[str, ...] = field(kw_only=True)
     block: int = field(kw_only=True)
 
-    def trained(self, blocks: bool) -> tuple[list[str], list[str]]:
+    def trained(self, blocks: bool, exponents: tuple[str, ...]) -> tuple[list[str], list[str]]:
         """The models that imitate a threshold, and those trained by reward."""
-        exponents, mark = (self.in_blocks, "-blocks") if blocks else (self.exponents, "")
+        mark = "-blocks" if blocks else ""
         return [f"start-{level}{mark}" for level in dict.fromkeys(LEVELS[a] for a in exponents)], [
             f"alpha-{a}{mark}" for a in exponents
         ]
@@ -127,7 +127,7 @@ def in_mode(order: str, block: int | None) -> str:
 
 def points_of(s: Setting, block: int | None) -> list[At]:
     """The operating points of a mode: full diffusion, or blocks, with the policies of this mode, and in blocks those that were
-    trained in full diffusion too."""
+    trained in full diffusion with the same exponents too."""
     assert isinstance(s, SpeedSetting)
     denoiser, found = load_denoiser(s.denoiser), []
     own = BY_SUPERVISION if getattr(denoiser, "own_order", None) else []
@@ -135,7 +135,7 @@ def points_of(s: Setting, block: int | None) -> list[At]:
         for point in curve.points:
             found.append(At(curve.name, point.label, "frozen", in_mode(point.label, block), point.steps or s.steps))
     for blocks in (False,) if block is None else (True, False):  # policies of this mode first
-        imitating, rewarded = s.trained(blocks)
+        imitating, rewarded = s.trained(blocks, s.exponents if block is None else s.in_blocks)
         mine = blocks == (block is not None)
         where = "" if mine else ", trained in full diffusion"
         for t in TEMPERATURES if mine else ("0",):
