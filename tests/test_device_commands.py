@@ -83,6 +83,7 @@ SLOW: dict[str, Callable[[Path, Path], list[object]]] = {
 
 
 def _molecules(out: Path) -> Path:
+    pytest.importorskip("rdkit", reason="rdkit is not installed")
     (out / "m.smi").write_text("\n".join("C" * length + end for length in range(1, 7) for end in ("O", "N", "Cl", "Br")))
     return out / "m.smi"
 
