@@ -12,6 +12,7 @@ from torch import Tensor
 
 import anyorder
 from anyorder.decoding.blocks import open_block
+from anyorder.decoding.combined_counts import IfUnsure
 from anyorder.decoding.loop import decode
 from anyorder.decoding.sampler import Sampler
 from anyorder.decoding.step import StepOutput, predict, step
@@ -89,7 +90,7 @@ SAMPLERS: dict[str, dict[str, Any]] = {
     **{name: {"order": name} for name in ("random", "confidence", "margin", "entropy", "info_gain")},
     **{name: {"order": "confidence", "remasker": name} for name in ("p2", "wino", "below")},
     **{name: {"order": "margin", "count": name} for name in ("threshold:0.3", "factor", "entropy_bound", "klass", "deadline")},
-    "if_unsure": {"order": "margin", "count": "if_unsure"},
+    "if_unsure": {"order": "margin", "count": IfUnsure(above=0.5, below=9)},
     "sampled": {"order": "confidence", "token": Sample(1.0), "noise": 0.5, "steps": 9},
     "in halves": {"order": "entropy", "block_length": 2},
     "few steps": {"order": "confidence", "steps": 3},

@@ -144,7 +144,9 @@ def test_entropy_share_divides_the_steps_among_blocks(make_state: MakeState) -> 
 def test_sure_positions_take_no_step_and_the_others_are_spread_evenly(make_state: MakeState) -> None:
     confidences = [0.6, 1.0, 0.8, 0.7, 0.999, 0.9]
     assert select(EvenUnsure(), binary(make_state, confidences, steps=4)) == [1, 4, 5], "two are sure; one of four"
-    assert select(EvenUnsure(), binary(make_state, confidences, steps=3)) == [1, 2, 4, 5], "two of four"
+    assert select(EvenUnsure(), binary(make_state, confidences, steps=3)) == [1, 4, 5], "rounded down"
+    assert select(EvenUnsure(), binary(make_state, confidences, steps=2)) == [1, 2, 4, 5], "two of four"
+    assert select(EvenUnsure(), binary(make_state, confidences, steps=9)) == [1, 4, 5], "at least one"
     assert select(EvenUnsure(), binary(make_state, confidences, steps=4, step=3)) == list(range(6))
     assert select(EvenUnsure(sure=0), binary(make_state, confidences, steps=5)) == [1, 4], "one of five that are unsure"
     scores = torch.tensor([[1.0, -torch.inf, 0.0, 3.0, 2.0, 0.0]])  # position 1 is closed, as in blocks
@@ -167,13 +169,15 @@ def test_a_rule_for_sequences_of_which_the_denoiser_was_unsure(make_state: MakeS
         state, prediction = binary(make_state, later, step=1, memory=first.memory)
         return select(rule, (remember(state, prediction, memories_of(rule)), prediction))
 
-    rule = IfUnsure(Fixed(1), Fixed(2), above=0.5)
+    rule = IfUnsure(Fixed(1), Fixed(2), above=0.5, below=2)
     unsure, sure = [0.6, 0.7, 0.8], [0.9, 0.99, 0.95]
     assert after(unsure, sure, rule) == [1, 2], "the first prediction decides"
     assert after(sure, unsure, rule) == [2]
-    assert after(unsure, unsure, IfUnsure(Fixed(1), Fixed(2), above=0.7)) == [2]
-    with pytest.raises(BadInput, match="above"):
-        IfUnsure(above=-1.0)
+    assert after(unsure, unsure, IfUnsure(Fixed(1), Fixed(2), above=0.7, below=2)) == [2]
+    assert after(unsure, sure, IfUnsure(Fixed(1), Fixed(2), above=0.5, below=1.33)) == [1], "four passes for three positions"
+    for wrong in ("above", "below"):
+        with pytest.raises(BadInput, match=wrong):
+            IfUnsure(**{wrong: -1.0})
     with pytest.raises(BadInput, match="cosine"):
         IfUnsure(Fixed(1), Cosine()).in_blocks(2)
 
@@ -182,7 +186,7 @@ def test_each_row_has_the_rule_of_its_own_first_prediction(make_state: MakeState
     logits = torch.cat([make_state([[c, 1 - c]] * 3)[1].logits for c in (0.6, 0.99)])
     everywhere, none = torch.ones(2, 3, dtype=torch.bool), torch.zeros(2, dtype=torch.int64)
     prediction = Prediction(logits, torch.zeros(2, 3, 4), everywhere)
-    rule = IfUnsure(Fixed(1), Fixed(2), above=0.5)
+    rule = IfUnsure(Fixed(1), Fixed(2), above=0.5, below=2)
     state = DecodeState.start(torch.zeros(2, 3, dtype=torch.int64), everywhere, 0, none, none + 4)
     state = remember(state, prediction, memories_of(rule))
     assert rule(confidence(state, prediction), state, prediction, none).sum(dim=1).tolist() == [2, 1]

@@ -154,7 +154,7 @@ def make_sampler(spec: Spec) -> Any:
     rules: dict[str, Any] = {
         "in_time": Deadline(Threshold(0.95), Linear()),
         "in_time_cosine": Deadline(Threshold(0.8), Cosine()),
-        "if_unsure": IfUnsure(Linear(), above=0.7),
+        "if_unsure": IfUnsure(Linear(), above=0.7, below=2),
         "timesteps": Timesteps(),
         "timesteps_eps": Timesteps(0.1),
         "ancestral": Ancestral(),

@@ -38,19 +38,22 @@ class TwoPhase(CountRule):
 class IfUnsure(CountRule):
     """One rule for most sequences, and another for those of which the denoiser was unsure at first.
 
-    The mean entropy of its first prediction was then above a level, which is a sign of many solutions. (Ours.)
+    The mean entropy of its first prediction was then above a level, which is a sign of many solutions. A budget of about one
+    forward pass for two positions is enough for the first rule all the same. (Ours.)
 
     Args:
-        rule: for the others.
+        rule: for the others, and for budgets from `below` on.
         unsure: for these.
     """
 
     rule: CountRule = EntropyShare()
     unsure: CountRule = EvenUnsure()
     above: float = field(default=1.0, metadata={"help": "nats per masked position"})
+    below: float = field(default=0.55, metadata={"help": "forward passes of the budget per generated position"})
 
     def __post_init__(self) -> None:
         check_number("above", self.above, 0)
+        check_number("below", self.below, 0)
 
     @property
     def memories(self) -> tuple[Memory, ...]:
@@ -60,13 +63,14 @@ class IfUnsure(CountRule):
     def __call__(self, scores: Tensor, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
         (entropy,) = state.recall(FirstEntropy())
         chosen = self.rule(scores, state, prediction, remasked)
-        if not (unsure := entropy > self.above).any():
+        unsure = (entropy > self.above) & (state.steps < self.below * state.generated.sum(dim=1))
+        if not unsure.any():
             return chosen
         return torch.where(unsure[:, None], self.unsure(scores, state, prediction, remasked), chosen)
 
     def in_blocks(self, length: int) -> CountRule:
         """Both rules in blocks."""
-        return IfUnsure(self.rule.in_blocks(length), self.unsure.in_blocks(length), self.above)
+        return IfUnsure(self.rule.in_blocks(length), self.unsure.in_blocks(length), self.above, self.below)
 
 
 @COUNT_RULES.register("deadline")

@@ -231,7 +231,8 @@ class EntropyShare(CountRule):
 @COUNT_RULES.register("even_unsure", curve_for=("heuristic",))
 @dataclass(frozen=True)
 class EvenUnsure(CountRule):
-    """All positions with an entropy of at most `sure`, and an even share of the others, the best-scored ones.
+    """All positions with an entropy of at most `sure`, and an even share of the others, rounded down but at least one: the
+    best-scored ones.
 
     For problems with many solutions, where most positions stay uncertain until others are unmasked: sure positions take no
     step, and the budget is divided among the rest. (Ours.)
@@ -247,7 +248,7 @@ class EvenUnsure(CountRule):
         unsure = available & (prediction.scatter(prediction.entropy, fill=0.0) > self.sure)
         here = available.sum(dim=1) / state.masked.sum(dim=1).clamp(min=1)
         left = ((state.steps - state.step) * here.clamp(max=1)).ceil().clamp(min=1)
-        share = (unsure.sum(dim=1) / left).ceil()
+        share = (unsure.sum(dim=1) // left).clamp(min=1)
         return (available & ~unsure) | top(scores.masked_fill(~unsure, -torch.inf), share)
 
 
