@@ -213,8 +213,7 @@ class EntropyShare(CountRule):
     def __call__(self, scores: Tensor, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
         available = scores > -torch.inf
         entropy = prediction.scatter(prediction.entropy, fill=0.0).masked_fill(~available, 0.0)
-        here = available.sum(dim=1) / state.masked.sum(dim=1).clamp(min=1)
-        left = ((state.steps - state.step) * here.clamp(max=1)).ceil().clamp(min=1)
+        left = _steps_left(available, state)
         bound = (self.fraction * entropy.sum(dim=1) / left.square()).clamp(min=self.least)
         chosen = _least_entropy(entropy, available, bound.masked_fill(left == 1, torch.inf))
         if not (even := state.steps < self.even_below).any():
@@ -246,10 +245,14 @@ class EvenUnsure(CountRule):
     def __call__(self, scores: Tensor, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
         available = scores > -torch.inf
         unsure = available & (prediction.scatter(prediction.entropy, fill=0.0) > self.sure)
-        here = available.sum(dim=1) / state.masked.sum(dim=1).clamp(min=1)
-        left = ((state.steps - state.step) * here.clamp(max=1)).ceil().clamp(min=1)
-        share = (unsure.sum(dim=1) // left).clamp(min=1)
+        share = (unsure.sum(dim=1) // _steps_left(available, state)).clamp(min=1)
         return (available & ~unsure) | top(scores.masked_fill(~unsure, -torch.inf), share)
+
+
+def _steps_left(available: Tensor, state: DecodeState) -> Tensor:
+    """The steps left for the available positions bool (B, L), float (B,): in blocks, their share by the masked positions."""
+    here = available.sum(dim=1) / state.masked.sum(dim=1).clamp(min=1)
+    return ((state.steps - state.step) * here.clamp(max=1)).ceil().clamp(min=1)
 
 
 def _least_entropy(entropy: Tensor, available: Tensor, bound: Tensor | float) -> Tensor:
