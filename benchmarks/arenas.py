@@ -31,7 +31,7 @@ from rich.console import Console
 from torch import Tensor
 
 import anyorder
-from anyorder import LearnedOrder, Sampler
+from anyorder import Sampler
 from anyorder.decoding.combined_counts import Deadline
 from anyorder.evaluation.choice import baselines, oracles
 from anyorder.evaluation.comparison import evaluate
@@ -40,9 +40,9 @@ from anyorder.evaluation.tables import p_text
 from anyorder.files import write_json
 from anyorder.prediction import Prediction
 from anyorder.state import DecodeState
-from anyorder.tasks import Instances, Task
+from anyorder.tasks import Instances
 from anyorder.training.fit import run_recipe
-from anyorder.training.order import make_policy
+from anyorder.training.order import untrained_order
 from anyorder.training.recipes import load_recipe
 from anyorder.zoo import zoo_names
 
@@ -118,13 +118,6 @@ def right_to_left(state: DecodeState, prediction: Prediction) -> Tensor:
     return state.index.float().masked_fill(~prediction.predicted, -torch.inf)
 
 
-def untrained(denoiser: Any, task: Task, arena: Arena) -> LearnedOrder:
-    """The network of the order as it is before training."""
-    recipe: Any = load_recipe(arena.order)
-    critic = recipe.kind == "order" and recipe.objective.critic
-    return LearnedOrder(make_policy(denoiser, task, recipe.policy, critic=critic))
-
-
 def measure(arena: Arena, denoiser: str, order: str, problems: Instances, seed: int, everything: bool) -> list[dict[str, Any]]:
     """Passes and outcomes of the learned order at each budget, and of everything that does not depend on it."""
     network = anyorder.load_denoiser(denoiser, device="cpu")
@@ -136,7 +129,10 @@ def measure(arena: Arena, denoiser: str, order: str, problems: Instances, seed: 
     kinds["learned"][OWN_PACE] = kinds["learned"][OWN_PACE].replace(order=policy)
     if everything:
         even = {**baselines(task), "left_to_right": Sampler.parse("left_to_right")}
-        controls = {"untrained": Sampler(untrained(network, task, arena)), "right_to_left": Sampler(right_to_left)}
+        controls = {
+            "untrained": Sampler(untrained_order(load_recipe(arena.order), network, task)),
+            "right_to_left": Sampler(right_to_left),
+        }
         kinds |= {"heuristic": {**even, **rules, **filled}, "control": controls, "oracle": oracles()}
     rows = []
 

@@ -57,6 +57,7 @@ RECIPES: dict[str, dict[str, Any]] = {
                                    "update": ONCE | {"imitation": 1, "imitate_count": "factor:1"},
                                    "reward": {"name": "solved", "step_cost": 0.02}},
     "reward varied": REWARD | {"update": {"inner": 1}, "reward": {"name": "varied"}},
+    "reward varied by cells": REWARD | {"update": {"inner": 1}, "reward": {"name": "varied", "of": "cells"}},
     "reward by likelihood": REWARD | {"update": {"inner": 1}, "reward": {"name": "likelihood"}},
 }  # fmt: skip
 RECIPES |= {f"objective {name}": ORDER | {"objective": {"name": name, **UNIFORM}} for name in OBJECTIVES}

@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import anyorder
+from anyorder import Sampler
 from anyorder.denoisers.base import DenoiserOutput, fingerprint, forbid_mask
 from anyorder.denoisers.wrapped import WrappedDenoiser
 from anyorder.errors import BadInput
@@ -20,6 +22,7 @@ from anyorder.training.data import generate_parts, training_problems
 from anyorder.training.fit import default_fit, fit_order, fit_order_by_reward, run_recipe
 from anyorder.training.joint import JointJob
 from anyorder.training.objectives import Truth
+from anyorder.training.order import untrained_order
 from anyorder.training.recipes import AnyRecipe, OrderRecipe, RewardRecipe, load_recipe, recipe_names, validate_recipe
 from anyorder.training.reward import RewardJob
 from anyorder.training.rewards import Outcome
@@ -278,7 +281,7 @@ def test_every_objective_is_reached_by_a_recipe(name: str, tmp_path: Path) -> No
     assert run_recipe(made, tmp_path).finished
 
 
-@pytest.mark.parametrize("name", [name for name in REWARDS if name != "judge"])
+@pytest.mark.parametrize("name", [name for name in REWARDS if name != "judge" and "reads" not in REWARDS.entry(name).facts])
 def test_every_reward_gives_a_gradient(name: str) -> None:
     """`likelihood` is earned position by position, the others at the end."""
     made = recipe(
@@ -291,6 +294,31 @@ def test_every_reward_gives_a_gradient(name: str) -> None:
     assert max(float(p.grad.abs().max()) for p in job.policy.parameters() if p.grad is not None) > 0
     assert numbers["reward_std"] > 0
     assert numbers["reward"] < 0 if name == "likelihood" else 0 <= numbers["reward"] <= 1
+
+
+@pytest.mark.parametrize("reward", [{"name": "qed"}, {"name": "varied", "of": "qed"}])
+def test_a_reward_is_refused_before_training_for_a_task_that_lacks_what_it_reads(reward: dict[str, str]) -> None:
+    made = recipe("reward", policy={"architecture": "upo", "width": 16, "heads": 2}, reward=reward)
+    with pytest.raises(BadInput, match="the reward qed reads `qed` of its task, which Sudoku does not have"):
+        RewardJob(made, load_denoiser("sudoku4-weak"), TASK)  # type: ignore[arg-type]
+
+
+# ---- before training ----
+
+
+def test_the_order_of_a_recipe_before_training_is_that_of_confidence_and_depends_on_the_seed_alone() -> None:
+    denoiser = load_denoiser("sudoku4-weak")
+    puzzles = TASK.generate(6, 0, givens=4)
+    made = recipe("order", policy={"architecture": "mlp", "width": 8}, objective={"name": "correctness", "critic": True})
+    order, again = (untrained_order(made, denoiser, TASK) for _ in range(2))  # type: ignore[arg-type]
+    steps = [
+        anyorder.decode(denoiser, puzzles.tokens, Sampler(o)).commit_step for o in (order, Sampler.parse("confidence").order)
+    ]
+    assert torch.equal(*steps)
+    assert order.policy.scores_committed
+    assert all(torch.equal(a, b) for a, b in zip(order.policy.parameters(), again.policy.parameters(), strict=True))
+    other = untrained_order(made.model_copy(update={"seed": 1}), denoiser, TASK)  # type: ignore[arg-type]
+    assert not all(torch.equal(a, b) for a, b in zip(order.policy.parameters(), other.policy.parameters(), strict=True))
 
 
 # ---- from Python ----

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -72,12 +73,15 @@ def test_rules_look_at_no_solution(known: bool) -> None:
 
 def varied(texts: list[str], power: float = 2.0, task: Sequences | None = None) -> list[float]:
     """The reward of texts of one problem, without a solution."""
-    task = task or make_task("text", alphabet="characters", length=4)
+    return Varied(power)(end_of(texts, task or make_task("text", alphabet="characters", length=4))).tolist()
+
+
+def end_of(texts: list[str], task: Sequences) -> Outcome:
+    """What a reward receives for texts of one problem, without a solution."""
     instances = task.generate(len(texts), 0, length=len(texts[0]))
     tokens = task.encode(texts).x0
     assert tokens is not None
-    check = task.check(instances, tokens)
-    return Varied(power)(Outcome(task, instances, decoded_of(tokens.tolist()), check)).tolist()
+    return Outcome(task, instances, decoded_of(tokens.tolist()), task.check(instances, tokens))
 
 
 def test_varied_is_worth_as_much_as_a_text_differs_from_the_others() -> None:
@@ -104,6 +108,31 @@ def test_varied_knows_molecules_and_gives_nothing_for_invalid_ones() -> None:
     apart = task.differences(task.generate(3, 0, length=3), tokens)
     assert apart[0, 1] == 0 and 0 < apart[0, 2] < 1
     assert found == pytest.approx([apart[0, 2] / 2, apart[0, 2] / 2, 0.0, apart[0, 2]])
+
+
+def test_qed_is_that_of_rdkit_for_valid_molecules_and_nothing_for_others() -> None:
+    pytest.importorskip("rdkit")
+    task = make_task("molecules")
+    texts = ["CCO", "C(C", "CCN"]
+    assert task.qed(texts) == pytest.approx([0.4068, 0.0, 0.4062], abs=1e-3)
+    outcome = end_of(texts, task)
+    assert REWARDS["qed"](outcome).tolist() == pytest.approx(task.qed(texts).tolist())
+    apart = task.differences(task.generate(2, 0, length=3), outcome.decoded.tokens[[0, 2]])[0, 1]
+    assert Varied(1.0, of="qed")(outcome).tolist() == pytest.approx([0.4068 * apart, 0.0, 0.4062 * apart], abs=1e-3)
+    described = task.measure(outcome.instances, outcome.decoded.tokens)["QED"]
+    assert np.isnan(described[1]) and described[[0, 2]].tolist() == pytest.approx(task.qed(["CCO", "CCN"]).tolist())
+
+
+def test_qed_is_refused_for_what_is_no_molecule() -> None:
+    with pytest.raises(BadInput, match="the reward qed reads `qed` of its task, which Sequences does not have"):
+        REWARDS["qed"](end_of(["abcd"], make_task("text", alphabet="characters", length=4)))
+
+
+def test_varied_multiplies_rewards_of_whole_sequences_only() -> None:
+    with pytest.raises(BadInput, match="likelihood is earned step by step"):
+        Varied(of="likelihood")
+    with pytest.raises(BadInput, match="reward 'nothing' is unknown: use one of"):
+        Varied(of="nothing")
 
 
 def test_varied_counts_only_what_was_generated_of_a_puzzle() -> None:

@@ -17,11 +17,10 @@ from anyorder.evaluation.fronts import area, attained
 from anyorder.evaluation.operating_points import mode_name
 from anyorder.evaluation.statistics import bootstrap_weights, percentile_interval, stretched
 from anyorder.evaluation.tables import markdown_table
-from anyorder.orders.learned import LearnedOrder
 from anyorder.reproduce.outcome import Cells, Outcome, Solved, Target, percent
 from anyorder.reproduce.reward import RewardSetting, RewardStudy
 from anyorder.reproduce.study import Decoding, Setting
-from anyorder.training.order import make_policy
+from anyorder.training.order import untrained_order
 from anyorder.training.recipes import AnyRecipe, RewardRecipe, load_recipe
 from anyorder.zoo import load_denoiser
 
@@ -240,8 +239,7 @@ def _overheads(study: SpeedStudy, s: Setting) -> dict[str, float]:
     denoiser, first = load_denoiser(s.denoiser, device="cpu"), problems[slice(0, 1)]
     recipe = load_recipe(f"{s.reward}-start", list(s.reward_changes))
     assert isinstance(recipe, RewardRecipe)
-    policy = make_policy(denoiser, task, recipe.policy, critic=False)
-    found = {"reward": overhead(denoiser, first, Sampler(LearnedOrder(policy)))}
+    found = {"reward": overhead(denoiser, first, Sampler(untrained_order(recipe, denoiser, task)))}
     if getattr(denoiser, "own_order", None):
         found["frozen"] = overhead(denoiser, first, Sampler.parse("policy").bind(denoiser))
     return found

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from rich.console import Console
 
 from anyorder import __version__
@@ -28,7 +27,7 @@ from anyorder.tasks.base import Instances, Task
 from anyorder.tasks.generation import check_size
 from anyorder.tasks.kept import kept
 from anyorder.training.fit import run_recipe
-from anyorder.training.order import make_policy
+from anyorder.training.order import untrained_order
 from anyorder.training.recipes import AnyRecipe, OrderRecipe, completed, is_recipe, load_recipe
 from anyorder.zoo import load_denoiser
 
@@ -142,7 +141,9 @@ class Study:
         recipe = self._keeping_problems(setting, recipe)
         folder.mkdir(parents=True, exist_ok=True)
         if model.startswith("untrained/"):
-            self._save_untrained(recipe, folder)
+            assert isinstance(recipe, OrderRecipe)
+            task = make_task(recipe.task.name, **recipe.task.options)
+            untrained_order(recipe, load_denoiser(recipe.denoiser, device="cpu"), task).policy.save_pretrained(folder)
             write_json(finished, identity)
             return folder
         with open(folder / "log.txt", "a", encoding="utf-8") as log:
@@ -162,13 +163,6 @@ class Study:
     def _problems_path(self, setting: Setting, *what: object) -> Path:
         key = hashlib.sha256(json.dumps([__version__, *what], sort_keys=True).encode()).hexdigest()
         return self.folder / setting.name / "problems" / f"{key[:24]}.safetensors"
-
-    def _save_untrained(self, recipe: AnyRecipe, folder: Path) -> None:
-        """Save the policy of a recipe as it is before training."""
-        assert isinstance(recipe, OrderRecipe)
-        torch.manual_seed(recipe.seed)
-        task = make_task(recipe.task.name, **recipe.task.options)
-        make_policy(load_denoiser(recipe.denoiser, device="cpu"), task, recipe.policy, critic=False).save_pretrained(folder)
 
     def recipe(self, setting: Setting, kind: str, what: str, seed: str, changes: list[str]) -> AnyRecipe:
         """The recipe of a model `KIND/WHAT/SEED`, with its seed and denoiser."""

@@ -54,10 +54,15 @@ class Molecules(Sequences):
         """Of valid molecules (N, L): 1 minus the Tanimoto similarity of their Morgan fingerprints, float (N, N)."""
         return 1 - _similarities(self.decode(tokens))
 
+    def qed(self, texts: list[str]) -> np.ndarray:
+        """Drug-likeness of molecules, float (N,) in 0..1: QED with RDKit's mean weights (Bickerton et al., Nature Chemistry 4,
+        2012); 0 for a text that is not valid."""
+        return np.array([0.0 if (s := _canonical(text)) is None else _qed(s) for text in texts])
+
     def measure(self, instances: Instances, tokens: Tensor) -> dict[str, np.ndarray]:
         """Of the valid molecules (nan for others): unique, internal diversity (1 minus mean Tanimoto similarity of Morgan
-        fingerprints); of the valid and unique ones: novel and with a novel Murcko scaffold (both against `known`); of all, the
-        token entropy. As MOSES has it (arXiv 1811.12823): novelty is of the set, repeats do not count twice."""
+        fingerprints), QED; of the valid and unique ones: novel and with a novel Murcko scaffold (both against `known`); of all,
+        the token entropy. As MOSES has it (arXiv 1811.12823): novelty is of the set, repeats do not count twice."""
         smiles = [_canonical(text) for text in self.decode(tokens)]
         valid = np.array([s is not None for s in smiles])
         good = [s for s in smiles if s is not None]
@@ -65,6 +70,7 @@ class Molecules(Sequences):
             "token entropy": super().measure(instances, tokens)["token entropy"],
             "unique": _spread(first_occurrence(good), valid),
             "internal diversity": _spread(over_pairs(1 - _mean_similarity(good)), valid),
+            "QED": _spread(self.qed(good), valid),
         }
         if self.known:
             molecules, scaffolds = _known(find_file(self.known))
@@ -107,6 +113,12 @@ def _canonical(text: str) -> str | None:
 
 
 @lru_cache(maxsize=200_000)
+def _qed(smiles: str) -> float:
+    chem = _rdkit()
+    return float(chem.QED.qed(chem.Chem.MolFromSmiles(smiles)))
+
+
+@lru_cache(maxsize=200_000)
 def _scaffold(smiles: str) -> str:
     return str(_rdkit().MurckoScaffold.MurckoScaffoldSmiles(smiles=smiles))
 
@@ -133,11 +145,11 @@ class _Rdkit:
 
     def __init__(self) -> None:
         from rdkit import Chem, DataStructs, RDLogger
-        from rdkit.Chem import rdFingerprintGenerator
+        from rdkit.Chem import QED, rdFingerprintGenerator
         from rdkit.Chem.Scaffolds import MurckoScaffold
 
         RDLogger.DisableLog("rdApp.*")  # type: ignore[attr-defined]
-        self.Chem, self.DataStructs, self.MurckoScaffold = Chem, DataStructs, MurckoScaffold
+        self.Chem, self.DataStructs, self.MurckoScaffold, self.QED = Chem, DataStructs, MurckoScaffold, QED
         self.morgan = rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=1024)
 
 

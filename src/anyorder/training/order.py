@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from anyorder.decoding.counts import top
 from anyorder.decoding.tokens import Argmax, Sample, TokenRule, propose
-from anyorder.denoisers.base import attention_of, fingerprint, move
+from anyorder.denoisers.base import attention_of, device_of, fingerprint, move
 from anyorder.denoisers.blocks import block_length_of, block_numbers
 from anyorder.diffusion import mask_tokens, stratified
 from anyorder.errors import BadInput, first_line
@@ -50,7 +50,7 @@ from anyorder.training.data import (
 from anyorder.training.influence import draw_pivot, measured_influence
 from anyorder.training.objectives import Objective, Truth
 from anyorder.training.pool import Pool, TrueTokens
-from anyorder.training.recipes import OrderRecipe
+from anyorder.training.recipes import OrderRecipe, RewardRecipe
 from anyorder.training.settings import ObjectiveSettings, PolicySettings
 
 
@@ -83,6 +83,13 @@ def make_policy(
     except (TypeError, ValueError) as error:
         raise BadInput(f"the policy {settings.architecture} cannot be made: {first_line(error)}") from error
     return policy
+
+
+def untrained_order(recipe: OrderRecipe | RewardRecipe, denoiser: nn.Module, task: Task) -> LearnedOrder:
+    """The order of a recipe before training, with the weights that its seed gives: the control of what training adds."""
+    torch.manual_seed(recipe.seed)
+    critic = isinstance(recipe, OrderRecipe) and recipe.objective.critic
+    return LearnedOrder(make_policy(denoiser, task, recipe.policy, critic=critic)).to(device_of(denoiser))
 
 
 @dataclass(frozen=True, eq=False)

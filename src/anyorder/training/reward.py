@@ -35,7 +35,7 @@ from anyorder.training.joint import Pair
 from anyorder.training.order import make_policy
 from anyorder.training.part_settings import make_part
 from anyorder.training.recipes import RewardRecipe
-from anyorder.training.rewards import Outcome, Reward, likelihood_bonus, returns_at, with_speed, with_step_cost
+from anyorder.training.rewards import Outcome, Reward, check_reads, likelihood_bonus, returns_at, with_speed, with_step_cost
 from anyorder.training.rollout import Expert, Recorder, Step, rollout
 from anyorder.training.settings import RewardSettings, RolloutSettings
 
@@ -101,6 +101,8 @@ class RewardJob:
         self.cycle = self.update.inner * self.update.minibatches
         self.unsharded: list[nn.Module] | None = None
         self.actions = make_actions(self.settings)
+        if reward is None:
+            check_reads(recipe.reward.name, task, recipe.reward.settings)
         self.reward = reward or make_reward(recipe.reward)
         self.device = torch.device("cpu")
         self.round: Round | None = None

@@ -1,9 +1,9 @@
 """Rewards of completed sequences, for policies trained by reward."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from anyorder.decoding.result import Decoded
 from anyorder.errors import BadInput, check_number
 from anyorder.registry import REWARDS
 from anyorder.tasks.base import CheckResult, Instances, Task
+from anyorder.training.part_settings import make_part
 from anyorder.zoo.fetch import causal_source
 
 
@@ -59,21 +60,50 @@ def likelihood(outcome: Outcome) -> Tensor:
     return outcome.decoded.token_log_probs / outcome.instances.maskable.sum(dim=1, keepdim=True).clamp(min=1)
 
 
-@REWARDS.register("varied")
+@REWARDS.register("qed", reads="qed")
+def qed(outcome: Outcome) -> Tensor:
+    """QED of a valid molecule, 0 for another (`Molecules.qed`)."""
+    task: Any = outcome.task
+    check_reads("qed", task)
+    return torch.from_numpy(task.qed(task.texts(outcome.instances, outcome.decoded.tokens))).float()
+
+
+def check_reads(name: str, task: Task, settings: Mapping[str, Any] | None = None) -> None:
+    """Raise an error if a reward, or the one that it multiplies (`settings`), reads something that its task does not have."""
+    facts = REWARDS.entry(name).facts
+    if "reads" in facts and not hasattr(task, facts["reads"]):
+        raise BadInput(f"the reward {name} reads `{facts['reads']}` of its task, which {type(task).__name__} does not have")
+    if "multiplies" in facts and settings is not None:
+        check_reads(settings[facts["multiplies"]], task)
+
+
+@REWARDS.register("varied", multiplies="of")
 @dataclass(frozen=True)
 class Varied:
-    """`solved` times how different the sequence is from the other solved ones of the same problem: a reward of sets, in which
-    a repeated sequence adds nothing. It needs many trajectories per problem.
+    """`solved`, or the reward `of`, times how different the sequence is from the other solved ones of the same problem: a
+    reward of sets, in which a repeated sequence adds nothing. It needs many trajectories per problem.
 
-    The difference is the mean of `task.differences` (molecules: 1 - Tanimoto similarity), to the power `power`.
+    The difference is the mean of `task.differences` (molecules: 1 - Tanimoto similarity), to the power `power`. A sequence that
+    is not solved gets 0.
     """
 
-    power: float = field(default=2.0, metadata={"help": "of the difference; 0 is the reward solved"})
+    power: float = field(default=2.0, metadata={"help": "of the difference; 0 is the reward `of` alone"})
+    of: str = field(default="solved", metadata={"help": "reward of each sequence, which is multiplied by the difference"})
 
     def __post_init__(self) -> None:
         check_number("power", self.power, 0, 100)
+        if REWARDS.entry(self.of).facts.get("by_position"):
+            raise BadInput(f"the reward {self.of} is earned step by step: it cannot be multiplied by a difference")
 
     def __call__(self, outcome: Outcome) -> Tensor:
+        return self._worth(outcome) * self._difference(outcome)
+
+    @cached_property
+    def _worth(self) -> Reward:
+        reward: Reward = make_part(REWARDS[self.of], {}, f"reward {self.of}")
+        return reward
+
+    def _difference(self, outcome: Outcome) -> Tensor:
         found = torch.zeros(len(outcome.decoded.tokens), dtype=torch.float32)
         problems, group = outcome.instances.tokens.unique(dim=0, return_inverse=True)
         for number in range(len(problems)):

@@ -1,0 +1,263 @@
+"""Quality against diversity of sampled sequences: orders, remaskers and learned parts at the same number of forward passes.
+
+    anyorder train moses-reward --out runs/reward0 --set seed=0        # and so on for each seed; the same for moses-critic
+    python benchmarks/fronts.py --order runs/reward0,runs/reward1,runs/reward2 --critic runs/critic0
+    python benchmarks/fronts.py --subject antibodies --order runs/antibody0,runs/antibody1,runs/antibody2
+    python benchmarks/fronts.py --subject qed --order runs/qed0,runs/qed1,runs/qed2
+
+Each family is a sampler whose noise on the order is swept, so that it is a curve of (diversity of the valid samples, quality):
+the share that is valid, or the mean QED, where an invalid sample counts 0. All decode the same empty sequences at temperature 1
+with the same seeds. Families are compared by the quality where a curve, interpolated linearly, has a given diversity; a family
+with several seeds is averaged over them. Intervals and tests are by bootstrap over the samples (and seeds), the same resamples
+for all families.
+
+Controls: lower temperatures; P2 with the denoiser as its own planner, which needs no training; the network of the order before
+training, whose scores have the same scale; a count rule at the same number of passes.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import anyorder
+from anyorder import Sampler
+from anyorder.decoding.combined_counts import Deadline
+from anyorder.decoding.published_remaskers import P2, CriticP2
+from anyorder.decoding.tokens import Sample
+from anyorder.evaluation.batches import decode_in_batches
+from anyorder.evaluation.statistics import bootstrap_weights, percentile_interval
+from anyorder.files import write_json
+from anyorder.tasks import Instances, Task
+from anyorder.tasks.antibody import NEAR_DUPLICATE
+from anyorder.tasks.molecules import Molecules
+from anyorder.tasks.sequence_measures import identities
+from anyorder.training.order import untrained_order
+from anyorder.training.recipes import load_recipe
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is sampled: a denoiser, lengths, the recipe of the order by reward, and where curves are compared."""
+
+    denoiser: str
+    lengths: tuple[int, int]
+    recipe: str
+    diversities: tuple[float, ...]
+    quality: str = "valid"
+
+
+SUBJECTS = {
+    "molecules": Subject("moses", (26, 45), "moses-reward", (0.76, 0.78, 0.8)),
+    "qed": Subject("moses", (26, 45), "moses-qed", (0.76, 0.78, 0.8), "QED"),
+    "antibodies": Subject("antiberty", (105, 125), "antiberty-reward", (0.7, 0.75, 0.8)),
+}
+SCALES, WIDE = (0.0, 0.25, 0.5, 1.0), (0.0, 1.0, 2.0)
+"""Scales of noise: on scores that are log-probabilities, and on those that are log-odds."""
+TEMPERATURES = (0.8, 0.6)
+RIVALS = ("confidence", "confidence+p2:4")
+"""With which all are compared. This eta of P2 is the best of those here where molecules are to be diverse."""
+SEED, DRAWS = 5_000_000, 2000
+
+Curve = list[tuple[np.ndarray, np.ndarray]]
+"""Quality and diversity in every resample, of each point of a curve."""
+
+
+def families(subject: Subject, critics: list[str], orders: list[str], denoiser: Any, task: Task) -> dict[str, list[dict]]:
+    """Each family as curves, one for each of its seeds, of samplers by their noise."""
+
+    def noisy(sampler: Sampler, *scales: float, temperature: float = 1.0) -> dict[str, Sampler]:
+        return {f"{noise:g}": sampler.replace(noise=noise, token=Sample(temperature)) for noise in scales or SCALES}
+
+    plain = Sampler.parse("confidence")
+    texts = ("confidence", "margin", "confidence+p2", "confidence+p2:2", "confidence+p2:4")
+    found = {text: [noisy(Sampler.parse(text))] for text in texts}
+    found |= {f"confidence, temperature {t:g}": [noisy(plain, temperature=t)] for t in TEMPERATURES}
+    factor = Sampler.parse("confidence@factor")
+    found["confidence@factor, filled up"] = [noisy(factor.replace(count=Deadline(factor.count)))]
+    recipe: Any = load_recipe(subject.recipe)
+    found["order by reward, untrained"] = [noisy(Sampler(untrained_order(recipe, denoiser, task)), *WIDE)]
+    judges: list[Any] = [anyorder.load_order(folder, denoiser).critic for folder in critics]
+    found["confidence+p2_critic"] = [noisy(plain.replace(remasker=CriticP2(1.0, critic))) for critic in judges]
+    learned = [anyorder.load_order(folder, denoiser) for folder in orders]
+    found["order by reward"] = [noisy(Sampler(order), *WIDE) for order in learned]
+    for eta in (1.0, 4.0):
+        found[f"order by reward+p2:{eta:g}"] = [noisy(Sampler(order, remasker=P2(eta)), *WIDE) for order in learned]
+    return {name: curves for name, curves in found.items() if curves}
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """N decoded sequences: their quality, which are valid, how alike each pair of valid ones is, and the passes spent."""
+
+    quality: np.ndarray
+    valid: np.ndarray
+    alike: np.ndarray
+    nfe: float
+
+    @property
+    def repeated(self) -> float:
+        """Share of the valid samples that are nearly equal to another valid one."""
+        others = self.alike - np.eye(len(self.alike))
+        return float((others.max(axis=1) > NEAR_DUPLICATE)[self.valid].mean()) if self.valid.any() else 0.0
+
+    def point(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Quality, and diversity of the valid ones, of resamples with these weights (draws, N) that sum to 1.
+
+        Pairs of a sample with its own copy are left out, so that resampling does not lower the diversity.
+        """
+        w = weights * self.valid
+        pairs = w.sum(axis=1) ** 2 - (w**2).sum(axis=1)
+        same = np.einsum("dn,nm,dm->d", w, self.alike, w, optimize=True) - (w**2 * np.diag(self.alike)).sum(axis=1)
+        return weights @ self.quality, 1 - same / np.maximum(pairs, 1e-12)
+
+
+def similarities(task: Any, texts: list[str], valid: np.ndarray) -> np.ndarray:
+    """Of all pairs: Tanimoto similarity of molecules, identity of other sequences; 0 where one of them is not valid."""
+    out = np.zeros((len(texts), len(texts)))
+    good = np.flatnonzero(valid)
+    if len(good):
+        kept = [texts[n] for n in good]
+        tokens = task.encode(kept).x0
+        if isinstance(task, Molecules):
+            alike = 1 - task.differences(task.generate(len(good), 0), tokens)
+        else:
+            alike = identities([np.frombuffer(text.encode(), dtype=np.uint8) for text in kept])
+        out[np.ix_(good, good)] = alike
+    return out
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The problems, and the folder in which decoded sequences are kept."""
+
+    subject: Subject
+    denoiser: Any
+    task: Any
+    problems: Instances
+    steps: int
+    folder: Path
+
+    def samples(self, family: str, number: int, noise: str, sampler: Sampler) -> Samples:
+        """What a sampler decodes; decoded now, or read."""
+        name = f"{family}-{number}-{noise}-{self.steps}-{len(self.problems)}.json".replace(" ", "_").replace(",", "")
+        path = self.folder / name
+        if not path.exists():
+            whole = sampler.replace(steps=self.steps).bind(self.denoiser)
+            out = decode_in_batches(
+                self.denoiser, self.problems, whole, seed=1, batch_size=256, progress=None, name=family
+            )  # fmt: skip
+            kept = {"texts": self.task.texts(self.problems, out.tokens), "nfe": float(out.nfe.float().mean())}
+            write_json(path, kept)
+            print(path.stem, flush=True)
+        read = json.loads(path.read_text())
+        valid = self.task.valid(read["texts"])
+        quality = self.task.qed(read["texts"]) if self.subject.quality == "QED" else valid.astype(float)
+        return Samples(quality, valid, similarities(self.task, read["texts"], valid), read["nfe"])
+
+
+def at_diversity(curves: list[Curve], diversity: float) -> np.ndarray:
+    """Quality (draws,) of a family where its curve has this diversity, over resampled seeds; nan if not reached."""
+    found = []
+    for curve in curves:
+        quality, varied = np.stack([p[0] for p in curve], axis=1), np.stack([p[1] for p in curve], axis=1)
+        found.append([_between(q, d, diversity) for q, d in zip(quality, varied, strict=True)])
+    mean: np.ndarray = np.einsum("ds,sd->d", bootstrap_weights(len(curves), DRAWS, seed=1), np.array(found))
+    return mean
+
+
+def _between(quality: np.ndarray, varied: np.ndarray, diversity: float) -> float:
+    """Quality at a diversity. A curve that is more diverse throughout counts with its least diverse point."""
+    order = np.argsort(varied)
+    if not varied.min() <= diversity <= varied.max():
+        return float(quality[order[0]]) if diversity < varied.min() else float("nan")
+    return float(np.interp(diversity, varied[order], quality[order]))
+
+
+def point_rows(family: str, drawn: dict[str, list[Samples]], weights: np.ndarray) -> Iterator[str]:
+    """A line for each noise of a family: the mean over its seeds."""
+    for noise, seeds in drawn.items():
+        quality, varied = (np.mean(values, axis=0) for values in zip(*(s.point(weights) for s in seeds), strict=True))
+        even = np.full((1, weights.shape[1]), 1 / weights.shape[1])
+        mean, spread = (float(np.mean(values)) for values in zip(*(s.point(even) for s in seeds), strict=True))
+        low, high = percentile_interval(100 * quality)
+        less, more = percentile_interval(varied)
+        repeated, nfe = (float(np.mean([getattr(s, name) for s in seeds])) for name in ("repeated", "nfe"))
+        yield (
+            f"| `{family}` | {noise} | {100 * mean:.1f} ({low:.1f}-{high:.1f}) | {spread:.3f} ({less:.3f}-{more:.3f}) | "
+            f"{100 * repeated:.1f} | {nfe:.1f} |"
+        )
+
+
+def comparison(curves: dict[str, list[Curve]], subject: Subject) -> Iterator[str]:
+    """A line for each family: its quality at each diversity, and how far that is from the rivals'."""
+    rivals = [rival for rival in RIVALS if rival in curves]
+    gaps = "".join(f" | minus {rival}" for rival in rivals)
+    yield f"| sampler | {' | '.join(f'{subject.quality} at diversity {d:g}{gaps}' for d in subject.diversities)} |"
+    yield "|---" * (1 + (1 + len(rivals)) * len(subject.diversities)) + "|"
+    for family, seeds in curves.items():
+        cells = []
+        for diversity in subject.diversities:
+            found = at_diversity(seeds, diversity)
+            cells.append(shown(found, "{:.1f}"))
+            for other in rivals:
+                gap = found - at_diversity(curves[other], diversity)
+                cells.append("" if family == other else shown(gap, "{:+.1f}", test=True))
+        yield f"| `{family}` | {' | '.join(cells)} |"
+
+
+def shown(values: np.ndarray, form: str, *, test: bool = False) -> str:
+    """Mean and 95 % interval of resamples, in percent; with `test` the two-sided p-value of 0 too."""
+    if np.isnan(values).mean() > 0.05:
+        return "not reached"
+    values = values[~np.isnan(values)]
+    low, high = percentile_interval(100 * values)
+    p = max(2 * min((values <= 0).mean(), (values >= 0).mean()), 1 / len(values))
+    mean = form.format(100 * values.mean())
+    return f"{mean} ({form.format(low)} to {form.format(high)}{f'; p = {min(p, 1):.2g}' if test else ''})"
+
+
+def main() -> None:
+    """Decode what is missing, and print the tables."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--subject", choices=sorted(SUBJECTS), default="molecules")
+    options.add_argument("--runs", type=Path, help="folder of decoded sequences; by default runs/fronts/DENOISER")
+    options.add_argument("--critic", default="", help="folders of critics, one for each seed, separated by commas")
+    options.add_argument("--order", default="", help="folders of orders by reward")
+    options.add_argument("--steps", type=int, default=20)
+    options.add_argument("--limit", type=int, default=400)
+    options.add_argument("--only", default="", help="names of families, separated by semicolons")
+    options.add_argument("--device", default="cpu")
+    told = options.parse_args()
+    torch.set_num_threads(1)
+    subject = SUBJECTS[told.subject]
+    denoiser: Any = anyorder.load_denoiser(subject.denoiser, device=told.device)
+    task: Any = anyorder.task_for(denoiser)
+    problems = task.generate(told.limit, SEED, length=subject.lengths)
+    bench = Bench(subject, denoiser, task, problems, told.steps, told.runs or Path("runs/fronts") / subject.denoiser)
+    wanted = families(
+        subject, [f for f in told.critic.split(",") if f], [f for f in told.order.split(",") if f], denoiser, task
+    )
+    weights = bootstrap_weights(told.limit, DRAWS)
+    curves: dict[str, list[Curve]] = {}
+    lines = [f"| sampler | noise | {subject.quality} | diversity | near-duplicates | passes |", "|---" * 6 + "|"]
+    for family, seeds in wanted.items():
+        if told.only and family not in told.only.split(";"):
+            continue
+        name = family.replace("order by reward", f"order by {subject.recipe}")
+        drawn = [
+            {noise: bench.samples(name, number, noise, sampler) for noise, sampler in curve.items()}
+            for number, curve in enumerate(seeds)
+        ]
+        curves[family] = [[samples.point(weights) for samples in curve.values()] for curve in drawn]
+        lines += point_rows(family, {noise: [curve[noise] for curve in drawn] for noise in drawn[0]}, weights)
+    print("\n".join([*lines, "", *comparison(curves, subject)]))
+
+
+if __name__ == "__main__":
+    main()
