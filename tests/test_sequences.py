@@ -324,6 +324,28 @@ def test_antibodies_are_valid_when_they_are_one_domain() -> None:
         cdr_masked("A" * 100)
 
 
+def test_antibodies_are_compared_at_imgt_positions() -> None:
+    """A changed residue and a missing first one are one difference each, of 120 positions; another start is no difference by
+    position in the text, where nearly all residues would differ."""
+    pytest.importorskip("immunum")
+    from anyorder.tasks.antibody import aligned_identities
+    from anyorder.tasks.sequence_measures import identities
+
+    task = make_task("antibody")
+    other = TRASTUZUMAB.replace("DTYIHW", "DTYMHW")
+    alike = aligned_identities([TRASTUZUMAB, other, TRASTUZUMAB[1:], "A" * 100])
+    assert len(TRASTUZUMAB) == 120
+    expected = [[1, 119 / 120, 119 / 120, 0], [119 / 120, 1, 118 / 120, 0], [119 / 120, 118 / 120, 1, 0], [0, 0, 0, 1]]
+    assert alike == pytest.approx(np.array(expected))
+    assert aligned_identities([]).shape == (0, 0)
+    by_place = identities([np.frombuffer(text.encode(), dtype=np.uint8) for text in (TRASTUZUMAB, TRASTUZUMAB[1:])])
+    assert by_place[0, 1] < 0.2
+    problems = task.encode([TRASTUZUMAB, other, TRASTUZUMAB[1:], "A" * 100])
+    assert task.differences(problems, problems.x0) == pytest.approx(1 - np.array(expected))
+    found = task.measure(problems, problems.x0)["IMGT diversity"]
+    assert np.isnan(found[3]) and np.nanmean(found) == pytest.approx(np.mean([1, 1, 2]) / 120)
+
+
 def test_a_tokenizer_is_an_alphabet(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     from tokenizers import Tokenizer, models, pre_tokenizers, processors

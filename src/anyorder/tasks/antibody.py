@@ -13,7 +13,7 @@ from torch import Tensor
 from anyorder.errors import BadInput, shorten
 from anyorder.registry import TASKS
 from anyorder.tasks.base import Instances
-from anyorder.tasks.sequence_measures import identities
+from anyorder.tasks.sequence_measures import identities, over_pairs
 from anyorder.tasks.sequences import Sequences
 
 LOOSE_ENDS = 5
@@ -39,15 +39,26 @@ class Antibody(Sequences):
         """Which texts are one numberable domain, bool (N,)."""
         return np.array([_domains(text) == 1 for text in texts])
 
+    def differences(self, instances: Instances, tokens: Tensor) -> np.ndarray:
+        """1 minus the identity of all pairs of sequences (N, L) at the positions of the IMGT numbering, float (N, N), see
+        `aligned_identities`. Position by position, a sequence that starts one residue later would differ nearly everywhere."""
+        return 1 - aligned_identities(self.decode(tokens))
+
     def measure(self, instances: Instances, tokens: Tensor) -> dict[str, np.ndarray]:
-        """Besides the measures of all sequences: bit score of the best germline profile, share of heavy chains among those that
-        can be numbered, share of chimeras (two domains, or a domain with a long tail), and share with a near-duplicate
-        (identity above .9) among the samples."""
+        """Besides the measures of all sequences: diversity at IMGT positions among those that can be numbered, bit score of the
+        best germline profile, share of heavy chains among those that can be numbered, share of chimeras (two domains, or a
+        domain with a long tail), and share with a near-duplicate (identity above .9) among the samples."""
         texts = self.decode(tokens)
+        numbered = np.array([chain_of(text) is not None for text in texts])
+        apart = np.full(len(texts), np.nan)
+        if numbered.sum() > 1:
+            alike = aligned_identities([text for text, known in zip(texts, numbered, strict=True) if known])
+            apart[numbered] = over_pairs(1 - (alike.sum(axis=1) - 1) / (len(alike) - 1))
         same = identities(self._generated(instances, tokens))
         np.fill_diagonal(same, 0.0)
         return {
             **super().measure(instances, tokens),
+            "IMGT diversity": apart,
             "bit score": bit_scores(texts),
             "heavy chain": np.array([np.nan if (c := chain_of(text)) is None else float(c == "H") for text in texts]),
             "chimera": np.array([float(_domains(text) > 1) for text in texts]),
@@ -68,6 +79,24 @@ def cdr_masked(sequence: str, region: str = "cdr3") -> str:
     if region not in _REGIONS:
         raise BadInput(f"region {region!r} is unknown: use one of {', '.join(_REGIONS)}")
     return "".join(f"_{{{len(text)}}}" if name == region else text for name, text in parts.items())
+
+
+def aligned_identities(texts: list[str]) -> np.ndarray:
+    """Share of the IMGT positions that two sequences hold in common with the same residue, among those that either holds, float
+    (N, N). A sequence that cannot be numbered is like itself alone."""
+    numbered = [{} if (found := _annotator().number(text)).error is not None else found.numbering for text in texts]
+    places = {place: n for n, place in enumerate(sorted({place for one in numbered for place in one}))}
+    residues = np.zeros((len(texts), len(places)), dtype=np.uint8)
+    for row, one in zip(residues, numbered, strict=True):
+        for place, residue in one.items():
+            row[places[place]] = ord(residue)
+    held = residues > 0
+    alike = np.eye(len(texts))
+    for one in range(len(texts)):
+        same = ((residues == residues[one]) & held).sum(axis=1)
+        either = (held | held[one]).sum(axis=1)
+        alike[one] = np.where(np.arange(len(texts)) == one, 1.0, same / np.maximum(either, 1))
+    return alike
 
 
 def chain_of(text: str) -> str | None:
