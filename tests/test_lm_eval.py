@@ -281,6 +281,17 @@ def test_what_the_harness_refuses_is_one_clear_error(tmp_path: Path) -> None:
     refused(run("lm-eval", "--tasks", file), "'é' at position 1 is not one of the symbols of this model")
 
 
+def test_a_task_that_leaves_no_room_for_a_prompt_gets_the_usual_number_of_tokens() -> None:
+    """The harness writes 256 into tasks that do not say, which is all that this model takes."""
+    model = AnyorderLM("words", device="cpu", steps=2)
+    assert model.model.room == 256
+    usual = model.model.usual_length
+    question = "What is 482 + 903?\nAnswer:\n"
+    with pytest.warns(UserWarning, match=f"asks for 256 new tokens, and the model takes 256 in all: generating {usual}"):
+        found = model.generate_until([asked("generate_until", question, {"until": [], "max_gen_toks": 256})])
+    assert found == model.generate_until([asked("generate_until", question, {"until": [], "max_gen_toks": usual})])
+
+
 def test_prompts_that_are_too_long_lose_their_beginning() -> None:
     model = AnyorderLM("words", device="cpu", steps=40)
     question = "What is 482 + 903?\nAnswer:\n"
@@ -289,7 +300,7 @@ def test_prompts_that_are_too_long_lose_their_beginning() -> None:
     assert len(tokens) == 216 and tokens[0] == model.tokens_of("")[0]
     assert tokens[-len(question) :] == model.tokens_of(question)[1:]
     with pytest.raises(BadInput, match="set a smaller max_new_tokens"):
-        model.generate_until([asked("generate_until", "x" * 300, {**settings, "max_gen_toks": 300})])
+        AnyorderLM("words", device="cpu", steps=2, max_new_tokens=256).generate_until([asked("generate_until", "x", settings)])
     assert model.apply_chat_template([{"role": "user", "content": "What is 482 + 903?"}]) == question
     with pytest.raises(BadInput, match="words has no chat template for 2 turns"):
         model.apply_chat_template([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])

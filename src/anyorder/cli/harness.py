@@ -1,6 +1,7 @@
 """The model class of lm-evaluation-harness: `import anyorder.cli.harness` registers it there as `anyorder`."""
 
 import inspect
+import warnings
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -111,13 +112,14 @@ class AnyorderLM(LM):
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Answers, each up to its end or the first of the request's `until`. The number of new tokens is the option
-        `max_new_tokens`, or else the task's; a temperature of the task that samples goes before the option."""
+        `max_new_tokens`, or else the task's, or, if that leaves no room for a prompt, the model's usual one; a temperature of
+        the task that samples goes before the option."""
         found: dict[int, str] = {}
         groups: dict[tuple[Any, ...], list[int]] = defaultdict(list)
         for number, request in enumerate(requests):
             given = normalize_gen_kwargs(request.args[1], self.model.usual_length)
             token = (given["temperature"], given.get("top_p"), given.get("top_k")) if given["do_sample"] else ()
-            groups[self.asked.max_new_tokens or given["max_gen_toks"], token].append(number)
+            groups[self.asked.max_new_tokens or self._fitting(given["max_gen_toks"]), token].append(number)
         seeds = self._seeds(requests)
         with tqdm(total=len(requests), desc="generate", disable=disable_tqdm or self.rank > 0) as bar:
             for (new, token), numbers in groups.items():
@@ -132,6 +134,16 @@ class AnyorderLM(LM):
         for number, request in enumerate(requests):
             self.cache_hook.add_partial("generate_until", request.args, found[number])
         return [found[number] for number in range(len(requests))]
+
+    def _fitting(self, new: int) -> int:
+        """The number of new tokens of a task, or the model's usual one where the task's leaves no room for a prompt: the
+        harness's own default, 256, is more than a small model takes."""
+        if self.model.room is None or new + len(self.model.format.symbols.start) < self.model.room:
+            return new
+        usual: int = self.model.usual_length
+        message = f"the task asks for {new} new tokens, and the model takes {self.model.room} in all: generating {usual}"
+        warnings.warn(f"{message} (max_new_tokens sets another number)", stacklevel=3)
+        return usual
 
     def _shortened(self, tokens: list[int], new: int) -> list[int]:
         """The end of a prompt that is too long, as the harness cuts it for other models."""
