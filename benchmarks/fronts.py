@@ -3,7 +3,7 @@
     anyorder train moses-reward --out runs/reward0 --set seed=0        # and so on for each seed; the same for moses-critic
     python benchmarks/fronts.py --order runs/reward0,runs/reward1,runs/reward2 --critic runs/critic0
     python benchmarks/fronts.py --subject antibodies --order runs/antibody0,runs/antibody1,runs/antibody2
-    python benchmarks/fronts.py --subject qed --order runs/qed0,runs/qed1,runs/qed2
+    python benchmarks/fronts.py --subject qed --order runs/qed0,runs/qed1 --control runs/reward0
 
 Each family is a sampler whose noise on the order is swept, so that it is a curve of (diversity of the valid samples, quality):
 the share that is valid, or the mean QED, where an invalid sample counts 0. All decode the same empty sequences at temperature 1
@@ -12,7 +12,8 @@ with several seeds is averaged over them. Intervals and tests are by bootstrap o
 for all families.
 
 Controls: lower temperatures; P2 with the denoiser as its own planner, which needs no training; the network of the order before
-training, whose scores have the same scale; a count rule at the same number of passes.
+training, whose scores have the same scale; orders trained by another reward (`--control`); a count rule at the same number of
+passes.
 """
 
 import argparse
@@ -66,8 +67,12 @@ Curve = list[tuple[np.ndarray, np.ndarray]]
 """Quality and diversity in every resample, of each point of a curve."""
 
 
-def families(subject: Subject, critics: list[str], orders: list[str], denoiser: Any, task: Task) -> dict[str, list[dict]]:
-    """Each family as curves, one for each of its seeds, of samplers by their noise."""
+def families(subject: Subject, parts: dict[str, list[str]], denoiser: Any, task: Task) -> dict[str, list[dict[str, Sampler]]]:
+    """Each family as curves, one for each of its seeds, of samplers by their noise.
+
+    Args:
+        parts: folders of critics ("critic"), of orders by reward ("order"), and of orders by another reward ("control").
+    """
 
     def noisy(sampler: Sampler, *scales: float, temperature: float = 1.0) -> dict[str, Sampler]:
         return {f"{noise:g}": sampler.replace(noise=noise, token=Sample(temperature)) for noise in scales or SCALES}
@@ -80,12 +85,13 @@ def families(subject: Subject, critics: list[str], orders: list[str], denoiser: 
     found["confidence@factor, filled up"] = [noisy(factor.replace(count=Deadline(factor.count)))]
     recipe: Any = load_recipe(subject.recipe)
     found["order by reward, untrained"] = [noisy(Sampler(untrained_order(recipe, denoiser, task)), *WIDE)]
-    judges: list[Any] = [anyorder.load_order(folder, denoiser).critic for folder in critics]
+    judges: list[Any] = [anyorder.load_order(folder, denoiser).critic for folder in parts["critic"]]
     found["confidence+p2_critic"] = [noisy(plain.replace(remasker=CriticP2(1.0, critic))) for critic in judges]
-    learned = [anyorder.load_order(folder, denoiser) for folder in orders]
-    found["order by reward"] = [noisy(Sampler(order), *WIDE) for order in learned]
-    for eta in (1.0, 4.0):
-        found[f"order by reward+p2:{eta:g}"] = [noisy(Sampler(order, remasker=P2(eta)), *WIDE) for order in learned]
+    for name, folders in (("order by reward", parts["order"]), ("order by another reward", parts["control"])):
+        learned = [anyorder.load_order(folder, denoiser) for folder in folders]
+        found[name] = [noisy(Sampler(order), *WIDE) for order in learned]
+        for eta in (1.0, 4.0):
+            found[f"{name}+p2:{eta:g}"] = [noisy(Sampler(order, remasker=P2(eta)), *WIDE) for order in learned]
     return {name: curves for name, curves in found.items() if curves}
 
 
@@ -223,6 +229,7 @@ def main() -> None:
     options.add_argument("--runs", type=Path, help="folder of decoded sequences; by default runs/fronts/DENOISER")
     options.add_argument("--critic", default="", help="folders of critics, one for each seed, separated by commas")
     options.add_argument("--order", default="", help="folders of orders by reward")
+    options.add_argument("--control", default="", help="folders of orders that were trained by another reward")
     options.add_argument("--steps", type=int, default=20)
     options.add_argument("--limit", type=int, default=400)
     options.add_argument("--only", default="", help="names of families, separated by semicolons")
@@ -234,9 +241,8 @@ def main() -> None:
     task: Any = anyorder.task_for(denoiser)
     problems = task.generate(told.limit, SEED, length=subject.lengths)
     bench = Bench(subject, denoiser, task, problems, told.steps, told.runs or Path("runs/fronts") / subject.denoiser)
-    wanted = families(
-        subject, [f for f in told.critic.split(",") if f], [f for f in told.order.split(",") if f], denoiser, task
-    )
+    parts = {name: [f for f in getattr(told, name).split(",") if f] for name in ("critic", "order", "control")}
+    wanted = families(subject, parts, denoiser, task)
     weights = bootstrap_weights(told.limit, DRAWS)
     curves: dict[str, list[Curve]] = {}
     lines = [f"| sampler | noise | {subject.quality} | diversity | near-duplicates | passes |", "|---" * 6 + "|"]
