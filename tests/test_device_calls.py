@@ -26,6 +26,8 @@ from anyorder.interfaces.dream import diffusion_generate
 from anyorder.orders.learned import LearnedOrder, saved_order
 from anyorder.registry import POLICIES, REWARDS
 from anyorder.report.page import build_page
+from anyorder.training.order import untrained_order
+from anyorder.training.recipes import load_recipe
 from anyorder.training.rewards import Outcome
 from on_device import DEVICE, DTYPE, agree, gpu, training_on
 from test_interfaces import TinyLLaDA
@@ -248,6 +250,16 @@ def model_on(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
     """Loads the tiny denoiser onto a device."""
     folder = save_tiny(tmp_path_factory.mktemp("zoo"))
     return lambda where: anyorder.load_denoiser(folder, device=where, dtype=DTYPE)
+
+
+def test_an_untrained_order_is_where_its_denoiser_is(sudoku: Any, model_on: Any) -> None:
+    recipe = load_recipe("sudoku4-order", ['policy={architecture="mlp", width=8}'])
+
+    def found(where: str) -> Tensor:
+        model, problems = model_on(where), sudoku.generate(3, 0)
+        return anyorder.decode(model, problems.tokens, Sampler(untrained_order(recipe, model, sudoku), steps=3)).tokens  # type: ignore[arg-type]
+
+    agree(found(DEVICE), found("cpu"))
 
 
 def compared(where: str, task: Any, model_on: Any) -> list[Any]:

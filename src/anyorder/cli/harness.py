@@ -138,19 +138,24 @@ class AnyorderLM(LM):
     def _fitting(self, new: int) -> int:
         """The number of new tokens of a task, or the model's usual one where the task's leaves no room for a prompt: the
         harness's own default, 256, is more than a small model takes."""
-        if self.model.room is None or new + len(self.model.format.symbols.start) < self.model.room:
+        left = self._left(new)
+        if left is None or left >= 1:
             return new
         usual: int = self.model.usual_length
         message = f"the task asks for {new} new tokens, and the model takes {self.model.room} in all: generating {usual}"
         warnings.warn(f"{message} (max_new_tokens sets another number)", stacklevel=3)
         return usual
 
+    def _left(self, new: int) -> int | None:
+        """How many tokens of a prompt, without its start, have room before so many new ones; None if the model does not say."""
+        room: int | None = self.model.room
+        return None if room is None else room - new - len(self.model.format.symbols.start)
+
     def _shortened(self, tokens: list[int], new: int) -> list[int]:
         """The end of a prompt that is too long, as the harness cuts it for other models."""
-        if self.model.room is None or len(tokens) + new <= self.model.room:
+        start, left = list(self.model.format.symbols.start), self._left(new)
+        if left is None or len(tokens) - len(start) <= left:
             return tokens
-        start = list(self.model.format.symbols.start)
-        left = self.model.room - new - len(start)
         if left < 1:
             raise BadInput(
                 f"the model takes {self.model.room} tokens, of which {new} are new ones: set a smaller max_new_tokens"

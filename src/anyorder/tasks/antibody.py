@@ -49,7 +49,8 @@ class Antibody(Sequences):
         best germline profile, share of heavy chains among those that can be numbered, share of chimeras (two domains, or a
         domain with a long tail), and share with a near-duplicate (identity above .9) among the samples."""
         texts = self.decode(tokens)
-        numbered = np.array([chain_of(text) is not None for text in texts])
+        chains = [chain_of(text) for text in texts]
+        numbered = np.array([chain is not None for chain in chains])
         apart = np.full(len(texts), np.nan)
         if numbered.sum() > 1:
             alike = aligned_identities([text for text, known in zip(texts, numbered, strict=True) if known])
@@ -60,7 +61,7 @@ class Antibody(Sequences):
             **super().measure(instances, tokens),
             "IMGT diversity": apart,
             "bit score": bit_scores(texts),
-            "heavy chain": np.array([np.nan if (c := chain_of(text)) is None else float(c == "H") for text in texts]),
+            "heavy chain": np.array([np.nan if chain is None else float(chain == "H") for chain in chains]),
             "chimera": np.array([float(_domains(text) > 1) for text in texts]),
             "near-duplicate": (same.max(axis=1) > NEAR_DUPLICATE).astype(float),
         }
