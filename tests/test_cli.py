@@ -44,6 +44,7 @@ OWN_MEANING = {
     "fit --data": "required; complete sequences",
     "fit --task": "a task of sequences, which the file may tell",
     "fold --model": "the model that folds, not a denoiser",
+    "sample --steps": "a saved sampler has a budget of its own",
     "serve --order": "what requests may name, several",
     "batch --workers": "actors of Ray, on many machines",
 }
@@ -255,7 +256,7 @@ def test_truncated_weights_are_refused(tmp_path: Path) -> None:
     shutil.copytree(folder_of("sudoku9"), tmp_path / "cut")
     path = tmp_path / "cut" / "model.safetensors"
     path.write_bytes(path.read_bytes()[:5000])
-    refused(run("sample", PUZZLE, "--model", tmp_path / "cut"), "holds no readable denoiser")
+    refused(run("sample", PUZZLE, "--model", tmp_path / "cut"), "model.safetensors is damaged or was cut off")
 
 
 def test_nothing_is_half_written_where_nothing_can_be_written() -> None:

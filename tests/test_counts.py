@@ -285,15 +285,16 @@ def test_score_threshold_reads_scores_as_log_odds(make_state: MakeState) -> None
     assert chosen == [[False, True, True, False], [False, False, True, False]]
 
 
-def test_even_blocks_give_each_block_the_same_number_of_steps(make_state: MakeState) -> None:
-    """Seven positions in blocks of three: three blocks of 3, 3 and 1 in six steps, so two steps per block."""
-    counts = []
-    for step in range(6):
-        block = step // 2
-        seen = binary(make_state, [0.9] * 7, step=step, steps=6)
-        scores = confidence(*seen).masked_fill(block_of(seen[0].generated, 3) != block, -torch.inf)
-        counts.append(int(EvenBlocks(3)(scores, *seen, NONE).sum()))
-    assert counts == [2, 1, 2, 1, 1, 0]
+def test_even_blocks_unmask_as_many_more_as_are_remasked_and_close_a_block_in_its_last_step(make_state: MakeState) -> None:
+    state, prediction = binary(make_state, [0.9] * 8, step=1, steps=8)  # blocks of 4 in 4 steps
+    scores = confidence(state, prediction).masked_fill(block_of(state.generated, 4) != 0, -torch.inf)
+    counts = [int(EvenBlocks(4)(scores, state, prediction, torch.tensor([n])).sum()) for n in (0, 1, 5)]
+    assert counts == [1, 2, 4]
+    for before, count in ((0, 1), (2, 4)):
+        last = state.replace(step=torch.tensor([3]), remasked=torch.tensor([before]))
+        assert int(EvenBlocks(4)(scores, last, prediction, NONE).sum()) == count
+    closing = [bool(EvenBlocks(4).closes(state.replace(step=torch.tensor([step])))) for step in range(8)]
+    assert closing == [False, False, False, True] * 2
 
 
 def test_the_open_block_is_the_leftmost_one_with_a_mask(make_state: MakeState) -> None:

@@ -100,7 +100,10 @@ def test_the_folder_of_another_fit_is_refused_before_the_work(
     fit_and_compare(settings(model, data, samples=0), tmp_path / "out", Console(quiet=True))
     before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
     monkeypatch.setattr("anyorder.fitting.evaluate", lambda *_, **__: pytest.fail("the work has begun"))
-    for changes, message in ({"seed": 1}, r"other settings \(.*seed"), ({"updates": 2}, "run of 3 steps, which run.steps = 2"):
+    for changes, message in (
+        ({"seed": 1}, r"other settings \(.*seed"),
+        ({"updates": 2}, "run of 3 steps, more than 2"),
+    ):
         with pytest.raises(BadInput, match=message):
             fit_and_compare(settings(model, data, samples=0, **changes), tmp_path / "out", Console(quiet=True))
     assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == before
@@ -287,7 +290,7 @@ def test_weights_that_are_cut_off_are_named(model: Path, tmp_path: Path) -> None
     for path in model.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     (tmp_path / "model.safetensors").write_bytes((model / "model.safetensors").read_bytes()[:500])
-    with pytest.raises(BadCheckpoint, match="no readable weights"):
+    with pytest.raises(BadCheckpoint, match=r"model\.safetensors is damaged or was cut off"):
         load_denoiser(tmp_path)
 
 

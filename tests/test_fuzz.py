@@ -31,8 +31,9 @@ from anyorder.orders.learned import LearnedOrder
 from anyorder.registry import COUNT_RULES
 from anyorder.report.sources import read_metrics
 from anyorder.reproduce.study import Decoding, Setting, Study
-from anyorder.session import generated, key_values, open_session
+from anyorder.session import key_values, open_session
 from anyorder.tasks import TASKS, Unreadable, make_task
+from anyorder.tasks.generation import make_problems
 from anyorder.tasks.math_prompts import read_problems
 from anyorder.training.checkpoint import load_checkpoint
 from anyorder.training.fit import run_recipe
@@ -443,7 +444,7 @@ def test_options_of_tasks_and_generators(data: st.DataObject) -> None:
     def make(pairs: list[str], generate: list[str]) -> None:
         task = make_task(kind, **key_values(pairs, "--task-option"))
         if task.length < 300:
-            generated(task, 1, 0, key_values(generate, "--generate"))
+            make_problems(task, 1, 0, key_values(generate, "--generate"))
 
     survives(lambda: make(pairs, []))
     small = [f"{key}={value}" for key, value in SMALL[kind].items()]

@@ -12,7 +12,7 @@ HEIGHT = {
     name: height
     for height, names in enumerate(
         [
-            ["compiled", "errors", "files", "noise", "processes", "registry", "relations", "signatures"],
+            ["compiled", "errors", "files", "nesting", "noise", "own_code", "processes", "registry", "relations", "signatures"],
             ["diffusion", "hub", "state", "weights"],
             ["ends", "prediction"],
             ["memory"],

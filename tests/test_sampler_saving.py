@@ -19,7 +19,7 @@ from anyorder.decoding.remaskers import CriticUndo
 from anyorder.decoding.sampler import Sampler
 from anyorder.denoisers.base import fingerprint
 from anyorder.errors import AnyorderError, BadCheckpoint, BadInput, WrongDenoiser
-from anyorder.orders.learned import Critic, LearnedOrder
+from anyorder.orders.learned import Critic, LearnedOrder, saved_order
 from anyorder.orders.perturbed import Perturbed
 from anyorder.parts import walk
 from anyorder.registry import COUNT_RULES, ORDERS, REMASKERS, TOKEN_RULES
@@ -191,7 +191,7 @@ def test_a_damaged_sampler_is_one_clear_error(damage: str, folder: Path) -> None
 
 def test_the_card_of_something_else_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("My model.")
-    with pytest.raises(BadInput, match=r"holds a README\.md"):
+    with pytest.raises(BadInput, match=r"holds README\.md, which is not that of a sampler"):
         Sampler("margin").save_pretrained(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
     for order in ("margin", "entropy"):  # a sampler may be replaced
@@ -235,6 +235,16 @@ def test_a_policy_in_a_sampler_is_checked_against_the_denoiser(tmp_path: Path) -
         Sampler.from_pretrained(tmp_path, other)
     with pytest.warns(UserWarning, match="was fitted to the denoiser"):
         Sampler.from_pretrained(tmp_path, other, strict=False)
+
+
+def test_an_order_that_was_loaded_for_another_denoiser_is_checked_again(tmp_path: Path) -> None:
+    policy, other = network("mlp", seed=9), Weighted(2.0)
+    policy.denoiser_fingerprint = fingerprint(Weighted(1.0))
+    policy.save_pretrained(tmp_path)
+    with pytest.warns(UserWarning, match="was fitted to the denoiser"):
+        saved_order(other, str(tmp_path), strict=False)
+    with pytest.raises(WrongDenoiser, match="was fitted to the denoiser"):
+        saved_order(other, str(tmp_path))
 
 
 def test_binding_loads_the_denoisers_own_order_and_critic(tmp_path: Path) -> None:

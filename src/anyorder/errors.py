@@ -39,8 +39,9 @@ def without_passwords(text: str) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """What another library's error says first, or its kind where it says nothing."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    """What another library's error says first, with the next line behind a colon; its kind where it says nothing."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
 
 
 class WrongDenoiser(AnyorderError):

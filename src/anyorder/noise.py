@@ -4,8 +4,31 @@ Every number is a hash of (the sequence's seed, what it is for, the step, the po
 whatever else is in the batch, whatever the padding side, the device or the number of processes.
 """
 
+from enum import IntEnum, unique
+
 import torch
 from torch import Tensor
+
+
+@unique
+class Purpose(IntEnum):
+    """What a random number is for: one for each use, so that no two draws share their randomness. Parts of other packages take
+    numbers from 10,000 on."""
+
+    RANDOM_ORDER = 1
+    TOKEN = 2
+    ORDER_NOISE = 3
+    TRANSFER = 4
+    POSITION = 5
+    STOP = 6
+    PERTURBATION = 7
+    TOP = 8
+    REMASK = 21
+    UNMASK = 22
+    CANDIDATES = 23
+    HITTING = 24
+    PIVOT = 1_000
+
 
 _GOLDEN = 0x9E3779B97F4A7C15 - 2**64  # as a signed 64-bit number; products wrap around
 _MIX_1 = 0xBF58476D1CE4E5B9 - 2**64
@@ -30,7 +53,7 @@ def uniform(*keys: Tensor | int) -> Tensor:
     state: Tensor = torch.zeros((), dtype=torch.int64)
     for key in keys:
         state = _mix(state ^ key)
-    return (_shift(state, 11).double() + 0.5) * 2.0**-53
+    return ((_shift(state, 11).double() + 0.5) * 2.0**-53).clamp(max=1 - 2.0**-53)
 
 
 def gumbel(*keys: Tensor | int) -> Tensor:

@@ -7,10 +7,11 @@ is asked of it, so a part that wraps another one has nothing to forward.
 import dataclasses
 import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from anyorder.errors import BadInput
+from anyorder.nesting import is_dataclass_instance, walk
 from anyorder.orders.base import Unbound
 from anyorder.registry import CACHES, COUNT_RULES, ORDERS, REMASKERS, TOKEN_RULES, Argument, Entry, Registry
 
@@ -25,16 +26,6 @@ _KINDS: Mapping[str, Registry] = {
 }
 
 
-def walk(part: Any) -> Iterator[Any]:
-    """The part and all parts inside it."""
-    yield part
-    if _is_dataclass(part):
-        for field in dataclasses.fields(part):
-            inner = getattr(part, field.name)
-            if callable(inner) or _is_dataclass(inner):
-                yield from walk(inner)
-
-
 def memories_of(*parts: Any) -> tuple[Any, ...]:
     """The memories that these parts and all parts inside them declare, each once."""
     return tuple(dict.fromkeys(memory for part in parts for inside in walk(part) for memory in getattr(inside, "memories", ())))
@@ -42,9 +33,9 @@ def memories_of(*parts: Any) -> tuple[Any, ...]:
 
 def rebuild(part: Any, change: Callable[[Any], Any]) -> Any:
     """The part with `change` applied to all parts inside it, innermost first, and then to itself."""
-    if _is_dataclass(part):
+    if is_dataclass_instance(part):
         found = {f.name: getattr(part, f.name) for f in dataclasses.fields(part) if f.init}
-        new = {n: rebuild(v, change) for n, v in found.items() if callable(v) or _is_dataclass(v)}
+        new = {n: rebuild(v, change) for n, v in found.items() if callable(v) or is_dataclass_instance(v)}
         changed = {name: value for name, value in new.items() if value is not found[name]}
         part = dataclasses.replace(part, **changed) if changed else part
     return change(part)
@@ -69,11 +60,11 @@ def to_config(part: Any, weights: Callable[[Any], dict[str, Any] | None], kind: 
     values: dict[str, Any] = {"kind": kind, "name": _KINDS[kind].lasting_name_of(part)}
     if not _is_part(part):
         raise BadInput(f"the {kind} {type(part).__name__} cannot be saved: it must be a function or a dataclass")
-    if not _is_dataclass(part):
+    if not is_dataclass_instance(part):
         return values
     for field in dataclasses.fields(part):
         value = getattr(part, field.name)
-        if callable(value) or _is_dataclass(value):
+        if callable(value) or is_dataclass_instance(value):
             values[field.name] = to_config(value, weights, kind)
         elif isinstance(value, float) and not math.isfinite(value):
             values[field.name] = str(value)  # "inf": JSON has no such number
@@ -106,6 +97,10 @@ def from_config(values: Mapping[str, Any], weights: Callable[[Mapping[str, Any]]
         if arguments:
             raise BadInput(f"the {values['kind']} {values['name']!r} takes no arguments")
         return part
+    known = list(inspect.signature(part).parameters)
+    if wrong := [name for name in arguments if name not in known]:
+        takes = f"it has {', '.join(known)}" if known else "it has none"
+        raise BadInput(f"the {values['kind']} {values['name']!r} has no argument {wrong[0]!r}: {takes}")
     for argument in Entry(values["name"], part, {}).arguments:
         if argument.type is float and arguments.get(argument.name) in _NOT_FINITE:
             arguments[argument.name] = float(arguments[argument.name])
@@ -123,7 +118,7 @@ def spelling(part: Any, registry: Registry) -> str:
         BadInput: the part cannot be written as text: it cannot be found by name, or holds parts that are not the default ones.
     """
     text = registry.name_of(part)
-    if not _is_dataclass(part):
+    if not is_dataclass_instance(part):
         return text
     arguments = registry.entry(text).arguments
     plain = {argument.name for argument in arguments}
@@ -147,7 +142,7 @@ def label_of(part: Any, registry: Registry) -> str:
     try:
         return spelling(part, registry)
     except BadInput:
-        if not _is_dataclass(part):
+        if not is_dataclass_instance(part):
             return str(getattr(part, "__name__", type(part).__name__))
     inner = (getattr(part, field.name) for field in dataclasses.fields(part))
     said = (label_of(value, registry) if callable(value) else written(value) for value in inner)
@@ -181,7 +176,3 @@ def _kind_of(part: Any, kind: str) -> str:
 def _is_part(part: Any) -> bool:
     """Whether this is a function, a dataclass, or an instance of one."""
     return inspect.isfunction(part) or dataclasses.is_dataclass(part)
-
-
-def _is_dataclass(part: Any) -> bool:
-    return dataclasses.is_dataclass(part) and not inspect.isclass(part)

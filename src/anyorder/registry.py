@@ -260,7 +260,8 @@ class Registry:
         why = "is unknown"
         if attribute.partition(":")[0].isidentifier() and all(part.isidentifier() for part in name.split(".")):
             name, why = text, f"is unknown, and there is no module {name!r}"
-        return BadInput(f"{self.kind} {name!r} {why}: use one of {', '.join(self.names())}")
+        own = ", or module:attribute for one of your own"
+        return BadInput(f"{self.kind} {name!r} {why}: use one of {', '.join(self.names())}{own}")
 
     def _given(self, entry: Entry, values: list[str], text: str) -> dict[str, Any]:
         """The arguments that a text gives, positional ones first, as in a call."""

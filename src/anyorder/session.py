@@ -1,6 +1,5 @@
 """Load what every command needs: a task, problems, a denoiser, and samplers bound to it."""
 
-import inspect
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,14 +7,15 @@ from typing import Any
 
 from anyorder.decoding.sampler import Sampler, as_sampler
 from anyorder.denoisers.base import fingerprint
-from anyorder.errors import BadInput, first_line
+from anyorder.errors import BadInput
 from anyorder.evaluation.comparison import environment
 from anyorder.evaluation.samplers import default_samplers
 from anyorder.evaluation.trajectories import Watch
 from anyorder.files import find_file, open_text
 from anyorder.orders.end_penalty import EndPenalty
 from anyorder.orders.learned import check_policy_folder
-from anyorder.tasks import Instances, Sequences, Task, check_size, make_task, task_class
+from anyorder.tasks import Instances, Sequences, Task, make_task, task_class
+from anyorder.tasks.generation import make_problems
 from anyorder.tasks.problem_files import load_problems
 from anyorder.tasks.sequence_files import looks_like_a_file
 from anyorder.zoo import default_denoiser, load_denoiser
@@ -57,9 +57,8 @@ class Session:
         return next((name for name in ("policy+undo", "policy") if name in known), "confidence")
 
     def bind(self, text: str, **fields: Any) -> Sampler:
-        """A sampler from text or from its folder, with its policies loaded. Of a saved one only the budget is replaced."""
-        sampler = as_sampler(text, **fields)
-        return sampler.replace(steps=fields.get("steps", sampler.steps)).bind(self.denoiser, strict=self.strict)
+        """A sampler from text, with these fields, or from its folder as it was saved; with its policies loaded."""
+        return as_sampler(text, **fields).bind(self.denoiser, strict=self.strict)
 
     def late_ends(self, sampler: Sampler, penalty: float) -> Sampler:
         """The sampler, with a penalty on the scores of tokens that end a sequence of the task; 0 for none.
@@ -165,7 +164,7 @@ def fresh_problems(task: Task, limit: int | None, seed: int, generate: list[str]
     Raises:
         BadInput: as `generated`.
     """
-    return generated(task, limit or _GENERATED, 1_000_000 + seed, key_values(generate, "--generate"))
+    return make_problems(task, limit or _GENERATED, 1_000_000 + seed, key_values(generate, "--generate"))
 
 
 def task_of_options(task: str | None, model: str | None, task_options: list[str] | None) -> Task:
@@ -176,26 +175,6 @@ def task_of_options(task: str | None, model: str | None, task_options: list[str]
     """
     options = key_values(task_options, "--task-option")
     return make_task(task or DEFAULT_TASK, **options) if model is None else task_for(load_denoiser(model), task, **options)
-
-
-def generated(task: Task, count: int, seed: int, options: dict[str, Any]) -> Instances:
-    """Fresh problems.
-
-    Raises:
-        BadInput: the task has no generator, or one that cannot use the options.
-    """
-    parameters = inspect.signature(task.generate).parameters
-    known = list(parameters)[2:]  # behind the number of problems and the seed
-    unknown = [key for key in options if key not in known]
-    if unknown and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-        takes = f"it takes {', '.join(known)}" if known else "it takes no options"
-        raise BadInput(f"the generator of {task.name} does not take {unknown[0]!r}: {takes}")
-    check_size(count, task.length)
-    try:
-        return task.generate(count, seed, **options)
-    except TypeError as error:
-        given = ", ".join(f"{key}={value}" for key, value in options.items())
-        raise BadInput(f"the generator of {task.name} cannot use {given or 'no options'}: {first_line(error)}") from error
 
 
 def _options_of(task: type[Task], path: Path | None, problem: str | None) -> dict[str, Any]:

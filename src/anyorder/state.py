@@ -133,7 +133,8 @@ class DecodeState:
         return bias.masked_fill(~self.attention_mask.bool(), torch.finfo(bias.dtype).min)[:, None, None, :]
 
     def uniform(self, purpose: int) -> Tensor:
-        """Uniform numbers (B, L) of this step, fixed by each sequence's seed. Use one `purpose` number per use."""
+        """Uniform numbers (B, L) of this step, fixed by each sequence's seed. Use one `purpose` per use: numbers
+        below 10,000 belong to this package (`noise.Purpose`)."""
         return noise.uniform(*self._keys(purpose))
 
     def gumbel(self, purpose: int) -> Tensor:

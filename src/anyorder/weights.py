@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_buffer_registration_hook, register_module_parameter_registration_hook
 
-from anyorder.errors import BadCheckpoint
+from anyorder.errors import BadCheckpoint, first_line
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -35,7 +35,7 @@ def with_weights(make: Callable[[], Module], path: Path) -> Module:
 
     Raises:
         BadCheckpoint: no such file, a module that is far larger than it, or weights that are not finite.
-        Any error of `make`, of safetensors and of `load_state_dict`.
+        Any error of `make` and of `load_state_dict`.
     """
     with limited_to([path]):
         module = make()
@@ -50,11 +50,12 @@ def load_weights(module: nn.Module, path: Path, wrapper: str = "") -> None:
         wrapper: a prefix that is left out if all names in the file begin with it.
 
     Raises:
-        BadCheckpoint: no such file, or weights that are not finite.
-        Any error of safetensors and of `load_state_dict`.
+        BadCheckpoint: no such file, one that is damaged, or weights that are not finite.
+        Any error of `load_state_dict`.
     """
     check_file(path)
-    weights = safetensors.torch.load_file(path)
+    with readable(path):
+        weights = safetensors.torch.load_file(path)
     if wrapper and all(name.startswith(wrapper) for name in weights):
         weights = {name.removeprefix(wrapper): value for name, value in weights.items()}
     module.load_state_dict(weights)
@@ -65,6 +66,15 @@ def check_file(path: Path) -> None:
     """Raise BadCheckpoint unless this is a regular file: reading a FIFO would wait forever."""
     if not path.is_file():
         raise BadCheckpoint(f"{path} is {'no regular file' if path.exists() else 'missing'}")
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Raise BadCheckpoint where safetensors cannot read this file."""
+    try:
+        yield
+    except safetensors.SafetensorError as error:
+        raise BadCheckpoint(f"{path} is damaged or was cut off: {first_line(error)}") from error
 
 
 def check_finite(module: nn.Module, where: str | Path) -> None:
@@ -115,7 +125,7 @@ def limited_to(files: Iterable[Path] | Callable[[], Iterable[Path]]) -> Iterator
         files: the files, or a function that gives them when the first tensor is made, for files that the body fetches.
 
     Raises:
-        BadCheckpoint: no such file; in the body, too many or too large tensors. Any error of safetensors.
+        BadCheckpoint: no such file, or a damaged one; in the body, too many or too large tensors.
     """
     limit = functools.cache(lambda: _Limit(list(files() if callable(files) else files)))
     if not callable(files):
@@ -151,5 +161,5 @@ def _shapes(path: Path) -> list[list[int]]:
     if path.suffix == ".bin":
         with zipfile.ZipFile(path) as archive:
             return [[entry.file_size] for entry in archive.infolist() if "/data/" in entry.filename]
-    with safetensors.safe_open(path, framework="pt") as file:
+    with readable(path), safetensors.safe_open(path, framework="pt") as file:
         return [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118 (not a mapping)

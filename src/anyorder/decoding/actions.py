@@ -19,7 +19,6 @@ from anyorder.prediction import Prediction
 from anyorder.registry import COUNT_RULES
 from anyorder.state import DecodeState
 
-_POSITION, _STOP = 5, 6
 _NOWHERE = -1e9
 """In place of -inf, whose gradient would be no number; in float32 it adds nothing to any sum of exponentials."""
 
@@ -69,7 +68,7 @@ class PlackettLuce(Actions):
 
     def draw(self, scores: Tensor, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
         """See `Actions`."""
-        gumbel = state.gumbel(_POSITION)
+        gumbel = state.gumbel(noise.Purpose.POSITION)
         noisy = (scores / self.temperature + gumbel).masked_fill(scores == -torch.inf, -torch.inf)
         return numbered(noisy, self.count(noisy, state, prediction, remasked))
 
@@ -101,7 +100,7 @@ class Bernoulli(Actions):
         """See `Actions`."""
         if self.temperature == 0:
             return torch.where(scores > 0, 0, -1)
-        fires = state.uniform(_POSITION) < torch.sigmoid(scores.double() / self.temperature)
+        fires = state.uniform(noise.Purpose.POSITION) < torch.sigmoid(scores.double() / self.temperature)
         return torch.where(fires & (scores > -torch.inf), 0, -1)
 
     def log_prob(self, scores: Tensor, drawn: Tensor) -> Tensor:
@@ -133,10 +132,10 @@ class DynamicPlackettLuce(Actions):
     def draw(self, scores: Tensor, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
         """See `Actions`. As a race: position i arrives after an exponential time of rate exp(score), STOP's clock starts at the
         first arrival."""
-        gumbel = state.gumbel(_POSITION)
+        gumbel = state.gumbel(noise.Purpose.POSITION)
         noisy = (scores.double() / self.temperature + gumbel).masked_fill(scores == -torch.inf, -torch.inf)
         first = noisy.amax(dim=1, keepdim=True)
-        stop = torch.logaddexp(-first, -noise.gumbel(state.seeds, _STOP, state.step)[:, None])  # log of the time
+        stop = torch.logaddexp(-first, -noise.gumbel(state.seeds, noise.Purpose.STOP, state.step)[:, None])  # log of the time
         return numbered(noisy, ((-noisy < stop) | (noisy == first)) & (noisy > -torch.inf))
 
     def log_prob(self, scores: Tensor, drawn: Tensor) -> Tensor:

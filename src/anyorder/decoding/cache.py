@@ -13,11 +13,11 @@ from torch import Tensor
 
 from anyorder.decoding.blocks import from_first_to_open, open_block
 from anyorder.decoding.caches import CacheRule, exact, none
-from anyorder.decoding.own_code import naming
 from anyorder.denoisers.attention_store import DenoiserCache
 from anyorder.denoisers.base import DenoiserOutput
 from anyorder.denoisers.blocks import block_length_of
 from anyorder.errors import BadInput
+from anyorder.own_code import naming
 from anyorder.state import DecodeState
 
 Refresh = str | int | float

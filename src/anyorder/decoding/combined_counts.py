@@ -95,3 +95,7 @@ class Deadline(CountRule):
     def in_blocks(self, length: int) -> CountRule:
         """Both rules in blocks."""
         return Deadline(self.rule.in_blocks(length), self.schedule.in_blocks(length))
+
+    def closes(self, state: DecodeState) -> Tensor | None:
+        """See `CountRule`."""
+        return self.schedule.closes(state)

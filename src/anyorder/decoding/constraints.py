@@ -1,5 +1,6 @@
 """Which tokens may be committed: masks of logits, and finite automata over the tokens of a hole."""
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -8,13 +9,11 @@ import torch
 from torch import Tensor
 
 from anyorder import noise
-from anyorder.decoding.own_code import naming
 from anyorder.decoding.tokens import Argmax, Sample, TokenRule
 from anyorder.errors import BadInput, counted, shorten
+from anyorder.own_code import naming
 from anyorder.prediction import Prediction
 from anyorder.state import DecodeState
-
-_TOKEN = 2
 
 LogitsMask = Callable[[DecodeState, Prediction], Tensor]
 """Which tokens may be committed now: bool (K, V) from a state and a prediction, a row for each predicted position."""
@@ -86,7 +85,7 @@ class AllowedTokens:
             for position, tokens in self.rows[row].items():
                 here = found[(index == position) & (found >= 0)]
                 allowed[here] = False
-                allowed[here[:, None], torch.tensor(sorted(tokens), device=allowed.device)] = True
+                allowed[here[:, None], torch.tensor(sorted(tokens), dtype=torch.int64, device=allowed.device)] = True
         return allowed
 
 
@@ -111,9 +110,11 @@ class Automaton:
 
     def to(self, device: torch.device) -> "Automaton":
         """The same on a device."""
-        if self.following.device != device:
-            self.following, self.accepting = self.following.to(device), self.accepting.to(device)
-        return self
+        if self.following.device == device:
+            return self
+        moved = copy.copy(self)
+        moved.following, moved.accepting = self.following.to(device), self.accepting.to(device)
+        return moved
 
     def ended_by(self, ends: Sequence[int], pad: int) -> "Automaton":
         """The texts of this language, then one of the ends, then ends or padding up to the last position."""
@@ -299,4 +300,6 @@ class Matching(TokenRule):
     @staticmethod
     def _gumbel(state: DecodeState, run: _Run, words: int) -> Tensor:
         index = state.index[run.row, run.columns][:, None]
-        return noise.gumbel(state.seeds[run.row], _TOKEN, state.step[run.row], index, torch.arange(words, device=index.device))
+        return noise.gumbel(
+            state.seeds[run.row], noise.Purpose.TOKEN, state.step[run.row], index, torch.arange(words, device=index.device)
+        )

@@ -47,6 +47,10 @@ class CountRule(ABC):
         """
         return self
 
+    def closes(self, state: DecodeState) -> Tensor | None:
+        """Rows bool (B,) whose open block this step has to finish, so that it remasks nothing; None if there are none."""
+        return None
+
 
 @dataclass(frozen=True)
 class FunctionRule(CountRule):
@@ -276,12 +280,9 @@ class KLASS(CountRule):
     """
 
     confidence: float = field(
-        default=0.9,
-        metadata={
-            "help": "a position is confident above this probability",
-            "values": ("0.5:1", "0.6:0.3", "0.6:0.1", "0.8:0.03", "0.9:0.01", "0.99:0.005"),
-        },
-    )
+        default=0.9, metadata={"help": "a position is confident above this probability",
+                               "values": ("0.5:1", "0.6:0.3", "0.6:0.1", "0.8:0.03", "0.9:0.01", "0.99:0.005")},
+    )  # fmt: skip
     kl: float = field(default=0.01, metadata={"help": "a position is stable below this divergence, in nats"})
     history: int = field(default=2, metadata={"help": "steps in which it must be stable"})
     k: int = field(default=1, metadata={"help": "positions unmasked where none is ready"})
@@ -323,8 +324,9 @@ class PredictedError(CountRule):
         ranked, ranking = scores.sort(dim=1, descending=True, stable=True)
         fits = (1 - torch.sigmoid(ranked)).cumsum(dim=1) <= self.bound
         chosen = torch.zeros_like(state.masked).scatter(1, ranking, fits)
-        pace = -(-(scores > -torch.inf).sum(dim=1) // (state.steps - state.step))  # rounded up
-        return (chosen & (scores > -torch.inf)) | top(scores, pace)
+        available = scores > -torch.inf
+        pace = (available.sum(dim=1) / _steps_left(available, state)).ceil()
+        return (chosen & available) | top(scores, pace)
 
 
 @COUNT_RULES.register("even_blocks")
@@ -333,15 +335,11 @@ class EvenBlocks(CountRule):
     """Every block takes the same number of steps, and its positions are spread evenly over them, the remainder first (LLaDA,
     arXiv 2502.09992, `get_num_transfer_tokens`). The linear rule becomes this one in blocks.
 
-    Each block takes at least one step. A row with more blocks than forward passes is therefore not filled in blocks to its end:
-    the last forward pass fills the rest.
+    Each block takes at least one step. Of a row with more blocks than forward passes, the last pass fills the rest.
     """
 
     length: int = field(metadata={"help": "generated positions per block"})
-    steps: int | None = field(
-        default=None,
-        metadata={"help": "per block, at most its length; by default the budget divided by each sequence's number of blocks"},
-    )
+    steps: int | None = field(default=None, metadata={"help": "per block; by default the budget over the number of blocks"})
 
     def __post_init__(self) -> None:
         check_number("length", self.length, 1)
@@ -350,27 +348,41 @@ class EvenBlocks(CountRule):
 
     def __call__(self, scores: Tensor, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
         if state.model_block is not None:
-            return top(scores, self._of_unequal(state) + remasked)
+            return top(scores, self._of_unequal(state)[0] + remasked)
+        block, steps = self._blocks(state)
+        number, step = state.step // steps, state.step % steps
+        size = (block == number[:, None]).sum(dim=1)
+        count = size // steps + (step < size % steps).long() + remasked
+        return top(scores, count.masked_fill((step == steps - 1) & (state.remasked > 0), self.length))
+
+    def closes(self, state: DecodeState) -> Tensor:
+        """See `CountRule`."""
+        if state.model_block is not None:
+            return self._of_unequal(state)[1] <= 1
+        steps = self._blocks(state)[1]
+        return state.step % steps == steps - 1
+
+    def _blocks(self, state: DecodeState) -> tuple[Tensor, Tensor]:
+        """The block of each generated position (B, L), and the steps of each of them, int64 (B,)."""
         block = block_of(state.generated, self.length)
         blocks = block.amax(dim=1) + 1
         even = (state.steps // blocks.clamp(min=1)).clamp(1, self.length)
-        steps = even if self.steps is None else torch.full_like(blocks, min(self.steps, self.length))
-        number, step = state.step // steps, state.step % steps
-        size = (block == number[:, None]).sum(dim=1)
-        return top(scores, size // steps + (step < size % steps).long())
+        return block, even if self.steps is None else torch.full_like(blocks, min(self.steps, self.length))
 
-    def _of_unequal(self, state: DecodeState) -> Tensor:
-        """How many now, int64 (B,), in the blocks of a block-causal denoiser. They may begin with given positions, so each gets
-        a share of the steps by its size, and one at least."""
+    def _of_unequal(self, state: DecodeState) -> tuple[Tensor, Tensor]:
+        """How many now, and the steps left for the open block with this one, int64 (B,), in the blocks of a block-causal
+        denoiser. They may begin with given positions, so each gets a share of the steps by its size, and one at least."""
         block = blocks_of(state, self.length)
         last, left = block.amax(dim=1), (block >= 0) & (state.commit_step < 0)
         now = block.masked_fill(~state.available, block.shape[1]).amin(dim=1)
         here = (left & (block == now[:, None])).sum(dim=1)
         if self.steps is not None:
-            return -(-(block == now[:, None]).sum(dim=1) // min(self.steps, self.length))
+            count = -(-(block == now[:, None]).sum(dim=1) // min(self.steps, self.length))
+            return count, -(-here // count.clamp(min=1))
         steps = state.steps - state.step
         share = steps * here // left.sum(dim=1).clamp(min=1)
-        return -(-here // share.clamp(min=1).minimum((steps - (last - now)).clamp(min=1)))
+        share = share.clamp(min=1).minimum((steps - (last - now)).clamp(min=1))
+        return -(-here // share), share
 
 
 def not_in_blocks(name: str) -> BadInput:

@@ -8,11 +8,11 @@ from torch import Tensor
 from anyorder.decoding.counts import CountRule
 from anyorder.decoding.published_remaskers import Forgiving
 from anyorder.errors import BadInput, check_number
+from anyorder.noise import Purpose
 from anyorder.prediction import Prediction
 from anyorder.registry import REMASKERS
 from anyorder.state import DecodeState
 
-_REMASK, _UNMASK = 21, 22
 _ROUNDING = 1e-9
 
 SCHEDULES = {"cap": 0.008, "rescale": 0.015, "conf": 1.0, "loop": 0.02}
@@ -89,7 +89,7 @@ class ReMDM(Forgiving):
         if self.schedule == "conf":
             doubt = (-state.token_log_probs.double().exp()).masked_fill(~committed, -torch.inf)
             sigma = sigma * doubt.softmax(dim=1).nan_to_num(nan=0.0)  # NaN where nothing is committed
-        return committed & (state.uniform(_REMASK) < sigma)
+        return committed & (state.uniform(Purpose.REMASK) < sigma)
 
     def over(self, before: DecodeState, after: DecodeState) -> Tensor:
         """See `Remasker`."""
@@ -114,4 +114,4 @@ class ReMDMCount(CountRule):
         alpha_t, alpha_s = self.remasker.alphas(state)
         sigma = 0.0 if self.remasker.schedule == "conf" else self.remasker.strength(state)
         unmasked = (alpha_s - (1 - sigma) * alpha_t) / (1 - alpha_t).clamp(min=1e-12)
-        return (state.uniform(_UNMASK) < unmasked[:, None]) & (scores > -torch.inf)
+        return (state.uniform(Purpose.UNMASK) < unmasked[:, None]) & (scores > -torch.inf)

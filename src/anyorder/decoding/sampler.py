@@ -264,10 +264,12 @@ class Sampler(Pushable):
 
         Raises:
             BadInput: a part that cannot be found again by name, such as a lambda, a named folder without a policy, or a folder
-                whose card is not that of a sampler.
+                with a card or a model of another kind.
         """
-        if (Path(folder) / "README.md").exists() and not (Path(folder) / "sampler.json").exists():
-            raise BadInput(f"{folder} holds a README.md, which the sampler's card would overwrite: choose another folder")
+        others = ("README.md", "config.json", "model.safetensors")
+        found = [name for name in others if (Path(folder) / name).exists()]
+        if found and not (Path(folder) / "sampler.json").exists():
+            raise BadInput(f"{folder} holds {found[-1]}, which is not that of a sampler: choose another folder")
         networks: list[PolicyNetwork] = []
 
         def weights(part: Any) -> dict[str, Any] | None:

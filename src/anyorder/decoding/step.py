@@ -9,7 +9,6 @@ from anyorder import noise
 from anyorder.decoding.blocks import open_block, reach_of
 from anyorder.decoding.cache import Cache
 from anyorder.decoding.counts import checked_selection
-from anyorder.decoding.own_code import naming
 from anyorder.decoding.sampler import Sampler
 from anyorder.decoding.tokens import propose
 from anyorder.denoisers.attention import with_attention
@@ -18,11 +17,10 @@ from anyorder.denoisers.blocks import block_length_of
 from anyorder.errors import BadInput
 from anyorder.memory import remember
 from anyorder.orders.base import checked_scores
+from anyorder.own_code import naming
 from anyorder.prediction import Prediction, forbid
 from anyorder.signatures import checked
 from anyorder.state import DecodeState
-
-_ORDER_NOISE = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,14 +96,15 @@ def step(state: DecodeState, prediction: Prediction, sampler: Sampler) -> tuple[
     scores = _scores(state, prediction, sampler)  # where
     scale = sampler.noise_scale(state)
     drawn = isinstance(scale, Tensor) or scale > 0
-    noisy = (scores + scale * state.gumbel(_ORDER_NOISE)).float() if drawn else scores
+    noisy = (scores + scale * state.gumbel(noise.Purpose.ORDER_NOISE)).float() if drawn else scores
 
     last = state.step == state.steps - 1
     some_last = bool(last.any())
+    closes = sampler.count_rule.closes(state)
     with naming("remasker", sampler.remasker):
         remasked = sampler.remasker.remask(state, prediction)  # what to remask
-    if some_last:
-        remasked = remasked & ~last[:, None]
+    final = last if closes is None else last | closes
+    remasked = remasked & ~final[:, None]
     count = remasked.sum(dim=1)
     selected = prediction.predicted
     if not (some_last and bool(last.all())):  # how many
@@ -113,9 +112,9 @@ def step(state: DecodeState, prediction: Prediction, sampler: Sampler) -> tuple[
             selected = checked_selection(sampler.count_rule(noisy, state, prediction, count), state) & prediction.predicted
         with naming("remasker", sampler.remasker):
             selected, remasked = sampler.remasker.revise(state, prediction, noisy, selected, remasked)
+        remasked = remasked & ~final[:, None]
         if some_last:
             selected = torch.where(last[:, None], prediction.predicted, selected)
-            remasked = remasked & ~last[:, None]
     rejected = sampler.remasker.reject(state, prediction, remasked)
 
     filled = state.tokens.masked_scatter(prediction.predicted, candidates)

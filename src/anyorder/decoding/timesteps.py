@@ -9,13 +9,11 @@ import torch
 from torch import Tensor
 
 from anyorder import noise
-from anyorder.decoding.counts import CountRule, top
+from anyorder.decoding.counts import CountRule, not_in_blocks, top
 from anyorder.errors import check_number
 from anyorder.prediction import Prediction
 from anyorder.registry import COUNT_RULES
 from anyorder.state import DecodeState
-
-_TRANSFER, _HITTING = 4, 21
 
 
 @COUNT_RULES.register("timesteps")
@@ -33,6 +31,10 @@ class Timesteps(CountRule):
         masked = (scores > -torch.inf).sum(dim=1)
         return top(scores, (masked.float() * _transferred(state, self.eps)).long())
 
+    def in_blocks(self, length: int) -> CountRule:
+        """See `CountRule`."""
+        raise not_in_blocks("timesteps")
+
 
 @COUNT_RULES.register("ancestral")
 @dataclass(frozen=True)
@@ -46,7 +48,11 @@ class Ancestral(CountRule):
         check_number("eps", self.eps, above=0, most=1)
 
     def __call__(self, scores: Tensor, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
-        return (state.uniform(_TRANSFER) < _transferred(state, self.eps)[:, None]) & (scores > -torch.inf)
+        return (state.uniform(noise.Purpose.TRANSFER) < _transferred(state, self.eps)[:, None]) & (scores > -torch.inf)
+
+    def in_blocks(self, length: int) -> CountRule:
+        """See `CountRule`."""
+        raise not_in_blocks("ancestral")
 
 
 @COUNT_RULES.register("first_hitting")
@@ -77,7 +83,7 @@ class FirstHitting(CountRule):
 
     def times(self, state: DecodeState) -> Tensor:
         """The time in (0, 1) at which each position is unmasked, float64 (B, L), fixed by the sequence's seed."""
-        return noise.uniform(state.seeds[:, None], _HITTING, state.index)
+        return noise.uniform(state.seeds[:, None], noise.Purpose.HITTING, state.index)
 
     def __call__(self, scores: Tensor, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
         times = self.times(state)

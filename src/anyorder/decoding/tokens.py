@@ -9,13 +9,11 @@ import torch
 from torch import Tensor
 
 from anyorder import noise
-from anyorder.decoding.own_code import naming
 from anyorder.errors import LARGEST_FINITE, BadInput, NotFinite, check_number
+from anyorder.own_code import naming
 from anyorder.prediction import Prediction, in_chunks
 from anyorder.registry import TOKEN_RULES
 from anyorder.state import DecodeState
-
-_TOKEN = 2
 
 COLDEST = 1e-30
 """The lowest temperature of `Sample`: below it, only exact ties are left to chance."""
@@ -118,7 +116,7 @@ class Sample(TokenRule):
         """A token and its log-probability for each row of logits (K, V)."""
         log_probs = truncate(logits, self.temperature, self.top_p, self.top_k)
         words = torch.arange(log_probs.shape[1], device=log_probs.device)
-        gumbel = noise.gumbel(seed[:, None], _TOKEN, step[:, None], index[:, None], words)
+        gumbel = noise.gumbel(seed[:, None], noise.Purpose.TOKEN, step[:, None], index[:, None], words)
         drawn = (log_probs + gumbel).argmax(dim=-1)
         return drawn, log_probs.gather(1, drawn[:, None])[:, 0].float()
 

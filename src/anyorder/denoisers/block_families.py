@@ -85,11 +85,6 @@ def reads_no_time(config: Any) -> bool:
     return model_type(config) == "bd3lm" and not getattr(config, "time_conditioning", False)
 
 
-Inputs = Callable[[Tensor, Tensor | None, bool], dict[str, Any]]
-"""Arguments of a model's `forward` besides tokens and position ids: from tokens (B, L), the attention mask (B, L) or None, and
-whether some columns alone are computed within `AttentionStore.part`, whose own masks are then used."""
-
-
 class BlockInputs:
     """How a block-causal model is called.
 
@@ -104,7 +99,8 @@ class BlockInputs:
         self.takes = set(inspect.signature(model.forward).parameters)
 
     def __call__(self, tokens: Tensor, attention_mask: Tensor | None, columns_alone: bool) -> dict[str, Any]:
-        """See `Inputs`."""
+        """Arguments of the model's `forward` besides tokens and position ids: from tokens (B, L), the attention mask (B, L) or
+        None, and whether some columns alone are computed within `AttentionStore.part`, whose own masks are then used."""
         if self.form == "own":
             return self._own(tokens, attention_mask)
         if columns_alone:

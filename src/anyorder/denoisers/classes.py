@@ -108,11 +108,14 @@ def read_denoiser(folder: Path) -> Any:
         BadCheckpoint: a damaged configuration, weights that cannot be read or are not finite, or a configuration that asks for
             a far larger network than the weights are of.
     """
+    place = folder / "config.json"
     try:
-        config = dict(parse_json((folder / "config.json").read_text(encoding="utf-8")))
-        name = config.pop("class", None)
+        config = parse_json(place.read_text(encoding="utf-8"))
     except UNLOADABLE as error:
-        raise BadCheckpoint(f"{folder} holds no readable denoiser: {first_line(error)}") from error
+        raise BadCheckpoint(f"{place} cannot be read: {first_line(error)}") from error
+    if not isinstance(config, dict):
+        raise BadCheckpoint(f"{place} is no configuration of a denoiser: it must hold an object, with names and values")
+    name = config.pop("class", None)
     check_configuration(folder, config)
     if name is None and "architecture" in config:
         raise BadInput(f"{folder} holds an order policy, which is no denoiser: name the model, and the policy as its order")
@@ -175,7 +178,8 @@ def _made(name: str, kind: Any, arguments: Mapping[str, Any]) -> Any:
         raise
     except Exception as error:  # whatever the class raises
         given = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
-        raise BadInput(f"{name} cannot be made from {given or 'no arguments'}: {first_line(error)}") from error
+        more = "" if given else "; give its arguments to load_denoiser, or as --model-option NAME=VALUE"
+        raise BadInput(f"{name} cannot be made from {given or 'no arguments'}: {first_line(error)}{more}") from error
 
 
 def _load_weights(module: nn.Module, path: Path, name: str) -> None:

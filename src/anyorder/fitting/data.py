@@ -10,9 +10,10 @@ from rich.console import Console
 
 from anyorder.errors import BadInput
 from anyorder.fitting.settings import FitSettings
-from anyorder.session import generated, key_values
+from anyorder.session import key_values
 from anyorder.tasks import Instances, Sequences, Task, task_class
 from anyorder.tasks.alphabets import Alphabet
+from anyorder.tasks.generation import make_problems
 from anyorder.tasks.problem_files import Unreadable, load_problems
 from anyorder.tasks.sequence_files import Record, read_records, suffix_of
 from anyorder.training.data import with_solutions
@@ -80,11 +81,11 @@ def prepare(settings: FitSettings, console: Console) -> Bench:
 def _of_problems(settings: FitSettings, denoiser: Any, task: Task) -> Bench:
     chosen = key_values(list(settings.generate), "--generate")
     if settings.data is None:
-        sets = {
-            name: generated(task, count, _seed(settings.seed, part), chosen)
-            for part, (name, count) in enumerate(_GENERATED.items())
-        }
-        return Bench(denoiser, task, **sets, first=sets["validation"][slice(0, FIRST)])
+        made = [
+            make_problems(task, count, _seed(settings.seed, part), chosen) for part, count in enumerate(_GENERATED.values())
+        ]
+        fitted, tried, tested = _apart(*made)
+        return Bench(denoiser, task, fitted, tried, tested, first=tried[slice(0, FIRST)])
     if chosen:
         raise BadInput("--generate has no effect with a file of problems: leave one of them out")
     found = load_problems(task, settings.data, None, settings.skip_unreadable, "--skip-unreadable leaves such problems out")
@@ -94,8 +95,29 @@ def _of_problems(settings: FitSettings, denoiser: Any, task: Task) -> Bench:
     shuffled = torch.from_numpy(np.random.default_rng(settings.seed).permutation(len(found)))
     validation, test = (max(2, min(most, len(found) // 5)) for most in (_GENERATED["validation"], _GENERATED["test"]))
     chosen_on, train = shuffled[test : test + validation], shuffled[test + validation :]
-    first = shuffled[test : test + FIRST]
-    return Bench(denoiser, task, found[train], found[chosen_on], found[shuffled[:test]], found[first])
+    fitted, tried, tested = _apart(found[train], found[chosen_on], found[shuffled[:test]])
+    return Bench(denoiser, task, fitted, tried, tested, first=found[shuffled[test : test + FIRST]])
+
+
+def _apart(train: Instances, validation: Instances, test: Instances) -> tuple[Instances, Instances, Instances]:
+    """The sets without problems that a later one holds too, and without repetitions in the last two.
+
+    Raises:
+        BadInput: hardly any are left.
+    """
+    seen: set[bytes] = set()
+    parts = []
+    for problems, once in ((test, True), (validation, True), (train, False)):
+        before, kept = set(seen), []
+        for number, row in enumerate(problems.tokens.numpy()):
+            key = row.tobytes()
+            if key not in (seen if once else before):
+                kept.append(number)
+            seen.add(key)
+        parts.append(problems[torch.tensor(kept, dtype=torch.int64)])
+    if min(map(len, parts)) < 2:
+        raise BadInput("hardly any of these problems differ from one another: a fit needs others to choose and to test on")
+    return parts[2], parts[1], parts[0]
 
 
 def _seed(seed: int, part: int) -> int:

@@ -26,17 +26,16 @@ import torch
 from torch import Tensor
 
 from anyorder.errors import BadInput
+from anyorder.noise import Purpose
 from anyorder.prediction import Prediction
 from anyorder.registry import ORDERS
 from anyorder.state import DecodeState
-
-_RANDOM_ORDER = 1
 
 
 @ORDERS.register("random", baseline=True, default=True, color="#c9a227")
 def random(state: DecodeState, prediction: Prediction) -> Tensor:
     """Uniform numbers in (0, 1), drawn again in every step."""
-    return state.uniform(_RANDOM_ORDER).float().masked_fill(~prediction.predicted, -torch.inf)
+    return state.uniform(Purpose.RANDOM_ORDER).float().masked_fill(~prediction.predicted, -torch.inf)
 
 
 @ORDERS.register("left_to_right", baseline=True, default=True, sequential=True, color="#6b4f3a")

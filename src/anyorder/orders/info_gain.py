@@ -7,12 +7,11 @@ import torch
 from torch import Tensor
 
 from anyorder.errors import LARGEST_FINITE, BadInput, check_number
+from anyorder.noise import Purpose
 from anyorder.orders.base import Binding, Unbound
 from anyorder.prediction import Prediction, forbid
 from anyorder.registry import ORDERS
 from anyorder.state import DecodeState
-
-_CANDIDATES = 22
 
 
 @ORDERS.register("info_gain")
@@ -69,7 +68,7 @@ class InfoGain(Unbound):
         """Positions int64 (B, L), the candidates first, from the drawn tokens' log-probabilities (B, L)."""
         drawn = sure.double()
         if self.temperature:
-            drawn = drawn.exp() / self.temperature + state.gumbel(_CANDIDATES)
+            drawn = drawn.exp() / self.temperature + state.gumbel(Purpose.CANDIDATES)
         drawn = drawn.masked_fill(~state.available, -torch.inf)
         best = sure.masked_fill(~state.available, -torch.inf).argmax(dim=1, keepdim=True)
         return drawn.scatter(1, best, torch.inf).argsort(dim=1, descending=True, stable=True)

@@ -141,7 +141,7 @@ class SavedOrder(Unbound):
         raise BadInput("a learned order named in text must be bound to its denoiser first: sampler.bind(denoiser)")
 
 
-_loaded: "weakref.WeakKeyDictionary[nn.Module, dict[tuple[str, int], LearnedOrder]]" = weakref.WeakKeyDictionary()
+_loaded: "weakref.WeakKeyDictionary[nn.Module, dict[tuple[str, int, bool], LearnedOrder]]" = weakref.WeakKeyDictionary()
 
 
 def saved_order(denoiser: nn.Module, folder: str = "", *, strict: bool = True) -> LearnedOrder:
@@ -154,7 +154,7 @@ def saved_order(denoiser: nn.Module, folder: str = "", *, strict: bool = True) -
     if not name:
         raise BadInput("this denoiser has no learned order of its own: fit one, and name its folder instead of 'policy'")
     config = Path(name) / "config.json"
-    key = (name, config.stat().st_mtime_ns if config.is_file() else 0)
+    key = (name, config.stat().st_mtime_ns if config.is_file() else 0, strict)
     known = _loaded.setdefault(denoiser, {})
     if key not in known:
         known[key] = LearnedOrder.from_pretrained(name, denoiser, strict=strict)

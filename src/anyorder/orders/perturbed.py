@@ -6,14 +6,13 @@ import torch
 from torch import Tensor
 
 from anyorder.errors import LARGEST_FINITE, check_number
+from anyorder.noise import Purpose
 from anyorder.orders.base import Order
 from anyorder.orders.learned import LearnedOrder
 from anyorder.orders.reward_policies import most_confident
 from anyorder.prediction import Prediction
 from anyorder.registry import ORDERS
 from anyorder.state import DecodeState
-
-_PERTURBATION, _TOP = 7, 8
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class Perturbed:
             most = self.order.policy.top_positions if isinstance(self.order, LearnedOrder) else 0
         if most:
             scores = scores.masked_fill(~most_confident(state, prediction, most), -torch.inf)
-        perturbed = torch.softmax(scores.double(), dim=1) + self.sigma * state.normal(_PERTURBATION)
+        perturbed = torch.softmax(scores.double(), dim=1) + self.sigma * state.normal(Purpose.PERTURBATION)
         return perturbed.masked_fill(scores == -torch.inf, -torch.inf).float()
 
 
@@ -60,4 +59,4 @@ class TopPositions:
 
     def __call__(self, state: DecodeState, prediction: Prediction) -> Tensor:
         inside = most_confident(state, prediction, self.k)
-        return state.uniform(_TOP).float().masked_fill(~inside, -torch.inf)
+        return state.uniform(Purpose.TOP).float().masked_fill(~inside, -torch.inf)

@@ -25,6 +25,7 @@ from anyorder.errors import BadInput
 from anyorder.files import write_json, written_as_a_whole
 from anyorder.hub import Pushable, save_weights
 from anyorder.memory import FirstPrediction, Memory
+from anyorder.own_code import naming
 from anyorder.prediction import Prediction
 from anyorder.registry import POLICIES
 from anyorder.relations import EVERYTHING, Relation
@@ -101,10 +102,11 @@ class PolicyNetwork(nn.Module, Pushable):
     def __call__(self, state: DecodeState, prediction: Prediction) -> Tensor:
         """`forward`, in float32 under `torch.autocast` as well."""
         kind = state.tokens.device.type
-        if not torch.is_autocast_enabled(kind):
-            return super().__call__(state, prediction)  # type: ignore[no-any-return]
-        with torch.autocast(kind, enabled=False):
-            return super().__call__(state, prediction)  # type: ignore[no-any-return]
+        with naming("policy", self):
+            if not torch.is_autocast_enabled(kind):
+                return super().__call__(state, prediction)  # type: ignore[no-any-return]
+            with torch.autocast(kind, enabled=False):
+                return super().__call__(state, prediction)  # type: ignore[no-any-return]
 
     @abstractmethod
     def build(self, settings: Any) -> None:
@@ -195,6 +197,8 @@ class SupervisedPolicy(PolicyNetwork):
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
+        if not isinstance(getattr(self, "out", None), nn.Linear) or self.out.out_features != 1:
+            raise BadInput(f"{type(self).__name__}.build must make self.out, the last layer: an nn.Linear with one output")
         if self.from_confidence:
             nn.init.zeros_(self.out.weight)
             nn.init.zeros_(self.out.bias)
@@ -218,6 +222,8 @@ class SupervisedPolicy(PolicyNetwork):
     def forward(self, state: DecodeState, prediction: Prediction) -> Tensor:
         """See `PolicyNetwork`."""
         correction = self.correct(state, prediction)
+        if (shape := tuple(correction.shape)) != (*state.tokens.shape, 1):
+            raise BadInput(f"{type(self).__name__}.correct returned {shape}; it must be {(*state.tokens.shape, 1)}")
         if not self.from_confidence:
             return correction[..., 0]
         base = self.scale * prediction.scatter(prediction.drawn_log_odds.clamp(-30, 30), 0.0) + self.shift
@@ -333,7 +339,8 @@ class LookaheadPolicy(SupervisedPolicy):
             hidden = hidden + self.drawn_embedding(state.tokens.masked_scatter(prediction.predicted, prediction.drawn_tokens))
         bias = state.attention_bias
         if self.relations is not None:
-            bias = self.relations.bias(state.tokens, hidden.dtype)
+            related = self.relations.bias(state.tokens, hidden.dtype)
+            bias = related if bias is None else torch.minimum(related, bias)
         for block in self.blocks:
             hidden = block(hidden, bias)
         corrected: Tensor = self.out(self.norm(hidden))

@@ -18,6 +18,7 @@ from anyorder.denoisers.base import Denoiser, check_is_denoiser
 from anyorder.ends import Ends
 from anyorder.errors import BadInput, shorten
 from anyorder.files import write_text
+from anyorder.own_code import reported
 from anyorder.registry import TASKS
 from anyorder.relations import Relation
 from anyorder.signatures import check_argument, checked
@@ -66,6 +67,9 @@ class Task(ABC):
 
     def __init_subclass__(cls, **named: Any) -> None:
         super().__init_subclass__(**named)
+        for name in (*_READ_PROBLEMS, *_READ_COMPLETED, "augment", "relations", "differences"):
+            if name in vars(cls):
+                setattr(cls, name, reported("task")(vars(cls)[name]))
         for name in _READ_COMPLETED & vars(cls).keys():
             setattr(cls, name, on_cpu(vars(cls)[name]))
         for name, arguments in (_READ_PROBLEMS | _READ_COMPLETED).items():

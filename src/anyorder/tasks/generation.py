@@ -1,9 +1,16 @@
 """What generators of problems have in common."""
 
+import inspect
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 
-from anyorder.errors import BadInput
+from anyorder.errors import BadInput, first_line
 from anyorder.signatures import check_argument
+
+if TYPE_CHECKING:
+    from anyorder.tasks.base import Instances, Task
 
 _MOST_TOKENS = 2**30
 
@@ -17,6 +24,29 @@ def check_size(count: int, length: int) -> None:
     if count * length > _MOST_TOKENS:
         most = f"{_MOST_TOKENS // length:,} of {length} tokens are the most"
         raise BadInput(f"{count:,} problems do not fit into memory: {most}")
+
+
+def make_problems(task: "Task", count: int, seed: int, options: Mapping[str, Any]) -> "Instances":
+    """Problems from a task's generator.
+
+    Raises:
+        BadInput: the task has no generator, one that cannot use the options, or one that makes another number of problems.
+    """
+    parameters = inspect.signature(task.generate).parameters
+    known = list(parameters)[2:]  # behind the number of problems and the seed
+    unknown = [key for key in options if key not in known]
+    if unknown and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        takes = f"it takes {', '.join(known)}" if known else "it takes no options"
+        raise BadInput(f"the generator of {task.name} does not take {unknown[0]!r}: {takes}")
+    check_size(count, task.length)
+    try:
+        found = task.generate(count, seed, **options)
+    except TypeError as error:
+        given = ", ".join(f"{key}={value}" for key, value in options.items())
+        raise BadInput(f"the generator of {task.name} cannot use {given or 'no options'}: {first_line(error)}") from error
+    if len(found) != count:
+        raise BadInput(f"the generator of {task.name} made {len(found)} problems; it must make {count}, as many as asked")
+    return found
 
 
 def per_instance_seeds(seed: int, count: int, start: int = 0) -> np.ndarray:

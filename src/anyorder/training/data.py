@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from anyorder.diffusion import CosineSchedule, DiscreteSchedule, LinearSchedule
+from anyorder.diffusion import CosineSchedule, DiscreteSchedule, LinearSchedule, Schedule
 from anyorder.errors import BadInput
 from anyorder.files import find_file
 from anyorder.tasks.base import Instances, Task, check_fits, check_problems
-from anyorder.tasks.generation import check_size
+from anyorder.tasks.generation import make_problems
 from anyorder.tasks.instances import joined
 from anyorder.tasks.kept import kept
 from anyorder.tasks.problem_files import load_problems
@@ -24,7 +24,7 @@ GROUP = 50
 """Batches whose problems are sorted by length together, as with `group_by_length` of Transformers."""
 
 
-def make_schedule(settings: MaskingSettings) -> LinearSchedule | CosineSchedule | DiscreteSchedule:
+def make_schedule(settings: MaskingSettings) -> Schedule:
     """The schedule that a recipe names."""
     if settings.schedule == "discrete":
         return DiscreteSchedule(settings.levels)
@@ -43,7 +43,6 @@ def training_problems(task: Task, data: DataSettings) -> Instances:
         BadInput: no such file, or problems that cannot be read or generated.
     """
     if data.file is None:
-        check_size(data.size, task.length)
         found = _generated(task, data)
     else:
         try:
@@ -51,6 +50,8 @@ def training_problems(task: Task, data: DataSettings) -> Instances:
         except OSError as error:
             raise BadInput(f"data.file {data.file} cannot be read: {error.strerror}") from error
     check_problems(task, found)
+    if not found.maskable.any():
+        raise BadInput(f"no position of these problems of {task.name} is to be filled: hide some of their tokens")
     return found
 
 
@@ -67,10 +68,10 @@ def generate_parts(task: Task, count: int, seed: int, options: Mapping[str, Any]
     """Problems generated with these options, or equal parts of them with each of several, the first ones from `seed` and the
     others from the seeds after it."""
     if isinstance(options, Mapping):
-        return task.generate(count, seed, **options)
+        return make_problems(task, count, seed, options)
     ends = [count * number // len(options) for number in range(len(options) + 1)]
     sizes = np.diff(ends).tolist()
-    return joined([task.generate(n, seed + k, **part) for k, (n, part) in enumerate(zip(sizes, options, strict=True)) if n])
+    return joined([make_problems(task, n, seed + k, part) for k, (n, part) in enumerate(zip(sizes, options, strict=True)) if n])
 
 
 def with_solutions(instances: Instances) -> Instances:

@@ -17,6 +17,7 @@ from anyorder.denoisers.classes import make_denoiser, save_denoiser
 from anyorder.diffusion import mask_tokens, stratified
 from anyorder.errors import BadInput
 from anyorder.losses import mdm_loss, token_cross_entropy
+from anyorder.own_code import naming
 from anyorder.processes import Shard
 from anyorder.tasks import make_task
 from anyorder.training.data import (
@@ -65,7 +66,7 @@ class DenoiserJob:
         size = recipe.run.batch_size
         x0, _, maskable = draw_clean(self.task, self.instances, recipe, step, rng)
         if masking.scope == "everything":
-            maskable = torch.ones_like(maskable)
+            maskable = torch.ones_like(maskable) if self.task.pad_token_id is None else x0 != self.task.pad_token_id
         t = self._times(x0, rng, size)
         uniform = torch.from_numpy(rng.random(tuple(x0.shape), dtype=np.float32))
         x_t, masked = mask_tokens(x0, maskable, 1 - self.schedule.alpha(t), self.task.mask_token_id, uniform)
@@ -74,7 +75,8 @@ class DenoiserJob:
         columns = without_padding(x_t[rows], self.task.pad_token_id)
         x0, x_t, masked = (v[rows, columns].to(self.device) for v in (x0, x_t, masked))
         clean = {} if block_length_of(self.denoiser) is None else {"clean": x0}
-        logits, _ = model(x_t, attention_of(self.denoiser, x_t), **clean)
+        with naming("denoiser", self.denoiser):
+            logits, _ = model(x_t, attention_of(self.denoiser, x_t), **clean)
         losses = token_cross_entropy(logits, x0, masked)
         weight = self.schedule.weight(t).to(losses.dtype) if masking.time_weight else None
         weight = weight[:, columns] if weight is not None and weight.dim() == 2 else weight

@@ -22,12 +22,14 @@ from anyorder.denoisers.blocks import block_length_of
 from anyorder.denoisers.classes import save_denoiser
 from anyorder.errors import BadInput
 from anyorder.losses import clipped_surrogate, group_advantages, token_cross_entropy
+from anyorder.own_code import naming
 from anyorder.processes import Shard
 from anyorder.tasks.base import Instances, Task
+from anyorder.tasks.instances import checked_result
 from anyorder.training.data import check_trainable, step_generator, training_problems
 from anyorder.training.recipes import GrpoRecipe
 from anyorder.training.reward import make_reward
-from anyorder.training.rewards import Outcome, likelihood_bonus
+from anyorder.training.rewards import Outcome, likelihood_bonus, rewards_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +108,8 @@ class GrpoJob:
 
     def _log_probs(self, model: Any, states: Tensor, tokens: Tensor, counted: Tensor) -> Tensor:
         """Of each counted token in one prediction, float (N, L), 0 elsewhere."""
-        logits, _ = model(states, attention_of(self.denoiser, states))
+        with naming("denoiser", self.denoiser):
+            logits, _ = model(states, attention_of(self.denoiser, states))
         return -token_cross_entropy(logits, tokens, counted)
 
     @torch.no_grad()
@@ -129,10 +132,9 @@ class GrpoJob:
             ends=self.task.stops_at,
         )
         ended = decoded.to("cpu")
-        check = self.task.check(problems, ended.tokens)
-        rewards = self.reward(Outcome(self.task, problems, ended, check)).float()
+        check = checked_result(self.task, problems, ended.tokens)
+        rewards = rewards_of(self.reward, Outcome(self.task, problems, ended, check), groups)
         rewards = rewards if rewards.ndim == 1 else rewards.sum(dim=1)
-        rewards = rewards.nan_to_num(nan=float(rewards[rewards.isfinite()].min()) if rewards.isfinite().any() else 0.0)
         if self.recipe.reward.likelihood_bonus:
             rewards = rewards + likelihood_bonus(ended, groups, self.recipe.reward.likelihood_bonus)
         states = self._states(problems, rng, mine, count).to(self.device)

@@ -6,17 +6,17 @@ import torch
 from torch import Tensor
 
 from anyorder.decoding.tokens import Sample, propose
+from anyorder.noise import Purpose
 from anyorder.prediction import Prediction
 from anyorder.state import DecodeState
 
-_PIVOT = 1_000
 """Purpose of the random numbers that choose whose influence is measured."""
 
 
 def draw_pivot(state: DecodeState, prediction: Prediction) -> tuple[Tensor, Tensor]:
     """A masked position of each row, int64 (B,), and a token drawn from the prediction there, int64 (B,). The draws belong to
     seeds and step of the state. A row without masked positions gets its first position, and the mask."""
-    pivot = state.uniform(_PIVOT).masked_fill(~state.masked, -1.0).argmax(dim=1)
+    pivot = state.uniform(Purpose.PIVOT).masked_fill(~state.masked, -1.0).argmax(dim=1)
     drawn = prediction.scatter(propose(Sample(), state, prediction)[0], state.mask_token_id)
     return pivot, drawn.gather(1, pivot[:, None])[:, 0]
 

@@ -5,7 +5,7 @@ Algorithm 2). Decoding itself is `decode`, whose count rule is a `Recorder`.
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -105,6 +105,13 @@ class Recorder(CountRule):
         kept = prediction if self.keep_logits else prediction.compact()
         self.steps.append(Step(state, kept, state.row, drawn, log_prob))
         return self.actions.selection(scores, drawn)
+
+    def in_blocks(self, length: int) -> "Recorder":
+        """See `CountRule`. What is recorded goes to the same list."""
+        actions, expert = self.actions.in_blocks(length), self.expert
+        assert isinstance(actions, Actions)
+        expert = None if expert is None else replace(expert, count=expert.count.in_blocks(length))
+        return replace(self, actions=actions, expert=expert)
 
 
 def rollout(

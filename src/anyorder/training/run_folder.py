@@ -101,7 +101,9 @@ def _models_in(folder: Path) -> list[str]:
 def _check_longer(folder: Path, before: Any, now: int, cycle: int) -> None:
     """Raise BadInput unless a run of `before` steps can be extended to `now`."""
     if not (isinstance(before, int) and now > before):
-        raise BadInput(f"{folder} holds a run of {before} steps, which run.steps = {now} would shorten: give {before} or more")
+        raise BadInput(
+            f"{folder} holds a run of {before} steps, more than {now}: give {before} or more, or choose another folder"
+        )
     checkpoints = list_checkpoints(folder / "checkpoints")
     if not checkpoints:
         raise BadInput(f"{folder} holds a run without its checkpoints, which cannot be extended: choose another folder")

@@ -226,7 +226,7 @@ def is_hugging_face(folder: Path) -> bool:
     try:
         config = parse_json((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise BadCheckpoint(f"{folder} holds no readable denoiser: {first_line(error)}") from error
+        raise BadCheckpoint(f"{folder / 'config.json'} cannot be read: {first_line(error)}") from error
     return isinstance(config, dict) and bool({"model_type", "auto_map"} & config.keys())
 
 

@@ -1,15 +1,18 @@
 """Errors in code of the user's own: which part failed, and where."""
 
+import functools
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from anyorder.errors import AnyorderError, PartFailed, first_line
-from anyorder.parts import walk
+from anyorder.nesting import walk
+
+R = TypeVar("R")
 
 _LIBRARIES = ("anyorder", "torch", "transformers", "builtins", "functools")
 
@@ -30,12 +33,26 @@ def naming(kind: str, part: Any) -> Iterator[None]:
     except (AnyorderError, MemoryError, torch.OutOfMemoryError, torch.distributed.DistError):
         raise
     except Exception as error:
-        own = next((inner for inner in _inside(part) if not _module_of(inner).startswith(_LIBRARIES)), None)
+        own = next((inner for inner in _inside(part) if _module_of(inner).partition(".")[0] not in _LIBRARIES), None)
         if own is None:
             raise
         name = f"{_module_of(own)}:{_target(own).__qualname__}"
         said = f"{type(error).__name__}: {first_line(error)}"
         raise PartFailed(f"the {kind} {name} failed{_place(error, _module_of(own))} with {said}") from error
+
+
+def reported(kind: str) -> Callable[[Callable[..., R]], Callable[..., R]]:
+    """A method whose errors are reported as those of the part that it belongs to, see `naming`."""
+
+    def decorate(method: Callable[..., R]) -> Callable[..., R]:
+        @functools.wraps(method)
+        def called(self: Any, *args: Any, **kwargs: Any) -> R:
+            with naming(kind, self):
+                return method(self, *args, **kwargs)
+
+        return called
+
+    return decorate
 
 
 def _inside(part: Any) -> Iterator[Any]:

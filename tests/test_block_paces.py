@@ -1,0 +1,74 @@
+"""The pace in blocks: every block is finished in its share of the steps, whatever is remasked."""
+
+import pytest
+import torch
+
+from anyorder import Sampler, decode
+from anyorder.decoding.actions import PlackettLuce
+from anyorder.decoding.combined_counts import Deadline
+from anyorder.decoding.counts import CountRule, EvenBlocks, Linear, PredictedError, Threshold
+from anyorder.decoding.step import StepOutput
+from anyorder.decoding.tokens import Argmax
+from anyorder.denoisers.transformer import Transformer
+from anyorder.orders.heuristics import confidence
+from anyorder.training.rollout import Expert, Recorder, rollout
+from conftest import HashDenoiser
+from test_published_remaskers import IN_BLOCKS, WORDS, table
+
+LENGTH, BLOCK = 24, 6
+PACED: dict[str, CountRule] = {
+    "linear": Linear(),
+    "deadline": Deadline(Threshold(1.0), Linear()),
+    "predicted_error": PredictedError(0.0),
+    "plackett_luce": PlackettLuce(1.0),
+}  # fmt: skip
+"""Rules that spread the budget, and unmask no more than that here."""
+
+
+def outputs_of(denoiser: Transformer | HashDenoiser, sampler: Sampler, length: int = LENGTH) -> list[StepOutput]:
+    found: list[StepOutput] = []
+    decode(denoiser, torch.zeros(2, length, dtype=torch.int64), sampler, on_step=found.append)
+    return found
+
+
+def test_even_blocks_give_each_block_the_same_number_of_steps(tiny_transformer: Transformer) -> None:
+    """Seven positions in blocks of three: three blocks of 3, 3 and 1 in six steps, so two steps per block."""
+    found = outputs_of(tiny_transformer, Sampler("confidence", steps=6, block_length=3), length=7)
+    assert [int(output.selected[0].sum()) for output in found] == [2, 1, 2, 1, 1]
+    assert [bool(EvenBlocks(3).closes(output.before)[0]) for output in found] == [False, True, False, True, False]
+
+
+@pytest.mark.parametrize("name", PACED)
+def test_a_rule_that_spreads_the_budget_spreads_it_over_the_blocks(name: str) -> None:
+    sampler = Sampler("random", PACED[name], steps=8, block_length=BLOCK)
+    assert [output.selected.sum(dim=1).tolist() for output in outputs_of(HashDenoiser(), sampler)] == [[3, 3]] * 8
+
+
+@pytest.mark.parametrize("name", IN_BLOCKS)
+def test_with_remasking_each_block_is_finished_in_its_share_of_the_steps(name: str) -> None:
+    remasked = 0
+    for seed in range(6):
+        found: list[StepOutput] = []
+        sampler = Sampler("confidence", Linear(), remasker=IN_BLOCKS[name](), steps=8, block_length=4)
+        decode(table(seed, length=8), torch.full((1, 8), WORDS), sampler, on_step=found.append)
+        masked = [int(output.after.masked.sum()) for output in found]
+        assert (masked[3], masked[7]) == (4, 0) and masked == sorted(masked, reverse=True)
+        remasked += sum(int(output.remasked.sum()) for output in found)
+    assert remasked or name == "wino", "WINO remasks only where several positions are unmasked at once"
+
+
+def test_a_rollout_in_blocks_spreads_the_budget_too() -> None:
+    expert = Expert(confidence, Linear())
+    recorder = Recorder(PlackettLuce(1.0), expert, expert_share=0.5)
+    tokens = torch.zeros(2, LENGTH, dtype=torch.int64)
+    steps, decoded = rollout(
+        HashDenoiser(), confidence, recorder, tokens, first_seed=0, steps=8, block_length=BLOCK, token=Argmax(), x0=None
+    )
+    assert [(recorded.drawn >= 0).sum(dim=1).tolist() for recorded in steps] == [[3, 3]] * 7
+    assert decoded.nfe.tolist() == [8, 8]
+
+
+@pytest.mark.parametrize("name", ["timesteps", "ancestral"])
+def test_rules_on_given_timesteps_are_refused_in_blocks(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} counts over the whole sequence"):
+        Sampler("confidence", name, block_length=4)

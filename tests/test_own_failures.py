@@ -1,0 +1,254 @@
+"""Mistakes in parts of a user's own: the error names the part and its line, wherever it is called, and never this library."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import anyorder
+from anyorder.decoding.counts import CountRule, top
+from anyorder.denoisers.base import DenoiserOutput
+from anyorder.denoisers.classes import save_denoiser
+from anyorder.errors import BadCheckpoint, BadInput, PartFailed, first_line
+from anyorder.evaluation.choice import adaptive, baselines, joined
+from anyorder.registry import COUNT_RULES, ORDERS, POLICIES
+from anyorder.tasks import CheckResult, Instances
+from anyorder.tasks.generation import make_problems
+from anyorder.training.fit import fit_order, run_recipe
+from anyorder.training.recipes import validate_recipe
+
+
+class Pairs(anyorder.Task):
+    """Two symbols and their copies."""
+
+    vocab_size, mask_token_id, length = 4, 0, 4
+
+    def generate(self, count: int, seed: int, *, hide: int = 2) -> Instances:
+        x0 = torch.randint(1, 4, (count, 2), generator=torch.Generator().manual_seed(seed)).repeat(1, 2)
+        hidden = torch.arange(4).expand(count, 4) >= 4 - hide
+        return Instances(x0.masked_fill(hidden, 0), hidden, x0)
+
+    def check(self, instances: Instances, tokens: Tensor) -> CheckResult:
+        right = tokens == instances.x0
+        return CheckResult(right.all(dim=1), right.float().mean(dim=1))
+
+
+class RaisingCheck(Pairs):
+    def check(self, instances: Instances, tokens: Tensor) -> CheckResult:
+        raise RuntimeError("no rules today")
+
+
+class RaisingGenerator(Pairs):
+    def generate(self, count: int, seed: int, *, hide: int = 2) -> Instances:
+        raise KeyError("symbols")
+
+
+class Few(Pairs):
+    def generate(self, count: int, seed: int, *, hide: int = 2) -> Instances:
+        return super().generate(max(1, count // 2), seed, hide=hide)
+
+
+class Net(nn.Module):
+    """A denoiser that may raise."""
+
+    mask_token_id, vocab_size, hidden_size = 0, 4, 6
+
+    def __init__(self, fails: bool = False) -> None:
+        super().__init__()
+        self.table, self.out, self.fails = nn.Embedding(4, 6), nn.Linear(6, 4), fails
+
+    def forward(self, tokens: Tensor, attention_mask: Tensor | None = None, positions: Tensor | None = None) -> DenoiserOutput:
+        if self.fails and self.training:
+            raise IndexError("out of tables")
+        hidden = self.table(tokens)
+        logits = self.out(hidden).index_fill(-1, torch.tensor([0]), -1e9)
+        return DenoiserOutput(logits if positions is None else logits[positions], hidden)
+
+
+@dataclass(frozen=True)
+class PolicySettings:
+    width: int = 4
+
+
+class Policy(anyorder.SupervisedPolicy):
+    """A policy whose correction has a shape of choice."""
+
+    Settings = PolicySettings
+    shape: Callable[[Tensor], Tensor] = staticmethod(lambda correction: correction)
+
+    def build(self, settings: PolicySettings) -> None:
+        super().build(settings)
+        self.out = nn.Linear(6, 1)
+
+    def correct(self, state: anyorder.DecodeState, prediction: anyorder.Prediction) -> Tensor:
+        return type(self).shape(self.out(prediction.hidden))
+
+
+class FlatPolicy(Policy):
+    shape = staticmethod(lambda correction: correction[..., 0])
+
+
+class RaisingPolicy(Policy):
+    @staticmethod
+    def shape(correction: Tensor) -> Tensor:
+        raise ZeroDivisionError("a policy")
+
+
+class HeadPolicy(anyorder.SupervisedPolicy):
+    def build(self, settings: Any) -> None:
+        super().build(settings)
+        self.head = nn.Linear(6, 1)
+
+    def correct(self, state: anyorder.DecodeState, prediction: anyorder.Prediction) -> Tensor:
+        return self.head(prediction.hidden)  # type: ignore[no-any-return]
+
+
+def trained(task: str = "Pairs", **data: Any) -> Any:
+    values: dict[str, Any] = {
+        "kind": "denoiser", "task": {"name": f"test_own_failures:{task}"}, "data": {"size": 8, **data},
+        "optimizer": {"lr": 1e-3}, "denoiser": {"architecture": "test_own_failures:Net"}, "run": {"steps": 2, "batch_size": 4},
+    }  # fmt: skip
+    return values
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: anyorder.evaluate(Net(), RaisingCheck(), Pairs().generate(3, 0), ["confidence"], 2), "no rules today"),
+        (lambda: anyorder.headroom(Net(), RaisingCheck(), Pairs().generate(3, 0), 2), "no rules today"),
+        (lambda: make_problems(RaisingGenerator(), 3, 0, {}), "KeyError: 'symbols'"),
+    ],
+)
+def test_a_task_that_raises_is_named(call: Callable[[], Any], said: str) -> None:
+    with pytest.raises(PartFailed, match=rf"the task test_own_failures:Raising\w+ failed in line \d+ of .* with .*{said}"):
+        call()
+
+
+def test_what_raises_in_training_is_named(tmp_path: Path) -> None:
+    recipe = trained()
+    recipe["denoiser"]["fails"] = True
+    with pytest.raises(PartFailed, match=r"the denoiser test_own_failures:Net failed in line \d+ .* IndexError: out of tables"):
+        run_recipe(validate_recipe(recipe), tmp_path / "denoiser", None)
+    with pytest.raises(PartFailed, match=r"the policy test_own_failures:RaisingPolicy failed in line \d+ .* a policy"):
+        fit_order(Net(), Pairs(), Pairs().generate(16, 0), tmp_path / "order", steps=2, batch_size=4,
+                  policy="test_own_failures:RaisingPolicy")  # fmt: skip
+
+
+@pytest.mark.parametrize("batch_size", [4, 3])
+def test_a_correction_of_another_shape_is_refused_even_where_it_would_broadcast(tmp_path: Path, batch_size: int) -> None:
+    with pytest.raises(BadInput, match=rf"FlatPolicy.correct returned \({batch_size}, 4\); it must be \({batch_size}, 4, 1\)"):
+        fit_order(Net(), Pairs(), Pairs().generate(16, 0), tmp_path, steps=2, batch_size=batch_size,
+                  policy="test_own_failures:FlatPolicy")  # fmt: skip
+
+
+def test_a_policy_without_its_last_layer_says_what_it_is_called() -> None:
+    with pytest.raises(BadInput, match=r"HeadPolicy.build must make self.out, the last layer: an nn.Linear with one output"):
+        HeadPolicy(hidden_size=6, vocab_size=4)
+
+
+def test_training_on_problems_in_which_nothing_is_hidden_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"no position of these problems .* is to be filled"):
+        run_recipe(validate_recipe(trained(options={"hide": 0})), tmp_path, None)
+    with pytest.raises(BadInput, match=r"generator .* does not take 'hidee': it takes hide"):
+        run_recipe(validate_recipe(trained(options={"hidee": 0})), tmp_path, None)
+
+
+def test_a_generator_that_makes_another_number_of_problems_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="the generator of test_own_failures:Few made 10 problems; it must make 20"):
+        make_problems(Few(), 20, 0, {})
+    with pytest.raises(BadInput, match="made 4 problems; it must make 8"):
+        run_recipe(validate_recipe(trained("Few")), tmp_path, None)
+
+
+# ---- every comparison knows them --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Halves(CountRule):
+    def __call__(self, scores: Tensor, state: Any, prediction: Any, remasked: Tensor) -> Tensor:
+        return top(scores, (scores > -torch.inf).sum(dim=1).div(2).ceil().long())
+
+
+def outside_in(state: anyorder.DecodeState, prediction: anyorder.Prediction) -> Tensor:
+    return (state.index.float() - 1.5).abs().masked_fill(~prediction.predicted, -torch.inf)
+
+
+def test_headroom_and_fit_compare_registered_orders_and_count_rules(monkeypatch: pytest.MonkeyPatch) -> None:
+    for registry in (ORDERS, COUNT_RULES):
+        monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+    ORDERS.register("outside_in")(outside_in)
+    ORDERS.register("quiet", default=False)(lambda state, prediction: outside_in(state, prediction))
+    COUNT_RULES.register("halves", curve_for=("heuristic",))(Halves)
+    found = baselines(Pairs())
+    assert "outside_in" in found and "quiet" not in found and "max_confidence" not in found
+    assert "confidence@halves" in adaptive() and "confidence@halves" in adaptive(every=False)
+    assert "confidence@linear" not in adaptive()
+
+
+def test_joined_reports_compare_all_with_the_best_of_both() -> None:
+    problems = Pairs().generate(12, 0)
+    one, other = (anyorder.evaluate(Net(), Pairs(), problems, [order], 2) for order in ("confidence", "random"))
+    both = joined(one, other)
+    assert len(both.results) == 2 and [c.order for c in both.comparisons] in (["random"], ["confidence"])
+
+
+def test_a_sampler_keeps_its_own_noise_and_is_compared_with_the_others() -> None:
+    problems = Pairs().generate(12, 0)
+    noisy = anyorder.Sampler("confidence", noise=2.0)
+    report = anyorder.evaluate(Net(), Pairs(), problems, {"plain": "confidence", "noisy": noisy}, 2, against="plain")
+    assert [(r.order, r.noise, str(r.cell)) for r in report.results] == [("plain", 0.0, "2 steps"), ("noisy", 2.0, "2 steps")]
+    assert [(c.order, c.against) for c in report.comparisons] == [("noisy", "plain")]
+    forced = anyorder.evaluate(Net(), Pairs(), problems, {"plain": "confidence", "noisy": noisy}, 2, noise=[0.0])
+    assert [r.noise for r in forced.results] == [0.0, 0.0]
+
+
+# ---- files ------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_sampler_is_not_saved_into_the_folder_of_a_model(tmp_path: Path) -> None:
+    save_denoiser(anyorder.load_denoiser("sudoku4"), tmp_path)
+    before = sorted(path.name for path in tmp_path.iterdir())
+    with pytest.raises(BadInput, match=r"holds model.safetensors, which is not that of a sampler: choose another folder"):
+        anyorder.Sampler("confidence").save_pretrained(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("config.json", b"[]", r"config.json is no configuration of a denoiser: it must hold an object"),
+        ("config.json", b"{'a': 1}", r"config.json cannot be read: "),
+        ("model.safetensors", b"", r"model.safetensors is damaged or was cut off: "),
+        ("model.safetensors", None, r"model.safetensors is damaged or was cut off: "),
+    ],
+)
+def test_a_damaged_file_of_a_denoiser_is_named(tmp_path: Path, name: str, content: bytes | None, said: str) -> None:
+    save_denoiser(anyorder.load_denoiser("sudoku4"), tmp_path)
+    place = tmp_path / name
+    place.write_bytes(place.read_bytes()[:-100] if content is None else content)
+    with pytest.raises(BadCheckpoint, match=said):
+        anyorder.load_denoiser(tmp_path)
+
+
+def test_weights_of_another_size_name_the_tensor(tmp_path: Path) -> None:
+    policy = POLICIES["mlp"](hidden_size=4, vocab_size=4)
+    policy.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "width": 9}))
+    with pytest.raises(BadCheckpoint, match=r"holds no readable policy: .* size mismatch for"):
+        anyorder.load_order(tmp_path)
+    assert first_line(ValueError("Errors:\n  the second\n  the third")) == "Errors: the second"
+    assert first_line(ValueError("one\ntwo")) == "one" and first_line(ValueError()) == "ValueError"
+
+
+def test_an_argument_that_a_saved_part_does_not_take_is_named(tmp_path: Path) -> None:
+    anyorder.Sampler("confidence", "factor:0.5").save_pretrained(tmp_path)
+    path = tmp_path / "sampler.json"
+    path.write_text(path.read_text().replace('"factor": 0.5', '"factro": 0.5'))
+    with pytest.raises(BadInput, match="the count rule 'factor' has no argument 'factro': it has factor"):
+        anyorder.Sampler.from_pretrained(tmp_path)
