@@ -21,6 +21,7 @@ from anyorder.denoisers.blocks import block_numbers
 from anyorder.denoisers.transformer import Transformer
 from anyorder.errors import BadInput
 from anyorder.evaluation.likelihood import Process, estimate_bound, exact_bound, log_likelihood
+from anyorder.interfaces.arguments import check_budget
 from anyorder.orders.learned import Critic, LearnedOrder
 from anyorder.registry import COUNT_RULES, ORDERS, POLICIES, REMASKERS, TOKEN_RULES
 from anyorder.relations import EVERYTHING
@@ -222,6 +223,7 @@ def test_what_does_not_go_together_is_refused() -> None:
             "bind the sampler to it",
         ),
         (lambda: anyorder.generate(denoiser, problems()[0], steps=3), "steps 3 are too few for 4 blocks"),
+        (lambda: check_budget(denoiser, problems(), None, 4, BLOCK), "steps 4 are too few for 5 blocks"),
     ):
         with pytest.raises(BadInput, match=said):
             bad()

@@ -14,7 +14,7 @@ import anyorder
 from anyorder.errors import BadInput
 from anyorder.evaluation.choice import adaptive, advice, best, choose, gain, heuristics, joined, learned
 from anyorder.evaluation.headroom_check import area_under_roc, headroom, recommendation
-from anyorder.evaluation.results import Report
+from anyorder.evaluation.results import Cell, Report
 from anyorder.fitting import FitSettings, data, fit_and_compare
 from anyorder.registry import COUNT_RULES
 from anyorder.session import key_values
@@ -27,7 +27,13 @@ from anyorder.zoo import load_denoiser, load_order
 def result(order: str, outcomes: list[float], kind: str, nfe: float = 4.0) -> SimpleNamespace:
     values = np.array(outcomes)
     return SimpleNamespace(
-        order=order, kind=kind, nfe=nfe, correct=values, main=lambda _: (values.mean(), None), outcomes=lambda _: values
+        order=order,
+        kind=kind,
+        nfe=nfe,
+        correct=values,
+        main=lambda _: (values.mean(), None),
+        outcomes=lambda _: values,
+        cell=Cell(4, 0.0, False),
     )
 
 

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from anyorder.decoding.counts import Fixed
 from anyorder.decoding.loop import decode
 from anyorder.decoding.sampler import Sampler
+from anyorder.decoding.step import StepOutput
 from anyorder.decoding.tokens import Sample
 from anyorder.denoisers.base import DenoiserOutput, forbid_mask
 from anyorder.errors import BadInput
 from anyorder.evaluation.likelihood import Process, estimate_bound, exact_bound, log_likelihood, uniform
-from anyorder.losses import mdm_loss, token_cross_entropy
+from anyorder.losses import mdm_loss, policy_log_probabilities, token_cross_entropy
 from anyorder.orders.heuristics import max_confidence
 from anyorder.prediction import Prediction
 from anyorder.registry import ORDERS
@@ -237,3 +238,41 @@ def test_too_many_orders_or_proposals_are_refused() -> None:
 def test_an_order_that_reads_the_drawn_tokens_must_say_so(order: str) -> None:
     with pytest.raises(BadInput, match=r"reads the drawn tokens: give of_proposal\(order\)"):
         log_likelihood(Process(arbitrary_denoiser(), ORDERS.make(order)), EMPTY, ALL[0])
+
+
+# ---- what an order sees ---------------------------------------------------------------------------------------------------
+
+
+def status(state: DecodeState, prediction: Prediction) -> Tensor:
+    """An order that tells given positions from committed ones, reads the clock, and sees padding."""
+    real = torch.ones_like(state.tokens) if state.attention_mask is None else state.attention_mask
+    seen = (state.generated & ~state.masked).sum(dim=1, keepdim=True) + 10 * state.step[:, None] / state.steps[:, None]
+    return (state.index * seen + real.sum(dim=1, keepdim=True)).float() / 7
+
+
+def test_an_order_sees_the_same_as_in_decoding() -> None:
+    """In decoding and in likelihoods, orders get equal scores in equal states of a padded sequence with a given token."""
+    denoiser = arbitrary_denoiser()
+    found: list[StepOutput] = []
+    tokens = torch.tensor([1, MASK, MASK])
+    decode(denoiser, tokens[None], Sampler(status, Fixed(), steps=2), on_step=found.append)
+    assert [int(output.selected.sum()) for output in found] == [1, 1]
+    process, seen = Process(denoiser, status), found[1]
+    x0 = seen.after.tokens
+    _, log_r, _ = process.transitions(seen.before.tokens, x0, generated=tokens == MASK)
+    _, blind, _ = process.transitions(found[0].before.tokens, x0)
+    expected = policy_log_probabilities(found[0].scores.double(), found[0].before.masked)
+    assert torch.equal(blind, expected) and float(blind.exp().sum()) == pytest.approx(1)
+    states: list[DecodeState] = []
+
+    def spy(state: DecodeState, prediction: Prediction) -> Tensor:
+        states.append(state)
+        return status(state, prediction)
+
+    Process(denoiser, spy).transitions(seen.before.tokens, x0, generated=tokens == MASK)
+    assert torch.equal(status(states[0], seen.prediction), status(seen.before, seen.prediction))
+    assert not torch.equal(status(states[0], seen.prediction), status(found[0].before, found[0].prediction))
+    assert float(log_r.exp().sum()) == pytest.approx(1)
+    log_likelihood(Process(denoiser, spy), tokens, x0[0])
+    clocks = {(int(s.step[n]), int((s.generated & ~s.masked)[n].sum())) for s in states[2:] for n in range(len(s))}
+    assert clocks == {(0, 0), (1, 1), (2, 2)}

@@ -13,7 +13,7 @@ from anyorder.tasks import make_task
 from anyorder.tasks.base import Instances
 from anyorder.tasks.sequences import Sequences
 from anyorder.tasks.sudoku import Sudoku
-from anyorder.training.rewards import REWARDS, Outcome, Reward, Varied, likelihood_bonus, returns_at, with_speed
+from anyorder.training.rewards import REWARDS, Outcome, Reward, Varied, likelihood_bonus, returns_at, rewards_of, with_speed
 from anyorder.training.settings import RewardSettings
 
 TASK = Sudoku(2)
@@ -209,3 +209,13 @@ def test_rewards_at_the_end_lie_between_nothing_and_one(name: str) -> None:
     assert found.dtype == torch.float32
     assert ((found >= 0) & (found <= 1)).all()
     assert not math.isnan(found.sum().item())
+
+
+def test_a_reward_that_is_not_finite_becomes_the_lowest_of_its_group() -> None:
+    end, groups = outcome_of([RIGHT] * 6), torch.tensor([0, 0, 0, 1, 1, 2])
+    given = torch.tensor([2.0, float("nan"), 1.0, float("-inf"), 3.0, float("inf")])
+    assert rewards_of(lambda outcome: given, end, groups).tolist() == [2.0, 1.0, 1.0, 3.0, 3.0, 0.0]
+    by_position = torch.full((6, len(RIGHT)), float("inf"))
+    assert rewards_of(lambda outcome: by_position, end, groups).abs().sum() == 0
+    with pytest.raises(BadInput, match=r"the reward has the shape \(2,\): it must be \(6,\) or \(6, 16\)"):
+        rewards_of(lambda outcome: given[:2], end, groups)

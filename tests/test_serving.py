@@ -171,6 +171,7 @@ def test_a_stop_text_ends_the_answer_before_the_budget(client: Any) -> None:
     cut = client.completions.create(**asked, stop=stop)
     assert cut.choices[0].text == whole.choices[0].text.partition(stop)[0]
     assert cut.choices[0].finish_reason == "stop"
+    assert cut.usage.completion_tokens == len(whole.choices[0].text.partition(stop)[0]) + 2 < whole.usage.completion_tokens
     assert cut.model_extra["anyorder"]["steps"][0] < whole.model_extra["anyorder"]["steps"][0]
 
 

@@ -30,6 +30,7 @@ from anyorder.cli.options import (
     PolicyOption,
     ProgressBar,
     RemoteCodeOption,
+    SavedStepsOption,
     SeedOption,
     SkipUnreadableOption,
     StepsOption,
@@ -58,7 +59,7 @@ def evaluate(
     data: DataOption = None,
     orders: OrdersOption = None,
     steps: StepsOption = STEPS,
-    noise: NoiseOption = "0",
+    noise: NoiseOption = None,
     anneal: AnnealOption = False,
     count: CountOption = "",
     draws: Annotated[
@@ -108,7 +109,7 @@ def evaluate(
     samplers: Any = names(orders) if orders is not None else session.samplers()
     common: dict[str, Any] = {"token": token, "seed": seed, "batch_size": batch_size, "shard": shard, "strict": session.strict}
     if draws > 1:
-        if judge or trajectories or eos_penalty or scales != [0.0]:
+        if judge or trajectories or eos_penalty or scales not in (None, [0.0]):
             raise BadInput(
                 "--draws prints Pass@N alone: leave out --judge, --trajectories, --eos-penalty and --noise, "
                 "and write ORDER~SIGMA"
@@ -117,8 +118,9 @@ def evaluate(
         return _pass_at_n(session, samplers, draws, read_budget(steps, session.longest), count, common, outputs)
     watch = session.watch(seed, keep) if trajectories else None
     settings = {
-        "noise": scales, "anneal": anneal, "against": against, "count": count or None, "watch": watch,
+        "noise": scales, "anneal": None if scales is None else anneal, "against": against, "count": count or None,
         "judges": make_judges(judge or [], session.denoiser), "meta": {**session.meta, "count": count or _DEFAULT_COUNT},
+        "watch": watch,
     }  # fmt: skip
     if eos_penalty:
         made = {text: Sampler.parse(text, count=count or None, token=token) for text in samplers}
@@ -243,11 +245,11 @@ def sample(
     model: ModelOption = None,
     task: TaskOption = None,
     order: OrderOption = None,
-    steps: StepsOption = STEPS,
+    steps: SavedStepsOption = None,
     number: Annotated[int, typer.Option(min=1, max=1_000_000, help="samples of each problem")] = 1,
     only_valid: Annotated[bool, typer.Option("--only-valid", help="print only samples that keep the rules")] = False,
     policy: PolicyOption = None,
-    noise: NoiseOption = "0",
+    noise: NoiseOption = None,
     anneal: AnnealOption = False,
     seed: SeedOption = 0,
     limit: LimitOption = None,
@@ -272,17 +274,19 @@ def sample(
     none is printed."""
     import torch
 
+    from anyorder.denoisers.base import attention_of
     from anyorder.evaluation.batches import decode_in_batches
     from anyorder.evaluation.saved import save_trajectories
     from anyorder.interfaces.arguments import check_budget
     from anyorder.processes import Shard
     from anyorder.session import open_session
     from anyorder.tasks import check_size
+    from anyorder.tasks.instances import checked_result
     from anyorder.tasks.sequence_files import design_names, write_fasta
 
     check_outputs(read=[problem], tensors=out, fasta=fasta, trajectories=trajectories)
     scales = read_noise(noise, anneal)
-    if len(scales) != 1:
+    if scales is not None and len(scales) != 1:
         raise BadInput(f"--noise {noise!r}: this command takes one scale")
     shard = Shard.join()
     session = open_session(
@@ -295,10 +299,16 @@ def sample(
     instances = session.instances
     check_size(len(instances) * number, instances.tokens.shape[1])
     instances = instances[torch.arange(len(instances)).repeat_interleave(number)]
-    budget = read_budget(steps, session.longest)
     order = order or session.best_sampler()
-    sampler = session.bind(order, steps=budget, noise=scales[0], anneal=anneal, token=token_rule(temperature, top_p))
-    check_budget(budget, sampler.block_length, session.longest)
+    sampler = session.bind(order, token=token_rule(temperature, top_p))
+    if steps is not None or sampler.steps is None:
+        sampler = sampler.replace(steps=read_budget(steps or STEPS, session.longest))
+    if scales is not None:
+        sampler = sampler.replace(noise=scales[0], anneal=anneal)
+    check_budget(
+        session.denoiser, instances.tokens, attention_of(session.denoiser, instances.tokens), sampler.steps,
+        sampler.block_length,
+    )  # fmt: skip
     sampler = session.late_ends(sampler, eos_penalty)
     watch = session.watch(seed, instances=instances) if trajectories else None
     batch_size = min(batch_size, -(-len(instances) // shard.count))
@@ -308,14 +318,14 @@ def sample(
     )  # fmt: skip
     if trajectories and watch:
         watch.note(order, sampler, decoded, shard)
-    right = session.task.check(instances, decoded.tokens).instance_correct
+    right = checked_result(session.task, instances, decoded.tokens).instance_correct
     shown = [session.task.format(tokens) for tokens in (decoded.tokens[right] if only_valid else decoded.tokens)]
     for text in shown:
         print(text)
     if shard.index:  # the first process's exit code is everyone's
         return
     if fasta:
-        write_fasta(fasta, list(zip(design_names(shown, order, budget, seed), shown, strict=True)))
+        write_fasta(fasta, list(zip(design_names(shown, order, sampler.steps or 0, seed), shown, strict=True)))
     if out:
         decoded.save(out)
     if trajectories and watch:

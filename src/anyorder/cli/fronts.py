@@ -55,7 +55,7 @@ def pareto(
     json_out: JsonOption = None,
     plot: PlotOption = None,
     markdown_out: MarkdownOption = None,
-    noise: NoiseOption = "0",
+    noise: NoiseOption = None,
     anneal: AnnealOption = False,
     seed: SeedOption = 0,
     batch_size: BatchSizeOption = 256,
@@ -97,9 +97,8 @@ def pareto(
         found = run(
             session.denoiser, session.task, session.instances, wanted, _modes(blocks),
             against=against, bounds=None if bounds is None else _bounds(bounds), token=token,
-            noise=None if scales == [0.0] else scales,
-            anneal=anneal or None, seed=seed,
-            batch_size=batch_size, progress=progress, meta=session.meta, shard=shard, strict=session.strict,
+            noise=scales, anneal=None if scales is None else anneal, seed=seed, batch_size=batch_size, progress=progress,
+            meta=session.meta, shard=shard, strict=session.strict,
         )  # fmt: skip
     if shard.index:
         return

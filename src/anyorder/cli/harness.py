@@ -1,5 +1,6 @@
 """The model class of lm-evaluation-harness: `import anyorder.cli.harness` registers it there as `anyorder`."""
 
+import copy
 import inspect
 import warnings
 import zlib
@@ -124,13 +125,13 @@ class AnyorderLM(LM):
         with tqdm(total=len(requests), desc="generate", disable=disable_tqdm or self.rank > 0) as bar:
             for (new, token), numbers in groups.items():
                 usual = self.model.sampler
-                self.model.sampler = usual.replace(token=token_rule(*token)) if token else usual
+                model = copy.copy(self.model)
+                model.sampler = usual.replace(token=token_rule(*token)) if token else usual
                 prompts = {n: self._shortened(self.tokens_of(requests[n].args[0]), new) for n in numbers}
                 for rows in self._batches(numbers, [len(prompts[n]) for n in numbers]):
-                    answers = self.model.generate([prompts[n] for n in rows], new, seeds=seeds[rows], batch_size=len(rows))
+                    answers = model.generate([prompts[n] for n in rows], new, seeds=seeds[rows], batch_size=len(rows))
                     found |= {n: _cut(answer.text, requests[n].args[1]) for n, answer in zip(rows, answers, strict=True)}
                     bar.update(len(rows))
-                self.model.sampler = usual
         for number, request in enumerate(requests):
             self.cache_hook.add_partial("generate_until", request.args, found[number])
         return [found[number] for number in range(len(requests))]

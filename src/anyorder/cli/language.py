@@ -56,7 +56,7 @@ def open_language(
     block_length: BlockLengthOption = None,
     cache: CacheOption = "none",
     refresh: RefreshOption = "block",
-    noise: NoiseOption = "0",
+    noise: NoiseOption = None,
     anneal: AnnealOption = False,
     temperature: TemperatureOption = 0.0,
     top_p: TopPOption = 1.0,
@@ -83,9 +83,9 @@ def open_language(
     from anyorder.zoo import load_denoiser
 
     scales = read_noise(noise, anneal)
-    if len(scales) != 1:
+    if scales is not None and len(scales) != 1:
         raise BadInput(f"--noise {noise!r}: this command takes one scale")
-    parts: dict[str, Any] = {"noise": scales[0], "anneal": anneal, "token": token_rule(temperature, top_p, top_k)}
+    parts: dict[str, Any] = {"token": token_rule(temperature, top_p, top_k)}
     parts |= {"count": count or None, "block_length": block_length, "cache": cache, "refresh": read_refresh(refresh)}
     denoiser = load_denoiser(
         model or USUAL_MODEL, trust_remote_code=trust_remote_code, **key_values(model_options, "--model-option")
@@ -94,6 +94,7 @@ def open_language(
         check_policy_folder(policy)
         denoiser.own_order = str(policy)
     sampler = as_sampler(order or ("policy" if denoiser.own_order else "confidence"), **parts)
+    sampler = sampler if scales is None else sampler.replace(noise=scales[0], anneal=anneal)
     sampler = sampler.bind(denoiser, strict=not ignore_fingerprint)
     made = LanguageModel(denoiser, sampler, chat=chat, eos_penalty=eos_penalty)
     made.sampler = made.sampler.replace(steps=read_budget(steps, max_new_tokens or made.usual_length))

@@ -84,6 +84,13 @@ StepsOption = Annotated[
         help="budget of forward passes, or 'all' for one position per step; `evaluate` takes several, comma-separated",
     ),
 ]
+SavedStepsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--steps",
+        help="budget of forward passes, or 'all' for one position per step; by default that of a saved sampler, or " + STEPS,
+    ),
+]
 CountOption = Annotated[
     str,
     typer.Option(
@@ -91,8 +98,12 @@ CountOption = Annotated[
     ),
 ]
 NoiseOption = Annotated[
-    str,
-    typer.Option("--noise", help="scale of Gumbel noise on the scores; `evaluate` and `pareto` take several, comma-separated"),
+    str | None,
+    typer.Option(
+        "--noise",
+        help="scale of Gumbel noise on the scores; by default none, or that of a saved sampler. "
+        "`evaluate` and `pareto` take several, comma-separated",
+    ),
 ]
 AnnealOption = Annotated[
     bool, typer.Option("--anneal", help="lower the noise linearly from step to step, to 0 in the last one")
@@ -275,14 +286,14 @@ def read_budget(text: str, longest: int) -> int:
     return budgets[0]
 
 
-def read_noise(text: str, anneal: bool) -> list[float]:
-    """Scales of noise, at least one of them above 0 if noise is to be lowered from step to step."""
-    scales = numbers(text, float, "--noise")
+def read_noise(text: str | None, anneal: bool) -> list[float] | None:
+    """Scales of noise, at least one of them above 0 if noise is to be lowered from step to step; None if none is given."""
+    scales = [0.0] if text is None else numbers(text, float, "--noise")
     if anneal and max(scales) == 0:
         raise BadInput("--anneal lowers the noise of the order: give a --noise above 0")
     if not min(scales) >= 0:
         raise BadInput(f"--noise {text!r}: a scale must be 0 or more")
-    return scales
+    return None if text is None else scales
 
 
 def wide_console() -> Any:

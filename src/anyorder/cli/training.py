@@ -141,7 +141,11 @@ def fit(
         model_options=tuple(model_options or ()),
     )  # fmt: skip
     with ProgressBar(Console(stderr=True)) as progress:
-        fit_and_compare(settings, folder, wide_console(), progress)
+        try:
+            fit_and_compare(settings, folder, wide_console(), progress)
+        except KeyboardInterrupt:
+            print(f"stopped; {folder} keeps what was fitted: run the same command to go on", file=sys.stderr)
+            raise typer.Exit(130) from None
     print(f"{folder}: the sampler, the policy, report.json and a card, README.md")
 
 

@@ -69,10 +69,10 @@ class _Recorder:
     def __call__(self, output: StepOutput) -> None:
         prediction, x0 = output.prediction, output.before.x0
         assert x0 is not None
-        self.confidences.append(prediction.best_log_probs.exp())
-        self.right.append(prediction.best_tokens == x0[prediction.predicted])
+        self.confidences.append(prediction.best_log_probs.exp().cpu())
+        self.right.append((prediction.best_tokens == x0[prediction.predicted]).cpu())
         top = output.scores == output.scores.max(dim=1, keepdim=True).values
-        self.first.append(top[prediction.predicted])
+        self.first.append(top[prediction.predicted].cpu())
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ A sampler with a learned part is chosen only if it is better than the best heuri
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from typing import Any
 
 from anyorder.decoding.combined_counts import Deadline
@@ -13,8 +13,8 @@ from anyorder.decoding.counts import Fixed
 from anyorder.decoding.remaskers import CriticUndo
 from anyorder.decoding.sampler import Sampler
 from anyorder.errors import BadInput, counted
-from anyorder.evaluation.results import Report, Result
-from anyorder.evaluation.samplers import Kind
+from anyorder.evaluation.results import Report, Result, compare_all
+from anyorder.evaluation.samplers import Kind, is_foreign
 from anyorder.evaluation.statistics import mcnemar, paired_interval, sign_flip
 from anyorder.evaluation.tables import metric_name, p_text
 from anyorder.orders.learned import LearnedOrder
@@ -44,13 +44,14 @@ class Gain:
 
 def baselines(task: Task) -> dict[str, Sampler]:
     """The orders that need no training and take no arguments, at an even pace, but for those that are the same as another one
-    (`twin`) where the likeliest tokens are committed."""
+    (`twin`) where the likeliest tokens are committed; those of other packages unless they are registered with
+    `default=False`."""
     found = {}
-    for name in ORDERS.names(baseline=True):
-        entry = ORDERS.entry(name)
+    for entry in ORDERS.entries():
+        own = is_foreign(entry) and entry.facts.get("default", True) and not entry.facts.get("oracle")
         suits = task.sequential or not entry.facts.get("sequential")
-        if suits and not entry.arguments and not entry.facts.get("twin"):
-            found[name] = Sampler.parse(name)
+        if (own or entry.facts.get("baseline")) and suits and not entry.arguments and not entry.facts.get("twin"):
+            found[entry.name] = Sampler.parse(entry.name)
     return found
 
 
@@ -59,9 +60,14 @@ def adaptive(*, every: bool = True) -> dict[str, Sampler]:
     or with its default alone."""
     found: list[str] = []
     for entry in COUNT_RULES.entries():
-        if "heuristic" in entry.facts.get("curve_for", ()) and entry.arguments:
-            values = entry.arguments[0].values if every else [entry.arguments[0].default]
-            found += [f"confidence@{entry.name}:{value}" for value in values]
+        if "heuristic" not in entry.facts.get("curve_for", ()) or entry.name == "linear":
+            continue
+        if not entry.arguments:
+            found.append(f"confidence@{entry.name}")
+            continue
+        first = entry.arguments[0]
+        values = first.values if every or first.default is MISSING else [first.default]
+        found += [f"confidence@{entry.name}:{value}" for value in values]
     return {text: Sampler.parse(text) for text in found}
 
 
@@ -133,8 +139,9 @@ def gain(report: Report, order: str, against: str) -> Gain:
 
 
 def joined(one: Report, other: Report) -> Report:
-    """Two reports on the same problems as one, without comparisons."""
-    return Report([*one.results, *other.results], [], one.meta)
+    """Two reports on the same problems as one, compared with the best heuristic of both."""
+    results = [*one.results, *other.results]
+    return Report(results, compare_all(results, "best", one.main_metric), one.meta)
 
 
 def advice(report: Report, heuristic: str, gains: list[Gain], several: float = 0.0, chosen: str = "") -> str:

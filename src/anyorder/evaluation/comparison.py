@@ -3,6 +3,7 @@
 import platform
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,8 @@ def evaluate(
                 if not sampler.noise:
                     quiet[label, budget] = decoded.commit_step
                 diversity = order_diversity(decoded.commit_step, quiet[label, budget]) if (label, budget) in quiet else None
-                results.append(_result(task, instances, decoded, label, sampler, seconds, diversity, judges or {}))
+                result = _result(task, instances, decoded, label, sampler, seconds, diversity, judges or {})
+                results.append(replace(result, own_noise=scale is None))
     comparisons = compare_all(results, against, metric)
     facts = {**environment(), **(meta or {}), "seed": seed, "against": against}
     facts |= {"correct_means": task.correct_means, "main_metric": metric}

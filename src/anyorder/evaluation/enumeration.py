@@ -21,7 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from anyorder.denoisers.base import Denoiser, DenoiserOutput, attention_of, device_of, forbid_mask
+from anyorder.denoisers.base import Denoiser, DenoiserOutput, attention_of, device_of, forbid_mask, in_eval_mode
 from anyorder.errors import BadInput
 from anyorder.losses import policy_log_probabilities
 from anyorder.orders.base import Order
@@ -118,6 +118,7 @@ class Paths:
 
 
 @torch.no_grad()
+@in_eval_mode
 def enumerate_paths(denoiser: Denoiser, tokens: Tensor) -> Paths:
     """All paths from tokens (L,), which hold `denoiser.mask_token_id` where something is to be filled in.
 
@@ -144,9 +145,10 @@ def enumerate_paths(denoiser: Denoiser, tokens: Tensor) -> Paths:
     for t in range(steps):
         rows, row_of = now.unique(dim=0, return_inverse=True)
         masked = rows == mask
-        logits, hidden = denoiser(rows, attention_of(denoiser, rows), masked)
+        real = attention_of(denoiser, rows)
+        logits, hidden = denoiser(rows, real, masked)
         seeds = rows.new_zeros(len(rows))
-        state = DecodeState.start(rows, (tokens == mask).expand_as(rows), mask, seeds, seeds + steps)
+        state = DecodeState.start(rows, (tokens == mask).expand_as(rows), mask, seeds, seeds + steps, real)
         states.append(state.replace(masked=masked, step=seeds + t))
         predictions.append(Prediction(logits, hidden, masked))
         number = (masked.flatten().cumsum(0) - 1).view_as(masked)  # row of the logits

@@ -125,8 +125,8 @@ def headroom(
     if samplers is None:
         samplers = {**baselines(task), **adaptive(every=False), **oracles()}
     report = evaluate(denoiser, task, instances, samplers, steps, **asked)
-    every, first = path_calibration(denoiser, instances, steps)
-    several = several_solutions(denoiser, task, instances)
+    every, first = path_calibration(denoiser, instances, steps, batch_size)
+    several = several_solutions(denoiser, task, instances, batch_size)
     probe = None
     if updates and len(instances) >= FEWEST:
         probe = _probe(denoiser, task, instances, steps, updates, best(report, "heuristic").order, asked)

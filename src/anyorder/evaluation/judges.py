@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from anyorder.causal import CausalModel
-from anyorder.denoisers.base import Denoiser, attention_of, default_device, device_of
+from anyorder.denoisers.base import Denoiser, attention_of, default_device, device_of, evaluating
 from anyorder.errors import BadInput
 from anyorder.evaluation.comparison import Judge
 from anyorder.evaluation.structure import ESMFOLD, ESMFold, structure_judges
@@ -62,7 +62,8 @@ class PseudoLikelihood:
             if not hidden.any():
                 continue
             states = tokens.masked_fill(hidden, self.denoiser.mask_token_id)
-            logits, _ = self.denoiser(states, attention_of(self.denoiser, states), hidden)
+            with evaluating(self.denoiser):
+                logits, _ = self.denoiser(states, attention_of(self.denoiser, states), hidden)
             log_p = torch.log_softmax(logits.float(), dim=-1).gather(1, tokens[hidden][:, None])[:, 0]
             total += torch.zeros_like(tokens, dtype=torch.float32).masked_scatter(hidden, log_p).sum(dim=1)
         mean: np.ndarray = (total / generated.sum(dim=1).clamp(min=1)).cpu().numpy()

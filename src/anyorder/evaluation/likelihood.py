@@ -29,7 +29,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from anyorder.denoisers.base import Denoiser, attention_of, device_of
+from anyorder.denoisers.base import Denoiser, attention_of, device_of, evaluating
 from anyorder.denoisers.blocks import block_length_of, block_numbers, first_masked_block
 from anyorder.errors import BadInput
 from anyorder.losses import policy_log_probabilities
@@ -92,21 +92,35 @@ class Process:
     proposals: int | None = None
     batch_size: int | None = None
 
-    def transitions(self, tokens: Tensor, x0: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, ...]:
+    def transitions(
+        self, tokens: Tensor, x0: Tensor, generator: torch.Generator | None = None, *, generated: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
         """log p_i(x0_i), log r_i = log q(i | x0, x_S) and log F_i for states (B, L) on the way to x0 (B, L), -inf elsewhere;
-        on the denoiser's device."""
-        tokens, x0 = self.placed(tokens, x0)
-        size = self.batch_size or max(1, len(tokens))
-        parts = [self._transitions(*rows, generator) for rows in zip(tokens.split(size), x0.split(size), strict=True)]
-        return tuple(torch.cat(values) for values in zip(*parts, strict=True))
+        on the denoiser's device.
 
-    def _transitions(self, tokens: Tensor, x0: Tensor, generator: torch.Generator | None) -> tuple[Tensor, ...]:
+        Args:
+            generated: bool (L,), the positions that were masked at the start, which orders can tell from given ones; None if
+                these states are starts.
+        """
+        tokens, x0 = self.placed(tokens, x0)
+        start = tokens == self.denoiser.mask_token_id if generated is None else generated.to(tokens.device).expand_as(tokens)
+        size = self.batch_size or max(1, len(tokens))
+        parts = zip(tokens.split(size), x0.split(size), start.split(size), strict=True)
+        found = [self._transitions(*rows, generator) for rows in parts]
+        return tuple(torch.cat(values) for values in zip(*found, strict=True))
+
+    def _transitions(
+        self, tokens: Tensor, x0: Tensor, generated: Tensor, generator: torch.Generator | None
+    ) -> tuple[Tensor, ...]:
         masked, mask = tokens == self.denoiser.mask_token_id, attention_of(self.denoiser, tokens)
+        steps, left = generated.sum(dim=1), (generated & masked).sum(dim=1)
         if (length := block_length_of(self.denoiser)) is not None:
             masked = first_masked_block(masked, block_numbers(tokens, mask, length))
-        logits, hidden = self.denoiser(tokens, mask, masked)
+        with evaluating(self.denoiser):
+            logits, hidden = self.denoiser(tokens, mask, masked)
         seeds = tokens.new_zeros(len(tokens))
-        state = DecodeState.start(tokens, masked, self.denoiser.mask_token_id, seeds, torch.ones_like(seeds), x0=x0)
+        state = DecodeState.start(tokens, generated, self.denoiser.mask_token_id, seeds, steps, mask, x0, length)
+        state = state.replace(masked=masked, step=steps - left)
         prediction = Prediction(logits, hidden, masked)
         log_p = prediction.scatter(prediction.log_probs_of(x0[masked])).double()
         if not self.looks_at_proposal:
@@ -223,7 +237,7 @@ def estimate_bound(process: Process, tokens: Tensor, x0: Tensor, samples: int, *
     e1, e2 = (torch.zeros(samples, dtype=torch.float64, device=tokens.device) for _ in range(2))
 
     def step(rows: Tensor, weight: float) -> Tensor:
-        log_p, log_r, log_f = process.transitions(rows, truth, generator)
+        log_p, log_r, log_f = process.transitions(rows, truth, generator, generated=masked)
         if states != "path":  # the sum over positions, as in eq. 3
             r = log_r.exp()
             e1.add_(weight * (r * log_p.masked_fill(r == 0, 0.0)).sum(dim=1))
@@ -277,5 +291,6 @@ def _all_subsets(process: Process, tokens: Tensor, x0: Tensor) -> tuple[Tensor, 
     bits = subsets[:, None] >> torch.arange(len(places), device=tokens.device) & 1
     states = tokens.expand(len(bits), -1).clone()
     states[:, places] = torch.where(bits.bool(), x0[places], tokens[places])
-    log_p, log_r, log_f = (part.cpu() for part in process.transitions(states, x0.expand(len(bits), -1)))
+    found = process.transitions(states, x0.expand(len(bits), -1), generated=masked)
+    log_p, log_r, log_f = (part.cpu() for part in found)
     return log_p, log_r, log_f, places.tolist()

@@ -11,7 +11,7 @@ from anyorder.denoisers.base import Denoiser
 from anyorder.errors import BadInput, counted
 from anyorder.evaluation.batches import Progress, decode_in_batches
 from anyorder.evaluation.samplers import Samplers, as_samplers, check_oracles
-from anyorder.evaluation.statistics import Interval, bootstrap_weights, percentile_interval
+from anyorder.evaluation.statistics import Interval, crossed_interval
 from anyorder.evaluation.tables import Grid
 from anyorder.processes import Shard
 from anyorder.signatures import checked
@@ -118,9 +118,9 @@ def of_counts(order: str, correct: np.ndarray, draws: int, nfe: float) -> PassAt
     """Pass@k, k = 1..draws, where `correct` of each instance's draws are right: int (N,), or (S, N) for the mean over S
     orders of one kind, such as the policies of several seeds."""
     rows = np.atleast_2d(correct)
-    each = np.stack([np.mean([pass_at_k(row, draws, k) for row in rows], axis=0) for k in range(1, draws + 1)], axis=1)
-    intervals = [percentile_interval(column) for column in (bootstrap_weights(rows.shape[1]) @ each).T]
-    return PassAtN(order, rows.shape[1], draws, each.mean(axis=0).tolist(), intervals, nfe, correct)
+    each = [np.stack([pass_at_k(row, draws, k) for row in rows]) for k in range(1, draws + 1)]  # of each k, (S, N)
+    intervals = [crossed_interval(values) for values in each]
+    return PassAtN(order, rows.shape[1], draws, [float(values.mean()) for values in each], intervals, nfe, correct)
 
 
 def shown_draws(draws: int) -> list[int]:

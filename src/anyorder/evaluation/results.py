@@ -40,6 +40,7 @@ class Result:
         by_difficulty: (instances, instance accuracy) for each difficulty label, where the task has them.
         measures: of the set of samples, where the task has them: mean over the samples, and its 95 % interval.
         anneal: whether the noise is lowered from step to step, see `Sampler`.
+        own_noise: whether noise and annealing are the sampler's own. Such results share a table, whatever their noise.
     """
 
     order: str
@@ -61,11 +62,12 @@ class Result:
     correct: np.ndarray = field(repr=False)
     cells: np.ndarray = field(repr=False)
     anneal: bool = False
+    own_noise: bool = False
 
     @property
     def cell(self) -> Cell:
         """Of the table that it belongs to."""
-        return Cell(self.steps, self.noise, self.anneal)
+        return Cell(self.steps, 0.0, False) if self.own_noise else Cell(self.steps, self.noise, self.anneal)
 
     def main(self, metric: str) -> tuple[float, tuple[float, float]]:
         """Value and 95 % interval of the metric that matters, see `Task.main_metric`."""

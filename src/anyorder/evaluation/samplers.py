@@ -138,7 +138,7 @@ def default_samplers(task: Task, denoiser: Denoiser, instances: Instances, *, st
     """
     found = []
     for entry in ORDERS.entries():
-        if not entry.facts.get("default", _is_foreign(entry)) or any(a.default is MISSING for a in entry.arguments):
+        if not entry.facts.get("default", is_foreign(entry)) or any(a.default is MISSING for a in entry.arguments):
             continue
         if (entry.facts.get("sequential") and not task.sequential) or (entry.facts.get("oracle") and instances.x0 is None):
             continue
@@ -151,5 +151,6 @@ def default_samplers(task: Task, denoiser: Denoiser, instances: Instances, *, st
     return found
 
 
-def _is_foreign(entry: Entry) -> bool:
+def is_foreign(entry: Entry) -> bool:
+    """Whether a part comes from another package."""
     return str(getattr(entry.part, "__module__", "")).partition(".")[0] != __name__.partition(".")[0]

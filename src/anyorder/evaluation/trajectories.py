@@ -22,6 +22,7 @@ from anyorder.files import finite
 from anyorder.processes import Shard
 from anyorder.tasks.base import Instances, Task
 from anyorder.tasks.drawing import Drawing
+from anyorder.tasks.instances import checked_result
 
 FORMAT: Literal["anyorder.trajectories"] = "anyorder.trajectories"
 VERSION: Literal[3] = 3
@@ -231,7 +232,7 @@ class Watch:
         """
         count = len(self.instances)
         self.recorder.gather(shard)
-        checked = self.task.check(self.instances, decoded.tokens[:count])
+        checked = checked_result(self.task, self.instances, decoded.tokens[:count])
         decodes = []
         for number, steps in enumerate(self.recorder.moves()):
             length, cells = self.lengths[number], float(checked.cell_accuracy[number])

@@ -125,10 +125,14 @@ def blocks_in(denoiser: Denoiser, tokens: Tensor, attention_mask: Tensor | None,
     return 1 + int(blocks_of(state, block_length).max())
 
 
-def check_budget(steps: int | None, block_length: int | None, most: int, blocks: int = 0) -> None:
-    """Raise BadInput where a row with `most` masks has more blocks than forward passes: the last pass would fill the rest.
-    `blocks` is their number where it is not that of full ones."""
-    blocks = max(blocks, 1 if block_length is None else -(-most // block_length))
+def check_budget(
+    denoiser: Denoiser, tokens: Tensor, attention_mask: Tensor | None, steps: int | None, block_length: int | None
+) -> None:
+    """Raise BadInput where a row of tokens (B, L) has more blocks with masks than forward passes: the last pass would fill the
+    rest."""
+    most = int((tokens == denoiser.mask_token_id).sum(dim=1).max())
+    full = 1 if block_length is None else -(-most // block_length)
+    blocks = max(full, blocks_in(denoiser, tokens, attention_mask, block_length))
     if steps is not None and steps < blocks:
         raise BadInput(
             f"steps {steps} are too few for {blocks} blocks of {block_length}, in which {most} positions are to be filled: "

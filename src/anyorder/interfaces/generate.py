@@ -18,7 +18,6 @@ from anyorder.ends import Ends
 from anyorder.errors import BadInput
 from anyorder.interfaces.arguments import (
     as_denoiser,
-    blocks_in,
     check_budget,
     check_threshold,
     find_order,
@@ -126,10 +125,9 @@ def generate(
                 "a sampler holds order, steps, block_length, temperature, top_p, top_k, threshold, cache and refresh: leave "
                 "these out"
             )
-        sampler = find_sampler(sampler, denoiser).bind(denoiser)
+        sampler = find_sampler(sampler, denoiser)
     sampler = sampler.bind(denoiser)
-    blocks = blocks_in(denoiser, batch.tokens, batch.attention_mask, sampler.block_length)
-    check_budget(sampler.steps, sampler.block_length, batch.most, blocks)
+    check_budget(denoiser, batch.tokens, batch.attention_mask, sampler.steps, sampler.block_length)
     sampler = sampler.replace(order=penalized(sampler.order, ends, eos_penalty))
     stream = None if streamer is None else _streaming(streamer, batch, ends, final=sampler.remasker.final)
     decoded = decode(

@@ -87,9 +87,10 @@ def infill(
     for number, problem in zip(owners, problems, strict=True):
         if problem.x0 is not None:
             raise BadInput(f"{shorten(several[number])!r} has no hole: write [MASK] for an unknown token, [MASK:5] for five")
-    sampler = find_sampler(sampler, denoiser).bind(denoiser)
+    sampler = find_sampler(sampler, denoiser)
     sampler = sampler if steps is None else sampler.replace(steps=whole("steps", steps, 1))
-    check_budget(sampler.steps, sampler.block_length, max(problem.longest for problem in problems))
+    for problem in problems:
+        check_budget(denoiser, problem.tokens, None, sampler.steps, sampler.block_length)
     ends = find_ends(denoiser, eos_token_id)
     sampler = sampler.replace(order=penalized(sampler.order, ends, eos_penalty))
     masks = [] if logits_mask is None else [logits_mask]

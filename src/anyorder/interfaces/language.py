@@ -141,7 +141,9 @@ class LanguageModel:
         if not prompts:
             return []
         new = self.usual_length if max_new_tokens is None else whole("max_new_tokens", max_new_tokens, 1)
-        check_budget(self.sampler.steps, self.sampler.block_length, new)
+        for prompt in prompts:
+            tokens = torch.tensor([[*prompt, *[self.denoiser.mask_token_id] * new]])
+            check_budget(self.denoiser, tokens, None, self.sampler.steps, self.sampler.block_length)
         sampler, mask = self._constrained(pattern)
         check_seeds(seeds, len(prompts))
         each = torch.arange(len(prompts)) + seeds if isinstance(seeds, int) else seeds

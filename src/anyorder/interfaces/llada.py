@@ -23,7 +23,6 @@ from anyorder.ends import Ends
 from anyorder.errors import BadInput
 from anyorder.interfaces.arguments import (
     as_denoiser,
-    blocks_in,
     check_budget,
     check_threshold,
     find_order,
@@ -120,8 +119,7 @@ def generate(
     where = _order(order, remasking, denoiser, late, drawn=isinstance(token, Sample))
     count: CountRule = EvenBlocks(block_length)
     if threshold is None:
-        blocks = blocks_in(denoiser, batch.tokens, batch.attention_mask, block_length)
-        check_budget(steps, block_length, batch.most, blocks)
+        check_budget(denoiser, batch.tokens, batch.attention_mask, steps, block_length)
     else:
         sure: CountRule = AtLeast(threshold)
         count = Deadline(WithoutEnds(sure, Ends(late)) if late else sure, Fixed(1))

@@ -113,8 +113,8 @@ def _page_data(trajectories: Trajectories | None, report: Report, about: dict[st
     data: dict[str, Any] = {
         "runs": [],
         "results": [
-            {"order": r.order, "noise": noise_name(r.noise, r.anneal), "nfe": r.nfe, "accuracy": r.main(report.main_metric)[0],
-             "ci95": list(r.main(report.main_metric)[1]), "kind": r.kind}
+            {"order": r.order, "noise": noise_name(r.cell.noise, r.cell.anneal), "nfe": r.nfe,
+             "accuracy": r.main(report.main_metric)[0], "ci95": list(r.main(report.main_metric)[1]), "kind": r.kind}
             for r in report.results
         ],
         "words": {

@@ -26,14 +26,14 @@ def accuracy_against_steps(report: Report, path: Path, title: str = "") -> Path:
 
     With several scales of noise there is one panel for each.
     """
-    noises = list(dict.fromkeys(noise_name(r.noise, r.anneal) for r in report.results))
+    noises = list(dict.fromkeys(noise_name(r.cell.noise, r.cell.anneal) for r in report.results))
     with figure(path, len(noises), 5.0, 4.2, share_y=True) as axes:
         for axis, noise in zip(axes, noises, strict=True):
             markers: dict[str, str] = {}
             for number, order in enumerate(dict.fromkeys(r.order for r in report.results)):
                 rule = order.partition("@")[2]  # orders have colors, and count rules have markers
                 marker = markers.setdefault(rule, MARKERS[len(markers) % len(MARKERS)])
-                mine = [r for r in report.results if r.order == order and noise_name(r.noise, r.anneal) == noise]
+                mine = [r for r in report.results if r.order == order and noise_name(r.cell.noise, r.cell.anneal) == noise]
                 rows = sorted(mine, key=lambda r: r.nfe)
                 _accuracies(axis, rows, report.main_metric, marker=marker, label=order, **look_of(order, number))
             axis.set_xlabel("NFE: forward passes per sequence")
@@ -203,8 +203,8 @@ def _draw_grid(axis: Any, trajectories: Trajectories, mean: np.ndarray, most: fl
 
 _TRAINING = {
     "loss": ["loss", "denoiser_loss", "order_loss", "token_loss"],
-    "is the likeliest token right? (cross-entropy)": ["bce_confidence", "bce_policy", "bce_quality"],
-    "share right": ["candidates_right", "commitments_right"],
+    "is the likeliest token right? (cross-entropy)": ["bce_confidence", "bce_policy", "bce_critic"],
+    "share right": ["candidates_correct", "committed_correct"],
     "loss of masked tokens, by share masked": [f"loss_level_{k}" for k in range(5)],
     "accuracy of masked tokens, by share masked": [f"accuracy_level_{k}" for k in range(5)],
     "policy": ["policy_entropy", "policy_reach", "policy_starved", "weight_on_wrong"],

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from importlib import resources
 from typing import Any, TypeVar
 
-from anyorder.errors import AnyorderError, BadInput, first_line
+from anyorder.errors import AnyorderError, BadInput, NotFinite, first_line
 from anyorder.files import parse_json
 from anyorder.serving.choice import Event
 from anyorder.serving.engine import Busy, Closed
@@ -97,7 +97,7 @@ def _as_refusal(error: Exception) -> Refused:
         return Refused(str(error), 503, code="shutting_down")
     if isinstance(error, TimeoutError):
         return Refused("the answer took too long: ask for fewer tokens or steps", 504, code="timeout")
-    if isinstance(error, BadInput):
+    if isinstance(error, BadInput) and not isinstance(error, NotFinite):
         return Refused(str(error))
     return Refused(f"decoding failed: {type(error).__name__}", 500)
 

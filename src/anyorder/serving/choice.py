@@ -1,5 +1,6 @@
 """One answer while it is generated: the draft, the text that is final from the left, and why it ended."""
 
+from bisect import bisect_left
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
@@ -96,6 +97,10 @@ class Choice:
         text = self._text[: len(self._text) - max(begun, default=0)].rstrip(_INCOMPLETE)
         return (text if text.startswith(self._sent) else self._sent), False
 
+    def _has_stop(self, known: list[int]) -> bool:
+        text = self._texts.text(known)
+        return any(stop in text for stop in self._stop)
+
     def _event(
         self, answer: list[int], text: str, selected: list[bool], remasked: list[bool], done: bool, stopped: bool
     ) -> Event:
@@ -103,6 +108,8 @@ class Choice:
         self._sent = text
         ends = set() if self._texts.ends is None else set(self._texts.ends.tokens)
         length = next((place for place, token in enumerate(answer) if token in ends), len(answer))
+        if stopped:  # tokens up to the stop text; behind it may be masks
+            length = min(length, bisect_left(range(self._known), True, key=lambda known: self._has_stop(answer[:known])))
         reason = ("stop" if stopped or length < len(answer) else "length") if done else None
         places = range(len(answer))
         return Event(

@@ -67,6 +67,17 @@ class _Batch:
     state: DecodeState
     cache: Cache | None
     jobs: dict[int, Job] = field(default_factory=dict)
+    stepping: bool = False
+
+    def alone(self) -> "list[_Batch]":
+        """Each row as a batch of its own; without a cache only."""
+        rows = enumerate(self.state.row.tolist())
+        jobs, self.jobs = self.jobs, {}
+        return [
+            _Batch(self.kind, self.sampler, self.state.rows(torch.tensor([place], device=self.state.row.device)), None,
+                   {number: jobs[number]})
+            for place, number in rows
+        ]  # fmt: skip
 
     def drop(self, numbers: set[int]) -> None:
         """Leave rows out, by their numbers."""
@@ -80,7 +91,9 @@ class _Batch:
         self.drop({number for number, job in self.jobs.items() if job.cancelled})
         if not self.jobs:
             return
+        self.stepping = True
         self.state, output, over = advance(denoiser, self.state, self.sampler, self.cache, ends)
+        self.stepping = False
         rows = [self.state.row, self.state.tokens, output.selected, output.remasked, over]
         values = zip(*(tensor.tolist() for tensor in rows), strict=True)
         self.drop({number for number, *seen in values if self.jobs[number].step(*seen)})
@@ -210,7 +223,10 @@ class Engine:
     def _step(self, batch: _Batch) -> None:
         try:
             batch.step(self.denoiser, self.ends)
-        except Exception as error:  # of these rows; the others go on
+        except Exception as error:
+            if batch.stepping and batch.cache is None and len(batch.jobs) > 1:
+                self._batches += batch.alone()  # the others than the one that fails go on
+                return
             if not isinstance(error, AnyorderError):
                 _log.exception("decoding failed")
             for job in batch.jobs.values():

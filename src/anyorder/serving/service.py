@@ -13,7 +13,7 @@ from anyorder.decoding.counts import CountRule, Fixed, Linear, Threshold
 from anyorder.decoding.sampler import Sampler
 from anyorder.denoisers.base import Denoiser
 from anyorder.errors import AnyorderError, counted
-from anyorder.interfaces.arguments import blocks_in, check_budget, token_rule
+from anyorder.interfaces.arguments import check_budget, token_rule
 from anyorder.registry import ORDERS
 from anyorder.serving.choice import Choice, Event
 from anyorder.serving.engine import Engine
@@ -96,8 +96,7 @@ class Service:
                 self.texts, prompt, count, sampler, key, steps=request.steps, seed=(seed + number) % LARGEST_SEED,
                 stop=request.stops, every_step=request.stream, emit=lambda event, number=number: emit(number, event),  # type: ignore[misc]
             )  # fmt: skip
-            blocks = blocks_in(self.denoiser, torch.tensor([choice.tokens]), None, sampler.block_length)
-            check_budget(request.steps, sampler.block_length, count, blocks)
+            check_budget(self.denoiser, torch.tensor([choice.tokens]), None, request.steps, sampler.block_length)
             made.append(choice)
         return made, sum(len(prompt.before) + len(prompt.behind) for prompt in framed)
 

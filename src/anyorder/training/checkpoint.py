@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from anyorder.errors import AnyorderError, BadCheckpoint
-from anyorder.files import parse_json, write_atomically
+from anyorder.files import parse_json, write_tensors
 from anyorder.training.sharding import shard_like
 from anyorder.weights import check_file
 
@@ -38,14 +38,7 @@ def save_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], valu
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     metadata = {"step": str(step), "values": json.dumps(values)}
     metadata["crc32"] = _checksum(plain, metadata)
-
-    def write(temporary: Path) -> None:
-        try:
-            safetensors.torch.save_file(plain, temporary, metadata)
-        except safetensors.SafetensorError as error:
-            raise OSError(f"{error}") from error
-
-    write_atomically(path, write)
+    write_tensors(path, plain, metadata)
     others = list_checkpoints(folder)
     here = others.index(path) + 1
     for other in others[: max(0, here - keep)] + others[here:]:

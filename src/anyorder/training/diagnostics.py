@@ -8,10 +8,12 @@ from torch import Tensor, nn
 
 from anyorder.decoding.loop import decode
 from anyorder.decoding.sampler import Sampler
+from anyorder.denoisers.base import evaluating
 from anyorder.losses import policy_log_probabilities
 from anyorder.orders.learned import LearnedOrder
 from anyorder.orders.policies import PolicyNetwork
 from anyorder.tasks.base import Instances, Task
+from anyorder.tasks.instances import checked_result
 
 LEVELS = 5
 STARVED = 0.1
@@ -99,12 +101,10 @@ def decoded_numbers(
         decoded_diversity, truth_diversity: 1 minus the mean pairwise identity (eq. 10) of the samples and of the truth, over
             the positions that both of a pair generate. Samples far below the truth have lost diversity.
     """
-    was_training = denoiser.training, policy.training
-    denoiser.eval(), policy.eval()
-    decoded = decode(denoiser, problems.tokens, Sampler(LearnedOrder(policy), steps=steps))  # type: ignore[arg-type]
-    denoiser.train(was_training[0]), policy.train(was_training[1])
+    with evaluating(policy):
+        decoded = decode(denoiser, problems.tokens, Sampler(LearnedOrder(policy), steps=steps))  # type: ignore[arg-type]
     tokens = decoded.tokens
-    numbers = {"decoded_accuracy": float(task.check(problems, tokens).instance_correct.double().mean())}
+    numbers = {"decoded_accuracy": float(checked_result(task, problems, tokens).instance_correct.double().mean())}
     numbers["decoded_diversity"] = pairwise_diversity(tokens, problems.maskable)
     if problems.x0 is not None:
         numbers["truth_diversity"] = pairwise_diversity(problems.x0, problems.maskable)

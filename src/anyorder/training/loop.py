@@ -10,7 +10,7 @@ nothing that is not finite is saved.
 import math
 import os
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -297,7 +297,11 @@ def _train(at_work: _Run, console: Console | None) -> TrainingResult:
     """Take all steps that remain, and save."""
     settings, shard, start = at_work.settings, at_work.shard, at_work.step
     log = MetricsLog(at_work.folder, start, settings.tensorboard) if at_work.main else None
-    with stop_on_interrupt() as stop, TrainingProgress(settings.steps, start, console, enabled=at_work.main) as progress:
+    with (
+        nullcontext() if log is None else closing(log),
+        stop_on_interrupt() as stop,
+        TrainingProgress(settings.steps, start, console, enabled=at_work.main) as progress,
+    ):
         at_work.model.train()
         leader = os.getppid()  # of several processes: the launcher, which may end silently
         while at_work.step < settings.steps:
@@ -311,8 +315,6 @@ def _train(at_work: _Run, console: Console | None) -> TrainingResult:
                 if log is not None:
                     log.write({"step": at_work.step, "loss": numbers.pop("loss"), **of_step, **numbers})
             at_work.save_if_due()
-        if log is not None:
-            log.close()
         at_work.save()
         seconds, finished = at_work.seconds, at_work.step >= settings.steps
         if finished:

@@ -288,7 +288,7 @@ class OrderJob:
         """States of the forward process; with a block-causal denoiser, in one block, and masked behind it."""
         size = self.recipe.run.batch_size
         if self.recipe.masking.scope == "everything":
-            generated = torch.ones_like(generated)
+            generated = torch.ones_like(generated) if self.task.pad_token_id is None else x0 != self.task.pad_token_id
         t = self.schedule.sample_times(stratified(torch.from_numpy(rng.random(size))))[rows].to(self.device)
         chance = torch.from_numpy(rng.random((size, x0.shape[1])))[rows].to(self.device)
         x_t, _ = mask_tokens(x0, generated, 1 - self.schedule.alpha(t), self.task.mask_token_id, chance)

@@ -30,12 +30,22 @@ from anyorder.processes import Shard
 from anyorder.registry import COUNT_RULES, ORDERS, REWARDS
 from anyorder.state import DecodeState
 from anyorder.tasks.base import CheckResult, Instances, Task
+from anyorder.tasks.instances import checked_result
 from anyorder.training.data import check_trainable, step_generator, training_problems
 from anyorder.training.joint import Pair
 from anyorder.training.order import make_policy
 from anyorder.training.part_settings import make_part
 from anyorder.training.recipes import RewardRecipe
-from anyorder.training.rewards import Outcome, Reward, check_reads, likelihood_bonus, returns_at, with_speed, with_step_cost
+from anyorder.training.rewards import (
+    Outcome,
+    Reward,
+    check_reads,
+    likelihood_bonus,
+    returns_at,
+    rewards_of,
+    with_speed,
+    with_step_cost,
+)
 from anyorder.training.rollout import Expert, Recorder, Step, rollout
 from anyorder.training.settings import RewardSettings, RolloutSettings
 
@@ -196,7 +206,7 @@ class RewardJob:
         for step in steps:
             lengths += groups[step.rows].bincount(minlength=len(problems))
         lengths = (lengths / groups.bincount())[groups]
-        rewards, check = self._rewards(problems[groups.cpu()], decoded, groups, len(problems))
+        rewards, check = self._rewards(problems[groups.cpu()], decoded, groups)
         advantages = []
         for step in steps:
             worth = returns_at(rewards, decoded.commit_step, step.number)
@@ -205,22 +215,11 @@ class RewardJob:
         drawn = Round(steps, advantages, decoded, lengths, numbers)
         return drawn if imitating or self.update.beta else _only_what_teaches(drawn)
 
-    def _rewards(self, problems: Instances, decoded: Decoded, groups: Tensor, count: int) -> tuple[Tensor, CheckResult]:
+    def _rewards(self, problems: Instances, decoded: Decoded, groups: Tensor) -> tuple[Tensor, CheckResult]:
         """Rewards (N,) or (N, L), and what the rules say. A trajectory without a reward gets the lowest of its group."""
         ended = decoded.to("cpu")
-        check = self.task.check(problems, ended.tokens)
-        rewards = self.reward(Outcome(self.task, problems, ended, check)).to(self.device).float()
-        allowed = tuple(ended.tokens.shape[:1]), tuple(ended.tokens.shape)
-        if tuple(rewards.shape) not in allowed:
-            raise BadInput(f"the reward has the shape {tuple(rewards.shape)}: it must be {allowed[0]} or {allowed[1]}")
-        known = rewards.isfinite()
-        if rewards.ndim == 1:
-            lowest = torch.full((count,), torch.inf, dtype=torch.float32, device=self.device).scatter_reduce(
-                0, groups, torch.where(known, rewards, torch.inf), "amin"
-            )
-            rewards = torch.where(known, rewards, lowest.nan_to_num(posinf=0.0)[groups])
-        else:
-            rewards = rewards.masked_fill(~known, 0.0)
+        check = checked_result(self.task, problems, ended.tokens)
+        rewards = rewards_of(self.reward, Outcome(self.task, problems, ended, check), groups)
         if self.recipe.reward.likelihood_bonus:
             rewards = rewards + likelihood_bonus(decoded, groups, self.recipe.reward.likelihood_bonus)
         return rewards, check

@@ -135,6 +135,26 @@ class JudgeReward:
         return -torch.from_numpy(self._judge.nats(texts)).float()
 
 
+def rewards_of(reward: Reward, outcome: Outcome, groups: Tensor) -> Tensor:
+    """The rewards of N sequences, float32 (N,) or (N, L), on the device of their groups int64 (N,). A sequence whose reward is
+    not finite gets the lowest one of its group, 0 if there is none; a position gets 0.
+
+    Raises:
+        BadInput: the reward has another shape.
+    """
+    found = reward(outcome).to(groups.device).float()
+    tokens = outcome.decoded.tokens
+    allowed = tuple(tokens.shape[:1]), tuple(tokens.shape)
+    if tuple(found.shape) not in allowed:
+        raise BadInput(f"the reward has the shape {tuple(found.shape)}: it must be {allowed[0]} or {allowed[1]}")
+    known = found.isfinite()
+    if found.ndim == 2:
+        return found.masked_fill(~known, 0.0)
+    lowest = torch.full((len(found),), torch.inf, dtype=torch.float32, device=groups.device)
+    lowest = lowest.scatter_reduce(0, groups, torch.where(known, found, torch.inf), "amin")
+    return torch.where(known, found, lowest.nan_to_num(posinf=0.0)[groups])
+
+
 def with_speed(reward: Reward, exponent: float) -> Reward:
     """r * ((n - steps + 1) / n)^exponent for n generated positions, the multiplicative reward of arXiv 2512.09106: a
     wrong sequence earns nothing however fast. (The additive form collapses to speed alone.)"""

@@ -28,10 +28,14 @@ def share_with_several(task: Task, instances: Instances, *decoded: Tensor) -> fl
     return float(several.double().mean())
 
 
-def several_solutions(denoiser: Denoiser, task: Task, instances: Instances) -> float:
+def several_solutions(denoiser: Denoiser, task: Task, instances: Instances, batch_size: int = _PROBLEMS) -> float:
     """`share_with_several` of up to 64 problems, which are decoded by the confidence order and in random order."""
     some = instances[slice(0, _PROBLEMS)]
     if some.x0 is None or isinstance(task, Sequences):
         return 0.0
+    parts = [(start, some.tokens[start : start + batch_size]) for start in range(0, len(some), batch_size)]
     samplers = (Sampler(order, steps=_STEPS) for order in (confidence, random))
-    return share_with_several(task, some, *(decode(denoiser, some.tokens, sampler).tokens for sampler in samplers))
+    decoded = (
+        torch.cat([decode(denoiser, part, sampler, seeds=start).tokens for start, part in parts]) for sampler in samplers
+    )
+    return share_with_several(task, some, *decoded)
