@@ -4,7 +4,8 @@
     python benchmarks/arenas.py --runs runs/arenas --only zebra --given zebra=zebra,ORDER0,ORDER1,ORDER2
 
 For each arena the denoiser and the orders of the seeds are trained, unless they are shipped, given as folders or in `--runs`.
-All samplers decode the same problems, which no training has seen:
+All samplers decode the same problems. There are few 4x4 puzzles up to symmetry (19 with 3 givens), and training shows every
+puzzle in many symmetric forms. So an order there is trained on one half of these classes, and tested on the other:
 
     heuristics      the orders without training at an even pace
     count rules     confidence with each adaptive rule: within the budget as it is, filled up to the even pace of the budget
@@ -15,11 +16,12 @@ All samplers decode the same problems, which no training has seen:
 
 The order is tested against each heuristic and rule whose mean forward passes do not exceed its own, and the table has the
 largest p-value, so that nothing depends on how the best one is chosen. p-values are of sign-flip tests on the outcomes of the
-problems, averaged over the seeds. Intervals are 95 % bootstrap intervals over seeds and problems. `runs/arenas/arenas.json`
-holds the outcomes; an arena and seed that it holds are not measured again.
+problems, averaged over the seeds. Intervals are 95 % bootstrap intervals over seeds and problems (`crossed_interval`).
+`runs/arenas/arenas.json` holds the outcomes; an arena and seed that it holds are not measured again.
 """
 
 import argparse
+import itertools
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,9 +37,9 @@ from anyorder import Sampler
 from anyorder.decoding.combined_counts import Deadline
 from anyorder.evaluation.choice import baselines, oracles
 from anyorder.evaluation.comparison import evaluate
-from anyorder.evaluation.statistics import bootstrap_weights, percentile_interval, sign_flip
+from anyorder.evaluation.statistics import crossed_interval, sign_flip
 from anyorder.evaluation.tables import p_text
-from anyorder.files import write_json
+from anyorder.files import write_json, write_text
 from anyorder.prediction import Prediction
 from anyorder.state import DecodeState
 from anyorder.tasks import Instances
@@ -69,6 +71,7 @@ class Arena:
         generate: options of the problems.
         denoiser_set, order_set: overrides of the recipes.
         own: whether each seed has a denoiser of its own.
+        halves: whether the order is trained on one half of the classes of 4x4 puzzles and tested on the other.
     """
 
     denoiser: str
@@ -78,23 +81,77 @@ class Arena:
     denoiser_set: tuple[str, ...] = ()
     order_set: tuple[str, ...] = ()
     own: bool = True
+    halves: bool = False
 
 
 ARENAS = {
     "addition": Arena("addition-denoiser", "addition-order", (5, 10, 21), {"carry": 1.0}),
     "sudoku4-weak": Arena(
         "sudoku4-weak", "sudoku4-order", (2, 4, 8), {"givens": 8, "unique": False}, (),
-        ("objective.solutions=nearest",), own=False,
+        ("objective.solutions=nearest",), own=False, halves=True,
     ),
     "sudoku4-few-givens": Arena(
         "sudoku4-denoiser", "sudoku4-order", (4, 6, 11), {"givens": 5}, ("data.options.givens=[12,14]", "run.steps=300"),
         ("data.options.givens=5", "data.options.unique=true", "objective.rollout_steps=[2,11]"),
+        halves=True,
     ),
-    "sudoku4-several": Arena("sudoku4", "sudoku4-several", (4,), {"givens": 3, "unique": False}, own=False),
+    "sudoku4-several": Arena("sudoku4", "sudoku4-several", (4,), {"givens": 3, "unique": False}, own=False, halves=True),
     "sorting-short": Arena("sorting-denoiser", "sorting-order", (4, 8, 16), {}, ("run.steps=300",)),
     "zebra": Arena("zebra", "zebra-order", (4, 8, 16), own=False),
 }  # fmt: skip
 CPU = [name for name in ARENAS if name != "zebra"]  # its orders need a GPU
+
+
+def classes_of(puzzles: Tensor) -> np.ndarray:
+    """A number for each 4x4 puzzle (N, 16), 0 where it is empty: equal for puzzles that differ in the names of the digits, the
+    order of rows within a band, of bands, of columns likewise, or by transposition. int64 (N,)."""
+    lines = [line for line in itertools.permutations(range(4)) if line[0] // 2 == line[1] // 2]
+    cells, least = np.arange(16).reshape(4, 4), np.full(len(puzzles), np.iinfo(np.int64).max)
+    rows, weights = np.arange(len(puzzles)), 5 ** np.arange(16)[::-1].astype(np.int64)
+    for grid, down, across in itertools.product((cells, cells.T), lines, lines):
+        moved = puzzles.numpy()[:, grid[list(down)][:, list(across)].ravel()]
+        names, used, number = (
+            np.zeros((len(moved), 5), np.int64),
+            np.zeros(len(moved), np.int64),
+            np.zeros(len(moved), np.int64),
+        )
+        for cell, weight in zip(moved.T, weights, strict=True):  # digits get their names in the order in which they occur
+            fresh = (cell > 0) & (names[rows, cell] == 0)
+            used += fresh
+            names[rows[fresh], cell[fresh]] = used[fresh]
+            number += weight * names[rows, cell] * (cell > 0)
+        least = np.minimum(least, number)
+    return least
+
+
+def in_second_half(puzzles: Tensor, known: np.ndarray) -> np.ndarray:
+    """Whether the class of each puzzle is in the half that no order is trained on, bool (N,), given all classes."""
+    shuffled = np.random.default_rng(0).permutation(np.unique(known))
+    return np.isin(classes_of(puzzles), shuffled[len(shuffled) // 2 :])
+
+
+def training_half(arena: Arena, path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
+    """All classes of the order's training problems, and overrides by which it trains on the first half of them, in a file."""
+    data, task = load_recipe(arena.order, list(arena.order_set)).data, anyorder.tasks.make_task("sudoku", box=2)
+    found = task.generate(data.size, data.seed, **data.options)
+    known = classes_of(found.tokens)
+    kept = found[torch.from_numpy(np.flatnonzero(~in_second_half(found.tokens, known)))]
+    assert kept.x0 is not None
+    lines = [
+        ",".join("".join(map(str, grid)) for grid in pair) for pair in zip(kept.tokens.tolist(), kept.x0.tolist(), strict=True)
+    ]
+    write_text(path, "\n".join(["puzzle,solution", *lines]) + "\n")
+    return known, (f"data.file={path}", f"data.size={len(kept)}", "data.options={}")
+
+
+def test_problems(arena: Arena, task: Any, limit: int, known: np.ndarray | None) -> Instances:
+    """Problems, all different, and of the second half of the classes if there are halves."""
+    many = task.generate(limit * (8 if arena.halves else 1), PROBLEMS, **arena.generate)
+    if known is None:
+        return many
+    first = np.unique(many.tokens.numpy(), axis=0, return_index=True)[1]
+    kept = np.intersect1d(first, np.flatnonzero(in_second_half(many.tokens, known)))[:limit]
+    return many[torch.from_numpy(kept)]
 
 
 def folders(name: str, arena: Arena, seed: int, runs: Path, given: dict[str, list[str]]) -> tuple[str, str]:
@@ -104,7 +161,10 @@ def folders(name: str, arena: Arena, seed: int, runs: Path, given: dict[str, lis
     denoiser, number = arena.denoiser, seed if arena.own else 0
     if denoiser not in zoo_names():
         denoiser = train(arena.denoiser, runs / f"{name}-denoiser{number}", number, arena.denoiser_set)
-    return denoiser, train(arena.order, runs / f"{name}-order{seed}", seed, (f"denoiser={denoiser}", *arena.order_set))
+    changes = (f"denoiser={denoiser}", *arena.order_set)
+    if arena.halves:
+        changes += training_half(arena, runs / f"{name}-train.csv")[1]
+    return denoiser, train(arena.order, runs / f"{name}-order{seed}", seed, changes)
 
 
 def train(recipe: str, folder: Path, seed: int, overrides: tuple[str, ...]) -> str:
@@ -174,9 +234,8 @@ class Outcomes:
 
 def interval(values: np.ndarray, form: str = "{:.1f} % ({:.1f}-{:.1f})") -> str:
     """Mean of outcomes (seeds, problems), in points, with its bootstrap interval over seeds and problems."""
-    seeds, problems = (bootstrap_weights(count, 4000, seed) for seed, count in enumerate(values.shape))
-    low, high = percentile_interval(100 * ((seeds @ values) * problems).sum(axis=1))
-    return form.format(100 * values.mean(), low, high)
+    found = crossed_interval(values)
+    return form.format(100 * values.mean(), 100 * found.low, 100 * found.high)
 
 
 def verdict(difference: np.ndarray, largest: float, p: float) -> str:
@@ -235,7 +294,9 @@ def main() -> None:
         for seed in range(len(rows), words.seeds):
             denoiser, order = folders(name, arena, seed, words.runs, given)
             task = anyorder.task_for(anyorder.load_denoiser(denoiser, device="cpu"))
-            problems = problems or task.generate(words.limit, PROBLEMS, **arena.generate)
+            if problems is None:
+                known = training_half(arena, words.runs / f"{name}-train.csv")[0] if arena.halves else None
+                problems = test_problems(arena, task, words.limit, known)
             rows.append(measure(arena, denoiser, order, problems, seed, arena.own or not seed))
             write_json(path, found)
             print(name, seed, flush=True)

@@ -99,7 +99,7 @@ def compare(name: str, setting: Setting, caches: list[str], scale: float, order:
     if name.endswith(".txt"):
         problems = task.variant({"hide": HIDE}).load(Path(name), limit=number)
     else:
-        problems = task.generate(number, 1, **({"length": setting.length} if setting.length else {}))
+        problems = task.generate(number, 8_000_000, **({"length": setting.length} if setting.length else {}))
     token = Sample(setting.temperature) if setting.temperature else Argmax()
     first: dict[str, Any] = {}
     for cache in caches:

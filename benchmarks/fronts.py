@@ -32,7 +32,7 @@ from anyorder.decoding.combined_counts import Deadline
 from anyorder.decoding.published_remaskers import P2, CriticP2
 from anyorder.decoding.tokens import Sample
 from anyorder.evaluation.batches import decode_in_batches
-from anyorder.evaluation.statistics import bootstrap_weights, percentile_interval
+from anyorder.evaluation.statistics import bootstrap_weights, percentile_interval, stretched
 from anyorder.files import write_json
 from anyorder.tasks import Instances, Task
 from anyorder.tasks.antibody import NEAR_DUPLICATE
@@ -167,7 +167,7 @@ def at_diversity(curves: list[Curve], diversity: float) -> np.ndarray:
     for curve in curves:
         quality, varied = np.stack([p[0] for p in curve], axis=1), np.stack([p[1] for p in curve], axis=1)
         found.append([_between(q, d, diversity) for q, d in zip(quality, varied, strict=True)])
-    mean: np.ndarray = np.einsum("ds,sd->d", bootstrap_weights(len(curves), DRAWS, seed=1), np.array(found))
+    mean: np.ndarray = np.einsum("ds,sd->d", bootstrap_weights(len(curves), DRAWS, seed=1), stretched(np.array(found)))
     return mean
 
 

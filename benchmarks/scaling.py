@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -103,7 +104,7 @@ def main() -> None:
     torch.set_num_threads(1)
     task = anyorder.task_for(anyorder.load_denoiser(given.model))
     count = given.skip + given.limit
-    problems = (task.load(given.data) if given.data else task.generate(count, 1, givens=0))[slice(given.skip, count)]
+    problems = (task.load(given.data) if given.data else task.generate(count, 8_000_000, givens=0))[slice(given.skip, count)]
     bench = Bench(given.model, problems, task, given.batch_size)
     budgets = [int(budget) for budget in given.budgets.split(",")]
     curves: dict[str, list[list[tuple[Tensor, Tensor]]]] = {}
@@ -137,11 +138,15 @@ def plot(path: Path, picture: Path) -> None:
     for name, points in json.loads(path.read_text())["curves"].items():
         points = sorted(points, key=lambda point: point["nfe"])
         nfe, solved = ([point[key] for point in points] for key in ("nfe", "solved"))
-        dashed = "--" if "ceiling" in name else "-"
-        (line,) = axes.plot(nfe, solved, marker="o", ms=3, lw=1.2, ls="" if name == "heuristics" else dashed, label=name)
-        low, high = zip(*(point["ci95"] for point in points), strict=True)
+        low, high = (np.clip(ends, 0, 100) for ends in zip(*(point["ci95"] for point in points), strict=True))
+        if name == "heuristics":
+            axes.errorbar(nfe, solved, [solved - low, high - solved], fmt="o", ms=4, lw=0.8, color="black", label=name)
+            continue
+        (line,) = axes.plot(nfe, solved, marker="o", ms=3, lw=1.2, ls="--" if "ceiling" in name else "-", label=name)
         axes.fill_between(nfe, low, high, color=line.get_color(), alpha=0.12, lw=0)
-    axes.set(xscale="log", xlabel="average forward passes per problem", ylabel="solved, %")
+    axes.set(xscale="log", xlabel="average forward passes per problem", ylabel="solved, %", ylim=(None, 101))
+    axes.set_xticks([5, 10, 20, 50, 100], ["5", "10", "20", "50", "100"])
+    axes.minorticks_off()
     axes.legend(fontsize=7)
     figure.savefig(picture, dpi=160)
 

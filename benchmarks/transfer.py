@@ -20,7 +20,7 @@ from anyorder.evaluation.statistics import bootstrap_weights, percentile_interva
 def points_of(found: dict, curve: str) -> tuple[np.ndarray, np.ndarray]:
     """NFE and outcomes (N, P) of a curve."""
     mine = [point for point in found["points"] if point["curve"] == curve]
-    return tuple(np.array([p[name] for p in mine], dtype=float).T for name in ("forwards_each", "correct"))  # type: ignore[return-value]
+    return tuple(np.array([p[name] for p in mine], dtype=float).T for name in ("nfe_each", "correct"))  # type: ignore[return-value]
 
 
 def main(paths: list[Path]) -> None:

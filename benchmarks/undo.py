@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     denoiser = anyorder.load_denoiser(given.model)
     task = anyorder.task_for(denoiser)
     count = given.skip + given.limit
-    problems = (task.load(given.data) if given.data else task.generate(count, 1, givens=0))[given.skip : count]
+    problems = (task.load(given.data) if given.data else task.generate(count, 8_000_000, givens=0))[given.skip : count]
     budgets = [int(budget) for budget in given.steps.split(",")]
     print("| sampler |" + "".join(f" budget {budget} | NFE |" for budget in budgets))
     print("|---|" + "---|---|" * len(budgets))

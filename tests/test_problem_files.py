@@ -354,6 +354,15 @@ def test_a_question_reads_the_same_in_every_layout(layout: str, tmp_path: Path) 
         assert problem.level == ("3" if layout == "math" else "")
 
 
+def test_a_field_with_a_comma_that_is_not_in_quotes_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "questions.csv"
+    path.write_text("question,answer\nWhat is the sum of 3, 4, and 5?,12\n")
+    with pytest.raises(BadInput, match="line 2: 4 fields where the header names 2: put a field with separators in quotes"):
+        read_problems(path)
+    path.write_text("question,answer\nWhat is 2 + 3?,5,,\n")
+    assert [problem.answer for problem in read_problems(path)] == ["5"], "empty fields at the end say nothing"
+
+
 @pytest.mark.parametrize("answer", [True, None, [42], float("nan"), "forty-two", ""])
 def test_what_is_no_answer_is_refused(answer: Any, tmp_path: Path) -> None:
     (tmp_path / "some.jsonl").write_text(json.dumps({"question": QUESTION, "answer": answer}))

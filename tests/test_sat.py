@@ -181,3 +181,20 @@ def test_models_of_a_file_are_counted_and_cap_the_exact_match(tmp_path: Path) ->
     assert (report.results[0].instance_accuracy, report.results[0].exact_match) == (1.0, 0.0)
     assert report.meta["exact_match_ceiling"] == pytest.approx(1 / 7)
     assert "exact match (ceiling 14.3 %)" in markdown(report)
+
+
+@pytest.mark.parametrize(("variables", "clauses"), [(3, None), (4, None), (4, 29), (9, 600), (9, 0)])
+def test_more_clauses_than_any_assignment_can_satisfy_are_refused(variables: int, clauses: int | None) -> None:
+    with pytest.raises(BadInput, match=r"clauses if it can be satisfied, not \d+: give clauses"):
+        Sat(variables, clauses)
+
+
+def test_a_number_of_clauses_at_which_formulas_are_hardly_ever_satisfiable_ends_with_an_error() -> None:
+    with pytest.raises(BadInput, match="hardly any formula of 300 clauses over 9 variables"):
+        Sat(9, clauses=300).generate(1, 0)
+
+
+def test_every_seed_gives_a_large_formula() -> None:
+    pytest.importorskip("pysat")
+    problems = Sat(25).generate(40, 0)
+    assert problems.x0 is not None and Sat(25).check(problems, problems.x0).instance_correct.all()

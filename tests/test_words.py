@@ -102,6 +102,9 @@ def test_several_solutions_of_a_sudoku_are_right_and_so_is_another_way_to_the_ta
     [
         ("56 - 66/11", True),
         ("(56-(66/11)) = 50", True),
+        ("56-66/11 =", True),
+        ("56-66/11=49", False),
+        ("56-66/11=rubbish", False),
         ("66/11", False),
         ("56-66/11+0", False),
         ("56-66//11", False),
@@ -116,6 +119,17 @@ def test_countdown_takes_one_expression_too(answer: str, right: bool) -> None:
     task = words(problems="countdown")
     problem = task.parse("66,11,56,50")
     assert check(task, problem, answered(task, problem, answer)) == [right]
+
+
+def test_houses_have_their_three_words_and_no_others() -> None:
+    task = words(problems="zebra")
+    problem = task.generate(1, 0)
+    assert problem.x0 is not None
+    answer = task.texts(problem, problem.x0)[0]
+    house, *others = answer.split(", ")
+    wrong = (f"{house} x", f"{house} 7", f"7 {house}", house.rsplit(" ", 1)[0])
+    given = [answer, *(", ".join([one, *others]) for one in wrong), ", ".join(others)]
+    assert check(task, problem, answered(task, problem, *given)) == [True, *[False] * 5]
 
 
 def test_an_answer_with_a_mask_or_another_prompt_is_wrong() -> None:

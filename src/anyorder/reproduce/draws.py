@@ -82,11 +82,19 @@ def _layout(title: str, with_policy: bool) -> Any:
     return layout
 
 
+def _about(settings: list[Setting], seeds: list[int], scale: str) -> str:
+    """The settings that stand above these figures."""
+    decided = "the likeliest token, no sampling of positions."
+    return about(settings, seeds, scale).replace(
+        decided, f"the likeliest token. Positions are drawn, {DRAWS} times per problem."
+    )
+
+
 TARGETS = {
     "upo-figure1": Target(
-        ("sudoku4",), _needs(False), _layout("UPO, figure 1: Pass@N of random and top-5 orders", False), DrawStudy, about
+        ("sudoku4",), _needs(False), _layout("UPO, figure 1: Pass@N of random and top-5 orders", False), DrawStudy, _about
     ),
     "upo-figure8": Target(
-        ("sudoku4",), _needs(True), _layout("UPO, figure 8: Pass@N of a policy held to the top 5", True), DrawStudy, about
+        ("sudoku4",), _needs(True), _layout("UPO, figure 8: Pass@N of a policy held to the top 5", True), DrawStudy, _about
     ),
 }

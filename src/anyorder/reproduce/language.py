@@ -1,6 +1,7 @@
 """The language half of UPO (arXiv 2510.05725) on small language models of ours: its table 2 on puzzles in words, its table 3
 after diffu-GRPO, and its figure 7, where the reward is the likelihood of the text under another model."""
 
+import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -155,6 +156,12 @@ class JudgeStudy(RewardStudy):
         """See `Study`."""
         return ", judge"
 
+    def further_marks(self, setting: Setting) -> list[Any]:
+        """See `Study`: the judge, and the texts."""
+        assert isinstance(setting, LanguageSetting)
+        texts = find_file(setting.prompts).read_bytes()
+        return [setting.judge, hashlib.sha256(texts).hexdigest()[:16]]
+
     def problems(self, setting: Setting) -> tuple[Task, Instances]:
         """See `Study`: the texts of a file."""
         assert isinstance(setting, LanguageSetting)
@@ -202,7 +209,8 @@ def _figure7(settings: list[Setting], seeds: list[int], solved: Solved, folder: 
         for order in (*_JUDGED_ORDERS, "policy"):
             found = cells.of(s, "reward/judged/{seed}" if order == "policy" else "frozen", order)
             likelihood, recovered, entropy = np.nanmean(found, axis=(0, 2))
-            gap = np.nan_to_num((found - reference)[:, 0]).mean(axis=0)
+            gap = np.nanmean((found - reference)[:, 0], axis=0)
+            gap = gap[np.isfinite(gap)]  # texts of which a likelihood is known
             by_seed = " ".join(f"{value:.3f}" for value in np.nanmean(found[:, 0], axis=1))
             compared = "" if order == "confidence" else f"{gap.mean():+.3f} (p = {sign_flip(gap):.2g})"
             rows.append([order, by_seed, compared, f"{100 * recovered:.1f}", f"{entropy:.2f}"])

@@ -132,7 +132,12 @@ class Study:
             start = self.ensure(setting, "frozen") if self.before(model) else None
             kind, what, seed = model.split("/")
             recipe = self.recipe(setting, kind, what, seed, [f"seed={seed}", *([f"denoiser={start}"] if start else [])])
-        identity = {"recipe": recipe.model_dump(mode="json"), "start": start and fingerprint(load_denoiser(str(start)))}
+        identity: dict[str, Any] = {
+            "recipe": recipe.model_dump(mode="json"),
+            "start": start and fingerprint(load_denoiser(str(start))),
+        }
+        if others := [before for before in self.before(model) if before != "frozen"]:
+            identity["others"] = [weights_mark(self.ensure(setting, before)) for before in others]
         finished = folder / "finished.json"
         if finished.exists():
             if not _same(read_json(finished), identity):
@@ -140,6 +145,7 @@ class Study:
             return folder
         recipe = self._keeping_problems(setting, recipe)
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / "fingerprints.json").unlink(missing_ok=True)
         if model.startswith("untrained/"):
             assert isinstance(recipe, OrderRecipe)
             task = make_task(recipe.task.name, **recipe.task.options)
@@ -201,6 +207,7 @@ class Study:
         identity: list[Any] = [__version__, setting.task, setting.options, setting.problems, setting.generate, order, mark]
         identity += [decoding.steps, decoding.noise, *(["annealed"] if decoding.anneal else [])]
         identity += [] if decoding.diversity is None else [{"diversity": decoding.diversity}]
+        identity += self.further_marks(setting)
         key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
         return self.folder / decoding.setting.name / "cells" / f"{key[:24]}.json"
 
@@ -241,6 +248,10 @@ class Study:
         """A mark that distinguishes the cells of studies with other measures."""
         return ""
 
+    def further_marks(self, setting: Setting) -> list[Any]:
+        """What else of a setting distinguishes its cells, as plain values."""
+        return []
+
     def measure(self, denoiser: Any, decoding: Decoding, order: str) -> dict[str, Any]:
         """The values that are written for a cell."""
         task, problems = self.problems(decoding.setting)
@@ -273,6 +284,11 @@ class Study:
             say(f"{key[0]}: {key[1]} ({done} of {len(wanted)} decodings done)")
 
         return decode_groups(self, groups, workers, told)
+
+
+def weights_mark(folder: Path) -> str:
+    """A mark of the weights in a folder."""
+    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()[:16]
 
 
 def _same(kept: Any, identity: dict[str, Any]) -> bool:

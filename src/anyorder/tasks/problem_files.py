@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
-from anyorder.errors import BadInput
+from anyorder.errors import BadInput, counted
 from anyorder.files import json_of, open_text, parse_json
 
 if TYPE_CHECKING:
@@ -261,6 +261,10 @@ def _csv(lines: Iterable[str], before: int, _: str) -> Found[Mapping[str, Any]]:
 
 
 def _named(names: Sequence[str], row: Sequence[str]) -> Mapping[str, Any]:
+    if any(field.strip() for field in row[len(names) :]):
+        raise BadInput(
+            f"{counted(len(row), 'field')} where the header names {len(names)}: put a field with separators in quotes"
+        )
     return dict(zip(names, row, strict=False))
 
 

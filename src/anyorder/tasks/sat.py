@@ -8,6 +8,7 @@ Layouts:
 """
 
 import io
+import math
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -33,6 +34,7 @@ from anyorder.tasks.vocabulary import EOS, MASK, SEP, YE_VOCABULARY
 
 _ENUMERABLE = 20
 _COUNTABLE = 12  # variables up to which the models of a file's formulas are counted
+_ATTEMPTS = 1_000  # random formulas that are drawn at most for one that can be satisfied
 _COMMA, _SLASH = YE_VOCABULARY.index(","), YE_VOCABULARY.index("/")
 
 
@@ -63,8 +65,12 @@ class Sat(Task):
             raise BadInput("the prefix layout is Ye's and spells 5, 7 or 9 variables")
         self.variables = variables
         self.clauses = ye_clauses(variables) if clauses is None else clauses
-        if self.clauses < 1:
-            raise BadInput(f"a formula needs at least one clause, not {self.clauses}")
+        most = 7 * math.comb(variables, 3)
+        if not 1 <= self.clauses <= most:
+            raise BadInput(
+                f"a formula of {variables} variables has 1 to {most} clauses if it can be satisfied, not {self.clauses}: "
+                "give clauses"
+            )
         self.layout = layout
         infill = layout == "infill"
         self.literals = 3 * self.clauses
@@ -179,7 +185,9 @@ class Sat(Task):
 
         seeds = per_instance_seeds(seed, count)
         if self.variables <= _ENUMERABLE:
-            formulas, assignments, models = generate_many(self.variables, self.clauses, seeds)
+            formulas, assignments, models = generate_many(self.variables, self.clauses, seeds, _ATTEMPTS)
+            if not models.all():
+                raise _hardly_satisfiable(self.variables, self.clauses)
             return self.encode(formulas, assignments, {"models": models})
         formulas, assignments = _generate_with_solver(self.variables, self.clauses, seeds)
         return self.encode(formulas, assignments)
@@ -369,16 +377,21 @@ def _generate_with_solver(variables: int, clauses: int, seeds: np.ndarray) -> tu
 
     formulas, assignments = [], []
     for seed in seeds:
-        attempt = 0
-        while True:
-            formula = random_formula(variables, clauses, int(seed) + attempt * 2**31)
+        for attempt in range(_ATTEMPTS):
+            again = int(per_instance_seeds(int(seed), 1, attempt)[0]) if attempt else int(seed)
+            formula = random_formula(variables, clauses, again)
             with Glucose4(bootstrap_with=formula.tolist()) as solver:
                 if solver.solve():
                     formulas.append(formula)
                     assignments.append(np.array(solver.get_model()[:variables]) > 0)
                     break
-            attempt += 1
+        else:
+            raise _hardly_satisfiable(variables, clauses)
     return np.stack(formulas), np.stack(assignments)
+
+
+def _hardly_satisfiable(variables: int, clauses: int) -> BadInput:
+    return BadInput(f"hardly any formula of {clauses} clauses over {variables} variables can be satisfied: give fewer clauses")
 
 
 def _size_of_text(formula: Any) -> dict[str, Any]:

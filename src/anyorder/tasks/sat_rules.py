@@ -85,8 +85,9 @@ def _alive(formula: np.ndarray, tables: np.ndarray, variables: int) -> np.ndarra
 
 
 @compiled
-def generate_many(variables: int, clauses: int, seeds: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Satisfiable formulas (N, m, 3), one of each one's models drawn uniformly, bool (N, n), and the number of models (N,)."""
+def generate_many(variables: int, clauses: int, seeds: np.ndarray, attempts: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Satisfiable formulas (N, m, 3), one of each one's models drawn uniformly, bool (N, n), and the number of models (N,), 0
+    where none of so many attempts gave a formula with a model."""
     count = seeds.size
     formulas = np.zeros((count, clauses, 3), np.int64)
     assignments = np.zeros((count, variables), np.bool_)
@@ -94,10 +95,15 @@ def generate_many(variables: int, clauses: int, seeds: np.ndarray) -> tuple[np.n
     tables = _truth_tables(variables)
     for i in range(count):
         np.random.seed(seeds[i])
-        while models[i] == 0:
+        found = np.zeros(0, np.int64)
+        for _ in range(attempts):
             _draw_formula(variables, clauses, formulas[i])
             found = _alive(formulas[i], tables, variables)
             models[i] = found.size
+            if models[i]:
+                break
+        if models[i] == 0:
+            break
         chosen = found[np.random.randint(found.size)]
         for v in range(variables):
             assignments[i, v] = (chosen >> v) & 1

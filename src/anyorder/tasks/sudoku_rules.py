@@ -198,13 +198,6 @@ def generate_one(box: int, givens: int, seed: int, unique: bool, puzzle: np.ndar
 
 
 @compiled
-def random_solution(box: int, seed: int) -> np.ndarray:
-    """A random complete grid."""
-    np.random.seed(seed)
-    return _random_solution(box)
-
-
-@compiled
 def _candidates(grid: np.ndarray, box: int) -> np.ndarray:
     n = box * box
     rows, cols, boxes = np.zeros(n, np.int64), np.zeros(n, np.int64), np.zeros(n, np.int64)

@@ -233,8 +233,12 @@ class CountdownInWords(OfTask):
 
         assert isinstance(self.task, Countdown)
         text = "".join(answer.split())
-        text = equations_of(text.partition("=")[0]) if text.count("=") < 2 else text
         *numbers, target = map(int, self.task.problem_text(tokens).split(","))
+        if text.count("=") < 2:
+            expression, stated, value = text.partition("=")
+            if stated and value not in ("", str(target)):
+                return tokens
+            text = equations_of(expression)
         try:
             x0 = self.task.encode([[*numbers, target]], [text]).x0
         except (BadInput, KeyError):
@@ -277,15 +281,16 @@ class ZebraInWords(OfTask):
         return self.in_words(solution.replace(" | ", ", "))
 
     def read(self, tokens: Tensor, answer: str) -> Tensor:
-        """House by house; an answer of more or fewer than three of them is none."""
+        """House by house; an answer of more or fewer than three of them, or of other words, is none."""
         assert isinstance(self.task, Zebra)
         completed, cells = tokens.clone(), self.task.drawing().cells
         assert cells is not None
-        houses = answer.split(",")
-        for house, words in enumerate(houses if len(houses) == 3 else []):
-            for attribute, word in enumerate(words.split()[:3]):
-                if word in _NAME_OF:
-                    completed[cells[attribute * 3 + house]] = 1 + value_of(_NAME_OF[word], 3, 3)
+        houses = [words.split() for words in answer.split(",")]
+        if [len(words) for words in houses] != [3, 3, 3] or any(word not in _NAME_OF for words in houses for word in words):
+            return tokens
+        for house, words in enumerate(houses):
+            for attribute, word in enumerate(words):
+                completed[cells[attribute * 3 + house]] = 1 + value_of(_NAME_OF[word], 3, 3)
         return completed
 
 
