@@ -290,7 +290,7 @@ def main() -> None:
     found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     lines = [f"| {' | '.join(HEADER)} |", "|---" * len(HEADER) + "|"]
     for name in words.only.split(","):
-        arena, rows, problems = ARENAS[name], found.setdefault(name, []), None
+        arena, rows, problems = ARENAS[name], found.setdefault(f"{name}, {words.limit} problems", []), None
         for seed in range(len(rows), words.seeds):
             denoiser, order = folders(name, arena, seed, words.runs, given)
             task = anyorder.task_for(anyorder.load_denoiser(denoiser, device="cpu"))

@@ -31,9 +31,11 @@ from anyorder import Sampler
 from anyorder.decoding.combined_counts import Deadline
 from anyorder.decoding.published_remaskers import P2, CriticP2
 from anyorder.decoding.tokens import Sample
+from anyorder.denoisers.base import fingerprint
 from anyorder.evaluation.batches import decode_in_batches
 from anyorder.evaluation.statistics import bootstrap_weights, percentile_interval, stretched
 from anyorder.files import write_json
+from anyorder.parts import walk
 from anyorder.tasks import Instances, Task
 from anyorder.tasks.antibody import NEAR_DUPLICATE
 from anyorder.training.order import untrained_order
@@ -132,6 +134,13 @@ def similarities(task: Any, texts: list[str], valid: np.ndarray) -> np.ndarray:
     return out
 
 
+def weights_of(sampler: Sampler) -> str:
+    """A mark of the weights of the learned parts, so that another order of the same name is decoded anew; "" without any."""
+    parts = [part for field in (sampler.order, sampler.remasker) for part in walk(field)]
+    networks = [part.policy for part in parts if isinstance(getattr(part, "policy", None), torch.nn.Module)]
+    return "".join(f"-{fingerprint(network)[:8]}" for network in networks)
+
+
 @dataclass(frozen=True)
 class Bench:
     """The problems, and the folder in which decoded sequences are kept."""
@@ -145,10 +154,11 @@ class Bench:
 
     def samples(self, family: str, number: int, noise: str, sampler: Sampler) -> Samples:
         """What a sampler decodes; decoded now, or read."""
-        name = f"{family}-{number}-{noise}-{self.steps}-{len(self.problems)}.json".replace(" ", "_").replace(",", "")
+        whole = sampler.replace(steps=self.steps).bind(self.denoiser)
+        name = f"{family}-{number}-{noise}-{self.steps}-{len(self.problems)}{weights_of(whole)}.json"
+        name = name.replace(" ", "_").replace(",", "")
         path = self.folder / name
         if not path.exists():
-            whole = sampler.replace(steps=self.steps).bind(self.denoiser)
             out = decode_in_batches(
                 self.denoiser, self.problems, whole, seed=1, batch_size=256, progress=None, name=family
             )  # fmt: skip

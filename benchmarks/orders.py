@@ -230,7 +230,7 @@ def write_problems(problems: Instances, path: Path) -> None:
 
 
 def folder_of(bench: Bench, name: str, planner: str) -> Path:
-    return bench.runs / name / "planners" / planner
+    return bench.runs / name / f"planners-{bench.states}" / planner
 
 
 def trained(bench: Bench, name: str, planner: str) -> bool:
@@ -299,7 +299,7 @@ def wanted(name: str) -> list[str]:
 
 def cell_path(bench: Bench, name: str, label: str) -> Path:
     safe = "".join(letter if letter.isalnum() else "-" for letter in label)
-    return bench.runs / name / "cells" / f"{safe}.json"
+    return bench.runs / name / "cells" / f"{safe}-{ARENAS[name].steps}-{bench.limit}-{bench.states}.json"
 
 
 def sampler_of(bench: Bench, name: str, label: str, denoiser: Any) -> Sampler:
