@@ -154,16 +154,16 @@ def test_problems(arena: Arena, task: Any, limit: int, known: np.ndarray | None)
     return many[torch.from_numpy(kept)]
 
 
-def folders(name: str, arena: Arena, seed: int, runs: Path, given: dict[str, list[str]]) -> tuple[str, str]:
-    """The denoiser and the order of a seed, trained if they are not there."""
+def folders(
+    name: str, arena: Arena, seed: int, runs: Path, given: dict[str, list[str]], half: tuple[str, ...]
+) -> tuple[str, str]:
+    """The denoiser and the order of a seed, trained if they are not there; `half` has the overrides of `training_half`."""
     if name in given:
         return given[name][0], given[name][1 + seed]
     denoiser, number = arena.denoiser, seed if arena.own else 0
     if denoiser not in zoo_names():
         denoiser = train(arena.denoiser, runs / f"{name}-denoiser{number}", number, arena.denoiser_set)
-    changes = (f"denoiser={denoiser}", *arena.order_set)
-    if arena.halves:
-        changes += training_half(arena, runs / f"{name}-train.csv")[1]
+    changes = (f"denoiser={denoiser}", *arena.order_set, *half)
     return denoiser, train(arena.order, runs / f"{name}-order{seed}", seed, changes)
 
 
@@ -291,12 +291,12 @@ def main() -> None:
     lines = [f"| {' | '.join(HEADER)} |", "|---" * len(HEADER) + "|"]
     for name in words.only.split(","):
         arena, rows, problems = ARENAS[name], found.setdefault(f"{name}, {words.limit} problems", []), None
-        for seed in range(len(rows), words.seeds):
-            denoiser, order = folders(name, arena, seed, words.runs, given)
+        missing = range(len(rows), words.seeds)
+        known, half = training_half(arena, words.runs / f"{name}-train.csv") if arena.halves and missing else (None, ())
+        for seed in missing:
+            denoiser, order = folders(name, arena, seed, words.runs, given, half)
             task = anyorder.task_for(anyorder.load_denoiser(denoiser, device="cpu"))
-            if problems is None:
-                known = training_half(arena, words.runs / f"{name}-train.csv")[0] if arena.halves else None
-                problems = test_problems(arena, task, words.limit, known)
+            problems = problems or test_problems(arena, task, words.limit, known)
             rows.append(measure(arena, denoiser, order, problems, seed, arena.own or not seed))
             write_json(path, found)
             print(name, seed, flush=True)

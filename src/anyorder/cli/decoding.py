@@ -44,6 +44,7 @@ from anyorder.cli.options import (
     read_budget,
     read_budgets,
     read_noise,
+    read_scale,
     token_rule,
     wide_console,
 )
@@ -285,9 +286,7 @@ def sample(
     from anyorder.tasks.sequence_files import design_names, write_fasta
 
     check_outputs(read=[problem], tensors=out, fasta=fasta, trajectories=trajectories)
-    scales = read_noise(noise, anneal)
-    if scales is not None and len(scales) != 1:
-        raise BadInput(f"--noise {noise!r}: this command takes one scale")
+    scale = read_scale(noise, anneal)
     shard = Shard.join()
     session = open_session(
         task=task, model=model, limit=limit, seed=seed, task_options=task_options, policy=policy, problem=problem,
@@ -303,8 +302,8 @@ def sample(
     sampler = session.bind(order, token=token_rule(temperature, top_p))
     if steps is not None or sampler.steps is None:
         sampler = sampler.replace(steps=read_budget(steps or STEPS, session.longest))
-    if scales is not None:
-        sampler = sampler.replace(noise=scales[0], anneal=anneal)
+    if scale is not None:
+        sampler = sampler.replace(noise=scale, anneal=anneal)
     check_budget(
         session.denoiser, instances.tokens, attention_of(session.denoiser, instances.tokens), sampler.steps,
         sampler.block_length,

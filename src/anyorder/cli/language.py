@@ -30,7 +30,7 @@ from anyorder.cli.options import (
     TopKOption,
     TopPOption,
     read_budget,
-    read_noise,
+    read_scale,
     token_rule,
     with_options_of,
 )
@@ -82,9 +82,7 @@ def open_language(
     from anyorder.session import key_values
     from anyorder.zoo import load_denoiser
 
-    scales = read_noise(noise, anneal)
-    if scales is not None and len(scales) != 1:
-        raise BadInput(f"--noise {noise!r}: this command takes one scale")
+    scale = read_scale(noise, anneal)
     parts: dict[str, Any] = {"token": token_rule(temperature, top_p, top_k)}
     parts |= {"count": count or None, "block_length": block_length, "cache": cache, "refresh": read_refresh(refresh)}
     denoiser = load_denoiser(
@@ -94,7 +92,7 @@ def open_language(
         check_policy_folder(policy)
         denoiser.own_order = str(policy)
     sampler = as_sampler(order or ("policy" if denoiser.own_order else "confidence"), **parts)
-    sampler = sampler if scales is None else sampler.replace(noise=scales[0], anneal=anneal)
+    sampler = sampler if scale is None else sampler.replace(noise=scale, anneal=anneal)
     sampler = sampler.bind(denoiser, strict=not ignore_fingerprint)
     made = LanguageModel(denoiser, sampler, chat=chat, eos_penalty=eos_penalty)
     made.sampler = made.sampler.replace(steps=read_budget(steps, max_new_tokens or made.usual_length))

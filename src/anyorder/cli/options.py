@@ -296,6 +296,14 @@ def read_noise(text: str | None, anneal: bool) -> list[float] | None:
     return None if text is None else scales
 
 
+def read_scale(text: str | None, anneal: bool) -> float | None:
+    """One scale of noise; None if none is given."""
+    scales = read_noise(text, anneal)
+    if scales is not None and len(scales) != 1:
+        raise BadInput(f"--noise {text!r}: this command takes one scale")
+    return None if scales is None else scales[0]
+
+
 def wide_console() -> Any:
     """A console for tables: as wide as the terminal, or as they need if there is none."""
     from rich.console import Console

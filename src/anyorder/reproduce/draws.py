@@ -1,5 +1,6 @@
 """Pass@N of UPO (arXiv 2510.05725, figures 1 and 8): how often at least one of N draws of an order is right."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,13 +83,8 @@ def _layout(title: str, with_policy: bool) -> Any:
     return layout
 
 
-def _about(settings: list[Setting], seeds: list[int], scale: str) -> str:
-    """The settings that stand above these figures."""
-    decided = "the likeliest token, no sampling of positions."
-    return about(settings, seeds, scale).replace(
-        decided, f"the likeliest token. Positions are drawn, {DRAWS} times per problem."
-    )
-
+_about = partial(about, positions=f"positions drawn {DRAWS} times per problem")
+"""The settings that stand above these figures."""
 
 TARGETS = {
     "upo-figure1": Target(

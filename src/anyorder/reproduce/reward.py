@@ -282,13 +282,13 @@ def _figure4(settings: list[Setting], seeds: list[int], solved: Solved, folder: 
     return Outcome(title, "\n".join(parts), values, lines, "update", "%")
 
 
-def about(settings: list[Setting], seeds: list[int], scale: str) -> str:
-    """The settings that stand above these tables."""
+def about(settings: list[Setting], seeds: list[int], scale: str, positions: str = "no sampling of positions") -> str:
+    """The settings that stand above these tables; `positions` says whether they are drawn."""
     lines = [
         f"Scale {scale}; seeds {', '.join(map(str, seeds))}. Mean over seeds; 95 % intervals over seeds and problems "
         "(hierarchical bootstrap; for one seed over the problems alone), sd over seeds. Differences are paired, p by a "
-        "sign-flip test over the problems for these seeds. One position per step, the likeliest token, no sampling of "
-        "positions. Right cells are those of one stored solution, as published, although many problems have several; solved "
+        f"sign-flip test over the problems for these seeds. One position per step, the likeliest token, {positions}. "
+        "Right cells are those of one stored solution, as published, although many problems have several; solved "
         "is checked by the rules."
     ]
     for s in settings:
