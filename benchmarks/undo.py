@@ -28,7 +28,7 @@ VARIANTS = {
     "nothing ruled out": UNDO.replace(remasker=CriticUndo(remembers=False)),
     "remask below .9 only": UNDO.replace(remasker=CriticUndo(doubt=0.9)),
     "accept from .3": UNDO.replace(remasker=CriticUndo(accept=0.3)),
-    "undo before 0.1": UNDO.replace(
+    "accept from .3, remask below .9, no noise, likeliest tokens, last attempt kept": UNDO.replace(
         remasker=CriticUndo(doubt=0.9, accept=0.3, noise=0, temperature=0, keeps_best=False),
     ),
 }
