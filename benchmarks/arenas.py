@@ -95,6 +95,12 @@ ARENAS = {
         ("data.options.givens=5", "data.options.unique=true", "objective.rollout_steps=[2,11]"),
         halves=True,
     ),
+    "sudoku9-few-givens": Arena(
+        "sudoku9-denoiser", "sudoku9-order", (10, 20), {"givens": [35, 37]},
+        ("data.options.givens=[60,72]", "optimizer.ema=0.99", "run.steps=400"),
+        ("data.options.givens=[32,40]", "data.size=10000", "objective.incorrect_weight=0.3", "objective.keep_incorrect=1.0",
+         "run.steps=900"),
+    ),
     "sudoku4-several": Arena("sudoku4", "sudoku4-several", (4,), {"givens": 3, "unique": False}, own=False, halves=True),
     "sorting-short": Arena("sorting-denoiser", "sorting-order", (4, 8, 16), {}, ("run.steps=300",)),
     "zebra": Arena("zebra", "zebra-order", (4, 8, 16), own=False),
