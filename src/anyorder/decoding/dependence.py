@@ -9,9 +9,8 @@ from torch import Tensor
 from anyorder.decoding.counts import CountRule, drawn_confidence, top
 from anyorder.errors import LARGEST_FINITE, BadInput, check_number
 from anyorder.orders.base import Binding, Unbound
-from anyorder.orders.learned import LearnedOrder, saved_order
+from anyorder.orders.learned import LearnedOrder, own_order
 from anyorder.orders.published_policies import PairwisePolicy
-from anyorder.parts import walk
 from anyorder.prediction import Prediction
 from anyorder.registry import COUNT_RULES
 from anyorder.state import DecodeState
@@ -86,9 +85,7 @@ class OwnPlanner(Unbound):
         Raises:
             BadInput: neither predicts influences.
         """
-        inside = [] if binding.order is None else list(walk(binding.order))
-        learned = next((part for part in inside if isinstance(part, LearnedOrder)), None)
-        order = learned or saved_order(binding.denoiser, strict=binding.strict)
+        order = own_order(binding)
         _predictor(order)
         return order
 

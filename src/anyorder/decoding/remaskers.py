@@ -11,8 +11,7 @@ from anyorder.decoding.counts import CountRule, EntropyShare, Linear
 from anyorder.errors import LARGEST_FINITE, BadInput, check_number
 from anyorder.memory import Memory
 from anyorder.orders.base import Binding, Unbound
-from anyorder.orders.learned import Critic, LearnedOrder, saved_order
-from anyorder.parts import walk
+from anyorder.orders.learned import Critic, own_order
 from anyorder.prediction import Prediction
 from anyorder.registry import REMASKERS
 from anyorder.state import DecodeState
@@ -115,9 +114,7 @@ class OwnCritic(Unbound):
         Raises:
             BadInput: neither has a critic.
         """
-        inside = [] if binding.order is None else list(walk(binding.order))
-        learned = next((part for part in inside if isinstance(part, LearnedOrder)), None)
-        order = learned or saved_order(binding.denoiser, strict=binding.strict)
+        order = own_order(binding)
         if order.critic is None:
             raise BadInput(
                 "this policy was fitted without scores of committed tokens, so it cannot undo: fit one with objective.critic"

@@ -14,6 +14,7 @@ from anyorder.errors import BadCheckpoint, BadInput, WrongDenoiser, first_line
 from anyorder.files import read_json, written_as_a_whole
 from anyorder.hub import UNLOADABLE, Pushable, download
 from anyorder.memory import Memory
+from anyorder.nesting import walk
 from anyorder.orders.base import Binding, Unbound
 from anyorder.orders.policies import PolicyNetwork, policy_class
 from anyorder.prediction import Prediction
@@ -139,6 +140,17 @@ class SavedOrder(Unbound):
 
     def __call__(self, state: DecodeState, prediction: Prediction) -> Tensor:
         raise BadInput("a learned order named in text must be bound to its denoiser first: sampler.bind(denoiser)")
+
+
+def own_order(binding: Binding) -> "LearnedOrder":
+    """The learned order within the sampler that is bound, or else the denoiser's own.
+
+    Raises:
+        BadInput: neither has one.
+    """
+    inside = [] if binding.order is None else walk(binding.order)
+    found = next((part for part in inside if isinstance(part, LearnedOrder)), None)
+    return found or saved_order(binding.denoiser, strict=binding.strict)
 
 
 _loaded: "weakref.WeakKeyDictionary[nn.Module, dict[tuple[str, int, bool], LearnedOrder]]" = weakref.WeakKeyDictionary()
