@@ -194,6 +194,41 @@ def test_a_changed_problem_is_wrong() -> None:
     assert task.check(unsolved, changed).cell_accuracy.item() == 0
 
 
+def texts(left: list[int]) -> set[str]:
+    """The texts of all true equations that use all the numbers, by recursion over every ordered choice."""
+    if len(left) == 1:
+        return {f"|{left[0]}"}
+    found = set()
+    for a, b, *rest in permutations(left):
+        results = {"+": a + b, "*": a * b} | ({"-": a - b} if a >= b else {}) | ({"/": a // b} if b and a % b == 0 else {})
+        for sign, result in results.items():
+            found |= {f"{a}{sign}{b}={result},{more}" for more in texts([*rest, result])}
+    return found
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from([0.0, 0.3, 0.9]), st.integers(2, 9))
+def test_the_nearest_solution_is_that_of_enumeration(seed: int, changed: float, largest: int) -> None:
+    task, rng = Countdown(3), np.random.default_rng(seed)
+    numbers = [int(number) for number in rng.integers(1, largest + 1, 3)]
+    every = [(answer, int(target)) for answer, target in (text.split(",|") for text in sorted(texts(numbers)))]
+    stored, target = every[rng.integers(len(every))]
+    problem = task.encode([[*numbers, target]], [stored])
+    solutions = [answer for answer, made in every if made == target]
+    other = with_answer(task, problem, solutions[rng.integers(len(solutions))])
+    noise = torch.from_numpy(rng.integers(0, 21, other.shape))  # masks, separators and ends too
+    tokens = torch.where(problem.maskable & torch.from_numpy(rng.random(other.shape) < changed), noise, other)
+    certain = torch.from_numpy(rng.random(other.shape) < 0.4)
+    weights = torch.where(certain, task.length + 1, 1) * (tokens != MASK) * problem.maskable
+
+    found = task.nearest_solutions(problem, tokens, certain)
+    assert task.check(problem, found).instance_correct.all()
+    costs = [int((weights * (with_answer(task, problem, answer) != tokens)).sum()) for answer in solutions]
+    assert int((weights * (found != tokens)).sum()) == min(costs)
+    if not changed:
+        assert torch.equal(found, other)
+
+
 def test_cell_accuracy_is_the_share_of_generated_positions_equal_to_the_stored_solution() -> None:
     task = Countdown(4)
     instances = task.encode([PROBLEM], [SOLUTION])

@@ -249,6 +249,20 @@ class Countdown(Task):
 
     # ---- checking -------------------------------------------------------------------------------------------------
 
+    def nearest_solutions(self, instances: Instances, tokens: Tensor, certain: Tensor) -> Tensor:
+        """See `Task`. All solutions are considered."""
+        from anyorder.tasks.countdown_nearest import nearest_answer
+
+        assert instances.x0 is not None
+        found = instances.x0.clone()
+        for row, given in enumerate(instances.tokens):
+            start = given.tolist().index(SEP) + 1
+            *numbers, target = self._problem(given)
+            wished = tokens[row, start:]
+            weights = torch.where(certain[row, start:], self.length + 1, 1) * (wished != MASK)
+            nearest_answer(np.array(numbers), target, wished.numpy(), weights.numpy(), found[row, start:].numpy())
+        return found
+
     def check(self, instances: Instances, tokens: Tensor) -> CheckResult:
         """By the rules: the problem is unchanged, and the text up to [EOS] solves it, with nothing but [PAD] after it.
 
