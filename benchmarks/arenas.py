@@ -245,9 +245,10 @@ def interval(values: np.ndarray, form: str = "{:.1f} % ({:.1f}-{:.1f})") -> str:
 
 
 def verdict(difference: np.ndarray, largest: float, p: float) -> str:
-    """In one word: `wins` needs p < .001 against every rival, and a gain for each seed."""
+    """In words: `wins` needs p < .001 against every rival, and a gain for each seed; if the interval over seeds and problems reaches
+    0, it `wins for these seeds`."""
     if largest < 0.001 and difference.mean(axis=1).min() > 0:
-        return "wins"
+        return "wins" if crossed_interval(difference).low > 0 else "wins for these seeds"
     if p >= 0.05:
         return "level"
     return "ahead" if difference.mean() > 0 else "behind"
