@@ -245,8 +245,8 @@ def interval(values: np.ndarray, form: str = "{:.1f} % ({:.1f}-{:.1f})") -> str:
 
 
 def verdict(difference: np.ndarray, largest: float, p: float) -> str:
-    """In words: `wins` needs p < .001 against every rival, and a gain for each seed; if the interval over seeds and problems reaches
-    0, it `wins for these seeds`."""
+    """In words: `wins` needs p < .001 against every rival, and a gain for each seed; if the interval over seeds and problems
+    reaches 0, it `wins for these seeds`."""
     if largest < 0.001 and difference.mean(axis=1).min() > 0:
         return "wins" if crossed_interval(difference).low > 0 else "wins for these seeds"
     if p >= 0.05:
