@@ -1,9 +1,11 @@
 """The pace in blocks: every block is finished in its share of the steps, whatever is remasked."""
 
+from typing import Any
+
 import pytest
 import torch
 
-from anyorder import Sampler, decode
+from anyorder import Sampler, decode, init
 from anyorder.decoding.actions import PlackettLuce
 from anyorder.decoding.combined_counts import Deadline
 from anyorder.decoding.counts import CountRule, EvenBlocks, Linear, PredictedError, Threshold
@@ -36,6 +38,26 @@ def test_even_blocks_give_each_block_the_same_number_of_steps(tiny_transformer: 
     found = outputs_of(tiny_transformer, Sampler("confidence", steps=6, block_length=3), length=7)
     assert [int(output.selected[0].sum()) for output in found] == [2, 1, 2, 1, 1]
     assert [bool(EvenBlocks(3).closes(output.before)[0]) for output in found] == [False, True, False, True, False]
+
+
+@pytest.mark.parametrize(("length", "steps"), [(21, 7), (45, 15), (45, 9), (50, 10), (85, 17), (255, 5)])
+def test_the_linear_rule_unmasks_the_same_number_in_every_step(length: int, steps: int) -> None:
+    found = outputs_of(HashDenoiser(), Sampler("random", steps=steps), length)
+    assert [output.selected.sum(dim=1).tolist() for output in found] == [[length // steps] * 2] * steps
+
+
+def test_a_block_that_is_opened_early_is_not_filled_at_the_end_of_the_share_of_another() -> None:
+    """The first block is full after one step here, a token of it is remasked, and the second is opened in the third of the four
+    steps of the first: the fourth then finishes nothing."""
+    state = init(torch.zeros(1, 8, dtype=torch.int64), mask_token_id=0, steps=8)
+    state = state.replace(step=torch.tensor([3]), remasked=torch.tensor([1]), masked=torch.tensor([[False] * 4 + [True] * 4]))
+    rule = EvenBlocks(4)
+    assert not rule.closes(state)
+    scores = torch.rand(1, 8).masked_fill(~state.masked, -torch.inf)
+    unused: Any = None
+    assert int(rule(scores, state, unused, torch.zeros(1, dtype=torch.int64)).sum()) == 1
+    late = state.replace(masked=torch.tensor([[False, True, False, False] + [True] * 4]))
+    assert rule.closes(late), "its own block is open"
 
 
 @pytest.mark.parametrize("name", PACED)

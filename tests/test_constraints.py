@@ -15,6 +15,7 @@ from torch import Tensor
 import anyorder
 from anyorder import Argmax, Automaton, Matching, Sample, Sampler
 from anyorder.decoding.constraints import AllowedTokens
+from anyorder.decoding.remaskers import CriticUndo
 from anyorder.errors import BadInput, PartFailed
 from anyorder.interfaces.holes import lengths_of
 from anyorder.interfaces.infill import infill
@@ -137,6 +138,18 @@ def test_orders_see_the_distribution_over_what_is_allowed() -> None:
     assert result.tokens[0, 2] == 3 and result.commit_step[0, 2] == 0 and result.token_log_probs[0, 2] == 0.0
     plain = anyorder.decode(HashDenoiser(), tokens, "confidence")
     assert plain.tokens[0, 2] != 3 or plain.commit_step[0, 2] != 0
+
+
+def test_undo_keeps_the_only_token_that_is_allowed() -> None:
+    """The critic doubts it, and rules it out; nothing else may stand there."""
+
+    def doubts(state: DecodeState, prediction: Prediction) -> Tensor:
+        return torch.full(state.tokens.shape, -9.0)
+
+    tokens = torch.tensor([[1, MASK, MASK, MASK]])
+    sampler = anyorder.Sampler("confidence", remasker=CriticUndo(critic=doubts, accept=0.9), steps=12)
+    result = anyorder.decode(HashDenoiser(), tokens, sampler, logits_mask=AllowedTokens([{2: [3]}]))
+    assert result.tokens[0, 2] == 3 and int(result.remasked) > 3
 
 
 def test_allowed_tokens_count_from_the_first_one_that_is_no_padding() -> None:

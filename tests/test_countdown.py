@@ -229,6 +229,15 @@ def test_the_nearest_solution_is_that_of_enumeration(seed: int, changed: float, 
         assert torch.equal(found, other)
 
 
+def test_nothing_divided_is_a_solution_too() -> None:
+    """The published search leaves 0/7 out; the rules do not."""
+    task = Countdown(4)
+    problem = task.encode([[5, 5, 7, 9, 9]], ["5-5=0,0*7=0,0+9=9"])
+    tokens = with_answer(task, problem, "5-5=0,0/7=0,0+9=9")
+    assert task.check(problem, tokens).instance_correct.all()
+    assert torch.equal(task.nearest_solutions(problem, tokens, problem.maskable), tokens)
+
+
 def test_cell_accuracy_is_the_share_of_generated_positions_equal_to_the_stored_solution() -> None:
     task = Countdown(4)
     instances = task.encode([PROBLEM], [SOLUTION])

@@ -37,6 +37,7 @@ from anyorder.decoding.step import StepOutput
 from anyorder.decoding.tokens import Argmax, Redraw, Sample, TokenRule
 from anyorder.denoisers.transformer import Transformer
 from anyorder.errors import BadInput
+from anyorder.files import write_tensors
 from anyorder.memory import Drift
 from anyorder.orders import heuristics
 from anyorder.orders.learned import Critic
@@ -233,6 +234,17 @@ def test_repredict_can_change_a_committed_token() -> None:
     assert ((before != 0) & (after != 0) & (before != after)).any()
 
 
+def test_what_repredict_masks_again_counts_as_remasked() -> None:
+    seen: list[StepOutput] = []
+    tokens = torch.zeros(20, 8, dtype=torch.int64)
+    out = decode(HashDenoiser(VOCAB), tokens, Sampler("confidence", remasker=RePredict(), steps=8), on_step=seen.append)
+    again = sum(((~o.before.masked & o.after.masked).sum(dim=1) for o in seen), torch.zeros(20, dtype=torch.int64))
+    assert again.any() and torch.equal(out.remasked, again)
+    for output in seen:
+        assert torch.equal(output.after.masked, output.after.commit_step < 0)
+        assert (output.after.token_log_probs[output.after.masked] == 0).all()
+
+
 def test_undo_remasks_and_does_not_repeat_itself() -> None:
     def doubts_twos(state: DecodeState, prediction: Prediction) -> Tensor:
         return torch.where(state.tokens == 2, -5.0, 5.0)
@@ -404,6 +416,9 @@ def test_a_result_can_be_saved_and_read_again(hash_denoiser: HashDenoiser, tmp_p
     out.save(tmp_path / "out.safetensors")
     again = Decoded.load(tmp_path / "out.safetensors")
     assert all(torch.equal(value, vars(again)[name]) for name, value in vars(out).items())
+    write_tensors(tmp_path / "other.safetensors", dict(vars(out)), {"format": "anyorder.decoded", "version": "99"})
+    with pytest.raises(BadInput, match=r"format is 'anyorder\.decoded', version '99'"):
+        Decoded.load(tmp_path / "other.safetensors")
     (tmp_path / "bad").write_bytes(b"nonsense")
     with pytest.raises(BadInput, match="holds no decoded sequences"):
         Decoded.load(tmp_path / "bad")

@@ -102,6 +102,21 @@ def test_texts_stop_too() -> None:
     assert infill(denoiser, "a_{9}", "left_to_right", task=task, eos_token_id=end[0]) == "aaa" + "." * 7, "the frame is given"
 
 
+def test_padding_behind_an_end_makes_no_length_likelier() -> None:
+    """The end at the first place is as uncertain whatever the length of the hole, so the shortest is kept."""
+    task: Any = anyorder.make_task("text", length=20)
+    end = task.symbols.encode(".")
+
+    class Net(nn.Module):
+        def forward(self, tokens: Tensor) -> Tensor:
+            logits = torch.zeros(*tokens.shape, task.vocab_size)
+            logits[:, :, end[0]] = 4
+            return logits
+
+    denoiser = WrappedDenoiser(Net(), task.mask_token_id, task.vocab_size, pad_token_id=task.pad_token_id)
+    assert infill(denoiser, "a[MASK:1-6]", "left_to_right", task=task, eos_token_id=end[0]) == "a."
+
+
 def test_an_end_counts_only_where_no_given_token_follows() -> None:
     state = init(torch.tensor([[3, MASK, MASK, 4, MASK, MASK, MASK]]), MASK)
     filled = torch.tensor([[3, END, 5, 4, 5, MASK, MASK]])

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from anyorder.decoding.counts import Linear, Threshold
 from anyorder.decoding.loop import decode
 from anyorder.decoding.sampler import Sampler
 from anyorder.decoding.tokens import Sample
@@ -16,6 +17,7 @@ from anyorder.errors import BadInput
 from anyorder.evaluation.batches import decode_in_batches
 from anyorder.evaluation.calibration import calibration, path_calibration
 from anyorder.evaluation.comparison import evaluate, order_diversity
+from anyorder.evaluation.critic_check import review
 from anyorder.evaluation.headroom_check import headroom, recommendation
 from anyorder.evaluation.results import Report
 from anyorder.evaluation.samplers import as_samplers, default_samplers, kind_of
@@ -28,7 +30,7 @@ from anyorder.evaluation.statistics import (
     share_interval,
     wilson,
 )
-from anyorder.evaluation.tables import grids_of, markdown, rich_tables
+from anyorder.evaluation.tables import grids_of, markdown, rich_tables, rows_of
 from anyorder.orders.heuristics import confidence
 from anyorder.orders.learned import Critic, LearnedOrder
 from anyorder.prediction import Prediction
@@ -41,6 +43,7 @@ from anyorder.tasks.sudoku import Sudoku
 from anyorder.zoo import load_denoiser
 from anyorder.zoo.matching import task_for
 from conftest import HashDenoiser
+from every_part import learned
 
 
 def toy_policy() -> LearnedOrder:
@@ -179,8 +182,27 @@ def test_an_order_of_another_package_is_no_baseline() -> None:
         assert "outside_in_test" in default_samplers(task, HashDenoiser(5), task.generate(2, 0))
     finally:
         del ORDERS._entries["outside_in_test"]
-    texts = ("margin~0.1", "top_k:3", "margin+repredict", "gt_margin", "policy")
-    assert [kind_of(Sampler.parse(text)) for text in texts] == ["heuristic", "heuristic", "other", "oracle", "learned"]
+    texts = ("margin~0.1", "top_k:3", "margin+repredict", "gt_margin", "policy", "confidence@demask")
+    kinds = ["heuristic", "heuristic", "other", "oracle", "learned", "learned"]
+    assert [kind_of(Sampler.parse(text)) for text in texts] == kinds
+
+
+def test_a_table_without_a_heuristic_names_no_reference() -> None:
+    task = Sudoku(2)
+    problems = task.generate(4, 0)
+    alone = evaluate(HashDenoiser(5), task, problems, ["oracle", "gt_margin"], 2)
+    assert [row[5] for row in rows_of(alone, alone.results[0].cell)] == ["", ""]
+    both = evaluate(HashDenoiser(5), task, problems, ["oracle", "confidence"], 2)
+    assert [row[5] == "reference" for row in rows_of(both, both.results[0].cell)] == [False, True]
+
+
+def test_a_critic_reviews_every_sequence_whatever_the_pace() -> None:
+    """None is left with a certainty that no critic gave it, neither with a rule that spreads the budget nor with a fast one."""
+    task = Sudoku(2)
+    problems = task.generate(12, 0, givens=6)
+    found = [review(HashDenoiser(5), task, problems, learned(), 4, count=count) for count in (None, Linear(), Threshold(0.0))]
+    assert all(((one.least > 0) & (one.least < 1)).all() for one in found)
+    assert len({tuple(one.least.tolist()) for one in found}) > 1
 
 
 def test_the_default_samplers_suit_task_and_problems() -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from anyorder.errors import BadInput
-from anyorder.fitting.data import _apart
+from anyorder.fitting.data import _apart, _others
 from anyorder.tasks import Instances
 
 
@@ -22,6 +22,10 @@ def test_the_sets_of_a_fit_have_no_problem_in_common() -> None:
     assert first(test) == [7, 8, 2], "each once"
     assert first(validation) == [3, 5, 6], "none of the test, each once"
     assert first(train) == [1, 4, 9, 9], "none of the others; repetitions count in training"
+
+
+def test_the_first_problems_are_not_those_of_the_test() -> None:
+    assert first(_others(problems(1, 2, 3, 3), problems(2, 9))) == [1, 3, 3]
 
 
 def test_problems_that_are_all_the_same_cannot_be_fitted_to() -> None:

@@ -387,6 +387,21 @@ def test_the_denoiser_can_be_trained_along(architecture: str) -> None:
     assert sum(float(p.grad.abs().sum()) for p in job.denoiser.parameters() if p.grad is not None) > 0
 
 
+def test_the_weight_of_the_divergence_counts_tokens_on_both_sides() -> None:
+    """Before an update the current policy is the one that drew: kappa is 1 + log g - log g_ref, of the positions alone."""
+    job = job_of(
+        policy={"top_positions": 3}, update={"train_denoiser": True, "reference": "top_k", "beta": 0.1},
+        rollout={"group_size": 4, "token_temperature": 1.0},
+    )  # fmt: skip
+    job.loss(job.model, 0, HERE)
+    drawn, expected = round_of(job), torch.ones(round_of(job).count)
+    for kept in drawn.steps:
+        scores, _, prediction = job._current(job.model, kept, drawn)
+        reference = job._reference(kept.state, prediction).gather(1, kept.drawn.argmax(dim=1, keepdim=True))[:, 0]
+        expected[kept.rows] += (job.actions.log_prob(scores, kept.drawn) - reference).detach()
+    assert job.kl_weight is not None and torch.allclose(job.kl_weight, expected, atol=1e-3)
+
+
 def test_speed_is_learned_where_it_is_rewarded(tmp_path: Path) -> None:
     recipe = recipe_of(
         policy={"architecture": "confidence_transformer", "width": 32},

@@ -9,7 +9,7 @@ from anyorder.decoding.combined_counts import TwoPhase
 from anyorder.decoding.counts import EntropyBound, EvenBlocks, Fixed, Linear, Threshold
 from anyorder.decoding.order_text import as_order
 from anyorder.decoding.remaskers import Absorbing, CriticUndo, RePredict
-from anyorder.decoding.sampler import Sampler
+from anyorder.decoding.sampler import Sampler, as_sampler
 from anyorder.decoding.tokens import Argmax, Sample
 from anyorder.errors import BadInput
 from anyorder.orders import heuristics
@@ -165,6 +165,21 @@ SAYABLE = {
 def test_a_sampler_in_text_reads_back_to_the_same(name: str) -> None:
     sampler = Sampler(**SAYABLE[name])
     assert Sampler.parse(str(sampler)) == sampler
+
+
+def test_the_folder_of_a_policy_may_have_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = "a@team+b~1/policy"
+    learned().save_pretrained(folder)
+    assert Sampler.parse(folder) == Sampler(SavedOrder(folder))
+    assert Sampler.parse(f"{folder}@threshold:0.9") == Sampler(SavedOrder(folder), Threshold(0.9))
+    with pytest.raises(BadInput, match="order 'aaa"):
+        as_sampler("a" * 300)
+
+
+def test_the_card_of_a_saved_sampler_says_how_tokens_are_drawn(tmp_path: Path) -> None:
+    Sampler("confidence", token="sample:0.7:0.9", steps=8).save_pretrained(tmp_path / "saved")
+    assert "- token rule: sample:0.7:0.9\n" in (tmp_path / "saved" / "README.md").read_text()
 
 
 WHOLE_SEQUENCE = ("cosine", "two_phase", "ascending", "timesteps", "ancestral")

@@ -37,8 +37,7 @@ class Ends:
     def close(self, state: DecodeState, rows: Tensor | bool = True) -> DecodeState:
         """The state with padding behind the end of each row, of those where `rows` bool (B,) is True, that is complete."""
         given = ~state.generated if state.attention_mask is None else ~state.generated & state.attention_mask.bool()
-        followed = given.flip(1).cumsum(dim=1).flip(1) > 0
-        end = self.found(state.tokens) & state.generated & ~state.masked & ~followed
+        end = self._counted(state.tokens, state.generated & ~state.masked, given)
         passed = end.long().cumsum(dim=1)
         complete = (passed > 0).any(dim=1) & ~(state.masked & (passed == 0)).any(dim=1) & rows
         rest = state.generated & complete[:, None] & (passed - end.long() > 0)
@@ -51,6 +50,16 @@ class Ends:
             token_log_probs=state.token_log_probs.masked_fill(rest, 0.0),
             order_log_probs=state.order_log_probs.masked_fill(rest, 0.0),
         )
+
+    def behind(self, tokens: Tensor, generated: Tensor, given: Tensor) -> Tensor:
+        """The positions bool (B, L) behind the first end of complete rows (B, L)."""
+        end = self._counted(tokens, generated, given).long()
+        return end.cumsum(dim=1) - end > 0
+
+    def _counted(self, tokens: Tensor, generated: Tensor, given: Tensor) -> Tensor:
+        """The generated ends that no given token follows, bool (B, L)."""
+        followed = given.flip(1).cumsum(dim=1).flip(1) > 0
+        return self.found(tokens) & generated & ~followed
 
     def found(self, tokens: Tensor) -> Tensor:
         """Where tokens (...) are ends, bool (...)."""

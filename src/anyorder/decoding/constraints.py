@@ -40,6 +40,11 @@ def constrained(prediction: Prediction, state: DecodeState, logits_mask: LogitsM
         raise BadInput(f"the logits mask returned {given}; it must return bool {shape}, a row for each predicted position")
     logits = prediction.logits.masked_fill(~allowed, -torch.inf)
     nothing = (logits == -torch.inf).all(dim=1)
+    if nothing.any():  # a remasker may have ruled the only token out that is allowed: then it is likely all the same
+        ruled_out = state.rejected[prediction.predicted]
+        only = nothing & (ruled_out >= 0) & allowed.gather(1, ruled_out.clamp(min=0)[:, None])[:, 0]
+        logits[only, ruled_out[only]] = 0.0
+        nothing = nothing & ~only
     if nothing.any():
         row, position = prediction.predicted.nonzero()[int(nothing.nonzero()[0, 0])].tolist()
         raise BadInput(

@@ -82,10 +82,11 @@ def top(scores: Tensor, count: Tensor) -> Tensor:
 
 
 def _scheduled(scores: Tensor, state: DecodeState, remasked: Tensor, share: Tensor) -> Tensor:
-    """Unmask so many that ceil(share * N) of the N generated positions stay masked, remasked ones included; share (B,)."""
+    """Unmask so many that ceil(share * N) of the N generated positions stay masked, remasked ones included; share float64 (B,),
+    since float32 would round 1/3 of 21 up."""
     available = (scores > -torch.inf).sum(dim=1)
     total = state.generated.sum(dim=1)
-    remaining = torch.ceil(total * share.float() - 1e-9).long()
+    remaining = torch.ceil(total * share - 1e-9).long()
     return top(scores, (available + remasked - remaining).clamp(min=1))
 
 
@@ -353,14 +354,15 @@ class EvenBlocks(CountRule):
         number, step = state.step // steps, state.step % steps
         size = (block == number[:, None]).sum(dim=1)
         count = size // steps + (step < size % steps).long() + remasked
-        return top(scores, count.masked_fill((step == steps - 1) & (state.remasked > 0), self.length))
+        return top(scores, count.masked_fill(self.closes(state) & (state.remasked > 0), self.length))
 
     def closes(self, state: DecodeState) -> Tensor:
         """See `CountRule`."""
         if state.model_block is not None:
             return self._of_unequal(state)[1] <= 1
-        steps = self._blocks(state)[1]
-        return state.step % steps == steps - 1
+        block, steps = self._blocks(state)
+        now = block.masked_fill(~state.masked, block.shape[1]).amin(dim=1)  # a block may be opened early
+        return (state.step % steps == steps - 1) & (now <= state.step // steps)
 
     def _blocks(self, state: DecodeState) -> tuple[Tensor, Tensor]:
         """The block of each generated position (B, L), and the steps of each of them, int64 (B,)."""

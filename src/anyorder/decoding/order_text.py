@@ -1,5 +1,6 @@
 """Orders from text and back."""
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -26,13 +27,13 @@ def as_order(order: Any) -> Order:
     if not isinstance(order, str):
         return order  # type: ignore[no-any-return]
     name, perturbed, sigma = order.rpartition("~")
-    if perturbed and not Path(order).exists():
+    if perturbed and not os.path.exists(order):
         inside = as_order(name)
         try:
             return Perturbed(inside, float(sigma))
         except ValueError as error:
             raise BadInput(f"order {order!r}: after '~' write the standard deviation of the noise, 0 or more") from error
-    if order and order not in ORDERS and Path(order).is_dir():
+    if order and order not in ORDERS and os.path.isdir(order):
         return SavedOrder(order)
     try:
         return ORDERS.make(order)  # type: ignore[no-any-return]

@@ -15,6 +15,7 @@ from anyorder.state import DecodeState
 from anyorder.weights import check_file
 
 FORMAT_VERSION = 2
+_FORMAT = "anyorder.decoded"
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +70,7 @@ class Decoded:
     def save(self, path: str | Path) -> None:
         """Write as safetensors, atomically."""
         tensors = {name: getattr(self, name).contiguous() for name in _names()}
-        metadata = {"format": "anyorder.decoded", "version": str(FORMAT_VERSION)}
+        metadata = {"format": _FORMAT, "version": str(FORMAT_VERSION)}
         write_tensors(Path(path), tensors, metadata)
 
     @classmethod
@@ -82,6 +83,10 @@ class Decoded:
         """
         try:
             check_file(Path(path))
+            with safetensors.safe_open(path, "pt") as file:
+                found = (file.metadata() or {}).get("format"), (file.metadata() or {}).get("version")
+            if found != (_FORMAT, str(FORMAT_VERSION)):
+                raise BadInput(f"{path} holds no decoded sequences: its format is {found[0]!r}, version {found[1]!r}")
             return cls(**safetensors.torch.load_file(path))
         except (BadCheckpoint, safetensors.SafetensorError, OSError, TypeError) as error:
             raise BadInput(f"{path} holds no decoded sequences: {error}") from error

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -134,8 +135,11 @@ class Sampler(Pushable):
         Raises:
             BadInput: text of another form, or an unknown name.
         """
-        where, *rules = text.split("@")
-        order, plus, remasker = where.partition("+") if not Path(where).exists() else (where, "", "")
+        parts = text.split("@")
+        paths = (n for n in range(len(parts), 0, -1) if os.path.exists("@".join(parts[:n])))  # a folder's name may hold @ and +
+        cut = next(paths, 0)
+        where, rules = "@".join(parts[: cut or 1]), parts[cut or 1 :]
+        order, plus, remasker = (where, "", "") if cut else where.partition("+")
         if plus:
             fields["remasker"] = remasker
         try:
@@ -291,7 +295,8 @@ class Sampler(Pushable):
             for number, network in enumerate(networks):
                 network.save_pretrained(place / f"policy-{number}")
             write_json(place / "sampler.json", values)
-            write_text(place / "README.md", card_of(str(self), {name: getattr(self, name) for name in _NUMBERS}))
+            shown = {"token rule": label_of(self.token, TOKEN_RULES)} | {name: getattr(self, name) for name in _NUMBERS}
+            write_text(place / "README.md", card_of(str(self), shown))
 
     @classmethod
     @checked("name")
@@ -355,7 +360,7 @@ def as_sampler(sampler: Any, **fields: Any) -> Sampler:
     """
     if isinstance(sampler, Sampler):
         return sampler
-    if isinstance(sampler, str | Path) and sampler not in ORDERS and (Path(sampler) / "sampler.json").is_file():
+    if isinstance(sampler, str | Path) and sampler not in ORDERS and os.path.isfile(Path(sampler) / "sampler.json"):
         return Sampler.from_pretrained(sampler)
     return Sampler.parse(sampler, **fields) if isinstance(sampler, str) else Sampler(sampler, **fields)
 

@@ -119,6 +119,7 @@ def step(state: DecodeState, prediction: Prediction, sampler: Sampler) -> tuple[
 
     filled = state.tokens.masked_scatter(prediction.predicted, candidates)
     masked = ((state.masked | prediction.predicted) & ~selected) | remasked | later
+    remasked = masked & ~(state.masked | later)  # with what was predicted again and not selected
     new = selected & (filled != state.tokens)
     log_probs = prediction.scatter(log_probs, 0.0).float()
     order_log_probs = state.order_log_probs

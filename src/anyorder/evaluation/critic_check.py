@@ -1,5 +1,6 @@
 """From which doubt on a critic should reject a complete sequence, found on problems with known rules."""
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -13,6 +14,8 @@ from anyorder.denoisers.base import Denoiser
 from anyorder.errors import BadInput
 from anyorder.evaluation.batches import Progress, decode_in_batches
 from anyorder.orders.learned import LearnedOrder
+from anyorder.prediction import Prediction
+from anyorder.state import DecodeState
 from anyorder.tasks.base import Instances, Task
 from anyorder.tasks.instances import checked_result
 
@@ -21,13 +24,25 @@ FEWEST = 5
 
 
 class Reviewed(NamedTuple):
-    """What a critic said of N complete sequences before it changed any, and what the rules say.
+    """What a critic said of N complete sequences, none of which it changed, and what the rules say.
 
     least: float (N,), the probability of the most doubtful token. correct: bool (N,).
     """
 
     least: Tensor
     correct: Tensor
+
+
+@dataclass(frozen=True)
+class _ThenReview(CountRule):
+    """A rule that completes every sequence two steps before the budget ends, and is told of the others alone."""
+
+    rule: CountRule
+
+    def __call__(self, scores: Tensor, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
+        shorter = state.replace(steps=state.steps - 2)
+        last = shorter.step >= shorter.steps - 1
+        return self.rule(scores, shorter, prediction, remasked) | (last[:, None] & (scores > -torch.inf))
 
 
 def review(
@@ -45,7 +60,7 @@ def review(
     """Decode problems and let the critic of an order judge the completed sequences.
 
     Args:
-        steps: budget of forward passes, in which the sequences should be complete; two more are used for the review.
+        steps: budget of forward passes, in which the sequences are completed; one more is used for the review.
         count: count rule; that of `undo` by default.
 
     Raises:
@@ -53,7 +68,7 @@ def review(
     """
     if order.critic is None:
         raise BadInput("this order has no critic: fit one with objective.critic")
-    critic, least = order.critic, torch.ones(len(instances))
+    critic, least = order.critic, torch.full((len(instances),), torch.nan)
 
     def record(output: StepOutput) -> None:
         state = output.before
@@ -62,10 +77,12 @@ def review(
             least[(state.seeds - seed * 2**32)[state.finished].cpu()] = found[state.finished].float().cpu()
 
     accept_all = CriticUndo(critic=critic, accept=0.0, keeps_best=False)
-    sampler = Sampler(order, count, remasker=accept_all, steps=steps + 2)  # type: ignore[arg-type]
+    paced = _ThenReview(accept_all.usual_count if count is None else count)
+    sampler = Sampler(order, paced, remasker=accept_all, steps=steps + 2)
     decoded = decode_in_batches(
         denoiser, instances, sampler, seed=seed, batch_size=batch_size, progress=progress, name="review", on_step=record
     )
+    assert not least.isnan().any()
     return Reviewed(least, checked_result(task, instances, decoded.tokens).instance_correct)
 
 

@@ -6,13 +6,14 @@ from dataclasses import MISSING
 from pathlib import Path
 from typing import Any, Literal
 
+from anyorder.decoding.dependence import OwnPlanner
 from anyorder.decoding.remaskers import Absorbing
 from anyorder.decoding.sampler import Sampler, as_sampler
 from anyorder.denoisers.base import Denoiser
 from anyorder.errors import BadInput
 from anyorder.orders.base import Order
 from anyorder.orders.end_penalty import EarlyEndRejection, EndPenalty
-from anyorder.orders.learned import LearnedOrder, SavedOrder, saved_order
+from anyorder.orders.learned import Critic, LearnedOrder, SavedOrder, saved_order
 from anyorder.orders.perturbed import Perturbed
 from anyorder.orders.policies import PolicyNetwork
 from anyorder.parts import label_of, walk
@@ -84,12 +85,13 @@ def kind_of(sampler: Sampler) -> Kind:
     """The kind of order that a sampler has, by the facts of the registry.
 
     An order of another package, or one that is not registered, is "other": results are never compared with it by default. So is
-    a baseline with a remasker.
+    a baseline with a remasker. A sampler whose count or token rule is learned is "learned" too.
     """
     inside = [_facts(part) for part in walk(sampler.order)]
     if any(facts.get("oracle") for facts in inside):
         return "oracle"
-    if any(isinstance(part, LearnedOrder | SavedOrder) for part in walk(sampler.order)):
+    parts = [part for rule in (sampler.order, sampler.count, sampler.token) for part in walk(rule)]
+    if any(isinstance(part, LearnedOrder | SavedOrder | Critic | OwnPlanner) for part in parts):
         return "learned"
     order = sampler.order.order if isinstance(sampler.order, Perturbed | EndPenalty | EarlyEndRejection) else sampler.order
     baseline = _facts(order).get("baseline") and isinstance(sampler.remasker, Absorbing)

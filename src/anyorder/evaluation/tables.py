@@ -24,10 +24,14 @@ def headers_of(report: Report) -> list[str]:
 def rows_of(report: Report, cell: Cell) -> list[tuple[str, ...]]:
     """One row of text per order at this number of steps and scale of noise."""
     compared = {c.order: c for c in report.comparisons if c.cell == cell}
-    return [_row(result, compared.get(result.order), report.main_metric) for result in results_of(report, cell)]
+    references = {c.against for c in compared.values()}
+    return [
+        _row(result, compared.get(result.order), report.main_metric, "reference" if result.order in references else "")
+        for result in results_of(report, cell)
+    ]
 
 
-def _row(result: Result, comparison: Comparison | None, metric: str) -> tuple[str, ...]:
+def _row(result: Result, comparison: Comparison | None, metric: str, otherwise: str) -> tuple[str, ...]:
     value, (low, high) = result.main(metric)
     other = result.instance_accuracy if metric == "cell_accuracy" else result.cell_accuracy
     row = (
@@ -38,7 +42,7 @@ def _row(result: Result, comparison: Comparison | None, metric: str) -> tuple[st
         f"{result.nfe:.1f}",
     )
     if comparison is None:
-        return (*row, "reference", "", "")
+        return (*row, otherwise, "", "")
     closed = comparison.oracle_gap_closed
     return (
         *row,

@@ -96,7 +96,14 @@ def _of_problems(settings: FitSettings, denoiser: Any, task: Task) -> Bench:
     validation, test = (max(2, min(most, len(found) // 5)) for most in (_GENERATED["validation"], _GENERATED["test"]))
     chosen_on, train = shuffled[test : test + validation], shuffled[test + validation :]
     fitted, tried, tested = _apart(found[train], found[chosen_on], found[shuffled[:test]])
-    return Bench(denoiser, task, fitted, tried, tested, first=found[shuffled[test : test + FIRST]])
+    return Bench(denoiser, task, fitted, tried, tested, first=_others(found[shuffled[test : test + FIRST]], tested))
+
+
+def _others(problems: Instances, tested: Instances) -> Instances:
+    """The problems that are not among those of the test."""
+    held = {row.tobytes() for row in tested.tokens.numpy()}
+    kept = [number for number, row in enumerate(problems.tokens.numpy()) if row.tobytes() not in held]
+    return problems[torch.tensor(kept, dtype=torch.int64)]
 
 
 def _apart(train: Instances, validation: Instances, test: Instances) -> tuple[Instances, Instances, Instances]:

@@ -115,6 +115,8 @@ def infill(
             attention_mask=mask & (batch != task.pad_token_id), logits_mask=all_of(here) if here else None,
         )  # fmt: skip
         new = batch == task.mask_token_id
+        if ends is not None:  # the padding behind an end is no token of the text
+            new = new & ~ends.behind(result.tokens, new, ~new & (batch != task.pad_token_id) & mask)
         scores = (result.token_log_probs.double() * new).sum(dim=1) / new.sum(dim=1)
         for number, score, text in zip(owners[rows], scores.tolist(), task.decode(result.tokens), strict=True):
             if number not in filled or score > filled[number][0]:

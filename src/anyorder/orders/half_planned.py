@@ -16,7 +16,13 @@ from anyorder.state import DecodeState
 
 @dataclass(frozen=True)
 class PlannedFirst:
-    """The scores of a planner in rows of which at least a share is masked, and of another order in the other rows."""
+    """The scores of a planner until a share of the generated positions is known, and then those of another order.
+
+    Args:
+        planner: the order of the first part.
+        planned: the share, 0 to 1.
+        rest: the order of the second part.
+    """
 
     planner: Order
     planned: float = 0.5

@@ -36,7 +36,8 @@ class Perturbed:
         check_number("sigma", self.sigma, 0, LARGEST_FINITE)
 
     def __call__(self, state: DecodeState, prediction: Prediction) -> Tensor:
-        scores = self.order(state, prediction).masked_fill(~prediction.predicted, -torch.inf)
+        closed = ~prediction.predicted | (state.masked & ~state.available)
+        scores = self.order(state, prediction).masked_fill(closed, -torch.inf)
         most = self.top_positions
         if most is None:
             most = self.order.policy.top_positions if isinstance(self.order, LearnedOrder) else 0

@@ -210,6 +210,7 @@ class Task(ABC):
         """
         return None
 
+    @on_cpu
     def nearest_solutions(self, instances: Instances, tokens: Tensor, certain: Tensor) -> Tensor:
         """A solution of each problem that differs little from a filled sequence, int64 (N, L), for training where problems
         have several solutions. The default knows two: the stored one, and the sequence itself if it satisfies the rules.

@@ -9,7 +9,7 @@ from anyorder.tasks.vocabulary import EOS, PAD, YE_VOCABULARY
 _ZERO = YE_VOCABULARY.index("0")
 _SIGNS = np.array([YE_VOCABULARY.index(sign) for sign in OPERATIONS])
 _EQUALS, _COMMA = YE_VOCABULARY.index("="), YE_VOCABULARY.index(",")
-_SWAPPED = 4  # the operations from here on are + and * with their numbers in the other order
+_SWAPPED, _NOTHING_DIVIDED = 4, 6  # + and * with their numbers in the other order; 0 divided by the other number
 
 
 @compiled
@@ -55,20 +55,25 @@ def nearest_answer(
         if i == size - 1:
             depth -= 1
             continue
-        if operation < _SWAPPED + 1:
+        if operation < _NOTHING_DIVIDED:
             following[depth, 2] = operation + 1
         else:
             following[depth, 2] = 0
             following[depth, 0], following[depth, 1] = (i, j + 1) if j + 1 < size else (i + 1, i + 2)
         a, b = left[depth, i], left[depth, j]
         kind = operation % _SWAPPED
-        result = _result(kind, min(a, b), max(a, b))
+        low, high = min(a, b), max(a, b)
+        if operation == _NOTHING_DIVIDED:  # which the search of `solve` leaves out
+            kind, result = 3, 0 if low == 0 < high else -1
+            a, b = low, high
+        else:
+            result = _result(kind, low, high)
+            if kind >= 2:
+                a, b = high, low
+            elif operation >= _SWAPPED:
+                a, b = b, a
         if result < 0 or (size == 2 and result != target):
             continue
-        if kind >= 2:
-            a, b = max(a, b), min(a, b)
-        elif operation >= _SWAPPED:
-            a, b = b, a
         at = _write(text, start[depth], a)
         if at >= 0:
             text[at] = _SIGNS[kind]

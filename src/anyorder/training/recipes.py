@@ -77,6 +77,8 @@ class OrderRecipe(_Recipe):
                 "masking.schedule, levels, time_weight and scope have an effect only with objective.states "
                 '= "uniform" or "drafts"'
             )
+        if self.objective.solutions == "nearest" and self.masking.scope == "everything":
+            raise ValueError('objective.solutions = "nearest" needs masking.scope = "unknown": without givens there is no problem')
         if self.train_denoiser:
             if states in ("model", "drafts"):
                 raise ValueError(

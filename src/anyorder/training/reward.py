@@ -317,14 +317,15 @@ class RewardJob:
 
     @torch.no_grad()
     def _weigh_divergence(self, model: nn.Module, drawn: Round) -> Tensor:
-        """kappa of eq. 24 for each trajectory, under the current weights."""
+        """kappa of eq. 24 for each trajectory, under the current weights. A reference chooses positions alone, so its tokens
+        are those of the denoiser."""
         now, old, reference = (torch.zeros(drawn.count, dtype=torch.float32, device=self.device) for _ in range(3))
         for step in drawn.steps:
-            scores, _, prediction = self._current(model, step, drawn)
+            scores, token_log_prob, prediction = self._current(model, step, drawn)
             place = step.drawn.argmax(dim=1, keepdim=True)
-            now[step.rows] += self.actions.log_prob(scores, step.drawn)
+            now[step.rows] += self.actions.log_prob(scores, step.drawn) + token_log_prob
             old[step.rows] += step.log_prob
-            reference[step.rows] += self._reference(step.state, prediction).gather(1, place)[:, 0]
+            reference[step.rows] += self._reference(step.state, prediction).gather(1, place)[:, 0] + token_log_prob
         return trajectory_kl_weight(now, old, reference)
 
     def save(self, folder: Path) -> None:
