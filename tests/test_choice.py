@@ -193,6 +193,11 @@ def _cost(task: Task, tokens: torch.Tensor, answer: torch.Tensor, certain: torch
     return int(((values != other) * (values != 0) * torch.where(certain[places], task.length + 1, 1)).sum())
 
 
+def test_the_default_takes_tensors_from_any_device() -> None:
+    """As `check` does, and its overrides: a trainer passes those of a GPU."""
+    assert getattr(Task.nearest_solutions, "__wrapped__", None) is not None
+
+
 def test_a_task_without_a_solver_knows_its_stored_solution_and_what_satisfies_the_rules() -> None:
     task = make_task("sudoku", box=2)
     problems = task.generate(30, 3, givens=5, unique=False)

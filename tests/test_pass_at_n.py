@@ -14,6 +14,7 @@ from torch import Tensor
 from anyorder.decoding.counts import Fixed
 from anyorder.decoding.loop import decode
 from anyorder.decoding.sampler import Sampler
+from anyorder.decoding.step import StepOutput
 from anyorder.errors import BadInput
 from anyorder.evaluation.batches import decode_in_batches
 from anyorder.evaluation.repeated_draws import grid_of, pass_at_k, pass_at_n, shown_draws
@@ -177,3 +178,17 @@ def test_the_command_writes_what_it_found(tmp_path: Path) -> None:
     assert "| random |" in (tmp_path / "t.md").read_text()
     assert (tmp_path / "p.svg").exists()
     refused(run("plot", "accuracy", tmp_path / "r.json", "-o", tmp_path / "q.svg"), "holds Pass@N")
+
+
+def test_in_blocks_only_open_positions_share_the_probability_that_is_perturbed() -> None:
+    """Noise of .1 on the scale of probabilities: the position that has nearly all of that of the open block is chosen."""
+
+    tokens = torch.zeros(200, 32, dtype=torch.int64)
+    steps: list[StepOutput] = []
+
+    def last_block_first(state: DecodeState, prediction: Prediction) -> Tensor:
+        return state.index.float() * 5.0  # the closed blocks would take all of the probability
+
+    decode(HashDenoiser(), tokens, Sampler(Perturbed(last_block_first, 0.1), Fixed(1), block_length=4), on_step=steps.append)
+    chosen = steps[0].selected.float().argmax(dim=1)
+    assert (chosen == 3).float().mean() > 0.99

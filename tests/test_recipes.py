@@ -151,6 +151,19 @@ def test_keys_that_the_other_settings_make_useless_are_refused(given: dict[str, 
         recipe("order", objective={"name": "correctness", **given})
 
 
+def test_nearest_solutions_need_a_problem() -> None:
+    with pytest.raises(BadInput, match=r'"nearest" needs masking.scope = "unknown"'):
+        load_recipe(
+            "sudoku4-joint",
+            [
+                "objective.name=correctness",
+                "objective.states=uniform",
+                "objective.solutions=nearest",
+                "masking.scope=everything",
+            ],
+        )
+
+
 def test_an_override_that_names_another_part_keeps_the_settings_that_fit_it() -> None:
     def policy(*overrides: str) -> dict[str, Any]:
         found = load_recipe("sudoku4-order", list(overrides))

@@ -78,7 +78,7 @@ class OrderRecipe(_Recipe):
                 '= "uniform" or "drafts"'
             )
         if self.objective.solutions == "nearest" and self.masking.scope == "everything":
-            raise ValueError('objective.solutions = "nearest" needs masking.scope = "unknown": without givens there is no problem')
+            raise ValueError('objective.solutions = "nearest" needs masking.scope = "unknown": else there is no problem')
         if self.train_denoiser:
             if states in ("model", "drafts"):
                 raise ValueError(
