@@ -11,9 +11,8 @@ from pathlib import Path
 import numpy as np
 from safetensors.torch import load_file
 
-from anyorder.evaluation.statistics import crossed_interval, sign_flip
 from anyorder.evaluation.tables import markdown_table
-from anyorder.reproduce.outcome import Cells, Outcome, Solved, Target, interval, percent
+from anyorder.reproduce.outcome import Cells, Outcome, Solved, Target, difference, interval, percent
 from anyorder.reproduce.study import Decoding, Setting, Study
 from anyorder.training.recipes import AnyRecipe, load_recipe
 
@@ -152,13 +151,6 @@ def _plain_of(variant: str) -> str:
     return "plain-rows" if variant.startswith("papl") else "plain"
 
 
-def _gap(a: np.ndarray, b: np.ndarray) -> str:
-    """Paired difference of two (seeds, N) in points, with a 95 % interval over seeds and problems and a test over problems."""
-    gaps = a.astype(float) - b.astype(float)
-    low, high = crossed_interval(gaps)
-    return f"{100 * gaps.mean():+.1f} ({100 * low:+.1f} to {100 * high:+.1f}; p = {sign_flip(gaps.mean(axis=0)):.2g})"
-
-
 def _levels(found: Found) -> str:
     header = ["denoiser trained by", *(f"decoded by {order}" for order in ORDERS), f"by its policy, noise {NOISE}"]
     rows = [
@@ -170,13 +162,13 @@ def _levels(found: Found) -> str:
 
 def _differences(found: Found) -> str:
     """What an objective adds to plain L_MDM under one order, and what the policy adds to confidence on one denoiser."""
-    improved = _gap(found["plain", "confidence", 0.0], found["plain-half", "confidence", 0.0])
+    improved = difference(found["plain", "confidence", 0.0], found["plain-half", "confidence", 0.0], by_seed=False)
     rows = []
     for variant in VARIANTS:
         ours = {order: found[variant, order, 0.0] for order in ORDERS}
         control = _plain_of(variant)
-        against = [""] * 3 if variant == "plain" else [_gap(ours[o], found[control, o, 0.0]) for o in ORDERS[1:]]
-        rows.append([variant, *against, _gap(ours["policy"], ours["confidence"])])
+        others = [] if variant == "plain" else [difference(ours[o], found[control, o, 0.0], by_seed=False) for o in ORDERS[1:]]
+        rows.append([variant, *(others or [""] * 3), difference(ours["policy"], ours["confidence"], by_seed=False)])
     header = ["", *(f"minus plain, both by {order}" for order in ORDERS[1:]), "policy minus confidence, same denoiser"]
     note = f"The second half of plain training adds {improved} under confidence. For PAPL, plain is `plain-rows`.\n\n"
     return note + markdown_table(header, rows)
@@ -192,8 +184,8 @@ def _sizes(setting: ScratchSetting, found: Found, folder: Path, seeds: list[int]
         rows.append(
             [
                 f"{width}", f"{100 * share:.2g} %", percent(ours["confidence"]), percent(ours["policy"]),
-                _gap(ours["confidence"], found["plain", "confidence", 0.0]),
-                _gap(ours["policy"], ours["confidence"]),
+                difference(ours["confidence"], found["plain", "confidence", 0.0], by_seed=False),
+                difference(ours["policy"], ours["confidence"], by_seed=False),
             ]
         )  # fmt: skip
     header = [

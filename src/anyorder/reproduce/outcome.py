@@ -101,13 +101,15 @@ def interval(solved: np.ndarray) -> Interval:
     return Interval(max(0.0, min(over_puzzles.low, both.low)), min(1.0, max(over_puzzles.high, both.high)))
 
 
-def difference(a: np.ndarray, b: np.ndarray) -> str:
-    """Paired difference of two (seeds, N): mean, 95 % interval over seeds and puzzles, that of each seed, and a sign-flip test
-    over the puzzles for these seeds. One row stands for every seed of the other."""
+def difference(a: np.ndarray, b: np.ndarray, by_seed: bool = True) -> str:
+    """Paired difference of two (seeds, N): mean, 95 % interval over seeds and puzzles, that of each seed if asked for, and a
+    sign-flip test over the puzzles for these seeds. One row stands for every seed of the other."""
     b = np.broadcast_to(b, a.shape) if len(b) == 1 else b
     gaps = a.astype(float) - b.astype(float)
     low, high = crossed_interval(gaps)
-    seeds = "" if len(gaps) == 1 else "by seed " + " ".join(f"{100 * gap:+.1f}" for gap in gaps.mean(axis=1)) + "; "
+    seeds = (
+        "" if len(gaps) == 1 or not by_seed else "by seed " + " ".join(f"{100 * gap:+.1f}" for gap in gaps.mean(axis=1)) + "; "
+    )
     return f"{100 * gaps.mean():+.1f} ({100 * low:+.1f} to {100 * high:+.1f}; {seeds}p = {sign_flip(gaps.mean(axis=0)):.2g})"
 
 
