@@ -82,8 +82,7 @@ def top(scores: Tensor, count: Tensor) -> Tensor:
 
 
 def _scheduled(scores: Tensor, state: DecodeState, remasked: Tensor, share: Tensor) -> Tensor:
-    """Unmask so many that ceil(share * N) of the N generated positions stay masked, remasked ones included; share float64 (B,),
-    since float32 would round 1/3 of 21 up."""
+    """Unmask so many that ceil(share * N) of the N generated positions stay masked, with remasked ones; share float64 (B,)."""
     available = (scores > -torch.inf).sum(dim=1)
     total = state.generated.sum(dim=1)
     remaining = torch.ceil(total * share - 1e-9).long()
