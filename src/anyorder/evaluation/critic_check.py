@@ -35,7 +35,7 @@ class Reviewed(NamedTuple):
 
 @dataclass(frozen=True)
 class _ThenReview(CountRule):
-    """A rule that completes every sequence two steps before the budget ends, and is told of the others alone."""
+    """A rule whose budget is two steps shorter than the sampler's, so that every sequence is complete before its review."""
 
     rule: CountRule
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from anyorder.compiled import compiled
-from anyorder.tasks.countdown_rules import OPERATIONS, _result
+from anyorder.tasks.countdown_rules import OPERATIONS, _result, put_result
 from anyorder.tasks.vocabulary import EOS, PAD, YE_VOCABULARY
 
 _ZERO = YE_VOCABULARY.index("0")
@@ -95,12 +95,7 @@ def nearest_answer(
                 answer[: at + 1] = text[: at + 1]
                 answer[at + 1 :] = PAD
         elif paid < least:
-            kept = 0
-            for k in range(size):
-                if k not in (i, j):
-                    left[depth + 1, kept] = left[depth, k]
-                    kept += 1
-            left[depth + 1, kept] = result
+            put_result(left, depth, i, j, result)
             following[depth + 1, 0], following[depth + 1, 1], following[depth + 1, 2] = 0, 1, 0
             start[depth + 1], cost[depth + 1] = at + 1, paid
             depth += 1

@@ -28,6 +28,21 @@ def _result(operation: int, low: int, high: int) -> int:
 
 
 @compiled
+def put_result(left: np.ndarray, depth: int, i: int, j: int, result: int) -> None:
+    """Write the numbers that are left after an equation to the next depth: all but those at i and j, and then its result.
+
+    Args:
+        left: int64 (n, n), of which row `depth` holds n - depth numbers.
+    """
+    size, kept = left.shape[0] - depth, 0
+    for k in range(size):
+        if k not in (i, j):
+            left[depth + 1, kept] = left[depth, k]
+            kept += 1
+    left[depth + 1, kept] = result
+
+
+@compiled
 def solve(numbers: np.ndarray, target: int, limit: int, first: np.ndarray) -> int:
     """Ways to make the target of all n numbers, counted up to `limit`; the first goes into `first`.
 
@@ -72,12 +87,7 @@ def solve(numbers: np.ndarray, target: int, limit: int, first: np.ndarray) -> in
             if found == limit:
                 return found
             continue
-        kept = 0
-        for k in range(size):
-            if k not in (i, j):
-                left[depth + 1, kept] = left[depth, k]
-                kept += 1
-        left[depth + 1, kept] = result
+        put_result(left, depth, i, j, result)
         following[depth + 1, 0], following[depth + 1, 1], following[depth + 1, 2] = 0, 1, 0
         depth += 1
     return found
