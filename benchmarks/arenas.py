@@ -10,14 +10,14 @@ puzzle in many symmetric forms. So an order there is trained on one half of thes
     heuristics      the orders without training at an even pace
     count rules     confidence with each adaptive rule: within the budget as it is, filled up to the even pace of the budget
                     (`deadline`), and with one pass per position, if the mean passes do not exceed the budget
-    learned         the order at an even pace; also with `predicted_error`, its own pace, for the record
+    learned         the order at an even pace, and with `predicted_error`, its own pace, within the same budget
     controls        the same network untrained, and right to left
     oracles         which read the solutions
 
-The order is tested against each heuristic and rule whose mean forward passes do not exceed its own, and the table has the
-largest p-value, so that nothing depends on how the best one is chosen. p-values are of sign-flip tests on the outcomes of the
-problems, averaged over the seeds. Intervals are 95 % bootstrap intervals over seeds and problems (`crossed_interval`).
-`runs/arenas/arenas.json` holds the outcomes; an arena and seed that it holds are not measured again.
+The order is tested, at either pace, against each heuristic and rule whose mean forward passes do not exceed the budget, and the
+table has the largest p-value, so that nothing depends on how the best one is chosen. p-values are of sign-flip tests on the
+outcomes of the problems, averaged over the seeds. Intervals are 95 % bootstrap intervals over seeds and problems
+(`crossed_interval`). `runs/arenas/arenas.json` holds the outcomes; an arena and seed that it holds are not measured again.
 """
 
 import argparse
@@ -245,41 +245,46 @@ def interval(values: np.ndarray, form: str = "{:.1f} % ({:.1f}-{:.1f})") -> str:
 
 
 def verdict(difference: np.ndarray, largest: float, p: float) -> str:
-    """In words: `wins` needs p < .001 against every rival, and a gain for each seed; if the interval over seeds and problems
-    reaches 0, it `wins for these seeds`."""
+    """In words: `wins` needs p < .001 against every rival, and a gain for each seed; if the interval over seeds and problems,
+    rounded to a tenth of a point, reaches 0, it `wins for these seeds`."""
     if largest < 0.001 and difference.mean(axis=1).min() > 0:
-        return "wins" if crossed_interval(difference).low > 0 else "wins for these seeds"
+        return "wins" if round(100 * crossed_interval(difference).low, 1) > 0 else "wins for these seeds"
     if p >= 0.05:
         return "level"
     return "ahead" if difference.mean() > 0 else "behind"
 
 
+def tested(learned: np.ndarray, rivals: dict[str, np.ndarray]) -> list[str]:
+    """Outcomes (seeds, problems) against those of each rival: the accuracy, the difference from the best rival, that of each
+    seed, the largest p-value and the verdict."""
+    best = max(rivals, key=lambda rival: rivals[rival].mean())
+    ps = {rival: sign_flip((learned - right).mean(axis=0)) for rival, right in rivals.items()}
+    largest = max(p if (learned - rivals[rival]).mean() > 0 else 1.0 for rival, p in ps.items())
+    difference = learned - rivals[best]
+    each = ", ".join(f"{100 * one:+.1f}" for one in difference.mean(axis=1))
+    gained = interval(difference, "{:+.1f} ({:+.1f} to {:+.1f})")
+    return [interval(learned), gained, each, p_text(largest), verdict(difference, largest, ps[best])]
+
+
 def table(name: str, arena: Arena, seeds: list[list[dict[str, Any]]]) -> list[str]:
-    """The lines of an arena."""
+    """The lines of an arena: for each budget one at an even pace and one at the order's own."""
     out, lines = Outcomes(seeds), []
     for budget in arena.budgets:
-        learned, rivals = out.right["learned", "policy", budget], out.rivals(budget)
+        rivals = out.rivals(budget)
         best = max(rivals, key=lambda rival: rivals[rival].mean())
-        ps = {rival: sign_flip((learned - right).mean(axis=0)) for rival, right in rivals.items()}
-        largest = max(p if (learned - rivals[rival]).mean() > 0 else 1.0 for rival, p in ps.items())
-        difference = learned - rivals[best]
-        each = ", ".join(f"{100 * one:+.1f}" for one in difference.mean(axis=1))
-        own = out.right["learned", OWN_PACE, budget]
-        others = [out.right[key] for key in (("control", "untrained", budget), ("control", "right_to_left", budget))]
+        controls = [out.right["control", control, budget].mean() for control in ("untrained", "right_to_left")]
         oracle = max(right.mean() for key, right in out.right.items() if key[0] == "oracle" and key[2] == budget)
-        cells = [
-            name, str(budget), best, interval(rivals[best]), interval(learned),
-            interval(difference, "{:+.1f} ({:+.1f} to {:+.1f})"), each, p_text(largest),
-            f"{100 * own.mean():.1f} ({out.nfe['learned', OWN_PACE, budget]:.1f})",
-            *(f"{100 * right.mean():.1f}" for right in others), f"{100 * oracle:.1f}", verdict(difference, largest, ps[best]),
-        ]  # fmt: skip
-        lines.append(f"| {' | '.join(cells)} |")
+        for sampler in ("policy", OWN_PACE):
+            passes = f"{out.nfe['learned', sampler, budget]:.1f}"
+            cells = [name, str(budget), best, interval(rivals[best]), sampler, passes]
+            cells += tested(out.right["learned", sampler, budget], rivals)
+            lines.append(f"| {' | '.join(cells)} | {' | '.join(f'{100 * one:.1f}' for one in (*controls, oracle))} |")
     return lines
 
 
 HEADER = (
-    "arena", "budget", "best heuristic or rule (passes)", "its accuracy", "learned order", "difference", "of each seed",
-    "largest p", "own pace (passes)", "untrained", "right to left", "oracle", "verdict",
+    "arena", "budget", "best heuristic or rule (passes)", "its accuracy", "learned", "passes", "accuracy", "difference",
+    "of each seed", "largest p", "verdict", "untrained", "right to left", "oracle",
 )  # fmt: skip
 
 

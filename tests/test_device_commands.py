@@ -119,6 +119,7 @@ def _esmfold(out: Path) -> Path:
 def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(demo, "_FIT_STEPS", 2)
     monkeypatch.setattr(demo, "_STEPS", [2])
+    monkeypatch.setattr(demo, "_MORE_STEPS", [3])
     monkeypatch.setitem(reproduce.SCALES["small"], "sudoku4", tiny_reward())
     with gpu():
         yield

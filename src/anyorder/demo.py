@@ -1,6 +1,8 @@
 """The demo: fit a policy to a shipped denoiser, compare samplers on random puzzles, and write a page to watch them on."""
 
+import secrets
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,19 +31,27 @@ from anyorder.training.recipes import load_recipe
 from anyorder.zoo import load_denoiser, load_order
 
 _STEPS = [10, 20]
+_MORE_STEPS = [40, 80]
+"""Budgets at which the undo is shown besides: there it has passes to spend."""
 _FIT_STEPS = 350
+_UNDO = ("confidence+undo", "policy+undo")
 _WATCHED = 50
 """Puzzles whose decodings go on the page."""
 
 
-def run_demo(folder: Path, instances: int, seed: int) -> None:
-    """Show one puzzle being solved, fit a policy, compare all orders on the same puzzles, write the page."""
+def run_demo(folder: Path, instances: int, seed: int | None) -> None:
+    """Show one puzzle being solved, fit a policy, compare all orders on the same puzzles, write the page. Without a seed the
+    puzzles are others each time."""
     console = wide_console()
     began = time.monotonic()
     task = Sudoku(box=3)
     check_size(instances, task.length)
     denoiser = load_denoiser("sudoku9")
-    console.print(f"Drawing {instances} random minimal puzzles (no clue can be removed; about 24 clues) ...")
+    seed = secrets.randbelow(1_000_000) if seed is None else seed
+    console.print(
+        f"Drawing {instances} random minimal puzzles (no clue can be removed; about 24 clues). --seed {seed} draws the same "
+        "ones again ..."
+    )
     puzzles = task.generate(instances, 2_000_000 + seed, givens=0)
 
     console.print("\n[bold]1. Fit an order policy[/bold] to the frozen denoiser (the shipped recipe, sudoku9-order, cut short)")
@@ -55,18 +65,21 @@ def run_demo(folder: Path, instances: int, seed: int) -> None:
     console.print(
         f"{fitted} is the policy that was just fitted; policy is the shipped one, which was trained for longer. +undo "
         "completes the grid, asks a critic, and remasks the tokens that it doubts. confidence+undo is the control: the same "
-        "critic with confidence as the order."
+        "critic with confidence as the order. An adaptive heuristic, such as confidence@threshold:0.99, stops early; undo uses "
+        f"larger budgets, here {' and '.join(map(str, _MORE_STEPS))}."
     )
     meta = {"task": "sudoku", "data": "generated, minimal", "denoiser": "sudoku9"}
     watch = Watch(task, puzzles[slice(0, _WATCHED)], meta)
     heuristics = [name for name in ORDERS.names(baseline=True, default=True) if not ORDERS.entry(name).facts.get("sequential")]
+    heuristics.append("confidence@threshold:0.99")
     samplers: dict[str, Any] = {name: name for name in heuristics}
     samplers |= {fitted: load_order(fitted, denoiser)}
-    samplers |= {text: text for text in ("policy", "confidence+undo", "policy+undo", "oracle")}
+    samplers |= {text: text for text in ("policy", *_UNDO, "oracle")}
     with ProgressBar(Console(stderr=True)) as progress:
-        report = evaluate(
-            denoiser, task, puzzles, samplers, _STEPS, seed=seed, progress=progress, meta=meta, watch=watch
-        )  # fmt: skip
+        told: dict[str, Any] = {"seed": seed, "progress": progress, "meta": meta, "watch": watch}
+        report = evaluate(denoiser, task, puzzles, samplers, _STEPS, **told)
+        more = evaluate(denoiser, task, puzzles, [heuristics[-1], *_UNDO], _MORE_STEPS, **told)
+    report = replace(report, results=[*report.results, *more.results], comparisons=[*report.comparisons, *more.comparisons])
     for table in rich_tables(report):
         console.print(table)
     report.save(folder / "report.json")

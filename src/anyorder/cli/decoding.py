@@ -8,6 +8,7 @@ import typer
 
 from anyorder.cli.app import command
 from anyorder.cli.options import (
+    LARGEST,
     STEPS,
     AgainstOption,
     AnnealOption,
@@ -346,7 +347,9 @@ def _say_what_failed(measure: str, right: Any, nfe: float) -> None:
 def demo(
     out: Annotated[Path, typer.Option("--out", help="folder of the plot, the report and the fitted policy")] = Path("demo"),
     limit: LimitOption = None,
-    seed: SeedOption = 0,
+    seed: Annotated[
+        int | None, typer.Option("--seed", min=0, max=LARGEST, help="seed of the puzzles; by default another one each time")
+    ] = None,
 ) -> None:
     """Fit a policy to a Sudoku model, solve random puzzles with every sampler, and write a page that plays them back."""
     from anyorder.demo import run_demo
