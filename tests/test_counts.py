@@ -12,10 +12,7 @@ from anyorder.decoding.counts import (
     KLASS,
     Cosine,
     CountRule,
-    EntropyBound,
-    EntropyShare,
     EvenBlocks,
-    EvenUnsure,
     Factor,
     Fixed,
     Linear,
@@ -24,6 +21,7 @@ from anyorder.decoding.counts import (
     Threshold,
     top,
 )
+from anyorder.decoding.entropy_counts import EntropyBound, EntropyShare, EvenUnsure
 from anyorder.decoding.timesteps import Ancestral, Timesteps
 from anyorder.errors import BadInput
 from anyorder.memory import Drift, FirstEntropy, remember
@@ -129,6 +127,21 @@ def test_entropy_share_spends_a_small_budget_at_an_even_pace(make_state: MakeSta
         assert select(EntropyShare(0.0, least=0, even_below=3), seen) == expected
     with pytest.raises(BadInput, match="even_below"):
         EntropyShare(even_below=3).in_blocks(2)
+
+
+def test_entropy_share_can_count_the_largest_entropy(make_state: MakeState) -> None:
+    def entropy(c: float) -> float:
+        return -c * math.log(c) - (1 - c) * math.log(1 - c)
+
+    seen = binary(make_state, [0.6, 0.9, 0.8, 0.99], steps=5)
+    for chosen in ([0.99], [0.99, 0.9], [0.99, 0.9, 0.8]):
+        bound, places = sum(map(entropy, chosen)), {0.99: 3, 0.9: 1, 0.8: 2}
+        expected = sorted(places[c] for c in chosen)
+        assert select(EntropyShare(0.0, least=bound * 1.0001, counts_largest=True), seen) == expected
+        fewer = chosen[:-1] or chosen  # at least one
+        assert select(EntropyShare(0.0, least=bound * 0.9999, counts_largest=True), seen) == sorted(places[c] for c in fewer)
+    closed = torch.tensor([[0.0, 0.0, 0.0, -torch.inf]])
+    assert EntropyShare(0.0, least=0, counts_largest=True)(closed, *seen, NONE)[0].tolist() == [False, True, False, False]
 
 
 def test_entropy_share_divides_the_steps_among_blocks(make_state: MakeState) -> None:

@@ -14,19 +14,8 @@ from torch import Tensor
 
 from anyorder.decoding.callbacks import callbacks_of
 from anyorder.decoding.combined_counts import IfUnsure, TwoPhase
-from anyorder.decoding.counts import (
-    KLASS,
-    Cosine,
-    CountRule,
-    EntropyBound,
-    EntropyShare,
-    Factor,
-    Fixed,
-    Linear,
-    PredictedError,
-    Threshold,
-    top,
-)  # fmt: skip
+from anyorder.decoding.counts import KLASS, Cosine, CountRule, Factor, Fixed, Linear, PredictedError, Threshold, top
+from anyorder.decoding.entropy_counts import EntropyBound, EntropyShare  # fmt: skip
 from anyorder.decoding.loop import decode
 from anyorder.decoding.published_remaskers import P2, Below, Prism, Wino
 from anyorder.decoding.remaskers import CriticUndo, Remasker, RePredict
@@ -510,17 +499,21 @@ def test_a_count_rule_whose_argument_is_no_number_is_refused(argument: Any) -> N
         Sampler("confidence", count=Threshold(argument))
 
 
-def test_a_critic_says_below_which_budget_the_first_completion_is_at_an_even_pace(hash_denoiser: HashDenoiser) -> None:
-    policy = LookaheadPolicy(hidden_size=4, vocab_size=VOCAB, width=8, layers=1, scores_committed=True, about={"even_below": 6})
-    assert CriticUndo(critic=Critic(policy)).usual_count == TwoPhase(EntropyShare(even_below=6))
-    policy.about = {"even_below": "some"}
+def test_a_critic_says_at_which_pace_the_first_completion_is() -> None:
+    about = {"pace": "entropy_share:0.5:even_below=6"}
+    policy = LookaheadPolicy(hidden_size=4, vocab_size=VOCAB, width=8, layers=1, scores_committed=True, about=about)
+    assert CriticUndo(critic=Critic(policy)).usual_count == TwoPhase(EntropyShare(0.5, even_below=6))
+    policy.about = {"pace": "quick"}
+    with pytest.raises(BadInput, match="quick"):
+        _ = CriticUndo(critic=Critic(policy)).usual_count
+    policy.about = {}
     assert CriticUndo(critic=Critic(policy)).usual_count == TwoPhase()
 
 
-@pytest.mark.parametrize("about", [{"unsure_above": 0.9}, {"unsure_above": 1}, {"unsure_above": 0.9, "even_below": 6}])
+@pytest.mark.parametrize("about", [{"unsure_above": 0.9}, {"unsure_above": 1}, {"unsure_above": 0.9, "pace": "linear"}])
 def test_a_critic_says_of_which_sequences_the_first_completion_is_at_another_pace(about: dict[str, Any]) -> None:
     policy = LookaheadPolicy(hidden_size=4, vocab_size=VOCAB, width=8, layers=1, scores_committed=True, about=about)
-    first = EntropyShare(even_below=about.get("even_below", 0))
+    first = Linear() if "pace" in about else EntropyShare()
     assert CriticUndo(critic=Critic(policy)).usual_count == TwoPhase(IfUnsure(first, above=about["unsure_above"]))
     for damaged in ("much", True, None, -1.0):
         policy.about = {"unsure_above": damaged}

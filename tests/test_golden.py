@@ -179,7 +179,8 @@ def make_sampler(spec: Spec) -> Any:
 def two_phase_of_then(first: Any = None, again: Any = None, generous: Any = None) -> Any:
     """The two phases as they were when the cases were recorded: careful at once with a step for every four positions."""
     from anyorder.decoding.combined_counts import TwoPhase
-    from anyorder.decoding.counts import EntropyBound, FunctionRule, Threshold
+    from anyorder.decoding.counts import FunctionRule, Threshold
+    from anyorder.decoding.entropy_counts import EntropyBound
 
     fast, slow = first or EntropyBound(0.1), generous or EntropyBound(0.01)
 

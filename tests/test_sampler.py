@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from anyorder.decoding.combined_counts import TwoPhase
-from anyorder.decoding.counts import EntropyBound, EvenBlocks, Fixed, Linear, Threshold
+from anyorder.decoding.counts import EvenBlocks, Fixed, Linear, Threshold
+from anyorder.decoding.entropy_counts import EntropyBound
 from anyorder.decoding.order_text import as_order
 from anyorder.decoding.remaskers import Absorbing, CriticUndo, RePredict
 from anyorder.decoding.sampler import Sampler, as_sampler

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from anyorder.decoding.combined_counts import TwoPhase
-from anyorder.decoding.counts import EntropyShare, Linear
+from anyorder.decoding.counts import Linear
+from anyorder.decoding.entropy_counts import EntropyShare
 from anyorder.decoding.loop import decode
 from anyorder.decoding.remaskers import CriticUndo
 from anyorder.decoding.sampler import Sampler
@@ -270,7 +271,7 @@ def test_a_bound_sampler_has_the_pace_for_which_the_critic_was_validated(tmp_pat
     denoiser = Weighted(1.0)
     own = LearnedOrder(network("mlp", seed=10), Critic(network("mlp", seed=11, scores_committed=True)))
     assert own.critic is not None
-    own.critic.policy.about = {"even_below": 4}
+    own.critic.policy.about = {"pace": "entropy_share:even_below=4"}
     own.save_pretrained(tmp_path)
     denoiser.own_order = str(tmp_path)  # type: ignore[assignment]
     bound = Sampler.parse("policy+undo", steps=9).bind(denoiser, strict=False)

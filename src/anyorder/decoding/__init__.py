@@ -13,8 +13,6 @@ from anyorder.decoding.constraints import Matching as Matching
 from anyorder.decoding.counts import KLASS as KLASS
 from anyorder.decoding.counts import Cosine as Cosine
 from anyorder.decoding.counts import CountRule as CountRule
-from anyorder.decoding.counts import EntropyBound as EntropyBound
-from anyorder.decoding.counts import EntropyShare as EntropyShare
 from anyorder.decoding.counts import EvenBlocks as EvenBlocks
 from anyorder.decoding.counts import Factor as Factor
 from anyorder.decoding.counts import Fixed as Fixed
@@ -24,6 +22,8 @@ from anyorder.decoding.counts import ScoreThreshold as ScoreThreshold
 from anyorder.decoding.counts import Threshold as Threshold
 from anyorder.decoding.dependence import DependenceAware as DependenceAware
 from anyorder.decoding.dependence import DependencyGuided as DependencyGuided
+from anyorder.decoding.entropy_counts import EntropyBound as EntropyBound
+from anyorder.decoding.entropy_counts import EntropyShare as EntropyShare
 from anyorder.decoding.loop import decode as decode
 from anyorder.decoding.paces import Ascending as Ascending
 from anyorder.decoding.paces import Saber as Saber

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from anyorder.decoding.counts import CountRule, EntropyShare, EvenUnsure, Linear, Threshold, not_in_blocks, top
+from anyorder.decoding.counts import CountRule, Linear, Threshold, not_in_blocks, top
+from anyorder.decoding.entropy_counts import EntropyShare, EvenUnsure
 from anyorder.errors import check_number
 from anyorder.memory import FirstEntropy, Memory
 from anyorder.prediction import Prediction

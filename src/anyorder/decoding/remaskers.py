@@ -7,13 +7,14 @@ import torch
 from torch import Tensor
 
 from anyorder.decoding.combined_counts import IfUnsure, TwoPhase
-from anyorder.decoding.counts import CountRule, EntropyShare, Linear
+from anyorder.decoding.counts import CountRule, Linear
+from anyorder.decoding.entropy_counts import EntropyShare
 from anyorder.errors import LARGEST_FINITE, BadInput, check_number
 from anyorder.memory import Memory
 from anyorder.orders.base import Binding, Unbound
 from anyorder.orders.learned import Critic, own_order
 from anyorder.prediction import Prediction
-from anyorder.registry import REMASKERS
+from anyorder.registry import COUNT_RULES, REMASKERS
 from anyorder.state import DecodeState
 
 
@@ -203,9 +204,14 @@ class CriticUndo(Remasker):
 
     @property
     def usual_count(self) -> CountRule:
-        """`TwoPhase`. Its first completion is at another pace where the critic's configuration says so: below a budget, or for
-        sequences of which the denoiser is unsure."""
-        first: CountRule = EntropyShare(even_below=getattr(self.critic, "even_below", 0))
+        """`TwoPhase`. Its first completion is at another pace where the critic's configuration says so: always, or for
+        sequences of which the denoiser is unsure.
+
+        Raises:
+            BadInput: its configuration names an unknown count rule.
+        """
+        pace = getattr(self.critic, "pace", None)
+        first: CountRule = EntropyShare() if pace is None else COUNT_RULES.make(pace)
         above = getattr(self.critic, "unsure_above", None)
         return TwoPhase(first if above is None else IfUnsure(first, above=above))
 

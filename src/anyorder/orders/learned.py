@@ -100,15 +100,15 @@ class Critic:
         return found if isinstance(found, float) and 0 <= found <= 1 else None
 
     @property
-    def even_below(self) -> int:
-        """The budget below which an even pace was better than `entropy_share` on validation problems of the critic's denoiser:
-        `about.even_below` in its config.json. 0 if it never was, or was not measured."""
-        found = self.policy.about.get("even_below")
-        return found if isinstance(found, int) and found > 0 else 0
+    def pace(self) -> str | None:
+        """The spelling of the count rule of the first completion that was better than `entropy_share` on validation problems of
+        the critic's denoiser: `about.pace` in its config.json. None if none was, or none was tried."""
+        found = self.policy.about.get("pace")
+        return None if found is None else str(found)
 
     @property
     def unsure_above(self) -> float | None:
-        """The mean entropy of the first prediction, in nats, above which `even_unsure` was better than `entropy_share` on
+        """The mean entropy of the first prediction, in nats, above which `even_unsure` was better than this pace on
         validation problems: `about.unsure_above` in its config.json. None if it never was, or was not measured."""
         found = self.policy.about.get("unsure_above")
         return float(found) if isinstance(found, int | float) and not isinstance(found, bool) and found >= 0 else None
