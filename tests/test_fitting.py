@@ -74,8 +74,10 @@ def settings(model: Path, data: Path, **changes: object) -> FitSettings:
 
 def test_the_whole_story_leaves_a_policy_a_report_and_a_card(model: Path, data: Path, tmp_path: Path) -> None:
     console = Console(record=True, width=200, file=open("/dev/null", "w"))  # noqa: SIM115
-    fit_and_compare(settings(model, data), tmp_path / "out", console)
+    found = fit_and_compare(settings(model, data), tmp_path / "out", console)
     said = console.export_text()
+    assert list(found.seconds) == ["problems", "heuristics", "fit", "choice", "test", "unconditional generation"]
+    assert "It took" in said and all(spent > 0 for spent in found.seconds.values())
     for part in ("1. Heuristics", "Fit an order", "Chosen:", "The oracle order", "Advice: use", "Unconditional generation"):
         assert part in said
     report = json.loads((tmp_path / "out" / "report.json").read_text())
@@ -85,6 +87,7 @@ def test_the_whole_story_leaves_a_policy_a_report_and_a_card(model: Path, data: 
     card = (tmp_path / "out" / "README.md").read_text()
     assert card.startswith("---\nlibrary_name:")
     assert "fitted to 24 problems of some.fasta" in card
+    assert "The fit took" in card
     assert "nan" not in card
     order = load_order(tmp_path / "out", load_denoiser(model))
     assert order.policy.config()["architecture"] == "mlp"

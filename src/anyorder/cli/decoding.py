@@ -237,6 +237,7 @@ def headroom(
         console.print(calibration_summary(title, part))
         console.print(calibration_table(part))
     console.print(recommendation(found), style="bold")
+    console.print(f"It took {found.stages}")
 
 
 @command()

@@ -2,7 +2,7 @@
 
 import tempfile
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from anyorder.evaluation.choice import Gain, adaptive, advice, baselines, best, 
 from anyorder.evaluation.comparison import evaluate
 from anyorder.evaluation.results import Report
 from anyorder.evaluation.samplers import Samplers
+from anyorder.evaluation.stages import Stages
 from anyorder.evaluation.tables import markdown
 from anyorder.orders.learned import LearnedOrder
 from anyorder.signatures import checked
@@ -72,6 +73,7 @@ class Headroom:
         every_prediction, most_confident: calibration along the confidence path.
         probe: None if none was fitted.
         several: share of the problems that are known to have several solutions.
+        stages: how long each part took.
     """
 
     report: Report
@@ -79,6 +81,7 @@ class Headroom:
     most_confident: Calibration
     probe: Probe | None = None
     several: float = 0.0
+    stages: Stages = field(default_factory=Stages, compare=False, repr=False)
 
     def __str__(self) -> str:
         return f"{markdown(self.report)}\n\n{recommendation(self)}"
@@ -124,13 +127,18 @@ def headroom(
     asked: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "progress": progress}
     if samplers is None:
         samplers = {**baselines(task), **adaptive(every=False), **oracles()}
+    stages = Stages()
     report = evaluate(denoiser, task, instances, samplers, steps, **asked)
+    stages.lap("heuristics and oracles")
     every, first = path_calibration(denoiser, instances, steps, batch_size)
+    stages.lap("calibration")
     several = several_solutions(denoiser, task, instances, batch_size)
+    stages.lap("several solutions")
     probe = None
     if updates and len(instances) >= FEWEST:
         probe = _probe(denoiser, task, instances, steps, updates, best(report, "heuristic").order, asked)
-    return Headroom(report, every, first, probe, several)
+        stages.lap("probe")
+    return Headroom(report, every, first, probe, several, stages)
 
 
 def _probe(

@@ -20,6 +20,7 @@ from anyorder.evaluation.choice import Compare, Gain, advice, best, choose, gain
 from anyorder.evaluation.comparison import evaluate
 from anyorder.evaluation.critic_check import FEWEST, accept_level, review
 from anyorder.evaluation.results import Report
+from anyorder.evaluation.stages import Stages
 from anyorder.evaluation.tables import grids_of, rich_table
 from anyorder.files import check_writable, write_json, write_text
 from anyorder.fitting.card import card
@@ -49,6 +50,7 @@ class Fit:
             that heuristic.
         reports: of the comparisons, by name.
         advice: what to do, in words.
+        seconds: how long each stage took.
     """
 
     sampler: Sampler
@@ -58,6 +60,7 @@ class Fit:
     gain: Gain | None
     reports: dict[str, Report]
     advice: str
+    seconds: dict[str, float]
 
 
 def fit_and_compare(settings: FitSettings, folder: Path, console: Console, progress: Progress | None = None) -> Fit:
@@ -72,6 +75,7 @@ def fit_and_compare(settings: FitSettings, folder: Path, console: Console, progr
     check_free(folder, "README.md")
     if settings.architecture:
         POLICIES.entry(settings.architecture)  # an unknown one is an error before the work
+    stages = Stages()
     bench = prepare(settings, console)
     check_size(settings.samples, bench.test.tokens.shape[1])
     fit: dict[str, Any] = {
@@ -80,35 +84,43 @@ def fit_and_compare(settings: FitSettings, folder: Path, console: Console, progr
     }  # fmt: skip
     check_fit(bench.denoiser, bench.task, bench.train, folder, **fit)
     run = _Run(settings, bench, console, progress)
+    stages.lap("problems")
     budget = "one position per step" if settings.steps is None else f"{settings.steps} forward passes"
     console.print(f"[bold]1. Heuristics[/bold], {budget}: {counted(len(bench.first), 'problem')}{run.hidden}")
     compare = run.on(bench.first)
     reports = {"heuristics": run.show(joined(heuristics(bench.task, compare), compare(oracles())))}
     heuristic = best(reports["heuristics"], "heuristic").order
+    stages.lap("heuristics")
     console.print(f"\n[bold]2. Fit an order[/bold] to {counted(len(bench.train), 'other problem')}")
     order = fit_order(bench.denoiser, bench.task, bench.train, folder, **fit, console=console)
+    stages.lap("fit")
     if order.critic is not None:
         console.print(run.calibrate(order, folder))
+        stages.lap("calibration")
     count = counted(len(bench.validation), "validation problem")
     console.print(f"\n[bold]3. Samplers that use it[/bold], and the best heuristic, on {count}{run.hidden}")
     samplers = {heuristic: run.samplers[heuristic], **run.learned(order, run.samplers[heuristic])}
     reports["choice"] = run.show(run.on(bench.validation)(samplers))
     label = choose(reports["choice"])
     console.print(f"Chosen: {label}")
+    stages.lap("choice")
     console.print(f"\n[bold]4. Test[/bold] on {counted(len(bench.test), 'problem')} on which nothing was chosen{run.hidden}")
     tested = {name: samplers[name] for name in dict.fromkeys((heuristic, label, "policy"))}
     reports["test"] = test = run.show(run.on(bench.test)({**tested, **oracles()}))
     gains = [gain(test, name, heuristic) for name in tested if name != heuristic]
     said = advice(test, heuristic, gains, several_solutions(bench.denoiser, bench.task, bench.train), label)
     console.print(said, style="bold")
+    stages.lap("test")
     if settings.samples and isinstance(bench.task, Sequences):
         reports["unconditional"] = run.unconditional(bench.task, {heuristic: samplers[heuristic], "policy": Sampler(order)})
+        stages.lap("unconditional generation")
+    console.print(f"It took {stages}")
     sampler = samplers[label].replace(steps=settings.steps)
     sampler.save_pretrained(folder / SAMPLER)
     write_json(folder / "report.json", {what: one.to_json() for what, one in reports.items()})
-    write_text(folder / "README.md", card(settings, order, bench, reports, said, label, SAMPLER))
+    write_text(folder / "README.md", card(settings, order, bench, reports, said, label, SAMPLER, str(stages)))
     chosen = next((one for one in gains if one.what == label), None)
-    return Fit(sampler, label, heuristic, order, chosen, reports, said)
+    return Fit(sampler, label, heuristic, order, chosen, reports, said, stages.seconds)
 
 
 class _Run:

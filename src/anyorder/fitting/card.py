@@ -12,9 +12,10 @@ from anyorder.orders.learned import LearnedOrder
 
 
 def card(
-    settings: FitSettings, order: LearnedOrder, bench: Bench, reports: dict[str, Report], said: str, label: str, sampler: str
-) -> str:
-    """A model card with the chosen sampler, its test, the commands, and the tables of all comparisons."""
+    settings: FitSettings, order: LearnedOrder, bench: Bench, reports: dict[str, Report], said: str, label: str, sampler: str,
+    took: str,
+) -> str:  # fmt: skip
+    """A model card with the chosen sampler, its test, the commands, how long they took, and the tables of all comparisons."""
     task, architecture = bench.task.name, order.policy.config()["architecture"]
     header = {"library_name": "anyorder", "tags": ["masked-diffusion", "unmasking-order", task], "base_model": settings.model}
     lines = "\n".join(f"{key}: {json.dumps(value)}" for key, value in header.items())
@@ -39,6 +40,8 @@ fingerprint {fingerprint(bench.denoiser)}.
 ```
 
 On {len(bench.test)} test problems, on which nothing was chosen: {said}
+
+The fit took {took}.
 
 {parts}"""
 
