@@ -18,6 +18,7 @@ from anyorder.evaluation.batches import Progress, decode_in_batches
 from anyorder.evaluation.calibration import Calibration, path_calibration
 from anyorder.evaluation.choice import Gain, adaptive, advice, baselines, best, gain, learned, oracles
 from anyorder.evaluation.comparison import evaluate
+from anyorder.evaluation.critic_check import accept_level, review
 from anyorder.evaluation.results import Report
 from anyorder.evaluation.samplers import Samplers
 from anyorder.evaluation.stages import Stages
@@ -144,14 +145,17 @@ def headroom(
 def _probe(
     denoiser: Any, task: Task, instances: Instances, steps: int, updates: int, heuristic: str, asked: dict[str, Any]
 ) -> Probe:
-    """Fit a policy to the first half of the problems, and measure it on the second."""
+    """Fit a policy to the first half of the problems, find there from which doubt on its critic rejects a sequence, and measure
+    both on the second half."""
     half = len(instances) // 2
-    rest = instances[slice(half, None)]
+    first, rest = instances[slice(0, half)], instances[slice(half, None)]
     with tempfile.TemporaryDirectory() as folder:
         order = fit_order(
-            denoiser, task, instances[slice(0, half)], folder, steps=updates, batch_size=32, seed=asked["seed"],
+            denoiser, task, first, folder, steps=updates, batch_size=32, seed=asked["seed"],
             console=Console(quiet=True),
         )  # fmt: skip
+    if order.critic is not None and (level := accept_level(review(denoiser, task, first, order, steps, **asked))) is not None:
+        order.policy.about["accept"] = level
     try:
         plain = Sampler.parse(heuristic)
     except BadInput:  # a sampler of the caller's own, under a label
