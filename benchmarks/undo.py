@@ -16,7 +16,6 @@ from torch import Tensor
 
 import anyorder
 from anyorder import CriticUndo, DecodeState, Prediction, Sampler
-from anyorder.decoding.remaskers import probability_of_right
 from anyorder.evaluation.batches import decode_in_batches
 from anyorder.evaluation.statistics import wilson
 from anyorder.tasks.sudoku import Sudoku
@@ -35,15 +34,13 @@ class ByConflict(CriticUndo):
 
 @dataclass(frozen=True)
 class ByDependence(CriticUndo):
-    """Of a rejected grid, remask the wrong tokens, and all that were committed after the first of them: they depend on it."""
+    """Of a rejected grid, remask the doubtful tokens, and all that were committed after the first of them."""
 
     def remask(self, state: DecodeState, prediction: Prediction) -> Tensor:
         """See `Remasker`."""
         doubtful = super().remask(state, prediction)
-        right = probability_of_right(self.critic, state, prediction)
-        wrong = doubtful & ((right < self.level) | (right == right.amin(dim=1, keepdim=True)))
-        first = torch.where(wrong, state.commit_step, state.steps[:, None]).amin(dim=1, keepdim=True)
-        return wrong | (state.generated & (state.commit_step > first))
+        first = torch.where(doubtful, state.commit_step, state.steps[:, None]).amin(dim=1, keepdim=True)
+        return doubtful | (state.generated & (state.commit_step > first))
 
 
 def conflicts(tokens: Tensor) -> Tensor:
@@ -64,7 +61,7 @@ VARIANTS = {
     "nothing ruled out": UNDO.replace(remasker=CriticUndo(remembers=False)),
     "remask below .9 only": UNDO.replace(remasker=CriticUndo(doubt=0.9)),
     "remask what conflicts": UNDO.replace(remasker=ByConflict()),
-    "remask what depends on a wrong token": UNDO.replace(remasker=ByDependence()),
+    "remask what depends on a doubtful token": UNDO.replace(remasker=ByDependence()),
     "accept from .3": UNDO.replace(remasker=CriticUndo(accept=0.3)),
     "accept from .3, remask below .9, no noise, likeliest tokens, last attempt kept": UNDO.replace(
         remasker=CriticUndo(doubt=0.9, accept=0.3, noise=0, temperature=0, keeps_best=False),
