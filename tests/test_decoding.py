@@ -15,7 +15,7 @@ from torch import Tensor
 from anyorder.decoding.callbacks import callbacks_of
 from anyorder.decoding.combined_counts import IfUnsure, TwoPhase
 from anyorder.decoding.counts import KLASS, Cosine, CountRule, Factor, Fixed, Linear, PredictedError, Threshold, top
-from anyorder.decoding.entropy_counts import EntropyBound, EntropyShare  # fmt: skip
+from anyorder.decoding.entropy_counts import EntropyBound, EntropyShare
 from anyorder.decoding.loop import decode
 from anyorder.decoding.published_remaskers import P2, Below, Prism, Wino
 from anyorder.decoding.remaskers import CriticUndo, Remasker, RePredict

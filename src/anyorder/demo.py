@@ -32,7 +32,7 @@ from anyorder.zoo import load_denoiser, load_order
 
 _STEPS = [10, 20]
 _MORE_STEPS = [40, 80]
-"""Budgets at which the undo is shown besides: there it has passes to spend."""
+"""Further budgets for undo, which has passes to spend there."""
 _FIT_STEPS = 350
 _UNDO = ("confidence+undo", "policy+undo")
 _WATCHED = 50
