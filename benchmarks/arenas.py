@@ -10,14 +10,15 @@ puzzle in many symmetric forms. So an order there is trained on one half of thes
     heuristics      the orders without training at an even pace
     count rules     confidence with each adaptive rule: within the budget as it is, filled up to the even pace of the budget
                     (`deadline`), and with one pass per position, if the mean passes do not exceed the budget
-    learned         the order at an even pace, and with `predicted_error`, its own pace, within the same budget
+    learned         the order at an even pace, with `predicted_error`, its own pace, and with as many positions per step as
+                    `entropy_share` unmasks, all within the same budget
     controls        the same network untrained, and right to left
     oracles         which read the solutions
 
-The order is tested, at either pace, against each heuristic and rule whose mean forward passes do not exceed the budget, and the
+The order is tested, at each pace, against each heuristic and rule whose mean forward passes do not exceed the budget, and the
 table has the largest p-value, so that nothing depends on how the best one is chosen. p-values are of sign-flip tests on the
 outcomes of the problems, averaged over the seeds. Intervals are 95 % bootstrap intervals over seeds and problems
-(`crossed_interval`). `runs/arenas/arenas.json` holds the outcomes; an arena and seed that it holds are not measured again.
+(`crossed_interval`). `runs/arenas/arenas.json` holds the outcomes; what it holds is not measured again.
 """
 
 import argparse
@@ -56,7 +57,7 @@ RULES = tuple(
         "entropy_share:0.03", "klass:0.6:0.1", "klass:0.9:0.01", "plackett_luce:1",
     )
 )  # fmt: skip
-OWN_PACE = "policy@predicted_error:0.1"
+LEARNED = ("policy", "policy@predicted_error:0.1", "policy@number_of:entropy_share")
 PROBLEMS = 7_000_000  # seed of the generator, which no recipe uses
 
 
@@ -184,15 +185,17 @@ def right_to_left(state: DecodeState, prediction: Prediction) -> Tensor:
     return state.index.float().masked_fill(~prediction.predicted, -torch.inf)
 
 
-def measure(arena: Arena, denoiser: str, order: str, problems: Instances, seed: int, everything: bool) -> list[dict[str, Any]]:
-    """Passes and outcomes of the learned order at each budget, and of everything that does not depend on it."""
+def measure(
+    arena: Arena, denoiser: str, order: str, problems: Instances, seed: int, everything: bool, rows: list[dict[str, Any]]
+) -> None:
+    """Add to `rows` the passes and outcomes, where they are missing, of the learned order at each budget, and of `everything`
+    that does not depend on it."""
     network = anyorder.load_denoiser(denoiser, device="cpu")
     task = anyorder.task_for(network)
     policy = anyorder.load_order(order, network)
     rules = {text: Sampler.parse(text) for text in RULES}
     filled = {f"{text}, deadline": sampler.replace(count=Deadline(sampler.count)) for text, sampler in rules.items()}
-    kinds: dict[str, dict[str, Sampler]] = {"learned": {"policy": Sampler(policy), OWN_PACE: Sampler.parse(OWN_PACE)}}
-    kinds["learned"][OWN_PACE] = kinds["learned"][OWN_PACE].replace(order=policy)
+    kinds = {"learned": {text: Sampler.parse(text).replace(order=policy) for text in LEARNED}}
     if everything:
         even = {**baselines(task), "left_to_right": Sampler.parse("left_to_right")}
         controls = {
@@ -200,21 +203,22 @@ def measure(arena: Arena, denoiser: str, order: str, problems: Instances, seed: 
             "right_to_left": Sampler(right_to_left),
         }
         kinds |= {"heuristic": {**even, **rules, **filled}, "control": controls, "oracle": oracles()}
-    rows = []
+    there = {(row["kind"], row["name"], row["budget"]) for row in rows}
 
     def decode(kind: str, samplers: dict[str, Sampler], budget: int, ending: str = "") -> None:
-        for one in evaluate(network, task, problems, samplers, budget, seed=seed, batch_size=len(problems)).results:
+        told = budget * (not ending)
+        missing = {name: sampler for name, sampler in samplers.items() if (kind, name + ending, told) not in there}
+        if not missing:
+            return
+        for one in evaluate(network, task, problems, missing, budget, seed=seed, batch_size=len(problems)).results:
             right = "".join("01"[int(right)] for right in one.correct)
-            rows.append(
-                {"kind": kind, "name": one.order + ending, "budget": budget * (not ending), "nfe": one.nfe, "right": right}
-            )
+            rows.append({"kind": kind, "name": one.order + ending, "budget": told, "nfe": one.nfe, "right": right})
 
     for budget in arena.budgets:
         for kind, samplers in kinds.items():
             decode(kind, samplers, budget)
     if everything:
         decode("heuristic", rules, problems.longest, ", no limit")
-    return rows
 
 
 class Outcomes:
@@ -267,14 +271,14 @@ def tested(learned: np.ndarray, rivals: dict[str, np.ndarray]) -> list[str]:
 
 
 def table(name: str, arena: Arena, seeds: list[list[dict[str, Any]]]) -> list[str]:
-    """The lines of an arena: for each budget one at an even pace and one at the order's own."""
+    """The lines of an arena: for each budget one for each pace of the order."""
     out, lines = Outcomes(seeds), []
     for budget in arena.budgets:
         rivals = out.rivals(budget)
         best = max(rivals, key=lambda rival: rivals[rival].mean())
         controls = [out.right["control", control, budget].mean() for control in ("untrained", "right_to_left")]
         oracle = max(right.mean() for key, right in out.right.items() if key[0] == "oracle" and key[2] == budget)
-        for sampler in ("policy", OWN_PACE):
+        for sampler in LEARNED:
             passes = f"{out.nfe['learned', sampler, budget]:.1f}"
             cells = [name, str(budget), best, interval(rivals[best]), sampler, passes]
             cells += tested(out.right["learned", sampler, budget], rivals)
@@ -303,13 +307,13 @@ def main() -> None:
     lines = [f"| {' | '.join(HEADER)} |", "|---" * len(HEADER) + "|"]
     for name in words.only.split(","):
         arena, rows, problems = ARENAS[name], found.setdefault(f"{name}, {words.limit} problems", []), None
-        missing = range(len(rows), words.seeds)
-        known, half = training_half(arena, words.runs / f"{name}-train.csv") if arena.halves and missing else (None, ())
-        for seed in missing:
+        known, half = training_half(arena, words.runs / f"{name}-train.csv") if arena.halves else (None, ())
+        for seed in range(words.seeds):
             denoiser, order = folders(name, arena, seed, words.runs, given, half)
             task = anyorder.task_for(anyorder.load_denoiser(denoiser, device="cpu"))
             problems = problems or test_problems(arena, task, words.limit, known)
-            rows.append(measure(arena, denoiser, order, problems, seed, arena.own or not seed))
+            rows += [[]] * (seed == len(rows))
+            measure(arena, denoiser, order, problems, seed, arena.own or not seed, rows[seed])
             write_json(path, found)
             print(name, seed, flush=True)
         lines += table(name, arena, rows[: words.seeds])

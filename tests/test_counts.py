@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from anyorder.decoding.blocks import block_of, open_block
-from anyorder.decoding.combined_counts import Deadline, IfUnsure, TwoPhase
+from anyorder.decoding.combined_counts import Deadline, IfUnsure, NumberOf, TwoPhase
 from anyorder.decoding.counts import (
     KLASS,
     Cosine,
@@ -359,3 +359,20 @@ def test_a_deadline_ranks_the_rest_by_the_order_and_not_by_confidence(make_state
     seen = binary(make_state, [0.5, 0.6, 0.7, 0.9])
     chosen = Deadline(Threshold(0.8), Fixed(2))(torch.tensor([[9.0, 1.0, 2.0, 0.0]]), *seen, NONE)
     assert chosen.tolist() == [[True, False, False, True]]
+
+
+def test_number_of_takes_the_number_from_a_rule_and_the_positions_from_the_order(make_state: MakeState) -> None:
+    seen = binary(make_state, [0.5, 0.6, 0.7, 0.9])
+    scores = torch.tensor([[9.0, 1.0, 2.0, 0.0]])
+    assert Threshold(0.8)(scores, *seen, NONE).tolist() == [[True, False, False, True]]
+    assert NumberOf(Threshold(0.8))(scores, *seen, NONE).tolist() == [[True, False, True, False]]
+    assert NumberOf(Threshold(0.99))(scores, *seen, NONE).tolist() == [[True, False, False, False]]
+
+
+def test_number_of_asks_its_rule_about_blocks(make_state: MakeState) -> None:
+    assert NumberOf(Linear()).in_blocks(4) == NumberOf(Linear().in_blocks(4)) != NumberOf(Linear())
+    with pytest.raises(BadInput, match="two_phase"):
+        NumberOf(TwoPhase()).in_blocks(4)
+    state, _ = binary(make_state, [0.5, 0.6])
+    assert torch.equal(NumberOf(EvenBlocks(2, 1)).closes(state), EvenBlocks(2, 1).closes(state))
+    assert NumberOf(Linear()).closes(state) is None

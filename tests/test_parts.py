@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from anyorder.decoding.combined_counts import Deadline, TwoPhase
+from anyorder.decoding.combined_counts import Deadline, NumberOf, TwoPhase
 from anyorder.decoding.counts import KLASS, CountRule, EvenBlocks, Fixed, Linear, Threshold
 from anyorder.decoding.remaskers import CriticUndo
+from anyorder.decoding.sampler import Sampler
 from anyorder.decoding.tokens import Sample
 from anyorder.errors import BadInput
 from anyorder.memory import Drift, FirstPrediction
@@ -185,12 +186,29 @@ def test_a_spelling_leaves_out_defaults() -> None:
     assert spelling(TopPositions(3), ORDERS) == "top_k:3"
 
 
+def test_a_part_inside_a_part_is_spelled_behind_it() -> None:
+    for rule, text in (
+        (Deadline(Threshold(0.95)), "deadline:threshold:0.95"),
+        (NumberOf(), "number_of:entropy_share"),
+        (NumberOf(Deadline(KLASS(0.5, 0.1))), "number_of:deadline:klass:0.5:0.1"),
+    ):
+        assert spelling(rule, COUNT_RULES) == text
+        assert COUNT_RULES.make(text) == rule
+        assert Sampler.parse(f"margin@blocks:4@{text}").count == rule
+    assert COUNT_RULES.make("number_of") == NumberOf()
+    assert COUNT_RULES.usage("number_of") == "number_of[:RULE...]"
+    with pytest.raises(BadInput, match="count rule 'thresold' is unknown"):
+        COUNT_RULES.make("number_of:thresold:0.9")
+    with pytest.raises(BadInput, match="threshold has no argument 'lvl'"):
+        COUNT_RULES.make("deadline:threshold:lvl=0.9")
+
+
 def test_parts_that_text_cannot_say_have_a_label_that_tells_them_apart() -> None:
-    assert label_of(Deadline(Threshold(0.95), Linear()), COUNT_RULES) == "deadline(threshold:0.95, linear)"
+    assert label_of(Deadline(Threshold(0.95), Fixed(2)), COUNT_RULES) == "deadline(threshold:0.95, fixed:2)"
     assert label_of(lambda state, prediction: None, ORDERS) == "<lambda>"
     assert label_of(Stateful(), ORDERS) == f"{__name__}:Stateful"
     with pytest.raises(BadInput, match="cannot be written as text"):
-        spelling(Deadline(Threshold(0.95), Linear()), COUNT_RULES)
+        spelling(Deadline(Threshold(0.95), Fixed(2)), COUNT_RULES)
 
 
 @pytest.mark.parametrize("number", [0.1, 1.0, 1e-9, 0.30000000000000004, 2 / 3, 1e22])

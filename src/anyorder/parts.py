@@ -120,11 +120,14 @@ def spelling(part: Any, registry: Registry) -> str:
     text = registry.name_of(part)
     if not is_dataclass_instance(part):
         return text
-    arguments = registry.entry(text).arguments
-    plain = {argument.name for argument in arguments}
+    entry = registry.entry(text)
+    arguments, wraps = entry.arguments, entry.facts.get("wraps")
+    plain = {argument.name for argument in arguments} if wraps is None else {wraps}
     inner = [(field.default, getattr(part, field.name)) for field in dataclasses.fields(part) if field.name not in plain]
     if not all(value == default or (isinstance(default, Unbound) and default.stands_for(value)) for default, value in inner):
         raise BadInput(f"{text} has parts that differ from the defaults, which cannot be written as text")
+    if wraps is not None:
+        return f"{text}:{spelling(getattr(part, wraps), registry)}"
     values = [(argument, getattr(part, argument.name)) for argument in arguments]
     while values and values[-1][1] == values[-1][0].default:
         values.pop()

@@ -18,7 +18,8 @@ A part (an order, a count rule, a task, ...) is added in one of three ways:
 
 A part that takes arguments is a dataclass. Its fields are the only place where the arguments are declared: they give the types
 and the defaults, ``metadata={"help": ...}`` gives the help text, and ``metadata={"values": (...)}`` the values that
-`anyorder pareto` tries. In text, arguments follow the name: ``klass:0.9:0.01`` or ``klass:history=3``.
+`anyorder pareto` tries. In text, arguments follow the name: ``klass:0.9:0.01`` or ``klass:history=3``. A part that is registered
+with ``wraps="FIELD"`` takes a part of its own kind there: ``number_of:entropy_share:0.5``.
 """
 
 import dataclasses
@@ -233,14 +234,20 @@ class Registry:
             if values:
                 raise BadInput(f"{self.kind} {text!r}: {name} takes no arguments")
             return entry.part
-        given = self._given(entry, values, text)
+        wraps = entry.facts.get("wraps")
+        if wraps is not None:
+            given = {wraps: self.make(":".join(values))} if values else {}
+        else:
+            given = self._given(entry, values, text)
         try:
             return entry.part(**given)
         except (ValueError, TypeError) as error:
             raise BadInput(f"{self.kind} {text!r}: {first_line(error)}") from error
 
     def usage(self, name: str) -> str:
-        """How a part is written: `klass[:CONFIDENCE[:KL[:HISTORY[:K]]]]`."""
+        """How a part is written: `klass[:CONFIDENCE[:KL[:HISTORY[:K]]]]`; one that wraps another part: `number_of[:RULE...]`."""
+        if wraps := self.entry(name).facts.get("wraps"):
+            return f"{name}[:{wraps.upper()}...]"
         text = ""
         for argument in reversed(self.entry(name).arguments):
             inner = f":{argument.name.upper()}{text}"

@@ -5,6 +5,7 @@ from anyorder.decoding.actions import Bernoulli as Bernoulli
 from anyorder.decoding.actions import DynamicPlackettLuce as DynamicPlackettLuce
 from anyorder.decoding.actions import PlackettLuce as PlackettLuce
 from anyorder.decoding.combined_counts import Deadline as Deadline
+from anyorder.decoding.combined_counts import NumberOf as NumberOf
 from anyorder.decoding.combined_counts import TwoPhase as TwoPhase
 from anyorder.decoding.constraints import AllowedTokens as AllowedTokens
 from anyorder.decoding.constraints import Automaton as Automaton

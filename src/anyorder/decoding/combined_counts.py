@@ -1,4 +1,4 @@
-"""Count rules that are made of two others."""
+"""Count rules that are made of others."""
 
 from dataclasses import dataclass, field
 
@@ -74,7 +74,33 @@ class IfUnsure(CountRule):
         return IfUnsure(self.rule.in_blocks(length), self.unsure.in_blocks(length), self.above, self.below)
 
 
-@COUNT_RULES.register("deadline")
+@COUNT_RULES.register("number_of", wraps="rule")
+@dataclass(frozen=True)
+class NumberOf(CountRule):
+    """As many positions as a rule selects, but the best-scored ones: the rule says how many, and the order says which.
+
+    Rules such as `threshold`, `entropy_bound`, `entropy_share` and `klass` choose by what the denoiser predicts, so that the
+    order makes no difference, or only where nothing is sure. With `number_of` a learned order has the pace of such a rule. (Ours.)
+
+    Args:
+        rule: the rule that is asked for the number.
+    """
+
+    rule: CountRule = EntropyShare()
+
+    def __call__(self, scores: Tensor, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
+        return top(scores, self.rule(scores, state, prediction, remasked).sum(dim=1))
+
+    def in_blocks(self, length: int) -> CountRule:
+        """The rule in blocks."""
+        return NumberOf(self.rule.in_blocks(length))
+
+    def closes(self, state: DecodeState) -> Tensor | None:
+        """See `CountRule`."""
+        return self.rule.closes(state)
+
+
+@COUNT_RULES.register("deadline", wraps="rule")
 @dataclass(frozen=True)
 class Deadline(CountRule):
     """The selection of a rule, filled up with the best-scored positions to the number of a schedule: a threshold that finishes

@@ -15,7 +15,8 @@ from anyorder.state import DecodeState
 @COUNT_RULES.register("entropy_bound", curve_for=("heuristic",))
 @dataclass(frozen=True)
 class EntropyBound(CountRule):
-    """The largest prefix, by entropy, with sum H - max H <= bound, at least one (Ben-Hamu et al., arXiv 2505.24857)."""
+    """The largest prefix, by entropy, with sum H - max H <= bound, at least one, whatever the order is (Ben-Hamu et al., arXiv
+    2505.24857)."""
 
     bound: float = field(default=0.1, metadata={"help": "nats", "values": (3, 1, 0.3, 0.1, 0.03, 0.01)})
 
@@ -33,7 +34,8 @@ class EntropyShare(CountRule):
     least one: an entropy bound that follows from the budget.
 
     A fixed bound is too strict for a small budget, whose last step then commits everything that is left, and too loose for a
-    large one, which it does not use. In blocks, the steps left are divided among the masked positions.
+    large one, which it does not use. In blocks, the steps left are divided among the masked positions. The order makes no
+    difference; `number_of` takes the number alone.
 
     As in `entropy_bound`, the most uncertain position of a prefix costs nothing, so every step may commit one unsure token
     beside the sure ones. With `counts_largest` the bound is on sum H: unsure tokens then wait until no other one is sure, which

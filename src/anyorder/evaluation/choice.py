@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import MISSING, dataclass
 from typing import Any
 
-from anyorder.decoding.combined_counts import Deadline
+from anyorder.decoding.combined_counts import Deadline, NumberOf
 from anyorder.decoding.counts import Fixed
 from anyorder.decoding.remaskers import CriticUndo
 from anyorder.decoding.sampler import Sampler
@@ -87,12 +87,12 @@ def heuristics(task: Task, compare: Compare) -> Report:
 
 
 def learned(order: LearnedOrder, heuristic: Sampler, name: str = "policy", *, slow: bool = True) -> dict[str, Sampler]:
-    """The samplers that use a policy: its order at an even pace and with the count rule of the best heuristic, and undo by its
+    """The samplers that use a policy: its order at an even pace and with as many positions per step as the best heuristic, and undo by its
     critic, if it has one, after its own order, fast or one position at a time, and after the best heuristic."""
     found = {name: Sampler(order)}
     adaptive_rule = heuristic.count != Sampler(order).count
     if adaptive_rule:
-        found[f"{name}, pace of the heuristic"] = Sampler(order, heuristic.count)
+        found[f"{name}, pace of the heuristic"] = Sampler(order, NumberOf(heuristic.count))
     if order.critic is not None:
         undo = CriticUndo(critic=order.critic)
         found[f"{name}+undo"] = Sampler(order, remasker=undo)
