@@ -31,6 +31,8 @@ CASES: list[tuple[str, dict[str, Any], tuple[int, ...]]] = [
     ("sat9", {}, (5, 18)),
     ("sudoku9-easy", {"givens": 0}, (20,)),
     ("sudoku9", {"givens": 0}, (10, 40)),
+    ("addition", {"carry": 1.0}, (5, 10)),
+    ("zebra", {}, (16, 40)),
 ]
 
 

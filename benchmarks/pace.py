@@ -3,7 +3,7 @@
     python benchmarks/pace.py --runs runs/pace
 
 trains `sudoku9-pace-start`, a policy that reads the complete prediction and imitates an entropy bound, and from it
-`sudoku9-pace`, by reward for correct grids in few passes, for each seed (half an hour of a core), and decodes minimal 9x9
+`sudoku9-pace`, by reward for correct grids in few passes, for each seed (20 minutes of a core), and decodes minimal 9x9
 Sudokus. A policy is a curve over the level of its score above which it unmasks (`score_threshold`), a rule a curve over its
 values or budgets. The fronts of the seeds are averaged; 95 % intervals are of resamples of seeds and problems, and differences
 are paired. Compute counts the multiply-adds of denoiser and policy. `--limit` problems; what `pace.json` holds is not measured
@@ -32,7 +32,7 @@ from anyorder.training.fit import run_recipe
 from anyorder.training.recipes import load_recipe
 
 UNLIMITED = 81
-LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9, 0.97)
+LEVELS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 0.5, 0.7, 0.9, 0.97)
 RULES: dict[str, list[tuple[str, int]]] = {
     "even pace": [("confidence", steps) for steps in (5, 6, 8, 10, 12, 16)],
     "threshold": [(f"confidence@threshold:{level}", UNLIMITED) for level in (0.5, 0.7, 0.8, 0.9, 0.95, 0.99)],
@@ -40,7 +40,7 @@ RULES: dict[str, list[tuple[str, int]]] = {
     "entropy_bound": [(f"confidence@entropy_bound:{bound}", UNLIMITED) for bound in (1, 0.3, 0.1, 0.03, 0.01)],
     "entropy_share": [("confidence@entropy_share", steps) for steps in (5, 6, 7, 8, 10, 14, 20, UNLIMITED)],
 }
-BUDGETS = np.array([5.0, 6.0, 7.0, 8.0, 10.0])
+BUDGETS = np.array([5.0, 5.5, 6.0, 7.0, 8.0, 10.0])
 PROBLEMS = 66_000_000  # seed of the generator, which no recipe uses
 DRAWS = 2000
 

@@ -1,6 +1,7 @@
 """Recipes name parts: registered ones and references, each with the settings that it declares and no others."""
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +187,39 @@ def test_an_override_of_start_takes_the_place_of_the_policy() -> None:
     assert isinstance(found, RewardRecipe) and found.start == "runs/mine"
     with pytest.raises(BadInput, match="policy would have no effect"):
         load_recipe("sudoku4-upo", ["start=runs/mine", "policy.width=8"])
+
+
+SHIPPED_CRITICS = {
+    "sat9-critic": "sat9/order/critic", "sudoku9-critic": "sudoku9/order/critic", "sudoku9-easy-order": "sudoku9-easy/order",
+    "zebra-order": "zebra/order", "sudoku16-order": "sudoku16/order",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SHIPPED_CRITICS)
+def test_the_recipe_of_a_shipped_critic_names_the_settings_of_undo_that_are_shipped(name: str) -> None:
+    recipe = load_recipe(name)
+    assert isinstance(recipe, OrderRecipe)
+    config = json.loads((Path(anyorder.zoo.__file__).parent / SHIPPED_CRITICS[name] / "config.json").read_text())
+    shipped = {key: config["about"][key] for key in ("accept", "pace", "unsure_above") if key in config["about"]}
+    assert recipe.undo.model_dump(exclude_none=True) == shipped != {}
+
+
+def test_a_critic_is_saved_with_the_settings_of_undo_of_its_recipe(tmp_path: Path) -> None:
+    small = ["data.size=8", "run.steps=1", "run.batch_size=4"]
+    recipe = load_recipe("sudoku4-order", [*small, "undo.accept=0.7", "undo.pace=threshold:0.99"])
+    run_recipe(recipe, tmp_path / "fit", None)
+    critic = load_order(tmp_path / "fit", load_denoiser("sudoku4")).critic
+    assert critic is not None
+    assert (critic.accept, critic.pace, critic.unsure_above) == (0.7, "threshold:0.99", None)
+    again = load_recipe("sudoku4-order", [*small, f"start={tmp_path / 'fit'}", "undo.accept=0.8"])
+    run_recipe(again, tmp_path / "again", None)
+    critic = load_order(tmp_path / "again", load_denoiser("sudoku4")).critic
+    assert critic is not None
+    assert (critic.accept, critic.pace) == (0.8, "threshold:0.99")
+    with pytest.raises(BadInput, match="undo would have no effect: it needs objective"):
+        load_recipe("sudoku4-order", ["undo.accept=0.7", "objective.critic=false"])
+    with pytest.raises(BadInput, match=r"pace is 'thresold:0\.9': count rule 'thresold' is unknown"):
+        load_recipe("sudoku4-order", ["undo.pace=thresold:0.9"])
 
 
 def test_a_recipe_survives_being_written_and_read() -> None:

@@ -18,8 +18,8 @@ A part (an order, a count rule, a task, ...) is added in one of three ways:
 
 A part that takes arguments is a dataclass. Its fields are the only place where the arguments are declared: they give the types
 and the defaults, ``metadata={"help": ...}`` gives the help text, and ``metadata={"values": (...)}`` the values that
-`anyorder pareto` tries. In text, arguments follow the name: ``klass:0.9:0.01`` or ``klass:history=3``. A part that is registered
-with ``wraps="FIELD"`` takes a part of its own kind there: ``number_of:entropy_share:0.5``.
+`anyorder pareto` tries. In text, arguments follow the name: ``klass:0.9:0.01`` or ``klass:history=3``. A part that is
+registered with ``wraps="FIELD"`` takes a part of its own kind there: ``number_of:entropy_share:0.5``.
 """
 
 import dataclasses
@@ -164,9 +164,7 @@ class Registry:
         """All names, or those of the entries whose facts have these values. Built-in parts come first."""
         self._load_own()
         known = [*self._entries, *(name for name in self._others() if name not in self._entries)]
-        if not facts:
-            return known
-        return [n for n in known if all(self.entry(n).facts.get(key) == value for key, value in facts.items())]
+        return [n for n in known if not facts or all(self.entry(n).facts.get(k) == value for k, value in facts.items())]
 
     def entries(self) -> list[Entry]:
         """All entries; the packages of all entry points are imported."""
@@ -234,18 +232,15 @@ class Registry:
             if values:
                 raise BadInput(f"{self.kind} {text!r}: {name} takes no arguments")
             return entry.part
-        wraps = entry.facts.get("wraps")
-        if wraps is not None:
-            given = {wraps: self.make(":".join(values))} if values else {}
-        else:
-            given = self._given(entry, values, text)
+        wraps = entry.facts.get("wraps") if values else None
+        given = {wraps: self.make(":".join(values))} if wraps else self._given(entry, values, text)
         try:
             return entry.part(**given)
         except (ValueError, TypeError) as error:
             raise BadInput(f"{self.kind} {text!r}: {first_line(error)}") from error
 
     def usage(self, name: str) -> str:
-        """How a part is written: `klass[:CONFIDENCE[:KL[:HISTORY[:K]]]]`; one that wraps another part: `number_of[:RULE...]`."""
+        """How a part is written: `klass[:CONFIDENCE[:KL[:HISTORY[:K]]]]`, or `number_of[:RULE...]` if it wraps another part."""
         if wraps := self.entry(name).facts.get("wraps"):
             return f"{name}[:{wraps.upper()}...]"
         text = ""

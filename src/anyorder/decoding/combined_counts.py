@@ -80,7 +80,8 @@ class NumberOf(CountRule):
     """As many positions as a rule selects, but the best-scored ones: the rule says how many, and the order says which.
 
     Rules such as `threshold`, `entropy_bound`, `entropy_share` and `klass` choose by what the denoiser predicts, so that the
-    order makes no difference, or only where nothing is sure. With `number_of` a learned order has the pace of such a rule. (Ours.)
+    order makes no difference, or only where nothing is sure. With `number_of` a learned order has the pace of such a rule.
+    (Ours.)
 
     Args:
         rule: the rule that is asked for the number.

@@ -87,8 +87,8 @@ def heuristics(task: Task, compare: Compare) -> Report:
 
 
 def learned(order: LearnedOrder, heuristic: Sampler, name: str = "policy", *, slow: bool = True) -> dict[str, Sampler]:
-    """The samplers that use a policy: its order at an even pace and with as many positions per step as the best heuristic, and undo by its
-    critic, if it has one, after its own order, fast or one position at a time, and after the best heuristic."""
+    """The samplers that use a policy: its order at an even pace and with as many positions per step as the best heuristic, and
+    undo by its critic, if it has one, after its own order, fast or one position at a time, and after the best heuristic."""
     found = {name: Sampler(order)}
     adaptive_rule = heuristic.count != Sampler(order).count
     if adaptive_rule:

@@ -178,6 +178,7 @@ class OrderJob:
             self.policy = make_policy(denoiser, task, recipe.policy, critic=self.settings.critic, about=about)
         else:
             self.policy = LearnedOrder.from_pretrained(recipe.start, denoiser).policy
+        self.policy.about |= recipe.undo.model_dump(exclude_none=True)
         if self.settings.states == "drafts" and getattr(self.policy.settings, "history", False):
             raise BadInput("drafts do not tell with which probability a token was committed: set policy.history = false")
         self.path: Order | None = ORDERS.make(self.settings.path) if self.settings.path else None

@@ -10,6 +10,7 @@ from pydantic_core import to_jsonable_python
 
 from anyorder.errors import BadInput
 from anyorder.files import read_text
+from anyorder.registry import COUNT_RULES
 from anyorder.signatures import checked
 from anyorder.training.settings import (
     POLICY_WEIGHTS,
@@ -50,6 +51,23 @@ class DenoiserRecipe(_Recipe):
     masking: MaskingSettings = MaskingSettings()
 
 
+class UndoSettings(Section):
+    """What `undo` reads from the configuration of a critic, where it was validated on problems that training did not use."""
+
+    accept: float | None = Field(None, ge=0, le=1, description="a sequence with no token below this probability is accepted")
+    pace: str | None = Field(None, description="count rule of the first completion, such as threshold:0.99")
+    unsure_above: float | None = Field(None, ge=0, description="nats of the first prediction from which even_unsure is taken")
+
+    @model_validator(mode="after")
+    def _pace_is_known(self) -> "UndoSettings":
+        if self.pace is not None:
+            try:
+                COUNT_RULES.make(self.pace)
+            except BadInput as error:
+                raise ValueError(f"pace is {self.pace!r}: {error}") from error
+        return self
+
+
 class OrderRecipe(_Recipe):
     """Fit an order policy to a denoiser (a name, folder or hub id), frozen or trained with it (Algorithm 1)."""
 
@@ -59,6 +77,7 @@ class OrderRecipe(_Recipe):
     )
     policy: PolicySettings = Field(default_factory=PolicySettings)
     objective: ObjectiveSettings = Field(default_factory=ObjectiveSettings)
+    undo: UndoSettings = UndoSettings()
     start: str | None = Field(None, description="folder of a policy to start from, instead of a fresh one")
     train_denoiser: bool = Field(False, description="train the denoiser too, see `[joint]`")
     joint: JointSettings = JointSettings()
@@ -70,6 +89,8 @@ class OrderRecipe(_Recipe):
         masking, states = self.masking.model_fields_set, self.objective.states
         if self.start is not None and "policy" in self.model_fields_set:
             raise ValueError("policy would have no effect: the policy that start names brings its own settings")
+        if self.undo.model_fields_set and not self.objective.critic:
+            raise ValueError("undo would have no effect: it needs objective.critic = true")
         if self.joint.freeze_policy and (self.start is None or not self.train_denoiser):
             raise ValueError("joint.freeze_policy needs train_denoiser = true, and a policy that start names")
         if masking & {"schedule", "levels", "time_weight", "scope"} and states not in ("uniform", "drafts"):
