@@ -191,7 +191,7 @@ def test_an_override_of_start_takes_the_place_of_the_policy() -> None:
 
 SHIPPED_CRITICS = {
     "sat9-critic": "sat9/order/critic", "sudoku9-critic": "sudoku9/order/critic", "sudoku9-easy-order": "sudoku9-easy/order",
-    "zebra-order": "zebra/order", "sudoku16-order": "sudoku16/order",
+    "zebra-order": "zebra/order", "sudoku16-order": "sudoku16/order", "addition-order": "addition/order",
 }  # fmt: skip
 
 
