@@ -61,7 +61,14 @@ def main() -> None:
 
     def decode(name: str, sampler: Sampler, steps: int, seed: int = 0) -> tuple[np.ndarray, float]:
         """Outcomes (N,) and mean passes."""
-        key = f"{name}, {steps} steps, seed {seed}"
+        asked = (
+            words.model,
+            *words.generate,
+            words.limit,
+            words.first_seed,
+            *([words.order] if name[0] == "p" or "+" in name else []),
+        )
+        key = f"{name}, {steps} steps, seed {seed}, {' '.join(map(str, asked))}"
         if key not in found:
             bound = sampler.replace(steps=steps).bind(denoiser)
             out = decode_in_batches(denoiser, problems, bound, seed=seed, batch_size=words.batch_size, progress=None, name=key)

@@ -84,7 +84,8 @@ ARENAS = {
 NOT_MEANT = {
     "policy": "stands for the learned orders below", "gt_margin_planner": "listed below", "demask": "listed below",
     "eoser": "these sequences have no end that is generated", "even_blocks": "for blocks", "two_phase": "part of undo",
-    "deadline": "wraps another rule", "bernoulli": "for scores that are log-odds", "plackett_luce": "for learned scores",
+    "deadline": "wraps another rule",
+    "number_of": "wraps another rule", "bernoulli": "for scores that are log-odds", "plackett_luce": "for learned scores",
     "dynamic_plackett_luce": "for learned scores", "score_threshold": "for scores that are log-odds",
     "predicted_error": "for scores that are log-odds", "none": "all rows without a plus", "linear": "all rows without an @",
     "fixed": "the same as linear at a budget of one position per step", "ancestral": "as timesteps, but a drawn number",

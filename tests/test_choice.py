@@ -11,6 +11,8 @@ import torch
 from rich.console import Console
 
 import anyorder
+from anyorder.decoding.combined_counts import NumberOf
+from anyorder.decoding.counts import Threshold
 from anyorder.errors import BadInput
 from anyorder.evaluation.choice import adaptive, advice, best, choose, gain, heuristics, joined, learned
 from anyorder.evaluation.headroom_check import area_under_roc, headroom, recommendation
@@ -289,7 +291,8 @@ def test_samplers_with_a_critic_undo() -> None:
     order = load_order(Path(denoiser.own_order), denoiser)  # type: ignore[attr-defined]
     plain = learned(order, anyorder.Sampler.parse("confidence"))
     assert list(plain) == ["policy", "policy+undo", "policy+undo, one at a time", "heuristic+undo"]
-    assert "policy, pace of the heuristic" in learned(order, anyorder.Sampler.parse("confidence@threshold:0.9"))
+    paced = learned(order, anyorder.Sampler.parse("confidence@threshold:0.8"))["policy, pace of the heuristic"]
+    assert paced.count == NumberOf(Threshold(0.8)) and paced.order == order
     order.critic = None
     assert list(learned(order, anyorder.Sampler.parse("confidence"))) == ["policy"]
 

@@ -394,7 +394,7 @@ SMILES = (
 )  # fmt: skip
 COUNTS = ("linear", "cosine", "fixed:2", "threshold:0.6", "score_threshold:0.5", "factor:1.0", "entropy_bound:0.1",
           "entropy_share", "even_unsure", "klass:0.5:0.1:2", "predicted_error:0.3", "second_look", "first_hitting",
-          "first_hitting:3", "saber", "ascending", "dapd:0.03", "number_of:threshold:0.6")  # fmt: skip
+          "first_hitting:3", "saber", "ascending", "dapd:0.03", "number_of:entropy_share")  # fmt: skip
 ACTIONS = ("plackett_luce:0.5", "bernoulli:0.7", "dynamic_plackett_luce:1.0")
 UNNAMED = (
     "in_time", "in_time_cosine", "if_unsure", "timesteps", "timesteps_eps", "ancestral", "even_blocks", "even_blocks_2_steps",

@@ -101,6 +101,13 @@ def test_an_order_without_a_rule_has_a_curve_for_each_that_suits_it() -> None:
     assert [c.name for c in as_curves(["confidence+repredict"], HashDenoiser(), 57)] == ["confidence+repredict"]
 
 
+def test_a_rule_around_another_is_one_curve_over_budgets() -> None:
+    even, wrapped = as_curves(["confidence@linear", "confidence@number_of:threshold:0.8"], HashDenoiser(), 57)
+    assert wrapped.name == "confidence@number_of:threshold:0.8"
+    assert [point.steps for point in wrapped.points] == [point.steps for point in even.points] and len(even.points) == 6
+    assert {str(point.sampler.count) for point in wrapped.points} == {str(Sampler.parse(wrapped.name).count)}
+
+
 def test_orders_and_samplers_make_curves_under_their_labels() -> None:
     samplers = {"mine": confidence, "careful": Sampler("entropy", steps=9), "slow": Sampler("margin")}
     found = {curve.name: curve for curve in as_curves(samplers, HashDenoiser(), 10)}

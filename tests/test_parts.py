@@ -9,6 +9,7 @@ from torch import Tensor
 
 from anyorder.decoding.combined_counts import Deadline, NumberOf, TwoPhase
 from anyorder.decoding.counts import KLASS, CountRule, EvenBlocks, Fixed, Linear, Threshold
+from anyorder.decoding.loop import decode
 from anyorder.decoding.remaskers import CriticUndo
 from anyorder.decoding.sampler import Sampler
 from anyorder.decoding.tokens import Sample
@@ -22,6 +23,8 @@ from anyorder.parts import from_config, label_of, memories_of, rebuild, spelling
 from anyorder.prediction import Prediction
 from anyorder.registry import COUNT_RULES, ORDERS, REMASKERS, TOKEN_RULES, Registry
 from anyorder.state import DecodeState
+from anyorder.tasks import make_task
+from anyorder.zoo import load_denoiser
 from every_part import learned, named_count_rules, named_orders, orders, remaskers, token_rules
 
 
@@ -195,12 +198,38 @@ def test_a_part_inside_a_part_is_spelled_behind_it() -> None:
         assert spelling(rule, COUNT_RULES) == text
         assert COUNT_RULES.make(text) == rule
         assert Sampler.parse(f"margin@blocks:4@{text}").count == rule
-    assert COUNT_RULES.make("number_of") == NumberOf()
+    assert COUNT_RULES.make("number_of") == COUNT_RULES.make("anyorder.decoding.combined_counts:NumberOf") == NumberOf()
+    assert COUNT_RULES.make("anyorder.decoding.combined_counts:NumberOf:fixed:2") == NumberOf(Fixed(2))
     assert COUNT_RULES.usage("number_of") == "number_of[:RULE...]"
     with pytest.raises(BadInput, match="count rule 'thresold' is unknown"):
         COUNT_RULES.make("number_of:thresold:0.9")
     with pytest.raises(BadInput, match="threshold has no argument 'lvl'"):
         COUNT_RULES.make("deadline:threshold:lvl=0.9")
+    with pytest.raises(BadInput, match="more than 50 values"):
+        COUNT_RULES.make("number_of:" * 3000 + "linear")
+
+
+def test_a_rule_inside_a_rule_may_be_a_text_or_a_function() -> None:
+    def all_of_them(scores: Tensor, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
+        return scores > -torch.inf
+
+    assert NumberOf("fixed:2") == NumberOf(Fixed(2))  # type: ignore[arg-type]
+    assert Deadline("threshold:0.8", "fixed:3") == Deadline(Threshold(0.8), Fixed(3))  # type: ignore[arg-type]
+    denoiser, task = load_denoiser("sudoku4"), make_task("sudoku", box=2)
+    tokens = task.generate(2, 0, givens=6).tokens
+    for rules in ("", "@blocks:4"):
+        sampler = Sampler.parse(f"margin{rules}", steps=10).replace(count=NumberOf(all_of_them))  # type: ignore[arg-type]
+        assert decode(denoiser, tokens, sampler).nfe.tolist() == ([3, 3] if rules else [1, 1])
+    with pytest.raises(BadInput, match="rule is the class Fixed; make an instance of it"):
+        NumberOf(Fixed)  # type: ignore[arg-type]
+    with pytest.raises(BadInput, match="schedule is 3; it must be the name of a count rule"):
+        Deadline(Threshold(0.8), 3)  # type: ignore[arg-type]
+
+
+def test_a_rule_that_wraps_names_a_field_of_its_own() -> None:
+    registry = Registry("count rule", "none", ())
+    with pytest.raises(ValueError, match="'lost' is a dataclass without the field 'inner' that wraps names"):
+        registry.register("lost", wraps="inner")(NumberOf)
 
 
 def test_parts_that_text_cannot_say_have_a_label_that_tells_them_apart() -> None:

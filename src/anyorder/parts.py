@@ -122,7 +122,7 @@ def spelling(part: Any, registry: Registry) -> str:
         return text
     entry = registry.entry(text)
     arguments, wraps = entry.arguments, entry.facts.get("wraps")
-    plain = {argument.name for argument in arguments} if wraps is None else {wraps}
+    plain = {argument.name for argument in arguments} | {wraps}
     inner = [(field.default, getattr(part, field.name)) for field in dataclasses.fields(part) if field.name not in plain]
     if not all(value == default or (isinstance(default, Unbound) and default.stands_for(value)) for default, value in inner):
         raise BadInput(f"{text} has parts that differ from the defaults, which cannot be written as text")

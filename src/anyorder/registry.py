@@ -32,14 +32,14 @@ import sys
 import typing
 from collections.abc import Callable, Iterator
 from importlib import metadata
-from types import UnionType
 from typing import Any, TypeVar
 
 from anyorder.errors import BadInput, first_line
-from anyorder.signatures import check_argument
+from anyorder.signatures import check_argument, plain_type
 
 T = TypeVar("T")
 
+_DEEPEST = 50
 _END_OF_SENTENCE = re.compile(r"(?<!\beq)(?<!\bal)\. ")
 
 
@@ -79,8 +79,8 @@ class Entry:
 
     @property
     def arguments(self) -> tuple[Argument, ...]:
-        """The arguments that text can give: the plain fields of a dataclass."""
-        if not (inspect.isclass(self.part) and dataclasses.is_dataclass(self.part)):
+        """The arguments that text can give: the plain fields of a dataclass, none if it wraps another part."""
+        if self.facts.get("wraps") or not (inspect.isclass(self.part) and dataclasses.is_dataclass(self.part)):
             return ()
         hints = typing.get_type_hints(self.part)
         found = []
@@ -127,6 +127,9 @@ class Registry:
             old = self._entries.get(name)
             if old is not None and _address(old.part) != _address(part):
                 raise ValueError(f"the {self.kind} {name!r} is registered already, by {_address(old.part)}")
+            wraps = facts.get("wraps")
+            if wraps and wraps not in getattr(part, "__dataclass_fields__", {}):
+                raise ValueError(f"the {self.kind} {name!r} is a dataclass without the field {wraps!r} that wraps names")
             self._entries[name] = Entry(name, part, facts)
             return part
 
@@ -144,7 +147,8 @@ class Registry:
             if name in self._others():
                 self._load_entry_point(name)
             elif self.is_reference(name):
-                return Entry(name, _import(name, self.kind), {})
+                part = _import(name, self.kind)
+                return Entry(name, part, next((one.facts for one in self._entries.values() if one.part is part), {}))
             else:
                 raise self._unknown(name)
         return self._entries[name]
@@ -233,6 +237,8 @@ class Registry:
                 raise BadInput(f"{self.kind} {text!r}: {name} takes no arguments")
             return entry.part
         wraps = entry.facts.get("wraps") if values else None
+        if wraps and len(values) > _DEEPEST:
+            raise BadInput(f"{self.kind} {text[:60]!r}...: more than {_DEEPEST} values are no text of a part")
         given = {wraps: self.make(":".join(values))} if wraps else self._given(entry, values, text)
         try:
             return entry.part(**given)
@@ -322,16 +328,6 @@ class Registry:
             self._entries[name] = Entry(name, part, {})
 
 
-def plain_type(hint: Any) -> type | None:
-    """int, float, bool or str where a field holds one of them (or None); else None."""
-    if typing.get_origin(hint) in (typing.Union, UnionType):
-        inner = [argument for argument in typing.get_args(hint) if argument is not type(None)]
-        return plain_type(inner[0]) if len(inner) == 1 else None
-    if typing.get_origin(hint) is typing.Literal:
-        return str
-    return hint if hint in (int, float, bool, str) else None
-
-
 def _read(argument: Argument, text: str, where: str) -> Any:
     words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
     try:
@@ -364,7 +360,7 @@ ORDERS = Registry("order", "anyorder.orders", ("anyorder.orders",))
 
 COUNT_RULES = Registry("count rule", "anyorder.count_rules", ("anyorder.decoding",))
 """How many positions to unmask. Facts: `curve_for`, the kinds of orders ("heuristic", "supervised", "reward") with which
-`anyorder pareto` tries the rule by default."""
+`anyorder pareto` tries the rule by default; `wraps`, the field that holds another count rule."""
 
 TOKEN_RULES = Registry("token rule", "anyorder.token_rules", ("anyorder.decoding",))
 """Which token to put."""

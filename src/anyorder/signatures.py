@@ -79,3 +79,13 @@ def _classes_of(kind: Any) -> tuple[tuple[type, ...], str]:
     options = typing.get_args(kind) if isinstance(kind, UnionType) or typing.get_origin(kind) is typing.Union else (kind,)
     known = [_TYPES.get(each, (each, f"of the class {each.__name__}")) for each in (typing.get_origin(o) or o for o in options)]
     return tuple(taken for taken, _ in known), " or ".join(text for _, text in known)
+
+
+def plain_type(hint: Any) -> type | None:
+    """int, float, bool or str where a field holds one of them (or None); else None."""
+    if typing.get_origin(hint) in (typing.Union, UnionType):
+        inner = [argument for argument in typing.get_args(hint) if argument is not type(None)]
+        return plain_type(inner[0]) if len(inner) == 1 else None
+    if typing.get_origin(hint) is typing.Literal:
+        return str
+    return hint if hint in (int, float, bool, str) else None

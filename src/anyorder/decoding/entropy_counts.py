@@ -35,7 +35,7 @@ class EntropyShare(CountRule):
 
     A fixed bound is too strict for a small budget, whose last step then commits everything that is left, and too loose for a
     large one, which it does not use. In blocks, the steps left are divided among the masked positions. The order makes no
-    difference; `number_of` takes the number alone.
+    difference, but for budgets below `even_below`; `number_of` takes the number alone.
 
     As in `entropy_bound`, the most uncertain position of a prefix costs nothing, so every step may commit one unsure token
     beside the sure ones. With `counts_largest` the bound is on sum H: unsure tokens then wait until no other one is sure, which

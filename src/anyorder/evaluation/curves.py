@@ -125,7 +125,10 @@ def _curve(order: str, base: Sampler, rule: str, longest: int) -> Curve:
     name, given = COUNT_RULES.split(rule)
     text = ":".join(given)
     label = f"{order}@{name}" if name else order
-    arguments = COUNT_RULES.entry(name).arguments if name else ()
+    entry = COUNT_RULES.entry(name) if name else None
+    if entry is not None and entry.facts.get("wraps"):  # a curve over budgets, whatever is inside
+        label, name, text = f"{order}@{rule}", rule, ""
+    arguments = () if entry is None else entry.arguments
     if arguments:
         values = text.split("/") if text else [str(value) for value in arguments[0].values]
         spelled = [f"{name}:{value}" for value in _checked(values, label)]

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ConfigDict, ValidationError, create_model
 
 from anyorder.errors import first_line
-from anyorder.registry import plain_type
+from anyorder.signatures import plain_type
 
 Declared = dict[str, tuple[Any, Any]]
 """Type and default of each setting by name; the default of a required one is `...`."""
