@@ -129,7 +129,14 @@ def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, judge: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("target", [name for name, target in TARGETS.items() if "protein" not in target.tasks])
+@pytest.mark.parametrize(
+    "target",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name.endswith("-words") else ())  # the code of the one without -words
+        for name, target in TARGETS.items()
+        if "protein" not in target.tasks
+    ],
+)
 def test_every_target_runs_and_is_not_done_twice(target: str, tiny: Path) -> None:
     said: list[str] = []
     outcome = reproduce(target, "small", tiny, seeds=[0, 1], workers=1, say=said.append)

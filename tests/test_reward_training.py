@@ -330,7 +330,7 @@ def test_references_pull_the_policy(reference: str) -> None:
     """With nothing to earn, the divergence alone is left, and following its gradient lowers it."""
     settings = {"reference": reference, "beta": 1.0, "inner": 1}
     policy = {"top_positions": 3 if reference == "top_k" else 0}
-    recipe = recipe_of(update=settings, policy=policy, rollout={"group_size": 8}, run={"batch_size": 64})
+    recipe = recipe_of(update=settings, policy=policy, rollout={"group_size": 4}, run={"batch_size": 32})
     job = RewardJob(
         recipe, load_denoiser("sudoku4-weak"), TASK, reward=lambda end: torch.zeros(len(end.decoded.tokens))
     )  # fmt: skip
