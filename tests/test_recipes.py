@@ -24,7 +24,15 @@ from anyorder.training.fit import default_fit, fit_order, fit_order_by_reward, r
 from anyorder.training.joint import JointJob
 from anyorder.training.objectives import Truth
 from anyorder.training.order import untrained_order
-from anyorder.training.recipes import AnyRecipe, OrderRecipe, RewardRecipe, load_recipe, recipe_names, validate_recipe
+from anyorder.training.recipes import (
+    AnyRecipe,
+    OrderRecipe,
+    RewardRecipe,
+    UndoSettings,
+    load_recipe,
+    recipe_names,
+    validate_recipe,
+)
 from anyorder.training.reward import RewardJob
 from anyorder.training.rewards import Outcome
 from anyorder.training.settings import ObjectiveSettings, PolicySettings
@@ -189,19 +197,30 @@ def test_an_override_of_start_takes_the_place_of_the_policy() -> None:
         load_recipe("sudoku4-upo", ["start=runs/mine", "policy.width=8"])
 
 
-SHIPPED_CRITICS = {
-    "sat9-critic": "sat9/order/critic", "sudoku9-critic": "sudoku9/order/critic", "sudoku9-easy-order": "sudoku9-easy/order",
-    "zebra-order": "zebra/order", "sudoku16-order": "sudoku16/order", "addition-order": "addition/order",
-}  # fmt: skip
+def undo_of(folder: Path) -> dict[str, Any]:
+    """What a shipped critic tells `undo`."""
+    about = json.loads((folder / "config.json").read_text()).get("about", {})
+    return {key: about[key] for key in UndoSettings.model_fields if key in about}
 
 
-@pytest.mark.parametrize("name", SHIPPED_CRITICS)
-def test_the_recipe_of_a_shipped_critic_names_the_settings_of_undo_that_are_shipped(name: str) -> None:
-    recipe = load_recipe(name)
+CRITICS = sorted(
+    folder
+    for pattern in ("*/order", "*/order/critic")
+    for folder in Path(anyorder.zoo.__file__).parent.glob(pattern)
+    if (folder / "config.json").is_file() and undo_of(folder)
+)
+
+
+@pytest.mark.parametrize("folder", CRITICS, ids=lambda folder: "-".join(folder.parts[-3:]))
+def test_the_recipe_of_a_shipped_critic_names_the_settings_of_undo_that_are_shipped(folder: Path) -> None:
+    model = folder.parts[len(Path(anyorder.zoo.__file__).parent.parts)]
+    recipe = load_recipe(f"{model}-{folder.name}")  # the folder is called order or critic
     assert isinstance(recipe, OrderRecipe)
-    config = json.loads((Path(anyorder.zoo.__file__).parent / SHIPPED_CRITICS[name] / "config.json").read_text())
-    shipped = {key: config["about"][key] for key in ("accept", "pace", "unsure_above") if key in config["about"]}
-    assert recipe.undo.model_dump(exclude_none=True) == shipped != {}
+    assert recipe.undo.model_dump(exclude_none=True) == undo_of(folder)
+
+
+def test_shipped_critics_with_settings_of_undo_are_found() -> None:
+    assert len(CRITICS) >= 6
 
 
 def test_a_critic_is_saved_with_the_settings_of_undo_of_its_recipe(tmp_path: Path) -> None:

@@ -1,14 +1,12 @@
 """Count rules that are made of others."""
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from anyorder.decoding.counts import CountRule, FunctionRule, Linear, Threshold, not_in_blocks, top
+from anyorder.decoding.counts import CountRule, Linear, Threshold, as_rule, not_in_blocks, top
 from anyorder.decoding.entropy_counts import EntropyShare, EvenUnsure
-from anyorder.decoding.part_checks import checked_part
 from anyorder.errors import check_number
 from anyorder.memory import FirstEntropy, Memory
 from anyorder.prediction import Prediction
@@ -92,7 +90,7 @@ class NumberOf(CountRule):
     rule: CountRule = EntropyShare()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "rule", _as_rule("rule", self.rule))
+        object.__setattr__(self, "rule", as_rule("rule", self.rule))
 
     def __call__(self, scores: Tensor, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
         return top(scores, self.rule(scores, state, prediction, remasked).sum(dim=1))
@@ -121,8 +119,8 @@ class Deadline(CountRule):
     schedule: CountRule = Linear()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "rule", _as_rule("rule", self.rule))
-        object.__setattr__(self, "schedule", _as_rule("schedule", self.schedule))
+        object.__setattr__(self, "rule", as_rule("rule", self.rule))
+        object.__setattr__(self, "schedule", as_rule("schedule", self.schedule))
 
     def __call__(self, scores: Tensor, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
         chosen = self.rule(scores, state, prediction, remasked)
@@ -136,13 +134,3 @@ class Deadline(CountRule):
     def closes(self, state: DecodeState) -> Tensor | None:
         """See `CountRule`."""
         return self.schedule.closes(state)
-
-
-def _as_rule(field: str, rule: Any) -> CountRule:
-    """A count rule by its text, as a function or as it is.
-
-    Raises:
-        BadInput: it is none.
-    """
-    made = checked_part(field, COUNT_RULES.make(rule) if isinstance(rule, str) else rule, "count rule")
-    return made if isinstance(made, CountRule) else FunctionRule(made)

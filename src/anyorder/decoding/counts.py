@@ -8,12 +8,13 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from anyorder.decoding.blocks import block_of, blocks_of
+from anyorder.decoding.part_checks import checked_part
 from anyorder.errors import BadInput, check_number
 from anyorder.memory import Drift, Memory
 from anyorder.prediction import Prediction
@@ -60,6 +61,16 @@ class FunctionRule(CountRule):
 
     def __call__(self, scores: Tensor, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
         return self.function(scores, state, prediction, remasked)
+
+
+def as_rule(field: str, rule: Any) -> CountRule:
+    """A count rule by its text, as a function or as it is; `field` is what errors call it.
+
+    Raises:
+        BadInput: it is none.
+    """
+    made = checked_part(field, COUNT_RULES.make(rule) if isinstance(rule, str) else rule, "count rule")
+    return made if isinstance(made, CountRule) else FunctionRule(made)
 
 
 def checked_selection(selected: object, state: DecodeState) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 from anyorder.decoding.blocks import check_fits_denoiser
 from anyorder.decoding.cache import Cache, Refresh, check_cache
 from anyorder.decoding.caches import CacheRule, none
-from anyorder.decoding.counts import CountRule, FunctionRule
+from anyorder.decoding.counts import CountRule, FunctionRule, as_rule
 from anyorder.decoding.order_text import as_order, order_text
 from anyorder.decoding.part_checks import check_numbers, checked_part
 from anyorder.decoding.remaskers import Absorbing, Remasker
@@ -89,11 +89,9 @@ class Sampler(Pushable):
         remasker = _made(self.remasker, REMASKERS)
         if not isinstance(remasker, Remasker):
             raise BadInput(f"remasker is {remasker!r}; it must be the name of a remasker, or a `Remasker`")
-        rule = (
-            remasker.usual_count if self.count is None else checked_part("count", _made(self.count, COUNT_RULES), "count rule")
-        )
+        rule = as_rule("count", remasker.usual_count if self.count is None else self.count)
         object.__setattr__(self, "order", checked_part("order", as_order(self.order), "order"))
-        object.__setattr__(self, "count", rule if isinstance(rule, CountRule) else FunctionRule(rule))
+        object.__setattr__(self, "count", rule)
         object.__setattr__(self, "token", checked_part("token", _made(self.token, TOKEN_RULES), "token rule"))
         object.__setattr__(self, "remasker", remasker)
         for part in (self.count, self.token, self.remasker):

@@ -10,7 +10,6 @@ from pydantic_core import to_jsonable_python
 
 from anyorder.errors import BadInput
 from anyorder.files import read_text
-from anyorder.registry import COUNT_RULES
 from anyorder.signatures import checked
 from anyorder.training.settings import (
     POLICY_WEIGHTS,
@@ -29,6 +28,7 @@ from anyorder.training.settings import (
     Section,
     TaskSettings,
     UpdateSettings,
+    check_count,
 )
 
 
@@ -60,11 +60,7 @@ class UndoSettings(Section):
 
     @model_validator(mode="after")
     def _pace_is_known(self) -> "UndoSettings":
-        if self.pace is not None:
-            try:
-                COUNT_RULES.make(self.pace)
-            except BadInput as error:
-                raise ValueError(f"pace is {self.pace!r}: {error}") from error
+        check_count("pace", self.pace)
         return self
 
 

@@ -311,7 +311,9 @@ class UpdateSettings(Section):
             raise ValueError("update.beta > 0 and update.reference need each other: set both or neither")
         _useless(self.given("reference_temperature"), self.reference != "softmax", 'update.reference = "softmax"')
         _useless(self.given("imitate", "imitate_level", "imitate_count"), not self.imitation, "update.imitation above 0")
-        _check_count(self.imitate_count, self.imitate_level)
+        if self.imitate_count is not None and self.imitate_level is not None:
+            raise ValueError("imitate_count and imitate_level both say what is imitated: set one of them")
+        check_count("imitate_count", self.imitate_count)
         _useless(self.given("lr_scale"), not self.train_denoiser, "update.train_denoiser = true")
         return self
 
@@ -368,16 +370,13 @@ def _check_order(key: str, name: str) -> None:
         raise ValueError(f"{key} is {name!r}: {error}") from error
 
 
-def _check_count(rule: str | None, level: float | None) -> None:
-    """Raise ValueError if this is no count rule, or a level is given too."""
-    if rule is None:
-        return
-    if level is not None:
-        raise ValueError("imitate_count and imitate_level both say what is imitated: set one of them")
+def check_count(key: str, rule: str | None) -> None:
+    """Raise ValueError if a key names no count rule; None is none that is asked for."""
     try:
-        COUNT_RULES.make(rule)
+        if rule is not None:
+            COUNT_RULES.make(rule)
     except BadInput as error:
-        raise ValueError(f"imitate_count is {rule!r}: {error}") from error
+        raise ValueError(f"{key} is {rule!r}: {error}") from error
 
 
 def _draws(rule: Any) -> bool:
