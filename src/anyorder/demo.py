@@ -14,6 +14,7 @@ from anyorder.cli.options import ProgressBar, wide_console
 from anyorder.decoding.loop import decode
 from anyorder.decoding.sampler import Sampler
 from anyorder.denoisers.base import Denoiser
+from anyorder.denoisers.shared_passes import SharedPasses
 from anyorder.evaluation.comparison import evaluate
 from anyorder.evaluation.results import Report
 from anyorder.evaluation.saved import save_trajectories
@@ -77,6 +78,7 @@ def run_demo(folder: Path, instances: int, seed: int | None) -> None:
     samplers |= {text: text for text in ("policy", *_UNDO, "oracle")}
     with ProgressBar(Console(stderr=True)) as progress:
         told: dict[str, Any] = {"seed": seed, "progress": progress, "meta": meta, "watch": watch}
+        told["shared"] = SharedPasses(denoiser)
         report = evaluate(denoiser, task, puzzles, samplers, _STEPS, **told)
         more = evaluate(denoiser, task, puzzles, [heuristics[-1], *_UNDO], _MORE_STEPS, **told)
     report = replace(report, results=[*report.results, *more.results], comparisons=[*report.comparisons, *more.comparisons])

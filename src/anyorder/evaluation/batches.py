@@ -4,11 +4,13 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from anyorder.decoding.caches import none
 from anyorder.decoding.callbacks import Callback
 from anyorder.decoding.loop import decode
 from anyorder.decoding.result import Decoded
 from anyorder.decoding.sampler import Sampler
 from anyorder.denoisers.base import Denoiser
+from anyorder.denoisers.shared_passes import SharedPasses
 from anyorder.ends import Ends
 from anyorder.errors import check_number
 from anyorder.processes import Shard
@@ -59,3 +61,9 @@ def decode_in_batches(
             progress(name, sum(len(part.tokens) for part in parts), sum(len(index) for index in mine))
     decoded_order = torch.cat([index for share in shares for index in share])
     return Decoded.join([part for share in shard.gather(parts) for part in share])[decoded_order.argsort()]
+
+
+def model_for(sampler: Sampler, denoiser: Denoiser, shared: SharedPasses | None) -> Denoiser:
+    """The denoiser for a sampler: with shared passes, unless it reads attention or has a cache of its own."""
+    alone = shared is None or sampler.reads_attention or sampler.cache is not none
+    return denoiser if alone else shared  # type: ignore[return-value]

@@ -17,8 +17,9 @@ from anyorder.decoding.result import Decoded
 from anyorder.decoding.sampler import Sampler
 from anyorder.decoding.tokens import TokenRule
 from anyorder.denoisers.base import Denoiser
+from anyorder.denoisers.shared_passes import SharedPasses
 from anyorder.errors import BadInput, counted
-from anyorder.evaluation.batches import Progress, decode_in_batches
+from anyorder.evaluation.batches import Progress, decode_in_batches, model_for
 from anyorder.evaluation.results import Report, Result, compare_all
 from anyorder.evaluation.samplers import Samplers, as_samplers, check_oracles, kind_of, with_noise
 from anyorder.evaluation.statistics import mean_interval, share_interval, wilson
@@ -54,6 +55,7 @@ def evaluate(
     watch: Watch | None = None,
     shard: Shard = Shard(),
     strict: bool = True,
+    shared: SharedPasses | None = None,
 ) -> Report:
     """Decode the same instances with every sampler, number of steps and scale of noise.
 
@@ -74,13 +76,18 @@ def evaluate(
         watch: records how its problems, the first of `instances`, are decoded.
         shard: this process, if several processes call this; each returns the same report, except for the seconds.
         strict: a policy that was fitted to another denoiser is an error; otherwise a warning.
+        shared: keeps the denoiser's predictions for states that several samplers, or several calls, meet. The report is the
+            same, except for the seconds, which then say nothing about a sampler.
 
     Raises:
-        BadInput: task and denoiser do not match, an oracle without known solutions, two equal labels, or an unknown `against`.
+        BadInput: task and denoiser do not match, an oracle without known solutions, two equal labels, an unknown `against`, or
+            `shared` of another denoiser.
     """
     denoiser, task, instances = loaded(denoiser, task, instances)
     bound = {label: s.bind(denoiser, strict=strict) for label, s in as_samplers(samplers, count=count, token=token).items()}
     check_oracles(bound, instances)
+    if shared is not None and shared.denoiser is not denoiser:
+        raise BadInput("these shared passes are of another denoiser: make them with SharedPasses(denoiser)")
     if against != "best" and against not in bound:
         raise BadInput(f"cannot compare with {against!r}: it is not among the samplers {', '.join(bound)}")
     budgets = list(steps) if isinstance(steps, Iterable) and not isinstance(steps, str) else [steps]
@@ -101,8 +108,8 @@ def evaluate(
                 on_step = () if watch is None else watch.record(seed)
                 began = time.perf_counter()
                 decoded = decode_in_batches(
-                    denoiser, instances, sampler, seed=seed, batch_size=batch_size, progress=progress, name=name, shard=shard,
-                    ends=task.stops_at, on_step=on_step,
+                    model_for(sampler, denoiser, shared), instances, sampler, seed=seed, batch_size=batch_size,
+                    progress=progress, name=name, shard=shard, ends=task.stops_at, on_step=on_step,
                 )  # fmt: skip
                 seconds = time.perf_counter() - began
                 if watch is not None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from anyorder.decoding.sampler import Sampler
 from anyorder.decoding.step import StepOutput
 from anyorder.denoisers.base import Denoiser
+from anyorder.denoisers.shared_passes import SharedPasses
 from anyorder.errors import BadInput
 from anyorder.evaluation.batches import Progress, decode_in_batches
 from anyorder.evaluation.calibration import Calibration, path_calibration
@@ -129,21 +130,29 @@ def headroom(
     if samplers is None:
         samplers = {**baselines(task), **adaptive(every=False), **oracles()}
     stages = Stages()
-    report = evaluate(denoiser, task, instances, samplers, steps, **asked)
+    shared = SharedPasses(denoiser)
+    report = evaluate(denoiser, task, instances, samplers, steps, shared=shared, **asked)
     stages.lap("heuristics and oracles")
-    every, first = path_calibration(denoiser, instances, steps, batch_size)
+    every, first = path_calibration(shared, instances, steps, batch_size)
     stages.lap("calibration")
-    several = several_solutions(denoiser, task, instances, batch_size)
+    several = several_solutions(shared, task, instances, batch_size, steps)
     stages.lap("several solutions")
     probe = None
     if updates and len(instances) >= FEWEST:
-        probe = _probe(denoiser, task, instances, steps, updates, best(report, "heuristic").order, asked)
+        probe = _probe(denoiser, shared, task, instances, steps, updates, best(report, "heuristic").order, asked)
         stages.lap("probe")
     return Headroom(report, every, first, probe, several, stages)
 
 
 def _probe(
-    denoiser: Any, task: Task, instances: Instances, steps: int, updates: int, heuristic: str, asked: dict[str, Any]
+    denoiser: Any,
+    shared: SharedPasses,
+    task: Task,
+    instances: Instances,
+    steps: int,
+    updates: int,
+    heuristic: str,
+    asked: dict[str, Any],
 ) -> Probe:
     """Fit a policy to the first half of the problems, find there from which doubt on its critic rejects a sequence, and measure
     both on the second half."""
@@ -154,7 +163,7 @@ def _probe(
             denoiser, task, first, folder, steps=updates, batch_size=32, seed=asked["seed"],
             console=Console(quiet=True),
         )  # fmt: skip
-    if order.critic is not None and (level := accept_level(review(denoiser, task, first, order, steps, **asked))) is not None:
+    if order.critic is not None and (level := accept_level(review(shared, task, first, order, steps, **asked))) is not None:
         order.policy.about["accept"] = level
     try:
         plain = Sampler.parse(heuristic)
@@ -162,9 +171,9 @@ def _probe(
         plain = Sampler.parse("confidence")
         heuristic = "confidence"
     samplers = {heuristic: plain, **learned(order, plain, slow=steps > rest.longest)}
-    report = evaluate(denoiser, task, rest, samplers, steps, **asked)
+    report = evaluate(denoiser, task, rest, samplers, steps, shared=shared, **asked)
     gains = [gain(report, r.order, heuristic) for r in report.results if r.order != heuristic]
-    auroc = _auroc(denoiser, rest, order, steps, asked)
+    auroc = _auroc(shared, rest, order, steps, asked)
     return Probe(updates, *auroc, report, gains)
 
 

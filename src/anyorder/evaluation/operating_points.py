@@ -9,8 +9,9 @@ import numpy as np
 
 from anyorder.decoding.tokens import TokenRule
 from anyorder.denoisers.base import Denoiser
+from anyorder.denoisers.shared_passes import SharedPasses
 from anyorder.errors import BadInput, counted
-from anyorder.evaluation.batches import Progress, decode_in_batches
+from anyorder.evaluation.batches import Progress, decode_in_batches, model_for
 from anyorder.evaluation.comparison import environment
 from anyorder.evaluation.curves import Curves, as_curves, noisy
 from anyorder.evaluation.fronts import area, attained, non_dominated
@@ -158,12 +159,12 @@ def pareto(
     ]  # fmt: skip
     if not wanted:
         raise BadInput("there is nothing to measure: give at least one sampler, and None or a length as blocks")
-    points = []
+    points, shared = [], SharedPasses(denoiser)
     for number, (name, label, block, sampler) in enumerate(wanted, start=1):
         said = f"{number} of {len(wanted)}: {label}, {mode_name(block)}"
         decoded = decode_in_batches(
-            denoiser, instances, sampler, seed=seed, batch_size=batch_size, progress=progress, name=said, shard=shard,
-            ends=task.stops_at,
+            model_for(sampler, denoiser, shared), instances, sampler, seed=seed, batch_size=batch_size, progress=progress,
+            name=said, shard=shard, ends=task.stops_at,
         )  # fmt: skip
         checked = checked_result(task, instances, decoded.tokens)
         correct, cells = checked.instance_correct.numpy(), checked.cell_accuracy.numpy()

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from anyorder.decoding.sampler import Sampler
 from anyorder.decoding.tokens import Sample
+from anyorder.denoisers.shared_passes import SharedPasses
 from anyorder.errors import BadInput, counted
 from anyorder.evaluation.batches import Progress
 from anyorder.evaluation.choice import Compare, Gain, advice, best, choose, gain, heuristics, joined, learned, oracles
@@ -129,6 +130,7 @@ class _Run:
     def __init__(self, settings: FitSettings, bench: Bench, console: Console, progress: Progress | None) -> None:
         self.settings, self.bench, self.console, self.progress = settings, bench, console, progress
         self.samplers: dict[str, Sampler] = {}
+        self.shared = SharedPasses(bench.denoiser)
         sequences = isinstance(bench.task, Sequences)
         self.hidden = f", {100 * settings.hide:.0f} % of their symbols hidden" if sequences else ""
 
@@ -142,7 +144,7 @@ class _Run:
             self.samplers |= samplers
             return evaluate(
                 bench.denoiser, bench.task, instances, samplers, settings.steps or instances.longest, seed=settings.seed,
-                batch_size=settings.batch_size, progress=self.progress, meta=meta,
+                batch_size=settings.batch_size, progress=self.progress, meta=meta, shared=self.shared,
             )  # fmt: skip
 
         return compare
@@ -167,7 +169,7 @@ class _Run:
         settings, bench = self.settings, self.bench
         steps = settings.steps or bench.validation.longest
         found = review(
-            bench.denoiser, bench.task, bench.validation, order, steps, seed=settings.seed, batch_size=settings.batch_size,
+            self.shared, bench.task, bench.validation, order, steps, seed=settings.seed, batch_size=settings.batch_size,
             progress=self.progress,
         )  # fmt: skip
         level = accept_level(found)

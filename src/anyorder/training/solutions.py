@@ -28,13 +28,16 @@ def share_with_several(task: Task, instances: Instances, *decoded: Tensor) -> fl
     return float(several.double().mean())
 
 
-def several_solutions(denoiser: Denoiser, task: Task, instances: Instances, batch_size: int = _PROBLEMS) -> float:
-    """`share_with_several` of up to 64 problems, which are decoded by the confidence order and in random order."""
+def several_solutions(
+    denoiser: Denoiser, task: Task, instances: Instances, batch_size: int = _PROBLEMS, steps: int = 0
+) -> float:
+    """`share_with_several` of up to 64 problems, which are decoded by the confidence order and in random order, in 16 steps or
+    more."""
     some = instances[slice(0, _PROBLEMS)]
     if some.x0 is None or isinstance(task, Sequences):
         return 0.0
     parts = [(start, some.tokens[start : start + batch_size]) for start in range(0, len(some), batch_size)]
-    samplers = (Sampler(order, steps=_STEPS) for order in (confidence, random))
+    samplers = (Sampler(order, steps=max(steps, _STEPS)) for order in (confidence, random))
     decoded = (
         torch.cat([decode(denoiser, part, sampler, seeds=start).tokens for start, part in parts]) for sampler in samplers
     )
