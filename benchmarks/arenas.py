@@ -22,7 +22,6 @@ outcomes of the problems, averaged over the seeds. Intervals are 95 % bootstrap 
 """
 
 import argparse
-import itertools
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,6 +43,7 @@ from anyorder.files import write_json, write_text
 from anyorder.prediction import Prediction
 from anyorder.state import DecodeState
 from anyorder.tasks import Instances
+from anyorder.tasks.sudoku_classes import classes_of
 from anyorder.training.fit import run_recipe
 from anyorder.training.order import untrained_order
 from anyorder.training.recipes import load_recipe
@@ -109,39 +109,17 @@ ARENAS = {
 CPU = [name for name in ARENAS if name != "zebra"]  # its orders need a GPU
 
 
-def classes_of(puzzles: Tensor) -> np.ndarray:
-    """A number for each 4x4 puzzle (N, 16), 0 where it is empty: equal for puzzles that differ in the names of the digits, the
-    order of rows within a band, of bands, of columns likewise, or by transposition. int64 (N,)."""
-    lines = [line for line in itertools.permutations(range(4)) if line[0] // 2 == line[1] // 2]
-    cells, least = np.arange(16).reshape(4, 4), np.full(len(puzzles), np.iinfo(np.int64).max)
-    rows, weights = np.arange(len(puzzles)), 5 ** np.arange(16)[::-1].astype(np.int64)
-    for grid, down, across in itertools.product((cells, cells.T), lines, lines):
-        moved = puzzles.numpy()[:, grid[list(down)][:, list(across)].ravel()]
-        names, used, number = (
-            np.zeros((len(moved), 5), np.int64),
-            np.zeros(len(moved), np.int64),
-            np.zeros(len(moved), np.int64),
-        )
-        for cell, weight in zip(moved.T, weights, strict=True):  # digits get their names in the order in which they occur
-            fresh = (cell > 0) & (names[rows, cell] == 0)
-            used += fresh
-            names[rows[fresh], cell[fresh]] = used[fresh]
-            number += weight * names[rows, cell] * (cell > 0)
-        least = np.minimum(least, number)
-    return least
-
-
 def in_second_half(puzzles: Tensor, known: np.ndarray) -> np.ndarray:
     """Whether the class of each puzzle is in the half that no order is trained on, bool (N,), given all classes."""
     shuffled = np.random.default_rng(0).permutation(np.unique(known))
-    return np.isin(classes_of(puzzles), shuffled[len(shuffled) // 2 :])
+    return np.isin(classes_of(puzzles.numpy()), shuffled[len(shuffled) // 2 :])
 
 
 def training_half(arena: Arena, path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
     """All classes of the order's training problems, and overrides by which it trains on the first half of them, in a file."""
     data, task = load_recipe(arena.order, list(arena.order_set)).data, anyorder.tasks.make_task("sudoku", box=2)
     found = task.generate(data.size, data.seed, **data.options)
-    known = classes_of(found.tokens)
+    known = classes_of(found.tokens.numpy())
     kept = found[torch.from_numpy(np.flatnonzero(~in_second_half(found.tokens, known)))]
     assert kept.x0 is not None
     lines = [

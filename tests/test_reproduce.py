@@ -39,9 +39,10 @@ from anyorder.reproduce import (
     trainings,
 )
 from anyorder.reproduce.outcome import difference, interval, percent
-from anyorder.reproduce.reward import SMALL, VARIANTS, RewardSetting, share
+from anyorder.reproduce.reward import SEEN, UNSEEN, VARIANTS, RewardSetting, share
 from anyorder.reproduce.study import Decoding, Setting, Study
-from anyorder.tasks import make_task
+from anyorder.tasks import Instances, make_task
+from anyorder.tasks.sudoku_classes import classes_of
 from anyorder.training.checkpoint import list_checkpoints
 from anyorder.training.recipes import load_recipe, recipe_names
 from anyorder.zoo import load_denoiser
@@ -65,9 +66,9 @@ def tiny_setting() -> Setting:
 
 
 def tiny_reward() -> RewardSetting:
-    return replace(SMALL, problems=6, reward_changes=(
+    return replace(SEEN, problems=6, reward_changes=(
         "run.steps=8", "run.batch_size=12", "run.log_steps=4", "update.imitation=1", "data.size=40"),
-        policy_changes=(*SMALL.policy_changes, "run.steps=2", "data.size=40"))  # fmt: skip
+        policy_changes=(*SEEN.policy_changes, "run.steps=2", "data.size=40"))  # fmt: skip
 
 
 def tiny_speed() -> speed.SpeedSetting:
@@ -111,7 +112,8 @@ def tiny_judged(judge: Path) -> language.LanguageSetting:
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, judge: Path) -> Path:
     monkeypatch.setitem(package.SCALES, "small", dict.fromkeys(("sudoku", "sat", "sorting", "tsp"), tiny_setting()))
-    monkeypatch.setitem(package.SCALES["small"], "sudoku4", tiny_reward())
+    for name in ("sudoku4", "sudoku4-unseen"):  # one key, so one set of models
+        monkeypatch.setitem(package.SCALES["small"], name, tiny_reward())
     for name in ("sudoku9-speed", "words-speed"):
         monkeypatch.setitem(package.SCALES["small"], name, replace(tiny_speed(), key=name))
     monkeypatch.setattr(stochastic, "_HALVINGS", 2)
@@ -271,10 +273,23 @@ def test_the_interval_of_a_share_ends_at_one() -> None:
 
 def test_the_help_lists_targets_by_the_models_that_they_train() -> None:
     assert trainings("upo-figure1") == 0
-    assert trainings("upo-table2") == 7 * 3
+    assert trainings("upo-table2") == 2 * 7 * 3
     described = describe_targets()
     assert described.startswith("upo-figure1 (0 trainings")
-    assert "upo-table2 (21 trainings, 15 min)" in described
+    assert "upo-table2 (42 trainings, 40 min)" in described
+
+
+def test_the_control_for_memory_is_tested_on_classes_that_no_order_was_trained_on() -> None:
+    def classes(found: Instances) -> set[int]:
+        return set(classes_of(found.tokens.numpy()).tolist())
+
+    tested = classes(make_task("sudoku", box=2).generate(60, 999_999, **UNSEEN.generate))
+    by_reward = load_recipe(UNSEEN.reward, list(UNSEEN.reward_changes)).data
+    supervised = load_recipe(UNSEEN.adaptive, list(UNSEEN.policy_changes)).data
+    trained = [classes(make_task("sudoku", box=2).generate(60, 0, **data.options)) for data in (by_reward, supervised)]
+    assert len(tested) > 20 and not tested & trained[0] and not tested & trained[1]
+    seen = classes(make_task("sudoku", box=2).generate(60, 999_999, **SEEN.generate))
+    assert seen & tested and seen & trained[0]
 
 
 def test_the_recipes_of_both_scales_can_be_loaded() -> None:
@@ -317,11 +332,11 @@ _LONG = """
 import sys
 from dataclasses import replace
 from pathlib import Path
-from anyorder.reproduce.reward import SMALL, RewardStudy
+from anyorder.reproduce.reward import SEEN, RewardStudy
 from anyorder.reproduce.study import Decoding
 
 if __name__ == "__main__":
-    setting = replace(SMALL, problems=6, reward_changes=("run.steps=80000", "run.batch_size=12", "data.size=40"))
+    setting = replace(SEEN, problems=6, reward_changes=("run.steps=80000", "run.batch_size=12", "data.size=40"))
     wanted = [Decoding(setting, f"reward/none/{seed}", ("policy",), 8) for seed in range(6)]
     RewardStudy(Path(sys.argv[1])).decode_all(wanted, 2, print)
 """

@@ -13,7 +13,9 @@ from anyorder.decoding.loop import decode
 from anyorder.decoding.sampler import Sampler
 from anyorder.errors import BadInput
 from anyorder.tasks.sudoku import Sudoku
+from anyorder.tasks.sudoku_classes import classes_of
 from anyorder.tasks.sudoku_rules import TECHNIQUES, count_solutions, generate_many, grade
+from anyorder.tasks.vocabulary import YE_VOCABULARY
 from anyorder.zoo import load_denoiser
 from conftest import shared_file
 
@@ -255,3 +257,27 @@ def test_the_shipped_samplers_are_above_random_where_puzzles_have_many_solutions
         tokens = decode(denoiser, problems.tokens, Sampler.parse(order, steps=20)).tokens
         solved[order] = int(task.check(problems, tokens).instance_correct.sum())
     assert solved["policy+undo"] >= max(solved["random"], solved["confidence"]) + 4, solved
+
+
+def test_halves_are_of_classes_up_to_symmetry() -> None:
+    task = Sudoku(2)
+    first, second = (task.generate(80, 3, givens=8, unique=False, half=half) for half in ("first", "second"))
+    assert len(first) == len(second) == 80
+    assert not set(classes_of(first.tokens.numpy())) & set(classes_of(second.tokens.numpy()))
+    every = task.generate(400, 3, givens=8, unique=False)
+    rows = {tuple(row) for row in every.tokens.tolist()}
+    assert {tuple(row) for part in (first, second) for row in part.tokens.tolist()[:60]} <= rows  # the same puzzles, sorted
+    assert first.x0 is not None
+    _, moved = task.augment(first.x0, first.tokens, np.random.default_rng(0))
+    assert not torch.equal(moved, first.tokens)
+    assert (classes_of(moved.numpy()) == classes_of(first.tokens.numpy())).all()
+    prefix = Sudoku(2, layout="prefix").generate(20, 3, givens=8, unique=False, half="first")
+    written = prefix.tokens[:, :16] - YE_VOCABULARY.index("0")
+    assert torch.equal(written, first.tokens[:20])
+
+
+def test_unsolvable_wishes_for_a_half_are_refused() -> None:
+    with pytest.raises(BadInput, match="use one of first, second"):
+        Sudoku(2).generate(2, 0, half="third")
+    with pytest.raises(BadInput, match="4x4 puzzles alone"):
+        Sudoku(3).generate(2, 0, half="first")

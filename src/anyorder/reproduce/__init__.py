@@ -85,7 +85,7 @@ _SETTINGS: dict[str, list[Setting]] = {
             problems=500,
             figure_steps=(1, 2, 4),
         ),
-        reward.SMALL,
+        *reward.SMALL,
         speed.SUDOKU,
         speed.WORDS,
         *language.SMALL,

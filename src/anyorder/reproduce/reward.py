@@ -2,7 +2,8 @@
 arXiv 2510.05725), on our own denoisers, which leave room for an order."""
 
 import json
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,15 @@ def share(cells: np.ndarray) -> str:
 _TABLE2 = ("confidence", "none", "lookahead", "lookahead-without", "from-supervised")
 
 
+_TABLE2_PAIRS = (
+    ("UPO", "no reference (as DCoLT)"),
+    ("UPO, lookahead network", "no reference, lookahead network"),
+    ("UPO, lookahead network", "UPO"),
+    ("supervised, lookahead", "UPO, lookahead network"),
+    ("supervised, then by reward", "supervised, lookahead"),
+)
+
+
 def _table2_needs(settings: list[Setting], seeds: list[int]) -> list[Decoding]:
     return [
         need
@@ -131,8 +141,14 @@ def _table2_needs(settings: list[Setting], seeds: list[int]) -> list[Decoding]:
     ]
 
 
-def against_confidence(both: Both, s: Setting, rows: dict[str, tuple[str, str]], paper: dict[str, float]) -> tuple[str, dict]:
-    """A table of one task: by cells, by rules, and both minus confidence."""
+Rows = dict[str, tuple[str, str]]
+"""The (model, order) of each label."""
+
+
+def against_confidence(
+    both: Both, s: Setting, rows: Rows, paper: dict[str, float], pairs: Sequence[tuple[str, str]] = ()
+) -> tuple[str, dict]:
+    """A table of one task: by cells, by rules, and both minus confidence; below it the differences of pairs of rows."""
     lines, values = [], {}
     reference = both.of(s, "frozen", "confidence")
     for label, (model, order) in rows.items():
@@ -143,7 +159,12 @@ def against_confidence(both: Both, s: Setting, rows: dict[str, tuple[str, str]],
         if order != "confidence":
             values[label]["p"] = sign_flip(solved.mean(axis=0) - reference[0].mean(axis=0))
     header = ["order", "solved, by the rules", "minus confidence", "right cells", "minus confidence", "published, right cells"]
-    return f"**{s.name}**\n\n" + markdown_table(header, lines), values
+    markdown = f"**{s.name}**\n\n" + markdown_table(header, lines)
+    if pairs:
+        found = {label: both.of(s, *rows[label]) for pair in pairs for label in pair}
+        tested = [[f"{a} minus {b}", *map(difference, found[a], found[b])] for a, b in pairs]
+        markdown += "\n" + markdown_table(["difference", "solved, by the rules", "right cells"], tested)
+    return markdown, values
 
 
 def _table2(settings: list[Setting], seeds: list[int], solved: Solved, folder: Path) -> Outcome:
@@ -158,7 +179,7 @@ def _table2(settings: list[Setting], seeds: list[int], solved: Solved, folder: P
         "supervised, then by reward": ("reward/from-supervised/{seed}", "policy"),
     }
     for s in settings:
-        markdown, values[s.name] = against_confidence(both, s, rows, published.UPO_TABLE2.get(s.task, {}))
+        markdown, values[s.name] = against_confidence(both, s, rows, published.UPO_TABLE2.get(s.task, {}), _TABLE2_PAIRS)
         cost = [[label, *_cost(folder, s, model, seeds)] for label, (model, _) in rows.items() if model != "frozen"]
         parts.append(markdown + "\n" + markdown_table(["trained order", "updates", "seconds of training", "NFE"], cost))
         parts.append(deviations(s, list(_TABLE2)))
@@ -218,7 +239,8 @@ def _table4(settings: list[Setting], seeds: list[int], solved: Solved, folder: P
         "UPO, dense reward": ("reward/confidence/{seed}", "policy"),
     }
     for s in settings:
-        markdown, values[s.name] = against_confidence(both, s, rows, published.UPO_TABLE4.get(s.task, {}))
+        pairs = (("UPO, dense reward", "UPO, binary reward"),)
+        markdown, values[s.name] = against_confidence(both, s, rows, published.UPO_TABLE4.get(s.task, {}), pairs)
         parts.append(markdown)
     return Outcome("UPO, table 4: dense and binary rewards", "\n".join(parts), values)
 
@@ -258,7 +280,8 @@ def _figure3(settings: list[Setting], seeds: list[int], solved: Solved, folder: 
         lines[s.name] = {label: _curve(folder, s, v, seeds, "solved") for v, label in REFERENCES.items()}
         rows = {"confidence": ("frozen", "confidence")}
         rows |= {label: (f"reward/{v}/{{seed}}", "policy") for v, label in REFERENCES.items()}
-        markdown, values[s.name] = against_confidence(both, s, rows, {})
+        pairs = [(label, REFERENCES["none"]) for v, label in REFERENCES.items() if v != "none"]
+        markdown, values[s.name] = against_confidence(both, s, rows, {}, pairs)
         parts.append(markdown + "\n" + deviations(s, list(REFERENCES)))
     text = "Sampled trajectories in training (mean over five logged rounds, over the seeds; band: lowest to highest seed), and "
     text += "the trained policies decoded without sampling:\n\n"
@@ -274,7 +297,8 @@ def _figure4(settings: list[Setting], seeds: list[int], solved: Solved, folder: 
             lines[f"{s.name}: {label}"] = {name: _curve(folder, s, v, seeds, key) for v, name in names.items()}
         rows = {"confidence": ("frozen", "confidence")}
         rows |= {label: (f"reward/{v}/{{seed}}", "policy") for v, label in names.items()}
-        markdown, values[s.name] = against_confidence(both, s, rows, {})
+        pairs = [(names[v], names[f"{v}-without"]) for v in ("confidence", "top_k")]
+        markdown, values[s.name] = against_confidence(both, s, rows, {}, pairs)
         drawn = [lines[f"{s.name}: {k}"] for k in ("mean of group reward", "sd of group reward")]
         last = [[label, *(f"{panel[label][-1][1]:.1f}" for panel in drawn)] for label in names.values()]
         parts.append(markdown + "\n" + markdown_table(["last rounds", "mean of group reward, %", "sd, %"], last))
@@ -302,13 +326,14 @@ def about(settings: list[Setting], seeds: list[int], scale: str, positions: str 
 
 
 _TASKS = ("sudoku4",)
+_UNSEEN = "sudoku4-unseen"
 TARGETS = {
-    "upo-table2": Target(_TASKS, _table2_needs, _table2, RewardStudy, about, minutes=15),
+    "upo-table2": Target((*_TASKS, _UNSEEN), _table2_needs, _table2, RewardStudy, about, minutes=40),
     "upo-table4": Target(_TASKS, _table4_needs, _table4, RewardStudy, about),
     "upo-figure3": Target(_TASKS, _figure_needs(list(REFERENCES)), _figure3, RewardStudy, about),
     "upo-figure4": Target(_TASKS, _figure_needs(["confidence", "top_k", *ABLATIONS]), _figure4, RewardStudy, about),
 }
-SMALL = RewardSetting(
+SEEN = RewardSetting(
     task="sudoku",
     options={"box": 2},
     denoiser="sudoku4-weak",
@@ -320,3 +345,12 @@ SMALL = RewardSetting(
     key="sudoku4",
     reward="sudoku4-upo",
 )
+UNSEEN = replace(
+    SEEN,
+    key=_UNSEEN,
+    policy_changes=("data.options={givens=8, unique=false, half='first'}", "objective.critic=false"),
+    reward_changes=("data.options={givens=8, unique=false, half='first'}",),
+    generate={"givens": 8, "unique": False, "half": "second"},
+)
+"""The control for memory: trained on one half of the classes of puzzles up to symmetry, tested on the other."""
+SMALL = (SEEN, UNSEEN)

@@ -26,6 +26,7 @@ from anyorder.tasks.drawing import Drawing
 from anyorder.tasks.generation import per_instance_seeds
 from anyorder.tasks.instances import cell_accuracy, joined
 from anyorder.tasks.problem_files import FIRST_LINES, Unreadable, collect, json_line
+from anyorder.tasks.sudoku_classes import in_half
 from anyorder.tasks.sudoku_files import Grid, alphabet_of, alphabets, box_of, digits_of, read_grids, signs_of
 from anyorder.tasks.sudoku_nearest import nearest_solutions
 from anyorder.tasks.sudoku_rules import TECHNIQUES, count_solutions, generate_many, houses
@@ -106,6 +107,7 @@ class Sudoku(Task):
         givens: int | tuple[int, int] = 0,
         difficulty: str | None = None,
         unique: bool = True,
+        half: str | None = None,
     ) -> Instances:
         """Fresh puzzles.
 
@@ -116,6 +118,8 @@ class Sudoku(Task):
                 gives minimal puzzles: no clue can go (about 24 clues for 9x9).
             difficulty: keep only puzzles whose hardest technique is this one (see `TECHNIQUES`).
             unique: every puzzle has one solution. Otherwise random cells are blanked, as in the 4x4 set of d1.
+            half: keep only 4x4 puzzles of the first or the second half of all classes up to symmetry, so that an order can be
+                trained on one half and tested on the other.
         """
         if difficulty is not None and difficulty not in TECHNIQUES:
             raise BadInput(f"difficulty {difficulty!r} is unknown: use one of {', '.join(TECHNIQUES)}")
@@ -124,18 +128,22 @@ class Sudoku(Task):
         low, high = (givens, givens) if isinstance(givens, int) else givens
         if not 0 <= low <= high <= self.cells:
             raise BadInput(f"givens {givens} must lie between 0 and {self.cells}, low end first")
-        wanted = None if difficulty is None else TECHNIQUES.index(difficulty)
+        if half is not None:
+            in_half(np.zeros((0, self.cells), np.int64), half)  # which refuses what it does not know
+        filtered = difficulty is not None or half is not None
         per_instance_seeds(seed, count)  # which refuses what is no number of problems
         parts: list[Instances] = []
         found, start = 0, 0
         while found < count:
-            batch = max(count - found, 64) if wanted is not None else count - found
+            batch = max(count - found, 64) if filtered else count - found
             part = self._generate_batch(per_instance_seeds(seed, batch, start), low, high, unique)
-            if wanted is not None:
+            if difficulty is not None:
                 part = part[part.labels["difficulty"] == difficulty]
+            if half is not None:
+                part = part[torch.from_numpy(in_half(self._puzzle_grid(part.tokens).numpy(), half))]
             parts.append(part)
             start, found = start + batch, found + len(part)
-            if wanted is not None and start >= 5_000 and found == 0:
+            if difficulty is not None and start >= 5_000 and found == 0:
                 raise BadInput(f"none of {start} puzzles with {givens} givens needs {difficulty!r}: choose other givens")
         return joined(parts)[slice(0, count)]
 
