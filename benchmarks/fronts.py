@@ -5,11 +5,11 @@
     python benchmarks/fronts.py --subject antibodies --order runs/antibody0,runs/antibody1,runs/antibody2
     python benchmarks/fronts.py --subject qed --order runs/qed0,runs/qed1 --control runs/reward0
 
-Each family is a sampler whose noise on the order is swept, so that it is a curve of (diversity of the valid samples, quality):
-the share that is valid, or the mean QED, where an invalid sample counts 0. All decode the same empty sequences at temperature 1
-with the same seeds. Families are compared by the quality where a curve, interpolated linearly, has a given diversity; a family
-with several seeds is averaged over them. Intervals and tests are by bootstrap over the samples (and seeds), the same resamples
-for all families.
+Each family is a sampler whose noise on the order is swept, so that it is a curve of (diversity of the valid samples,
+quality): the share that is valid, the mean QED, where an invalid sample counts 0, or the log-likelihood of texts under SmolLM2.
+All decode the same empty sequences at temperature 1 with the same seeds. Families are compared by the quality where a curve,
+interpolated linearly, has a given diversity; a family with several seeds is averaged over them. Intervals and tests are by
+bootstrap over the samples (and seeds), the same resamples for all families.
 
 Controls: lower temperatures; P2 with the denoiser as its own planner, which needs no training; the network of the order before
 training, whose scores have the same scale; orders trained by another reward (`--control`); a count rule at the same number of
@@ -20,6 +20,7 @@ import argparse
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ import torch
 
 import anyorder
 from anyorder import Sampler
+from anyorder.causal import CausalModel
 from anyorder.decoding.combined_counts import Deadline
 from anyorder.decoding.published_remaskers import P2, CriticP2
 from anyorder.decoding.tokens import Sample
@@ -40,22 +42,29 @@ from anyorder.tasks import Instances, Task
 from anyorder.tasks.antibody import NEAR_DUPLICATE
 from anyorder.training.order import untrained_order
 from anyorder.training.recipes import load_recipe
+from anyorder.zoo.fetch import causal_source
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What is sampled: a denoiser, lengths, the recipe of the order by reward, and where curves are compared."""
+    """What is sampled: a denoiser, lengths, the recipe of the order by reward, and where curves are compared.
+
+    quality: what is shown, times `scale`: the share that is valid, the mean QED, or the likelihood under SmolLM2 in nats per
+        token.
+    """
 
     denoiser: str
     lengths: tuple[int, int]
     recipe: str
     diversities: tuple[float, ...]
     quality: str = "valid"
+    scale: int = 100
 
 
 SUBJECTS = {
     "molecules": Subject("moses", (26, 45), "moses-reward", (0.76, 0.78, 0.8)),
     "qed": Subject("moses", (26, 45), "moses-qed", (0.76, 0.78, 0.8), "QED"),
+    "text": Subject("wordnet", (6, 20), "text-reward", (0.88, 0.9, 0.92), "log-likelihood", 1),
     "antibodies": Subject("antiberty", (105, 125), "antiberty-reward", (0.56, 0.58, 0.6)),
 }
 SCALES, WIDE = (0.0, 0.25, 0.5, 1.0), (0.0, 1.0, 2.0)
@@ -124,13 +133,13 @@ class Samples:
 
 
 def similarities(task: Any, texts: list[str], valid: np.ndarray) -> np.ndarray:
-    """1 minus `task.differences` of all pairs: Tanimoto similarity of molecules, identity of antibodies at IMGT positions; 0
-    where one of them is not valid."""
+    """1 minus `task.differences` of all pairs: Tanimoto similarity of molecules, identity of antibodies at IMGT positions,
+    overlap of texts; 0 where one of them is not valid."""
     out = np.zeros((len(texts), len(texts)))
     good = np.flatnonzero(valid)
     if len(good):
-        tokens = task.encode([texts[n] for n in good]).x0
-        out[np.ix_(good, good)] = 1 - task.differences(task.generate(len(good), 0), tokens)
+        problems = task.encode([texts[n] for n in good])
+        out[np.ix_(good, good)] = 1 - task.differences(problems, problems.x0)
     return out
 
 
@@ -139,6 +148,12 @@ def weights_of(sampler: Sampler) -> str:
     parts = [part for field in (sampler.order, sampler.remasker) for part in walk(field)]
     networks = [part.policy for part in parts if isinstance(getattr(part, "policy", None), torch.nn.Module)]
     return "".join(f"-{fingerprint(network)[:8]}" for network in networks)
+
+
+@cache
+def judge() -> CausalModel:
+    """SmolLM2-135M, which `anyorder fetch smollm2` brings."""
+    return CausalModel(causal_source("smollm2"))
 
 
 @dataclass(frozen=True)
@@ -163,11 +178,16 @@ class Bench:
                 self.denoiser, self.problems, whole, seed=1, batch_size=256, progress=None, name=family
             )  # fmt: skip
             kept = {"texts": self.task.texts(self.problems, out.tokens), "nfe": float(out.nfe.float().mean())}
+            if self.subject.quality == "log-likelihood":
+                kept["log-likelihood"] = (-judge().nats(kept["texts"])).tolist()
             write_json(path, kept)
             print(path.stem, flush=True)
         read = json.loads(path.read_text())
         valid = self.task.valid(read["texts"])
-        quality = self.task.qed(read["texts"]) if self.subject.quality == "QED" else valid.astype(float)
+        if self.subject.quality == "valid":
+            quality = valid.astype(float)
+        else:
+            quality = self.task.qed(read["texts"]) if self.subject.quality == "QED" else np.array(read["log-likelihood"])
         return Samples(quality, valid, similarities(self.task, read["texts"], valid), read["nfe"])
 
 
@@ -189,17 +209,19 @@ def _between(quality: np.ndarray, varied: np.ndarray, diversity: float) -> float
     return float(np.interp(diversity, varied[order], quality[order]))
 
 
-def point_rows(family: str, drawn: dict[str, list[Samples]], weights: np.ndarray) -> Iterator[str]:
+def point_rows(family: str, drawn: dict[str, list[Samples]], weights: np.ndarray, scale: int) -> Iterator[str]:
     """A line for each noise of a family: the mean over its seeds."""
+    form = "{:.1f}" if scale == 100 else "{:.2f}"
     for noise, seeds in drawn.items():
         quality, varied = (np.mean(values, axis=0) for values in zip(*(s.point(weights) for s in seeds), strict=True))
         even = np.full((1, weights.shape[1]), 1 / weights.shape[1])
         mean, spread = (float(np.mean(values)) for values in zip(*(s.point(even) for s in seeds), strict=True))
-        low, high = percentile_interval(100 * quality)
+        low, high = percentile_interval(scale * quality)
         less, more = percentile_interval(varied)
         repeated, nfe = (float(np.mean([getattr(s, name) for s in seeds])) for name in ("repeated", "nfe"))
         yield (
-            f"| `{family}` | {noise} | {100 * mean:.1f} ({low:.1f}-{high:.1f}) | {spread:.3f} ({less:.3f}-{more:.3f}) | "
+            f"| `{family}` | {noise} | {form.format(scale * mean)} ({form.format(low)} to {form.format(high)}) | "
+            f"{spread:.3f} ({less:.3f}-{more:.3f}) | "
             f"{100 * repeated:.1f} | {nfe:.1f} |"
         )
 
@@ -214,21 +236,22 @@ def comparison(curves: dict[str, list[Curve]], subject: Subject) -> Iterator[str
         cells = []
         for diversity in subject.diversities:
             found = at_diversity(seeds, diversity)
-            cells.append(shown(found, "{:.1f}"))
+            cells.append(shown(found, subject.scale))
             for other in rivals:
                 gap = found - at_diversity(curves[other], diversity)
-                cells.append("" if family == other else shown(gap, "{:+.1f}", test=True))
+                cells.append("" if family == other else shown(gap, subject.scale, test=True))
         yield f"| `{family}` | {' | '.join(cells)} |"
 
 
-def shown(values: np.ndarray, form: str, *, test: bool = False) -> str:
-    """Mean and 95 % interval of resamples, in percent; with `test` the two-sided p-value of 0 too."""
+def shown(values: np.ndarray, scale: int, *, test: bool = False) -> str:
+    """Mean and 95 % interval of resamples, times the scale; with `test`, of differences, the two-sided p-value of 0 too."""
     if np.isnan(values).mean() > 0.05:
         return "not reached"
+    form = f"{{:{'+' if test else ''}.{1 if scale == 100 else 2}f}}"
     values = values[~np.isnan(values)]
-    low, high = percentile_interval(100 * values)
+    low, high = percentile_interval(scale * values)
     p = max(2 * min((values <= 0).mean(), (values >= 0).mean()), 1 / len(values))
-    mean = form.format(100 * values.mean())
+    mean = form.format(scale * values.mean())
     return f"{mean} ({form.format(low)} to {form.format(high)}{f'; p = {min(p, 1):.2g}' if test else ''})"
 
 
@@ -265,7 +288,7 @@ def main() -> None:
             for number, curve in enumerate(seeds)
         ]
         curves[family] = [[samples.point(weights) for samples in curve.values()] for curve in drawn]
-        lines += point_rows(family, {noise: [curve[noise] for curve in drawn] for noise in drawn[0]}, weights)
+        lines += point_rows(family, {noise: [curve[noise] for curve in drawn] for noise in drawn[0]}, weights, subject.scale)
     print("\n".join([*lines, "", *comparison(curves, subject)]))
 
 

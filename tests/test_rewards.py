@@ -1,6 +1,8 @@
 """What completed sequences are worth, against values worked out by hand."""
 
 import math
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +15,17 @@ from anyorder.tasks import make_task
 from anyorder.tasks.base import Instances
 from anyorder.tasks.sequences import Sequences
 from anyorder.tasks.sudoku import Sudoku
-from anyorder.training.rewards import REWARDS, Outcome, Reward, Varied, likelihood_bonus, returns_at, rewards_of, with_speed
+from anyorder.training.rewards import (
+    REWARDS,
+    JudgeReward,
+    Outcome,
+    Reward,
+    Varied,
+    likelihood_bonus,
+    returns_at,
+    rewards_of,
+    with_speed,
+)
 from anyorder.training.settings import RewardSettings
 
 TASK = Sudoku(2)
@@ -85,11 +97,35 @@ def end_of(texts: list[str], task: Sequences) -> Outcome:
 
 
 def test_varied_is_worth_as_much_as_a_text_differs_from_the_others() -> None:
-    assert varied(["abcd", "abce", "xyzw"], power=1.0) == pytest.approx([(0.25 + 1) / 2, (0.25 + 1) / 2, 1.0])
-    assert varied(["abcd", "abce", "xyzw"]) == pytest.approx([0.625**2, 0.625**2, 1.0])
+    apart = 1 - (3 / 4 + 2 / 3) / 2  # of abcd and abce: a, b, c of 4 symbols, and ab, bc of 3 pairs
+    assert varied(["abcd", "abce", "xyzw"], power=1.0) == pytest.approx([(apart + 1) / 2, (apart + 1) / 2, 1.0])
+    assert varied(["abcd", "abce", "xyzw"]) == pytest.approx([((apart + 1) / 2) ** 2, ((apart + 1) / 2) ** 2, 1.0])
     assert varied(["abcd", "abcd"]) == [0.0, 0.0]
     assert varied(["abcd", "abcd"], power=0.0) == [1.0, 1.0]
     assert varied(["abcd"]) == [1.0], "there is nothing that it could repeat"
+
+
+def test_with_a_weight_the_difference_is_added_to_a_reward_that_may_be_negative(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(JudgeReward, "_judge", SimpleNamespace(nats=lambda texts: np.arange(1.0, 1 + len(texts))))
+    outcome = end_of(["abcd", "abcd", "xyzw"], make_task("text", alphabet="characters", length=4))
+    found = Varied(1.0, of="judge", settings={"model": "any"}, weight=3.0)(outcome)
+    assert found.tolist() == pytest.approx([-1 + 3 * 0.5, -2 + 3 * 0.5, -3 + 3 * 1.0])
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"of": "judge", "settings": {"model": "x"}}, "the reward judge can be negative: give a weight"),
+        ({"of": "judge", "weight": 1.0}, "the reward judge needs 'model'"),
+        ({"of": "judge", "settings": {"model": "x", "modle": "y"}, "weight": 1.0}, "unknown key 'modle'"),
+        ({"settings": {"model": "x"}}, "unknown key 'model'"),
+        ({"weight": -1.0}, "weight is -1.0"),
+        ({"of": "likelihood"}, "earned step by step"),
+    ],
+)
+def test_varied_refuses_settings_that_do_not_go_together(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Varied(**settings)
 
 
 def test_varied_compares_the_sequences_of_one_problem_only() -> None:

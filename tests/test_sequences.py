@@ -30,7 +30,7 @@ from anyorder.tasks.alphabets import (
     alphabet_of,
 )
 from anyorder.tasks.sequence_files import read_records, read_sequences
-from anyorder.tasks.sequence_measures import first_occurrence, identities, mean_identity, over_pairs, token_entropy
+from anyorder.tasks.sequence_measures import first_occurrence, identities, mean_identity, over_pairs, overlaps, token_entropy
 from anyorder.tasks.sequences import Sequences
 
 PROTEIN = make_task("protein")
@@ -251,6 +251,18 @@ def test_bad_files_get_one_clear_error(name: str, text: str, message: str, tmp_p
     (tmp_path / name).write_text(text)
     with pytest.raises(BadInput, match=message):
         PROTEIN.load(tmp_path / name)
+
+
+def test_overlaps_count_symbols_and_pairs_wherever_they_stand() -> None:
+    texts = ["abab", "xabab", "bbaa", "a", "", "xy"]
+    found = overlaps([np.frombuffer(text.encode(), dtype=np.uint8).astype(np.int64) for text in texts])
+    assert np.array_equal(found, found.T)
+    assert found.diagonal().tolist() == [1, 1, 1, 1, 0, 1]
+    assert found[0, 1] == pytest.approx((2 * 4 / 9 + 2 * 3 / 7) / 2)  # all of abab but nothing of x
+    assert found[0, 2] == pytest.approx((1 + 2 * 1 / 6) / 2)  # the same symbols; of ab, ba, ab and bb, ba, aa one pair
+    assert found[0, 3] == pytest.approx(2 * 1 / 5)  # a has no pairs
+    assert not found[4].any() and found[0, 5] == 0 and found[1, 5] == pytest.approx((2 * 1 / 7 + 0) / 2)
+    assert overlaps([]).shape == (0, 0)
 
 
 def test_measures_by_hand() -> None:

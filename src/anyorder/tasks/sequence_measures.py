@@ -36,6 +36,29 @@ def identities(sequences: list[np.ndarray]) -> np.ndarray:
     return out
 
 
+def overlaps(sequences: list[np.ndarray], longest: int = 2) -> np.ndarray:
+    """How much all pairs of sequences have in common, float (N, N) in 0..1: Dice coefficients of their multisets of tokens, and
+    of runs of up to `longest` tokens, averaged over the lengths of runs that both have. Unlike `identities` it does not depend
+    on where in a sequence a run stands."""
+    shared, known = (np.zeros((len(sequences), len(sequences))) for _ in range(2))
+    if not sequences:
+        return shared
+    for length in range(1, longest + 1):
+        runs = [np.lib.stride_tricks.sliding_window_view(s, length) if len(s) >= length else s[:0, None] for s in sequences]
+        every = np.concatenate([np.pad(run, ((0, 0), (0, length - run.shape[1]))) for run in runs])
+        names = np.split(np.unique(every, axis=0, return_inverse=True)[1].ravel(), np.cumsum([len(run) for run in runs])[:-1])
+        counts = np.zeros((len(sequences), 1 + max((int(name.max()) for name in names if len(name)), default=0)), np.int32)
+        for row, name in zip(counts, names, strict=True):
+            np.add.at(row, name, 1)
+        total = counts.sum(axis=1)
+        sums = total[:, None] + total[None]
+        common = np.stack([np.minimum(row, counts).sum(axis=1) for row in counts])
+        both = (total[:, None] > 0) & (total[None] > 0)
+        shared += np.where(both, 2 * common / np.maximum(1, sums), 0)
+        known += both
+    return np.where(known > 0, shared / np.maximum(1, known), 0.0)
+
+
 def over_pairs(values: np.ndarray) -> np.ndarray:
     """Values (N,), each a mean over the pairs of one sample, spread so that their sd is right for the mean over all pairs.
 

@@ -28,7 +28,7 @@ from anyorder.tasks.generation import per_instance_seeds
 from anyorder.tasks.problem_files import Unreadable, collect, json_line
 from anyorder.tasks.residues import residues_of
 from anyorder.tasks.sequence_files import read_records
-from anyorder.tasks.sequence_measures import first_occurrence, mean_identity, over_pairs, token_entropy
+from anyorder.tasks.sequence_measures import first_occurrence, mean_identity, over_pairs, overlaps, token_entropy
 
 
 @TASKS.register("text")
@@ -228,6 +228,11 @@ class Sequences(Task):
         return self.decode(tokens[None])[0]
 
     # ---- checking -----------------------------------------------------------------------------------------------------
+
+    def differences(self, instances: Instances, tokens: Tensor) -> np.ndarray:
+        """1 minus what all pairs of sequences (N, L) have in common, float (N, N), see `overlaps`: symbols and pairs of
+        symbols, wherever they stand."""
+        return 1 - overlaps(self._generated(instances, tokens))
 
     def valid(self, texts: list[str]) -> np.ndarray:
         """Which texts are valid, bool (N,). Every text is; other tasks override this."""

@@ -13,7 +13,7 @@ from anyorder.decoding.result import Decoded
 from anyorder.errors import BadInput, check_number
 from anyorder.registry import REWARDS
 from anyorder.tasks.base import CheckResult, Instances, Task
-from anyorder.training.part_settings import make_part
+from anyorder.training.part_settings import check_settings, declared_by, make_part
 from anyorder.zoo.fetch import causal_source
 
 
@@ -83,24 +83,35 @@ class Varied:
     """`solved`, or the reward `of`, times how different the sequence is from the other solved ones of the same problem: a
     reward of sets, in which a repeated sequence adds nothing. It needs many trajectories per problem.
 
-    The difference is the mean of `task.differences` (molecules: 1 - Tanimoto similarity), to the power `power`. A sequence that
-    is not solved gets 0.
+    The difference is the mean of `task.differences` (molecules: 1 - Tanimoto similarity; texts: 1 - the overlap of their
+    pieces), to the power `power`. A sequence that is not solved gets 0. A reward that can be negative, such as `judge`, cannot
+    be multiplied: with `weight`, the difference is added to it.
     """
 
     power: float = field(default=2.0, metadata={"help": "of the difference; 0 is the reward `of` alone"})
     of: str = field(default="solved", metadata={"help": "reward of each sequence, which is multiplied by the difference"})
+    settings: dict[str, Any] = field(default_factory=dict, metadata={"help": "of the reward `of`, such as the model of judge"})
+    weight: float = field(
+        default=0.0, metadata={"help": "above 0, the difference times this is added to the reward `of`, not multiplied"}
+    )
 
     def __post_init__(self) -> None:
         check_number("power", self.power, 0, 100)
+        check_number("weight", self.weight, 0)
         if REWARDS.entry(self.of).facts.get("by_position"):
             raise BadInput(f"the reward {self.of} is earned step by step: it cannot be multiplied by a difference")
+        if REWARDS.entry(self.of).facts.get("negative") and not self.weight:
+            raise BadInput(f"the reward {self.of} can be negative: give a weight, with which the difference is added to it")
+        _ = self._worth  # which refuses settings that it does not have
 
     def __call__(self, outcome: Outcome) -> Tensor:
-        return self._worth(outcome) * self._difference(outcome)
+        worth, difference = self._worth(outcome), self._difference(outcome)
+        return worth + self.weight * difference if self.weight else worth * difference
 
     @cached_property
     def _worth(self) -> Reward:
-        reward: Reward = make_part(REWARDS[self.of], {}, f"reward {self.of}")
+        part, what = REWARDS[self.of], f"reward {self.of}"
+        reward: Reward = make_part(part, check_settings(declared_by(part), self.settings, what), what)
         return reward
 
     def _difference(self, outcome: Outcome) -> Tensor:
@@ -114,7 +125,7 @@ class Varied:
         return found
 
 
-@REWARDS.register("judge")
+@REWARDS.register("judge", negative=True)
 @dataclass(frozen=True)
 class JudgeReward:
     """Mean log-likelihood of the text under a causal language model, in nats per token (arXiv 2510.05725, appendix D.2)."""
