@@ -54,7 +54,9 @@ RULES = tuple(
     for rule in (
         "threshold:0.9", "threshold:0.99", "factor:1", "factor:0.1", "entropy_bound:1", "entropy_bound:0.3",
         "entropy_bound:0.1", "entropy_bound:0.03", "entropy_bound:0.01", "entropy_share:1", "entropy_share:0.25",
-        "entropy_share:0.03", "klass:0.6:0.1", "klass:0.9:0.01", "plackett_luce:1",
+        "entropy_share:0.03", "klass:0.6:0.1", "klass:0.9:0.01", "plackett_luce:1", "even_unsure:0.01", "even_unsure:0.3",
+        "if_unsure", "two_phase", "saber:2", "dapd", "wide_in", "cosine", "ascending:2", "ascending:1.25", "timesteps",
+        "ancestral", "first_hitting",
     )
 )  # fmt: skip
 LEARNED = ("policy", "policy@predicted_error:0.1", "policy@number_of:entropy_share")
@@ -171,6 +173,7 @@ def measure(
     network = anyorder.load_denoiser(denoiser, device="cpu")
     task = anyorder.task_for(network)
     policy = anyorder.load_order(order, network)
+    shared = anyorder.SharedPasses(network)
     rules = {text: Sampler.parse(text) for text in RULES}
     filled = {f"{text}, deadline": sampler.replace(count=Deadline(sampler.count)) for text, sampler in rules.items()}
     kinds = {"learned": {text: Sampler.parse(text).replace(order=policy) for text in LEARNED}}
@@ -184,13 +187,14 @@ def measure(
     there = {(row["kind"], row["name"], row["budget"]) for row in rows}
 
     def decode(kind: str, samplers: dict[str, Sampler], budget: int, ending: str = "") -> None:
-        told = budget * (not ending)
-        missing = {name: sampler for name, sampler in samplers.items() if (kind, name + ending, told) not in there}
+        at = budget * (not ending)
+        missing = {name: sampler for name, sampler in samplers.items() if (kind, name + ending, at) not in there}
         if not missing:
             return
-        for one in evaluate(network, task, problems, missing, budget, seed=seed, batch_size=len(problems)).results:
+        told: dict[str, Any] = {"seed": seed, "batch_size": len(problems), "shared": shared}
+        for one in evaluate(network, task, problems, missing, budget, **told).results:
             right = "".join("01"[int(right)] for right in one.correct)
-            rows.append({"kind": kind, "name": one.order + ending, "budget": told, "nfe": one.nfe, "right": right})
+            rows.append({"kind": kind, "name": one.order + ending, "budget": at, "nfe": one.nfe, "right": right})
 
     for budget in arena.budgets:
         for kind, samplers in kinds.items():

@@ -64,7 +64,7 @@ class Subject:
 SUBJECTS = {
     "molecules": Subject("moses", (26, 45), "moses-reward", (0.76, 0.78, 0.8)),
     "qed": Subject("moses", (26, 45), "moses-qed", (0.76, 0.78, 0.8), "QED"),
-    "text": Subject("wordnet", (6, 20), "text-reward", (0.88, 0.9, 0.92), "log-likelihood", 1),
+    "text": Subject("wordnet", (6, 20), "text-reward", (0.925, 0.93, 0.94), "log-likelihood", 1),
     "antibodies": Subject("antiberty", (105, 125), "antiberty-reward", (0.56, 0.58, 0.6)),
 }
 SCALES, WIDE = (0.0, 0.25, 0.5, 1.0), (0.0, 1.0, 2.0)

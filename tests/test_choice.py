@@ -2,8 +2,10 @@
 
 import itertools
 import re
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,9 +23,11 @@ from anyorder.fitting import FitSettings, data, fit_and_compare
 from anyorder.registry import COUNT_RULES
 from anyorder.session import key_values
 from anyorder.tasks import Instances, Task, make_task
-from anyorder.training.fit import default_fit
+from anyorder.training.fit import fit_order, plan_fit
+from anyorder.training.fit_recipes import default_fit
 from anyorder.training.solutions import several_solutions, share_with_several
 from anyorder.zoo import load_denoiser, load_order
+from permutations import Permutations, Prone
 
 
 def result(order: str, outcomes: list[float], kind: str, nfe: float = 4.0) -> SimpleNamespace:
@@ -305,3 +309,34 @@ def test_joined_reports_keep_the_facts_of_the_first() -> None:
     one, two = report(a=(LOW, "heuristic")), report(b=(HIGH, "learned"))
     assert [r.order for r in joined(one, two).results] == ["a", "b"]
     assert joined(one, two).meta is one.meta
+
+
+# ---- several solutions, of which the task knows one ---------------------------------------------------------------------
+
+
+def test_where_only_one_of_many_solutions_is_known_an_order_is_trained_by_the_rules(tmp_path: Path) -> None:
+    denoiser, task = Prone(), Permutations()
+    problems = task.generate(160, 5)
+    found = headroom(denoiser, task, problems, 6, updates=40)
+    assert found.several > 0.1 and found.probe is not None
+    (gained,) = [one for one in found.probe.gains if one.what == "policy"]
+    assert gained.mean > 5  # 15 to 25; supervision by the stored solutions loses 10
+    said = recommendation(found)
+    assert "is that of the stored solution" in said and "points behind" in said and "no bound" in said
+    settings: dict[str, Any] = {"steps": 40, "batch_size": 32, "seed": 0}
+    assert plan_fit(denoiser, task, problems, **settings).kind == "reward"
+    assert plan_fit(denoiser, task, task.generate(160, 5, blanks=1), **settings).kind == "order"  # one solution each
+    sudoku = make_task("sudoku", box=2)  # knows all solutions
+    many = sudoku.generate(64, 1, givens=7, unique=False)
+    assert plan_fit(load_denoiser("sudoku4"), sudoku, many, **settings).kind == "order"
+
+
+def test_supervision_by_one_of_many_solutions_is_warned_of(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"steps": 1, "batch_size": 4, "console": Console(quiet=True)}
+    with pytest.warns(UserWarning, match="several solutions, of which Permutations knows the stored one alone"):
+        fit_order(Prone(), Permutations(), Permutations().generate(64, 1), tmp_path / "warned", **settings)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit_order(Prone(), Permutations(), Permutations().generate(64, 1, blanks=1), tmp_path / "one", **settings)
+        asked = {"name": "correctness", "states": "model"}
+        fit_order(Prone(), Permutations(), Permutations().generate(64, 1), tmp_path / "asked", objective=asked, **settings)

@@ -20,7 +20,8 @@ from anyorder.processes import Shard
 from anyorder.registry import OBJECTIVES, POLICIES, REWARDS
 from anyorder.tasks.sudoku import Sudoku
 from anyorder.training.data import generate_parts, training_problems
-from anyorder.training.fit import default_fit, fit_order, fit_order_by_reward, run_recipe
+from anyorder.training.fit import fit_order, fit_order_by_reward, run_recipe
+from anyorder.training.fit_recipes import default_fit
 from anyorder.training.joint import JointJob
 from anyorder.training.objectives import Truth
 from anyorder.training.order import untrained_order

@@ -174,6 +174,8 @@ def advice(report: Report, heuristic: str, gains: list[Gain], several: float = 0
 def _of_oracle(lead: Gain, several: float, gains: list[Gain]) -> str:
     """How far the oracle is ahead, and when that is no bound."""
     points = f"{lead.mean:.1f} points ahead ({lead.low:.1f} to {lead.high:.1f})"
+    if lead.mean < 0:
+        points = f"{-lead.mean:.1f} points behind ({-lead.high:.1f} to {-lead.low:.1f})"
     said = f"The oracle order, which reads the stored solution, is {points}."
     if several:
         return f"{said} That is no bound: at least {100 * several:.0f} % of the problems have other solutions too."

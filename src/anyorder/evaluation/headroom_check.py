@@ -28,7 +28,7 @@ from anyorder.orders.learned import LearnedOrder
 from anyorder.signatures import checked
 from anyorder.tasks.base import Instances, Task
 from anyorder.tasks.sequences import Sequences
-from anyorder.training.fit import fit_order
+from anyorder.training.fit import fit_planned, plan_fit
 from anyorder.training.solutions import several_solutions
 from anyorder.zoo.matching import loaded
 
@@ -139,7 +139,7 @@ def headroom(
     stages.lap("several solutions")
     probe = None
     if updates and len(instances) >= FEWEST:
-        probe = _probe(denoiser, shared, task, instances, steps, updates, best(report, "heuristic").order, asked)
+        probe = _probe(denoiser, shared, task, instances, steps, updates, several, best(report, "heuristic").order, asked)
         stages.lap("probe")
     return Headroom(report, every, first, probe, several, stages)
 
@@ -151,6 +151,7 @@ def _probe(
     instances: Instances,
     steps: int,
     updates: int,
+    several: float,
     heuristic: str,
     asked: dict[str, Any],
 ) -> Probe:
@@ -158,11 +159,9 @@ def _probe(
     both on the second half."""
     half = len(instances) // 2
     first, rest = instances[slice(0, half)], instances[slice(half, None)]
+    recipe = plan_fit(denoiser, task, first, steps=updates, batch_size=32, seed=asked["seed"], budget=steps, several=several)
     with tempfile.TemporaryDirectory() as folder:
-        order = fit_order(
-            denoiser, task, first, folder, steps=updates, batch_size=32, seed=asked["seed"],
-            console=Console(quiet=True),
-        )  # fmt: skip
+        order = fit_planned(recipe, denoiser, task, first, Path(folder), Console(quiet=True))
     if order.critic is not None and (level := accept_level(review(shared, task, first, order, steps, **asked))) is not None:
         order.policy.about["accept"] = level
     try:
@@ -217,5 +216,7 @@ def recommendation(found: Headroom) -> str:
     said = f"Confidence is {state} on its own path{by}."
     if found.probe is not None:
         said += f" {found.probe}"
+    if found.several:
+        said += " (A prediction counts as right here if it is that of the stored solution.)"
     gains = [] if found.probe is None else found.probe.gains
     return f"{said} {advice(found.report, best(found.report, 'heuristic').order, gains, found.several)}"

@@ -8,7 +8,6 @@ as the best heuristic, up to the error of the comparison.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -30,7 +29,7 @@ from anyorder.fitting.settings import FitSettings as FitSettings
 from anyorder.orders.learned import LearnedOrder, saved_order
 from anyorder.registry import POLICIES
 from anyorder.tasks import Instances, Sequences, check_size
-from anyorder.training.fit import check_fit, fit_order
+from anyorder.training.fit import check_fit, fit_planned, plan_fit
 from anyorder.training.run_folder import check_free
 from anyorder.training.solutions import several_solutions
 
@@ -79,11 +78,11 @@ def fit_and_compare(settings: FitSettings, folder: Path, console: Console, progr
     stages = Stages()
     bench = prepare(settings, console)
     check_size(settings.samples, bench.test.tokens.shape[1])
-    fit: dict[str, Any] = {
-        "steps": settings.updates, "batch_size": settings.train_batch_size, "seed": settings.seed,
-        "policy": settings.architecture or None,
-    }  # fmt: skip
-    check_fit(bench.denoiser, bench.task, bench.train, folder, **fit)
+    recipe = plan_fit(
+        bench.denoiser, bench.task, bench.train, steps=settings.updates, batch_size=settings.train_batch_size,
+        seed=settings.seed, policy=settings.architecture or None, budget=settings.steps,
+    )  # fmt: skip
+    check_fit(recipe, bench.denoiser, bench.train, folder)
     run = _Run(settings, bench, console, progress)
     stages.lap("problems")
     budget = "one position per step" if settings.steps is None else f"{settings.steps} forward passes"
@@ -93,7 +92,9 @@ def fit_and_compare(settings: FitSettings, folder: Path, console: Console, progr
     heuristic = best(reports["heuristics"], "heuristic").order
     stages.lap("heuristics")
     console.print(f"\n[bold]2. Fit an order[/bold] to {counted(len(bench.train), 'other problem')}")
-    order = fit_order(bench.denoiser, bench.task, bench.train, folder, **fit, console=console)
+    if recipe.kind == "reward":
+        console.print("The problems have several solutions, of which the task knows one, so the order is trained by its rules.")
+    order = fit_planned(recipe, bench.denoiser, bench.task, bench.train, folder, console)
     stages.lap("fit")
     if order.critic is not None:
         console.print(run.calibrate(order, folder))

@@ -1,6 +1,7 @@
 """Run a recipe: the code of `anyorder train`, `anyorder.fit_order` and `anyorder.fit_order_by_reward`."""
 
 import hashlib
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -8,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 from rich.console import Console
 from torch import nn
 
@@ -18,12 +18,12 @@ from anyorder.errors import AnyorderError, BadInput, first_line
 from anyorder.files import write_json
 from anyorder.orders.learned import LearnedOrder
 from anyorder.processes import launched
-from anyorder.registry import OBJECTIVES, POLICIES
-from anyorder.relations import EVERYTHING
+from anyorder.registry import OBJECTIVES
 from anyorder.signatures import checked
 from anyorder.tasks import make_task
 from anyorder.tasks.base import Instances, Task
 from anyorder.training.denoiser import DenoiserJob
+from anyorder.training.fit_recipes import order_recipe, reward_recipe, rules_recipe, task_settings
 from anyorder.training.grpo import GrpoJob
 from anyorder.training.joint import JointJob
 from anyorder.training.lo_arm import LoArmJob
@@ -34,17 +34,8 @@ from anyorder.training.recipes import AnyRecipe, DenoiserRecipe, GrpoRecipe, Ord
 from anyorder.training.reward import RewardJob
 from anyorder.training.rewards import Reward
 from anyorder.training.run_folder import check_free, check_same_run
-from anyorder.training.settings import (
-    DataSettings,
-    ObjectiveSettings,
-    OptimizerSettings,
-    PolicySettings,
-    RolloutSettings,
-    RunSettings,
-    TaskSettings,
-    UpdateSettings,
-)
-from anyorder.training.solutions import several_solutions
+from anyorder.training.settings import ObjectiveSettings, PolicySettings, RolloutSettings, UpdateSettings
+from anyorder.training.solutions import only_stored, several_solutions
 from anyorder.zoo import load_denoiser
 from anyorder.zoo.matching import loaded, task_for
 
@@ -101,7 +92,7 @@ def run_recipe(
     if result.finished and trained and launched()[0] == 0:
         settings = recipe.task
         if not isinstance(recipe, DenoiserRecipe):  # whose denoiser may have brought options that the recipe does not name
-            settings = settings.model_copy(update={"options": {**_task_settings(job.task).options, **settings.options}})
+            settings = settings.model_copy(update={"options": {**task_settings(job.task).options, **settings.options}})
         write_json(folder / "task.json", settings.model_dump())
     return result
 
@@ -133,31 +124,6 @@ def order_job(recipe: OrderRecipe) -> type[OrderJob]:
     return JointJob if recipe.train_denoiser else OrderJob
 
 
-ORDER_OPTIMIZER = OptimizerSettings(name="muon", lr=4e-3, weight_decay=0.05, warmup_steps=20, ema=0.98)
-"""Optimizer of `fit_order`."""
-
-REWARD_OPTIMIZER = OptimizerSettings(lr=1e-3, betas=(0.9, 0.99), weight_decay=0.1, schedule="linear", clip_norm=0.2)
-"""Optimizer of `fit_order_by_reward`: that of UPO (arXiv 2510.05725), with a higher learning rate for small policies."""
-
-
-def default_fit(architecture: str = "", task: Task | None = None) -> tuple[PolicySettings, ObjectiveSettings]:
-    """The settings of policy and objective that `fit_order` uses if none are given.
-
-    For tasks whose positions are related, such as Sudoku, the policy is `lookahead` with two heads per relation and two that
-    see everything. For others it is `mlp` (arXiv 2606.00295, section 3), which is cheap for every denoiser. Both are trained
-    for `correctness` on the states of their own path. A policy that reads the denoiser's logits (`reads_logits`, such as
-    `lookahead`) is trained as a critic too. The score transformers are not, although they read all positions together: of a
-    committed token they do not read how likely it was.
-    """
-    related = [] if task is None else list(task.relations())
-    policy = PolicySettings(architecture=architecture or ("lookahead" if related else "mlp"))
-    if not architecture and related:
-        heads = [name for relation in (*related, EVERYTHING) for name in (relation, relation)]
-        policy = _checked(PolicySettings, architecture="lookahead", width=12 * len(heads), heads=heads)
-    critic = POLICIES[policy.architecture].reads_logits
-    return policy, ObjectiveSettings(name="correctness", states="model", critic=critic)
-
-
 @checked("folder")
 def fit_order(
     denoiser: nn.Module | str | Path,
@@ -175,7 +141,9 @@ def fit_order(
     """Fit an order policy to your own frozen denoiser on your own problems.
 
     Where problems have several solutions, which a few decodings find out, a token is right if it belongs to the solution
-    nearest to the state (`objective.solutions = "nearest"`), unless an objective is given.
+    nearest to the state (`objective.solutions = "nearest"`), unless an objective is given. A task without a
+    `nearest_solutions` of its own knows the stored one alone: then there is a warning, and `fit_order_by_reward` trains by the
+    rules.
 
     Args:
         denoiser: any `Denoiser` module, or the name, folder or hub id of one; its weights do not change.
@@ -197,56 +165,60 @@ def fit_order(
     """
     model: Any
     model, task, instances = loaded(denoiser, task, instances)
-    recipe = _order_recipe(
-        model, task, instances, steps=steps, batch_size=batch_size, seed=seed, policy=policy, objective=objective
+    share = several_solutions(model, task, instances) if objective is None else 0.0
+    if share and only_stored(task):
+        warnings.warn(
+            f"at least {100 * share:.0f} % of the problems have several solutions, of which {type(task).__name__} knows the "
+            "stored one alone, so a right token of another solution counts as wrong: train by the rules with "
+            "fit_order_by_reward, as anyorder fit does, or give the task a method nearest_solutions",
+            stacklevel=3,
+        )
+    recipe = order_recipe(
+        task, instances, steps=steps, batch_size=batch_size, seed=seed, policy=policy, objective=objective,
+        several=bool(share),
     )  # fmt: skip
-    job = partial(order_job(recipe), recipe, model, task, instances)
-    return _fit(job, recipe, model, instances, Path(folder), console)
+    return fit_planned(recipe, model, task, instances, Path(folder), console)
 
 
-def check_fit(denoiser: nn.Module, task: Task, instances: Instances, folder: Path, **settings: Any) -> None:
-    """Refuse, before other work, a folder in which `fit_order` with these settings would find another run or a model.
-
-    Raises:
-        BadInput: it would.
-    """
-    recipe = _order_recipe(denoiser, task, instances, **settings)
-    check_free(folder)
-    check_same_run(folder, _identity(recipe, denoiser, instances), cycle=1)
-
-
-def _order_recipe(
+def plan_fit(
     denoiser: Any,
     task: Task,
     instances: Instances,
     *,
-    steps: int,
-    batch_size: int,
-    seed: int,
-    policy: PolicySettings | Mapping[str, Any] | str | None = None,
-    objective: ObjectiveSettings | Mapping[str, Any] | str | None = None,
-) -> OrderRecipe:
-    """The recipe of a call of `fit_order`."""
-    usual = default_fit("", task)[0]
-    chosen = usual if policy is None else _policy_settings(policy, usual.architecture)
-    aim = _settings(ObjectiveSettings, objective, "name")
-    if aim is None:
-        aim = default_fit(chosen.architecture)[1]
-        if several_solutions(denoiser, task, instances):
-            aim = aim.model_copy(update={"solutions": "nearest"})
-    recipe: OrderRecipe = _checked(
-        OrderRecipe,
-        kind="order",
-        seed=seed,
-        task=_task_settings(task),
-        data=DataSettings(size=len(instances)),
-        denoiser="given",
-        policy=chosen,
-        objective=aim,
-        optimizer=ORDER_OPTIMIZER,
-        run=_checked(RunSettings, steps=steps, batch_size=batch_size),
-    )
-    return recipe
+    budget: int | None = None,
+    several: float | None = None,
+    **settings: Any,
+) -> OrderRecipe | RewardRecipe:
+    """How an order is fitted to problems: as by `fit_order`, or by the rules of the task, where problems have several solutions
+    of which the task knows the stored one alone.
+
+    Args:
+        budget: forward passes at which the order will be used.
+        several: share of the problems that are known to have several solutions, if that is known already.
+        settings: steps, batch_size, seed and policy, as of `fit_order`.
+    """
+    several = several_solutions(denoiser, task, instances) if several is None else several
+    if several and only_stored(task):
+        return rules_recipe(task, instances, budget=budget, **settings)
+    return order_recipe(task, instances, several=several > 0, **settings)
+
+
+def check_fit(recipe: OrderRecipe | RewardRecipe, denoiser: nn.Module, instances: Instances, folder: Path) -> None:
+    """Refuse, before other work, a folder in which this fit would find another run or a model.
+
+    Raises:
+        BadInput: it would.
+    """
+    check_free(folder)
+    check_same_run(folder, _identity(recipe, denoiser, instances), cycle=1)
+
+
+def fit_planned(
+    recipe: OrderRecipe | RewardRecipe, denoiser: Any, task: Task, instances: Instances, folder: Path, console: Console | None
+) -> LearnedOrder:
+    """Fit an order as `plan_fit` says."""
+    kind: Any = RewardJob if isinstance(recipe, RewardRecipe) else order_job(recipe)
+    return _fit(partial(kind, recipe, denoiser, task, instances), recipe, denoiser, instances, folder, console)
 
 
 @checked("folder")
@@ -283,58 +255,11 @@ def fit_order_by_reward(
     """
     model: Any
     model, task, instances = loaded(denoiser, task, instances)
-    upo = UpdateSettings(inner=2, minibatches=2, reference="confidence", beta=0.005, imitation=40)
-    values = {
-        "kind": "reward",
-        "seed": seed,
-        "task": _task_settings(task),
-        "data": DataSettings(size=max(1, len(instances))),
-        "denoiser": "given",
-        "reward": {"name": "solved"},
-        "optimizer": REWARD_OPTIMIZER,
-        "run": _checked(RunSettings, steps=steps, batch_size=batch_size),
-        "policy": _policy_settings(policy, "upo"),
-        "rollout": _settings(RolloutSettings, rollout, "") or RolloutSettings(),
-        "update": _settings(UpdateSettings, update, "") or upo,
-    }
-    recipe = _checked(RewardRecipe, **values)
+    recipe = reward_recipe(
+        task, instances, steps=steps, batch_size=batch_size, seed=seed, policy=policy, rollout=rollout, update=update
+    )  # fmt: skip
     job = partial(RewardJob, recipe, model, task, instances, reward)
     return _fit(job, recipe, model, instances, Path(folder), console)
-
-
-def _policy_settings(given: PolicySettings | Mapping[str, Any] | str | None, default: str) -> PolicySettings:
-    """Settings of a policy, with the default architecture unless they name another."""
-    given = {} if given is None else given
-    found: PolicySettings = _settings(
-        PolicySettings, {"architecture": default, **given} if isinstance(given, Mapping) else given, "architecture"
-    )
-    return found
-
-
-def _settings(kind: type, given: Any, key: str) -> Any:
-    """Settings from an object, a mapping, or the value of their main key; None for None."""
-    if given is None or isinstance(given, kind):
-        return given
-    if isinstance(given, str) and key:
-        given = {key: given}
-    if not isinstance(given, Mapping):
-        raise BadInput(f"{given!r} is not a {kind.__name__}: pass one, or a mapping of its keys")
-    return _checked(kind, **given)
-
-
-def _checked(kind: Any, /, **values: Any) -> Any:
-    """A section or recipe from values, whose errors are those of the user."""
-    try:
-        return kind(**values)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(str(part) for part in problem["loc"])
-        raise BadInput(f"{where + ': ' if where else ''}{problem['msg'].removeprefix('Value error, ')}") from error
-
-
-def _task_settings(task: Task) -> TaskSettings:
-    """Name and options of a task, as far as they are plain values."""
-    return TaskSettings(name=task.name, options={n: v for n, v in task.options.items() if isinstance(v, int | float | str)})
 
 
 def _fit(

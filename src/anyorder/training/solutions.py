@@ -42,3 +42,8 @@ def several_solutions(
         torch.cat([decode(denoiser, part, sampler, seeds=start).tokens for start, part in parts]) for sampler in samplers
     )
     return share_with_several(task, some, *decoded)
+
+
+def only_stored(task: Task) -> bool:
+    """Whether a task knows no solution but the stored one, since it has no `nearest_solutions` of its own."""
+    return type(task).nearest_solutions is Task.nearest_solutions
