@@ -76,7 +76,7 @@ def test_the_denoiser_runs_once_for_each_state() -> None:
     assert denoiser.rows == shared.rows - shared.seen + once  # nothing is kept in the denoiser itself
 
 
-@pytest.mark.parametrize("limit", [0, 3000])
+@pytest.mark.parametrize("limit", [0, 30_000])
 def test_what_is_kept_stays_below_the_limit(limit: int) -> None:
     denoiser, samplers = load_denoiser("sudoku4"), ["confidence", "entropy", "oracle"]
     shared = SharedPasses(denoiser, limit)

@@ -20,8 +20,8 @@ class SharedPasses(nn.Module):
     denoiser, up to the rounding of a matrix product in a smaller batch; so are the forward passes that a sampler counts. Only
     the time differs, so leave it out where time is measured.
 
-    It is meant for the CPU, where a forward pass of half a batch takes half the time: on another device, with gradients, or
-    without `positions` every call runs the denoiser. A sampler that reads attention or has a cache needs the denoiser itself.
+    It is meant for the CPU, where a forward pass of half a batch takes half the time: on another device, with gradients, without
+    `positions`, or if the logits of a batch take more than a quarter of `limit`, every call runs the denoiser. A sampler that reads attention or has a cache needs the denoiser itself.
 
     Args:
         denoiser: the model. Its weights must not change.
@@ -54,6 +54,8 @@ class SharedPasses(nn.Module):
     def forward(self, tokens: Tensor, attention_mask: Tensor | None = None, positions: Tensor | None = None) -> DenoiserOutput:
         """See `Denoiser`."""
         if positions is None or torch.is_grad_enabled() or device_of(self.denoiser, tokens.device).type != "cpu":
+            return self._run(tokens, attention_mask, positions)
+        if 4 * int(positions.sum()) * int(self.denoiser.vocab_size) > self.limit / 4:  # a large vocabulary: few would be kept
             return self._run(tokens, attention_mask, positions)
         parts = [tokens, positions.long()] + ([] if attention_mask is None else [attention_mask.long()])
         keys = [(tokens.shape[1], row.tobytes()) for row in torch.cat(parts, dim=1).numpy()]
