@@ -20,8 +20,9 @@ class SharedPasses(nn.Module):
     denoiser, up to the rounding of a matrix product in a smaller batch; so are the forward passes that a sampler counts. Only
     the time differs, so leave it out where time is measured.
 
-    It is meant for the CPU, where a forward pass of half a batch takes half the time: on another device, with gradients, without
-    `positions`, or if the logits of a batch take more than a quarter of `limit`, every call runs the denoiser. A sampler that reads attention or has a cache needs the denoiser itself.
+    It is meant for the CPU, where a forward pass of half a batch takes half the time: on another device, with gradients,
+    without `positions`, or if the logits of a batch take more than a quarter of `limit`, every call runs the denoiser. A
+    sampler that reads attention or has a cache needs the denoiser itself.
 
     Args:
         denoiser: the model. Its weights must not change.
