@@ -51,6 +51,7 @@ class Subject:
 
     quality: what is shown, times `scale`: the share that is valid, the mean QED, or the likelihood under SmolLM2 in nats per
         token.
+    noises: scales of noise on scores that are log-probabilities.
     """
 
     denoiser: str
@@ -59,16 +60,17 @@ class Subject:
     diversities: tuple[float, ...]
     quality: str = "valid"
     scale: int = 100
+    noises: tuple[float, ...] = (0.0, 0.25, 0.5, 1.0)
 
 
 SUBJECTS = {
     "molecules": Subject("moses", (26, 45), "moses-reward", (0.76, 0.78, 0.8)),
     "qed": Subject("moses", (26, 45), "moses-qed", (0.76, 0.78, 0.8), "QED"),
-    "text": Subject("wordnet", (6, 20), "text-reward", (0.925, 0.93, 0.94), "log-likelihood", 1),
+    "text": Subject("wordnet", (6, 20), "text-reward", (0.93, 0.94, 0.95), "log-likelihood", 1, (0.0, 0.25, 0.5, 1.0, 2.0)),
     "antibodies": Subject("antiberty", (105, 125), "antiberty-reward", (0.56, 0.58, 0.6)),
 }
-SCALES, WIDE = (0.0, 0.25, 0.5, 1.0), (0.0, 1.0, 2.0)
-"""Scales of noise: on scores that are log-probabilities, and on those that are log-odds."""
+WIDE = (0.0, 1.0, 2.0)
+"""Scales of noise on scores that are log-odds."""
 TEMPERATURES = (0.8, 0.6)
 RIVALS = ("confidence", "confidence+p2:4")
 """With which all are compared. This eta of P2 is the best of those here where molecules are to be diverse."""
@@ -86,7 +88,7 @@ def families(subject: Subject, parts: dict[str, list[str]], denoiser: Any, task:
     """
 
     def noisy(sampler: Sampler, *scales: float, temperature: float = 1.0) -> dict[str, Sampler]:
-        return {f"{noise:g}": sampler.replace(noise=noise, token=Sample(temperature)) for noise in scales or SCALES}
+        return {f"{noise:g}": sampler.replace(noise=noise, token=Sample(temperature)) for noise in scales or subject.noises}
 
     plain = Sampler.parse("confidence")
     texts = ("confidence", "margin", "confidence+p2", "confidence+p2:2", "confidence+p2:4")
