@@ -103,6 +103,9 @@ def families(subject: Subject, parts: dict[str, list[str]], denoiser: Any, task:
     for name, folders in (("order by reward", parts["order"]), ("order by another reward", parts["control"])):
         learned = [anyorder.load_order(folder, denoiser) for folder in folders]
         found[name] = [noisy(Sampler(order), *WIDE) for order in learned]
+        found[f"{name}, temperature {TEMPERATURES[0]:g}"] = [
+            noisy(Sampler(order), *WIDE, temperature=TEMPERATURES[0]) for order in learned
+        ]
         for eta in (1.0, 4.0):
             found[f"{name}+p2:{eta:g}"] = [noisy(Sampler(order, remasker=P2(eta)), *WIDE) for order in learned]
     return {name: curves for name, curves in found.items() if curves}

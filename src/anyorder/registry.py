@@ -360,7 +360,8 @@ ORDERS = Registry("order", "anyorder.orders", ("anyorder.orders",))
 
 COUNT_RULES = Registry("count rule", "anyorder.count_rules", ("anyorder.decoding",))
 """How many positions to unmask. Facts: `curve_for`, the kinds of orders ("heuristic", "supervised", "reward") with which
-`anyorder pareto` tries the rule by default; `wraps`, the field that holds another count rule."""
+`anyorder pareto` tries the rule by default, and for heuristics `headroom` and `fit` too; `candidate`, whether these two try it
+without such a curve; `wraps`, the field that holds another count rule."""
 
 TOKEN_RULES = Registry("token rule", "anyorder.token_rules", ("anyorder.decoding",))
 """Which token to put."""

@@ -34,7 +34,7 @@ class TwoPhase(CountRule):
         raise not_in_blocks("two_phase")
 
 
-@COUNT_RULES.register("if_unsure")
+@COUNT_RULES.register("if_unsure", candidate=True)
 @dataclass(frozen=True)
 class IfUnsure(CountRule):
     """One rule for most sequences, and another for those of which the denoiser was unsure at first.

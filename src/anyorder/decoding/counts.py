@@ -113,7 +113,7 @@ class Linear(CountRule):
         return EvenBlocks(length)
 
 
-@COUNT_RULES.register("cosine")
+@COUNT_RULES.register("cosine", candidate=True)
 @dataclass(frozen=True)
 class Cosine(CountRule):
     """Few at first, many at the end: a share cos(pi/2 * (step + 1) / steps) stays masked (MaskGIT, arXiv 2202.04200)."""

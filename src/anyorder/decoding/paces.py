@@ -12,7 +12,7 @@ from anyorder.registry import COUNT_RULES
 from anyorder.state import DecodeState
 
 
-@COUNT_RULES.register("saber")
+@COUNT_RULES.register("saber", candidate=True)
 @dataclass(frozen=True)
 class Saber(CountRule):
     """All positions whose drawn token has a probability above the mean of those committed so far, each taken when it was

@@ -57,9 +57,11 @@ def baselines(task: Task) -> dict[str, Sampler]:
 
 def adaptive(*, every: bool = True) -> dict[str, Sampler]:
     """The confidence order with each count rule that reads the predictions, with every value that the rule is registered with
-    or with its default alone."""
+    or with its default alone; and with the rules that are registered as a `candidate`, as they are."""
     found: list[str] = []
     for entry in COUNT_RULES.entries():
+        if entry.facts.get("candidate"):
+            found.append(f"confidence@{entry.name}")
         if "heuristic" not in entry.facts.get("curve_for", ()) or entry.name == "linear":
             continue
         if not entry.arguments:
