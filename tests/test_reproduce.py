@@ -276,7 +276,7 @@ def test_the_help_lists_targets_by_the_models_that_they_train() -> None:
     assert trainings("upo-table2") == 2 * 7 * 3
     described = describe_targets()
     assert described.startswith("upo-figure1 (0 trainings")
-    assert "upo-table2 (42 trainings, 40 min)" in described
+    assert "upo-table2 (42 trainings, 50 min)" in described
 
 
 def test_the_control_for_memory_is_tested_on_classes_that_no_order_was_trained_on() -> None:

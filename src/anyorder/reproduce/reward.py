@@ -328,7 +328,7 @@ def about(settings: list[Setting], seeds: list[int], scale: str, positions: str 
 _TASKS = ("sudoku4",)
 _UNSEEN = "sudoku4-unseen"
 TARGETS = {
-    "upo-table2": Target((*_TASKS, _UNSEEN), _table2_needs, _table2, RewardStudy, about, minutes=40),
+    "upo-table2": Target((*_TASKS, _UNSEEN), _table2_needs, _table2, RewardStudy, about, minutes=50),
     "upo-table4": Target(_TASKS, _table4_needs, _table4, RewardStudy, about),
     "upo-figure3": Target(_TASKS, _figure_needs(list(REFERENCES)), _figure3, RewardStudy, about),
     "upo-figure4": Target(_TASKS, _figure_needs(["confidence", "top_k", *ABLATIONS]), _figure4, RewardStudy, about),
