@@ -279,5 +279,7 @@ def test_halves_are_of_classes_up_to_symmetry() -> None:
 def test_unsolvable_wishes_for_a_half_are_refused() -> None:
     with pytest.raises(BadInput, match="use one of first, second"):
         Sudoku(2).generate(2, 0, half="third")
+    with pytest.raises(BadInput, match="with 0 givens is in the second half: choose other givens"):  # the empty grid
+        Sudoku(2).generate(2, 0, givens=0, unique=False, half="second")
     with pytest.raises(BadInput, match="4x4 puzzles alone"):
         Sudoku(3).generate(2, 0, half="first")

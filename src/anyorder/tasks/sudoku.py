@@ -143,8 +143,9 @@ class Sudoku(Task):
                 part = part[torch.from_numpy(in_half(self._puzzle_grid(part.tokens).numpy(), half))]
             parts.append(part)
             start, found = start + batch, found + len(part)
-            if difficulty is not None and start >= 5_000 and found == 0:
-                raise BadInput(f"none of {start} puzzles with {givens} givens needs {difficulty!r}: choose other givens")
+            if filtered and start >= 5_000 and found == 0:
+                asked = [f"needs {difficulty!r}"] * (difficulty is not None) + [f"is in the {half} half"] * (half is not None)
+                raise BadInput(f"none of {start} puzzles with {givens} givens {' and '.join(asked)}: choose other givens")
         return joined(parts)[slice(0, count)]
 
     def _generate_batch(self, seeds: np.ndarray, low: int, high: int, unique: bool) -> Instances:
