@@ -78,9 +78,10 @@ def fit_and_compare(settings: FitSettings, folder: Path, console: Console, progr
     stages = Stages()
     bench = prepare(settings, console)
     check_size(settings.samples, bench.test.tokens.shape[1])
+    several = several_solutions(bench.denoiser, bench.task, bench.train)
     recipe = plan_fit(
         bench.denoiser, bench.task, bench.train, steps=settings.updates, batch_size=settings.train_batch_size,
-        seed=settings.seed, policy=settings.architecture or None, budget=settings.steps,
+        seed=settings.seed, policy=settings.architecture or None, budget=settings.steps, several=several,
     )  # fmt: skip
     check_fit(recipe, bench.denoiser, bench.train, folder)
     run = _Run(settings, bench, console, progress)
@@ -110,7 +111,7 @@ def fit_and_compare(settings: FitSettings, folder: Path, console: Console, progr
     tested = {name: samplers[name] for name in dict.fromkeys((heuristic, label, "policy"))}
     reports["test"] = test = run.show(run.on(bench.test)({**tested, **oracles()}))
     gains = [gain(test, name, heuristic) for name in tested if name != heuristic]
-    said = advice(test, heuristic, gains, several_solutions(bench.denoiser, bench.task, bench.train), label)
+    said = advice(test, heuristic, gains, several, label)
     console.print(said, style="bold")
     stages.lap("test")
     if settings.samples and isinstance(bench.task, Sequences):
