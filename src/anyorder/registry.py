@@ -380,7 +380,8 @@ OBJECTIVES = Registry("objective", "anyorder.objectives", ("anyorder.training.ob
 
 REWARDS = Registry("reward", "anyorder.rewards", ("anyorder.training.rewards",))
 """What a decoded sequence is worth, see `anyorder.training.rewards`. Facts: `by_position`, it is earned when a position is
-committed, not at the end."""
+committed, not at the end; `negative`, it can be below 0; `reads`, the attribute of a task that it needs; `multiplies`, the
+setting that names another reward."""
 
 TASKS = Registry("task", "anyorder.tasks", ("anyorder.tasks",))
 """Kinds of problems."""

@@ -84,8 +84,8 @@ class Varied:
     reward of sets, in which a repeated sequence adds nothing. It needs many trajectories per problem.
 
     The difference is the mean of `task.differences` (molecules: 1 - Tanimoto similarity; texts: 1 - the overlap of their
-    pieces), to the power `power`. A sequence that is not solved gets 0. A reward that can be negative, such as `judge`, cannot
-    be multiplied: with `weight`, the difference is added to it.
+    pieces), to the power `power`, and 0 for a sequence that is not solved. A reward that can be negative, such as `judge`,
+    cannot be multiplied: with `weight`, the difference times `weight` is added to it.
     """
 
     power: float = field(default=2.0, metadata={"help": "of the difference; 0 is the reward `of` alone"})
