@@ -18,7 +18,7 @@ from anyorder.files import find_file
 from anyorder.report.sources import read_metrics
 from anyorder.reproduce import published
 from anyorder.reproduce.outcome import Cells, Outcome, Solved, Target, difference, percent
-from anyorder.reproduce.reward import HEURISTICS, Both, RewardSetting, RewardStudy, about, against_confidence
+from anyorder.reproduce.reward import HEURISTICS, Both, RewardSetting, RewardStudy, about, against_confidence, deviations
 from anyorder.reproduce.study import Decoding, Setting
 from anyorder.tasks import Instances, Task, make_task
 from anyorder.training.recipes import AnyRecipe, load_recipe
@@ -70,7 +70,7 @@ def _table2(settings: list[Setting], seeds: list[int], solved: Solved, folder: P
             "supervised, MLP": ("policy/mlp/{seed}", "policy"),
         }
         markdown, values[s.name] = against_confidence(both, s, rows, published.UPO_TABLE2.get(s.published, {}))
-        parts.append(markdown)
+        parts.append(markdown + "\n" + deviations(s, (s.reference, "none")))
     return Outcome("UPO, table 2: problems in words, one position at a time", "\n".join(parts), values)
 
 
@@ -135,7 +135,7 @@ def _table3(settings: list[Setting], seeds: list[int], solved: Solved, folder: P
             rows.append([label, percent(was), percent(now), gap, str(published.UPO_TABLE3[label])])
             values[s.name][label] = {"before": float(was.mean()), "after": float(now.mean())}
         header = ["order", "solved before", "solved after diffu-GRPO", "minus confidence, after", "published, GSM8K"]
-        parts.append(f"**{s.name}**\n\n" + markdown_table(header, rows))
+        parts.append(f"**{s.name}**\n\n" + markdown_table(header, rows) + "\n" + deviations(s, (s.reference,)))
     return Outcome("UPO, table 3: orders after diffu-GRPO of the denoiser", "\n".join(parts), values)
 
 
@@ -216,7 +216,8 @@ def _figure7(settings: list[Setting], seeds: list[int], solved: Solved, folder: 
             rows.append([order, by_seed, compared, f"{100 * recovered:.1f}", f"{entropy:.2f}"])
             values[s.name][order] = {"likelihood": float(likelihood), "recovered": float(recovered), "entropy": float(entropy)}
         header = ["order", "log-likelihood by seed", "minus confidence", "recovered, %", "token entropy, bits"]
-        parts.append(f"**{s.name}**\n\n" + markdown_table(header, rows))
+        told = deviations(s, ("judged",), published.UPO_MATH_SETTINGS, "GSM8K and MATH-500")
+        parts.append(f"**{s.name}**\n\n" + markdown_table(header, rows) + "\n" + told)
     title = "UPO, figure 7: the likelihood under another model as the reward"
     return Outcome(title, "\n".join(parts), values, lines, "update", "log-likelihood, nats per token")
 

@@ -201,8 +201,8 @@ def _cost(folder: Path, s: Setting, model: str, seeds: list[int]) -> list[str]:
     return [str(updates), f"{np.mean(seconds):.0f}" if seconds else "", f"{rounds * batch:,.0f}"]
 
 
-def deviations(s: Setting, variants: list[str]) -> str:
-    """A table of where our training of these variants differs from what was published."""
+def deviations(s: Setting, variants: Sequence[str], theirs: dict[str, str] | None = None, of: str = "4x4 Sudoku") -> str:
+    """A table of where our training of these variants differs from what was published (by default for the puzzles)."""
     assert isinstance(s, RewardSetting)
     rows = []
     for variant in variants:
@@ -214,9 +214,9 @@ def deviations(s: Setting, variants: list[str]) -> str:
             "inner updates": str(update.inner * update.minibatches),
             "trajectories per update": str(run.batch_size),
         }
-        theirs = published.UPO_SETTINGS | {"beta": published.UPO_BETA.get(update.reference, "0")}
-        rows.append([variant, *(f"{value} ({theirs[name]})" for name, value in ours.items())])
-    return "Ours (published, on 4x4 Sudoku):\n\n" + markdown_table(["recipe", *ours], rows)
+        known = (theirs or published.UPO_SETTINGS) | {"beta": published.UPO_BETA.get(update.reference, "0")}
+        rows.append([variant, *(f"{value} ({known[name]})" for name, value in ours.items())])
+    return f"Ours (published, on {of}):\n\n" + markdown_table(["recipe", *ours], rows)
 
 
 def _table4_needs(settings: list[Setting], seeds: list[int]) -> list[Decoding]:
