@@ -332,11 +332,11 @@ WORDS = SpeedSetting(
     steps=40,
     key="words-speed",
     reward="sudoku9-speed",
-    reward_changes=("task.name=words", 'task.options={problems="countdown"}', "data.options={}"),
+    reward_changes=("task.name=words", 'task.options={problems="countdown"}', "data.options={}", "run.steps=160"),
     exponents=("3",),
     in_blocks=("3",),
     block=8,
-    after_start=("run.batch_size=96",),
+    after_start=("run.steps=120", "run.batch_size=64"),
 )
 """A denoiser of 6.4 M weights, of which the policy is a small part, and answers with long tails of end tokens. Of its problems
 only Countdown leaves something to win: every sum is solved in one pass."""
