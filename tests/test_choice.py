@@ -63,8 +63,22 @@ def test_a_gain_is_the_mean_difference_with_its_paired_interval() -> None:
 def test_a_learned_sampler_is_chosen_only_if_its_whole_interval_is_above_the_best_heuristic(
     policy: list[float], chosen: str
 ) -> None:
-    found = report(a=([0.1] * 4, "heuristic"), b=(LOW, "heuristic"), policy=(policy, "learned"), oracle=([1.0] * 4, "oracle"))
-    assert choose(found) == chosen
+    rows = {
+        "a": ([0.1] * 4, "heuristic"),
+        "b": (LOW, "heuristic"),
+        "policy": (policy, "learned"),
+        "oracle": ([1.0] * 4, "oracle"),
+    }
+    assert choose(report(**{name: (3 * values, kind) for name, (values, kind) in rows.items()})) == chosen
+    assert choose(report(**rows)) == "b"  # of four problems nothing is significant
+
+
+@pytest.mark.parametrize(("gained", "chosen"), [(4, "b"), (6, "policy")])
+def test_a_few_problems_more_are_no_reason_to_choose(gained: int, chosen: str) -> None:
+    solved = np.arange(500) < 250
+    found = report(b=(list(solved), "heuristic"), policy=(list(np.arange(500) < 250 + gained), "learned"))
+    assert gain(found, "policy", "b").low > 0  # the interval alone would choose both
+    assert choose(found) == chosen  # p = .12 and .03
 
 
 def test_without_a_learned_sampler_the_best_heuristic_is_chosen_and_among_equals_the_cheapest() -> None:

@@ -61,7 +61,10 @@ class SharedPasses(nn.Module):
         parts = [tokens, positions.long()] + ([] if attention_mask is None else [attention_mask.long()])
         keys = [(tokens.shape[1], row.tobytes()) for row in torch.cat(parts, dim=1).numpy()]
         found = [self._kept.get(key) for key in keys]
-        new = torch.tensor([one is None for one in found])
+        first = {key: number for number, key in reversed(list(enumerate(keys)))}
+        new = torch.tensor(
+            [one is None and first[key] == number for number, (key, one) in enumerate(zip(keys, found, strict=True))]
+        )
         self.rows, self.seen = self.rows + len(keys), self.seen + len(keys) - int(new.sum())
         if bool(new.any()):
             mask = None if attention_mask is None else attention_mask[new]
@@ -70,7 +73,7 @@ class SharedPasses(nn.Module):
             for number in new.nonzero()[:, 0].tolist():
                 found[number] = one = next(fresh)
                 self._keep(keys[number], one)
-        rows = [one for one in found if one is not None]
+        rows = [one for number in map(first.__getitem__, keys) if (one := found[number]) is not None]
         return DenoiserOutput(torch.cat([logits for logits, _ in rows]), torch.stack([hidden for _, hidden in rows]))
 
     def _run(self, tokens: Tensor, attention_mask: Tensor | None, positions: Tensor | None) -> DenoiserOutput:

@@ -1,7 +1,8 @@
 """Which sampler is best at a budget of forward passes: candidates, the choice on validation problems, and the advice.
 
 A sampler with a learned part is chosen only if it is better than the best heuristic on the validation problems, by a paired
-95 % interval. So what is chosen is as good as the best heuristic, up to the error of that interval.
+95 % interval and an exact test (p < .05). So what is chosen is as good as the best heuristic, up to the error of that test,
+which grows with the number of candidates; what is significantly worse on the test problems is not recommended.
 """
 
 from collections.abc import Callable
@@ -20,6 +21,8 @@ from anyorder.evaluation.tables import metric_name, p_text
 from anyorder.orders.learned import LearnedOrder
 from anyorder.registry import COUNT_RULES, ORDERS
 from anyorder.tasks.base import Task
+
+_SIGNIFICANT = 0.05
 
 WORTH = 1.0
 """Points of the main metric. A gain below this is not worth a fit."""
@@ -122,12 +125,13 @@ def best(report: Report, kind: Kind | None = None, part: str = "") -> Result:
 
 def choose(report: Report) -> str:
     """The label of the sampler to use: the best one with a learned part if it is better than the best heuristic by a paired
-    95 % interval, else that heuristic. Oracles are not candidates."""
+    95 % interval and p < .05, else that heuristic. Oracles are not candidates."""
     heuristic = best(report, "heuristic")
     if all(result.kind in ("heuristic", "oracle") for result in report.results):
         return heuristic.order
     challenger = best(report)
-    return challenger.order if gain(report, challenger.order, heuristic.order).low > 0 else heuristic.order
+    found = gain(report, challenger.order, heuristic.order)
+    return challenger.order if found.low > 0 and found.p_value < _SIGNIFICANT else heuristic.order
 
 
 def gain(report: Report, order: str, against: str) -> Gain:

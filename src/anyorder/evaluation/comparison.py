@@ -93,6 +93,8 @@ def evaluate(
     budgets = list(steps) if isinstance(steps, Iterable) and not isinstance(steps, str) else [steps]
     if not budgets or None in budgets:
         raise BadInput(f"steps is {steps!r}; give a budget of forward passes, or several")
+    if noise is not None and not list(noise):
+        raise BadInput("noise is empty; give a scale, or several, or None for that of each sampler")
     metric = task.main_metric(instances)
     results = []
     quiet: dict[tuple[str, int], Tensor] = {}  # commit steps without noise

@@ -17,7 +17,7 @@ from anyorder.orders.learned import LearnedOrder
 from anyorder.prediction import Prediction
 from anyorder.state import DecodeState
 from anyorder.tasks.base import Instances, Task
-from anyorder.tasks.instances import checked_result
+from anyorder.tasks.instances import check_open, checked_result
 
 FEWEST = 5
 """Right and wrong sequences, below which no level is chosen."""
@@ -57,17 +57,19 @@ def review(
     batch_size: int = 256,
     progress: Progress | None = None,
 ) -> Reviewed:
-    """Decode problems and let the critic of an order judge the completed sequences.
+    """Decode problems and let the critic of an order judge the completed sequences; those with nothing to fill are left out.
 
     Args:
         steps: budget of forward passes, in which the sequences are completed; one more is used for the review.
         count: count rule; that of `undo` by default.
 
     Raises:
-        BadInput: the order has no critic.
+        BadInput: the order has no critic, or no problem has anything to fill.
     """
     if order.critic is None:
         raise BadInput("this order has no critic: fit one with objective.critic")
+    check_open(instances)
+    instances = instances[instances.maskable.any(dim=1).nonzero()[:, 0]]
     critic, least = order.critic, torch.full((len(instances),), torch.nan)
 
     def record(output: StepOutput) -> None:

@@ -21,12 +21,13 @@ from anyorder.evaluation.choice import Gain, adaptive, advice, baselines, best, 
 from anyorder.evaluation.comparison import evaluate
 from anyorder.evaluation.critic_check import accept_level, review
 from anyorder.evaluation.results import Report
-from anyorder.evaluation.samplers import Samplers
+from anyorder.evaluation.samplers import Samplers, as_samplers, kind_of
 from anyorder.evaluation.stages import Stages
 from anyorder.evaluation.tables import markdown
 from anyorder.orders.learned import LearnedOrder
 from anyorder.signatures import checked
 from anyorder.tasks.base import Instances, Task
+from anyorder.tasks.instances import check_open
 from anyorder.tasks.sequences import Sequences
 from anyorder.training.fit import fit_planned, plan_fit
 from anyorder.training.solutions import several_solutions
@@ -47,7 +48,7 @@ class Probe:
         updates: of the fit.
         auroc: chance that a right prediction scores higher than a wrong one, on the policy's own path.
         auroc_confidence: the same of the denoiser's confidence, on the same predictions.
-        report: the heuristic that is best on these problems, and the samplers with the policy.
+        report: the heuristic that is best on all problems, and the samplers with the policy.
         gains: of these samplers over that heuristic.
     """
 
@@ -89,7 +90,7 @@ class Headroom:
         return f"{markdown(self.report)}\n\n{recommendation(self)}"
 
 
-@checked("steps", "seed")
+@checked("steps", "seed", "updates")
 def headroom(
     denoiser: Denoiser | str | Path,
     task: Task | str | None,
@@ -118,20 +119,25 @@ def headroom(
         A `Headroom`: print it, or read its `report` and `probe`.
 
     Raises:
-        BadInput: no solutions are known, or task and denoiser do not match.
+        BadInput: no solutions are known, no problem has anything to fill, no sampler is a heuristic, or task and denoiser do
+            not match.
     """
+    if updates < 0:
+        raise BadInput(f"updates is {updates}; it must be 0, for no probe, or more")
     denoiser, task, instances = loaded(denoiser, task, instances)
+    check_open(instances)
     if isinstance(task, Sequences) and task.hide == 1:
         message = "every symbol is hidden, so there is nothing to infer them from: make the task with hide=0.5, say"
         warnings.warn(message, stacklevel=3)
     if instances.x0 is None:
         raise BadInput("headroom needs problems whose solutions are known: give a file of complete ones with --data")
     asked: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "progress": progress}
-    if samplers is None:
-        samplers = {**baselines(task), **adaptive(every=False), **oracles()}
+    compared = {**baselines(task), **adaptive(every=False), **oracles()} if samplers is None else as_samplers(samplers)
+    if not any(kind_of(sampler) == "heuristic" for sampler in compared.values()):
+        raise BadInput(f"headroom compares with heuristics, and {', '.join(compared)} are none: give one, such as confidence")
     stages = Stages()
     shared = SharedPasses(denoiser)
-    report = evaluate(denoiser, task, instances, samplers, steps, shared=shared, **asked)
+    report = evaluate(denoiser, task, instances, compared, steps, shared=shared, **asked)
     stages.lap("heuristics and oracles")
     every, first = path_calibration(shared, instances, steps, batch_size)
     stages.lap("calibration")
@@ -139,7 +145,8 @@ def headroom(
     stages.lap("several solutions")
     probe = None
     if updates and len(instances) >= FEWEST:
-        probe = _probe(denoiser, shared, task, instances, steps, updates, several, best(report, "heuristic").order, asked)
+        name = best(report, "heuristic").order
+        probe = _probe(denoiser, shared, task, instances, steps, updates, several, name, compared[name], asked)
         stages.lap("probe")
     return Headroom(report, every, first, probe, several, stages)
 
@@ -153,6 +160,7 @@ def _probe(
     updates: int,
     several: float,
     heuristic: str,
+    plain: Sampler,
     asked: dict[str, Any],
 ) -> Probe:
     """Fit a policy to the first half of the problems, find there from which doubt on its critic rejects a sequence, and measure
@@ -164,12 +172,7 @@ def _probe(
         order = fit_planned(recipe, denoiser, task, first, Path(folder), Console(quiet=True))
     if order.critic is not None and (level := accept_level(review(shared, task, first, order, steps, **asked))) is not None:
         order.policy.about["accept"] = level
-    try:
-        plain = Sampler.parse(heuristic)
-    except BadInput:  # a sampler of the caller's own, under a label
-        plain = Sampler.parse("confidence")
-        heuristic = "confidence"
-    samplers = {heuristic: plain, **learned(order, plain, slow=steps > rest.longest)}
+    samplers = {**learned(order, plain, slow=steps > rest.longest), heuristic: plain}
     report = evaluate(denoiser, task, rest, samplers, steps, shared=shared, **asked)
     gains = [gain(report, r.order, heuristic) for r in report.results if r.order != heuristic]
     auroc = _auroc(shared, rest, order, steps, asked)

@@ -8,13 +8,14 @@ as the best heuristic, up to the error of the comparison.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from anyorder.decoding.sampler import Sampler
 from anyorder.decoding.tokens import Sample
 from anyorder.denoisers.shared_passes import SharedPasses
-from anyorder.errors import BadInput, counted
+from anyorder.errors import BadInput, WrongDenoiser, counted
 from anyorder.evaluation.batches import Progress
 from anyorder.evaluation.choice import Compare, Gain, advice, best, choose, gain, heuristics, joined, learned, oracles
 from anyorder.evaluation.comparison import evaluate
@@ -29,6 +30,7 @@ from anyorder.fitting.settings import FitSettings as FitSettings
 from anyorder.orders.learned import LearnedOrder, saved_order
 from anyorder.registry import POLICIES
 from anyorder.tasks import Instances, Sequences, check_size
+from anyorder.tasks.instances import check_open
 from anyorder.training.fit import check_fit, fit_planned, plan_fit
 from anyorder.training.run_folder import check_free
 from anyorder.training.solutions import several_solutions
@@ -77,6 +79,8 @@ def fit_and_compare(settings: FitSettings, folder: Path, console: Console, progr
         POLICIES.entry(settings.architecture)  # an unknown one is an error before the work
     stages = Stages()
     bench = prepare(settings, console)
+    for instances in (bench.train, bench.validation, bench.test):
+        check_open(instances)
     check_size(settings.samples, bench.test.tokens.shape[1])
     several = several_solutions(bench.denoiser, bench.task, bench.train)
     recipe = plan_fit(
@@ -111,6 +115,11 @@ def fit_and_compare(settings: FitSettings, folder: Path, console: Console, progr
     tested = {name: samplers[name] for name in dict.fromkeys((heuristic, label, "policy"))}
     reports["test"] = test = run.show(run.on(bench.test)({**tested, **oracles()}))
     gains = [gain(test, name, heuristic) for name in tested if name != heuristic]
+    if any(one.what == label and one.high < 0 for one in gains):
+        console.print(
+            f"{label} was chosen, and is significantly worse than {heuristic} on the test problems, which replaces it."
+        )
+        label = heuristic
     said = advice(test, heuristic, gains, several, label)
     console.print(said, style="bold")
     stages.lap("test")
@@ -126,6 +135,17 @@ def fit_and_compare(settings: FitSettings, folder: Path, console: Console, progr
     return Fit(sampler, label, heuristic, order, chosen, reports, said, stages.seconds)
 
 
+def _own_order(denoiser: Any, console: Console) -> LearnedOrder | None:
+    """The model's own order, if it has one that was fitted to it."""
+    if not getattr(denoiser, "own_order", None):
+        return None
+    try:
+        return saved_order(denoiser)
+    except WrongDenoiser:
+        console.print(f"The model's own policy in {denoiser.own_order} was fitted to other weights, and is left out.")
+        return None
+
+
 class _Run:
     """The comparisons of a fit. `samplers` are those compared so far, by label."""
 
@@ -133,6 +153,7 @@ class _Run:
         self.settings, self.bench, self.console, self.progress = settings, bench, console, progress
         self.samplers: dict[str, Sampler] = {}
         self.shared = SharedPasses(bench.denoiser)
+        self.own_order = _own_order(bench.denoiser, console)
         sequences = isinstance(bench.task, Sequences)
         self.hidden = f", {100 * settings.hide:.0f} % of their symbols hidden" if sequences else ""
 
@@ -162,8 +183,8 @@ class _Run:
         """Samplers with the fitted order, and with the model's own order, if it has one."""
         slow = self.settings.steps is None or self.settings.steps > self.bench.validation.longest
         found = learned(order, heuristic, slow=slow)
-        if getattr(self.bench.denoiser, "own_order", None):
-            found |= learned(saved_order(self.bench.denoiser), heuristic, "shipped policy", slow=slow)
+        if self.own_order is not None:
+            found |= learned(self.own_order, heuristic, "shipped policy", slow=slow)
         return found
 
     def calibrate(self, order: LearnedOrder, folder: Path) -> str:

@@ -123,6 +123,16 @@ def check_problems(task: Any, instances: Any) -> None:
         raise BadInput(f"no position of these problems holds the mask token {task.mask_token_id} of the task {task.name}")
 
 
+def check_open(instances: Instances) -> None:
+    """Refuse problems of which none has anything to fill.
+
+    Raises:
+        BadInput: no position is open.
+    """
+    if not instances.maskable.any():
+        raise BadInput("these problems are complete: no position holds the mask, so there is nothing to fill")
+
+
 def checked_result(task: Any, instances: Instances, tokens: Tensor) -> CheckResult:
     """What a task says of completed sequences (N, L).
 

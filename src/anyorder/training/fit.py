@@ -1,9 +1,11 @@
 """Run a recipe: the code of `anyorder train`, `anyorder.fit_order` and `anyorder.fit_order_by_reward`."""
 
+import functools
 import hashlib
+import inspect
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from anyorder.registry import OBJECTIVES
 from anyorder.signatures import checked
 from anyorder.tasks import make_task
 from anyorder.tasks.base import Instances, Task
+from anyorder.tasks.instances import check_open
 from anyorder.training.denoiser import DenoiserJob
 from anyorder.training.fit_recipes import order_recipe, reward_recipe, rules_recipe, task_settings
 from anyorder.training.grpo import GrpoJob
@@ -159,12 +162,13 @@ def fit_order(
         The fitted order, ready for `Sampler`.
 
     Raises:
-        BadInput: settings that cannot be used, problems without solutions, a task and a denoiser that do not match, or a folder
-            that holds a fit to another denoiser or to other problems.
+        BadInput: settings that cannot be used, problems without solutions or with nothing to fill, a task and a denoiser that
+            do not match, or a folder that holds a fit to another denoiser, other problems or solutions, or by another reward.
         KeyboardInterrupt: Ctrl-C; a checkpoint is written first, and the same call resumes.
     """
     model: Any
     model, task, instances = loaded(denoiser, task, instances)
+    check_open(instances)
     share = several_solutions(model, task, instances) if objective is None else 0.0
     if share and only_stored(task):
         warnings.warn(
@@ -255,11 +259,14 @@ def fit_order_by_reward(
     """
     model: Any
     model, task, instances = loaded(denoiser, task, instances)
+    check_open(instances)
+    if reward is not None and not callable(reward):
+        raise BadInput(f"reward is {reward!r}; it must be a function of an anyorder.Outcome")
     recipe = reward_recipe(
         task, instances, steps=steps, batch_size=batch_size, seed=seed, policy=policy, rollout=rollout, update=update
     )  # fmt: skip
     job = partial(RewardJob, recipe, model, task, instances, reward)
-    return _fit(job, recipe, model, instances, Path(folder), console)
+    return _fit(job, recipe, model, instances, Path(folder), console, reward)
 
 
 def _fit(
@@ -269,9 +276,23 @@ def _fit(
     instances: Instances,
     folder: Path,
     console: Console | None,
+    reward: Reward | None = None,
 ) -> LearnedOrder:
     """Run a job on a denoiser that was given, and load what it saved."""
-    identity = _identity(recipe, denoiser, instances)
+    identity = _identity(recipe, denoiser, instances, reward)
+    device = device_of(denoiser)
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        return _run_fit(make_job, recipe, identity, denoiser, folder, console)
+
+
+def _run_fit(
+    make_job: Callable[[], OrderJob | RewardJob],
+    recipe: OrderRecipe | RewardRecipe,
+    identity: dict[str, Any],
+    denoiser: nn.Module,
+    folder: Path,
+    console: Console | None,
+) -> LearnedOrder:
     with _handed_back(denoiser):
         try:
             job = make_job()
@@ -285,13 +306,43 @@ def _fit(
     return LearnedOrder.from_pretrained(folder, denoiser)
 
 
-def _identity(recipe: OrderRecipe | RewardRecipe, denoiser: nn.Module, instances: Instances) -> dict[str, Any]:
+def _identity(
+    recipe: OrderRecipe | RewardRecipe, denoiser: nn.Module, instances: Instances, reward: Reward | None = None
+) -> dict[str, Any]:
     """What a fit must share with a run in its folder to go on with it."""
+    x0 = instances.x0
     return {
         **recipe.model_dump(mode="json"),
         "denoiser_fingerprint": fingerprint(denoiser),
-        "problems": hashlib.sha256(instances.tokens.numpy().tobytes()).hexdigest()[:16],
+        "problems": _hash_of(*(t.cpu().numpy().tobytes() for t in (instances.tokens, instances.maskable, x0) if t is not None)),
+        **({} if reward is None else {"reward_function": _hash_of(*_code_of(reward))}),
     }
+
+
+def _hash_of(*parts: bytes) -> str:
+    return hashlib.sha256(b"|".join(parts)).hexdigest()[:16]
+
+
+def _code_of(reward: Reward) -> Iterator[bytes]:
+    """What tells a reward from another one: its name, its code, and the plain values that it was made with."""
+    if isinstance(reward, functools.partial):
+        yield from _code_of(reward.func)
+        yield _plain([*reward.args, *reward.keywords.items()])
+        return
+    function: Any = reward if inspect.isroutine(reward) else type(reward)
+    yield f"{function.__module__}:{function.__qualname__}".encode()
+    with suppress(OSError, TypeError):  # it was typed, or is not written in Python
+        yield inspect.getsource(function).encode()
+    cells = getattr(function, "__closure__", None) or ()
+    yield _plain([cell.cell_contents for cell in cells] or list(getattr(reward, "__dict__", {}).items()))
+
+
+def _plain(values: list[Any]) -> bytes:
+    """Numbers and texts among values, and in pairs of them."""
+    kinds = str | int | float | bool | None
+    return repr(
+        [v for v in values if isinstance(v, kinds) or (isinstance(v, tuple) and all(isinstance(p, kinds) for p in v))]
+    ).encode()
 
 
 @contextmanager

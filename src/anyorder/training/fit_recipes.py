@@ -95,7 +95,18 @@ def reward_recipe(
     update: UpdateSettings | Mapping[str, Any] | None = None,
 ) -> RewardRecipe:
     """The recipe of a call of `fit_order_by_reward`."""
-    upo = UpdateSettings(inner=2, minibatches=2, reference="confidence", beta=0.005, imitation=40)
+    imitation = min(40, steps // 10)  # rounds of 4 updates: of a short run, two fifths
+    upo = UpdateSettings(inner=2, minibatches=2, reference="confidence", beta=0.005, imitation=imitation)
+    chosen = _settings(UpdateSettings, update, "") or upo
+    if chosen.train_denoiser:
+        raise BadInput(
+            "update.train_denoiser: this call leaves your denoiser as it is; a recipe can train both (anyorder train)"
+        )
+    if chosen.imitation * chosen.inner * chosen.minibatches >= steps > 0 and chosen.imitation:
+        raise BadInput(
+            f"update.imitation = {chosen.imitation} rounds are all {steps} updates, so that the reward would have no effect: "
+            "lower it, or raise steps"
+        )
     values = {
         "kind": "reward",
         "seed": seed,
@@ -107,7 +118,7 @@ def reward_recipe(
         "run": _checked(RunSettings, steps=steps, batch_size=batch_size),
         "policy": _policy_settings(policy, "upo"),
         "rollout": _settings(RolloutSettings, rollout, "") or RolloutSettings(),
-        "update": _settings(UpdateSettings, update, "") or upo,
+        "update": chosen,
     }
     recipe: RewardRecipe = _checked(RewardRecipe, **values)
     return recipe
@@ -127,7 +138,7 @@ def rules_recipe(
     few = budget is not None and budget < instances.longest
     return reward_recipe(
         task, instances, steps=steps, batch_size=12 * max(1, batch_size // 4), seed=seed, policy=policy or usual,
-        rollout={"steps": budget if few else None},
+        rollout={"steps": (budget, budget) if few else None},  # evenly over the budget
         update={"inner": 2, "minibatches": 2, "reference": "none", "beta": 0.0},
     )  # fmt: skip
 

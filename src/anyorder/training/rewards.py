@@ -5,12 +5,14 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from anyorder.causal import CausalModel
 from anyorder.decoding.result import Decoded
 from anyorder.errors import BadInput, check_number
+from anyorder.own_code import naming
 from anyorder.registry import REWARDS
 from anyorder.tasks.base import CheckResult, Instances, Task
 from anyorder.training.part_settings import check_settings, declared_by, make_part
@@ -151,9 +153,13 @@ def rewards_of(reward: Reward, outcome: Outcome, groups: Tensor) -> Tensor:
     not finite gets the lowest one of its group, 0 if there is none; a position gets 0.
 
     Raises:
-        BadInput: the reward has another shape.
+        BadInput: the reward is no tensor, or has another shape. PartFailed: a reward of the user's own raised an error.
     """
-    found = reward(outcome).to(groups.device).float()
+    with naming("reward", reward):
+        given: Any = reward(outcome)
+    if not isinstance(given, Tensor | np.ndarray):
+        raise BadInput(f"the reward is an object of the class {type(given).__name__}; it must be a tensor")
+    found = torch.as_tensor(given).to(groups.device).float()
     tokens = outcome.decoded.tokens
     allowed = tuple(tokens.shape[:1]), tuple(tokens.shape)
     if tuple(found.shape) not in allowed:

@@ -283,6 +283,11 @@ class RewardSettings(PartSection):
             raise ValueError(
                 f"the reward {self.name} is earned step by step: it takes neither speed, step_cost nor likelihood_bonus"
             )
+        inner = self.settings.get("of", self.name)
+        if self.speed is not None and inner in REWARDS and REWARDS.entry(inner).facts.get("negative"):
+            raise ValueError(
+                f"speed multiplies the reward, and {inner} is negative, so that slow paths would be rewarded: use step_cost"
+            )
         return self
 
 
