@@ -36,11 +36,13 @@ from torch import Tensor
 import anyorder
 from anyorder import Sampler
 from anyorder.decoding.combined_counts import Deadline
+from anyorder.denoisers.base import fingerprint
 from anyorder.evaluation.choice import baselines, oracles
 from anyorder.evaluation.comparison import evaluate
 from anyorder.evaluation.statistics import crossed_interval, sign_flip
 from anyorder.evaluation.tables import p_text
 from anyorder.files import write_json, write_text
+from anyorder.orders.learned import load_policy
 from anyorder.prediction import Prediction
 from anyorder.state import DecodeState
 from anyorder.tasks import Instances
@@ -300,6 +302,9 @@ def main() -> None:
             task = anyorder.task_for(anyorder.load_denoiser(denoiser, device="cpu"))
             problems = problems or test_problems(arena, task, words.limit, known)
             rows += [[]] * (seed == len(rows))
+            made_of = [fingerprint(anyorder.load_denoiser(denoiser, device="cpu")), fingerprint(load_policy(Path(order)))]
+            if found.setdefault("made of", {}).setdefault(f"{name}, {words.limit} problems, {seed}", made_of) != made_of:
+                raise SystemExit(f"{path} holds outcomes of another denoiser or order of {name}: give another --runs")
             measure(arena, denoiser, order, problems, seed, arena.own or not seed, rows[seed])
             write_json(path, found)
             print(name, seed, flush=True)

@@ -355,7 +355,7 @@ def multiply_adds(denoiser: Any, problems: Instances, sampler: Sampler) -> float
 
 
 def table(bench: Bench, name: str) -> list[str]:
-    """The lines of a model, best first within each kind of row."""
+    """The lines of a model, in the order of `rows`."""
     task, cells, refused = data(bench, name)[0], {}, []
     for label in rows(bench, name):
         path = cell_path(bench, name, label)

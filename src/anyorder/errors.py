@@ -48,6 +48,17 @@ class WrongDenoiser(AnyorderError):
     """A policy was used with a denoiser to which it was not fitted."""
 
 
+def truth(name: str, value: object) -> bool:
+    """A value that is true or false.
+
+    Raises:
+        BadInput: it is something else, such as a text, which Python would take for true.
+    """
+    if value not in (True, False):
+        raise BadInput(f"{name} is {value!r}; it must be true or false (1 or 0)")
+    return bool(value)
+
+
 def check_number(
     name: str, value: object, least: float = -math.inf, most: float = math.inf, *, above: float = -math.inf, hint: str = ""
 ) -> None:

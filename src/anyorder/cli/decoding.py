@@ -90,8 +90,8 @@ def evaluate(
     skip_unreadable: SkipUnreadableOption = False,
 ) -> None:
     """Compare samplers on the same problems: accuracy with intervals, paired tests, NFE, the share of the oracle gap closed."""
-    from anyorder.decoding.sampler import Sampler
     from anyorder.evaluation.judges import make_judges
+    from anyorder.evaluation.samplers import as_samplers
     from anyorder.evaluation.saved import save_trajectories
     from anyorder.evaluation.tables import markdown, rich_tables
     from anyorder.files import write_text
@@ -111,9 +111,9 @@ def evaluate(
     samplers: Any = names(orders) if orders is not None else session.samplers()
     common: dict[str, Any] = {"token": token, "seed": seed, "batch_size": batch_size, "shard": shard, "strict": session.strict}
     if draws > 1:
-        if judge or trajectories or eos_penalty or scales not in (None, [0.0]):
+        if judge or trajectories or eos_penalty or against != "best" or scales not in (None, [0.0]):
             raise BadInput(
-                "--draws prints Pass@N alone: leave out --judge, --trajectories, --eos-penalty and --noise, "
+                "--draws prints Pass@N alone: leave out --judge, --trajectories, --eos-penalty, --against and --noise, "
                 "and write ORDER~SIGMA"
             )
         outputs = (json_out, plot, markdown_out)
@@ -125,7 +125,7 @@ def evaluate(
         "watch": watch,
     }  # fmt: skip
     if eos_penalty:
-        made = {text: Sampler.parse(text, count=count or None, token=token) for text in samplers}
+        made = as_samplers(samplers, count=count or None, token=token)
         samplers = {text: session.late_ends(one, eos_penalty) for text, one in made.items()}
     report = _evaluated(session, samplers, read_budgets(steps, session.longest), settings | common)
     if shard.index:
@@ -174,10 +174,10 @@ def _pass_at_n(
     from anyorder.files import write_json, write_text
 
     json_out, plot, markdown_out = outputs
-    texts = [f"{text}@{count}" if count and "@" not in text else text for text in samplers]
     with ProgressBar(Console(stderr=True)) as progress:
         results = run(
-            session.denoiser, session.task, session.instances, texts, draws, steps=steps, progress=progress, **common
+            session.denoiser, session.task, session.instances, samplers, draws, steps=steps, count=count or None,
+            progress=progress, **common,
         )  # fmt: skip
     if common["shard"].index:
         return

@@ -243,7 +243,7 @@ def check_suffix(path: Path, suffixes: tuple[str, ...]) -> None:
 
     if not path.name.lower().endswith(suffixes) and not is_special(path):
         raise BadInput(f"{path.name!r} does not name the format that is written: end it in {' or '.join(suffixes)}")
-    if path.suffix == ".parquet":
+    if path.suffix.lower() == ".parquet":
         from anyorder.evaluation.results import check_report_name
 
         check_report_name(path)
@@ -270,7 +270,8 @@ def numbers(text: str, kind: type, option: str) -> list[Any]:
 
 def read_budgets(text: str, longest: int) -> list[int]:
     """Budgets of forward passes; `all` is one position per step."""
-    budgets = numbers(text.replace("all", str(max(1, longest))), int, "--steps")
+    parts = (str(max(1, longest)) if part.strip() == "all" else part for part in text.split(","))
+    budgets = numbers(",".join(parts), int, "--steps")
     if min(budgets) < 1:
         raise BadInput(f"--steps {text!r}: at least one forward pass is needed")
     if max(budgets) > LARGEST:

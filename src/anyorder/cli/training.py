@@ -85,7 +85,7 @@ def reproduce(
 
     from anyorder.cli.study_progress import StudyProgress, answering_interrupts
     from anyorder.files import check_writable
-    from anyorder.reproduce import SCALES, TARGETS
+    from anyorder.reproduce import SCALES, TARGETS, check_target
     from anyorder.reproduce import reproduce as run
 
     folder, seed_list = out or Path("runs") / "reproduce" / scale, numbers(seeds, int, "--seeds")
@@ -93,7 +93,10 @@ def reproduce(
         raise BadInput(f"--seeds {shorten(seeds)!r}: a seed lies between 0 and {LARGEST}")
     check_writable(folder, folder=True)
     every = [name for name, t in TARGETS.items() if set(t.tasks) <= SCALES.get(scale, {}).keys()]
-    for name in every if target == "all" and every else target.split(","):
+    asked = every if target == "all" and every else [name.strip() for name in target.split(",")]
+    for name in asked:
+        check_target(name, scale)
+    for name in asked:
         with answering_interrupts(), StudyProgress(name, Console(stderr=True)) as progress:
             outcome = run(name, scale, folder, seeds=seed_list, workers=workers, problems=limit, say=progress)
         print(f"# {outcome.title}\n\n{outcome.markdown}")

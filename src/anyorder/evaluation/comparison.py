@@ -90,7 +90,7 @@ def evaluate(
         raise BadInput("these shared passes are of another denoiser: make them with SharedPasses(denoiser)")
     if against != "best" and against not in bound:
         raise BadInput(f"cannot compare with {against!r}: it is not among the samplers {', '.join(bound)}")
-    budgets = list(steps) if isinstance(steps, Iterable) and not isinstance(steps, str) else [steps]
+    budgets = list(dict.fromkeys(steps)) if isinstance(steps, Iterable) and not isinstance(steps, str) else [steps]
     if not budgets or None in budgets:
         raise BadInput(f"steps is {steps!r}; give a budget of forward passes, or several")
     if noise is not None and not list(noise):
@@ -98,7 +98,7 @@ def evaluate(
     metric = task.main_metric(instances)
     results = []
     quiet: dict[tuple[str, int], Tensor] = {}  # commit steps without noise
-    for scale in [None] if noise is None else sorted(noise):
+    for scale in [None] if noise is None else sorted(set(noise)):
         for budget in budgets:
             for label, own in bound.items():
                 sampler = own.replace(

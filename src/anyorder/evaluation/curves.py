@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -44,11 +45,12 @@ def as_curves(samplers: Curves, denoiser: Denoiser, longest: int, *, token: Any 
     """Curves from samplers.
 
     Args:
-        samplers: texts of the form `ORDER[+REMASKER][@RULE[:V1/V2/...]]`, orders, samplers, curves, or a mapping from labels to
-            any of these. Without a rule there is a curve for each count rule that is registered for this kind of order
-            (`curve_for`), or one over budgets if the order has a remasker. Without values a rule is tried with those that it is
-            registered with; a rule without arguments is tried with budgets of forward passes, six up to half of `longest` (all
-            of it for short problems), and `all` is one position per step. A sampler with `steps` is one point.
+        samplers: texts of the form `ORDER[+REMASKER][@blocks:LENGTH][@cache:CACHE][@RULE[:V1/V2/...]]`, orders, samplers or
+            their folders, curves, or a mapping from labels to any of these. Without a rule there is a curve for each count rule
+            that is registered for this kind of order (`curve_for`), or one over budgets if the order has a remasker. Without
+            values a rule is tried with those that it is registered with; a rule without arguments is tried with budgets of
+            forward passes, six up to half of `longest` (all of it for short problems), and `all` is one position per step. A
+            sampler with `steps` is one point.
         denoiser: what the samplers are bound to.
         longest: positions to fill in the longest problem.
         token: token rule of the samplers that are made here.
@@ -84,7 +86,7 @@ def noisy(curves: list[Curve], noise: Sequence[float] | None, anneal: bool | Non
     def named(name: str, scale: float | None) -> str:
         return with_noise(name, scale or 0.0, bool(anneal))
 
-    scales = [None] if noise is None else sorted(noise)
+    scales = [None] if noise is None else sorted(set(noise))
     return [
         Curve(
             named(curve.name, scale),
@@ -98,15 +100,25 @@ def noisy(curves: list[Curve], noise: Sequence[float] | None, anneal: bool | Non
 def _curves(label: str, one: CurveLike, denoiser: Denoiser, longest: int, fields: dict[str, Any], strict: bool) -> list[Curve]:
     if isinstance(one, Curve):
         return [one]
-    order, at, rule = one.partition("@") if isinstance(one, str) else (one, "", "")
+    if isinstance(one, str | Path) and (Path(one) / "sampler.json").is_file():
+        label, one = label or label_for(one), Sampler.from_pretrained(one)
+    order, rule = _split(one) if isinstance(one, str) else (one, "")
     base = as_sampler(order, **fields).bind(denoiser, strict=strict)
     if isinstance(one, Sampler):
         name = label or label_for(one)
         budgets = [base.steps] if base.steps else _budgets(longest)
         return [Curve(name, tuple(Point(name, base, budget) for budget in budgets))]
     name = label or label_for(order)
-    rules = [rule] if at else _rules_for(base)
+    rules = [rule] if rule else _rules_for(base)
     return [_curve(name, base, text, longest) for text in rules]
+
+
+def _split(text: str) -> tuple[str, str]:
+    """An order with the blocks and the cache that are spelled behind it, and the count rule; "" if there is none."""
+    order, *parts = text.split("@")
+    others = [part.partition(":")[0] in ("blocks", "cache", "refresh") for part in parts]
+    before = others.index(False) if False in others else len(parts)
+    return "@".join([order, *parts[:before]]), "@".join(parts[before:])
 
 
 def _rules_for(sampler: Sampler) -> list[str]:

@@ -66,7 +66,8 @@ class PseudoLikelihood:
                 logits, _ = self.denoiser(states, attention_of(self.denoiser, states), hidden)
             log_p = torch.log_softmax(logits.float(), dim=-1).gather(1, tokens[hidden][:, None])[:, 0]
             total += torch.zeros_like(tokens, dtype=torch.float32).masked_scatter(hidden, log_p).sum(dim=1)
-        mean: np.ndarray = (total / generated.sum(dim=1).clamp(min=1)).cpu().numpy()
+        count = generated.sum(dim=1)
+        mean: np.ndarray = torch.where(count > 0, total / count.clamp(min=1), torch.nan).cpu().numpy()
         return mean
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from anyorder.decoding.counts import CountRule
 from anyorder.decoding.tokens import TokenRule
 from anyorder.denoisers.base import Denoiser
 from anyorder.errors import BadInput, counted
@@ -73,6 +74,7 @@ def pass_at_n(
     draws: int,
     *,
     steps: int,
+    count: CountRule | str | None = None,
     token: TokenRule | str | None = None,
     seed: int = 0,
     batch_size: int = 256,
@@ -89,7 +91,7 @@ def pass_at_n(
             the same result in every draw.
         draws: number of draws of each instance.
         steps: budget of forward passes; give the number of positions for one position per step.
-        token, seed, batch_size, progress, shard, strict: as in `evaluate`.
+        count, token, seed, batch_size, progress, shard, strict: as in `evaluate`.
 
     Raises:
         BadInput: no draws, task and denoiser that do not match, two equal labels, or an oracle without known solutions.
@@ -97,7 +99,7 @@ def pass_at_n(
     denoiser, task, instances = loaded(denoiser, task, instances)
     if draws < 1:
         raise BadInput(f"{draws} draws: at least one is needed")
-    bound = {label: one.bind(denoiser, strict=strict) for label, one in as_samplers(samplers, token=token).items()}
+    bound = {label: one.bind(denoiser, strict=strict) for label, one in as_samplers(samplers, count=count, token=token).items()}
     check_oracles(bound, instances)
     results = []
     for label, own in bound.items():

@@ -123,7 +123,7 @@ class Report:
     def save(self, path: str | Path) -> None:
         """Write JSON, or Parquet (the results table alone) when the name ends in .parquet. Atomically."""
         path = Path(path)
-        if path.suffix != ".parquet":
+        if path.suffix.lower() != ".parquet":
             return write_json(path, self.to_json())
         frame = _pandas().json_normalize(self.to_json()["results"])
         write_atomically(path, lambda temporary: frame.to_parquet(temporary))
@@ -131,7 +131,7 @@ class Report:
 
 def check_report_name(path: Path) -> None:
     """Refuse, before any work is done, a name that no report can be written to."""
-    if path.suffix == ".parquet":
+    if path.suffix.lower() == ".parquet":
         _pandas()
 
 

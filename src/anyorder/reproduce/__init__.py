@@ -118,6 +118,21 @@ _SETTINGS: dict[str, list[Setting]] = {
 SCALES = {scale: {s.name: s for s in settings} for scale, settings in _SETTINGS.items()}
 
 
+def check_target(target: str, scale: str) -> None:
+    """Refuse a target that is unknown, or has no such scale.
+
+    Raises:
+        BadInput: it is, or has none.
+    """
+    if target not in TARGETS or scale not in SCALES:
+        raise BadInput(f"{target} at scale {scale} is unknown: use one of {', '.join(TARGETS)}, and {' or '.join(SCALES)}")
+    tasks = TARGETS[target].tasks
+    missing = [task for task in tasks if task not in SCALES[scale]]
+    if missing:
+        elsewhere = " or ".join(name for name, found in SCALES.items() if set(tasks) <= found.keys())
+        raise BadInput(f"{target} has no {scale} scale: {', '.join(missing)} run at --scale {elsewhere}")
+
+
 def reproduce(
     target: str,
     scale: str,
@@ -142,15 +157,10 @@ def reproduce(
     Raises:
         BadInput: an unknown target or scale, or a target whose models cannot be reached.
     """
-    if target not in TARGETS or scale not in SCALES:
-        raise BadInput(f"{target} at scale {scale} is unknown: use one of {', '.join(TARGETS)}, and {' or '.join(SCALES)}")
+    check_target(target, scale)
     if len(set(seeds)) < len(seeds):
         raise BadInput(f"seeds {', '.join(map(str, seeds))}: give each seed once")
     known, tasks = SCALES[scale], TARGETS[target].tasks
-    missing = [task for task in tasks if task not in known]
-    if missing:
-        elsewhere = " or ".join(name for name, found in SCALES.items() if set(tasks) <= found.keys())
-        raise BadInput(f"{target} has no {scale} scale: {', '.join(missing)} run at --scale {elsewhere}")
     settings = [replace(known[task], problems=problems or known[task].problems) for task in tasks]
     needs = TARGETS[target].needs(settings, seeds)
     solved = TARGETS[target].study(folder).decode_all(needs, workers, say)

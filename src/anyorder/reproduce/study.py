@@ -292,10 +292,14 @@ def weights_mark(folder: Path) -> str:
 
 
 def _same(kept: Any, identity: dict[str, Any]) -> bool:
-    """Whether a model was made with these settings; those that came after it do not count at their defaults."""
-    if isinstance(kept, dict):
-        kept = {**kept, "recipe": completed(kept.get("recipe"), identity["recipe"])}
-    return bool(kept == finite(identity))
+    """Whether a model was made with these settings; those that came after it do not count at their defaults, nor the names of
+    folders, of which there are fingerprints."""
+    if not isinstance(kept, dict) or not isinstance(kept.get("recipe"), dict):
+        return False
+    known, asked = {**kept, "recipe": completed(kept["recipe"], identity["recipe"])}, dict(finite(identity))
+    for name in [name for name, mark in (("denoiser", "start"), ("start", "others")) if asked.get(mark)]:
+        known["recipe"], asked["recipe"] = ({**one["recipe"], name: None} for one in (known, asked))
+    return bool(known == asked)
 
 
 @contextmanager

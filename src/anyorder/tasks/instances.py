@@ -123,6 +123,12 @@ def check_problems(task: Any, instances: Any) -> None:
         raise BadInput(f"no position of these problems holds the mask token {task.mask_token_id} of the task {task.name}")
 
 
+def whole(instances: Instances, tokens: Tensor, mask_token_id: int) -> Tensor:
+    """Completed sequences (N, L) in which no mask is left and no given token was changed, bool (N,)."""
+    given: Tensor = (tokens == instances.tokens) | instances.maskable
+    return (given & (tokens != mask_token_id)).all(dim=1)
+
+
 def check_open(instances: Instances) -> None:
     """Refuse problems of which none has anything to fill.
 

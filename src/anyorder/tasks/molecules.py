@@ -39,6 +39,8 @@ class Molecules(Sequences):
         self, alphabet: str | Alphabet = "", length: int = 0, hide: float = 1.0, free_length: bool = False, known: str = ""
     ) -> None:
         super().__init__(alphabet, length, hide, free_length)
+        if not isinstance(known, str):
+            raise BadInput(f"known is {known!r}; it must name a file of molecules")
         self.known = known
 
     @property

@@ -6,7 +6,7 @@ from typing import Any
 
 from anyorder.denoisers.special_tokens import special_tokens
 from anyorder.ends import Ends
-from anyorder.errors import BadInput, first_line
+from anyorder.errors import BadInput, first_line, truth
 from anyorder.tasks.alphabets import Alphabet, TokenizerAlphabet
 
 Turn = Mapping[str, str]
@@ -34,7 +34,7 @@ class PromptFormat:
 
     def _set_format(self, symbols: Alphabet, chat: bool) -> None:
         self.symbols = symbols
-        self.chat = bool(chat) and bool(getattr(self.tokenizer, "chat_template", None))
+        self.chat = truth("chat", chat) and bool(getattr(self.tokenizer, "chat_template", None))
         self.pad_token_id = symbols.pad_token_id if self.tokenizer is None else self._padding()
 
     # ---- tokens that are no text --------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from anyorder.files import open_text
 from anyorder.registry import TASKS
 from anyorder.relations import Relation, same
 from anyorder.signatures import checked
-from anyorder.tasks.base import CheckResult, Instances, Task, cell_accuracy
+from anyorder.tasks.base import CheckResult, Instances, Task, cell_accuracy, whole
 from anyorder.tasks.drawing import Drawing
 from anyorder.tasks.generation import per_instance_seeds
 from anyorder.tasks.problem_files import FIRST_LINES, Unreadable, collect, json_line
@@ -362,7 +362,7 @@ class Sat(Task):
         formula = self._literal_of(instances.tokens[:, self._literal_places])
         true = values.gather(1, formula.abs() - 1) == formula
         satisfied = true.view(len(instances), -1, 3).any(dim=2).all(dim=1)
-        kept = ((instances.tokens == tokens) | instances.maskable).all(dim=1)
+        kept = whole(instances, tokens, self.mask_token_id)
         right = legal if instances.x0 is None else tokens[:, places] == instances.x0[:, places]
         everything = Instances(values, torch.ones_like(right))
         return CheckResult(satisfied & legal.all(dim=1) & kept, cell_accuracy(everything, right))

@@ -8,7 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, TextIO
 
-from anyorder.errors import BadInput, shorten
+from anyorder.errors import BadInput, counted, shorten
 from anyorder.files import open_text, parse_json, write_text
 from anyorder.tasks.problem_files import Unreadable, delimiter_of, first_line
 
@@ -104,13 +104,21 @@ def _read_text(lines: Iterable[str], path: Path, _: str, __: Unreadable) -> Iter
             yield Record("", number, line.rstrip("\n"))
 
 
-def _read_csv(lines: Iterable[str], path: Path, column: str, _: Unreadable) -> Iterator[Record]:
+def _read_csv(lines: Iterable[str], path: Path, column: str, unreadable: Unreadable) -> Iterator[Record]:
     before, head = next(((n, line) for n, line in enumerate(lines) if line.strip()), (0, ""))
     header = next(csv.reader([head], delimiter=delimiter_of(head)), [])
     found = _column(header, column, str(path))
     reader = csv.DictReader(lines, header, delimiter=delimiter_of(head))
     for row in reader:
-        yield Record("", before + 1 + reader.line_num, row[found] or "", found)
+        number = before + 1 + reader.line_num
+        with unreadable.at():
+            surplus: Any = row.get(None)
+            if surplus and any(field.strip() for field in surplus):
+                raise BadInput(
+                    f"{path}, line {number}: {counted(len(header) + len(surplus), 'field')} where the header names "
+                    f"{len(header)}: put a text with separators in quotes"
+                )
+            yield Record("", number, row[found] or "", found)
 
 
 def _read_json(lines: Iterable[str], path: Path, column: str, unreadable: Unreadable) -> Iterator[Record]:

@@ -23,7 +23,7 @@ def mean_identity(sequences: list[np.ndarray]) -> np.ndarray:
 
 
 def identities(sequences: list[np.ndarray]) -> np.ndarray:
-    """Share of equal tokens of all pairs, place by place over the shorter of the two, float (N, N)."""
+    """Share of equal tokens of all pairs, place by place over the shorter of the two, 1 for two empty ones, float (N, N)."""
     count, longest = len(sequences), max(map(len, sequences))
     padded = np.full((count, longest), -1, dtype=np.int64)
     for row, sequence in zip(padded, sequences, strict=True):
@@ -32,7 +32,8 @@ def identities(sequences: list[np.ndarray]) -> np.ndarray:
     same = np.zeros((count, count))
     for number, row in enumerate(padded):
         same[number] = ((padded == row) & (row >= 0)).sum(axis=1)
-    out: np.ndarray = same / np.maximum(1, np.minimum(lengths[:, None], lengths[None]))
+    shorter = np.minimum(lengths[:, None], lengths[None])
+    out: np.ndarray = np.where(np.maximum(lengths[:, None], lengths[None]) == 0, 1.0, same / np.maximum(1, shorter))
     return out
 
 

@@ -18,9 +18,9 @@ from torch import Tensor
 from anyorder.denoisers.base import Denoiser
 from anyorder.denoisers.huggingface import HuggingFaceDenoiser
 from anyorder.ends import Ends
-from anyorder.errors import BadInput, shorten
+from anyorder.errors import BadInput, shorten, truth
 from anyorder.registry import TASKS
-from anyorder.signatures import checked
+from anyorder.signatures import check_argument, checked
 from anyorder.tasks.alphabets import Alphabet, TokenizerAlphabet, alphabet_of, has_plain_vocabulary
 from anyorder.tasks.base import CheckResult, Instances, Task, check_fits, make, max_length_of, same_tokens
 from anyorder.tasks.drawing import Drawing
@@ -64,7 +64,7 @@ class Sequences(Task):
             raise BadInput(f"hide {hide} must be a share above 0 and at most 1")
         if free_length and not self.symbols.end:
             raise BadInput(f"the alphabet {self.alphabet_name} has no end symbol: leave free_length out")
-        self.hide, self.free_length = hide, bool(free_length)
+        self.hide, self.free_length = hide, truth("free_length", free_length)
         self.vocab_size = self.symbols.vocab_size
         self.mask_token_id = self.symbols.mask_token_id
         self.pad_token_id = self.symbols.pad_token_id
@@ -182,6 +182,9 @@ class Sequences(Task):
 
         They have no solution (x0 is None): completed sequences are checked for validity, and `measure` describes the set.
         """
+        check_argument("length", length, int | tuple)
+        if isinstance(length, tuple) and not (len(length) == 2 and all(isinstance(end, int) for end in length)):
+            raise BadInput(f"length is {length!r}; a range has two whole numbers, as in 20-30")
         low, high = (length or self.most,) * 2 if isinstance(length, int) else length
         if not 1 <= low <= high <= self.most:
             raise BadInput(f"length {length} must lie in 1..{self.most}")

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from anyorder.errors import BadInput
+from anyorder.errors import BadInput, truth
 from anyorder.files import open_text
 from anyorder.registry import TASKS
 from anyorder.relations import Relation, same
@@ -24,7 +24,7 @@ from anyorder.signatures import checked
 from anyorder.tasks.base import CheckResult, Instances, Task
 from anyorder.tasks.drawing import Drawing
 from anyorder.tasks.generation import per_instance_seeds
-from anyorder.tasks.instances import cell_accuracy, joined
+from anyorder.tasks.instances import cell_accuracy, joined, whole
 from anyorder.tasks.problem_files import FIRST_LINES, Unreadable, collect, json_line
 from anyorder.tasks.sudoku_classes import in_half
 from anyorder.tasks.sudoku_files import Grid, alphabet_of, alphabets, box_of, digits_of, read_grids, signs_of
@@ -149,6 +149,7 @@ class Sudoku(Task):
         return joined(parts)[slice(0, count)]
 
     def _generate_batch(self, seeds: np.ndarray, low: int, high: int, unique: bool) -> Instances:
+        unique = truth("unique", unique)
         clues_wanted = low + (seeds >> 8) % (high - low + 1)
         puzzles, solutions, clues, grades = generate_many(self.box, clues_wanted, seeds, unique)
         labels = {"givens": clues, "difficulty": np.array(TECHNIQUES)[grades]}
@@ -346,7 +347,7 @@ class Sudoku(Task):
         house = torch.from_numpy(houses(self.box))
         counts = torch.nn.functional.one_hot(digit[:, house], self.side + 1).sum(dim=2)[..., 1:]  # (N, 3n, n)
         complete = (counts == 1).all(dim=2).all(dim=1)
-        kept = ((puzzle == 0) | (puzzle == grid)).all(dim=1)
+        kept = ((puzzle == 0) | (puzzle == grid)).all(dim=1) & whole(instances, tokens, self.mask_token_id)
         if instances.x0 is not None:
             right = grid == self._grid(instances.x0)
         else:

@@ -19,7 +19,7 @@ from torch import Tensor
 from anyorder.denoisers.base import Denoiser
 from anyorder.denoisers.huggingface import HuggingFaceDenoiser
 from anyorder.ends import Ends
-from anyorder.errors import BadInput, shorten
+from anyorder.errors import BadInput, shorten, truth
 from anyorder.files import open_text
 from anyorder.registry import TASKS
 from anyorder.signatures import checked
@@ -82,7 +82,9 @@ class Words(Prompted):
         for kind in self.kinds.values():
             kind.style = prompt
         self.prompt, self.style = prompt, STYLES[prompt]
-        self.alphabet, self.prefill = alphabet, bool(prefill)
+        if not isinstance(alphabet, str) and not hasattr(alphabet, "vocab_size"):
+            raise BadInput(f"alphabet {alphabet!r} is no alphabet, and no name of one")
+        self.alphabet, self.prefill = alphabet, truth("prefill", prefill)
         self._set_up(alphabet_of(alphabet) if isinstance(alphabet, str) else alphabet, chat, length, longest)
         if not self.ends:
             raise BadInput("this tokenizer has no token that ends a text: give it an end of text")

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic_core import to_jsonable_python
 from torch import Tensor, nn
 
 from anyorder.diffusion import CosineSchedule, DiscreteSchedule, LinearSchedule, Schedule
@@ -58,7 +59,10 @@ def training_problems(task: Task, data: DataSettings) -> Instances:
 def _generated(task: Task, data: DataSettings) -> Instances:
     if data.keep is None:
         return generate_parts(task, data.size, data.seed, data.options)
-    found = kept(Path(data.keep), lambda: generate_parts(task, data.size, data.seed, data.options))
+    plain = {name: value for name, value in task.options.items() if isinstance(value, str | int | float)}
+    options = data.options if isinstance(data.options, Mapping) else list(data.options)
+    made_of = to_jsonable_python({"task": task.name, **plain, "seed": data.seed, "options": options})
+    found = kept(Path(data.keep), lambda: generate_parts(task, data.size, data.seed, data.options), made_of)
     if len(found) != data.size:
         raise BadInput(f"data.keep {data.keep} holds {len(found)} problems, and data.size is {data.size}: name another file")
     return found

@@ -15,6 +15,7 @@ from anyorder.training.divergence import MARK, REMEDIES
 from anyorder.training.recipes import completed
 
 _LENGTH = "run.steps"
+_KEEP = "data.keep"  # the name of a file that says itself what it holds
 
 _MODEL_FILES = (
     "config.json", ".safetensors", ".index.json", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx",
@@ -71,7 +72,7 @@ def check_same_run(folder: Path, recipe: dict[str, Any], cycle: int) -> None:
         existing = read_json(path)
     except (OSError, BadInput) as error:
         raise BadInput(f"{folder} has checkpoints but no readable recipe.json: choose another folder") from error
-    remedies = REMEDIES if (folder / MARK).exists() else set()
+    remedies = {_KEEP} | (REMEDIES if (folder / MARK).exists() else set())
     changed = sorted({*_differences(completed(existing, recipe), finite(recipe))} - remedies)
     if changed == [_LENGTH]:
         _check_longer(folder, existing["run"].get("steps"), recipe["run"]["steps"], cycle)
