@@ -145,12 +145,16 @@ def test_entropy_share_can_count_the_largest_entropy(make_state: MakeState) -> N
 
 
 def test_entropy_share_divides_the_steps_among_blocks(make_state: MakeState) -> None:
-    seen = binary(make_state, [0.7] * 4, steps=4)
-    block = torch.tensor([[0.0, 0.0, -torch.inf, -torch.inf]])  # two of its four steps
+    def in_the_first_block(steps: int) -> tuple[DecodeState, Prediction]:
+        state, prediction = binary(make_state, [0.7] * 4, steps=steps)
+        return state.replace(open=torch.tensor([[True, True, False, False]])), prediction
+
+    block = torch.tensor([[0.0, 0.0, -torch.inf, -torch.inf]])
+    seen = in_the_first_block(4)  # two of its four steps
     one = EntropyShare(1.9, least=0)(block, *seen, NONE)[0].tolist()
     two = EntropyShare(2.1, least=0)(block, *seen, NONE)[0].tolist()
     assert one == [True, False, False, False] and two == [True, True, False, False]
-    last = binary(make_state, [0.7] * 4, steps=2)  # its only step
+    last = in_the_first_block(2)  # its only step
     assert EntropyShare(0.0, least=0)(block, *last, NONE)[0].tolist() == [True, True, False, False]
 
 

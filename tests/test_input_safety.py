@@ -96,13 +96,14 @@ def test_a_study_is_found_by_any_name_of_its_folder(tmp_path: Path, monkeypatch:
 
 
 WORDS = ["evaluate", "--model", "words"]
+PUZZLES = ["--task-option", "problems=sudoku4"]
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["evaluate", "--model", "sudoku4", "--generate", "unique=no"], "unique is 'no'; it must be true or false"),
-        ([*WORDS, "--task-option", "problems=sudoku4", "--task-option", "prefill=no"], "prefill is 'no'; it must be true or false"),
+        ([*WORDS, *PUZZLES, "--task-option", "prefill=no"], "prefill is 'no'; it must be true or false"),
         (["evaluate", "--model", "words", "--task-option", "chat=no"], "chat is 'no'; it must be true or false"),
         (["evaluate", "--model", "moses", "--task-option", "free_length=no"], "free_length is 'no'; it must be true or false"),
         (["evaluate", "--model", "moses", "--generate", "length=abc"], "length is 'abc'; it must be a whole number"),

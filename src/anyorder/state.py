@@ -96,6 +96,12 @@ class DecodeState:
         return self.masked if self.open is None else self.open
 
     @property
+    def unfilled(self) -> Tensor:
+        """The generated positions that hold no token yet, bool (B, L): those that are masked, and with a block-causal denoiser
+        those behind the open block too, which are not `masked` within a step."""
+        return self.masked if self.model_block is None else self.generated & (self.commit_step < 0)
+
+    @property
     def committed(self) -> Tensor:
         """The generated positions that hold a token and may be remasked now, bool (B, L): in blocks, those of the open one."""
         committed = self.generated & ~self.masked

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from anyorder import noise
-from anyorder.decoding.counts import CountRule, Linear, top
+from anyorder.decoding.counts import CountRule, Linear, as_rule, top
 from anyorder.errors import LARGEST_FINITE, check_number
 from anyorder.prediction import Prediction
 from anyorder.registry import COUNT_RULES
@@ -65,6 +65,7 @@ class PlackettLuce(Actions):
 
     def __post_init__(self) -> None:
         check_number("temperature", self.temperature, above=0, most=LARGEST_FINITE)
+        object.__setattr__(self, "count", as_rule("count", self.count))
 
     def draw(self, scores: Tensor, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
         """See `Actions`."""
@@ -80,6 +81,10 @@ class PlackettLuce(Actions):
     def in_blocks(self, length: int) -> CountRule:
         """See `CountRule`."""
         return replace(self, count=self.count.in_blocks(length))
+
+    def closes(self, state: DecodeState) -> Tensor | None:
+        """See `CountRule`."""
+        return self.count.closes(state)
 
 
 @COUNT_RULES.register("bernoulli", curve_for=("reward",))

@@ -22,6 +22,10 @@ class TwoPhase(CountRule):
     first: CountRule = EntropyShare()
     again: CountRule = Threshold(0.99)
 
+    def __post_init__(self) -> None:
+        for name in ("first", "again"):
+            object.__setattr__(self, name, as_rule(name, getattr(self, name)))
+
     def __call__(self, scores: Tensor, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
         chosen = self.first(scores, state, prediction, remasked)
         reopened = state.remasked > 0
@@ -53,6 +57,8 @@ class IfUnsure(CountRule):
     below: float = field(default=0.55, metadata={"help": "forward passes of the budget per generated position"})
 
     def __post_init__(self) -> None:
+        for name in ("rule", "unsure"):
+            object.__setattr__(self, name, as_rule(name, getattr(self, name)))
         check_number("above", self.above, 0)
         check_number("below", self.below, 0)
 
@@ -62,12 +68,22 @@ class IfUnsure(CountRule):
         return (FirstEntropy(),)
 
     def __call__(self, scores: Tensor, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
-        (entropy,) = state.recall(FirstEntropy())
-        chosen = self.rule(scores, state, prediction, remasked)
-        unsure = (entropy > self.above) & (state.steps < self.below * state.generated.sum(dim=1))
+        chosen, unsure = self.rule(scores, state, prediction, remasked), self._unsure(state)
         if not unsure.any():
             return chosen
         return torch.where(unsure[:, None], self.unsure(scores, state, prediction, remasked), chosen)
+
+    def _unsure(self, state: DecodeState) -> Tensor:
+        (entropy,) = state.recall(FirstEntropy())
+        return (entropy > self.above) & (state.steps < self.below * state.generated.sum(dim=1))
+
+    def closes(self, state: DecodeState) -> Tensor | None:
+        """See `CountRule`: where the rule in use does."""
+        one, other = self.rule.closes(state), self.unsure.closes(state)
+        if one is None and other is None:
+            return None
+        never = torch.zeros_like(state.step, dtype=torch.bool)
+        return torch.where(self._unsure(state), never if other is None else other, never if one is None else one)
 
     def in_blocks(self, length: int) -> CountRule:
         """Both rules in blocks."""

@@ -19,6 +19,10 @@ LogitsMask = Callable[[DecodeState, Prediction], Tensor]
 """Which tokens may be committed now: bool (K, V) from a state and a prediction, a row for each predicted position."""
 
 
+_UNLIKELY = -50.0
+"""Log-probability of a token that was ruled out, where no text of a pattern does without it."""
+
+
 def check_mask(logits_mask: object) -> None:
     """Raise BadInput unless it can be called."""
     if not callable(logits_mask):
@@ -241,7 +245,10 @@ class Matching(TokenRule):
         """A logits mask: the tokens that keep the hole completable, see `LogitsMask`."""
         out = torch.ones_like(prediction.logits, dtype=torch.bool)
         for run, automaton in self._runs(state, prediction):
-            keep = automaton.allowed(self._weights(run, prediction.logits) > -torch.inf)
+            possible = self._weights(run, prediction.logits) > -torch.inf
+            keep = automaton.allowed(possible)
+            if not keep.any(dim=1).all():  # a remasker may have ruled out what every text needs
+                keep = automaton.allowed(possible | self._ruled_out(state, run, possible))
             if not keep.any(dim=1).all():
                 raise BadInput(
                     f"no text of the pattern has {counted(len(run.columns), 'token')} as row {int(state.row[run.row])} asks "
@@ -256,6 +263,8 @@ class Matching(TokenRule):
         log_probs = torch.zeros(len(tokens), device=tokens.device)
         for run, automaton in self._runs(state, prediction):
             weights = self._weights(run, prediction.logits)
+            if not automaton.allowed(weights > -torch.inf).any(dim=1).all():
+                weights = weights.masked_fill(self._ruled_out(state, run, weights > -torch.inf), _UNLIKELY)
             known = run.numbers >= 0
             if isinstance(self.rule, Sample):
                 found, chances = automaton.sample(weights / self.rule.temperature, self._gumbel(state, run, weights.shape[1]))
@@ -263,7 +272,7 @@ class Matching(TokenRule):
             else:
                 found = automaton.best(weights)
             tokens[run.numbers[known]] = found[known]
-        return tokens, log_probs if isinstance(self.rule, Sample) else prediction.log_probs_of(tokens)
+        return tokens, log_probs if isinstance(self.rule, Sample) else prediction.log_probs_of(tokens).clamp(min=_UNLIKELY)
 
     def fits(self, generated: Tensor) -> bool:
         """Whether each hole of a row, given as bool (L,), has a length that some text of its pattern has.
@@ -283,13 +292,22 @@ class Matching(TokenRule):
             yield own, self.automata[min(number, len(self.automata) - 1)].to(own.device)
 
     def _runs(self, state: DecodeState, prediction: Prediction) -> Iterator[tuple[_Run, Automaton]]:
-        """The holes in which a token is masked, with their automata."""
+        """The holes in which a token is masked or predicted again, with their automata."""
+        unfilled = state.unfilled
         numbers = prediction.scatter(torch.arange(len(prediction.logits), device=state.tokens.device), fill=-1)
         for row, generated in enumerate(state.generated):
             for own, automaton in self._holes(generated):
-                run = _Run(row, own, state.tokens[row, own], numbers[row, own], state.masked[row, own])
+                here = numbers[row, own]
+                run = _Run(row, own, state.tokens[row, own], here, unfilled[row, own] | (here >= 0))
                 if bool(run.masked.any()):
                     yield run, automaton
+
+    @staticmethod
+    def _ruled_out(state: DecodeState, run: _Run, possible: Tensor) -> Tensor:
+        """The tokens bool (n, V) that a remasker has ruled out."""
+        rejected = state.rejected[run.row, run.columns]
+        words = torch.arange(possible.shape[1], device=possible.device)
+        return (rejected[:, None] == words) & (run.numbers >= 0)[:, None] & ~possible
 
     @staticmethod
     def _weights(run: _Run, logits: Tensor) -> Tensor:

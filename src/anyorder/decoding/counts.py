@@ -19,6 +19,7 @@ from anyorder.errors import BadInput, check_number
 from anyorder.memory import Drift, Memory
 from anyorder.prediction import Prediction
 from anyorder.registry import COUNT_RULES
+from anyorder.signatures import check_argument
 from anyorder.state import DecodeState
 
 
@@ -92,12 +93,16 @@ def top(scores: Tensor, count: Tensor) -> Tensor:
     return (rank < count[:, None]) & (scores > -torch.inf)
 
 
-def _scheduled(scores: Tensor, state: DecodeState, remasked: Tensor, share: Tensor) -> Tensor:
+def _scheduled(scores: Tensor, state: DecodeState, prediction: Prediction, remasked: Tensor, share: Tensor) -> Tensor:
     """Unmask so many that ceil(share * N) of the N generated positions stay masked, with remasked ones; share float64 (B,)."""
-    available = (scores > -torch.inf).sum(dim=1)
     total = state.generated.sum(dim=1)
     remaining = torch.ceil(total * share - 1e-9).long()
-    return top(scores, (available + remasked - remaining).clamp(min=1))
+    return top(scores, (open_positions(state, prediction).sum(dim=1) + remasked - remaining).clamp(min=1))
+
+
+def open_positions(state: DecodeState, prediction: Prediction) -> Tensor:
+    """The positions bool (B, L) that a step may unmask, of which an order may leave some out (a score of minus infinity)."""
+    return prediction.predicted & ~(state.masked & ~state.available)
 
 
 @COUNT_RULES.register("linear", curve_for=("heuristic", "supervised", "reward"))
@@ -106,7 +111,7 @@ class Linear(CountRule):
     """The same number in every step of the budget."""
 
     def __call__(self, scores: Tensor, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
-        return _scheduled(scores, state, remasked, 1 - (state.step + 1).double() / state.steps)
+        return _scheduled(scores, state, prediction, remasked, 1 - (state.step + 1).double() / state.steps)
 
     def in_blocks(self, length: int) -> CountRule:
         """The budget is divided evenly among the blocks."""
@@ -120,7 +125,7 @@ class Cosine(CountRule):
 
     def __call__(self, scores: Tensor, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
         done = math.pi / 2 * (state.step + 1).double() / state.steps
-        return _scheduled(scores, state, remasked, torch.cos(done).clamp(min=0.0))
+        return _scheduled(scores, state, prediction, remasked, torch.cos(done).clamp(min=0.0))
 
     def in_blocks(self, length: int) -> CountRule:
         """See `CountRule`."""
@@ -192,9 +197,9 @@ class Factor(CountRule):
         return (chosen & (scores > -torch.inf)) | (top(scores, torch.ones_like(remasked)) & (count == 0)[:, None])
 
 
-def steps_left(available: Tensor, state: DecodeState) -> Tensor:
-    """The steps left for the available positions bool (B, L), float (B,): in blocks, their share by the masked positions."""
-    here = available.sum(dim=1) / state.masked.sum(dim=1).clamp(min=1)
+def steps_left(state: DecodeState, prediction: Prediction) -> Tensor:
+    """The steps left for the open positions, float (B,): in blocks, their share by the positions that are unfilled."""
+    here = open_positions(state, prediction).sum(dim=1) / state.unfilled.sum(dim=1).clamp(min=1)
     return ((state.steps - state.step) * here.clamp(max=1)).ceil().clamp(min=1)
 
 
@@ -218,6 +223,8 @@ class KLASS(CountRule):
     k: int = field(default=1, metadata={"help": "positions unmasked where none is ready"})
 
     def __post_init__(self) -> None:
+        for name in ("history", "k"):
+            check_argument(name, getattr(self, name), int)
         if self.history < 1 or self.k < 1:
             raise BadInput(f"history is {self.history} and k is {self.k}; both must be at least 1")
         check_number("confidence", self.confidence, 0, 1)
@@ -255,7 +262,7 @@ class PredictedError(CountRule):
         fits = (1 - torch.sigmoid(ranked)).cumsum(dim=1) <= self.bound
         chosen = torch.zeros_like(state.masked).scatter(1, ranking, fits)
         available = scores > -torch.inf
-        pace = (available.sum(dim=1) / steps_left(available, state)).ceil()
+        pace = (open_positions(state, prediction).sum(dim=1) / steps_left(state, prediction)).ceil()
         return (chosen & available) | top(scores, pace)
 
 

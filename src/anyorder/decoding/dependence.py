@@ -52,7 +52,7 @@ class DependenceAware(CountRule):
         mutual = mutual.masked_fill(~(available[:, :, None] & available[:, None, :]), 0.0)
         mutual.diagonal(dim1=1, dim2=2).zero_()
         rank = (mutual.sum(dim=2) * confidence).masked_fill(~available, -torch.inf)
-        early = state.masked.sum(dim=1) >= self.tail * state.generated.sum(dim=1)
+        early = state.unfilled.sum(dim=1) >= self.tail * state.generated.sum(dim=1)
         sure = (confidence > self.level) | top(scores, torch.ones_like(remasked))
         return torch.where(early[:, None], independent_set(mutual > self.edge, rank), sure)
 

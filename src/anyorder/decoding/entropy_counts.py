@@ -55,7 +55,7 @@ class EntropyShare(CountRule):
     def __call__(self, scores: Tensor, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
         available = scores > -torch.inf
         entropy = prediction.scatter(prediction.entropy, fill=0.0).masked_fill(~available, 0.0)
-        left = steps_left(available, state)
+        left = steps_left(state, prediction)
         bound = (self.fraction * entropy.sum(dim=1) / left.square()).clamp(min=self.least)
         bound = bound.masked_fill(left == 1, torch.inf)
         chosen = _least_entropy(entropy, available, bound, counts_largest=self.counts_largest)
@@ -88,7 +88,7 @@ class EvenUnsure(CountRule):
     def __call__(self, scores: Tensor, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
         available = scores > -torch.inf
         unsure = available & (prediction.scatter(prediction.entropy, fill=0.0) > self.sure)
-        share = (unsure.sum(dim=1) // steps_left(available, state)).clamp(min=1)
+        share = (unsure.sum(dim=1) // steps_left(state, prediction)).clamp(min=1)
         return (available & ~unsure) | top(scores.masked_fill(~unsure, -torch.inf), share)
 
 

@@ -17,7 +17,9 @@ from anyorder.decoding.step import StepOutput, predict, step
 from anyorder.denoisers.base import Denoiser, attention_of, check_batch, device_of, in_eval_mode
 from anyorder.denoisers.blocks import block_length_of
 from anyorder.ends import Ends
+from anyorder.errors import BadInput
 from anyorder.orders.base import Order
+from anyorder.parts import walk
 from anyorder.signatures import check_argument
 from anyorder.state import DecodeState, init
 
@@ -66,8 +68,12 @@ def decode(
     check_batch(tokens, denoiser, attention_mask=attention_mask, x0=x0, seeds=seeds)
     sampler = as_sampler(sampler).bind(denoiser)
     check_argument("ends", ends, Ends | None)
+    if ends is not None and denoiser.mask_token_id in (ends.pad, *ends.tokens):
+        raise BadInput(f"an end, or the padding behind it, is the mask, {denoiser.mask_token_id}: name other tokens")
     if logits_mask is not None:
         check_mask(logits_mask)
+        if any(hasattr(part, "passes") for part in walk(sampler.order)):
+            raise BadInput("an order that looks ahead with the denoiser does not know the constraint: use another order")
     callbacks = callbacks_of(on_step)
     home, device = tokens.device, device_of(denoiser, tokens.device)
     mask = attention_of(denoiser, tokens) if attention_mask is None else attention_mask

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from anyorder import noise
-from anyorder.decoding.counts import CountRule, not_in_blocks, top
+from anyorder.decoding.counts import CountRule, not_in_blocks, open_positions, top
 from anyorder.errors import check_number
 from anyorder.prediction import Prediction
 from anyorder.registry import COUNT_RULES
@@ -28,7 +28,7 @@ class Timesteps(CountRule):
         check_number("eps", self.eps, above=0, most=1)
 
     def __call__(self, scores: Tensor, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
-        masked = (scores > -torch.inf).sum(dim=1)
+        masked = open_positions(state, prediction).sum(dim=1)
         return top(scores, (masked.float() * _transferred(state, self.eps)).long())
 
     def in_blocks(self, length: int) -> CountRule:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from anyorder import noise
+from anyorder.decoding.part_checks import checked_part
 from anyorder.errors import LARGEST_FINITE, BadInput, NotFinite, check_number
 from anyorder.own_code import naming
 from anyorder.prediction import Prediction, in_chunks
@@ -128,6 +129,13 @@ class Redraw(TokenRule):
 
     first: TokenRule = Argmax()
     again: TokenRule = Sample()
+
+    def __post_init__(self) -> None:
+        for name in ("first", "again"):
+            rule = getattr(self, name)
+            object.__setattr__(
+                self, name, checked_part(name, TOKEN_RULES.make(rule) if isinstance(rule, str) else rule, "token rule")
+            )
 
     def __call__(self, state: DecodeState, prediction: Prediction) -> tuple[Tensor, Tensor]:
         reopened = state.remasked > 0

@@ -113,6 +113,8 @@ def _devices_of_hooks(denoiser: Any) -> Iterator[torch.device]:
 def evaluating(module: object) -> Iterator[None]:
     """A module in eval mode. A part that was in training mode returns to it when the last thread that evaluates it leaves, be
     it through this module or another one that holds the part."""
+    while not isinstance(module, nn.Module) and hasattr(module, "denoiser"):  # a denoiser around another one
+        module = module.denoiser
     parts = list(module.modules()) if isinstance(module, nn.Module) else []
     with _modes:
         changed = [part for part in parts if part.training or part in _evaluated]
@@ -175,6 +177,11 @@ def check_batch(
         if not isinstance(given, Tensor) or given.shape != tokens.shape or (whole and given.dtype != torch.int64):
             kind = "int64" if whole else "bool"
             raise BadInput(f"{name} is {_said(given)}; it must be {kind} of the shape of the tokens, {tuple(tokens.shape)}")
+    if x0 is not None and x0.numel():
+        low, high = int(x0.min()), int(x0.max())
+        most = max(denoiser.vocab_size - 1, getattr(denoiser, "pad_token_id", None) or 0)
+        if low < 0 or high > most:
+            raise BadInput(f"x0 holds the token {low if low < 0 else high}; the tokens of this denoiser are 0 to {most}")
     check_seeds(seeds, len(tokens))
 
 
@@ -182,6 +189,8 @@ def check_seeds(seeds: object, count: int) -> None:
     """Raise BadInput unless seeds are a whole number or int64 (count,)."""
     if isinstance(seeds, bool) or not isinstance(seeds, int | Tensor):
         raise BadInput(f"seeds are {seeds!r}; they must be a whole number, or one int64 per sequence")
+    if isinstance(seeds, int) and not -(2**63) <= seeds < 2**63 - count:
+        raise BadInput(f"the seed {seeds} does not fit 64 bits with a sign: use a smaller one")
     if isinstance(seeds, Tensor) and (seeds.shape != (count,) or seeds.dtype != torch.int64):
         raise BadInput(f"seeds are {_said(seeds)}; they must be a whole number, or int64 of shape ({count},)")
 

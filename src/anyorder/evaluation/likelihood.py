@@ -136,9 +136,17 @@ class Process:
                 chance[:, i] += weights * log_q[:, i].exp()
         return log_p, log_r, chance.log().masked_fill(~masked, -torch.inf)
 
-    def placed(self, *given: Tensor) -> list[Tensor]:
-        """Tensors on the denoiser's device."""
-        return [tensor.to(device_of(self.denoiser, tensor.device)) for tensor in given]
+    def placed(self, tokens: Tensor, x0: Tensor) -> tuple[Tensor, Tensor]:
+        """Both on the denoiser's device.
+
+        Raises:
+            BadInput: x0 differs from a token that is given, so that decoding cannot end in it.
+        """
+        device = device_of(self.denoiser, tokens.device)
+        tokens, x0 = tokens.to(device), x0.to(device)
+        if ((tokens != x0) & (tokens != self.denoiser.mask_token_id)).any():
+            raise BadInput("x0 differs from a given token, so decoding cannot end in it: its likelihood is 0")
+        return tokens, x0
 
     def _blind_scores(self, state: DecodeState, prediction: Prediction) -> Tensor:
         """The scores of an order that does not read the drawn tokens."""

@@ -130,7 +130,8 @@ def check_budget(
 ) -> None:
     """Raise BadInput where a row of tokens (B, L) has more blocks with masks than forward passes: the last pass would fill the
     rest."""
-    most = int((tokens == denoiser.mask_token_id).sum(dim=1).max())
+    masked = tokens == denoiser.mask_token_id
+    most = int((masked if attention_mask is None else masked & attention_mask.bool()).sum(dim=1).max())
     full = 1 if block_length is None else -(-most // block_length)
     blocks = max(full, blocks_in(denoiser, tokens, attention_mask, block_length))
     if steps is not None and steps < blocks:

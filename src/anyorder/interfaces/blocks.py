@@ -25,6 +25,9 @@ OPTIONS = ("sampler", "steps", "threshold", "temperature", "top_p", "top_k", "se
 """Options of engines: those of `anyorder.generate`."""
 
 
+_TOKEN = ("temperature", "top_p", "top_k")
+
+
 class BlockSampler:
     """A sampler for blocks of masked tokens that an engine denoises.
 
@@ -50,6 +53,11 @@ class BlockSampler:
         if threshold is not None:
             fields["count"] = Deadline(Threshold(threshold), Fixed(1) if steps is None else Linear())
         self.sampler = as_sampler(given["sampler"] or "confidence", **fields)
+        ruled = threshold is not None and self.sampler.count != fields["count"]
+        if ruled or (any(given[name] is not None for name in _TOKEN) and self.sampler.token != fields["token"]):
+            name = "threshold" if ruled else next(name for name in _TOKEN if given[name] is not None)
+            raise BadInput(f"the sampler {shorten(str(given['sampler']))!r} brings its own rule: leave {name} out")
+        self.steps = self.sampler.steps if self.steps is None else self.steps
         self.mask_token_id, self._seed = mask_token_id, whole("seed", given["seed"] or 0, 0)
         self._check()
 

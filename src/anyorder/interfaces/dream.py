@@ -107,6 +107,8 @@ def diffusion_generate(
     """
     if alg not in _ALGORITHMS:
         raise BadInput(f"alg {alg!r} is unknown: use one of {', '.join(_ALGORITHMS)}, or give an order")
+    if eos_penalty and order is None and alg == "origin":
+        raise BadInput('alg "origin" unmasks positions whatever their score, so eos_penalty has no effect: name another alg')
     whole("steps", steps, 1)
     if not 0 < number("eps", eps) < 1:
         raise BadInput(f"eps is {eps}; the last timestep lies in (0, 1)")

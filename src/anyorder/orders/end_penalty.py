@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from anyorder.ends import Ends
-from anyorder.errors import check_number
+from anyorder.errors import BadInput, check_number
 from anyorder.orders.base import Order
 from anyorder.orders.heuristics import confidence
 from anyorder.prediction import Prediction
@@ -42,6 +42,8 @@ class EndPenalty:
 
     def __post_init__(self) -> None:
         check_number("penalty", self.penalty, 0)
+        if not callable(self.order):
+            raise BadInput(f"order is {self.order!r}; it must be an order, such as anyorder.orders.confidence")
         Ends(self.tokens)  # which refuses what are no tokens
         object.__setattr__(self, "penalty", min(float(self.penalty), _LAST))
 

@@ -29,7 +29,7 @@ class PlannedFirst:
     rest: Order = margin
 
     def __call__(self, state: DecodeState, prediction: Prediction) -> Tensor:
-        early = state.masked.sum(dim=1) > (1 - self.planned) * state.generated.sum(dim=1)
+        early = state.unfilled.sum(dim=1) > (1 - self.planned) * state.generated.sum(dim=1)
         return torch.where(early[:, None], self.planner(state, prediction), self.rest(state, prediction).float())
 
 

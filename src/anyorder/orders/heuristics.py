@@ -31,6 +31,8 @@ from anyorder.prediction import Prediction
 from anyorder.registry import ORDERS
 from anyorder.state import DecodeState
 
+_LARGEST_MARGIN = 1e4  # nats
+
 
 @ORDERS.register("random", baseline=True, default=True, color="#c9a227")
 def random(state: DecodeState, prediction: Prediction) -> Tensor:
@@ -59,7 +61,12 @@ def margin(state: DecodeState, prediction: Prediction) -> Tensor:
 @ORDERS.register("log_margin", baseline=True, default=True, color="#0b7c86")
 def log_margin(state: DecodeState, prediction: Prediction) -> Tensor:
     """Log-probability of the drawn token minus the largest of another token."""
-    return prediction.scatter(prediction.drawn_log_probs - prediction.other_log_probs)
+    return prediction.scatter(_finite(prediction.drawn_log_probs - prediction.other_log_probs))
+
+
+def _finite(margins: Tensor) -> Tensor:
+    """Margins of log-probabilities, of which one is infinite where a constraint leaves a single token."""
+    return margins.clamp(-_LARGEST_MARGIN, _LARGEST_MARGIN)
 
 
 @ORDERS.register("max_confidence", baseline=True, twin=True, color="#7fa9d9")
@@ -79,7 +86,7 @@ def max_margin(state: DecodeState, prediction: Prediction) -> Tensor:
 def max_log_margin(state: DecodeState, prediction: Prediction) -> Tensor:
     """Largest minus second largest log-probability, whatever token was drawn."""
     top = prediction.top_log_probs
-    return prediction.scatter(top[:, 0] - top[:, 1])
+    return prediction.scatter(_finite(top[:, 0] - top[:, 1]))
 
 
 @ORDERS.register("entropy", baseline=True, default=True, color="#7a35ad")
