@@ -133,8 +133,8 @@ class RewardRecipe(_Recipe):
             raise ValueError("references are orders of one position per step: rollout.actions plackett_luce, per_step 1")
         if update.reference in ("softmax", "top_k") and isinstance(rollout.steps, tuple):
             raise ValueError(
-                f"the divergence from {update.reference} is of one position per step, and a range of rollout.steps sets another "
-                "pace: leave one of them out"
+                f"the divergence from {update.reference} is of one position per step, and a range of rollout.steps sets "
+                "another pace: leave one of them out"
             )
         if update.reference == "top_k" and self.start is None and not self.policy.settings.get("top_positions"):
             raise ValueError("the reference top_k needs a policy that is restricted to the same K: set policy.top_positions")
