@@ -553,7 +553,9 @@ def test_kept_problems_are_generated_once(name: str, options: dict[str, Any], tm
     assert first.x0 is not None and again.x0 is not None and torch.equal(first.x0, again.x0)
     assert {k: v.tolist() for k, v in first.labels.items()} == {k: v.tolist() for k, v in again.labels.items()}
     with pytest.raises(BadInput, match="holds 5 problems"):
-        training_problems(task, DataSettings(size=6, keep=str(path)))
+        training_problems(task, DataSettings(size=6, seed=3, keep=str(path)))
+    with pytest.raises(BadInput, match="keeps other problems"):
+        training_problems(task, DataSettings(size=5, seed=4, keep=str(path)))
     path.write_bytes(b"something else")
     with pytest.raises(BadInput, match="delete it, and they are made again"):
         training_problems(task, data)

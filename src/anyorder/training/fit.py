@@ -280,8 +280,7 @@ def _fit(
 ) -> LearnedOrder:
     """Run a job on a denoiser that was given, and load what it saved."""
     identity = _identity(recipe, denoiser, instances, reward)
-    device = device_of(denoiser)
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+    with torch.random.fork_rng([]):
         return _run_fit(make_job, recipe, identity, denoiser, folder, console)
 
 
