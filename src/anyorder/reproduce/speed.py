@@ -264,11 +264,11 @@ def _front(points: list[tuple[At, np.ndarray]], share: Callable[[str], float | N
 def _areas(fronts: dict[str, Front]) -> str:
     rules = [name for name in fronts if name in BY_RULE]
     best = max(rules, key=lambda name: fronts[name].value[0])
-    rows = []
+    rows, against = [], list(dict.fromkeys((best, _IMITATED)))
     for name, front in fronts.items():
-        gaps = [front.minus(fronts[other]).shown("+")[0] if name != other else "" for other in (best, _IMITATED)]
+        gaps = [front.minus(fronts[other]).shown("+")[0] if name != other else "" for other in against]
         rows.append([name, *front.shown()[:1], *gaps, *front.shown()[1:]])
-    header = ["curve", f"area, {_BOUNDS[0]:g} to {_BOUNDS[1]:g}", f"minus {best}", f"minus {_IMITATED}"]
+    header = ["curve", f"area, {_BOUNDS[0]:g} to {_BOUNDS[1]:g}", *(f"minus {other}" for other in against)]
     return markdown_table([*header, *(f"at {b:g}" for b in _BUDGETS)], rows)
 
 
