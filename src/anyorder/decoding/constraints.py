@@ -263,7 +263,8 @@ class Matching(TokenRule):
         log_probs = torch.zeros(len(tokens), device=tokens.device)
         for run, automaton in self._runs(state, prediction):
             weights = self._weights(run, prediction.logits)
-            if not automaton.allowed(weights > -torch.inf).any(dim=1).all():
+            ruled_out = bool((state.rejected[run.row, run.columns] >= 0).any())
+            if ruled_out and not automaton.allowed(weights > -torch.inf).any(dim=1).all():
                 weights = weights.masked_fill(self._ruled_out(state, run, weights > -torch.inf), _UNLIKELY)
             known = run.numbers >= 0
             if isinstance(self.rule, Sample):
