@@ -299,10 +299,11 @@ def main() -> None:
         known, half = training_half(arena, words.runs / f"{name}-train.csv") if arena.halves else (None, ())
         for seed in range(words.seeds):
             denoiser, order = folders(name, arena, seed, words.runs, given, half)
-            task = anyorder.task_for(anyorder.load_denoiser(denoiser, device="cpu"))
+            model = anyorder.load_denoiser(denoiser, device="cpu")
+            task = anyorder.task_for(model)
             problems = problems or test_problems(arena, task, words.limit, known)
             rows += [[]] * (seed == len(rows))
-            made_of = [fingerprint(anyorder.load_denoiser(denoiser, device="cpu")), fingerprint(load_policy(Path(order)))]
+            made_of = [fingerprint(model), fingerprint(load_policy(Path(order)))]
             if found.setdefault("made of", {}).setdefault(f"{name}, {words.limit} problems, {seed}", made_of) != made_of:
                 raise SystemExit(f"{path} holds outcomes of another denoiser or order of {name}: give another --runs")
             measure(arena, denoiser, order, problems, seed, arena.own or not seed, rows[seed])

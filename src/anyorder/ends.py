@@ -33,8 +33,9 @@ class Ends:
         if not self.tokens:
             raise BadInput("no token ends the text: give at least one")
         check_argument("tokens", self.tokens, Sequence)
-        for name, token in (*(("tokens", one) for one in self.tokens), ("pad", self.pad)):
-            check_argument(name, token, int | None if name == "pad" else int)
+        for token in self.tokens:
+            check_argument("tokens", token, int)
+        check_argument("pad", self.pad, int | None)
 
     def close(self, state: DecodeState, rows: Tensor | bool = True) -> DecodeState:
         """The state with padding behind the end of each row, of those where `rows` bool (B,) is True, that is complete."""

@@ -321,12 +321,17 @@ SUBWORDS = Symbols(
 ALPHABETS = {"antiberty": ANTIBERTY, "esm": ESM, "smiles": SMILES, "characters": CHARACTERS, "subwords": SUBWORDS}
 
 
-def alphabet_of(name: str) -> Alphabet:
-    """An alphabet by name, or of a model with a tokenizer or a vocabulary: its folder, hub id, or the name of a fetched one.
+def alphabet_of(name: str | Alphabet) -> Alphabet:
+    """An alphabet by name, or of a model with a tokenizer or a vocabulary: its folder, hub id, or the name of a fetched one. An
+    alphabet is returned as it is.
 
     Raises:
-        BadInput: no such alphabet, or a folder without a tokenizer.
+        BadInput: no such alphabet, something else than a name, or a folder without a tokenizer.
     """
+    if not isinstance(name, str):
+        if not hasattr(name, "vocab_size"):
+            raise BadInput(f"alphabet {name!r} is no alphabet, and no name of one")
+        return name
     if name in ALPHABETS:
         return ALPHABETS[name]
     if has_plain_vocabulary(name):

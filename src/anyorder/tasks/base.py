@@ -25,7 +25,6 @@ from anyorder.signatures import check_argument, checked
 from anyorder.tasks.drawing import Drawing
 from anyorder.tasks.instances import CheckResult, Instances, check_problems, on_cpu
 from anyorder.tasks.instances import cell_accuracy as cell_accuracy  # other packages import it from here
-from anyorder.tasks.instances import whole as whole
 from anyorder.tasks.problem_files import Unreadable
 
 _READ_PROBLEMS = {"load": ("path", "limit", "unreadable"), "parse": ("text",), "generate": ("count", "seed")}

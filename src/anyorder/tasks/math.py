@@ -55,7 +55,7 @@ class Math(Prompted):
         require_library()
         if not alphabet:
             raise BadInput("math needs the tokenizer of a model: give the model (--model), or its folder as alphabet")
-        symbols = alphabet_of(alphabet) if isinstance(alphabet, str) else alphabet
+        symbols = alphabet_of(alphabet)
         if not isinstance(symbols, TokenizerAlphabet):
             raise BadInput(f"the alphabet {alphabet} is not the tokenizer of a model: give the folder of a model")
         if prompt not in TEMPLATES:

@@ -261,11 +261,20 @@ def _csv(lines: Iterable[str], before: int, _: str) -> Found[Mapping[str, Any]]:
 
 
 def _named(names: Sequence[str], row: Sequence[str]) -> Mapping[str, Any]:
+    check_width(names, row)
+    return dict(zip(names, row, strict=False))
+
+
+def check_width(names: Sequence[str], row: Sequence[str], what: str = "field") -> None:
+    """Refuse a row of a CSV file with more fields than the header names; `what` stands in them.
+
+    Raises:
+        BadInput: it has more, and they are not empty.
+    """
     if any(field.strip() for field in row[len(names) :]):
         raise BadInput(
-            f"{counted(len(row), 'field')} where the header names {len(names)}: put a field with separators in quotes"
+            f"{counted(len(row), 'field')} where the header names {len(names)}: put a {what} with separators in quotes"
         )
-    return dict(zip(names, row, strict=False))
 
 
 def delimiter_of(head: str) -> str:

@@ -25,9 +25,10 @@ from anyorder.files import open_text
 from anyorder.registry import TASKS
 from anyorder.relations import Relation, same
 from anyorder.signatures import checked
-from anyorder.tasks.base import CheckResult, Instances, Task, cell_accuracy, whole
+from anyorder.tasks.base import CheckResult, Instances, Task
 from anyorder.tasks.drawing import Drawing
 from anyorder.tasks.generation import per_instance_seeds
+from anyorder.tasks.instances import cell_accuracy, whole
 from anyorder.tasks.problem_files import FIRST_LINES, Unreadable, collect, json_line
 from anyorder.tasks.sat_files import Formula, read_formulas, size_of
 from anyorder.tasks.vocabulary import EOS, MASK, SEP, YE_VOCABULARY
@@ -364,8 +365,7 @@ class Sat(Task):
         satisfied = true.view(len(instances), -1, 3).any(dim=2).all(dim=1)
         kept = whole(instances, tokens, self.mask_token_id)
         right = legal if instances.x0 is None else tokens[:, places] == instances.x0[:, places]
-        everything = Instances(values, torch.ones_like(right))
-        return CheckResult(satisfied & legal.all(dim=1) & kept, cell_accuracy(everything, right))
+        return CheckResult(satisfied & legal.all(dim=1) & kept, cell_accuracy(Instances(values, torch.ones_like(right)), right))
 
 
 def _generate_with_solver(variables: int, clauses: int, seeds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

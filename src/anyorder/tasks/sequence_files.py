@@ -8,9 +8,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, TextIO
 
-from anyorder.errors import BadInput, counted, shorten
+from anyorder.errors import BadInput, shorten
 from anyorder.files import open_text, parse_json, write_text
-from anyorder.tasks.problem_files import Unreadable, delimiter_of, first_line
+from anyorder.tasks.problem_files import Unreadable, check_width, delimiter_of, first_line
 
 COLUMNS = ("sequence", "smiles", "text")
 """Columns that hold sequences, in whatever case, when none is named."""
@@ -108,17 +108,12 @@ def _read_csv(lines: Iterable[str], path: Path, column: str, unreadable: Unreada
     before, head = next(((n, line) for n, line in enumerate(lines) if line.strip()), (0, ""))
     header = next(csv.reader([head], delimiter=delimiter_of(head)), [])
     found = _column(header, column, str(path))
-    reader = csv.DictReader(lines, header, delimiter=delimiter_of(head))
-    for row in reader:
+    reader = csv.reader(lines, delimiter=delimiter_of(head))
+    for row in filter(None, reader):
         number = before + 1 + reader.line_num
-        with unreadable.at():
-            surplus: Any = row.get(None)
-            if surplus and any(field.strip() for field in surplus):
-                raise BadInput(
-                    f"{path}, line {number}: {counted(len(header) + len(surplus), 'field')} where the header names "
-                    f"{len(header)}: put a text with separators in quotes"
-                )
-            yield Record("", number, row[found] or "", found)
+        with unreadable.at(f"{path}, line {number}"):
+            check_width(header, row, "text")
+            yield Record("", number, dict(zip(header, row, strict=False)).get(found, ""), found)
 
 
 def _read_json(lines: Iterable[str], path: Path, column: str, unreadable: Unreadable) -> Iterator[Record]:

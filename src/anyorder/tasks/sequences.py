@@ -54,9 +54,7 @@ class Sequences(Task):
     @checked("length", "hide")
     def __init__(self, alphabet: str | Alphabet = "", length: int = 0, hide: float = 1.0, free_length: bool = False) -> None:
         self.alphabet = alphabet or self.default_alphabet
-        if not isinstance(self.alphabet, str) and not hasattr(self.alphabet, "vocab_size"):
-            raise BadInput(f"alphabet {self.alphabet!r} is no alphabet, and no name of one")
-        self.symbols = alphabet_of(self.alphabet) if isinstance(self.alphabet, str) else self.alphabet
+        self.symbols = alphabet_of(self.alphabet)
         self.most = length or self.default_length
         if self.most < 1:
             raise BadInput(f"length {length} must be at least 1")

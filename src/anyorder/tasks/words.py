@@ -82,10 +82,8 @@ class Words(Prompted):
         for kind in self.kinds.values():
             kind.style = prompt
         self.prompt, self.style = prompt, STYLES[prompt]
-        if not isinstance(alphabet, str) and not hasattr(alphabet, "vocab_size"):
-            raise BadInput(f"alphabet {alphabet!r} is no alphabet, and no name of one")
         self.alphabet, self.prefill = alphabet, truth("prefill", prefill)
-        self._set_up(alphabet_of(alphabet) if isinstance(alphabet, str) else alphabet, chat, length, longest)
+        self._set_up(alphabet_of(alphabet), chat, length, longest)
         if not self.ends:
             raise BadInput("this tokenizer has no token that ends a text: give it an end of text")
 
