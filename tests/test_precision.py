@@ -251,3 +251,15 @@ def test_a_fingerprint_reads_the_weights_once(tiny_transformer: Transformer, mon
     assert fingerprint(tiny_transformer) == found
     tiny_transformer.load_state_dict({k: v + 1 for k, v in tiny_transformer.state_dict().items()})
     assert fingerprint(tiny_transformer) == "read again"
+
+
+def test_a_model_that_each_call_wraps_anew_is_read_once(tiny_transformer: Transformer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrapped() -> WrappedDenoiser:
+        return WrappedDenoiser(tiny_transformer, tiny_transformer.mask_token_id, tiny_transformer.vocab_size)
+
+    found = fingerprint(wrapped())
+    monkeypatch.setattr("anyorder.denoisers.base._hash_of", lambda *_: "read again")
+    assert fingerprint(wrapped()) == found
+    with torch.no_grad():
+        list(tiny_transformer.parameters())[-1].add_(1)
+    assert fingerprint(wrapped()) == "read again"

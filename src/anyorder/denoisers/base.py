@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, ParamSpec, Protocol, TypeVar, runtime_checka
 
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from anyorder.errors import BadInput
 from anyorder.signatures import checked
@@ -243,19 +244,24 @@ def fingerprint(denoiser: nn.Module) -> str:
 
     It reads the names, shapes and values of all parameters and buffers. Weights count in bfloat16, so a model that is loaded in
     float32 or in bfloat16 is the same one. (In float16 it is another one, since it is rounded differently.) The weights are
-    read in pieces, and only once as long as they do not change.
+    read in pieces, and only once as long as they do not change, also if they are wrapped anew (`generate` wraps a model in each
+    call).
     """
     weights = [part for name, value in sorted(denoiser.state_dict().items()) for part in _tensors(name, value)]
     if any(tensor.is_inference() for _, tensor in weights):  # such tensors do not count their changes
         return _hash_of(denoiser, weights)
+    first = next(chain(denoiser.parameters(), denoiser.buffers()), None)
+    if first is None:
+        return _hash_of(denoiser, weights)
     state = [(name, tensor.data_ptr(), tensor._version) for name, tensor in weights]
-    known = _fingerprints.get(denoiser)
+    known = _fingerprints.get(first)
     if known is None or known[0] != state:
-        _fingerprints[denoiser] = known = (state, _hash_of(denoiser, weights))
+        _fingerprints[first] = known = (state, _hash_of(denoiser, weights))
     return known[1]
 
 
-_fingerprints: "weakref.WeakKeyDictionary[nn.Module, tuple[Any, str]]" = weakref.WeakKeyDictionary()
+_fingerprints = WeakTensorKeyDictionary()
+"""(names, addresses and versions of the weights, hash), by the first weight, which lives as long as the model in any wrapper."""
 _PIECE = 2**24  # values
 
 

@@ -277,7 +277,7 @@ WEAK = _in_words(
 
 COUNTDOWN = _in_words(
     'task.options={problems="countdown"}', "reward.name=solved", "reward.likelihood_bonus=0.25", "run.batch_size=24",
-    "run.steps=160", key="words-countdown", steps=40, options={"problems": "countdown"}, denoiser="words", reference="top_k",
+    "run.steps=120", key="words-countdown", steps=40, options={"problems": "countdown"}, denoiser="words", reference="top_k",
 )  # fmt: skip
 """The kind of which `words` solves a part; it solves every 4x4 Sudoku and addition, and no Zebra puzzle."""
 
