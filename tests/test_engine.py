@@ -71,3 +71,25 @@ def test_the_engine_goes_on_after_a_row_that_was_alone() -> None:
         assert isinstance(good.answers.get(timeout=60), list)
     finally:
         engine.close()
+
+
+class Untold(Waiting):
+    """A job that cannot take what its step gave."""
+
+    def step(self, tokens: list[int], selected: list[bool], remasked: list[bool], over: bool) -> bool:
+        raise ValueError("its text cannot be decoded")
+
+
+def test_a_row_whose_text_fails_takes_no_other_with_it() -> None:
+    sampler = Sampler("confidence")
+    jobs = [kind([first, 0, 0, 0], sampler) for kind, first in ((Waiting, 1), (Untold, 2), (Waiting, 4))]
+    engine = Engine(HashDenoiser(), PAD)
+    try:
+        engine.submit(jobs)
+        answers = [job.answers.get(timeout=60) for job in jobs]
+    finally:
+        engine.close()
+    assert isinstance(answers[1], ValueError)
+    for job, answer in zip(jobs, answers, strict=True):
+        if job is not jobs[1]:
+            assert answer == decode(HashDenoiser(), torch.tensor([job.tokens]), sampler).tokens[0].tolist()

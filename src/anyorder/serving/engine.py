@@ -5,7 +5,7 @@ import threading
 from collections import deque
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -96,7 +96,17 @@ class _Batch:
         self.stepping = False
         rows = [self.state.row, self.state.tokens, output.selected, output.remasked, over]
         values = zip(*(tensor.tolist() for tensor in rows), strict=True)
-        self.drop({number for number, *seen in values if self.jobs[number].step(*seen)})
+        self.drop({number for number, *seen in values if self._leaves(self.jobs[number], seen)})
+
+    @staticmethod
+    def _leaves(job: Job, seen: list[Any]) -> bool:
+        """Tell a row what its step gave. Returns whether it leaves, as it does if it fails on it, which is its matter alone."""
+        try:
+            return job.step(*seen)
+        except Exception as error:
+            _log.exception("a step could not be handed over")
+            job.fail(error)
+            return True
 
 
 class Engine:
