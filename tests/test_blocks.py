@@ -16,7 +16,7 @@ from anyorder.decoding.combined_counts import IfUnsure
 from anyorder.decoding.loop import decode
 from anyorder.decoding.sampler import Sampler
 from anyorder.decoding.step import StepOutput, predict, step
-from anyorder.decoding.tokens import Sample
+from anyorder.decoding.tokens import Argmax, Sample
 from anyorder.denoisers.blocks import block_numbers
 from anyorder.denoisers.transformer import Transformer
 from anyorder.errors import BadInput
@@ -25,9 +25,10 @@ from anyorder.interfaces.arguments import check_budget
 from anyorder.orders.learned import Critic, LearnedOrder
 from anyorder.registry import COUNT_RULES, ORDERS, POLICIES, REMASKERS, TOKEN_RULES
 from anyorder.relations import EVERYTHING
-from anyorder.state import init
+from anyorder.state import DecodeState, init
 from anyorder.training.data import one_block
 from anyorder.training.fit import run_recipe
+from anyorder.training.order import Batch
 from anyorder.training.recipes import load_recipe
 
 WORDS, MASK, PAD, BLOCK, LENGTH = 12, 10, 11, 4, 18
@@ -154,6 +155,28 @@ def test_the_exact_cache_changes_no_token_of_a_learned_order(policy: str) -> Non
     plain, cached = (decode(denoiser, problems(), Sampler(order, cache=cache)).tokens for cache in ("none", "exact"))
     assert torch.equal(plain, cached)
     assert not torch.equal(plain, decode(denoiser, problems(), "confidence").tokens)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("policy", ["mlp", "lookahead", "score_hidden_transformer"])
+def test_a_policy_is_shown_each_block_as_in_training(policy: str) -> None:
+    denoiser, seen = model(), []
+    order = learned(denoiser, policy)
+    decode(denoiser, problems(), Sampler(order), on_step=lambda output: seen.append((output.before, output.scores)))
+    compared = 0
+    for before, scores in seen:
+        number = block_numbers(before.tokens, None, BLOCK).expand_as(before.tokens)
+        now = number.masked_fill(~before.masked, LENGTH).amin(dim=1, keepdim=True)
+        for row in (before.generated & (number == now) == before.masked & (number == now)).all(dim=1).nonzero()[:, 0].tolist():
+            tokens, block = before.tokens[row : row + 1], (before.masked & (number == now))[row : row + 1]
+            zero = torch.zeros(1, dtype=torch.int64)
+            state = DecodeState.start(tokens, block, MASK, zero, before.steps[row : row + 1])
+            batch = Batch(state, order.policy.memories, Argmax(), block_length=BLOCK)
+            state, prediction = batch.see(*denoiser(tokens, None, state.masked))
+            expected = order.policy(state, prediction)
+            torch.testing.assert_close(scores[row][block[0]], expected[block], atol=1e-4, rtol=1e-4)
+            compared += 1
+    assert compared > 2 * len(problems())
 
 
 @pytest.mark.parametrize("cache", ["none", "exact"])

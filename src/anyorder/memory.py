@@ -30,13 +30,19 @@ class Memory(Protocol):
 @dataclass(frozen=True)
 class FirstPrediction:
     """The probabilities that the first forward pass gave to the generated positions, before anything was committed, 0
-    elsewhere: float (B, L, V)."""
+    elsewhere: float (B, L, V). With a block-causal denoiser, the first pass over the open block."""
 
     def init(self, state: DecodeState, prediction: Prediction) -> tuple[Tensor, ...]:
         return (prediction.probabilities(),)
 
     def update(self, memory: tuple[Tensor, ...], state: DecodeState, prediction: Prediction) -> tuple[Tensor, ...]:
-        return memory
+        if state.model_block is None:
+            return memory
+        known = (memory[0].sum(dim=-1) > 0) & prediction.predicted
+        begun = known.any(dim=1) | ~prediction.predicted.any(dim=1)
+        if bool(begun.all()):
+            return memory
+        return (torch.where(begun[:, None, None], memory[0], prediction.probabilities()),)
 
 
 @dataclass(frozen=True)

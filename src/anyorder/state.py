@@ -101,6 +101,16 @@ class DecodeState:
         those behind the open block too, which are not `masked` within a step."""
         return self.masked if self.model_block is None else self.generated & (self.commit_step < 0)
 
+    def of_open_block(self) -> "DecodeState":
+        """What a policy is shown: with a block-causal denoiser the open block of its mask as a problem of its own, on which
+        policies are trained, with the tokens before it given and nothing generated behind it; else the state as it is."""
+        if self.model_block is None or self.block is None:
+            return self
+        number = self.index.clamp(min=0) // self.model_block
+        now = number.masked_fill(~self.block, -1).amax(dim=1, keepdim=True)
+        inside = self.generated & ((number == now) | self.masked)  # the last step of a budget fills later blocks too
+        return self.replace(generated=inside, commit_step=self.commit_step.masked_fill(~inside, -1), model_block=None)
+
     @property
     def committed(self) -> Tensor:
         """The generated positions that hold a token and may be remasked now, bool (B, L): in blocks, those of the open one."""

@@ -61,6 +61,8 @@ class PolicyNetwork(nn.Module, Pushable):
         reads_draw: whether its scores depend on the tokens that the token rule proposes, so that the likelihood of a trajectory
             includes all proposals.
         top_positions: how many of the most confident positions it is restricted to; 0 for all.
+        one_block: whether it is shown the open block of a block-causal denoiser as a problem of its own, as supervised training
+            shows it (`DecodeState.of_open_block`), or the whole sequence.
         memories: what it remembers of earlier predictions, see `anyorder.memory`.
         unchecked: the folder that it was loaded from without a denoiser, until it is checked against the first one that it is
             used with; else None.
@@ -71,6 +73,7 @@ class PolicyNetwork(nn.Module, Pushable):
     reads_logits: bool = False
     reads_draw: bool = True
     top_positions: int = 0
+    one_block: bool = True
     memories: tuple[Memory, ...] = ()
     unchecked: Path | None = None
 
@@ -102,6 +105,7 @@ class PolicyNetwork(nn.Module, Pushable):
     def __call__(self, state: DecodeState, prediction: Prediction) -> Tensor:
         """`forward`, in float32 under `torch.autocast` as well."""
         kind = state.tokens.device.type
+        state = state.of_open_block() if self.one_block else state
         with naming("policy", self):
             if not torch.is_autocast_enabled(kind):
                 return super().__call__(state, prediction)  # type: ignore[no-any-return]

@@ -19,7 +19,10 @@ _FAR_BELOW = 1e4
 
 class RewardPolicy(PolicyNetwork):
     """Base class of policies that are trained by reward: they score masked positions only, and can be restricted to the most
-    confident ones by a setting `top_positions` (K of arXiv 2510.05725, eq. 27; 0 for all)."""
+    confident ones by a setting `top_positions` (K of arXiv 2510.05725, eq. 27; 0 for all). Their training decodes, so they see
+    whole sequences."""
+
+    one_block = False
 
     def build(self, settings: Any) -> None:
         """See `PolicyNetwork`."""
