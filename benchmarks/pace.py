@@ -12,7 +12,6 @@ again.
 
 import argparse
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +23,7 @@ from anyorder import Sampler
 from anyorder.decoding.counts import ScoreThreshold
 from anyorder.evaluation.batches import decode_in_batches
 from anyorder.evaluation.compute import overhead
-from anyorder.evaluation.fronts import attained
-from anyorder.evaluation.statistics import bootstrap_weights, percentile_interval, stretched
+from anyorder.evaluation.fronts import Front, attained, seed_front
 from anyorder.evaluation.tables import markdown_table
 from anyorder.files import write_json
 from anyorder.training.fit import run_recipe
@@ -104,41 +102,19 @@ def main() -> None:
         print(f"\n**Solved at equal {axis}**, {words.limit} problems, {words.seeds} seeds\n\n{table(rules | mine)}")
 
 
-def front(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Accuracies at `BUDGETS` of a curve (2, S, P, N), averaged over its seeds: (K,), and of resamples (draws, K)."""
-    weights = bootstrap_weights(points.shape[-1], DRAWS)
-
-    def measure(nfe: np.ndarray, right: np.ndarray) -> np.ndarray:
-        return np.where(nfe.min() > BUDGETS, np.nan, attained(nfe, right, BUDGETS))
-
-    values = np.stack([measure(n.mean(axis=1), r.mean(axis=1)) for n, r in zip(*points, strict=True)])
-    draws = np.stack(
-        [
-            [attained(a, b, BUDGETS) for a, b in zip(weights @ n.T, weights @ r.T, strict=True)]
-            for n, r in zip(*points, strict=True)
-        ]
-    )
-    draws = draws + (stretched(values) - values)[:, None]
-    by_seed = bootstrap_weights(len(values), DRAWS, seed=1)
-    return values.mean(axis=0), np.einsum("ds,sdk->dk", by_seed, draws)
+def front(points: np.ndarray) -> Front:
+    """Accuracies at `BUDGETS` of a curve (2, S, P, N); NaN where all its points cost more."""
+    found = seed_front(*points, lambda nfe, right: attained(nfe, right, BUDGETS), DRAWS)
+    cheapest = points[0].mean(axis=-1).min(axis=-1).max()  # of the seed whose first point costs most
+    return Front(np.where(cheapest > BUDGETS, np.nan, found.value), found.draws)
 
 
 def table(curves: dict[str, np.ndarray]) -> str:
     """One line per curve, and for the learned ones the paired difference from every rule."""
     fronts = {name: front(points) for name, points in curves.items()}
-
-    def shown(value: np.ndarray, draws: np.ndarray, form: Callable[..., str]) -> list[str]:
-        return [
-            "" if np.isnan(v) else form(100 * v, *(100 * bound for bound in percentile_interval(column)))
-            for v, column in zip(value, draws.T, strict=True)
-        ]
-
-    plain, signed = "{:.1f} ({:.1f}-{:.1f})".format, "{:+.1f} ({:+.1f} to {:+.1f})".format
-    rows = [[name, *shown(value, draws, plain)] for name, (value, draws) in fronts.items()]
+    rows = [[name, *found.shown()] for name, found in fronts.items()]
     for name in ("imitation", "by reward"):
-        for rule in RULES:
-            (value, draws), (other, other_draws) = fronts[name], fronts[rule]
-            rows.append([f"{name} minus {rule}", *shown(value - other, draws - other_draws, signed)])
+        rows += [[f"{name} minus {rule}", *fronts[name].minus(fronts[rule]).shown("+")] for rule in RULES]
     return markdown_table(["curve", *(f"at {budget:g}" for budget in BUDGETS)], rows)
 
 

@@ -261,7 +261,7 @@ def fingerprint(denoiser: nn.Module) -> str:
 
 
 _fingerprints = WeakTensorKeyDictionary()
-"""(names, addresses and versions of the weights, hash), by the first weight, which lives as long as the model in any wrapper."""
+"""(names, addresses and versions of the weights, hash), by the first weight, which lives as long as the model."""
 _PIECE = 2**24  # values
 
 

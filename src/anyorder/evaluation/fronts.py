@@ -7,8 +7,12 @@ further point never lowers it.
 """
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
+
+from anyorder.evaluation.statistics import bootstrap_weights, percentile_interval, stretched
 
 
 def non_dominated(nfe: np.ndarray, accuracy: np.ndarray) -> np.ndarray:
@@ -61,3 +65,45 @@ def area(nfe: np.ndarray, accuracy: np.ndarray, low: float, high: float) -> floa
     level = y[:-1] - slope * knots[:-1]
     pieces = level * np.diff(np.log(knots)) + slope * np.diff(knots)
     return float(pieces.sum() / math.log(high / low))
+
+
+@dataclass(frozen=True)
+class Front:
+    """What is measured of a curve, averaged over its seeds: the values, float (K,), and resamples, (draws, K)."""
+
+    value: np.ndarray
+    draws: np.ndarray
+
+    def minus(self, other: "Front") -> "Front":
+        """The paired difference."""
+        return Front(self.value - other.value, self.draws - other.draws)
+
+    def shown(self, sign: str = "") -> list[str]:
+        """Values with their 95 % intervals, in percent; "" for NaN."""
+        bounds = [percentile_interval(column) for column in self.draws.T]
+        return [
+            "" if np.isnan(v) else f"{100 * v:{sign}.1f} ({100 * low:{sign}.1f} to {100 * high:{sign}.1f})"
+            for v, (low, high) in zip(self.value, bounds, strict=True)
+        ]
+
+
+def seed_front(nfe: np.ndarray, correct: np.ndarray, measure: Callable[..., np.ndarray], draws: int) -> Front:
+    """The front of each seed, measured, averaged over the seeds, and resampled over seeds and problems. All curves of the same
+    problems are resampled together, so that differences are paired.
+
+    Args:
+        nfe, correct: of S seeds, P operating points and N problems, (S, P, N).
+        measure: values (K,) of one front, from its mean NFE and accuracies, (P,) each.
+        draws: how many resamples.
+    """
+    by_problem = bootstrap_weights(nfe.shape[2], draws)
+    values = np.stack([measure(x.mean(axis=1), y.mean(axis=1)) for x, y in zip(nfe, correct, strict=True)])
+    found = np.stack(
+        [
+            [measure(a, b) for a, b in zip(by_problem @ x.T, by_problem @ y.T, strict=True)]
+            for x, y in zip(nfe, correct, strict=True)
+        ]
+    )  # (S, draws, K)
+    by_seed = bootstrap_weights(len(nfe), draws, seed=1)
+    found = found + (stretched(values) - values)[:, None]
+    return Front(values.mean(axis=0), np.einsum("ds,sdk->dk", by_seed, found))

@@ -13,9 +13,8 @@ from anyorder.decoding.sampler import Sampler
 from anyorder.evaluation.batches import decode_in_batches
 from anyorder.evaluation.compute import overhead
 from anyorder.evaluation.curves import as_curves
-from anyorder.evaluation.fronts import area, attained
+from anyorder.evaluation.fronts import Front, area, attained, seed_front
 from anyorder.evaluation.operating_points import mode_name
-from anyorder.evaluation.statistics import bootstrap_weights, percentile_interval, stretched
 from anyorder.evaluation.tables import markdown_table
 from anyorder.reproduce.outcome import Cells, Outcome, Solved, Target, percent
 from anyorder.reproduce.reward import RewardSetting, RewardStudy
@@ -166,42 +165,9 @@ def _block(s: Setting, in_blocks: bool) -> int | None:
 # ---- fronts over seeds and problems ----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Front:
-    """A curve's area and its accuracies at `_BUDGETS`, float (1 + K,): their values, and resamples (draws, 1 + K)."""
-
-    value: np.ndarray
-    draws: np.ndarray
-
-    def minus(self, other: "Front") -> "Front":
-        """The paired difference."""
-        return Front(self.value - other.value, self.draws - other.draws)
-
-    def shown(self, sign: str = "") -> list[str]:
-        """Values with their 95 % intervals, in percent."""
-        bounds = [percentile_interval(column) for column in self.draws.T]
-        return [
-            f"{100 * v:{sign}.1f} ({100 * low:{sign}.1f} to {100 * high:{sign}.1f})"
-            for v, (low, high) in zip(self.value, bounds, strict=True)
-        ]
-
-
 def front_over_seeds(nfe: np.ndarray, correct: np.ndarray) -> Front:
-    """The front of each seed from NFE and outcomes (S, P, N), averaged over the seeds; resamples of seeds and problems.
-
-    All curves of the same problems are resampled together, so that differences are paired.
-    """
-    by_problem = bootstrap_weights(nfe.shape[2], _DRAWS)
-    values = np.stack([_measure(x.mean(axis=1), y.mean(axis=1)) for x, y in zip(nfe, correct, strict=True)])
-    draws = np.stack(
-        [
-            [_measure(a, b) for a, b in zip(by_problem @ x.T, by_problem @ y.T, strict=True)]
-            for x, y in zip(nfe, correct, strict=True)
-        ]
-    )  # (S, draws, 1 + K)
-    by_seed = bootstrap_weights(len(nfe), _DRAWS, seed=1)
-    draws = draws + (stretched(values) - values)[:, None]
-    return Front(values.mean(axis=0), np.einsum("ds,sdk->dk", by_seed, draws))
+    """A curve's area and its accuracies at `_BUDGETS`, from NFE and outcomes (S, P, N)."""
+    return seed_front(nfe, correct, _measure, _DRAWS)
 
 
 def _measure(nfe: np.ndarray, correct: np.ndarray) -> np.ndarray:
