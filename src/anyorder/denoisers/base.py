@@ -254,7 +254,7 @@ def fingerprint(denoiser: nn.Module) -> str:
     if first is None:
         return _hash_of(denoiser, weights)
     state = [(name, tensor.data_ptr(), tensor._version) for name, tensor in weights]
-    known = _fingerprints.get(first)
+    known: tuple[Any, str] | None = _fingerprints.get(first)
     if known is None or known[0] != state:
         _fingerprints[first] = known = (state, _hash_of(denoiser, weights))
     return known[1]
