@@ -15,6 +15,7 @@ from anyorder.denoisers.base import DenoiserOutput, fingerprint, forbid_mask
 from anyorder.denoisers.wrapped import WrappedDenoiser
 from anyorder.errors import BadInput
 from anyorder.losses import correctness_loss
+from anyorder.orders.learned import saved_order
 from anyorder.orders.policies import LookaheadPolicy, LookaheadSettings, TransformerSettings
 from anyorder.processes import Shard
 from anyorder.registry import OBJECTIVES, POLICIES, REWARDS
@@ -24,7 +25,7 @@ from anyorder.training.fit import fit_order, fit_order_by_reward, run_recipe
 from anyorder.training.fit_recipes import default_fit
 from anyorder.training.joint import JointJob
 from anyorder.training.objectives import Truth
-from anyorder.training.order import untrained_order
+from anyorder.training.order import policy_to_start_from, untrained_order
 from anyorder.training.recipes import (
     AnyRecipe,
     OrderRecipe,
@@ -479,3 +480,12 @@ def test_the_seed_of_a_policy_is_that_of_the_recipe(tmp_path: Path) -> None:
         run_recipe(made, tmp_path / name)
     one, two = (load_order(tmp_path / name, load_denoiser("sudoku4-weak")).policy.state_dict() for name in ("one", "two"))
     assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_training_can_start_from_the_own_order_of_the_denoiser() -> None:
+    denoiser = load_denoiser("sat9")
+    own, started = saved_order(denoiser).policy, policy_to_start_from("policy", denoiser)
+    assert started is not own, "training must not change the order that samplers use"
+    assert all(torch.equal(a, b) for a, b in zip(own.parameters(), started.parameters(), strict=True))
+    with pytest.raises(BadInput, match="no learned order of its own"):
+        policy_to_start_from("policy", load_denoiser("moses-block"))

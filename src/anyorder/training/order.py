@@ -145,6 +145,18 @@ def scores_of(policy: nn.Module, state: DecodeState, prediction: Prediction) -> 
     return scores
 
 
+def policy_to_start_from(start: str, denoiser: nn.Module) -> PolicyNetwork:
+    """The policy in a folder, or with "policy" the denoiser's own, in an object of its own.
+
+    Raises:
+        BadInput: no policy there. WrongDenoiser: it was fitted to another denoiser.
+    """
+    own = str(getattr(denoiser, "own_order", "") or "")
+    if start == "policy" and not own:
+        raise BadInput("start is policy, and this denoiser has no learned order of its own: give the folder of a policy")
+    return LearnedOrder.from_pretrained(own if start == "policy" else start, denoiser).policy
+
+
 class OrderJob:
     """A `Job`: the policy of a recipe, on a frozen denoiser.
 
@@ -177,7 +189,7 @@ class OrderJob:
         if recipe.start is None:
             self.policy = make_policy(denoiser, task, recipe.policy, critic=self.settings.critic, about=about)
         else:
-            self.policy = LearnedOrder.from_pretrained(recipe.start, denoiser).policy
+            self.policy = policy_to_start_from(recipe.start, denoiser)
         self.policy.about |= recipe.undo.model_dump(exclude_none=True)
         if self.settings.states == "drafts" and getattr(self.policy.settings, "history", False):
             raise BadInput("drafts do not tell with which probability a token was committed: set policy.history = false")

@@ -74,7 +74,7 @@ class OrderRecipe(_Recipe):
     policy: PolicySettings = Field(default_factory=PolicySettings)
     objective: ObjectiveSettings = Field(default_factory=ObjectiveSettings)
     undo: UndoSettings = UndoSettings()
-    start: str | None = Field(None, description="folder of a policy to start from, instead of a fresh one")
+    start: str | None = Field(None, description="folder of a policy to start from, or policy for the denoiser's own")
     train_denoiser: bool = Field(False, description="train the denoiser too, see `[joint]`")
     joint: JointSettings = JointSettings()
     masking: MaskingSettings = MaskingSettings()
@@ -121,7 +121,7 @@ class RewardRecipe(_Recipe):
     kind: Literal["reward"]
     denoiser: str = Field(description="name, folder or hub id of a denoiser")
     policy: Annotated[PolicySettings, BeforeValidator(_upo)] = Field(default_factory=_upo, validate_default=True)
-    start: str | None = Field(None, description="folder of a policy to start from, instead of a fresh one")
+    start: str | None = Field(None, description="folder of a policy to start from, or policy for the denoiser's own")
     rollout: RolloutSettings = Field(default_factory=RolloutSettings)
     reward: RewardSettings = Field(default_factory=RewardSettings)
     update: UpdateSettings = UpdateSettings()

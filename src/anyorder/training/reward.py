@@ -33,7 +33,7 @@ from anyorder.tasks.base import CheckResult, Instances, Task
 from anyorder.tasks.instances import checked_result
 from anyorder.training.data import check_trainable, step_generator, training_problems
 from anyorder.training.joint import Pair
-from anyorder.training.order import make_policy
+from anyorder.training.order import make_policy, policy_to_start_from
 from anyorder.training.part_settings import make_part
 from anyorder.training.recipes import RewardRecipe
 from anyorder.training.rewards import (
@@ -105,7 +105,7 @@ class RewardJob:
         if recipe.start is None:
             self.policy = make_policy(denoiser, task, recipe.policy, critic=False, about=about)
         else:
-            self.policy = LearnedOrder.from_pretrained(recipe.start, denoiser).policy
+            self.policy = policy_to_start_from(recipe.start, denoiser)
         self.model: nn.Module = Pair(denoiser, self.policy) if trained else self.policy
         self.rate_scales = {"denoiser.": self.update.lr_scale} if trained else {}
         self.cycle = self.update.inner * self.update.minibatches
