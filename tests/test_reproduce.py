@@ -325,7 +325,16 @@ def test_unknown_targets_say_what_there_is(tmp_path: Path) -> None:
         reproduce("falsification", "paper", tmp_path, seeds=[0], workers=1)
     with pytest.raises(BadInput, match="table1, table3"):
         reproduce("table9", "small", tmp_path, seeds=[0], workers=1)
+    with pytest.raises(BadInput, match="table3 is not about 'sorting': its tasks are sudoku, sat"):
+        reproduce("table3", "small", tmp_path, seeds=[0], workers=1, only="sorting")
     assert not list(tmp_path.iterdir())
+
+
+def test_one_task_of_a_target_trains_and_shows_nothing_of_the_others(tiny: Path) -> None:
+    part = reproduce("upo-table2-llm", "small", tiny, seeds=[0], workers=1, only="words-countdown", say=lambda _: None)
+    assert part.markdown.count("| confidence |") == 1 and "words-sudoku4-weak" not in part.markdown
+    assert part.markdown in (tiny / "upo-table2-llm-words-countdown.md").read_text()
+    assert not (tiny / "upo-table2-llm.md").exists() and not (tiny / "words-sudoku4-weak").exists()
 
 
 _LONG = """

@@ -78,6 +78,7 @@ def reproduce(
     seeds: Annotated[str, typer.Option(help="comma-separated seeds of the fits")] = "0,1,2",
     limit: LimitOption = None,
     workers: Annotated[int, typer.Option(min=1, max=256, help="processes")] = 2,
+    only: Annotated[str, typer.Option(help="one task of the targets, such as sat; by default all of them")] = "",
 ) -> None:
     """Reproduce a table or figure of a paper. After an interruption, run the same command again; targets share models and
     decodings."""
@@ -92,14 +93,17 @@ def reproduce(
     if not 0 <= min(seed_list) <= max(seed_list) <= LARGEST:
         raise BadInput(f"--seeds {shorten(seeds)!r}: a seed lies between 0 and {LARGEST}")
     check_writable(folder, folder=True)
-    every = [name for name, t in TARGETS.items() if set(t.tasks) <= SCALES.get(scale, {}).keys()]
+    every = [name for name, t in TARGETS.items() if set(t.tasks) <= SCALES.get(scale, {}).keys() and only in ("", *t.tasks)]
+    if target == "all" and only and not every:
+        raise BadInput(f"--only {shorten(only)!r}: no target of scale {scale} is about it")
     asked = every if target == "all" and every else [name.strip() for name in target.split(",")]
     for name in asked:
-        check_target(name, scale)
+        check_target(name, scale, only)
     for name in asked:
         with answering_interrupts(), StudyProgress(name, Console(stderr=True)) as progress:
-            outcome = run(name, scale, folder, seeds=seed_list, workers=workers, problems=limit, say=progress)
+            outcome = run(name, scale, folder, seeds=seed_list, workers=workers, problems=limit, only=only, say=progress)
         print(f"# {outcome.title}\n\n{outcome.markdown}")
+        name = f"{name}-{only}" if only else name
         print(f"{folder / name}.md, .json" + (", .png" if outcome.lines or outcome.bars else ""), file=sys.stderr)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from anyorder.errors import BadInput
+from anyorder.errors import BadInput, shorten
 from anyorder.evaluation.comparison import environment
 from anyorder.files import write_json, write_text
 from anyorder.report.plots import bars, panels
@@ -118,8 +118,8 @@ _SETTINGS: dict[str, list[Setting]] = {
 SCALES = {scale: {s.name: s for s in settings} for scale, settings in _SETTINGS.items()}
 
 
-def check_target(target: str, scale: str) -> None:
-    """Refuse a target that is unknown, or has no such scale.
+def check_target(target: str, scale: str, only: str = "") -> None:
+    """Refuse a target that is unknown, or has no such scale or task.
 
     Raises:
         BadInput: it is, or has none.
@@ -131,6 +131,8 @@ def check_target(target: str, scale: str) -> None:
     if missing:
         elsewhere = " or ".join(name for name, found in SCALES.items() if set(tasks) <= found.keys())
         raise BadInput(f"{target} has no {scale} scale: {', '.join(missing)} run at --scale {elsewhere}")
+    if only and only not in tasks:
+        raise BadInput(f"{target} is not about {shorten(only)!r}: its tasks are {', '.join(tasks)}")
 
 
 def reproduce(
@@ -141,9 +143,11 @@ def reproduce(
     seeds: list[int],
     workers: int,
     problems: int | None = None,
+    only: str = "",
     say: Callable[[str], None] = print,
 ) -> Outcome:
-    """Train and decode what a target needs and the folder does not hold yet, and write TARGET.md, .json and .png to the folder.
+    """Train and decode what a target needs and the folder does not hold yet, and write TARGET.md, .json and .png to the folder,
+    with `only` TARGET-ONLY.md and so on.
 
     Args:
         target: a table or figure, see `TARGETS`.
@@ -152,32 +156,34 @@ def reproduce(
         seeds: seeds of the fits.
         workers: number of processes.
         problems: test problems per task, instead of the scale's own number.
+        only: the one task of the target that is wanted; all of them by default.
         say: called with reports of progress.
 
     Raises:
-        BadInput: an unknown target or scale, or a target whose models cannot be reached.
+        BadInput: an unknown target or scale, a target whose models cannot be reached, or which has no such task.
     """
-    check_target(target, scale)
+    check_target(target, scale, only)
     if len(set(seeds)) < len(seeds):
         raise BadInput(f"seeds {', '.join(map(str, seeds))}: give each seed once")
-    known, tasks = SCALES[scale], TARGETS[target].tasks
+    known, tasks = SCALES[scale], (only,) if only else TARGETS[target].tasks
     settings = [replace(known[task], problems=problems or known[task].problems) for task in tasks]
     needs = TARGETS[target].needs(settings, seeds)
     solved = TARGETS[target].study(folder).decode_all(needs, workers, say)
     outcome = TARGETS[target].layout(settings, seeds, solved, folder)
     about = (TARGETS[target].about or _about)(settings, seeds, scale)
-    write_text(folder / f"{target}.md", f"# {outcome.title}\n\n{about}\n{outcome.markdown}")
+    name = f"{target}-{only}" if only else target
+    write_text(folder / f"{name}.md", f"# {outcome.title}\n\n{about}\n{outcome.markdown}")
     write_json(
-        folder / f"{target}.json",
+        folder / f"{name}.json",
         {
             "target": target, "scale": scale, "seeds": seeds, "values": outcome.values,
             "settings": [asdict(s) for s in settings], "meta": environment(),
         },
     )  # fmt: skip
     if outcome.lines:
-        panels(outcome.lines, folder / f"{target}.png", outcome.x_label, outcome.y_label, outcome.log_x)
+        panels(outcome.lines, folder / f"{name}.png", outcome.x_label, outcome.y_label, outcome.log_x)
     elif outcome.bars:
-        bars(outcome.bars, folder / f"{target}.png", outcome.y_label)
+        bars(outcome.bars, folder / f"{name}.png", outcome.y_label)
     return replace(outcome, markdown=f"{about}\n{outcome.markdown}")
 
 
