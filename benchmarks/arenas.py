@@ -247,10 +247,9 @@ def verdict(difference: np.ndarray, largest: float, p: float) -> str:
     return "ahead" if difference.mean() > 0 else "behind"
 
 
-def tested(learned: np.ndarray, rivals: dict[str, np.ndarray]) -> list[str]:
+def tested(learned: np.ndarray, rivals: dict[str, np.ndarray], best: str) -> list[str]:
     """Outcomes (seeds, problems) against those of each rival: the accuracy, the difference from the best rival, that of each
     seed, the largest p-value and the verdict."""
-    best = max(rivals, key=lambda rival: rivals[rival].mean())
     ps = {rival: sign_flip((learned - right).mean(axis=0)) for rival, right in rivals.items()}
     largest = max(p if (learned - rivals[rival]).mean() > 0 else 1.0 for rival, p in ps.items())
     difference = learned - rivals[best]
@@ -270,7 +269,7 @@ def table(name: str, arena: Arena, seeds: list[list[dict[str, Any]]]) -> list[st
         for sampler in LEARNED:
             passes = f"{out.nfe['learned', sampler, budget]:.1f}"
             cells = [name, str(budget), best, interval(rivals[best]), sampler, passes]
-            cells += tested(out.right["learned", sampler, budget], rivals)
+            cells += tested(out.right["learned", sampler, budget], rivals, best)
             lines.append(f"| {' | '.join(cells)} | {' | '.join(f'{100 * one:.1f}' for one in (*controls, oracle))} |")
     return lines
 
