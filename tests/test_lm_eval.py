@@ -1,5 +1,6 @@
 """lm-evaluation-harness through our model class: its reports, and log-likelihoods against enumeration."""
 
+import copy
 import inspect
 import itertools
 import json
@@ -14,6 +15,7 @@ import yaml
 import anyorder
 from anyorder.cli.language import open_language
 from anyorder.errors import BadInput
+from anyorder.interfaces.language import LanguageModel
 from anyorder.processes import Shard
 from anyorder.tasks import make_task
 from commands import refused, run
@@ -206,9 +208,25 @@ def test_greedy_says_whether_decoding_gives_the_continuation(model: AnyorderLM) 
     sampler = anyorder.Sampler("confidence")
     masked = torch.tensor([[*prompt, *[263] * 4]])
     best = anyorder.decode(model.model.denoiser, masked, sampler).tokens[0, len(prompt) :].tolist()
-    assert model._greedy([(prompt, best), (prompt, [*best[:3], best[3] ^ 1]), (prompt, []), (prompt, best[:1])])[:3] == [
-        True, False, True,
-    ]  # fmt: skip
+    pairs = [(prompt, best), (prompt, [*best[:3], best[3] ^ 1]), (prompt, []), (prompt, best[:1])]
+    assert model._greedy(pairs, torch.zeros(4, dtype=torch.int64))[:3] == [True, False, True]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_greedy_depends_on_the_request_alone_and_commits_one_token_at_a_time(model: AnyorderLM, batch_size: int) -> None:
+    prompt, other = model.tokens_of("abcdef"), AnyorderLM.__new__(AnyorderLM)
+    other.__dict__.update(model.__dict__)
+    other.batch_size, other.model = batch_size, copy.copy(model.model)
+    other.model.sampler = anyorder.Sampler.parse("random@threshold:0")
+    masked, one_by_one = torch.tensor([[*prompt, *[263] * 6]]), anyorder.Sampler.parse("random@fixed:1")
+    own = [
+        anyorder.decode(model.model.denoiser, masked, one_by_one, seeds=seed).tokens[0, len(prompt) :].tolist()
+        for seed in (5, 9)
+    ]
+    assert own[0] != own[1]
+    pairs = [(prompt, own[0]), (prompt, own[1]), (prompt, own[0])]
+    assert other._greedy(pairs, torch.tensor([5, 9, 9])) == [True, True, False]
 
 
 @torch.no_grad()
@@ -328,3 +346,19 @@ def test_two_processes_report_what_one_does(tmp_path: Path) -> None:
         found.append(reported(done, out, "solved"))
         assert done.stdout.count("|local") == 1, "one process prints"
     assert found[0] == found[1] and len(found[0][1]) == 10
+
+
+@torch.no_grad()
+def test_all_steps_are_as_many_as_the_task_generates(llada: Path) -> None:
+    model = AnyorderLM(str(llada), device="cpu", trust_remote_code=True, steps="all")
+    passes: list[int] = []
+    usual = LanguageModel.generate
+
+    def counting(self: LanguageModel, *given: Any, **more: Any) -> Any:
+        return usual(self, *given, on_step=lambda output: passes.append(1), **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LanguageModel, "generate", counting)
+        new = model.model.usual_length + 5
+        model.generate_until([asked("generate_until", "Hello", {"until": [], "max_gen_toks": new})], disable_tqdm=True)
+    assert model.model.sampler.steps is None and len(passes) == new

@@ -50,6 +50,7 @@ class Worker:
             room = self.model.room
             if room is not None and len(tokens) + self.new > room:
                 raise BadInput(f"the prompt has {len(tokens)} tokens and the answer {self.new}; the model takes {room}")
+            self.model.check_steps(tokens, self.new)
             return {**row, "tokens": tokens}
         except BadInput as error:
             return {**row, "error": str(error)}

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from anyorder.cli.app import app
 from anyorder.cli.language import LanguageSession, open_language
+from anyorder.decoding.counts import Fixed
 from anyorder.decoding.loop import decode
 from anyorder.decoding.tokens import Argmax
 from anyorder.denoisers.base import device_of, fingerprint
@@ -190,9 +191,10 @@ class AnyorderLM(LM):
         order.
         """
         pairs = [self._pair(*request.args) for request in requests]
-        greedy = self._greedy(pairs)
+        seeds = self._seeds(requests)
+        greedy = self._greedy(pairs, seeds)
         found = []
-        progress = tqdm(zip(requests, pairs, self._seeds(requests).tolist(), greedy, strict=True), desc="loglikelihood",
+        progress = tqdm(zip(requests, pairs, seeds.tolist(), greedy, strict=True), desc="loglikelihood",
                         total=len(pairs), disable=disable_tqdm or self.rank > 0)  # fmt: skip
         for request, (context, continuation), seed, right in progress:
             found.append((self._log_likelihood(context, continuation, seed), right))
@@ -233,15 +235,16 @@ class AnyorderLM(LM):
         states = "stratified" if block_length_of(denoiser) is None else "path"
         return estimate_bound(process, tokens, x0, self.draws, states=states, seed=seed).e1
 
-    def _greedy(self, pairs: list[Pair]) -> list[bool]:
-        """Whether decoding without chance gives each continuation."""
+    def _greedy(self, pairs: list[Pair], seeds: Tensor) -> list[bool]:
+        """Whether decoding without chance, one token at a time, gives each continuation; seeds int64 (N,) are for orders that
+        draw."""
         denoiser, found = self.model.denoiser, [True] * len(pairs)
-        sampler = self.model.sampler.replace(token=Argmax(), noise=0.0, anneal=False, steps=None)
+        sampler = self.model.sampler.replace(token=Argmax(), count=Fixed(1), noise=0.0, anneal=False, steps=None)
         numbers = [n for n, (_, continuation) in enumerate(pairs) if continuation]
         for rows in self._batches(numbers, [len(pairs[n][0]) + len(pairs[n][1]) for n in numbers]):
             masked = [[*pairs[n][0], *[denoiser.mask_token_id] * len(pairs[n][1])] for n in rows]
             tokens, mask = collate(masked, self.model.format.pad_token_id)
-            decoded = decode(denoiser, tokens, sampler, attention_mask=mask).tokens.tolist()
+            decoded = decode(denoiser, tokens, sampler, seeds=seeds[rows], attention_mask=mask).tokens.tolist()
             for n, row in zip(rows, decoded, strict=True):
                 context, continuation = pairs[n]
                 found[n] = row[len(context) : len(context) + len(continuation)] == continuation

@@ -95,7 +95,8 @@ def open_language(
     sampler = sampler if scale is None else sampler.replace(noise=scale, anneal=anneal)
     sampler = sampler.bind(denoiser, strict=not ignore_fingerprint)
     made = LanguageModel(denoiser, sampler, chat=chat, eos_penalty=eos_penalty)
-    made.sampler = made.sampler.replace(steps=read_budget(steps, max_new_tokens or made.usual_length))
+    if steps.strip() != "all":  # which is as many as there are tokens to generate, whoever says how many
+        made.sampler = made.sampler.replace(steps=read_budget(steps, 1))
     return LanguageSession(made, max_new_tokens, seed)
 
 

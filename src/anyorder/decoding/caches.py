@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -55,5 +56,7 @@ class Window:
         check_number("size", self.size, 0)
 
     def __call__(self, state: DecodeState, block: Tensor) -> Tensor:
-        near = F.max_pool1d(block.float()[:, None], 2 * self.size + 1, stride=1, padding=self.size)
-        return near[:, 0] > 0
+        place = state.index.clamp(min=0)  # padding, which may stand between a prompt and what is generated, is no distance
+        inside = torch.zeros_like(block, dtype=torch.float32).scatter_reduce(1, place, block.float(), "amax")
+        near = F.max_pool1d(inside[:, None], 2 * self.size + 1, stride=1, padding=self.size)[:, 0].gather(1, place) > 0
+        return near if state.attention_mask is None else near & state.attention_mask

@@ -62,6 +62,10 @@ def as_denoiser(
     if mask_token_id is None:
         check_type(name, config)
         raise BadInput(f"the configuration of {name} names no mask token: give mask_token_id, such as tokenizer.mask_token_id")
+    size = int(getattr(config, "vocab_size", 0) or 0)
+    for token in suppress_tokens:
+        if size and whole("suppress_tokens", token, 0) >= size:
+            raise BadInput(f"suppress_tokens holds {token}; the model has {size} tokens, from 0")
     length = None if not is_block_causal(config) or named_block_length(config) else block_length
     shift = is_shifted(config) if shift is None else shift
     return HuggingFaceDenoiser(model, mask_token_id, suppress_tokens, shift=shift, block_length=length)

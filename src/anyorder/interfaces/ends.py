@@ -1,5 +1,6 @@
 """The end of a text in the calls: from a user's arguments to `Ends`, and to orders and count rules that keep ends for later."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -7,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anyorder.decoding.counts import CountRule
+from anyorder.decoding.counts import Cosine, CountRule, Fixed, Linear, top
+from anyorder.decoding.sampler import Sampler
 from anyorder.denoisers.base import Denoiser
 from anyorder.ends import Ends
 from anyorder.errors import BadInput
@@ -42,6 +44,8 @@ def find_ends(denoiser: Denoiser, eos_token_id: int | Iterable[int] | None, pad_
     if pad_token_id is None:
         config: Any = getattr(getattr(denoiser, "model", None), "config", None)
         pad_token_id = getattr(config, "pad_token_id", None)
+        if pad_token_id is not None and not 0 <= pad_token_id < denoiser.vocab_size:  # as -1, which some configurations have
+            pad_token_id = None
     return Ends(tuple(int(token) for token in tokens), None if pad_token_id == denoiser.mask_token_id else pad_token_id)
 
 
@@ -59,6 +63,52 @@ def penalized(order: Order, ends: Ends | None, penalty: float) -> Order:
         return EndPenalty(order, ends.tokens, penalty)
     except (TypeError, ValueError) as error:
         raise BadInput(f"eos_penalty is {penalty!r}; it must be a number, 0 or more") from error
+
+
+def with_late_ends(sampler: Sampler, ends: Ends | None, penalty: float) -> Sampler:
+    """The sampler with a penalty for ends, see `penalized`. At infinity its count rule leaves ends for last too, whatever it
+    looks at.
+
+    Raises:
+        BadInput: a penalty that is negative or no number, or one without ends.
+    """
+    order = penalized(sampler.order, ends, penalty)
+    if ends is None or penalty != math.inf or isinstance(sampler.count, _BY_RANK):
+        return sampler.replace(order=order)
+    return sampler.replace(order=order, count=EndsLast(sampler.count, ends))
+
+
+_BY_RANK = (Linear, Cosine, Fixed)
+"""Rules that take the highest scores alone, where the penalty suffices."""
+
+
+@dataclass(frozen=True)
+class EndsLast(CountRule):
+    """What another rule selects, without ends of the text as long as anything else is open; if it selects ends alone, the
+    position with the highest score among the others.
+
+    Args:
+        rule: what selects.
+        ends: the tokens that wait.
+    """
+
+    rule: CountRule
+    ends: Ends
+
+    def __call__(self, scores: Tensor, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
+        others = scores.masked_fill(ending(prediction, self.ends), -torch.inf)
+        selected, left = self.rule(scores, state, prediction, remasked), (others > -torch.inf).any(dim=1, keepdim=True)
+        kept = selected & (~left | (others > -torch.inf))
+        missing = left[:, 0] & selected.any(dim=1) & ~kept.any(dim=1)
+        return kept | top(others, missing.long())
+
+    def in_blocks(self, length: int) -> CountRule:
+        """See `CountRule`."""
+        return EndsLast(self.rule.in_blocks(length), self.ends)
+
+    def closes(self, state: DecodeState) -> Tensor | None:
+        """See `CountRule`."""
+        return self.rule.closes(state)
 
 
 @dataclass(frozen=True)

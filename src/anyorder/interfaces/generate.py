@@ -25,7 +25,7 @@ from anyorder.interfaces.arguments import (
     token_rule,
     whole,
 )
-from anyorder.interfaces.ends import WithoutEnds, find_ends, penalized
+from anyorder.interfaces.ends import WithoutEnds, find_ends, penalized, with_late_ends
 from anyorder.interfaces.prompts import Batch, Prompts, batch_of
 from anyorder.interfaces.streaming import Streaming
 from anyorder.orders.base import Order
@@ -85,7 +85,8 @@ def generate(
             committed; the rest becomes padding and costs no forward passes. None: nothing ends the text.
         pad_token_id: what stands behind the end; by default the model's padding, or else the end token.
         eos_penalty: subtracted from the score of a position whose token would be an end, so that others come first;
-            `math.inf` for ends last. Such a position is not taken by the threshold either.
+            `math.inf` for ends last. Such a position is not taken by the threshold either; by the count rule of a sampler only
+            if the penalty is finite.
         mask_token_id: the mask, if neither the generation configuration nor the configuration names it.
         suppress_tokens: tokens that are never produced, such as padding; the mask is always one of them.
         token_type_ids: accepted, because tokenizers return them, and ignored.
@@ -115,8 +116,9 @@ def generate(
     if sampler is None:
         late = ends if eos_penalty else None
         count, token = _count_rule(steps, block_length, threshold, late), token_rule(temperature, top_p, top_k)
-        where = find_order(order, denoiser)
-        sampler = Sampler(where, count, token, steps=steps, block_length=block_length).replace(cache=cache, refresh=refresh)
+        made = Sampler(find_order(order, denoiser), count, token, steps=steps, block_length=block_length)
+        sampler = made.replace(cache=cache, refresh=refresh).bind(denoiser)
+        sampler = sampler.replace(order=penalized(sampler.order, ends, eos_penalty))
     else:
         held = (steps, block_length, top_p, top_k, threshold)
         cached = (cache, refresh) != ("none", "block")
@@ -125,10 +127,8 @@ def generate(
                 "a sampler holds order, steps, block_length, temperature, top_p, top_k, threshold, cache and refresh: leave "
                 "these out"
             )
-        sampler = find_sampler(sampler, denoiser)
-    sampler = sampler.bind(denoiser)
+        sampler = with_late_ends(find_sampler(sampler, denoiser).bind(denoiser), ends, eos_penalty)
     check_budget(denoiser, batch.tokens, batch.attention_mask, sampler.steps, sampler.block_length)
-    sampler = sampler.replace(order=penalized(sampler.order, ends, eos_penalty))
     stream = None if streamer is None else _streaming(streamer, batch, ends, final=sampler.remasker.final)
     decoded = decode(
         denoiser, batch.tokens, sampler, seeds=seed, attention_mask=batch.attention_mask, ends=ends, logits_mask=logits_mask,

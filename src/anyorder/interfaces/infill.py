@@ -13,15 +13,19 @@ from anyorder.decoding.loop import decode
 from anyorder.decoding.sampler import Sampler
 from anyorder.denoisers.base import Denoiser
 from anyorder.denoisers.huggingface import HuggingFaceDenoiser
+from anyorder.ends import Ends
 from anyorder.errors import BadInput, counted, shorten
 from anyorder.interfaces.arguments import check_budget, find_sampler, whole
-from anyorder.interfaces.ends import find_ends, penalized
+from anyorder.interfaces.ends import find_ends, with_late_ends
 from anyorder.interfaces.holes import lengths_of
 from anyorder.interfaces.patterns import automaton_of
 from anyorder.interfaces.prompts import collate
 from anyorder.orders.base import Order
+from anyorder.prediction import Prediction
 from anyorder.signatures import check_argument
+from anyorder.state import DecodeState
 from anyorder.tasks import Sequences, check_fits
+from anyorder.tasks.alphabets import TokenizerAlphabet
 from anyorder.zoo.matching import source_of, task_for
 
 
@@ -92,8 +96,10 @@ def infill(
     for problem in problems:
         check_budget(denoiser, problem.tokens, None, sampler.steps, sampler.block_length)
     ends = find_ends(denoiser, eos_token_id)
-    sampler = sampler.replace(order=penalized(sampler.order, ends, eos_penalty))
-    masks = [] if logits_mask is None else [logits_mask]
+    sampler = with_late_ends(sampler, ends, eos_penalty)
+    masks = [_symbols_alone(task, ends)]
+    if logits_mask is not None:
+        masks.append(logits_mask)
     if pattern is not None:
         given = [pattern] if isinstance(pattern, str) else list(pattern)
         matching = Matching(tuple(automaton_of(one, task.symbols) for one in given), sampler.token)
@@ -112,17 +118,40 @@ def infill(
         here: list[LogitsMask] = masks if allowed is None else [AllowedTokens(listed[rows]), *masks]
         result = decode(
             denoiser, batch, sampler, seeds=torch.tensor(owners[rows]) + seed, ends=ends, on_step=on_step,
-            attention_mask=mask & (batch != task.pad_token_id), logits_mask=all_of(here) if here else None,
+            attention_mask=mask, logits_mask=all_of(here),
         )  # fmt: skip
         new = batch == task.mask_token_id
         if ends is not None:  # the padding behind an end is no token of the text
-            new = new & ~ends.behind(result.tokens, new, ~new & (batch != task.pad_token_id) & mask)
+            new = new & ~ends.behind(result.tokens, new, ~new & mask)
         scores = (result.token_log_probs.double() * new).sum(dim=1) / new.sum(dim=1)
-        for number, score, text in zip(owners[rows], scores.tolist(), task.decode(result.tokens), strict=True):
+        completed = zip(owners[rows], scores.tolist(), tokens[rows], result.tokens.tolist(), strict=True)
+        for number, score, problem_tokens, row in completed:
             if number not in filled or score > filled[number][0]:
-                filled[number] = (score, text)
+                filled[number] = (score, _completed(task, problem_tokens.tolist(), row))
     found = [filled[number][1] for number in range(len(several))]
     return found[0] if isinstance(texts, str) else found
+
+
+def _symbols_alone(task: Sequences, ends: Ends | None) -> LogitsMask:
+    """Lets a hole hold the symbols of texts alone, and ends if they are asked for, whatever the denoiser may produce."""
+    row = torch.zeros(task.vocab_size, dtype=torch.bool)
+    row[sorted({*task.symbols.symbols, *(() if ends is None else ends.tokens)})] = True
+
+    def allowed(state: DecodeState, prediction: Prediction) -> Tensor:
+        return row.to(prediction.logits.device).expand_as(prediction.logits)
+
+    return allowed
+
+
+def _completed(task: Sequences, given: list[int], filled: list[int]) -> str:
+    """A completed problem as text, without its frame, up to a generated end, with the special tokens that the user wrote."""
+    symbols, mask = task.symbols, task.mask_token_id
+    places = range(len(symbols.start), len(given) - len(symbols.end))
+    stop = next((n for n in places if given[n] == mask and filled[n] in symbols.end), places.stop)
+    tokens = [filled[n] for n in range(places.start, stop) if given[n] != mask or filled[n] in symbols.symbols]
+    if isinstance(symbols, TokenizerAlphabet) and not symbols.symbols.issuperset(tokens):
+        return str(symbols.tokenizer.decode(tokens))
+    return symbols.decode(tokens)
 
 
 def _lengths_of(text: str, number: int) -> list[str]:
@@ -193,6 +222,6 @@ def _task(denoiser: Any, texts: list[str], owners: list[int], task: Sequences | 
 def _length(task: Sequences, text: str, number: int) -> int:
     """Symbols of a text."""
     try:
-        return len(task.symbols.encode(text.strip()))
+        return len(task.symbols.encode(task.text_of(text)))
     except BadInput as error:
         raise BadInput(f"text {number}: {error}") from error

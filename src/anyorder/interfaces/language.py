@@ -14,16 +14,14 @@ from anyorder.denoisers.base import Denoiser, check_seeds
 from anyorder.denoisers.huggingface import HuggingFaceDenoiser
 from anyorder.errors import BadInput
 from anyorder.interfaces.arguments import check_budget, find_sampler, whole
-from anyorder.interfaces.ends import penalized
+from anyorder.interfaces.ends import with_late_ends
 from anyorder.interfaces.infill import infill
 from anyorder.interfaces.patterns import automaton_of
 from anyorder.interfaces.prompts import batch_of
 from anyorder.orders.base import Order
-from anyorder.prediction import Prediction
 from anyorder.signatures import check_argument
-from anyorder.state import DecodeState
 from anyorder.tasks import Sequences
-from anyorder.tasks.alphabets import TokenizerAlphabet
+from anyorder.tasks.alphabets import tokens_of_model
 from anyorder.tasks.base import max_length_of
 from anyorder.tasks.prompt_format import PromptFormat, Turn
 from anyorder.tasks.prompted import Prompted
@@ -86,7 +84,7 @@ class LanguageModel:
         self.format = format_of(denoiser, chat=chat)
         self.ends = self.format.stops_at
         bound = find_sampler(sampler, denoiser)
-        self.sampler = bound.replace(order=penalized(bound.order, self.ends, eos_penalty))
+        self.sampler = with_late_ends(bound, self.ends, eos_penalty)
         self.room = max_length_of(denoiser)
         self.usual_length = usual_length(self.format, self.room)
 
@@ -111,6 +109,11 @@ class LanguageModel:
         if self.denoiser.mask_token_id in tokens:
             raise BadInput("the prompt holds the mask token: use anyorder.infill for texts with holes")
         return tokens
+
+    def check_steps(self, prompt: Sequence[int], max_new_tokens: int) -> None:
+        """Raise BadInput if the sampler has fewer steps than there are blocks in the answer to a prompt."""
+        tokens = torch.tensor([[*prompt, *[self.denoiser.mask_token_id] * max_new_tokens]])
+        check_budget(self.denoiser, tokens, None, self.sampler.steps, self.sampler.block_length)
 
     def generate(
         self,
@@ -142,8 +145,7 @@ class LanguageModel:
             return []
         new = self.usual_length if max_new_tokens is None else whole("max_new_tokens", max_new_tokens, 1)
         for prompt in prompts:
-            tokens = torch.tensor([[*prompt, *[self.denoiser.mask_token_id] * new]])
-            check_budget(self.denoiser, tokens, None, self.sampler.steps, self.sampler.block_length)
+            self.check_steps(prompt, new)
         sampler, mask = self._constrained(pattern)
         check_seeds(seeds, len(prompts))
         each = torch.arange(len(prompts)) + seeds if isinstance(seeds, int) else seeds
@@ -152,7 +154,8 @@ class LanguageModel:
         for first in range(0, len(ranked), batch_size):
             rows = ranked[first : first + batch_size]
             given = [list(prompts[number]) for number in rows]
-            batch = batch_of(given, None, self.denoiser, new=new, what="the prompt")
+            every = [[1] * len(prompt) for prompt in given]  # whatever the padding: nothing of a prompt is hidden
+            batch = batch_of(given, every, self.denoiser, new=new, what="the prompt")
             decoded = decode(
                 self.denoiser, batch.tokens, sampler, seeds=each[rows], attention_mask=batch.attention_mask, ends=self.ends,
                 logits_mask=mask, on_step=on_step,
@@ -163,13 +166,7 @@ class LanguageModel:
 
     def fill(self, text: str, *, seed: int = 0, pattern: str | None = None) -> str:
         """Complete a text with holes, see `anyorder.infill`; no hole holds an end of the text."""
-
-        def no_end(state: DecodeState, prediction: Prediction) -> Tensor:
-            allowed = torch.ones_like(prediction.logits, dtype=torch.bool)
-            allowed[:, sorted(self.format.ends)] = False
-            return allowed
-
-        filled: str = infill(self.denoiser, text, self.sampler, seed=seed, pattern=pattern, logits_mask=no_end)
+        filled: str = infill(self.denoiser, text, self.sampler, seed=seed, pattern=pattern)
         return filled
 
     def _constrained(self, pattern: str | None) -> tuple[Sampler, LogitsMask | None]:
@@ -207,8 +204,7 @@ def format_of(denoiser: Denoiser, *, chat: bool) -> PromptFormat:
     if isinstance(task, Prompted):
         return task if chat else PromptFormat(task.symbols, chat=False)
     if isinstance(denoiser, HuggingFaceDenoiser) and hugging_face:
-        symbols = TokenizerAlphabet(denoiser.tokenizer, denoiser.vocab_size, denoiser.mask_token_id, source_of(denoiser))
-        found = PromptFormat(symbols, chat=chat)
+        found = PromptFormat(tokens_of_model(denoiser, source_of(denoiser)), chat=chat)
         denoiser.allow(found.ends)
         denoiser.pad_with(found.pad_token_id)
         return found

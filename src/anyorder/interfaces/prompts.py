@@ -176,7 +176,7 @@ def _rows(prompts: Any, attention_mask: Any, denoiser: Denoiser, what: str, *, c
         if [len(row) for row in given] != lengths:
             raise BadInput(f"attention_mask has other lengths than {what}: give one number per token")
         mask = mask & collate(given, side=side)[0].bool()
-    return tokens, None if bool(mask.all()) else mask, lengths, False
+    return tokens, None if attention_mask is None and bool(mask.all()) else mask, lengths, False
 
 
 def _as_mask(given: Any) -> Tensor:

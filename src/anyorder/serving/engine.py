@@ -15,7 +15,7 @@ from anyorder.decoding.sampler import Sampler
 from anyorder.denoisers.base import Denoiser, device_of
 from anyorder.denoisers.blocks import block_length_of
 from anyorder.ends import Ends
-from anyorder.errors import AnyorderError
+from anyorder.errors import AnyorderError, BadInput
 from anyorder.state import DecodeState, init
 from anyorder.tasks.base import max_length_of
 
@@ -138,8 +138,10 @@ class Engine:
         """Let these rows be decoded, all or none of them.
 
         Raises:
-            Busy: too many wait already. Closed: the engine is closed.
+            BadInput: they are more than may ever wait. Busy: too many wait already. Closed: the engine is closed.
         """
+        if len(jobs) > self.max_queue:
+            raise BadInput(f"the request asks for {len(jobs)} texts, and the queue has {self.max_queue} places: ask for fewer")
         with self._changed:
             if self._closed:
                 raise Closed("the server is shutting down")

@@ -12,7 +12,7 @@ LARGEST_SEED = 2**62
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "best_of": (1,), "echo": (False,), "frequency_penalty": (0,), "logit_bias": ({},), "logprobs": (False,),
     "parallel_tool_calls": (True, False), "presence_penalty": (0,), "response_format": ({"type": "text"},), "store": (False,),
-    "tools": ([],), "top_logprobs": (0,),
+    "service_tier": ("auto", "default"), "tool_choice": ("none", "auto"), "tools": ([],), "top_logprobs": (0,),
 }  # fmt: skip
 """Fields of OpenAI that are not supported, with the values at which they change nothing."""
 _IGNORED = ("metadata", "user")

@@ -67,6 +67,8 @@ class Service:
         self.samplers = {**own, **_usable(denoiser)}
         usual = "policy" if "policy" in self.samplers else "confidence"
         self.default = next(iter(own), usual)
+        for sampler in own.values():
+            sampler.start_cache(denoiser)  # which refuses a denoiser that cannot be cached
         self.engine = Engine(
             denoiser, self.texts.pad_token_id, self.texts.ends, max_rows=limits.max_rows, max_queue=limits.max_queue
         )

@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from anyorder.denoisers.base import Denoiser
+from anyorder.denoisers.huggingface import HuggingFaceDenoiser
 from anyorder.errors import BadInput
 from anyorder.interfaces.language import format_of, usual_length
+from anyorder.tasks.alphabets import TokenizerAlphabet
 from anyorder.tasks.base import max_length_of
 from anyorder.tasks.prompt_format import Turn
 from anyorder.tasks.prompted import Prompted
@@ -43,6 +45,8 @@ class Texts:
         framed = not self.asks and bool(self.symbols.end)  # as BERT: a text is as long as its masks
         self.ends = None if framed else self.format.stops_at
         self._behind = list(self.symbols.end) if framed else []
+        if framed and isinstance(denoiser, HuggingFaceDenoiser):  # what frames a text does not stand in it
+            denoiser.forbidden = {*denoiser.forbidden, *self.symbols.end}
 
     def prompt(self, text: str, suffix: str = "") -> Framed:
         """A text to go on with, and what is to stand behind it.
@@ -78,6 +82,8 @@ class Texts:
         return self._whole(self.format.ask(turns[0]["content"]), [])
 
     def _tokens(self, text: str) -> list[int]:
+        if isinstance(self.symbols, TokenizerAlphabet):  # what looks like a hole, as x_{1}, is text here
+            return self.symbols.known(text, self.symbols.tokens_of(text))
         return list(self.symbols.encode(text)) if text else []
 
     def _whole(self, before: list[int], behind: list[int]) -> Framed:

@@ -187,6 +187,7 @@ class TokenizerAlphabet:
         vocab_size: of the model, whose output may have more entries than the tokenizer.
         mask_token_id: the mask, which the tokenizer may not know.
         source: name or folder of the model, where the tokenizer can be found again; "" if unknown.
+        padding: the padding that the model has now, which is kept if no text holds it; None for the tokenizer's.
 
     Raises:
         BadInput: there is no token to pad with.
@@ -196,6 +197,7 @@ class TokenizerAlphabet:
     vocab_size: int
     mask_token_id: int
     source: str = ""
+    padding: int | None = None
     pad_token_id: int = field(init=False)
     start: tuple[int, ...] = field(init=False)
     end: tuple[int, ...] = field(init=False)
@@ -209,8 +211,9 @@ class TokenizerAlphabet:
         object.__setattr__(self, "pad_token_id", self._padding(set(probe) | {self.mask_token_id}))
 
     def _padding(self, used: set[int]) -> int:
-        """The tokenizer's own padding, unless it frames texts as well; then another token that is not text."""
-        candidates = [self.tokenizer.pad_token_id, self.tokenizer.unk_token_id, *sorted(self.of_no_text)]
+        """The model's or the tokenizer's own padding, unless it frames texts as well; then another token that is not text."""
+        kept = self.padding if self.padding in self.of_no_text else None
+        candidates = [kept, self.tokenizer.pad_token_id, self.tokenizer.unk_token_id, *sorted(self.of_no_text)]
         free = [token for token in candidates if token is not None and token not in used]
         if not free:
             raise BadInput(
@@ -229,28 +232,45 @@ class TokenizerAlphabet:
         return frozenset(range(self.vocab_size)) - self.of_no_text
 
     def encode(self, text: str) -> list[int]:
-        """See `Alphabet`. Unknown places are written as `_{n}` or as the tokenizer's own mask token; a bare `_` is text."""
+        """See `Alphabet`. Unknown places are written as `_{n}` or as the tokenizer's own mask token; a bare `_` is text.
+        A space before such a place belongs to its first token."""
         _refuse_too_many(text)
         mask = re.escape(self.tokenizer.convert_ids_to_tokens(self.mask_token_id) or "<mask>")
         tokens: list[int] = []
         at = 0
-        for match in re.finditer(rf"\s?_\{{(\d{{1,6}})\}}|\s?{mask}", text):
-            tokens += self._plain(text[at : match.start()])
+        for match in re.finditer(rf" ?_\{{(\d{{1,6}})\}}| ?{mask}", text):
+            tokens += self.tokens_of(text[at : match.start()])
             tokens += [self.mask_token_id] * int(match[1] or 1)
             at = match.end()
-        tokens += self._plain(text[at:])
+        return self.known(text, tokens + self.tokens_of(text[at:]))
+
+    def known(self, text: str, tokens: list[int]) -> list[int]:
+        """The tokens of a text.
+
+        Raises:
+            BadInput: one of them stands for what the tokenizer does not know.
+        """
         unknown = self.tokenizer.unk_token_id
         if unknown is not None and unknown in tokens:
             raise BadInput(f"the tokenizer of {self.source or 'the model'} does not know {self._unknown_in(text)}")
         return tokens
 
-    def _plain(self, text: str) -> list[int]:
+    def tokens_of(self, text: str) -> list[int]:
+        """The tokens of a text as it is, in which nothing is unknown, without a frame.
+
+        Raises:
+            BadInput: it is not valid Unicode.
+        """
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise BadInput(f"the text is not valid Unicode: character {error.start + 1} is half of a surrogate pair") from error
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
 
     def _unknown_in(self, text: str) -> str:
         """The first word that the tokenizer does not know, or the text if all words are known one by one."""
         unknown = self.tokenizer.unk_token_id
-        found = next((word for word in text.split() if unknown in self._plain(word)), None)
+        found = next((word for word in text.split() if unknown in self.tokens_of(word)), None)
         return f"a part of {shorten(text)!r}" if found is None else f"{shorten(found)!r}"
 
     def decode(self, tokens: list[int]) -> str:
@@ -267,6 +287,12 @@ class TokenizerAlphabet:
         """See `Alphabet`; an ordinary token with its leading space."""
         piece = str(self.tokenizer.convert_ids_to_tokens(token))
         return piece if token in self.tokenizer.all_special_ids else piece.replace("Ġ", " ").replace("▁", " ")
+
+
+def tokens_of_model(denoiser: Any, source: str) -> TokenizerAlphabet:
+    """The alphabet of a Hugging Face denoiser with a tokenizer, and with the padding that it has, so that all who use the
+    denoiser agree."""
+    return TokenizerAlphabet(denoiser.tokenizer, denoiser.vocab_size, denoiser.mask_token_id, source, denoiser.pad_token_id)
 
 
 AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWY"

@@ -12,7 +12,7 @@ from anyorder.denoisers.base import Denoiser
 from anyorder.denoisers.huggingface import HuggingFaceDenoiser
 from anyorder.errors import BadInput
 from anyorder.registry import TASKS
-from anyorder.tasks.alphabets import TokenizerAlphabet, alphabet_of
+from anyorder.tasks.alphabets import TokenizerAlphabet, alphabet_of, tokens_of_model
 from anyorder.tasks.base import CheckResult, Instances, check_fits, make, max_length_of
 from anyorder.tasks.math_answers import Answer, equivalent, final_answer, require_library
 from anyorder.tasks.math_prompts import TEMPLATES, Problem, read_problems
@@ -85,7 +85,7 @@ class Math(Prompted):
         """
         if not isinstance(denoiser, HuggingFaceDenoiser) or denoiser.tokenizer is None:
             raise BadInput(f"{source or 'the denoiser'} has no tokenizer, and math needs one: use a model of Hugging Face")
-        alphabet = TokenizerAlphabet(denoiser.tokenizer, denoiser.vocab_size, denoiser.mask_token_id, source)
+        alphabet = tokens_of_model(denoiser, source)
         most = max_length_of(denoiser)
         room = {} if most is None else {"longest": most}
         task = make(cls, {"alphabet": alphabet, **room, **options})

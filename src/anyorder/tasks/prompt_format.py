@@ -63,10 +63,15 @@ class PromptFormat:
         return Ends(tuple(sorted(self.ends)), self.pad_token_id) if self.ends else None
 
     def _padding(self) -> int:
-        """Padding: the tokenizer's own, unless it ends answers as well (LLaDA); then a special token of no other use here."""
+        """Padding: that of the alphabet, unless it ends answers as well (LLaDA); then a special token of no other use here."""
         tokenizer = self.tokenizer
         used = self.ends | set(self.prompt_tokens("?")) | {self.symbols.mask_token_id}
-        candidates = [tokenizer.pad_token_id, tokenizer.unk_token_id, *sorted(special_tokens(tokenizer))]
+        candidates = [
+            self.symbols.pad_token_id,
+            tokenizer.pad_token_id,
+            tokenizer.unk_token_id,
+            *sorted(special_tokens(tokenizer)),
+        ]
         free = [token for token in candidates if token is not None and token not in used]
         if not free:
             raise BadInput("this tokenizer has no special token to pad with: give it a pad token of its own")
@@ -76,9 +81,7 @@ class PromptFormat:
 
     def tokens_of(self, text: str) -> list[int]:
         """The tokens of a text, without a frame."""
-        if self.tokenizer is None:
-            return self.symbols.encode(text)
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return self.symbols.tokens_of(text) if isinstance(self.symbols, TokenizerAlphabet) else self.symbols.encode(text)
 
     def render(self, turns: Sequence[Turn], asks: bool) -> str:
         """A conversation as text by the chat template, with the start of the next answer if it `asks` for one.

@@ -21,7 +21,7 @@ from anyorder.ends import Ends
 from anyorder.errors import BadInput, shorten, truth
 from anyorder.registry import TASKS
 from anyorder.signatures import check_argument, checked
-from anyorder.tasks.alphabets import Alphabet, TokenizerAlphabet, alphabet_of, has_plain_vocabulary
+from anyorder.tasks.alphabets import Alphabet, TokenizerAlphabet, alphabet_of, has_plain_vocabulary, tokens_of_model
 from anyorder.tasks.base import CheckResult, Instances, Task, check_fits, make, max_length_of, same_tokens
 from anyorder.tasks.drawing import Drawing
 from anyorder.tasks.generation import per_instance_seeds
@@ -118,7 +118,7 @@ class Sequences(Task):
 
     def _tokens(self, text: str) -> list[int]:
         """The tokens of a text, refused if they are none, too many, or leave nothing to generate."""
-        tokens = self.symbols.encode(text.strip())
+        tokens = self.symbols.encode(self.text_of(text))
         if not tokens:
             raise BadInput("it is empty")
         if len(tokens) > self.most:
@@ -128,6 +128,10 @@ class Sequences(Task):
                 f"{shorten(text.strip())!r} holds no symbol that the model may produce: there is nothing to generate"
             )
         return tokens
+
+    def text_of(self, text: str) -> str:
+        """A text as it is read: without spaces around it, unless these are tokens of the model."""
+        return text if isinstance(self.symbols, TokenizerAlphabet) else text.strip()
 
     @cached_property
     def _producible(self) -> frozenset[int]:
@@ -356,4 +360,4 @@ def _alphabet_of(denoiser: HuggingFaceDenoiser, source: str) -> str | Alphabet:
     if denoiser.tokenizer is None:
         raise BadInput("the denoiser has no tokenizer: name the alphabet of the model (option alphabet)")
     residues = residues_of(denoiser.tokenizer, denoiser.vocab_size)
-    return residues or TokenizerAlphabet(denoiser.tokenizer, denoiser.vocab_size, denoiser.mask_token_id, source)
+    return residues or tokens_of_model(denoiser, source)

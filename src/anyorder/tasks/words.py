@@ -23,7 +23,7 @@ from anyorder.errors import BadInput, shorten, truth
 from anyorder.files import open_text
 from anyorder.registry import TASKS
 from anyorder.signatures import checked
-from anyorder.tasks.alphabets import Alphabet, TokenizerAlphabet, alphabet_of
+from anyorder.tasks.alphabets import Alphabet, TokenizerAlphabet, alphabet_of, tokens_of_model
 from anyorder.tasks.base import CheckResult, Instances, Task, check_fits, make, max_length_of, same_tokens
 from anyorder.tasks.drawing import Drawing
 from anyorder.tasks.generation import check_size, per_instance_seeds
@@ -345,7 +345,7 @@ class Words(Prompted):
         if "alphabet" not in options and not same_tokens(task, denoiser):
             if not isinstance(denoiser, HuggingFaceDenoiser) or denoiser.tokenizer is None:
                 raise BadInput(f"{source or 'the denoiser'} has no tokenizer: name the alphabet of the model (option alphabet)")
-            alphabet = TokenizerAlphabet(denoiser.tokenizer, denoiser.vocab_size, denoiser.mask_token_id, source)
+            alphabet = tokens_of_model(denoiser, source)
             task = make(cls, {"alphabet": alphabet, **options})
         most = max_length_of(denoiser)
         if most is not None and "longest" not in options and most < task.length:
