@@ -105,6 +105,9 @@ def test_what_is_no_batch_is_refused(folder: Path, tmp_path: Path) -> None:
         run_batch(plan(folder, tmp_path / "damaged.parquet", tmp_path / "damaged"))
     with pytest.raises(BadInput, match="holds something else"):
         run_batch(plan(folder, source, tmp_path))
+    (tmp_path / "out").mkdir()
+    for left in (".lock", "._settings.json.0123456789ab"):  # by one that was killed before it had begun
+        (tmp_path / "out" / left).touch()
     run_batch(plan(folder, source, tmp_path / "out"))
     for other in (plan(folder, source, tmp_path / "out", seed=4), plan(folder, source, tmp_path / "out", 6)):
         with pytest.raises(BadInput, match=r"holds another batch \((seed|rows_per_part) differ"):

@@ -112,7 +112,8 @@ class Plan:
         """
         self.rows()
         if self.out.is_dir():
-            usable = (self.out / _SETTINGS).is_file() or all(path.name == LOCK for path in self.out.iterdir())
+            begun = (LOCK, f".{_SETTINGS}.")  # what one leaves that died before it had begun
+            usable = (self.out / _SETTINGS).is_file() or all(path.name.startswith(begun) for path in self.out.iterdir())
         else:
             usable = not self.out.exists()
         if not usable:
