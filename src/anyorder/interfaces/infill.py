@@ -97,9 +97,7 @@ def infill(
         check_budget(denoiser, problem.tokens, None, sampler.steps, sampler.block_length)
     ends = find_ends(denoiser, eos_token_id)
     sampler = with_late_ends(sampler, ends, eos_penalty)
-    masks = [_symbols_alone(task, ends)]
-    if logits_mask is not None:
-        masks.append(logits_mask)
+    masks = [mask for mask in (_symbols_alone(denoiser, task, ends), logits_mask) if mask is not None]
     if pattern is not None:
         given = [pattern] if isinstance(pattern, str) else list(pattern)
         matching = Matching(tuple(automaton_of(one, task.symbols) for one in given), sampler.token)
@@ -118,7 +116,7 @@ def infill(
         here: list[LogitsMask] = masks if allowed is None else [AllowedTokens(listed[rows]), *masks]
         result = decode(
             denoiser, batch, sampler, seeds=torch.tensor(owners[rows]) + seed, ends=ends, on_step=on_step,
-            attention_mask=mask, logits_mask=all_of(here),
+            attention_mask=mask, logits_mask=all_of(here) if here else None,
         )  # fmt: skip
         new = batch == task.mask_token_id
         if ends is not None:  # the padding behind an end is no token of the text
@@ -132,10 +130,12 @@ def infill(
     return found[0] if isinstance(texts, str) else found
 
 
-def _symbols_alone(task: Sequences, ends: Ends | None) -> LogitsMask:
-    """Lets a hole hold the symbols of texts alone, and ends if they are asked for, whatever the denoiser may produce."""
+def _symbols_alone(denoiser: Any, task: Sequences, ends: Ends | None) -> LogitsMask | None:
+    """Lets a hole hold the symbols of texts alone, and ends if they are asked for; None if the denoiser produces no others."""
     row = torch.zeros(task.vocab_size, dtype=torch.bool)
     row[sorted({*task.symbols.symbols, *(() if ends is None else ends.tokens)})] = True
+    if set((~row).nonzero()[:, 0].tolist()) <= set(getattr(denoiser, "forbidden", ())):
+        return None
 
     def allowed(state: DecodeState, prediction: Prediction) -> Tensor:
         return row.to(prediction.logits.device).expand_as(prediction.logits)
