@@ -18,7 +18,10 @@ def token_cross_entropy(logits: Tensor, x0: Tensor, masked: Tensor) -> Tensor:
 
 def focal_weight(token_losses: Tensor, gamma: float, alpha: float = 0.25) -> Tensor:
     """alpha * (1 - p_i)^gamma with p_i = exp(-l_i): easy tokens count less (Ye et al. 2024). The gradient flows through it."""
-    return alpha * (1 - torch.exp(-token_losses)) ** gamma
+    unsure = 1 - torch.exp(-token_losses)
+    if 0 < gamma < 1:  # whose gradient has no bound at 0
+        unsure = unsure.clamp(min=1e-6)
+    return alpha * unsure**gamma
 
 
 def mdm_loss(

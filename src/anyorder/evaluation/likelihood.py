@@ -31,7 +31,7 @@ from torch import Tensor
 
 from anyorder.denoisers.base import Denoiser, attention_of, device_of, evaluating
 from anyorder.denoisers.blocks import block_length_of, block_numbers, first_masked_block
-from anyorder.errors import BadInput
+from anyorder.errors import BadInput, check_number
 from anyorder.losses import policy_log_probabilities
 from anyorder.orders.base import Order
 from anyorder.prediction import Prediction
@@ -91,6 +91,12 @@ class Process:
     looks_at_proposal: bool = False
     proposals: int | None = None
     batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        check_number("temperature", self.temperature, above=0)
+        for name in ("proposals", "batch_size"):
+            if (value := getattr(self, name)) is not None:
+                check_number(name, value, 1)
 
     def transitions(
         self, tokens: Tensor, x0: Tensor, generator: torch.Generator | None = None, *, generated: Tensor | None = None
@@ -231,7 +237,11 @@ def estimate_bound(process: Process, tokens: Tensor, x0: Tensor, samples: int, *
             block-causal denoisers. "stratified" does the same with numbers of masks that are evenly spread from a random start,
             as LLaDA's evaluation does: the same mean, less variance (the standard error is that of independent states).
         seed: of the draws.
+
+    Raises:
+        BadInput: fewer than one sample, or such states of a block-causal denoiser.
     """
+    check_number("samples", samples, 1)
     tokens, x0 = process.placed(tokens, x0)
     if states in ("forward", "stratified") and block_length_of(process.denoiser) is not None:
         raise BadInput("the states of a block-causal denoiser are those of its blocks: use states='path'")

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from anyorder.decoding.counts import CountRule, top
+from anyorder.decoding.counts import CountRule, open_positions, top
 from anyorder.decoding.order_text import as_order
 from anyorder.decoding.sampler import Sampler
 from anyorder.decoding.step import step
@@ -226,7 +226,8 @@ def _seeds(count: int, generator: torch.Generator | None, device: torch.device) 
 
 @dataclass(frozen=True, eq=False)
 class AsMany(CountRule):
-    """As many as the scheduler commits in each row, the positions above its threshold first.
+    """As many as the scheduler commits in each row, the positions above its threshold first, and after those that the order
+    takes, if it leaves positions out, the ones of which the denoiser is surest.
 
     Args:
         count: int64 (B,).
@@ -238,7 +239,10 @@ class AsMany(CountRule):
 
     def __call__(self, scores: Tensor, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Tensor:
         sure = nn.functional.pad(self.sure, (scores.shape[1] - self.sure.shape[1], 0))
-        return top(scores.masked_fill(sure, torch.inf), self.count)
+        selected = top(scores.masked_fill(sure, torch.inf), self.count)
+        left = open_positions(state, prediction) & ~selected
+        surest = prediction.scatter(prediction.drawn_log_probs).masked_fill(~left, -torch.inf)
+        return selected | top(surest, self.count - selected.sum(dim=1))
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,7 +5,10 @@ predicted from itself and the clean blocks before it, all blocks of a sequence i
 """
 
 import inspect
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,6 +37,8 @@ from anyorder.training.recipes import DenoiserRecipe
 
 class DenoiserJob:
     """A `Job`: the denoiser of a recipe."""
+
+    autocast: Callable[[], AbstractContextManager[Any]] = staticmethod(nullcontext)
 
     def __init__(self, recipe: DenoiserRecipe) -> None:
         self.recipe = recipe

@@ -5,6 +5,8 @@ part of the prompt masked too. Each update on the same answers masks another par
 forward pass. The order that decodes is given and stays; `reward.py` trains orders.
 """
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -58,6 +60,8 @@ class Answers:
 class GrpoJob:
     """A `Job`: the denoiser of a recipe, by reward. Its steps come in cycles, one for each round of decodings."""
 
+    autocast: Callable[[], AbstractContextManager[Any]] = staticmethod(nullcontext)
+
     def __init__(self, recipe: GrpoRecipe, denoiser: nn.Module, task: Task) -> None:
         if block_length_of(denoiser) is not None:
             raise BadInput(
@@ -108,9 +112,9 @@ class GrpoJob:
 
     def _log_probs(self, model: Any, states: Tensor, tokens: Tensor, counted: Tensor) -> Tensor:
         """Of each counted token in one prediction, float (N, L), 0 elsewhere."""
-        with naming("denoiser", self.denoiser):
+        with naming("denoiser", self.denoiser), self.autocast():
             logits, _ = model(states, attention_of(self.denoiser, states))
-        return -token_cross_entropy(logits, tokens, counted)
+        return -token_cross_entropy(logits.float(), tokens, counted)
 
     @torch.no_grad()
     def _draw(self, number: int, shard: Shard) -> Answers:

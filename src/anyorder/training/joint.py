@@ -74,10 +74,7 @@ class JointJob(OrderJob):
         self.model = self.pair
         self.rate_scales = {"denoiser.": recipe.joint.lr_scale}
         self.unsharded = [self.policy]
-        if "normalize" not in recipe.masking.model_fields_set:
-            self.normalize = "rows" if recipe.joint.weights == PAPL_WEIGHTS else "sequences"
-        else:
-            self.normalize = recipe.masking.normalize
+        self.normalize = recipe.masking.normalize
         self.problems: Instances | None = None
         if recipe.joint.decode_every:
             seed = recipe.data.seed + 1_000_000  # other problems than those of training

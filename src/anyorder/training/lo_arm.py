@@ -115,18 +115,20 @@ class LoArmJob(OrderJob):
 
     def _posterior(self, x0: Tensor) -> Tensor:
         mask = attention_of(self.denoiser, x0)
-        with torch.no_grad():
-            hidden = self.denoiser(x0, mask, torch.zeros_like(x0, dtype=torch.bool)).hidden
+        with torch.no_grad(), self.autocast():
+            hidden = self.denoiser(x0, mask, torch.zeros_like(x0, dtype=torch.bool)).hidden.float()
         state = DecodeState.start(x0, torch.zeros_like(x0, dtype=torch.bool), self.task.mask_token_id, *_zeros(x0), mask)
-        found: Tensor = self.posterior(hidden, state.attention_bias)
-        return found
+        with self.autocast():
+            found: Tensor = self.posterior(hidden, state.attention_bias)
+        return found.float()
 
     def _bound(self, x0: Tensor, tokens: Tensor, generated: Tensor, logits: Tensor) -> Tensor:
         """The bound (B,) of the next position of partly known sequences (B, L)."""
         mask = attention_of(self.denoiser, tokens)
         state = DecodeState.start(tokens, generated, self.task.mask_token_id, *_zeros(x0), mask, x0)
-        with torch.set_grad_enabled(self.joint and torch.is_grad_enabled()):
+        with torch.set_grad_enabled(self.joint and torch.is_grad_enabled()), self.autocast():
             out, hidden = self.denoiser(tokens, mask, state.masked)
+        out, hidden = out.float(), hidden.float()
         seen = Prediction(out.detach(), hidden.detach(), state.masked)
         seen = seen.with_candidates(*propose(Argmax(), state, seen))
         scores = scores_of(self.policy, state, seen)

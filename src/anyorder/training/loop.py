@@ -10,7 +10,8 @@ nothing that is not finite is saved.
 import math
 import os
 import time
-from contextlib import ExitStack, closing, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -44,12 +45,14 @@ class Job(Protocol):
         rate_scales: factors of the learning rate for the weights whose names start with these prefixes.
         cycle: steps that belong together. A run stops, and is checkpointed, only between cycles.
         unsharded: parts whose weights FSDP must not shard over the processes; None if it may shard nothing.
+        autocast: makes the context in which a job calls its networks other than by `model`; set by the loop.
     """
 
     model: nn.Module
     rate_scales: dict[str, float]
     cycle: int
     unsharded: list[nn.Module] | None
+    autocast: Callable[[], AbstractContextManager[Any]]
 
     def to(self, device: torch.device) -> None:
         """Move everything that is not `model` (a frozen denoiser, data) to the device."""
@@ -103,8 +106,9 @@ def train(
         console: console of the progress bar.
 
     Raises:
-        BadInput: the folder holds a run of another recipe, or another process works in it; the batch is not divisible by the
-            number of processes; the weights would be sharded over them, which this job or optimizer does not support.
+        BadInput: the folder holds a run of another recipe or in another precision, or another process works in it; the batch is
+            not divisible by the number of processes; the weights would be sharded over them, which this job or optimizer does
+            not support.
         BadCheckpoint: checkpoints exist and none can be read.
         Diverged: a loss, gradient or weight is not finite; the last checkpoint stays as it is.
         AnyorderError: a file cannot be written; likewise.
@@ -140,9 +144,11 @@ def _accelerator(mixed_precision: str | None) -> Accelerator:
         AcceleratorState._reset_state()  # which keeps the precision of earlier ones in this process
     on_cpu = not torch.accelerator.is_available()  # else several CPU processes do not find one another
     try:
-        return Accelerator(cpu=on_cpu, mixed_precision=mixed_precision)
+        made = Accelerator(cpu=on_cpu, mixed_precision=mixed_precision)
     except ValueError as error:
         raise BadInput(f"run.mixed_precision = {mixed_precision}: {first_line(error)}") from error
+    made.gradient_accumulation_steps = 1  # whatever the environment says: a step is one batch
+    return made
 
 
 class _Run:
@@ -177,15 +183,31 @@ class _Run:
                 state = {n.removeprefix("job."): t for n, t in checkpoint.tensors.items() if n.startswith("job.")}
                 job.load_state(state, shard)
                 self.step, self._seconds_before = checkpoint.step, float(checkpoint.values["seconds"])
+        self.precision = accelerator.mixed_precision
+        if checkpoint is not None:
+            self._restore_precision(checkpoint.values)
         for problem in problems:
             accelerator.print(f"warning: {problem}; resuming from step {self.step}")
         self._began = self._saved_at = time.monotonic()
         self._saved_step = self.step
 
+    def _restore_precision(self, values: dict[str, Any]) -> None:
+        """The scale of fp16's gradients. Raises BadInput if further steps would be in another precision (of the launcher)."""
+        was = values.get("mixed_precision", self.precision)
+        if was != self.precision and self.step < self.settings.steps:
+            raise BadInput(
+                f"this run was computed with mixed precision {was}, and would go on with {self.precision}: start it as before, "
+                f"by accelerate launch --mixed_precision {was} or run.mixed_precision"
+            )
+        self.precision = was
+        if self.accelerator.scaler is not None and values.get("scaler"):
+            self.accelerator.scaler.load_state_dict(values["scaler"])
+
     def _place(self) -> None:
         """Move model and optimizers to the device; under FSDP, shard them over the processes."""
         optimizers = make_optimizers(self.job.model, self.optimizer_settings, self.job.rate_scales)
         self.job.to(self.accelerator.device)
+        self.job.autocast = self.accelerator.autocast
         if self.sharded:
             self.accelerator.state.fsdp_plugin.ignored_modules = self.job.unsharded
             self.model, *self.optimizers = self.accelerator.prepare(self.job.model, *optimizers)
@@ -282,7 +304,9 @@ class _Run:
             raise self._diverged(f"{bad} is not finite after the update", self.step)
         kept |= {f"job.{name}": self.accelerator.gather(tensor) for name, tensor in self.job.state().items()}
         if self.main:
-            save_checkpoint(self.folder / "checkpoints", self.step, kept, {"seconds": self.seconds}, self.settings.keep)
+            values = {"seconds": self.seconds, "mixed_precision": self.precision}
+            values |= {} if self.accelerator.scaler is None else {"scaler": self.accelerator.scaler.state_dict()}
+            save_checkpoint(self.folder / "checkpoints", self.step, kept, values, self.settings.keep)
         self.accelerator.wait_for_everyone()
 
     def finish(self) -> None:

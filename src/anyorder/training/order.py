@@ -12,6 +12,8 @@ problems once, learns from them, and decodes them one step further. With `critic
 right or wrong as they were decoded, and problems in which the policy finds a mistake are opened again as in decoding.
 """
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -169,6 +171,8 @@ class OrderJob:
     Raises:
         BadInput: task and denoiser disagree, or a setting cannot be used.
     """
+
+    autocast: Callable[[], AbstractContextManager[Any]] = staticmethod(nullcontext)
 
     def __init__(self, recipe: OrderRecipe, denoiser: nn.Module, task: Task, instances: Instances | None = None) -> None:
         self.recipe, self.task = recipe, task

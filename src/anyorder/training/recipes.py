@@ -12,6 +12,7 @@ from anyorder.errors import BadInput
 from anyorder.files import read_text
 from anyorder.signatures import checked
 from anyorder.training.settings import (
+    PAPL_WEIGHTS,
     POLICY_WEIGHTS,
     DataSettings,
     DenoiserSettings,
@@ -107,7 +108,23 @@ class OrderRecipe(_Recipe):
             raise ValueError("without train_denoiser, the masking of an order recipe has only schedule, levels and time_weight")
         elif self.joint.weights != POLICY_WEIGHTS:
             raise ValueError(f"joint.weights = {self.joint.weights!r} has an effect only with train_denoiser = true")
+        self._check_weights()
+        if self.train_denoiser and not self.masking.given("normalize"):
+            unit = "rows" if self.joint.weights == PAPL_WEIGHTS else "sequences"
+            object.__setattr__(self, "masking", self.masking.model_copy(update={"normalize": unit}))
         return self
+
+    def _check_weights(self) -> None:
+        """Refuse terms and settings of other objectives, which would have no effect."""
+        objective, alone = self.objective, self.objective.name == "lo_arm"
+        if objective.influence_weight and (self.train_denoiser or alone):
+            raise ValueError("objective.influence_weight would have no effect: it is for an order on a frozen denoiser")
+        if alone and objective.selection_weight:
+            raise ValueError("objective.selection_weight would have no effect with the objective lo_arm")
+        others = [key for key in sorted(self.joint.model_fields_set) if key != "lr_scale"]
+        if alone and self.train_denoiser and (others or self.masking.model_fields_set):
+            named = [*(f"joint.{key}" for key in others), *(f"masking.{key}" for key in sorted(self.masking.model_fields_set))]
+            raise ValueError(f"{', '.join(named)} would have no effect with the objective lo_arm, which has a loss of its own")
 
 
 def _upo(policy: Any = None) -> Any:

@@ -6,6 +6,8 @@ arXiv 2512.09106; with several positions per step, and the denoiser as well, arX
 may imitate an expert instead. The denoiser is not called between rollouts, unless it is trained too.
 """
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -85,6 +87,8 @@ class RewardJob:
         instances: problems; by default those that the recipe describes.
         reward: reward to use instead of the recipe's.
     """
+
+    autocast: Callable[[], AbstractContextManager[Any]] = staticmethod(nullcontext)
 
     def __init__(
         self,
@@ -251,10 +255,11 @@ class RewardJob:
         token = Sample(self.settings.token_temperature) if self.settings.token_temperature else Argmax()
         x0 = None if problems.x0 is None else problems.x0[index]
         denoiser: Any = self.denoiser
-        steps, decoded = rollout(
-            denoiser, LearnedOrder(self.policy), recorder, problems.tokens[index].to(self.device), first_seed=seed,
-            steps=budget, block_length=self.settings.block, token=token, x0=x0,
-        )  # fmt: skip
+        with self.autocast() if self.update.train_denoiser else nullcontext():  # as the update will see it
+            steps, decoded = rollout(
+                denoiser, LearnedOrder(self.policy), recorder, problems.tokens[index].to(self.device), first_seed=seed,
+                steps=budget, block_length=self.settings.block, token=token, x0=x0,
+            )  # fmt: skip
         if self.update.train_denoiser:  # an action is a position and a token
             steps = [
                 replace(s, log_prob=s.log_prob + self._token_log_prob(s, s.prediction.candidate_log_probs, decoded))

@@ -111,8 +111,10 @@ class MaskingSettings(Section):
     levels: int = Field(20, gt=0, description="number of noise levels of the discrete schedule")
     scope: Literal["unknown", "everything"] = Field("unknown", description="mask unknown positions, or given ones too")
     time_weight: bool = Field(False, description="weight the loss by the schedule's weight at that time")
-    focal_gamma: float | None = Field(None, description="weight tokens by (1 - p)^gamma")
-    normalize: Literal["sequences", "tokens", "rows"] = Field("tokens", description="unit over which the loss is averaged")
+    focal_gamma: float | None = Field(None, ge=0, description="weight tokens by (1 - p)^gamma")
+    normalize: Literal["sequences", "tokens", "rows"] = Field(
+        "tokens", description="unit over which the loss is averaged; in joint training sequences by default, with papl rows"
+    )
 
     @model_validator(mode="after")
     def _levels_are_discrete(self) -> "MaskingSettings":
