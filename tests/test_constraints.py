@@ -22,7 +22,8 @@ from anyorder.interfaces.infill import infill
 from anyorder.interfaces.patterns import automaton_of
 from anyorder.prediction import Prediction
 from anyorder.state import DecodeState
-from anyorder.tasks.alphabets import CHARACTERS, TokenizerAlphabet
+from anyorder.tasks.alphabets import CHARACTERS
+from anyorder.tasks.tokenizer_alphabet import TokenizerAlphabet
 from conftest import HashDenoiser
 
 MASK, WORDS = 0, 5  # of HashDenoiser

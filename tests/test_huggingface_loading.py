@@ -18,8 +18,9 @@ from anyorder.denoisers.huggingface import HuggingFaceDenoiser
 from anyorder.denoisers.special_tokens import tokens_of_no_text
 from anyorder.errors import BadCheckpoint, BadInput
 from anyorder.orders.heuristics import confidence
-from anyorder.tasks.alphabets import TokenizerAlphabet, alphabet_of
+from anyorder.tasks.alphabets import alphabet_of
 from anyorder.tasks.sequences import Sequences
+from anyorder.tasks.tokenizer_alphabet import TokenizerAlphabet
 from anyorder.zoo import load_denoiser
 from anyorder.zoo.matching import task_for
 from tiny_llada import MASK, SPECIAL, save_llada

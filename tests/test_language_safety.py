@@ -220,7 +220,7 @@ def test_a_window_does_not_count_padding_as_distance() -> None:
     assert found[known].tolist() == near[0].tolist() and not bool(found[~known].any())
 
 
-class Ending:
+class SureOfTheEnd:
     """Is sure of the end from the second new token on, and of nothing else."""
 
     mask_token_id, vocab_size, hidden_size = 4, 5, 1
@@ -235,7 +235,7 @@ class Ending:
 def test_ends_come_last_under_every_count_rule(count: str) -> None:
     steps: list[list[int]] = []
     anyorder.generate(
-        Ending(), [[1, 1]], max_new_tokens=6, eos_token_id=2, eos_penalty=math.inf, sampler=f"confidence@{count}",
+        SureOfTheEnd(), [[1, 1]], max_new_tokens=6, eos_token_id=2, eos_penalty=math.inf, sampler=f"confidence@{count}",
         on_step=lambda output: steps.append(output.selected[0].nonzero()[:, 0].tolist()),
     )  # fmt: skip
     assert steps[0][0] == 2, "the token that is no end"

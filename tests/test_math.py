@@ -20,10 +20,10 @@ from anyorder.ends import Ends
 from anyorder.errors import BadInput
 from anyorder.evaluation.batches import decode_in_batches
 from anyorder.tasks import make_task
-from anyorder.tasks.alphabets import TokenizerAlphabet
 from anyorder.tasks.base import Instances
 from anyorder.tasks.math import Math
 from anyorder.tasks.math_prompts import TEMPLATES, Problem, read_problems, reasoning_of
+from anyorder.tasks.tokenizer_alphabet import TokenizerAlphabet
 from anyorder.zoo.matching import task_for
 from conftest import shared_file
 from tiny_llada import CLS, END, MASK, START, TURN_END, save_llada, save_tokenizer

@@ -328,7 +328,7 @@ def test_the_recipe_for_llada_runs_on_a_tiny_one(tmp_path: Path) -> None:
 
 def test_a_tokenizer_that_ends_nothing_is_refused(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
-    from anyorder.tasks.alphabets import TokenizerAlphabet
+    from anyorder.tasks.tokenizer_alphabet import TokenizerAlphabet
 
     tokenizer = save_tokenizer(tmp_path, chat=False)
     tokenizer.eos_token = None

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple, ParamSpec, Protocol, TypeVar, runtime_checka
 
 import torch
 from torch import Tensor, nn
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from anyorder.errors import BadInput
 from anyorder.signatures import checked
@@ -250,18 +249,17 @@ def fingerprint(denoiser: nn.Module) -> str:
     weights = [part for name, value in sorted(denoiser.state_dict().items()) for part in _tensors(name, value)]
     if any(tensor.is_inference() for _, tensor in weights):  # such tensors do not count their changes
         return _hash_of(denoiser, weights)
-    first = next(chain(denoiser.parameters(), denoiser.buffers()), None)
-    if first is None:
-        return _hash_of(denoiser, weights)
+    parts = (part for part in denoiser.modules() if list(chain(part.parameters(False), part.buffers(False))))
+    owner = next(parts, denoiser)
     state = [(name, tensor.data_ptr(), tensor._version) for name, tensor in weights]
-    known: tuple[Any, str] | None = _fingerprints.get(first)
+    known = _fingerprints.get(owner)
     if known is None or known[0] != state:
-        _fingerprints[first] = known = (state, _hash_of(denoiser, weights))
+        _fingerprints[owner] = known = (state, _hash_of(denoiser, weights))
     return known[1]
 
 
-_fingerprints = WeakTensorKeyDictionary()
-"""(names, addresses and versions of the weights, hash), by the first weight, which lives as long as the model."""
+_fingerprints: "weakref.WeakKeyDictionary[nn.Module, tuple[Any, str]]" = weakref.WeakKeyDictionary()
+"""(names, addresses and versions of the weights, hash), by the first part with weights, which is the same in any wrapper."""
 _PIECE = 2**24  # values
 
 

@@ -25,7 +25,7 @@ from anyorder.prediction import Prediction
 from anyorder.signatures import check_argument
 from anyorder.state import DecodeState
 from anyorder.tasks import Sequences, check_fits
-from anyorder.tasks.alphabets import TokenizerAlphabet
+from anyorder.tasks.tokenizer_alphabet import TokenizerAlphabet
 from anyorder.zoo.matching import source_of, task_for
 
 

@@ -21,10 +21,10 @@ from anyorder.interfaces.prompts import batch_of
 from anyorder.orders.base import Order
 from anyorder.signatures import check_argument
 from anyorder.tasks import Sequences
-from anyorder.tasks.alphabets import tokens_of_model
 from anyorder.tasks.base import max_length_of
 from anyorder.tasks.prompt_format import PromptFormat, Turn
 from anyorder.tasks.prompted import Prompted
+from anyorder.tasks.tokenizer_alphabet import tokens_of_model
 from anyorder.zoo.matching import source_of, task_for
 
 _USUAL_LENGTH = 128

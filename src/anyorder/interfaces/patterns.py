@@ -9,7 +9,8 @@ import torch
 
 from anyorder.decoding.constraints import Automaton
 from anyorder.errors import BadInput, first_line, shorten
-from anyorder.tasks.alphabets import Alphabet, TokenizerAlphabet
+from anyorder.tasks.alphabets import Alphabet
+from anyorder.tasks.tokenizer_alphabet import TokenizerAlphabet
 
 _SPACE = "▁"
 _MOST = 2**28

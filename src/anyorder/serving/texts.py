@@ -7,10 +7,10 @@ from anyorder.denoisers.base import Denoiser
 from anyorder.denoisers.huggingface import HuggingFaceDenoiser
 from anyorder.errors import BadInput
 from anyorder.interfaces.language import format_of, usual_length
-from anyorder.tasks.alphabets import TokenizerAlphabet
 from anyorder.tasks.base import max_length_of
 from anyorder.tasks.prompt_format import Turn
 from anyorder.tasks.prompted import Prompted
+from anyorder.tasks.tokenizer_alphabet import TokenizerAlphabet
 
 
 class Framed(NamedTuple):

@@ -12,12 +12,13 @@ from anyorder.denoisers.base import Denoiser
 from anyorder.denoisers.huggingface import HuggingFaceDenoiser
 from anyorder.errors import BadInput
 from anyorder.registry import TASKS
-from anyorder.tasks.alphabets import TokenizerAlphabet, alphabet_of, tokens_of_model
+from anyorder.tasks.alphabets import alphabet_of
 from anyorder.tasks.base import CheckResult, Instances, check_fits, make, max_length_of
 from anyorder.tasks.math_answers import Answer, equivalent, final_answer, require_library
 from anyorder.tasks.math_prompts import TEMPLATES, Problem, read_problems
 from anyorder.tasks.problem_files import Unreadable
 from anyorder.tasks.prompted import Prompted
+from anyorder.tasks.tokenizer_alphabet import TokenizerAlphabet, tokens_of_model
 
 _LLADA_CONTEXT = 4096
 

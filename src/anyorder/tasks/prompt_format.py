@@ -7,7 +7,8 @@ from typing import Any
 from anyorder.denoisers.special_tokens import special_tokens
 from anyorder.ends import Ends
 from anyorder.errors import BadInput, first_line, truth
-from anyorder.tasks.alphabets import Alphabet, TokenizerAlphabet
+from anyorder.tasks.alphabets import Alphabet
+from anyorder.tasks.tokenizer_alphabet import TokenizerAlphabet
 
 Turn = Mapping[str, str]
 """What was said: {"role": "user", "content": "..."}; roles are those of the chat template."""

@@ -21,7 +21,7 @@ from anyorder.ends import Ends
 from anyorder.errors import BadInput, shorten, truth
 from anyorder.registry import TASKS
 from anyorder.signatures import check_argument, checked
-from anyorder.tasks.alphabets import Alphabet, TokenizerAlphabet, alphabet_of, has_plain_vocabulary, tokens_of_model
+from anyorder.tasks.alphabets import Alphabet, alphabet_of, has_plain_vocabulary
 from anyorder.tasks.base import CheckResult, Instances, Task, check_fits, make, max_length_of, same_tokens
 from anyorder.tasks.drawing import Drawing
 from anyorder.tasks.generation import per_instance_seeds
@@ -29,6 +29,7 @@ from anyorder.tasks.problem_files import Unreadable, collect, json_line
 from anyorder.tasks.residues import residues_of
 from anyorder.tasks.sequence_files import read_records
 from anyorder.tasks.sequence_measures import first_occurrence, mean_identity, over_pairs, overlaps, token_entropy
+from anyorder.tasks.tokenizer_alphabet import TokenizerAlphabet, tokens_of_model
 
 
 @TASKS.register("text")

@@ -23,12 +23,13 @@ from anyorder.errors import BadInput, shorten, truth
 from anyorder.files import open_text
 from anyorder.registry import TASKS
 from anyorder.signatures import checked
-from anyorder.tasks.alphabets import Alphabet, TokenizerAlphabet, alphabet_of, tokens_of_model
+from anyorder.tasks.alphabets import Alphabet, alphabet_of
 from anyorder.tasks.base import CheckResult, Instances, Task, check_fits, make, max_length_of, same_tokens
 from anyorder.tasks.drawing import Drawing
 from anyorder.tasks.generation import check_size, per_instance_seeds
 from anyorder.tasks.problem_files import PROBLEM, SOLUTION, Unreadable, first_row, json_line, pick, read_rows
 from anyorder.tasks.prompted import Prompted
+from anyorder.tasks.tokenizer_alphabet import TokenizerAlphabet, tokens_of_model
 from anyorder.tasks.word_problems import KINDS, STYLES, Kind, WordProblem
 
 
