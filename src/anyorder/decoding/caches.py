@@ -59,4 +59,4 @@ class Window:
         place = state.index.clamp(min=0)  # padding, which may stand between a prompt and what is generated, is no distance
         inside = torch.zeros_like(block, dtype=torch.float32).scatter_reduce(1, place, block.float(), "amax")
         near = F.max_pool1d(inside[:, None], 2 * self.size + 1, stride=1, padding=self.size)[:, 0].gather(1, place) > 0
-        return near if state.attention_mask is None else near & state.attention_mask
+        return near if state.attention_mask is None else near & state.attention_mask.bool()
