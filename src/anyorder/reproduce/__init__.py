@@ -222,7 +222,7 @@ def _about(settings: list[Setting], seeds: list[int], scale: str) -> str:
     for s in settings:
         changes = [f"{name} {' '.join(values)}" for name, values in _changes(s) if values]
         lines.append(
-            f"- {s.task} {s.options}: {s.problems} generated problems{f' ({s.generated})' if s.generated else ''}, the same "
+            f"- {s.task} {s.options}: {s.problems} generated problems ({s.generated}), the same "
             f"for every model; T = {s.steps}; denoiser `{s.denoiser}`, from which joint training starts; `{s.adaptive}`"
             f"{' with ' + '; '.join(changes) if changes else ''}."
         )

@@ -212,7 +212,7 @@ def _about(settings: list[Setting], seeds: list[int], scale: str) -> str:
     for s in settings:
         assert isinstance(s, ScratchSetting)
         lines.append(
-            f"- {s.label}: {s.task} {s.options}, {s.problems} generated problems ({s.generated or 'default options'}), "
+            f"- {s.label}: {s.task} {s.options}, {s.problems} generated problems ({s.generated}), "
             f"T = {s.steps}, L = {s.answers}; `{s.adaptive}` with run.steps={s.updates} {' '.join(s.joint_changes)}"
         )
     return "\n".join(lines) + "\n"

@@ -73,7 +73,7 @@ class Setting:
     @property
     def generated(self) -> str:
         """The options of its test problems, for a reader."""
-        return ", ".join(f"{key} {value}" for key, value in self.generate.items())
+        return ", ".join(f"{key} {value}" for key, value in self.generate.items()) or "default options"
 
 
 @dataclass(frozen=True)
