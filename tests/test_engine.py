@@ -46,19 +46,28 @@ class Waiting:
         self.answers.put(error)
 
 
+def answers_of(engine: Engine, jobs: list[Waiting]) -> list[list[int] | Exception]:
+    """The answers to jobs that are submitted together; the engine is closed."""
+    try:
+        engine.submit(jobs)
+        return [job.answers.get(timeout=60) for job in jobs]
+    finally:
+        engine.close()
+
+
+def check_others(jobs: list[Waiting], answers: list[list[int] | Exception], failed: Waiting) -> None:
+    """All jobs but one were answered as each is alone."""
+    for job, answer in zip(jobs, answers, strict=True):
+        if job is not failed:
+            assert answer == decode(HashDenoiser(), torch.tensor([job.tokens]), job.sampler).tokens[0].tolist()
+
+
 def test_a_row_that_fails_takes_no_other_with_it() -> None:
     sampler = Sampler("confidence")
     jobs = [Waiting([first, 0, 0, 0], sampler) for first in (1, 3, 2, 4)]
-    engine = Engine(Picky(), PAD)
-    try:
-        engine.submit(jobs)
-        answers = [job.answers.get(timeout=60) for job in jobs]
-    finally:
-        engine.close()
+    answers = answers_of(Engine(Picky(), PAD), jobs)
     assert isinstance(answers[1], PartFailed) and "a row begins with 3" in str(answers[1])
-    for job, answer in zip(jobs, answers, strict=True):
-        if job is not jobs[1]:
-            assert answer == decode(HashDenoiser(), torch.tensor([job.tokens]), sampler).tokens[0].tolist()
+    check_others(jobs, answers, jobs[1])
 
 
 def test_the_engine_goes_on_after_a_row_that_was_alone() -> None:
@@ -83,13 +92,6 @@ class Untold(Waiting):
 def test_a_row_whose_text_fails_takes_no_other_with_it() -> None:
     sampler = Sampler("confidence")
     jobs = [kind([first, 0, 0, 0], sampler) for kind, first in ((Waiting, 1), (Untold, 2), (Waiting, 4))]
-    engine = Engine(HashDenoiser(), PAD)
-    try:
-        engine.submit(jobs)
-        answers = [job.answers.get(timeout=60) for job in jobs]
-    finally:
-        engine.close()
+    answers = answers_of(Engine(HashDenoiser(), PAD), jobs)
     assert isinstance(answers[1], ValueError)
-    for job, answer in zip(jobs, answers, strict=True):
-        if job is not jobs[1]:
-            assert answer == decode(HashDenoiser(), torch.tensor([job.tokens]), sampler).tokens[0].tolist()
+    check_others(jobs, answers, jobs[1])

@@ -246,10 +246,14 @@ class HuggingFaceDenoiser(nn.Module):
         """Let these special tokens be produced, such as the end of a sequence whose length is free."""
         self.forbidden = set(self.forbidden) - set(tokens)
 
+    def forbid(self, tokens: Iterable[int]) -> None:
+        """Let these tokens never be produced."""
+        self.forbidden = {*self.forbidden, *tokens}
+
     def pad_with(self, token: int) -> None:
         """Use another token as padding, which is never read and never produced."""
         self.pad_token_id = token
-        self.forbidden = {*self.forbidden, token}
+        self.forbid([token])
 
     def maskable(self, tokens: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Positions bool (B, L) that may be masked: no special tokens, no padding."""

@@ -46,7 +46,7 @@ class Texts:
         self.ends = None if framed else self.format.stops_at
         self._behind = list(self.symbols.end) if framed else []
         if framed and isinstance(denoiser, HuggingFaceDenoiser):  # what frames a text does not stand in it
-            denoiser.forbidden = {*denoiser.forbidden, *self.symbols.end}
+            denoiser.forbid(self.symbols.end)
 
     def prompt(self, text: str, suffix: str = "") -> Framed:
         """A text to go on with, and what is to stand behind it.
