@@ -178,6 +178,21 @@ def test_noise_is_chosen_for_a_diversity_of_the_order() -> None:
     assert scales["confidence"] < scales["log_margin"] / 5, "their scores differ in scale"
 
 
+def test_draws_share_passes_and_are_the_same(tmp_path: Path) -> None:
+    study, setting = stochastic.NoiseStudy(tmp_path), tiny_setting()
+    _, puzzles = study.problems(setting)
+    for model, order in (("frozen", "confidence"), ("frozen", "log_margin+repredict"), ("untrained/mlp-published/0", "policy")):
+        decoding = Decoding(setting, model, (order,), 4, 0.5)
+        found = study.decode(decoding)[order]
+        denoiser = study.load(decoding)
+        sampler = Sampler.parse(order, steps=4, noise=0.5).bind(denoiser)
+        alone = [decode_in_batches(denoiser, puzzles, sampler, seed=k, batch_size=7, progress=None, name="") for k in (0, 1)]
+        solved = sum(make_task("sudoku", box=2).check(puzzles, one.tokens).instance_correct.double() for one in alone) / 2
+        assert found[0].tolist() == solved.tolist()
+    (shared,) = stochastic._passes.values()
+    assert shared.seen >= len(puzzles) * 5, "every draw meets the first state"
+
+
 def test_scores_times_three_are_a_third_of_the_noise() -> None:
     setting, mode = tiny_setting(), stochastic.MODES[1]
     once, thrice = (stochastic.Row("", "frozen", "confidence", factor).decoding(setting, mode) for factor in (1, 3))

@@ -13,7 +13,9 @@ import torch
 
 from anyorder.decoding.result import Decoded
 from anyorder.decoding.sampler import Sampler
-from anyorder.evaluation.batches import decode_in_batches
+from anyorder.denoisers.base import fingerprint
+from anyorder.denoisers.shared_passes import SharedPasses
+from anyorder.evaluation.batches import decode_in_batches, model_for
 from anyorder.evaluation.comparison import order_diversity, order_diversity_each
 from anyorder.evaluation.tables import markdown_table
 from anyorder.reproduce import published
@@ -125,10 +127,23 @@ class NoiseStudy(Study):
 
 
 def _draws(denoiser: Any, problems: Instances, sampler: Sampler, count: int) -> list[Decoded]:
+    model = model_for(sampler, denoiser, _shared(denoiser))
     return [
-        decode_in_batches(denoiser, problems, sampler, seed=seed, batch_size=256, progress=None, name=str(sampler))
+        decode_in_batches(model, problems, sampler, seed=seed, batch_size=256, progress=None, name=str(sampler))
         for seed in range(count)
     ]
+
+
+_passes: dict[str, SharedPasses] = {}
+"""Of the last denoiser of this process: its draws, modes, orders and policies meet many of the same states."""
+
+
+def _shared(denoiser: Any) -> SharedPasses:
+    mark = fingerprint(denoiser)
+    if mark not in _passes:
+        _passes.clear()
+        _passes[mark] = SharedPasses(denoiser)
+    return _passes[mark]
 
 
 def matched_noise(denoiser: Any, problems: Instances, sampler: Sampler, diversity: float) -> float:
