@@ -1,12 +1,15 @@
 """`anyorder batch`: Parquet in, Parquet out; what is interrupted goes on; nothing is lost, nothing twice; with Ray the same."""
 
 import os
+import shutil
 import signal
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 import commands
 from anyorder.batch import Plan, run_batch
@@ -130,6 +133,22 @@ def test_the_command(folder: Path, tmp_path: Path) -> None:
     assert said.returncode == 0 and "11 prompts in 3 parts, 3 of them answered now" in said.stdout
     assert "0 of them answered now" in commands.run(*command).stdout
     commands.refused(commands.run(*command, "--seed", "1"), "holds another batch (seed differ)")
+
+
+def test_a_folder_belongs_to_the_weights_not_to_their_name(folder: Path, tmp_path: Path) -> None:
+    source, model = write_prompts(tmp_path / "in.parquet", 3), tmp_path / "model"
+    shutil.copytree(folder, model)
+    command = ["batch", source, tmp_path / "out", "--model", model, "--steps", "3"]
+    assert commands.run(*command).returncode == 0
+    for path in model.iterdir():
+        path.touch()
+    assert commands.run(*command).returncode == 0, "the same weights, written again"
+    with safe_open(model / "model.safetensors", "pt") as file:
+        about = file.metadata()
+    weights = load_file(model / "model.safetensors")
+    name = next(name for name, value in weights.items() if value.is_floating_point())
+    save_file({**weights, name: weights[name] + 1}, model / "model.safetensors", about)
+    commands.refused(commands.run(*command), "holds another batch (model differ)")
 
 
 def test_without_ray_there_is_one_sentence(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import hashlib
 import io
 import json
 import math
@@ -323,6 +324,22 @@ def locked(folder: Path, name: str = LOCK, *, wait: bool = False) -> Iterator[No
         except OSError:
             pass  # a file system without locks
         yield
+
+
+def folder_mark(folder: Path) -> str:
+    """A short mark of a model's folder: names, sizes and samples of the contents of its weights and JSON files."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.iterdir() if path.suffix in _OF_MODELS and path.is_file()):
+        with open_bytes(path) as file:
+            size = file.seek(0, os.SEEK_END)
+            digest.update(f"{path.name} {size} ".encode())
+            for start in sorted({size * piece // 16 for piece in range(16)}):
+                file.seek(start)
+                digest.update(file.read(2**16))
+    return digest.hexdigest()[:16]
+
+
+_OF_MODELS = (".safetensors", ".bin", ".pt", ".gguf", ".json")
 
 
 def dump_json(value: Any, **style: Any) -> str:

@@ -1,5 +1,6 @@
 """The command that answers many prompts: batch."""
 
+import os
 import time
 from functools import partial
 from pathlib import Path
@@ -30,8 +31,12 @@ def batch(
 
     from anyorder.batch import Plan, run_batch
     from anyorder.errors import counted
+    from anyorder.files import folder_mark
 
     settings = {name: None if value is None else str(value) for name, value in options.items()}
+    settings |= {
+        name: f"{value} {folder_mark(Path(value))}" for name, value in settings.items() if value and os.path.isdir(value)
+    }
     plan = Plan(prompts, out, partial(open_language, **options), settings, rows_per_part, batch_size)
     done, total = 0, len(plan.parts())
     began = time.monotonic()
