@@ -39,7 +39,7 @@ from anyorder.decoding.combined_counts import Deadline
 from anyorder.denoisers.base import fingerprint
 from anyorder.evaluation.choice import baselines, oracles
 from anyorder.evaluation.comparison import evaluate
-from anyorder.evaluation.statistics import crossed_interval, sign_flip
+from anyorder.evaluation.statistics import crossed_interval, crossed_share, sign_flip
 from anyorder.evaluation.tables import p_text
 from anyorder.files import write_json, write_text
 from anyorder.orders.learned import load_policy
@@ -229,7 +229,7 @@ class Outcomes:
 
 def interval(values: np.ndarray, form: str = "{:.1f} % ({:.1f}-{:.1f})") -> str:
     """Mean of outcomes (seeds, problems), in points, with its bootstrap interval over seeds and problems."""
-    found = crossed_interval(values)
+    found = crossed_share(values)
     return form.format(100 * values.mean(), 100 * found.low, 100 * found.high)
 
 

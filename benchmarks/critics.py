@@ -25,7 +25,7 @@ import anyorder
 from anyorder import CriticUndo, Sampler
 from anyorder.evaluation.batches import decode_in_batches
 from anyorder.evaluation.critic_check import review
-from anyorder.evaluation.statistics import crossed_interval, sign_flip, wilson
+from anyorder.evaluation.statistics import crossed_interval, crossed_share, sign_flip, wilson
 from anyorder.evaluation.tables import markdown_table, p_text
 from anyorder.files import write_json
 from anyorder.orders.learned import saved_order
@@ -127,7 +127,7 @@ def _share(right: np.ndarray) -> str:
 
 
 def _interval(right: np.ndarray) -> str:
-    low, high = crossed_interval(right)
+    low, high = crossed_share(right)
     return f"{100 * right.mean():.1f} ({100 * low:.1f}-{100 * high:.1f})"
 
 

@@ -1,12 +1,15 @@
 """Statistics against known values, reports with the promised fields, calibration by hand."""
 
 import json
+import math
+import tracemalloc
 import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from scipy.stats import binomtest
 
 from anyorder.decoding.counts import Linear, Threshold
 from anyorder.decoding.loop import decode
@@ -23,11 +26,13 @@ from anyorder.evaluation.results import Report
 from anyorder.evaluation.samplers import as_samplers, default_samplers, kind_of
 from anyorder.evaluation.statistics import (
     crossed_interval,
+    crossed_share,
     mcnemar,
     mean_interval,
     oracle_gap_closed,
     paired_interval,
     share_interval,
+    sign_flip,
     wilson,
 )
 from anyorder.evaluation.tables import grids_of, markdown, rich_tables, rows_of
@@ -77,8 +82,40 @@ def test_mcnemar_is_a_coin_test_on_what_differs() -> None:
 
 def test_paired_interval_by_hand() -> None:
     low, high = paired_interval(np.array([True, True, False, True]), np.array([True, False, False, False]))
-    half = 1.96 * np.std([0, 1, 0, 1], ddof=1) / 2
-    assert (low, high) == (pytest.approx(0.5 - half), 1.0), "a difference of shares is at most 1"
+    half = 1.96 * math.sqrt((3 / 6 + 1 / 6 - (3 / 6 - 1 / 6) ** 2) / 6)  # Bonett and Price: 3 and 1 discordant pairs of 6
+    assert (low, high) == pytest.approx((2 / 6 - half, 2 / 6 + half))
+    low, high = paired_interval(np.array([0.4, 0.7, 0.6, 0.9]), np.array([0.5, 0.6, 0.7, 0.8]))
+    half = 1.96 * np.std([-0.1, 0.1, -0.1, 0.1], ddof=1) / 2
+    assert (low, high) == pytest.approx((-half, half))
+
+
+def test_where_nothing_differs_a_small_difference_is_not_excluded() -> None:
+    for count in (30, 300):
+        solved = np.arange(count) % 3 == 0
+        low, high = paired_interval(solved, solved)
+        assert -low == high == pytest.approx(1.96 * math.sqrt(2) / (count + 2))
+        assert paired_interval(solved / 2, solved / 2) == pytest.approx((-3 / count, 3 / count))
+        assert crossed_interval(np.zeros((3, count))) == pytest.approx((-3 / count, 3 / count))
+        assert crossed_share(np.ones((3, count))) == pytest.approx((1 - 3 / count, 1))
+        assert share_interval(np.ones(count)) == wilson(count, count)
+
+
+def test_paired_intervals_of_few_instances_that_differ_cover_the_difference() -> None:
+    rng, covered = np.random.default_rng(0), 0
+    for _ in range(1000):
+        worse = rng.random(100) < 0.5
+        low, high = paired_interval(worse | (rng.random(100) < 0.04), worse)  # the normal approximation covers 87 %
+        covered += low <= 0.02 <= high
+    assert covered >= 940
+
+
+def test_the_sign_flip_test_takes_little_memory() -> None:
+    gained = np.random.default_rng(0).choice([-1.0, 1.0], 2000, p=[0.48, 0.52])
+    tracemalloc.start()
+    p = sign_flip(gained)
+    assert tracemalloc.get_traced_memory()[1] < 2**26, "20,000 draws of 2,000 signs take 305 MiB at once"
+    tracemalloc.stop()
+    assert p == pytest.approx(binomtest(int((gained > 0).sum()), 2000).pvalue, abs=0.01)
 
 
 def test_the_share_of_the_gap_is_that_of_the_paper() -> None:
@@ -230,9 +267,9 @@ def test_for_infilling_the_recovered_share_comes_first() -> None:
 
 
 def test_intervals_of_shares_are_within_zero_and_one() -> None:
-    assert mean_interval(np.array([1.0, 1.0, 0.0]))[2] == 1.0
+    assert mean_interval(np.array([1.0, 1.0, 0.0]))[1:] == wilson(2, 3)
     assert share_interval(np.array([0.9, 1.0, 1.0, 0.5])).high == 1.0
-    assert paired_interval(np.array([True, True, False]), np.array([False, False, False])).high == 1.0
+    assert paired_interval(np.array([True, True, True]), np.array([False, False, False])).high == 1.0
 
 
 def test_order_diversity_by_hand() -> None:

@@ -268,3 +268,23 @@ def test_confidence_is_the_order_within_blocks() -> None:
     out = decode(HashDenoiser(), tokens, Sampler.parse("confidence@blocks:6", steps=6))
     same = decode(HashDenoiser(), tokens, Sampler(confidence, steps=6))
     assert torch.equal(out.commit_step, same.commit_step)
+
+
+def test_a_sampler_that_names_blocks_is_measured_in_them_alone() -> None:
+    task = Sudoku(2)
+    puzzles, texts = task.generate(20, 0, givens=8), ["confidence@linear:4", "confidence@blocks:2@linear:4"]
+    found = pareto(HashDenoiser(5), task, puzzles, texts, [None, 4], bounds=(1.0, 4.0))
+    assert [(p.curve, p.block) for p in found.points] == [
+        ("confidence@linear", None), ("confidence@blocks:2@linear", 2), ("confidence@linear", 4)
+    ]  # fmt: skip
+    own = decode(HashDenoiser(5), puzzles.tokens, Sampler.parse(texts[1].removesuffix(":4"), steps=4))
+    assert found.points[1].correct.tolist() == task.check(puzzles, own.tokens).instance_correct.tolist()
+    assert [curve.against for curve in found.curves] == [curve.curve for curve in found.curves], "each alone in its mode"
+    named = pareto(HashDenoiser(5), task, puzzles, texts, [None], against="confidence@linear", bounds=(1.0, 4.0))
+    assert [curve.against for curve in named.curves] == ["confidence@linear", None]
+
+
+def test_an_accuracy_that_is_not_known_is_left_empty() -> None:
+    found = pareto(HashDenoiser(5), Sudoku(2), Sudoku(2).generate(5, 0, givens=8), ["confidence@linear:4"], bounds=(1.0, 4.0))
+    found.points[0].cell_accuracy = float("nan")
+    assert "nan" not in str(grids_of(found))

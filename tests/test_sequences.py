@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -273,6 +274,15 @@ def test_measures_by_hand() -> None:
     assert mean_identity(rows).tolist() == [0.75, 0.75, 1.0]
     assert first_occurrence(["a", "b", "a"]).tolist() == [1, 1, 0]
     assert over_pairs(np.array([1.0, 2.0, 3.0])).tolist() == [0, 2, 4]
+
+
+def test_means_over_pairs_need_no_table_of_all_pairs() -> None:
+    rows = list(np.random.default_rng(0).integers(0, 9, (1200, 12)))
+    tracemalloc.start()
+    mean = mean_identity(rows)
+    assert tracemalloc.get_traced_memory()[1] < 2**21, "of 1,200 sequences, whose table takes 11 MiB"
+    tracemalloc.stop()
+    assert mean == pytest.approx((identities(rows).sum(axis=1) - 1) / 1199)
 
 
 def test_intervals_of_pair_measures_cover_as_often_as_they_say() -> None:

@@ -27,7 +27,7 @@ from anyorder.evaluation.tables import markdown
 from anyorder.orders.learned import LearnedOrder
 from anyorder.signatures import checked
 from anyorder.tasks.base import Instances, Task
-from anyorder.tasks.instances import check_open
+from anyorder.tasks.instances import check_open, unseen
 from anyorder.tasks.sequences import Sequences
 from anyorder.training.fit import fit_planned, plan_fit
 from anyorder.training.solutions import several_solutions
@@ -37,7 +37,8 @@ _CALIBRATED = 0.02
 """Largest expected calibration error that counts as calibrated."""
 
 FEWEST = 40
-"""Problems, below which no probe is fitted: half of them would be too few to fit to, and half too few to measure on."""
+"""Problems, below which no probe is fitted: half of them would be too few to fit to, and half too few to measure on. Those that
+the file repeats count once."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,8 @@ def headroom(
         steps: budget of forward passes.
         samplers: the samplers to compare; by default every baseline that takes no arguments, confidence with every adaptive
             count rule, and every oracle.
-        updates: of the probe; 0 for no probe. With fewer than 40 problems there is none.
+        updates: of the probe; 0 for no probe. There is none if fewer than 20 problems of the second half, without repetitions
+            and those of the first half, are left to measure it on.
 
     Returns:
         A `Headroom`: print it, or read its `report` and `probe`.
@@ -144,9 +146,11 @@ def headroom(
     several = several_solutions(shared, task, instances, batch_size, steps)
     stages.lap("several solutions")
     probe = None
-    if updates and len(instances) >= FEWEST:
+    half = len(instances) // 2
+    fitted, rest = instances[slice(0, half)], unseen(instances[slice(half, None)], instances[slice(0, half)])
+    if updates and 2 * len(rest) >= FEWEST:
         name = best(report, "heuristic").order
-        probe = _probe(denoiser, shared, task, instances, steps, updates, several, name, compared[name], asked)
+        probe = _probe(denoiser, shared, task, fitted, rest, steps, updates, several, name, compared[name], asked)
         stages.lap("probe")
     return Headroom(report, every, first, probe, several, stages)
 
@@ -155,7 +159,8 @@ def _probe(
     denoiser: Any,
     shared: SharedPasses,
     task: Task,
-    instances: Instances,
+    first: Instances,
+    rest: Instances,
     steps: int,
     updates: int,
     several: float,
@@ -163,10 +168,8 @@ def _probe(
     plain: Sampler,
     asked: dict[str, Any],
 ) -> Probe:
-    """Fit a policy to the first half of the problems, find there from which doubt on its critic rejects a sequence, and measure
-    both on the second half."""
-    half = len(instances) // 2
-    first, rest = instances[slice(0, half)], instances[slice(half, None)]
+    """Fit a policy to the first problems, find there from which doubt on its critic rejects a sequence, and measure both on the
+    rest."""
     recipe = plan_fit(denoiser, task, first, steps=updates, batch_size=32, seed=asked["seed"], budget=steps, several=several)
     with tempfile.TemporaryDirectory() as folder:
         order = fit_planned(recipe, denoiser, task, first, Path(folder), Console(quiet=True))

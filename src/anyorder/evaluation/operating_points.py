@@ -13,10 +13,10 @@ from anyorder.denoisers.shared_passes import SharedPasses
 from anyorder.errors import BadInput, counted
 from anyorder.evaluation.batches import Progress, decode_in_batches, model_for
 from anyorder.evaluation.comparison import environment
-from anyorder.evaluation.curves import Curves, as_curves, noisy
+from anyorder.evaluation.curves import Curve, Curves, Point, as_curves, noisy
 from anyorder.evaluation.fronts import area, attained, non_dominated
 from anyorder.evaluation.samplers import Kind, check_oracles, kind_of
-from anyorder.evaluation.statistics import Interval, bootstrap_weights, percentile_interval, wilson
+from anyorder.evaluation.statistics import Interval, bootstrap_weights, percentile_interval, widened, wilson
 from anyorder.evaluation.tables import Grid
 from anyorder.processes import Shard
 from anyorder.signatures import checked
@@ -137,7 +137,8 @@ def pareto(
         denoiser, task, instances: the model, the checker, and the problems; or the name of the model, the name of the task
             (None for that of the model), and a file of problems.
         samplers: texts, orders, samplers or curves, or a mapping from labels to any of these, see `as_curves`.
-        blocks: modes: None for full diffusion, or positions per block.
+        blocks: modes: None for full diffusion, or positions per block. A sampler that names its own blocks is measured with
+            these alone.
         token, seed, batch_size, progress, meta, shard, strict: as in `evaluate`.
         noise, anneal: as in `evaluate`; each scale makes a curve of its own, such as `confidence@linear, noise 2`.
         against: name of the curve that all others are compared with; "best" for the heuristic with the largest area in each
@@ -154,9 +155,9 @@ def pareto(
     if against != "best" and against not in [curve.name for curve in curves]:
         raise BadInput(f"cannot compare with {against!r}: it is not among the curves {', '.join(c.name for c in curves)}")
     wanted = [
-        (curve.name, p.label, block, p.sampler.replace(steps=p.steps or longest, block_length=block or p.sampler.block_length))
-        for block in blocks for curve in curves for p in curve.points
-    ]  # fmt: skip
+        (name, p.label, block, p.sampler.replace(steps=p.steps or longest, block_length=block))
+        for name, p, block in _in_modes(curves, blocks)
+    ]
     if not wanted:
         raise BadInput("there is nothing to measure: give at least one sampler, and None or a length as blocks")
     points, shared = [], SharedPasses(denoiser)
@@ -172,6 +173,17 @@ def pareto(
         points.append(measured(name, label, kind, steps, block, correct, cells, decoded.nfe.numpy()))
     facts = {**environment(), **(meta or {}), "seed": seed, "correct_means": task.correct_means}
     return fronts_of(points, bounds or (1.0, float(longest)), against, facts)
+
+
+def _in_modes(curves: Sequence[Curve], blocks: Sequence[int | None]) -> list[tuple[str, Point, int | None]]:
+    """Names of curves, their points and modes, mode by mode; a sampler that names blocks is in the mode of these, once."""
+    found = {}
+    for block in blocks:
+        for curve in curves:
+            for p in curve.points:
+                own = p.sampler.block_length or block
+                found[id(p), own] = (curve.name, p, own)
+    return list(found.values())
 
 
 def fronts_of(points: list[Measured], bounds: tuple[float, float], against: str, meta: dict[str, Any]) -> Fronts:
@@ -214,8 +226,8 @@ def _summaries(points: list[Measured], against: str, low: float, high: float, bu
         heuristics = [name for name, mine in curves.items() if mine[0].kind == "heuristic"]
         base = max(heuristics, key=lambda name: found[name][0][0], default=None)
     else:
-        base = against
-    return [_summary(name, points[0].block, base, found) for name in curves]
+        base = against if against in found else None
+    return [_summary(name, points[0].block, base, found, len(points[0].correct)) for name in curves]
 
 
 _Pair = tuple[np.ndarray, np.ndarray]
@@ -226,13 +238,13 @@ def _of_fronts(measure: Callable[..., np.ndarray], mean: _Pair, draws: list[_Pai
     return measure(*mean), np.stack([measure(*draw) for draw in draws])
 
 
-def _summary(name: str, block: int | None, base: str | None, found: dict[str, _Pair]) -> CurveSummary:
+def _summary(name: str, block: int | None, base: str | None, found: dict[str, _Pair], instances: int) -> CurveSummary:
     value, resampled = found[name]
-    own = percentile_interval(resampled[:, 0])
+    own = widened(percentile_interval(resampled[:, 0]), instances, 0.0)
     if base is None or base == name:
         return CurveSummary(name, block, base, float(value[0]), own, None, None, value[1:].tolist(), None, None)
     difference = value - found[base][0]
-    intervals = [percentile_interval(column) for column in (resampled - found[base][1]).T]
+    intervals = [widened(percentile_interval(column), instances) for column in (resampled - found[base][1]).T]
     return CurveSummary(
         name, block, base, float(value[0]), own, float(difference[0]), intervals[0], value[1:].tolist(),
         difference[1:].tolist(), intervals[1:],
@@ -257,7 +269,8 @@ def grids_of(found: Fronts) -> list[Grid]:
         rows = [[c.curve, _percent(c.area), _range(c.area_ci95), *_difference(c)] for c in curves]
         grids.append((title, ["curve", "area", "95 % interval", "difference", "95 % interval"], rows))
         rows = [[c.curve, *_at(c)] for c in curves]
-        title = f"{mode}: {measure} at a budget of NFE; difference to {curves[0].against} with 95 % interval"
+        compared = f"; difference to {curves[0].against} with 95 % interval" if curves[0].against else ""
+        title = f"{mode}: {measure} at a budget of NFE{compared}"
         grids.append((title, ["curve", *(f"{budget:.1f}" for budget in found.budgets)], rows))
         rows = [
             [p.label, str(p.steps), f"{p.nfe:.1f}", _percent(p.accuracy), _range(p.ci95), _percent(p.cell_accuracy),
@@ -282,7 +295,7 @@ def lines_of(found: Fronts) -> dict[str, dict[str, list[tuple[float, float, floa
 
 
 def _percent(value: float) -> str:
-    return f"{100 * value:.1f} %"
+    return "" if np.isnan(value) else f"{100 * value:.1f} %"
 
 
 def _range(interval: tuple[float, float], sign: str = "") -> str:

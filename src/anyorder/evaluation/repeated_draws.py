@@ -12,7 +12,7 @@ from anyorder.denoisers.base import Denoiser
 from anyorder.errors import BadInput, counted
 from anyorder.evaluation.batches import Progress, decode_in_batches
 from anyorder.evaluation.samplers import Samplers, as_samplers, check_oracles
-from anyorder.evaluation.statistics import Interval, crossed_interval
+from anyorder.evaluation.statistics import Interval, crossed_share
 from anyorder.evaluation.tables import Grid
 from anyorder.processes import Shard
 from anyorder.signatures import checked
@@ -121,7 +121,7 @@ def of_counts(order: str, correct: np.ndarray, draws: int, nfe: float) -> PassAt
     orders of one kind, such as the policies of several seeds."""
     rows = np.atleast_2d(correct)
     each = [np.stack([pass_at_k(row, draws, k) for row in rows]) for k in range(1, draws + 1)]  # of each k, (S, N)
-    intervals = [crossed_interval(values) for values in each]
+    intervals = [crossed_share(values) for values in each]
     return PassAtN(order, rows.shape[1], draws, [float(values.mean()) for values in each], intervals, nfe, correct)
 
 

@@ -6,6 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+_DRAWS_AT_ONCE = 1000
+"""Of signs: what limits the memory that a test takes."""
+
 
 class Interval(NamedTuple):
     """A 95 % confidence interval."""
@@ -27,17 +30,16 @@ def wilson(successes: float, trials: int) -> Interval:
 
 
 def mean_interval(values: np.ndarray) -> tuple[float, float, float]:
-    """Mean of values (N,) and its 95 % interval by the normal approximation; nan entries do not count, nan if there are no
-    others. The interval of a share, where all values are 0 or 1, is within [0, 1]."""
+    """Mean of values (N,) and its 95 % interval: by the normal approximation, or Wilson's where all values are 0 or 1 and the
+    mean is a share of the samples. nan entries do not count; nan if there are no others."""
     values = values[~np.isnan(values)]
     if not len(values):
         return math.nan, math.nan, math.nan
     mean = float(values.mean())
+    if bool(np.isin(values, (0.0, 1.0)).all()):
+        return mean, *wilson(int(values.sum()), len(values))
     half = 1.96 * float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.inf
-    low, high = mean - half, mean + half
-    if bool(np.isin(values, (0.0, 1.0)).all()):  # a share of the samples
-        low, high = max(0.0, low), min(1.0, high)
-    return mean, low, high
+    return mean, mean - half, mean + half
 
 
 def share_interval(values: np.ndarray) -> Interval:
@@ -67,18 +69,33 @@ def sign_flip(differences: np.ndarray, draws: int = 20_000, seed: int = 0) -> fl
     differences = differences[np.abs(differences) > 1e-12]
     if not differences.size:
         return 1.0
-    signs = np.random.default_rng(seed).integers(0, 2, (draws, differences.size), dtype=np.int8) * 2 - 1
-    extreme = np.abs(signs @ differences) >= abs(differences.sum()) - 1e-9
-    return float((1 + extreme.sum()) / (1 + draws))
+    random, extreme = np.random.default_rng(seed), 0
+    least = abs(differences.sum()) - 1e-9
+    for start in range(0, draws, _DRAWS_AT_ONCE):
+        signs = random.integers(0, 2, (min(_DRAWS_AT_ONCE, draws - start), differences.size), dtype=np.int8) * 2 - 1
+        extreme += int((np.abs(signs @ differences) >= least).sum())
+    return (1 + extreme) / (1 + draws)
 
 
 def paired_interval(a: np.ndarray, b: np.ndarray) -> Interval:
-    """95 % interval of the difference mean(a) - mean(b) over the same instances (normal approximation, paired),
-    within [-1, 1]."""
+    """95 % interval of the difference mean(a) - mean(b) over the same instances, within [-1, 1].
+
+    Outcomes, bool (N,): the adjusted interval of D. G. Bonett and R. M. Price (2012), the normal approximation with one more
+    instance that only a solves and one that only b solves. Unlike without them, it is not too narrow where few instances
+    differ, nor of no width where none does. Shares, float (N,): the normal approximation; where no instance differs, see
+    `widened`.
+    """
     difference = a.astype(float) - b.astype(float)
-    half = 1.96 * float(difference.std(ddof=1)) / math.sqrt(len(difference)) if len(difference) > 1 else 1.0
-    mean = float(difference.mean())
-    return Interval(max(-1.0, mean - half), min(1.0, mean + half))
+    count, mean = len(difference), float(difference.mean())
+    if a.dtype == bool and b.dtype == bool:
+        added = np.append(difference, [1.0, -1.0])
+        center, half = float(added.mean()), 1.96 * float(added.std()) / math.sqrt(count + 2)
+        low, high = min(mean, center - half), max(mean, center + half)
+    else:
+        half = 1.96 * float(difference.std(ddof=1)) / math.sqrt(count) if count > 1 else 1.0
+        low, high = mean - half, mean + half
+        low, high = (low, high) if difference.any() else widened(Interval(low, high), count)
+    return Interval(max(-1.0, low), min(1.0, high))
 
 
 def oracle_gap_closed(accuracy: float, baseline: float, oracle: float) -> float | None:
@@ -102,19 +119,33 @@ def percentile_interval(resampled: np.ndarray) -> Interval:
     return Interval(float(low), float(high))
 
 
+def widened(interval: Interval, count: int, low: float = -1.0, high: float = 1.0) -> Interval:
+    """The interval of a mean over `count` instances. Where all are alike it has no width, and 3 / count on both sides stand for
+    what was not seen (the rule of three), within [low, high]."""
+    if interval.high - interval.low > 1e-12:
+        return interval
+    return Interval(max(low, interval.low - 3 / count), min(high, interval.high + 3 / count))
+
+
 def crossed_interval(values: np.ndarray, draws: int = 4000, seed: int = 0) -> Interval:
     """95 % interval of the mean of values (S, N) of S seeds on the same N instances, for other seeds and other instances.
 
     A hierarchical bootstrap: every resample draws seeds, and instances for all of them. The differences between the means of
     seeds are stretched by sqrt(S / (S - 1)) first, since resampling S seeds shows only (S - 1) / S of their variance. One seed
     says nothing of others: then the interval covers the instances alone. With three seeds the percentiles still cover less than
-    95 % (a t interval of two degrees of freedom is twice as wide).
+    95 % (a t interval of two degrees of freedom is twice as wide). Where all values are equal, see `widened`.
     """
     seeds, count = values.shape
     means = values.mean(axis=1, keepdims=True)
     values = values.astype(float) + stretched(means) - means
     by_instances = bootstrap_weights(count, draws, seed) @ values.T  # (draws, S)
-    return percentile_interval((by_instances * bootstrap_weights(seeds, draws, seed + 1)).sum(axis=1))
+    return widened(percentile_interval((by_instances * bootstrap_weights(seeds, draws, seed + 1)).sum(axis=1)), count)
+
+
+def crossed_share(values: np.ndarray) -> Interval:
+    """`crossed_interval` of shares (S, N), within [0, 1]."""
+    low, high = crossed_interval(values)
+    return Interval(max(0.0, low), min(1.0, high))
 
 
 def stretched(by_seed: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from anyorder.evaluation.statistics import Interval, crossed_interval, sign_flip, wilson
+from anyorder.evaluation.statistics import Interval, crossed_interval, crossed_share, sign_flip, wilson
 from anyorder.reproduce.study import Decoding, Setting, Study
 
 TASK_NAMES = {"sudoku": "Sudoku", "sat": "3-SAT", "sorting": "sorting", "tsp": "traveling salesman"}
@@ -97,8 +97,8 @@ def interval(solved: np.ndarray) -> Interval:
     over_puzzles = wilson(float(solved.mean()) * puzzles, puzzles)
     if len(solved) == 1:
         return over_puzzles
-    both = crossed_interval(solved)
-    return Interval(max(0.0, min(over_puzzles.low, both.low)), min(1.0, max(over_puzzles.high, both.high)))
+    both = crossed_share(solved)
+    return Interval(min(over_puzzles.low, both.low), max(over_puzzles.high, both.high))
 
 
 def difference(a: np.ndarray, b: np.ndarray, by_seed: bool = True) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from anyorder.evaluation.statistics import crossed_interval, share_interval, sign_flip
+from anyorder.evaluation.statistics import crossed_share, share_interval, sign_flip
 from anyorder.evaluation.tables import markdown_table
 from anyorder.files import read_json
 from anyorder.report.sources import read_metrics
@@ -109,7 +109,7 @@ class Both:
 
 def share(cells: np.ndarray) -> str:
     """Mean of shares (seeds, N) in percent, its 95 % interval over seeds and problems, and the sd over seeds."""
-    low, high = share_interval(cells[0]) if len(cells) == 1 else crossed_interval(cells)
+    low, high = share_interval(cells[0]) if len(cells) == 1 else crossed_share(cells)
     spread = f", sd {100 * cells.mean(axis=1).std(ddof=1):.1f}" if len(cells) > 1 else ""
     return f"{100 * cells.mean():.1f} ({100 * low:.1f}-{100 * high:.1f}{spread})"
 

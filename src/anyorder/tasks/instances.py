@@ -54,6 +54,13 @@ class Instances:
         return replace(self, tokens=self.tokens.cpu(), maskable=self.maskable.cpu(), x0=x0)
 
 
+def unseen(problems: Instances, others: Instances) -> Instances:
+    """The problems that are not among `others`, each once."""
+    seen = {row.tobytes() for row in others.tokens.numpy()}
+    first = {row.tobytes(): number for number, row in reversed(list(enumerate(problems.tokens.numpy())))}
+    return problems[torch.tensor(sorted(number for key, number in first.items() if key not in seen), dtype=torch.int64)]
+
+
 def joined(parts: Sequence[Instances]) -> Instances:
     """Problems of the same layout and labels, one after another. Solutions are kept if all parts have them."""
     x0s = [part.x0 for part in parts if part.x0 is not None]

@@ -1,6 +1,7 @@
 """Molecules as SMILES: valid if RDKit reads them. Measures are those of MOSES (arXiv 1811.12823)."""
 
 import hashlib
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -92,18 +93,21 @@ def _spread(values: np.ndarray, where: np.ndarray) -> np.ndarray:
 
 def _similarities(smiles: list[str]) -> np.ndarray:
     """Tanimoto similarity of all pairs of molecules, float (N, N)."""
+    return np.array(list(_similarity_rows(smiles))).reshape(len(smiles), len(smiles))
+
+
+def _similarity_rows(smiles: list[str]) -> Iterator[np.ndarray]:
+    """The rows of `_similarities`, float (N,) each."""
     chem = _rdkit()
     prints = [chem.morgan.GetFingerprint(chem.Chem.MolFromSmiles(s)) for s in smiles]
-    rows = [chem.DataStructs.BulkTanimotoSimilarity(p, prints) for p in prints]
-    return np.array(rows).reshape(len(smiles), len(smiles))
+    return (np.array(chem.DataStructs.BulkTanimotoSimilarity(p, prints)) for p in prints)
 
 
 def _mean_similarity(smiles: list[str]) -> np.ndarray:
     """Mean similarity of each molecule to all others, float (N,)."""
     if len(smiles) < 2:
         return np.full(len(smiles), np.nan)
-    mean: np.ndarray = (_similarities(smiles).sum(axis=1) - 1) / (len(smiles) - 1)
-    return mean
+    return np.array([(row.sum() - 1) / (len(smiles) - 1) for row in _similarity_rows(smiles)])
 
 
 @lru_cache(maxsize=200_000)

@@ -1,5 +1,7 @@
 """Measures of samples: how varied sequences are, within one and between them."""
 
+from collections.abc import Iterator
+
 import numpy as np
 
 
@@ -16,25 +18,23 @@ def mean_identity(sequences: list[np.ndarray]) -> np.ndarray:
     count = len(sequences)
     if count < 2:
         return np.full(count, np.nan)
-    same = identities(sequences)
-    np.fill_diagonal(same, 0.0)
-    mean: np.ndarray = same.sum(axis=1) / (count - 1)
-    return mean
+    return np.array([np.delete(row, number).mean() for number, row in enumerate(_identity_rows(sequences))])
 
 
 def identities(sequences: list[np.ndarray]) -> np.ndarray:
     """Share of equal tokens of all pairs, place by place over the shorter of the two, 1 for two empty ones, float (N, N)."""
-    count, longest = len(sequences), max(map(len, sequences))
-    padded = np.full((count, longest), -1, dtype=np.int64)
+    return np.stack(list(_identity_rows(sequences)))
+
+
+def _identity_rows(sequences: list[np.ndarray]) -> Iterator[np.ndarray]:
+    """The rows of `identities`, float (N,) each."""
+    padded = np.full((len(sequences), max(map(len, sequences))), -1, dtype=np.int64)
     for row, sequence in zip(padded, sequences, strict=True):
         row[: len(sequence)] = sequence
     lengths = np.array([len(s) for s in sequences])
-    same = np.zeros((count, count))
-    for number, row in enumerate(padded):
-        same[number] = ((padded == row) & (row >= 0)).sum(axis=1)
-    shorter = np.minimum(lengths[:, None], lengths[None])
-    out: np.ndarray = np.where(np.maximum(lengths[:, None], lengths[None]) == 0, 1.0, same / np.maximum(1, shorter))
-    return out
+    for row, length in zip(padded, lengths, strict=True):
+        same = ((padded == row) & (row >= 0)).sum(axis=1)
+        yield np.where(np.maximum(lengths, length) == 0, 1.0, same / np.maximum(1, np.minimum(lengths, length)))
 
 
 def overlaps(sequences: list[np.ndarray], longest: int = 2) -> np.ndarray:
