@@ -45,7 +45,7 @@ OWN_MEANING = {
     "fit --task": "a task of sequences, which the file may tell",
     "fold --model": "the model that folds, not a denoiser",
     "demo --seed": "other puzzles each time by default",
-    "sample --steps": "a saved sampler has a budget of its own",
+    **{f"{name} --steps": "a saved sampler has a budget of its own" for name in ("sample", "generate", "batch", "lm-eval")},
     "serve --order": "what requests may name, several",
     "batch --workers": "actors of Ray, on many machines",
 }

@@ -13,7 +13,9 @@ from typer.testing import CliRunner
 
 import anyorder
 from anyorder.cli import app
+from anyorder.cli.language import open_language
 from anyorder.cli.options import check_suffix, read_budgets
+from anyorder.decoding.counts import Fixed
 from anyorder.decoding.sampler import Sampler
 from anyorder.errors import BadInput
 from anyorder.evaluation.curves import as_curves
@@ -143,6 +145,55 @@ def test_a_saved_sampler_keeps_its_pace_everywhere(tmp_path: Path) -> None:
     plain = ["evaluate", "--model", "words", "--task-option", "problems=addition", "--limit", "2", "--steps", "7"]
     assert "samp" in printed(*plain, "--orders", folder, "--eos-penalty", "1")
     assert "samp" in printed(*plain, "--orders", folder, "--draws", "2", "--count", "linear")
+
+
+def test_a_saved_sampler_is_not_overruled_without_a_word(tmp_path: Path) -> None:
+    Sampler.parse("confidence@fixed:2", steps=9).save_pretrained(tmp_path / "samp")
+    Sampler.parse("confidence@blocks:4", steps=9).save_pretrained(tmp_path / "blocks")
+    folder, words = str(tmp_path / "samp"), {"model": "words", "max_new_tokens": 8}
+    for given, option in (
+        ({"count": "linear"}, "--count"), ({"temperature": 1.0}, "--temperature"), ({"temperature": 1.0, "top_k": 3}, "--top-k")
+    ):  # fmt: skip
+        with pytest.raises(BadInput, match=rf"a saved sampler with rules of its own: leave out .*{option}"):
+            open_language(**words, order=folder, **given)  # type: ignore[arg-type]
+    with pytest.raises(BadInput, match="blocks of its own: leave out --block-length"):
+        open_language(**words, order=str(tmp_path / "blocks"), block_length=2)  # type: ignore[arg-type]
+    made = open_language(**words, order=folder, block_length=4, cache="dual").model.sampler  # type: ignore[arg-type]
+    assert (made.steps, made.block_length, made.count) == (9, 4, Fixed(2)) and made.cache.__name__ == "dual"
+    assert open_language(**words, order=folder, steps="all").model.sampler.steps is None  # type: ignore[arg-type]
+    assert open_language(**words, order=folder, steps="5").model.sampler.steps == 5  # type: ignore[arg-type]
+    assert open_language(**words, order="confidence").model.sampler.steps == 20  # type: ignore[arg-type]
+    assert "leave out --temperature" in said(
+        "sample", "1" + "0" * 15, "--task-option", "box=2", "--order", folder, "--temperature", "1"
+    )
+
+
+def test_a_report_says_how_its_samples_were_drawn(tmp_path: Path) -> None:
+    out = tmp_path / "r.json"
+    plain = ["evaluate", "--model", "words", "--task-option", "problems=addition", "--limit", "2", "--steps", "3"]
+    printed(
+        *plain,
+        "--orders",
+        "confidence,random+wino",
+        "--json",
+        str(out),
+        "--temperature",
+        "1",
+        "--top-p",
+        ".5",
+        "--eos-penalty",
+        "inf",
+    )
+    about = json.loads(out.read_text())["meta"]["samplers"]
+    assert {name: (one["token"], one["remasker"]) for name, one in about.items()} == {
+        "confidence": ("sample:1:0.5", "none"), "random+wino": ("sample:1:0.5", "wino")
+    }  # fmt: skip
+    assert about["confidence"]["order"] != "confidence", "ends have a penalty"
+    assert about["random+wino"]["count"] != "linear"
+    denoiser = load_denoiser("sudoku9")
+    problems = anyorder.task_for(denoiser).generate(1, 0, givens=40)
+    networks = anyorder.evaluate(denoiser, None, problems, ["policy+undo"], 2).meta["samplers"]["policy+undo"]["networks"]
+    assert len(networks) == 2 and all(len(mark) == 16 for mark in networks)
 
 
 def test_budgets_and_scales_are_measured_once(tmp_path: Path) -> None:

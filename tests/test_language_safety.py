@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,12 +16,16 @@ from anyorder.batch import Plan, run_batch
 from anyorder.cli.language import LanguageSession
 from anyorder.decoding.blocks import open_block
 from anyorder.decoding.caches import Window
+from anyorder.decoding.loop import decode
+from anyorder.decoding.sampler import Sampler
 from anyorder.denoisers.base import DenoiserOutput
 from anyorder.denoisers.huggingface import HuggingFaceDenoiser
+from anyorder.ends import Ends
 from anyorder.errors import BadInput
 from anyorder.serving.engine import Engine
 from anyorder.serving.service import Limits, Service
 from anyorder.serving.texts import Texts
+from anyorder.session import Session
 from anyorder.state import init
 from conftest import HashDenoiser
 from tiny_block_models import model_of
@@ -240,6 +245,16 @@ def test_ends_come_last_under_every_count_rule(count: str) -> None:
     )  # fmt: skip
     assert steps[0][0] == 2, "the token that is no end"
     assert (count == "fixed:3") == (len(steps[0]) > 1)
+
+
+@pytest.mark.parametrize("count", ["threshold:0.9", "entropy_share", "linear"])
+def test_ends_come_last_in_every_command(count: str) -> None:
+    ends = Ends((2,))
+    session = Session(SimpleNamespace(stops_at=ends), None, SureOfTheEnd(), {}, True)  # type: ignore[arg-type]
+    late = session.late_ends(Sampler.parse(f"confidence@{count}", steps=6), math.inf)
+    result = decode(SureOfTheEnd(), torch.tensor([[1, 1, 4, 4, 4, 4, 4, 4]]), late)
+    first = (result.commit_step[0] == 0).nonzero()[:, 0].tolist()
+    assert first[0] == 2 and int(result.tokens[0, 2]) == 0, "the token that is no end"
 
 
 def test_tokens_that_are_none_are_refused(llada: HuggingFaceDenoiser) -> None:

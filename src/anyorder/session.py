@@ -12,7 +12,7 @@ from anyorder.evaluation.comparison import environment
 from anyorder.evaluation.samplers import default_samplers
 from anyorder.evaluation.trajectories import Watch
 from anyorder.files import find_file, open_text
-from anyorder.orders.end_penalty import EndPenalty
+from anyorder.interfaces.ends import with_late_ends
 from anyorder.orders.learned import check_policy_folder
 from anyorder.tasks import Instances, Sequences, Task, make_task, task_class
 from anyorder.tasks.generation import make_problems
@@ -61,7 +61,8 @@ class Session:
         return as_sampler(text, **fields).bind(self.denoiser, strict=self.strict)
 
     def late_ends(self, sampler: Sampler, penalty: float) -> Sampler:
-        """The sampler, with a penalty on the scores of tokens that end a sequence of the task; 0 for none.
+        """The sampler, with a penalty on the scores of tokens that end a sequence of the task; 0 for none, infinity for ends
+        last, whatever the count rule is.
 
         Raises:
             BadInput: no token ends the task's sequences.
@@ -71,7 +72,7 @@ class Session:
         ends = self.task.stops_at
         if ends is None:
             raise BadInput(f"--eos-penalty is for texts that end by a token, and {self.task.name} has none")
-        return sampler.replace(order=EndPenalty(sampler.order, ends.tokens, penalty))
+        return with_late_ends(sampler, ends, penalty)
 
     def watch(self, seed: int, keep: int | None = None, instances: Instances | None = None) -> Watch:
         """A recorder of how the first `keep` of these problems, or of the session's, are decoded."""

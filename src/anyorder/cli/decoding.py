@@ -41,6 +41,7 @@ from anyorder.cli.options import (
     TopPOption,
     TrajectoriesOption,
     check_outputs,
+    is_saved,
     names,
     read_budget,
     read_budgets,
@@ -50,8 +51,6 @@ from anyorder.cli.options import (
     wide_console,
 )
 from anyorder.errors import BadInput
-
-_DEFAULT_COUNT = "linear; two_phase with undo"
 
 
 @command()
@@ -121,7 +120,7 @@ def evaluate(
     watch = session.watch(seed, keep) if trajectories else None
     settings = {
         "noise": scales, "anneal": None if scales is None else anneal, "against": against, "count": count or None,
-        "judges": make_judges(judge or [], session.denoiser), "meta": {**session.meta, "count": count or _DEFAULT_COUNT},
+        "judges": make_judges(judge or [], session.denoiser), "meta": session.meta,
         "watch": watch,
     }  # fmt: skip
     if eos_penalty:
@@ -301,6 +300,7 @@ def sample(
     check_size(len(instances) * number, instances.tokens.shape[1])
     instances = instances[torch.arange(len(instances)).repeat_interleave(number)]
     order = order or session.best_sampler()
+    is_saved(order, temperature=temperature > 0, top_p=top_p < 1)
     sampler = session.bind(order, token=token_rule(temperature, top_p))
     if steps is not None or sampler.steps is None:
         sampler = sampler.replace(steps=read_budget(steps or STEPS, session.longest))

@@ -24,11 +24,12 @@ from anyorder.cli.options import (
     PolicyOption,
     RefreshOption,
     RemoteCodeOption,
+    SavedStepsOption,
     SeedOption,
-    StepsOption,
     TemperatureOption,
     TopKOption,
     TopPOption,
+    is_saved,
     read_budget,
     read_scale,
     token_rule,
@@ -51,7 +52,7 @@ class LanguageSession:
 def open_language(
     model: ModelOption = None,
     order: OrderOption = None,
-    steps: StepsOption = STEPS,
+    steps: SavedStepsOption = None,
     count: CountOption = "",
     block_length: BlockLengthOption = None,
     cache: CacheOption = "none",
@@ -75,6 +76,7 @@ def open_language(
     Raises:
         BadInput: options that cannot be used, or a model without tokens for text.
     """
+    from anyorder.decoding.caches import none
     from anyorder.decoding.sampler import as_sampler
     from anyorder.decoding.spelling import read_refresh
     from anyorder.interfaces.language import LanguageModel
@@ -83,20 +85,28 @@ def open_language(
     from anyorder.zoo import load_denoiser
 
     scale = read_scale(noise, anneal)
-    parts: dict[str, Any] = {"token": token_rule(temperature, top_p, top_k)}
-    parts |= {"count": count or None, "block_length": block_length, "cache": cache, "refresh": read_refresh(refresh)}
+    saved = is_saved(order, count=bool(count), temperature=temperature > 0, top_p=top_p < 1, top_k=top_k is not None)
+    parts: dict[str, Any] = {"token": token_rule(temperature, top_p, top_k), "count": count or None}
+    placed: dict[str, Any] = {"block_length": block_length, "cache": cache, "refresh": read_refresh(refresh)}
     denoiser = load_denoiser(
         model or USUAL_MODEL, trust_remote_code=trust_remote_code, **key_values(model_options, "--model-option")
     )
     if policy is not None:
         check_policy_folder(policy)
         denoiser.own_order = str(policy)
-    sampler = as_sampler(order or ("policy" if denoiser.own_order else "confidence"), **parts)
+    sampler = as_sampler(order or ("policy" if denoiser.own_order else "confidence"), **parts, **placed)
+    if saved and (block_length, cache, refresh) != (None, "none", "block"):
+        if sampler.block_length is not None or sampler.cache is not none:
+            raise BadInput(
+                f"{order} is a saved sampler with blocks of its own: leave out --block-length, --cache and --refresh"
+            )
+        sampler = sampler.replace(**placed)
     sampler = sampler if scale is None else sampler.replace(noise=scale, anneal=anneal)
     sampler = sampler.bind(denoiser, strict=not ignore_fingerprint)
     made = LanguageModel(denoiser, sampler, chat=chat, eos_penalty=eos_penalty)
-    if steps.strip() != "all":  # which is as many as there are tokens to generate, whoever says how many
-        made.sampler = made.sampler.replace(steps=read_budget(steps, 1))
+    budget = STEPS if steps is None and made.sampler.steps is None else steps
+    if budget is not None:  # "all" is as many as there are tokens to generate, whoever says how many
+        made.sampler = made.sampler.replace(steps=None if budget.strip() == "all" else read_budget(budget, 1))
     return LanguageSession(made, max_new_tokens, seed)
 
 

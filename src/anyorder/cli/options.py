@@ -189,6 +189,22 @@ def token_rule(temperature: float, top_p: float, top_k: int | None = None) -> An
     return made(temperature, top_p, top_k)
 
 
+def is_saved(order: str | None, **given: bool) -> bool:
+    """Whether `--order` is the folder of a saved sampler, which has rules of its own.
+
+    Raises:
+        BadInput: it is one, and options were given that it does not heed, each named with underscores.
+    """
+    from anyorder.decoding.sampler import saved_sampler
+
+    if order is None or not saved_sampler(order):
+        return False
+    unused = [f"--{name.replace('_', '-')}" for name, there in given.items() if there]
+    if unused:
+        raise BadInput(f"{order} is a saved sampler with rules of its own: leave out {', '.join(unused)}")
+    return True
+
+
 def with_options_of(options: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Decorator: the command takes the options of another function too, which come as `**options`."""
 

@@ -358,9 +358,14 @@ def as_sampler(sampler: Any, **fields: Any) -> Sampler:
     """
     if isinstance(sampler, Sampler):
         return sampler
-    if isinstance(sampler, str | Path) and sampler not in ORDERS and os.path.isfile(Path(sampler) / "sampler.json"):
+    if isinstance(sampler, str | Path) and saved_sampler(sampler):
         return Sampler.from_pretrained(sampler)
     return Sampler.parse(sampler, **fields) if isinstance(sampler, str) else Sampler(sampler, **fields)
+
+
+def saved_sampler(name: str | Path) -> bool:
+    """Whether a name is that of a saved sampler's folder."""
+    return name not in ORDERS and os.path.isfile(Path(name) / "sampler.json")
 
 
 def _made(part: Any, registry: Any) -> Any:

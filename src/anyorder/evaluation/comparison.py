@@ -21,7 +21,7 @@ from anyorder.denoisers.shared_passes import SharedPasses
 from anyorder.errors import BadInput, counted
 from anyorder.evaluation.batches import Progress, decode_in_batches, model_for
 from anyorder.evaluation.results import Report, Result, compare_all
-from anyorder.evaluation.samplers import Samplers, as_samplers, check_oracles, kind_of, with_noise
+from anyorder.evaluation.samplers import Samplers, as_samplers, check_oracles, described, kind_of, with_noise
 from anyorder.evaluation.statistics import mean_interval, share_interval, wilson
 from anyorder.evaluation.trajectories import Watch
 from anyorder.processes import Shard
@@ -124,6 +124,7 @@ def evaluate(
     comparisons = compare_all(results, against, metric)
     facts = {**environment(), **(meta or {}), "seed": seed, "against": against}
     facts |= {"correct_means": task.correct_means, "main_metric": metric}
+    facts["samplers"] = {label: described(one) for label, one in bound.items()}
     if "models" in instances.labels:  # the stored solution is one of so many
         facts["exact_match_ceiling"] = float((1 / instances.labels["models"].clip(min=1)).mean())
     return Report(results, comparisons, facts)

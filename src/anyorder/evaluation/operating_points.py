@@ -15,7 +15,7 @@ from anyorder.evaluation.batches import Progress, decode_in_batches, model_for
 from anyorder.evaluation.comparison import environment
 from anyorder.evaluation.curves import Curve, Curves, Point, as_curves, noisy
 from anyorder.evaluation.fronts import area, attained, non_dominated
-from anyorder.evaluation.samplers import Kind, check_oracles, kind_of
+from anyorder.evaluation.samplers import Kind, check_oracles, described, kind_of
 from anyorder.evaluation.statistics import Interval, bootstrap_weights, percentile_interval, widened, wilson
 from anyorder.evaluation.tables import Grid
 from anyorder.processes import Shard
@@ -172,6 +172,7 @@ def pareto(
         kind, steps = kind_of(sampler), sampler.steps or longest
         points.append(measured(name, label, kind, steps, block, correct, cells, decoded.nfe.numpy()))
     facts = {**environment(), **(meta or {}), "seed": seed, "correct_means": task.correct_means}
+    facts["samplers"] = {p.label: described(p.sampler) for curve in curves for p in curve.points}
     return fronts_of(points, bounds or (1.0, float(longest)), against, facts)
 
 

@@ -9,15 +9,15 @@ from typing import Any, Literal
 from anyorder.decoding.dependence import OwnPlanner
 from anyorder.decoding.remaskers import Absorbing
 from anyorder.decoding.sampler import Sampler, as_sampler
-from anyorder.denoisers.base import Denoiser
+from anyorder.denoisers.base import Denoiser, fingerprint
 from anyorder.errors import BadInput
 from anyorder.orders.base import Order
 from anyorder.orders.end_penalty import EarlyEndRejection, EndPenalty
-from anyorder.orders.learned import Critic, LearnedOrder, SavedOrder, saved_order
+from anyorder.orders.learned import Critic, LearnedOrder, SavedOrder, networks_of, saved_order
 from anyorder.orders.perturbed import Perturbed
 from anyorder.orders.policies import PolicyNetwork
 from anyorder.parts import label_of, walk
-from anyorder.registry import ORDERS, Entry
+from anyorder.registry import CACHES, COUNT_RULES, ORDERS, REMASKERS, TOKEN_RULES, Entry
 from anyorder.tasks.base import Instances, Task
 
 SamplerLike = str | Path | Sampler | Order | PolicyNetwork
@@ -39,6 +39,20 @@ def noise_name(noise: float, anneal: bool) -> str:
 def with_noise(name: str, noise: float, anneal: bool) -> str:
     """A name followed by the noise, if there is any."""
     return ", ".join(filter(None, (name, noise_name(noise, anneal))))
+
+
+def described(sampler: Sampler) -> dict[str, Any]:
+    """What decides the samples of a bound sampler, as plain values for a report: its parts as text, the length of its blocks,
+    and a fingerprint of each network in them."""
+    found = {name: label_of(getattr(sampler, name), registry) for name, registry in _REGISTRIES.items()}
+    parts = (part for name in _REGISTRIES for part in walk(getattr(sampler, name)))
+    networks = dict.fromkeys(network for part in parts for network in networks_of(part))
+    return {**found, "block_length": sampler.block_length, "networks": [fingerprint(network) for network in networks]}
+
+
+_REGISTRIES = {
+    "order": ORDERS, "count": COUNT_RULES, "token": TOKEN_RULES, "remasker": REMASKERS, "cache": CACHES,
+}  # fmt: skip
 
 
 def as_samplers(samplers: Samplers, **fields: Any) -> dict[str, Sampler]:

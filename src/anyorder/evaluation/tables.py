@@ -102,7 +102,7 @@ def grids_of(report: Report) -> list[Grid]:
     grids = []
     several = any(r.exact_match is not None and r.exact_match < r.instance_accuracy for r in report.results)
     for cell in cells_of(report):
-        title = f"{cell}, {counted(instances, 'instance')}"
+        title = f"{cell}, {counted(instances, 'instance')}{_drawn(report)}"
         table = [list(row) for row in rows_of(report, cell)]
         results = results_of(report, cell)
         diversity = [r.order_diversity for r in results]
@@ -122,6 +122,12 @@ def grids_of(report: Report) -> list[Grid]:
         if rows:
             grids.append((f"{title}: instance accuracy by difficulty", header, rows))
     return grids
+
+
+def _drawn(report: Report) -> str:
+    """How all samplers of a report draw tokens, where they do, for a title."""
+    rules = {str(about["token"]) for about in report.meta.get("samplers", {}).values()}
+    return f", tokens {rules.pop()}" if len(rules) == 1 and rules != {"argmax"} else ""
 
 
 def rich_tables(report: Report) -> list[Table]:
