@@ -2,6 +2,7 @@
 
 import sys
 import types
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -197,8 +198,30 @@ def test_an_entry_point_that_cannot_be_loaded_names_its_module(offer: Offer) -> 
 
 def test_an_entry_point_cannot_replace_a_part_of_the_same_name(offer: Offer) -> None:
     rules = offer({"their_rules": {"Rule": Rule}}, own="their_rules:Rule")
+    with pytest.warns(UserWarning, match="'own' of their_rules:Rule is left out: the name is taken by test_registry:plain"):
+        assert rules.names() == ["own"]
     assert rules["own"] is plain
-    assert rules.names() == ["own"]
+
+
+def test_of_two_packages_with_one_name_the_first_counts_and_a_warning_says_so(
+    offer: Offer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rules = offer({"their_rules": {"Rule": Rule}})
+    points = [metadata.EntryPoint("same", value, "tests.rules") for value in ("their_rules:Rule", "more_rules:Rule")]
+    monkeypatch.setattr(registry_module.metadata, "entry_points", lambda group: points)
+    with pytest.warns(UserWarning, match="'same' of more_rules:Rule is left out: the name is taken by their_rules:Rule"):
+        assert rules["same"] is Rule
+
+
+def test_a_package_that_cannot_be_imported_stops_nothing_else(offer: Offer) -> None:
+    rules = offer({"their_rules": {"Rule": Rule}}, broken="no_such_module:part", other="their_rules:Rule")
+    with pytest.warns(UserWarning, match="'broken' cannot be loaded from no_such_module:part: .*; it is left out"):
+        assert [entry.name for entry in rules.entries()] == ["own", "other"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # it is said once
+        assert rules.names(color="red") == [] and len(rules.entries()) == 2
+    with pytest.raises(BadInput, match="cannot be loaded from no_such_module"):
+        rules.make("broken")
 
 
 # ---- references ----

@@ -12,7 +12,19 @@ HEIGHT = {
     name: height
     for height, names in enumerate(
         [
-            ["compiled", "errors", "files", "nesting", "noise", "own_code", "processes", "registry", "relations", "signatures"],
+            [
+                "compiled",
+                "entries",
+                "errors",
+                "files",
+                "nesting",
+                "noise",
+                "own_code",
+                "processes",
+                "registry",
+                "relations",
+                "signatures",
+            ],
             ["diffusion", "hub", "state", "weights"],
             ["ends", "prediction"],
             ["memory"],

@@ -27,70 +27,20 @@ import importlib
 import importlib.util
 import inspect
 import pkgutil
-import re
 import sys
-import typing
+import warnings
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from typing import Any, TypeVar
 
+from anyorder.entries import Argument as Argument
+from anyorder.entries import Entry, read_value
 from anyorder.errors import BadInput, first_line
-from anyorder.signatures import check_argument, plain_type
+from anyorder.signatures import check_argument
 
 T = TypeVar("T")
 
 _DEEPEST = 50
-_END_OF_SENTENCE = re.compile(r"(?<!\beq)(?<!\bal)\. ")
-
-
-@dataclasses.dataclass(frozen=True)
-class Argument:
-    """One argument of a registered part.
-
-    Args:
-        name: of the dataclass field.
-        type: int, float, bool or str.
-        default: `dataclasses.MISSING` if the argument is required.
-        help: one line.
-        values: the values of a curve over this argument; empty if it has no curve.
-    """
-
-    name: str
-    type: type
-    default: Any
-    help: str = ""
-    values: tuple[Any, ...] = ()
-
-
-@dataclasses.dataclass(frozen=True)
-class Entry:
-    """A registered part: its name, the function or class, and facts about it (such as `color` or `baseline`)."""
-
-    name: str
-    part: Any
-    facts: dict[str, Any]
-
-    @property
-    def help(self) -> str:
-        """The first line of the docstring."""
-        text = inspect.getdoc(self.part) or ""
-        first = _END_OF_SENTENCE.split(text.split("\n\n")[0].replace("\n", " "))[0]
-        return first.rstrip(".") + "." if first else ""
-
-    @property
-    def arguments(self) -> tuple[Argument, ...]:
-        """The arguments that text can give: the plain fields of a dataclass, none if it wraps another part."""
-        if self.facts.get("wraps") or not (inspect.isclass(self.part) and dataclasses.is_dataclass(self.part)):
-            return ()
-        hints = typing.get_type_hints(self.part)
-        found = []
-        for field in dataclasses.fields(self.part):
-            kind = plain_type(hints[field.name])
-            if kind is not None and field.init:
-                told = field.metadata
-                values = tuple(told.get("values", ()))
-                found.append(Argument(field.name, kind, field.default, told.get("help", ""), values))
-        return tuple(found)
 
 
 class Registry:
@@ -109,6 +59,7 @@ class Registry:
         self._entries: dict[str, Entry] = {}
         self._pending: dict[str, metadata.EntryPoint] | None = None
         self._loading = False
+        self._broken: set[str] = set()
 
     def register(self, name: str, **facts: Any) -> Callable[[T], T]:
         """Decorator that adds a function or class under a name.
@@ -167,12 +118,21 @@ class Registry:
     def names(self, **facts: Any) -> list[str]:
         """All names, or those of the entries whose facts have these values. Built-in parts come first."""
         self._load_own()
-        known = [*self._entries, *(name for name in self._others() if name not in self._entries)]
-        return [n for n in known if not facts or all(self.entry(n).facts.get(k) == value for k, value in facts.items())]
+        if facts:
+            return [e.name for e in self.entries() if all(e.facts.get(key) == value for key, value in facts.items())]
+        return [*self._entries, *(name for name in self._others() if name not in self._entries)]
 
     def entries(self) -> list[Entry]:
-        """All entries; the packages of all entry points are imported."""
-        return [self.entry(name) for name in self.names()]
+        """All entries; the packages of all entry points are imported. One that cannot be is left out, with a warning."""
+        found = []
+        for name in self.names():
+            try:
+                found.append(self.entry(name))
+            except BadInput as error:
+                if name not in self._broken:
+                    self._broken.add(name)
+                    warnings.warn(f"{error}; it is left out", stacklevel=2)
+        return found
 
     def known(self) -> list[Entry]:
         """The entries that are imported already, the built-in ones among them."""
@@ -292,7 +252,7 @@ class Registry:
                 raise BadInput(f"{where}: {entry.name} has no argument {key!r}; it has {', '.join(arguments) or 'none'}")
             if key in given:
                 raise BadInput(f"{where}: it gives {key} twice")
-            given[key] = _read(arguments[key], plain, where)
+            given[key] = read_value(arguments[key], plain, where)
         missing = [name for name, a in arguments.items() if a.default is dataclasses.MISSING and name not in given]
         if missing:
             raise BadInput(f"{where}: {entry.name} needs {', '.join(missing)}: write {self.usage(entry.name)}")
@@ -313,9 +273,19 @@ class Registry:
             self._loading = False
 
     def _others(self) -> dict[str, metadata.EntryPoint]:
-        """Entry points of other packages, not imported yet."""
+        """Entry points of other packages, not imported yet. Of two with one name the first counts, and none that has the name
+        of another part; a warning says so."""
         if self._pending is None:
-            self._pending = {point.name: point for point in metadata.entry_points(group=self.group)}
+            self._pending = {}
+            for point in metadata.entry_points(group=self.group):
+                there = self._entries.get(point.name)
+                first = self._pending.get(point.name)
+                taken = _address(there.part) if there else first.value if first else point.value
+                if taken.split(".")[0].split(":")[0] == point.value.split(".")[0].split(":")[0]:  # a package, and its decorator
+                    self._pending[point.name] = point
+                else:
+                    said = f"the {self.kind} {point.name!r} of {point.value} is left out: the name is taken by {taken}"
+                    warnings.warn(said, stacklevel=2)
         return self._pending
 
     def _load_entry_point(self, name: str) -> None:
@@ -326,16 +296,6 @@ class Registry:
             raise BadInput(f"the {self.kind} {name!r} cannot be loaded from {point.value}: {first_line(error)}") from error
         if name not in self._entries:  # the module may have registered it with the decorator
             self._entries[name] = Entry(name, part, {})
-
-
-def _read(argument: Argument, text: str, where: str) -> Any:
-    words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-    try:
-        value = words[text.lower()] if argument.type is bool else argument.type(text)
-    except (ValueError, KeyError) as error:
-        kinds = {int: "a whole number", float: "a number", bool: "true or false"}
-        raise BadInput(f"{where}: {argument.name} is {text!r}; it must be {kinds.get(argument.type, 'text')}") from error
-    return value
 
 
 def _address(part: Any) -> str:

@@ -38,7 +38,7 @@ class Command(TyperCommand):
 
 
 def _usages(parts: Registry) -> str:
-    return ", ".join(parts.usage(name) for name in parts.names())
+    return ", ".join(parts.usage(entry.name) for entry in parts.entries())
 
 
 def _recipes() -> str:
