@@ -2,6 +2,7 @@
 clear error, or is left out when asked."""
 
 import gzip
+import io
 import json
 import os
 import threading
@@ -605,13 +606,51 @@ def test_a_pipe_is_refused_and_not_waited_for(pipe: Path) -> None:
     assert len(refused) == 4
 
 
+PACKED = {
+    "puzzles.txt": ("sudoku", {"box": 2}, "0000400001030001\n" * 3_000),
+    "grids.sdk": ("sudoku", {"box": 2}, "1 . | 3 .\n. 4 | 1 .\n----+----\n. . | 4 .\n4 . | . 1\n"),
+    "formula.cnf": ("sat", {"variables": 3, "clauses": 2}, "c two clauses\np cnf 3 2\n1 -2 3 0 -1\n2 3 0\n"),
+    "formulas.txt": ("sat", {"variables": 3, "clauses": 2}, "1,-2,3/-1,2,3\n"),
+    "sums.txt": ("words", {"problems": "addition"}, "17 + 25\n"),
+}
+
+
+@pytest.mark.parametrize("name", PACKED)
+def test_files_that_are_no_tables_are_read_packed_too(name: str, tmp_path: Path) -> None:
+    kind, options, content = PACKED[name]
+    task = make_task(kind, **options)
+    (tmp_path / name).write_text(content)
+    (tmp_path / f"{name}.gz").write_bytes(gzip.compress(content.encode()))
+    plain, packed = (task.load(tmp_path / path) for path in (name, f"{name}.gz"))
+    assert len(packed) == len(plain) and torch.equal(packed.tokens, plain.tokens)
+
+
+@pytest.mark.parametrize("name", ["some.csv", "some.csv.gz"])
+def test_another_layout_is_the_same_error_packed_or_not(name: str, tmp_path: Path) -> None:
+    content = b"nonsense\n0000400001030001\n"
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    with pytest.raises(BadInput, match=rf"{name}: puzzles are read from JSON lines, .*; this is another layout"):
+        make_task("zebra").load(tmp_path / name)
+
+
+def test_a_packed_file_begins_again_and_no_more(tmp_path: Path) -> None:
+    (tmp_path / "some.txt.gz").write_bytes(gzip.compress("\ufefföne\ntwo\n".encode()))
+    with open_text(tmp_path / "some.txt.gz") as file:
+        assert (next(file), file.seek(0), file.read()) == ("öne\n", 0, "öne\ntwo\n")
+        with pytest.raises(io.UnsupportedOperation, match="is read from its beginning"):
+            file.seek(0, os.SEEK_END)
+
+
 def test_a_gzip_bomb_is_refused_before_it_fills_the_memory(tmp_path: Path) -> None:
     path = tmp_path / "bomb.txt.gz"
     path.write_bytes(gzip.compress(bytes(2**25), 6) * 4)  # 128 MiB of zeros, in 128 KiB
     with pytest.raises(BadInput, match="unpacks to more than 200 times its size"):
         make_task("text").load(path)
-    with pytest.raises(BadInput, match="unpacks to more than 200 times its size"), open_text(path) as file:
-        file.read()
+    with open_text(path) as file:
+        file.read(2**20)
+        file.seek(0)
+        with pytest.raises(BadInput, match="unpacks to more than 200 times its size"):
+            file.read()
     ordinary = "".join(map(str, np.random.default_rng(0).integers(0, 9, 10_000)))
     path.write_bytes(gzip.compress(f"{ordinary}\n".encode() * 2))
     assert len(read_lines(path, None, str.strip, "lines")) == 2

@@ -206,6 +206,17 @@ class _Unpacked(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Go back to the beginning, or stay: what else readers of text ask for."""
+        if (offset, whence) == (0, os.SEEK_SET):
+            return self.unpacked.seek(0)
+        if (offset, whence) == (0, os.SEEK_CUR):
+            return self.unpacked.tell()
+        raise io.UnsupportedOperation("a packed file is read from its beginning")
+
     def readinto(self, buffer: Any) -> int:
         count = self.unpacked.readinto(buffer)
         size = self.unpacked.tell()
