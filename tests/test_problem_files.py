@@ -395,6 +395,8 @@ PROTEINS = {
     "f.tsv": "id\tsequence\n1\tACDEFG\n2\tAXC\n",
     "g.json": '[{"sequence": "ACDEFG"}, "AXC"]',
     "h.csv": "id;Sequence\n1;ACDEFG\n2;AXC\n",
+    "i.csv": "# two, of somebody\n\n#\nsequence,id\nACDEFG,1\nAXC,2\n",
+    "j.tsv": "# two\nid\tsequence\n1\tACDEFG\n2\tAXC\n",
 }
 
 
@@ -413,6 +415,7 @@ MOLECULES = {
     "b.smi": "SMILES NAME\nCCO\tethanol\nc1ccccc1\tbenzene, or benzol\n",
     "c.smiles": "canonical_smiles,id\nCCO,ethanol\nc1ccccc1,benzene, or benzol\n",
     "d.smi": "# a comment\n\nCCO ethanol\n  c1ccccc1   benzene, or benzol  \n",
+    "e.smi": "# a comment\n\nSMILES NAME\nCCO ethanol\n# another\nc1ccccc1 benzene, or benzol\n",
 }
 
 

@@ -244,6 +244,7 @@ def test_another_column_can_be_named(name: str, text: str, tmp_path: Path) -> No
         ("a.jsonl", '{"text": 3}\n', "line 1: text is not a string"),
         ("a.csv.gz", "sequence\nAC\n", "is not a complete gzip file"),
         ("a.jsonl", "{\n", "line 1 is not JSON"),
+        ("a.csv", "# one\n\nsequence\nAC\nA1\n", r"line 5: '1' at position 2"),
         ("a.csv", "id,name\n1,2\n", "no column sequence, smiles or text .*; it has id, name"),
         ("a.pdf", "AC", "not .pdf"),
     ],

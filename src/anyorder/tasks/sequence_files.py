@@ -91,11 +91,14 @@ def _read_fasta(lines: Iterable[str], path: Path, _: str, __: Unreadable) -> Ite
 
 
 def _read_smiles(lines: Iterable[str], path: Path, _: str, __: Unreadable) -> Iterator[Record]:
-    """A SMILES as the first word of each line, and its name behind it; the first line may say so."""
+    """A SMILES as the first word of each line, and its name behind it; the first line that is no comment may say so."""
+    begun = False
     for number, line in enumerate(lines, start=1):
         smiles, *name = re.split(r"[\s,;]+", line.strip(), maxsplit=1)
-        if smiles and not smiles.startswith("#") and not (number == 1 and _HEADER_OF_SMILES.fullmatch(smiles)):
-            yield Record("".join(name), number, smiles)
+        if smiles and not smiles.startswith("#"):
+            if begun or not _HEADER_OF_SMILES.fullmatch(smiles):
+                yield Record("".join(name), number, smiles)
+            begun = True
 
 
 def _read_text(lines: Iterable[str], path: Path, _: str, __: Unreadable) -> Iterator[Record]:
@@ -105,7 +108,7 @@ def _read_text(lines: Iterable[str], path: Path, _: str, __: Unreadable) -> Iter
 
 
 def _read_csv(lines: Iterable[str], path: Path, column: str, unreadable: Unreadable) -> Iterator[Record]:
-    before, head = next(((n, line) for n, line in enumerate(lines) if line.strip()), (0, ""))
+    before, head = first_line(lines)
     header = next(csv.reader([head], delimiter=delimiter_of(head)), [])
     found = _column(header, column, str(path))
     reader = csv.reader(lines, delimiter=delimiter_of(head))
