@@ -1,5 +1,6 @@
 """Parts of a user's own, in one file in the working directory: what works, and what nonsense is told."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -7,12 +8,16 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 import anyorder
 from anyorder.errors import BadCheckpoint, BadInput
+from anyorder.evaluation.results import Report
+from anyorder.evaluation.saved import load, report_of, save_trajectories
+from anyorder.evaluation.trajectories import Trajectories, Watch
 from anyorder.registry import COUNT_RULES, ORDERS
 from anyorder.tasks import CheckResult, Instances
 from anyorder.training.fit import run_recipe
@@ -230,6 +235,12 @@ def _changed(kind: type, **attributes: Any) -> Any:
         ({"generate": lambda n, s: 5}, "of type int; they must be Instances"),
         ({"check": lambda i, t: t[:, 0] > 0}, "must return a CheckResult of two tensors"),
         ({"check": lambda i, t: CheckResult(torch.ones(1), torch.ones(1))}, r"of shape \(3,\)"),
+        ({"measure": lambda i, t: [1.0, 2.0, 3.0]}, "measure returns list; it must return a mapping from names"),
+        ({"measure": lambda i, t: {"mine": [1.0, 2.0]}}, r"the measure 'mine' of .* has the shape \(2,\); it must be \(3,\)"),
+        (
+            {"measure": lambda i, t: {"mine": "abc"}},
+            "the measure 'mine' of .* must be 3 numbers, one for each sequence: could not",
+        ),
     ],
 )
 def test_a_task_that_is_incomplete_says_what_is_missing(own: ModuleType, change: dict[str, Any], said: str) -> None:
@@ -257,6 +268,51 @@ def test_problems_that_are_not_those_of_the_task_are_refused(own: ModuleType, to
     denoiser = anyorder.WrappedDenoiser(nn.Embedding(4, 4), 0, 4)
     with pytest.raises(BadInput, match=said):
         anyorder.evaluate(denoiser, own.Copies(), _instances(tokens, maskable), ["confidence"], 2)
+
+
+def test_labels_and_measures_may_be_any_numbers(own: ModuleType, tmp_path: Path) -> None:
+    denoiser, problems = anyorder.WrappedDenoiser(nn.Embedding(4, 4), 0, 4), own.Copies().generate(4, 0)
+    task = _changed(own.Copies, measure=lambda i, t: {"ones": [1, True, None, 1.0], "tensor": torch.arange(len(t))})
+    dates = np.array(["2024-01-01"] * 4, dtype="datetime64[D]")
+    tables = {}
+    for name, values in (
+        ("numbers", np.array([10, 2, 2, 10])), ("list", [10, 2, 2, 10]), ("tensor", torch.tensor([10, 2, 2, 10])),
+        ("objects", np.array([10, 2, "2", "10"], dtype=object)), ("texts", ["10", "2", "2", "10"]),
+    ):  # fmt: skip
+        given = dataclasses.replace(problems, labels={"difficulty": values, "found": dates})
+        watch = Watch(task, given, {})
+        report = anyorder.evaluate(denoiser, task, given, ["confidence"], 2, watch=watch)
+        report.save(tmp_path / "report.json")
+        save_trajectories(watch.trajectories(), tmp_path / "t.json")
+        read = load(tmp_path / "report.json")
+        assert isinstance(read, Report) and read.results[0].by_difficulty == report.results[0].by_difficulty
+        trajectories = load(tmp_path / "t.json")
+        assert isinstance(trajectories, Trajectories) and trajectories.problems[0].labels["found"] == "2024-01-01"
+        assert report_of(trajectories).results[0].by_difficulty == report.results[0].by_difficulty
+        assert report.results[0].measures["ones"][0] == 1 and report.results[0].measures["tensor"][0] == 1.5
+        tables[name] = {label: count for label, (count, _) in report.results[0].by_difficulty.items()}
+    assert all(table == {"2": 2, "10": 2} for table in tables.values())
+    assert list(tables["numbers"]) == ["2", "10"]  # from the least
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (np.zeros((3, 2)), r"have labels 'mine' \(3, 2\); they must be \(3,\)"),
+        ([1, 2], r"have labels 'mine' \(2,\); they must be \(3,\)"),
+        (7, r"have labels 'mine' \(\); they must be \(3,\)"),
+        ([[1], [1, 2], []], r"the label 'mine' must be an array \(N,\), one value for each problem"),
+    ],
+)
+def test_labels_of_another_shape_are_refused_before_decoding(own: ModuleType, labels: Any, said: str) -> None:
+    denoiser, problems = anyorder.WrappedDenoiser(nn.Embedding(4, 4), 0, 4), own.Copies().generate(3, 0)
+    decoded: list[int] = []
+    with pytest.raises(BadInput, match=said):
+        anyorder.evaluate(
+            denoiser, own.Copies(), dataclasses.replace(problems, labels={"mine": labels}), ["confidence"], 2,
+            progress=lambda name, done, count: decoded.append(done),
+        )  # fmt: skip
+    assert not decoded
 
 
 def test_arguments_of_the_wrong_type_are_one_error(own: ModuleType) -> None:

@@ -27,7 +27,7 @@ from anyorder.evaluation.trajectories import Watch
 from anyorder.processes import Shard
 from anyorder.signatures import checked
 from anyorder.tasks.base import Instances, Task
-from anyorder.tasks.instances import checked_result
+from anyorder.tasks.instances import checked_result, measured
 from anyorder.zoo.matching import loaded
 
 Judge = Callable[[Task, Instances, Tensor], np.ndarray]
@@ -143,9 +143,8 @@ def _result(
     """Check the decoded sequences and gather all numbers of one cell."""
     checked = checked_result(task, instances, decoded.tokens)
     correct = checked.instance_correct.numpy()
-    labels = instances.labels.get("difficulty", np.array([]))
-    per_sample = dict(task.measure(instances, decoded.tokens))
-    per_sample |= {name: judge(task, instances, decoded.tokens) for name, judge in judges.items()}
+    labels, names = _difficulty(instances, task)
+    per_sample = _measures(task, instances, decoded.tokens, judges)
     cells = checked.cell_accuracy.double().numpy()
     known = not np.isnan(cells).any()
     same = None if instances.x0 is None else ((decoded.tokens == instances.x0) | ~instances.maskable).all(dim=1)
@@ -164,10 +163,7 @@ def _result(
         remasked=float(decoded.remasked.double().mean()),
         seconds=seconds,
         order_diversity=diversity,
-        by_difficulty={
-            label: (int((labels == label).sum()), float(correct[labels == label].mean()))
-            for label in _from_easy_to_hard(labels, task)
-        },
+        by_difficulty={name: (int((labels == name).sum()), float(correct[labels == name].mean())) for name in names},
         measures={name: mean_interval(values) for name, values in per_sample.items()},
         correct=correct,
         cells=cells,
@@ -175,10 +171,27 @@ def _result(
     )
 
 
-def _from_easy_to_hard(labels: np.ndarray, task: Task) -> list[str]:
-    """The different labels (N,) in the order of the task, others behind them by name."""
+def _measures(task: Task, instances: Instances, tokens: Tensor, judges: Mapping[str, Judge]) -> dict[str, np.ndarray]:
+    """The measures of the task and of the judges, float (N,) each."""
+    found: Any = task.measure(instances, tokens)
+    if not isinstance(found, Mapping):
+        raise BadInput(
+            f"{task.name}.measure returns {type(found).__name__}; it must return a mapping from names to (N,) numbers"
+        )
+    own = {name: measured(f"the measure {name!r} of {task.name}", values, len(tokens)) for name, values in found.items()}
+    rated = {
+        name: measured(f"the judge {name!r}", judge(task, instances, tokens), len(tokens)) for name, judge in judges.items()
+    }
+    return own | rated
+
+
+def _difficulty(instances: Instances, task: Task) -> tuple[np.ndarray, list[str]]:
+    """The labels as text (N,), and the different ones in the order of the task, others behind them by value."""
+    labels = instances.labels.get("difficulty", np.array([], dtype=str))
+    labels = labels.astype(str) if labels.dtype == object else labels
     rank = {label: place for place, label in enumerate(task.difficulty_order)}
-    return sorted({str(label) for label in labels}, key=lambda label: (rank.get(label, len(rank)), label))
+    names: list[str] = np.unique(labels).astype(str).tolist()
+    return labels.astype(str), sorted(names, key=lambda name: rank.get(name, len(rank)))
 
 
 def order_diversity(commit_step: Tensor, reference: Tensor) -> float:

@@ -339,4 +339,6 @@ def _labels(instances: Instances, number: int) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else value
+    """A text or a number of the format; other values, such as dates, as text."""
+    value = value.item() if isinstance(value, np.generic) else value
+    return value if value is None or isinstance(value, str | int | float) else str(value)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from anyorder.errors import BadInput
+from anyorder.errors import BadInput, first_line
 from anyorder.signatures import check_argument
 
 
@@ -21,7 +21,8 @@ class Instances:
         tokens: int64 (N, L), the mask at every unknown position.
         maskable: bool (N, L), the positions that are generated.
         x0: int64 (N, L), a solution; None if none is known.
-        labels: per-instance labels for reports, e.g. {"difficulty": (N,) array of str, "givens": (N,) array of int}.
+        labels: per-instance labels for reports, e.g. {"difficulty": (N,) array of str, "givens": (N,) array of int}; lists are
+            made arrays.
     """
 
     tokens: Tensor
@@ -32,6 +33,8 @@ class Instances:
     def __post_init__(self) -> None:
         for name, kind in (("tokens", Tensor), ("maskable", Tensor), ("x0", Tensor | None)):
             check_argument(name, getattr(self, name), kind)
+        check_argument("labels", self.labels, Mapping)
+        object.__setattr__(self, "labels", {name: _array(name, values) for name, values in self.labels.items()})
 
     def __len__(self) -> int:
         return self.tokens.shape[0]
@@ -59,6 +62,13 @@ def unseen(problems: Instances, others: Instances) -> Instances:
     seen = {row.tobytes() for row in others.tokens.numpy()}
     first = {row.tobytes(): number for number, row in reversed(list(enumerate(problems.tokens.numpy())))}
     return problems[torch.tensor(sorted(number for key, number in first.items() if key not in seen), dtype=torch.int64)]
+
+
+def _array(name: str, values: Any) -> np.ndarray:
+    try:
+        return np.asarray(values)
+    except (ValueError, TypeError, RuntimeError) as error:  # lists of several lengths, a tensor that is elsewhere
+        raise BadInput(f"the label {name!r} must be an array (N,), one value for each problem: {first_line(error)}") from error
 
 
 def joined(parts: Sequence[Instances]) -> Instances:
@@ -110,7 +120,7 @@ def check_problems(task: Any, instances: Any) -> None:
 
     Raises:
         BadInput: something else than `Instances`, none at all, tensors of the wrong type or shape or on another device than the
-            CPU, tokens outside the vocabulary, or no mask token where positions are to be generated.
+            CPU, labels of another shape, tokens outside the vocabulary, or no mask token where positions are to be generated.
     """
     if not isinstance(instances, Instances):
         raise BadInput(f"the problems are of type {type(instances).__name__}; they must be Instances, as from task.generate")
@@ -123,6 +133,9 @@ def check_problems(task: Any, instances: Any) -> None:
             raise BadInput(f"the problems of {task.name} are on {found.device}; they must be on the CPU: problems.cpu()")
     if not len(instances):
         raise BadInput(f"there are no problems of {task.name}: give at least one")
+    for name, values in instances.labels.items():
+        if values.shape != (len(instances),):
+            raise BadInput(f"the problems of {task.name} have labels {name!r} {values.shape}; they must be ({len(instances)},)")
     most = max(task.vocab_size - 1, -1 if task.pad_token_id is None else task.pad_token_id)
     if int(tokens.max()) > most or (x0 is not None and int(x0.max()) > most):
         raise BadInput(f"the problems of {task.name} hold tokens above {most}, and its vocab_size is {task.vocab_size}")
@@ -155,4 +168,19 @@ def checked_result(task: Any, instances: Instances, tokens: Tensor) -> CheckResu
     found: Any = task.check(instances, tokens)
     if not isinstance(found, CheckResult) or not all(isinstance(v, Tensor) and v.shape == tokens.shape[:1] for v in found):
         raise BadInput(f"{task.name}.check must return a CheckResult of two tensors of shape ({len(tokens)},)")
+    return found
+
+
+def measured(name: str, values: Any, count: int) -> np.ndarray:
+    """A measure of `count` completed sequences as float64 (N,).
+
+    Raises:
+        BadInput: something else than so many numbers; `name` says whose they are.
+    """
+    try:
+        found = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise BadInput(f"{name} must be {count} numbers, one for each sequence: {first_line(error)}") from error
+    if found.shape != (count,):
+        raise BadInput(f"{name} has the shape {found.shape}; it must be ({count},), a number for each sequence")
     return found
