@@ -46,7 +46,17 @@ def test_a_marked_answer_is_found(text: str, answer: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "answer"),
-    [("She makes $1,200 a day.", "$1,200"), ("3 of 12 are 25%", "25%"), ("It is −4", "-4"), ("so 3/4.", "3/4"), ("a .5", ".5")],
+    [
+        ("She makes $1,200 a day.", "$1,200"),
+        ("3 of 12 are 25%", "25%"),
+        ("It is −4", "-4"),
+        ("so 3/4.", "3/4"),
+        ("a .5", ".5"),
+        ("He needs 2 1/2 cups.", "2 1/2"),
+        ("It is -1,200 1/2", "-1,200 1/2"),
+        ("Of 10 3/2", "3/2"),
+        ("2\n1/2", "1/2"),
+    ],
 )
 def test_without_a_mark_it_is_the_last_number(text: str, answer: str) -> None:
     assert final_answer(text) == Answer(answer, False)
@@ -79,6 +89,26 @@ def test_numbers_are_compared_exactly() -> None:
     assert not equivalent(".0000672", ".0000671"), "math-verify rounds to six decimals"
     assert not equivalent("18", "18.0000001")
     assert not equivalent("1234", "1,23,4")
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("25", "2 5", False), ("11", "1 1", False), ("7", "2 5", False), ("2 5", "5 2", False), ("12345", "12, 345", False),
+        ("25", "2 5 apples", False), ("1234", "1234 567", False), ("2 5", "2\\ 5", True), ("12000", "12 000", True),
+        ("12000", "12\\,000", True), ("1234567.5", "1 234 567.5", True), ("11111111100", "11,\\! 111,\\!\\ 111,\\! 100", True),
+        ("2", "5 -3", True),
+    ],
+)  # fmt: skip
+def test_numbers_side_by_side_are_several_unless_spaces_separate_thousands(one: str, other: str, same: bool) -> None:
+    assert equivalent(one, other) == same and equivalent(other, one) == same
+
+
+@pytest.mark.parametrize("mixed", ["2 1/2", "$2 1/2", "2\\,1/2", "2 1/2 cups", "x = 2 1/2", "2\\frac{1}{2}", "2 \\tfrac12"])
+def test_a_mixed_number_is_a_sum(mixed: str) -> None:
+    assert all(equivalent(value, mixed) and equivalent(mixed, value) for value in ("2.5", "5/2", "\\frac{5}{2}", "2 1/2"))
+    assert not any(equivalent(value, mixed) for value in ("1", "-2.5", "10.5", "21/2", "2", "1.5"))
+    assert equivalent("-2.5", "-2 1/2") and equivalent("1200.5", "1,200 1/2") and not equivalent("3.5", "2 3/2")
 
 
 def test_the_file_of_gsm8k_is_judged_without_a_mistake() -> None:

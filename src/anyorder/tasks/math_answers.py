@@ -22,9 +22,10 @@ _BRACE = re.compile(r"(?P<box>\\(?:boxed|fbox)\s*\{)|\\.|[{}]", re.DOTALL)
 _TAG = re.compile(r"<answer>(.*?)(?:</answer>|\Z)", re.DOTALL)
 _HASHES = re.compile(r"####[ \t]*(\S[^\n]*)")
 _SENTENCE = re.compile(r"\banswer is:?\s+(.+?)(?:(?:\.\s*|(?<!\s)\s+|)I hope|\.(?=\s|\Z)|\n|\Z)", re.IGNORECASE)
-_NUMBER = re.compile(r"[-−]?\\?\$?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:/\d+)?(?:\s?\\?%)?")
+_MIXED = re.compile(r"(?<![\w./^])(?<!\d,)(\d{1,3}(?:,\d{3})+|\d+)(?:\\[,; ]|[ \t\xa0])+(\d+)/(\d+)(?![\d/])")
+_NUMBER = re.compile(rf"[-−]?\\?\$?(?:{_MIXED.pattern}|(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:/\d+)?)(?:\s?\\?%)?")
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
-_NUMERAL = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+|(?=\.\d))(?:\.\d*)?")
+_NUMERAL = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d{1,3}(?: \d{3})+|\d+|(?=\.\d))(?:\.\d*)?")
 _UNITS = re.compile(r"(.*\d)\s+([A-Za-z]{2,}(?:\s+[A-Za-z]{2,})*)")
 _NO_UNITS = re.compile(
     r"\b(dozen|hundred|thousand|[mbtr]+illion|percent|half|halves|thirds?|quarters?|fifths?|tenths?|pi|theta|sin|cos|tan|cot|sec|csc|"
@@ -48,7 +49,7 @@ def final_answer(text: str) -> Answer | None:
     2. the last `<answer>...</answer>`, which may lack its end;
     3. the rest of the line after the last `####` (GSM8K);
     4. what follows the last "answer is", up to the end of the sentence;
-    5. the last number, with its fraction or percent sign.
+    5. the last number, with its fraction or percent sign; `2 1/2` is one number.
 
     Where rules 2 to 4 find a sentence (three words or more), its last number is the answer.
     """
@@ -80,8 +81,24 @@ def last_box(text: str) -> str:
 
 
 def _last_number(text: str) -> str | None:
-    found = _NUMBER.findall(text)
-    return _bare(found[-1]) if found else None
+    found = [match[0] for match in _NUMBER.finditer(text)]
+    if not found:
+        return None
+    mixed = _MIXED.search(found[-1])
+    return _bare(found[-1].split()[-1] if mixed and not _is_proper(mixed) else found[-1])
+
+
+def _is_proper(mixed: re.Match[str]) -> bool:
+    """Whether the fraction of a mixed number is less than 1, as in `2 1/2`."""
+    return all(len(part) <= _LONGEST for part in mixed.groups()) and int(mixed[2]) < int(mixed[3])
+
+
+def _improper(mixed: re.Match[str]) -> str:
+    r"""A mixed number as one fraction: `\frac{5}{2}`."""
+    if not _is_proper(mixed):
+        return mixed[0]
+    whole, over, under = (int(part.replace(",", "")) for part in mixed.groups())
+    return rf"\frac{{{whole * under + over}}}{{{under}}}"
 
 
 def _bare(text: str) -> str:
@@ -92,7 +109,7 @@ def _bare(text: str) -> str:
             text = text[len(opening) : -len(closing)].strip()
     text = _without_stop(text).strip("*").strip()
     units = _UNITS.fullmatch(text)
-    if units and _numeral(units[1]) is not None and not _NO_UNITS.search(units[2]):
+    if units and not _NO_UNITS.search(units[2]) and (_numerals(units[1]) or _MIXED.fullmatch(units[1])):
         return units[1]
     return text
 
@@ -108,12 +125,30 @@ def is_number(text: str) -> bool:
     return _NUMBER.fullmatch(_bare(text)) is not None
 
 
+def _plain(text: str) -> str:
+    r"""Without currency signs, with one space for every space of LaTeX, and none where `\!` takes it back."""
+    text = re.sub(r"\\?\$|\\!(?:\\[,; ]|\s)*", "", text.replace("{,}", ","))
+    return re.sub(r"\A([-+]) ", r"\1", re.sub(r"(?:\\[,; ]|\s)+", " ", text).strip())
+
+
 def _numeral(text: str) -> Fraction | None:
-    """The value of a plain decimal number, with or without separators of thousands and a currency sign."""
-    plain = re.sub(r"\\?\$|\\[!,; ]|\s", "", text.replace("{,}", ","))
+    """The value of a plain decimal number, with or without a currency sign and separators of thousands: `12,000`, `12 000`."""
+    plain = _plain(text)
     if len(plain) > _LONGEST or not _NUMERAL.fullmatch(plain):
         return None
-    return Fraction(plain.replace(",", ""))
+    return Fraction(re.sub("[, ]", "", plain))
+
+
+def _numerals(text: str) -> list[Fraction]:
+    """The values of one plain number, or of several with spaces between them; nothing for another text."""
+    whole = _numeral(text)
+    if whole is not None:
+        return [whole]
+    words = _plain(text).split(" ")
+    differs = (at > 0 and word[0] in "+-" for at, word in enumerate(words))  # `5 -3` is a difference
+    values = [_numeral(word) for word, minus in zip(words, differs, strict=True) if not minus]
+    found = [value for value in values if value is not None]
+    return found if len(found) == len(words) else []
 
 
 @lru_cache(maxsize=2**16)
@@ -121,17 +156,19 @@ def equivalent(reference: str, answer: str) -> bool:
     r"""Does an answer say the same as a reference? Both as they stand in a box: `\frac{3}{4}`, `1,000`, `x \in [-2,7]`.
 
     Equal text and equal numbers are equivalent, different plain numbers are not, and for everything else math-verify is
-    asked, for 5 seconds of processor time at most. An answer that it cannot read, for which it takes longer, or that is longer
-    than 300 characters is not equivalent; no error is raised. It may be called from any thread.
+    asked, for 5 seconds of processor time at most. Numbers side by side are several, unless spaces separate thousands, and
+    `2 1/2` is one. An answer that math-verify cannot read, for which it takes longer, or that is longer than 300 characters is
+    not equivalent; no error is raised. It may be called from any thread.
     """
     reference, answer = _bare(reference), _bare(answer)
     if not answer or len(answer) > _LONGEST:
         return False
     if answer == reference:
         return True
-    numbers = _numeral(reference), _numeral(answer)
-    if None not in numbers:
+    numbers = _numerals(reference), _numerals(answer)
+    if all(numbers) or any(len(values) > 1 for values in numbers):  # math-verify adds numbers that stand side by side
         return numbers[0] == numbers[1]
+    reference, answer = (_MIXED.sub(_improper, text) for text in (reference, answer))
     bases = _BASE.search(reference), _BASE.search(answer)
     if bases[0] and bases[1] and bases[0][1] != bases[1][1]:  # math-verify drops the base of a numeral
         return False
