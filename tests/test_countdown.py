@@ -4,6 +4,7 @@ import json
 from fractions import Fraction
 from itertools import permutations, product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anyorder.errors import BadInput
+from anyorder.session import key_values
 from anyorder.tasks.base import Instances
 from anyorder.tasks.countdown import Countdown
 from anyorder.tasks.countdown_rules import equations, is_solution, solve
+from anyorder.tasks.generation import make_problems
 from anyorder.tasks.vocabulary import EOS, MASK, PAD, SEP, YE_VOCABULARY
 from conftest import shared_file
 
@@ -120,12 +123,30 @@ def test_targets_can_be_chosen_and_left_out() -> None:
 
 
 @pytest.mark.parametrize(
+    "excluded", [[20, 21], (21, 20), {20, 21}, np.array([20, 21]), range(20, 22), "20,21", " 21 , 20"]
+)  # fmt: skip
+def test_targets_to_leave_out_may_be_given_in_any_form(excluded: Any) -> None:
+    task = Countdown(3)
+    wanted = task.generate(20, 0, targets=(20, 23), exclude=[20, 21])
+    assert torch.equal(task.generate(20, 0, targets=(20, 23), exclude=excluded).tokens, wanted.tokens)
+    one = key_values(["targets=20-21", "exclude=20"], "--generate")
+    assert {task._problem(row)[-1] for row in make_problems(task, 5, 0, one).tokens} == {21}
+    several = key_values(["targets=20-22", "exclude=20,21"], "--generate")
+    assert {task._problem(row)[-1] for row in make_problems(task, 5, 0, several).tokens} == {22}
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"targets": "many"}, "must be a number, or a range"),
         ({"targets": (30, 20)}, "between 1 and 100, low end first"),
         ({"targets": (0, 20)}, "between 1 and 100"),
-        ({"exclude": (14, 20)}, "must be a list"),
+        ({"exclude": ["14"]}, r"exclude is \['14'\]; it must name targets: one, a list of them, or a text such as 14,39"),
+        ({"exclude": "14;39"}, "exclude is '14;39'; it must name targets"),
+        ({"exclude": 14.0}, "exclude is 14.0; it must name targets"),
+        ({"exclude": [True]}, "it must name targets"),
+        ({"exclude": ""}, "it must name targets"),
+        (key_values(["exclude=14-39"], "--generate"), "exclude is 14-39; it must name targets"),
         ({"targets": 14, "exclude": [14]}, "leaves no target"),
     ],
 )

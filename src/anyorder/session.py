@@ -15,7 +15,7 @@ from anyorder.files import find_file, open_text
 from anyorder.interfaces.ends import with_late_ends
 from anyorder.orders.learned import check_policy_folder
 from anyorder.tasks import Instances, Sequences, Task, make_task, task_class
-from anyorder.tasks.generation import make_problems
+from anyorder.tasks.generation import Span, make_problems
 from anyorder.tasks.problem_files import load_problems
 from anyorder.tasks.sequence_files import looks_like_a_file
 from anyorder.zoo import default_denoiser, load_denoiser
@@ -201,7 +201,7 @@ def key_values(pairs: list[str] | None, option: str) -> dict[str, Any]:
         elif text.lower() in ("true", "false"):
             values[key] = text.lower() == "true"
         elif dash and _is_number(low) and _is_number(high):
-            values[key] = (int(low), int(high))
+            values[key] = Span((int(low), int(high)))
         else:
             values[key] = text
     return values

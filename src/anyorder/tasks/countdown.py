@@ -11,7 +11,9 @@ quantiles of the numbers and of intermediate results and the shares of + - * / a
 only nine targets (of 10 to 100), which suggests that these were not used for training: leave them out with `exclude`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,7 +26,7 @@ from anyorder.registry import TASKS
 from anyorder.relations import Relation
 from anyorder.signatures import checked
 from anyorder.tasks.base import CheckResult, Instances, Task, cell_accuracy
-from anyorder.tasks.generation import per_instance_seeds
+from anyorder.tasks.generation import Span, per_instance_seeds
 from anyorder.tasks.problem_files import PROBLEM, SOLUTION, Unreadable, first_row, json_line, pick, read_rows
 from anyorder.tasks.vocabulary import EOS, MASK, PAD, SEP, YE_VOCABULARY
 
@@ -122,7 +124,7 @@ class Countdown(Task):
         count: int,
         seed: int,
         targets: int | tuple[int, int] = (10, 100),
-        exclude: Sequence[int] = (),
+        exclude: int | Sequence[int] | str = (),
     ) -> Instances:
         """Fresh problems that can be solved. The label `solutions` is the number of solutions that the search finds.
 
@@ -130,18 +132,17 @@ class Countdown(Task):
             count: how many.
             seed: problem i depends on seed and i only.
             targets: one target, or a range (low, high) drawn from uniformly.
-            exclude: a list of targets that are never drawn.
+            exclude: targets that are never drawn: one, several, or a text such as "14,39".
         """
         from anyorder.tasks.countdown_rules import equations, generate_many
 
         if not isinstance(targets, int) and not (isinstance(targets, tuple | list) and len(targets) == 2):
             raise BadInput(f"targets {targets!r} must be a number, or a range LOW-HIGH")
-        if not isinstance(exclude, list) and exclude != ():
-            raise BadInput(f"exclude {exclude!r} must be a list of targets")
+        excluded = _excluded(exclude)
         low, high = (targets, targets) if isinstance(targets, int) else targets
         if not 1 <= low <= high <= _LARGEST_TARGET:
             raise BadInput(f"targets {targets} must lie between 1 and {_LARGEST_TARGET}, low end first")
-        allowed = np.array([target for target in range(low, high + 1) if target not in exclude], dtype=np.int64)
+        allowed = np.array([target for target in range(low, high + 1) if target not in excluded], dtype=np.int64)
         if not allowed.size:
             raise BadInput(f"exclude leaves no target of {targets}")
         seeds = per_instance_seeds(seed, count)
@@ -284,6 +285,21 @@ class Countdown(Task):
             return False
         end = answer.index(EOS)
         return set(answer[end + 1 :]) <= {PAD} and is_solution(numbers, target, _text(answer[:end]))
+
+
+def _excluded(exclude: Any) -> set[int]:
+    """Targets from a whole number, several, or a text of them."""
+    if isinstance(exclude, str):
+        targets: list[Any] = exclude.split(",")
+        fine = all(re.fullmatch(r"\s*\d{1,9}\s*", target, re.ASCII) for target in targets)
+    else:
+        several = isinstance(exclude, Iterable) and not isinstance(exclude, Mapping | Span | bytes)
+        targets = list(exclude) if several else [exclude]
+        fine = all(isinstance(target, Integral) and not isinstance(target, bool) for target in targets)
+    if not fine:
+        shown = "-".join(map(str, exclude)) if isinstance(exclude, Span) else shorten(repr(exclude))
+        raise BadInput(f"exclude is {shown}; it must name targets: one, a list of them, or a text such as 14,39")
+    return {int(target) for target in targets}
 
 
 def _columns(row: Mapping[str, Any]) -> tuple[str, str]:

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 _MOST_TOKENS = 2**30
 
 
+class Span(tuple[int, int]):
+    """A range LOW-HIGH of the command line: a tuple of its ends, which is no list of two numbers."""
+
+
 def check_size(count: int, length: int) -> None:
     """Refuse problems that do not fit into memory, before there are any.
 
