@@ -86,6 +86,8 @@ def test_a_file_of_problems_is_read_as_it_was_saved(
         assert again.x0 is not None and torch.equal(again.x0, problems.x0)
         task.save(Instances(problems.tokens, problems.maskable), path)
         assert same(task.load(path), problems), "without solutions"
+    task.save(problems, f"{path}.gz")
+    assert same(task.load(f"{path}.gz"), problems), "packed"
     first = path.read_text(encoding="utf-8").splitlines(keepends=True)[0]
     found = type(task).options_of(iter([first, *[""] * 3]).__next__, None)
     assert found.items() <= task.options.items(), "every command finds the size out"
@@ -122,6 +124,14 @@ def test_what_would_be_read_as_other_tokens_is_refused() -> None:
         text.problem_text(cut[0])
     with pytest.raises(BadInput, match="is read as other tokens"):
         text.problem_text(text.parse("complete").x0[0])  # type: ignore[index]
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.csv.gz", "a", "jsonl", "a.gz"])
+def test_a_name_that_promises_another_format_is_refused(name: str, tmp_path: Path) -> None:
+    task = make_task("text", length=4)
+    with pytest.raises(BadInput, match=r"the format that text writes: end it in .jsonl or .jsonl.gz"):
+        task.save(task.parse("ab"), tmp_path / name)
+    assert not (tmp_path / name).exists()
 
 
 def test_a_task_that_writes_nothing_says_so() -> None:

@@ -19,7 +19,7 @@ from anyorder.cli.options import (
 
 @command()
 def problems(
-    out: Annotated[Path, typer.Option("--out", "-o", help="the file to write: .jsonl, or .txt for lines of text")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="the file to write: .jsonl, or .txt for lines of text; also .gz")],
     task: TaskOption = None,
     model: ModelOption = None,
     limit: LimitOption = None,
@@ -33,6 +33,6 @@ def problems(
 
     made = task_of_options(task, model, task_options)
     check_writable(out)
-    check_suffix(out, (made.file_suffix,))
+    check_suffix(out, (made.file_suffix, f"{made.file_suffix}.gz"))
     found = fresh_problems(made, limit, seed, generate)
     made.save(found, out)

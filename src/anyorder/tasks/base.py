@@ -4,6 +4,7 @@ A task turns problems into token sequences whose unknown positions hold the mask
 rules of the problem, not only by comparison with one stored solution.
 """
 
+import gzip
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -17,7 +18,7 @@ from torch import Tensor
 from anyorder.denoisers.base import Denoiser, check_is_denoiser
 from anyorder.ends import Ends
 from anyorder.errors import BadInput, shorten
-from anyorder.files import write_text
+from anyorder.files import is_special, write_bytes
 from anyorder.own_code import reported
 from anyorder.registry import TASKS
 from anyorder.relations import Relation
@@ -160,14 +161,22 @@ class Task(ABC):
     def save(self, instances: Instances, path: str | Path) -> None:
         """Inverse of `load`: write problems, with their solutions where the layout has room for them. Labels are not written.
 
+        Args:
+            instances: the problems.
+            path: a name that ends in `file_suffix`, or in that and .gz, which packs the file.
+
         Raises:
-            BadInput: as `problem_text`. AnyorderError: the file cannot be written.
+            BadInput: as `problem_text`, or a name that ends otherwise. AnyorderError: the file cannot be written.
         """
         check_argument("path", path, str | Path)
+        path, ends = Path(path), (self.file_suffix, f"{self.file_suffix}.gz")
+        if not path.name.lower().endswith(ends) and not is_special(path):
+            raise BadInput(f"{path.name!r} does not name the format that {self.name} writes: end it in {' or '.join(ends)}")
         check_problems(self, instances)
         solutions = [None] * len(instances) if instances.x0 is None else instances.x0
         lines = [self.file_line(*problem) for problem in zip(instances.tokens, solutions, strict=True)]
-        write_text(Path(path), "".join(f"{line}\n" for line in lines))
+        data = "".join(f"{line}\n" for line in lines).encode(errors="replace")
+        write_bytes(path, gzip.compress(data, mtime=0) if path.suffix.lower() == ".gz" else data)
 
     # ---- completed sequences ------------------------------------------------------------------------------------------
 
