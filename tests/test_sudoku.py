@@ -14,7 +14,7 @@ from anyorder.decoding.sampler import Sampler
 from anyorder.errors import BadInput
 from anyorder.tasks.sudoku import Sudoku
 from anyorder.tasks.sudoku_classes import classes_of
-from anyorder.tasks.sudoku_rules import TECHNIQUES, count_solutions, generate_many, grade
+from anyorder.tasks.sudoku_rules import TECHNIQUES, _search, count_solutions, generate_many, grade
 from anyorder.tasks.vocabulary import YE_VOCABULARY
 from anyorder.zoo import load_denoiser
 from conftest import shared_file
@@ -53,6 +53,44 @@ def test_counting_solutions_agrees_with_brute_force(index: int, shown: list[bool
     puzzle = np.where(shown, every[index], 0).astype(np.int8)
     fits = ((puzzle == 0) | (every == puzzle)).all(axis=1).sum()
     assert count_solutions(puzzle, 2, 1000, puzzle.copy()) == fits
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.sampled_from([0, 0, 0, 1, 2, 3, 4]), min_size=16, max_size=16))
+def test_contradictions_are_found_as_by_brute_force(cells: list[int]) -> None:
+    every, puzzle = all_4x4_grids_cached(), np.array(cells, dtype=np.int8)
+    fits = ((puzzle == 0) | (every == puzzle)).all(axis=1).sum()
+    assert count_solutions(puzzle, 2, 1000, puzzle.copy()) == fits
+
+
+@pytest.mark.parametrize("box", [3, 4])
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_digit_without_a_place_leaves_no_solution(box: int, turned: bool) -> None:
+    side = box * box
+    grid = np.zeros((side, side), dtype=np.int8)
+    grid[0, -1] = 2
+    for number in range(box - 1):  # the digit 1 in another row of each of the first boxes
+        grid[1 + number, number * box] = 1
+    for number in range(box - 1):  # and in the columns of the last one that are free in row 1
+        grid[box + number * box, side - box + number] = 1
+    puzzle = (grid.T if turned else grid).ravel().copy()
+    assert count_solutions(puzzle, box, 2, puzzle.copy()) == 0
+    task = Sudoku(box, digits="1-9" if box == 3 else "1-G")
+    with pytest.raises(BadInput, match="this puzzle has no solution"):
+        task.parse(task.problem_text(torch.from_numpy(puzzle).long()))
+    dead = task.dead_ends(task.encode(np.zeros((1, side**2))), torch.from_numpy(puzzle)[None].long())
+    assert dead.tolist() == [True]
+
+
+def test_looking_for_lost_digits_changes_no_solution_and_saves_nodes() -> None:
+    task, spent = Sudoku(3), [0, 0]
+    for puzzle in task.generate(20, seed=4).tokens.numpy().astype(np.int8):
+        puzzle[puzzle.nonzero()[0][:2]] = 0
+        solutions = [np.zeros(81, np.int8), np.zeros(81, np.int8)]
+        found = [_search(puzzle, 3, 3, 10**6, False, solution, bool(n)) for n, solution in enumerate(solutions)]
+        assert found[0][0] == found[1][0] and np.array_equal(*solutions)
+        spent = [spent[n] + found[n][1] for n in range(2)]
+    assert spent[1] < 0.8 * spent[0]
 
 
 _CACHE: list[np.ndarray] = []

@@ -208,7 +208,8 @@ class Sudoku(Task):
 
     def load(self, path: str | Path, limit: int | None = None, unreadable: Unreadable | None = None) -> Instances:
         """Puzzles, perhaps with solutions and ratings, in all layouts of `sudoku_files`. Every puzzle must have a solution;
-        where the file gives none it is computed, and x0 is None if a puzzle has several.
+        where the file gives none it is computed, and x0 is None if a puzzle has several. A puzzle that is not decided within
+        200,000 nodes of the search counts as one with several.
 
         Raises:
             BadInput: no such file, another layout, or a puzzle that cannot be read or contradicts itself, or whose rating is no
