@@ -1,6 +1,6 @@
 """The generator, the checker and the file formats of Sudoku."""
 
-from itertools import permutations, product
+from itertools import combinations, permutations, product
 from pathlib import Path
 
 import numpy as np
@@ -312,6 +312,13 @@ def test_halves_are_of_classes_up_to_symmetry() -> None:
     prefix = Sudoku(2, layout="prefix").generate(20, 3, givens=8, unique=False, half="first")
     written = prefix.tokens[:, :16] - YE_VOCABULARY.index("0")
     assert torch.equal(written, first.tokens[:20])
+
+
+def test_there_are_1175_classes_with_8_clues(grids: np.ndarray) -> None:
+    solved = grids[np.unique(classes_of(grids.astype(np.int64)), return_index=True)[1]]
+    shown = np.array([[cell in clues for cell in range(16)] for clues in combinations(range(16), 8)])
+    every = np.concatenate([np.where(shown, grid, 0) for grid in solved]).astype(np.int64)
+    assert (len(solved), len(np.unique(classes_of(every)))) == (2, 1175)
 
 
 def test_unsolvable_wishes_for_a_half_are_refused() -> None:

@@ -1,7 +1,7 @@
 """4x4 puzzles up to symmetry.
 
-There are few: 1,162 classes with 8 random clues. A training set of thousands of puzzles shows every class in many forms, so a
-test on other puzzles may measure memory. A control trains on one half of the classes and tests on the other.
+There are few: 1,175 classes with 8 random clues. A training set of thousands shows nearly every class in many forms, so
+a test on other puzzles may measure memory. A control trains on one half of the classes and tests on the other.
 """
 
 import itertools
