@@ -134,3 +134,14 @@ def test_the_predictor_of_structures_judges_single_domains_alone(
     assert found[0] == pytest.approx((len(LIGHT) - 1) / 2)
     assert np.isnan(found[1]), "what is no domain has no structure"
     assert judge.runner.asked == ["L"]  # type: ignore[attr-defined]
+
+
+def test_two_judges_of_one_column_are_told_apart(denoiser: Transformer) -> None:
+    found = make_judges(["pseudo_likelihood:2", "pseudo_likelihood:5"], denoiser)
+    assert {name: judge.folds for name, judge in found.items()} == {  # type: ignore[attr-defined]
+        "pseudo-likelihood (pseudo_likelihood:2)": 2,
+        "pseudo-likelihood (pseudo_likelihood:5)": 5,
+    }
+    assert list(make_judges(["pseudo_likelihood:2"], denoiser)) == ["pseudo-likelihood"]
+    with pytest.raises(BadInput, match="the judge pseudo_likelihood:2 is given twice: leave one of them out"):
+        make_judges(["pseudo_likelihood:2"] * 2, denoiser)

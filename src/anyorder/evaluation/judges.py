@@ -8,6 +8,7 @@ column. The fields of such a dataclass are the arguments that can be given as te
 
 import os
 from abc import ABC, abstractmethod
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -190,13 +191,22 @@ class ESMFoldColumns(JudgeColumns):
 
 
 def make_judges(specs: list[str], denoiser: Denoiser) -> dict[str, Judge]:
-    """Judges from text such as `pseudo_likelihood:10`, by the name of their column; see `Registry.make`.
+    """Judges from text such as `pseudo_likelihood:10`, by the name of their column; see `Registry.make`. Where two judges have
+    columns of one name, their text stands behind it: `nats per token (perplexity:MODEL)`.
 
     Raises:
-        BadInput: an unknown judge, an argument that cannot be used, or a model or package that is not available.
+        BadInput: an unknown judge, one that is given twice, an argument that cannot be used, or a model or package that is not
+            available.
     """
-    judges: dict[str, Judge] = {}
+    made: dict[str, dict[str, Judge]] = {}
     for spec in specs:
-        made = JUDGES.make(spec)
-        judges |= made.columns(denoiser) if hasattr(made, "columns") else {spec: made}
-    return judges
+        if spec in made:
+            raise BadInput(f"the judge {spec} is given twice: leave one of them out")
+        judge = JUDGES.make(spec)
+        made[spec] = judge.columns(denoiser) if hasattr(judge, "columns") else {spec: judge}
+    shared = Counter(name for columns in made.values() for name in columns)
+    return {
+        f"{name} ({spec})" if shared[name] > 1 else name: judge
+        for spec, columns in made.items()
+        for name, judge in columns.items()
+    }
