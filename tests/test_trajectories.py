@@ -4,6 +4,7 @@ import contextlib
 import gzip
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -169,6 +170,38 @@ def test_dead_ends_are_those_that_search_proves(make: Any) -> None:
     random = torch.randint(1, task.vocab_size, instances.tokens.shape, generator=torch.Generator().manual_seed(0))
     filled = torch.where(instances.maskable, random, instances.tokens)
     assert (task.dead_ends(instances, filled) == ~task.check(instances, filled).instance_correct).all()
+
+
+class Copied(list[bool]):
+    """Counts what slices copy."""
+
+    count = 0
+
+    def __getitem__(self, index: Any) -> Any:
+        found = super().__getitem__(index)
+        if isinstance(index, slice):
+            Copied.count += len(found)
+            return Copied(found)
+        return found
+
+
+def test_dead_ends_are_dealt_out_in_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = Sudoku(2)
+    solver = task.dead_ends
+    asked = []
+
+    def dead_ends(instances: Instances, states: Tensor) -> Any:
+        proven = Copied(solver(instances, states).tolist())
+        asked.append(len(proven))
+        return SimpleNamespace(tolist=lambda: proven)
+
+    monkeypatch.setattr(task, "dead_ends", dead_ends)
+    watch = Watch(task, task.generate(30, 0, givens=8), {})
+    evaluate(HashDenoiser(5), task, watch.instances, ["confidence"], [4], watch=watch)
+    found = [decode.dead_ends for decode in watch.runs[0].decodes]
+    assert asked == [120] and Copied.count <= 120
+    assert found == [decode.dead_ends for decode in watched(["confidence"], 30)[0].runs[0].decodes]
+    assert any(found)
 
 
 def test_padding_is_left_out_and_frames_are_hidden() -> None:

@@ -7,6 +7,7 @@ was remasked.
 
 import math
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
@@ -263,11 +264,9 @@ class Watch:
         proven = self.task.dead_ends(self.instances[torch.tensor(rows)], torch.tensor(states)) if rows else None
         if proven is None:
             return
-        dead = proven.tolist()
+        dead = iter(proven.tolist())
         for decode in decodes:
-            own, dead = dead[: len(decode.steps)], dead[len(decode.steps) :]
-            decode.dead_ends = [step for step, is_dead in enumerate(own) if is_dead]
-
+            decode.dead_ends = [step for step, is_dead in enumerate(islice(dead, len(decode.steps))) if is_dead]
         if self.instances.x0 is None:
             self._find_wrong_cells(decodes)
 
