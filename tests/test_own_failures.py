@@ -11,16 +11,21 @@ import torch
 from torch import Tensor, nn
 
 import anyorder
+from anyorder import Sampler
 from anyorder.decoding.counts import CountRule, top
+from anyorder.decoding.remaskers import Remasker
 from anyorder.denoisers.base import DenoiserOutput
 from anyorder.denoisers.classes import save_denoiser
 from anyorder.errors import BadCheckpoint, BadInput, PartFailed, first_line
 from anyorder.evaluation.choice import adaptive, baselines, joined
+from anyorder.prediction import Prediction
 from anyorder.registry import COUNT_RULES, ORDERS, POLICIES
+from anyorder.state import DecodeState
 from anyorder.tasks import CheckResult, Instances
 from anyorder.tasks.generation import make_problems
 from anyorder.training.fit import fit_order, run_recipe
 from anyorder.training.recipes import validate_recipe
+from conftest import HashDenoiser
 
 
 class Pairs(anyorder.Task):
@@ -252,3 +257,62 @@ def test_an_argument_that_a_saved_part_does_not_take_is_named(tmp_path: Path) ->
     path.write_text(path.read_text().replace('"factor": 0.5', '"factro": 0.5'))
     with pytest.raises(BadInput, match="the count rule 'factor' has no argument 'factro': it has factor"):
         anyorder.Sampler.from_pretrained(tmp_path)
+
+
+MASKS = torch.tensor([[1, 2, 0, 0, 0, 0], [0, 0, 0, 0, 3, 3]])  # of HashDenoiser
+
+
+@dataclass(frozen=True)
+class Own(Remasker):
+    """A remasker whose methods return what is given."""
+
+    positions_: Any = None
+    remask_: Any = None
+    revise_: Any = None
+    reject_: Any = None
+
+    def positions(self, state: DecodeState) -> Any:
+        return self.positions_(state) if self.positions_ else state.masked
+
+    def remask(self, state: DecodeState, prediction: Prediction) -> Any:
+        return self.remask_(state) if self.remask_ else torch.zeros_like(state.masked)
+
+    def revise(self, state: DecodeState, prediction: Prediction, scores: Tensor, selected: Tensor, remasked: Tensor) -> Any:
+        return self.revise_(selected, remasked) if self.revise_ else (selected, remasked)
+
+    def reject(self, state: DecodeState, prediction: Prediction, remasked: Tensor) -> Any:
+        return self.reject_(state) if self.reject_ else remasked
+
+
+@pytest.mark.parametrize(
+    ("remasker", "said"),
+    [
+        (Own(remask_=lambda s: s.committed[:, :1]), r"test_own_failures:Own returned torch.bool \(2, 1\); .* tensor \(2, 6\)"),
+        (Own(remask_=lambda s: s.committed.long()), r"the remasker test_own_failures:Own returned torch.int64 \(2, 6\)"),
+        (Own(remask_=lambda s: None), "test_own_failures:Own returned NoneType; positions must be a bool tensor"),
+        (Own(positions_=lambda s: s.masked.float()), r"test_own_failures:Own returned torch.float32 \(2, 6\)"),
+        (Own(reject_=lambda s: s.step > 0), r"test_own_failures:Own returned torch.bool \(2,\)"),
+        (Own(revise_=lambda selected, remasked: selected), "returned Tensor; it must return two bool tensors"),
+        (Own(revise_=lambda selected, remasked: (selected, None)), "test_own_failures:Own returned NoneType"),
+        (Own(remask_=lambda s: ~s.masked), "changes row 0, position 0, where no token was .*mine & state.committed"),
+        (Own(revise_=lambda selected, remasked: (selected, ~selected)), "where no token was committed"),
+        (Own(reject_=lambda s: torch.ones_like(s.masked)), "row 0, position 0, where no token was committed"),
+        (Own(positions_=lambda s: torch.ones_like(s.masked)), "row 0, position 0, where no token was committed"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("padded", [False, True])
+def test_a_remasker_changes_committed_tokens_alone(remasker: Own, said: str, padded: bool) -> None:
+    attention = torch.ones_like(MASKS, dtype=torch.bool)
+    attention[1, 4:] = not padded
+    with pytest.raises(BadInput, match=said):
+        anyorder.decode(HashDenoiser(), MASKS, Sampler("random", remasker=remasker, steps=4), attention_mask=attention)
+
+
+def test_a_remasker_of_ones_own_remasks_within_blocks() -> None:
+    class InBlocks(Own):
+        in_blocks = True
+
+    again = InBlocks(remask_=lambda s: s.committed & (s.step[:, None] == 1))
+    found = anyorder.decode(HashDenoiser(), MASKS, Sampler("random", "fixed", remasker=again, steps=8, block_length=4))
+    assert (found.tokens != 0).all() and found.remasked.tolist() == [1, 1]
+    assert (found.tokens[MASKS != 0] == MASKS[MASKS != 0]).all()

@@ -33,12 +33,17 @@ def naming(kind: str, part: Any) -> Iterator[None]:
     except (AnyorderError, MemoryError, torch.OutOfMemoryError, torch.distributed.DistError):
         raise
     except Exception as error:
-        own = next((inner for inner in _inside(part) if _module_of(inner).partition(".")[0] not in _LIBRARIES), None)
+        own = _own(part)
         if own is None:
             raise
-        name = f"{_module_of(own)}:{_target(own).__qualname__}"
         said = f"{type(error).__name__}: {first_line(error)}"
-        raise PartFailed(f"the {kind} {name} failed{_place(error, _module_of(own))} with {said}") from error
+        raise PartFailed(f"the {kind} {name_of(part)} failed{_place(error, _module_of(own))} with {said}") from error
+
+
+def name_of(part: Any) -> str:
+    """How errors call a part: `module:name` of what is somebody's own in it, or else its own name."""
+    own = _own(part)
+    return str(_target(part).__qualname__) if own is None else f"{_module_of(own)}:{_target(own).__qualname__}"
 
 
 def reported(kind: str) -> Callable[[Callable[..., R]], Callable[..., R]]:
@@ -53,6 +58,11 @@ def reported(kind: str) -> Callable[[Callable[..., R]], Callable[..., R]]:
         return called
 
     return decorate
+
+
+def _own(part: Any) -> Any:
+    """The first thing in a part that is not of this library or one that it builds on; None if there is none."""
+    return next((inner for inner in _inside(part) if _module_of(inner).partition(".")[0] not in _LIBRARIES), None)
 
 
 def _inside(part: Any) -> Iterator[Any]:

@@ -17,6 +17,7 @@ from anyorder.decoding.blocks import block_of, blocks_of
 from anyorder.decoding.part_checks import checked_part
 from anyorder.errors import BadInput, check_number
 from anyorder.memory import Drift, Memory
+from anyorder.own_code import name_of
 from anyorder.prediction import Prediction
 from anyorder.registry import COUNT_RULES
 from anyorder.signatures import check_argument
@@ -74,8 +75,8 @@ def as_rule(field: str, rule: Any) -> CountRule:
     return made if isinstance(made, CountRule) else FunctionRule(made)
 
 
-def checked_selection(selected: object, state: DecodeState) -> Tensor:
-    """What a count rule returned, bool (B, L).
+def checked_selection(selected: object, state: DecodeState, part: Any) -> Tensor:
+    """The positions that a count rule or remasker returned, bool (B, L).
 
     Raises:
         BadInput: it is no bool tensor, or of another shape than the tokens.
@@ -83,7 +84,7 @@ def checked_selection(selected: object, state: DecodeState) -> Tensor:
     shape = tuple(state.tokens.shape)
     if not isinstance(selected, Tensor) or selected.dtype != torch.bool or selected.shape != shape:
         given = f"{selected.dtype} {tuple(selected.shape)}" if isinstance(selected, Tensor) else type(selected).__name__
-        raise BadInput(f"the count rule returned {given}; the positions to unmask must be a bool tensor {shape}")
+        raise BadInput(f"the {part.part_kind} {name_of(part)} returned {given}; positions must be a bool tensor {shape}")
     return selected
 
 

@@ -13,6 +13,7 @@ from anyorder.errors import LARGEST_FINITE, BadInput, check_number
 from anyorder.memory import Memory
 from anyorder.orders.base import Binding, Unbound
 from anyorder.orders.learned import Critic, own_order
+from anyorder.own_code import name_of
 from anyorder.prediction import Prediction
 from anyorder.registry import COUNT_RULES, REMASKERS
 from anyorder.state import DecodeState
@@ -84,6 +85,19 @@ class Absorbing(Remasker):
 
     in_blocks = True
     final = True
+
+
+def check_committed(remasker: Remasker, changed: Tensor, state: DecodeState) -> None:
+    """Raise BadInput if a remasker changes other positions than committed ones, given as bool (B, L)."""
+    if remasker == Absorbing():  # it changes none, so the device need not be asked
+        return
+    outside = changed & ~state.committed
+    if outside.any():
+        row, position = outside.nonzero()[0].tolist()
+        raise BadInput(
+            f"the remasker {name_of(remasker)} changes row {int(state.row[row])}, position {position}, where no token was "
+            "committed (but a mask, a given token or padding): it may name committed positions alone (mine & state.committed)"
+        )
 
 
 @REMASKERS.register("repredict")

@@ -9,6 +9,7 @@ from anyorder import noise
 from anyorder.decoding.blocks import open_block, reach_of
 from anyorder.decoding.cache import Cache
 from anyorder.decoding.counts import checked_selection
+from anyorder.decoding.remaskers import check_committed
 from anyorder.decoding.sampler import Sampler
 from anyorder.decoding.tokens import propose
 from anyorder.denoisers.attention import with_attention
@@ -17,7 +18,7 @@ from anyorder.denoisers.blocks import block_length_of
 from anyorder.errors import BadInput
 from anyorder.memory import remember
 from anyorder.orders.base import checked_scores
-from anyorder.own_code import naming
+from anyorder.own_code import name_of, naming
 from anyorder.prediction import Prediction, forbid
 from anyorder.signatures import checked
 from anyorder.state import DecodeState
@@ -51,7 +52,8 @@ def predict(denoiser: Denoiser, state: DecodeState, sampler: Sampler, cache: Cac
     logits."""
     check_is_denoiser(denoiser)
     state, reach = _reaching(state, sampler, block_length_of(denoiser))
-    where = sampler.remasker.positions(state)
+    with naming("remasker", sampler.remasker):
+        where = checked_selection(sampler.remasker.positions(state), state, sampler.remasker)
     verifies, attention = sampler.remasker.verifies, None
     asked = where | state.committed if verifies else where
     if reach is not None:
@@ -82,7 +84,8 @@ def step(state: DecodeState, prediction: Prediction, sampler: Sampler) -> tuple[
     """Decode every sequence of a state by one step.
 
     Raises:
-        BadInput: the order did not return a float tensor, or returned scores of the wrong shape, or NaN.
+        BadInput: the order did not return a float tensor, or returned scores of the wrong shape, or NaN; or the remasker
+            returned anything but committed positions.
     """
     everywhere = state.masked
     state, _ = _reaching(state, sampler, state.model_block)
@@ -102,20 +105,21 @@ def step(state: DecodeState, prediction: Prediction, sampler: Sampler) -> tuple[
     some_last = bool(last.any())
     closes = sampler.count_rule.closes(state)
     with naming("remasker", sampler.remasker):
-        remasked = sampler.remasker.remask(state, prediction)  # what to remask
+        remasked = checked_selection(sampler.remasker.remask(state, prediction), state, sampler.remasker)  # what to remask
     final = last if closes is None else last | closes
     remasked = remasked & ~final[:, None]
     count = remasked.sum(dim=1)
     selected = prediction.predicted
     if not (some_last and bool(last.all())):  # how many
         with naming("count rule", sampler.count_rule):
-            selected = checked_selection(sampler.count_rule(noisy, state, prediction, count), state) & prediction.predicted
-        with naming("remasker", sampler.remasker):
-            selected, remasked = sampler.remasker.revise(state, prediction, noisy, selected, remasked)
+            chosen = checked_selection(sampler.count_rule(noisy, state, prediction, count), state, sampler.count_rule)
+        selected, remasked = _revised(state, prediction, sampler, noisy, chosen & prediction.predicted, remasked)
         remasked = remasked & ~final[:, None]
         if some_last:
             selected = torch.where(last[:, None], prediction.predicted, selected)
-    rejected = sampler.remasker.reject(state, prediction, remasked)
+    with naming("remasker", sampler.remasker):
+        rejected = checked_selection(sampler.remasker.reject(state, prediction, remasked), state, sampler.remasker)
+    check_committed(sampler.remasker, remasked | rejected | (prediction.predicted & ~state.masked), state)
 
     filled = state.tokens.masked_scatter(prediction.predicted, candidates)
     masked = ((state.masked | prediction.predicted) & ~selected) | remasked | later
@@ -172,3 +176,18 @@ def _scores(state: DecodeState, prediction: Prediction, sampler: Sampler) -> Ten
     with naming("order", sampler.order):
         scores = checked_scores(sampler.order(state, prediction), state)
     return scores.masked_fill(~(prediction.predicted if state.open is None else state.open), -torch.inf)
+
+
+def _revised(
+    state: DecodeState, prediction: Prediction, sampler: Sampler, noisy: Tensor, selected: Tensor, remasked: Tensor
+) -> tuple[Tensor, Tensor]:
+    """What the remasker makes of a selection: the positions to unmask and to remask, bool (B, L)."""
+    with naming("remasker", sampler.remasker):
+        revised = sampler.remasker.revise(state, prediction, noisy, selected, remasked)
+    if not isinstance(revised, tuple) or len(revised) != 2:
+        raise BadInput(
+            f"revise of the remasker {name_of(sampler.remasker)} returned {type(revised).__name__}; it must return two bool "
+            f"tensors {tuple(state.tokens.shape)}, the positions to unmask and those to remask"
+        )
+    selected, remasked = (checked_selection(positions, state, sampler.remasker) for positions in revised)
+    return selected & prediction.predicted, remasked
