@@ -29,12 +29,14 @@ from anyorder.errors import BadInput
 from anyorder.files import write_tensors
 from anyorder.memory import Drift
 from anyorder.orders import heuristics
-from anyorder.orders.learned import Critic
+from anyorder.orders.learned import Critic, LearnedOrder
+from anyorder.orders.perturbed import Perturbed
 from anyorder.orders.policies import LookaheadPolicy
 from anyorder.prediction import Prediction
 from anyorder.registry import ORDERS
 from anyorder.state import DecodeState
 from conftest import HashDenoiser
+from every_part import network
 
 pytestmark = pytest.mark.filterwarnings("ignore:nothing to decode")
 VOCAB = 5
@@ -232,6 +234,21 @@ def test_what_repredict_masks_again_counts_as_remasked() -> None:
     for output in seen:
         assert torch.equal(output.after.masked, output.after.commit_step < 0)
         assert (output.after.token_log_probs[output.after.masked] == 0).all()
+
+
+@pytest.mark.parametrize(
+    "order", ["top_k:4", Perturbed(heuristics.confidence, 0.2, 4), LearnedOrder(network("upo", top_positions=4))]
+)
+def test_orders_of_the_most_confident_positions_keep_tokens_with_repredict(order: Any) -> None:
+    seen: list[StepOutput] = []
+    tokens = torch.zeros(5, 8, dtype=torch.int64)
+    decode(HashDenoiser(VOCAB), tokens, Sampler(order, remasker=RePredict(), steps=8), on_step=seen.append)
+    most = 8 if isinstance(order, LearnedOrder) else 4  # the policy puts the others behind, and closes none
+    for number, output in enumerate(seen[:-1], start=1):
+        assert ((~output.after.masked).sum(dim=1) == min(number, most)).all()
+        confidence = output.prediction.scatter(output.prediction.drawn_log_odds)
+        inside = confidence >= confidence.sort(dim=1).values[:, 4:5]
+        assert ((output.selected & inside).sum(dim=1) == min(number, 4)).all()
 
 
 def test_undo_remasks_and_does_not_repeat_itself() -> None:

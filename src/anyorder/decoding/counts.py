@@ -17,6 +17,7 @@ from anyorder.decoding.blocks import block_of, blocks_of
 from anyorder.decoding.part_checks import checked_part
 from anyorder.errors import BadInput, check_number
 from anyorder.memory import Drift, Memory
+from anyorder.orders.base import open_positions
 from anyorder.own_code import name_of
 from anyorder.prediction import Prediction
 from anyorder.registry import COUNT_RULES
@@ -99,11 +100,6 @@ def _scheduled(scores: Tensor, state: DecodeState, prediction: Prediction, remas
     total = state.generated.sum(dim=1)
     remaining = torch.ceil(total * share - 1e-9).long()
     return top(scores, (open_positions(state, prediction).sum(dim=1) + remasked - remaining).clamp(min=1))
-
-
-def open_positions(state: DecodeState, prediction: Prediction) -> Tensor:
-    """The positions bool (B, L) that a step may unmask, of which an order may leave some out (a score of minus infinity)."""
-    return prediction.predicted & ~(state.masked & ~state.available)
 
 
 @COUNT_RULES.register("linear", curve_for=("heuristic", "supervised", "reward"))

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from anyorder import noise
-from anyorder.decoding.counts import CountRule, not_in_blocks, open_positions, top
+from anyorder.decoding.counts import CountRule, not_in_blocks, top
 from anyorder.errors import check_number
+from anyorder.orders.base import open_positions
 from anyorder.prediction import Prediction
 from anyorder.registry import COUNT_RULES
 from anyorder.state import DecodeState

@@ -17,14 +17,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from anyorder.decoding.counts import CountRule, open_positions, top
+from anyorder.decoding.counts import CountRule, top
 from anyorder.decoding.order_text import as_order
 from anyorder.decoding.sampler import Sampler
 from anyorder.decoding.step import step
 from anyorder.decoding.tokens import TokenRule
 from anyorder.denoisers.base import Denoiser
 from anyorder.errors import BadInput
-from anyorder.orders.base import Order
+from anyorder.orders.base import Order, open_positions
 from anyorder.orders.learned import LearnedOrder
 from anyorder.parts import memories_of
 from anyorder.prediction import Prediction

@@ -55,6 +55,11 @@ class Unbound(ABC):
         return False
 
 
+def open_positions(state: DecodeState, prediction: Prediction) -> Tensor:
+    """The positions bool (B, L) that a step may unmask, of which an order may leave some out (a score of minus infinity)."""
+    return prediction.predicted & ~(state.masked & ~state.available)
+
+
 def checked_scores(scores: Any, state: DecodeState) -> Tensor:
     """What an order returned, float (B, L).
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from anyorder.errors import LARGEST_FINITE, check_number
 from anyorder.noise import Purpose
-from anyorder.orders.base import Order
+from anyorder.orders.base import Order, open_positions
 from anyorder.orders.learned import LearnedOrder
 from anyorder.orders.reward_policies import most_confident
 from anyorder.prediction import Prediction
@@ -36,8 +36,7 @@ class Perturbed:
         check_number("sigma", self.sigma, 0, LARGEST_FINITE)
 
     def __call__(self, state: DecodeState, prediction: Prediction) -> Tensor:
-        closed = ~prediction.predicted | (state.masked & ~state.available)
-        scores = self.order(state, prediction).masked_fill(closed, -torch.inf)
+        scores = self.order(state, prediction).masked_fill(~open_positions(state, prediction), -torch.inf)
         most = self.top_positions
         if most is None:
             most = self.order.policy.top_positions if isinstance(self.order, LearnedOrder) else 0

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from anyorder.denoisers.transformer import Block
+from anyorder.orders.base import open_positions
 from anyorder.orders.policies import PolicyNetwork
 from anyorder.prediction import Prediction
 from anyorder.registry import POLICIES
@@ -46,11 +47,12 @@ class RewardPolicy(PolicyNetwork):
 
 
 def most_confident(state: DecodeState, prediction: Prediction, count: int) -> Tensor:
-    """The `count` positions of highest confidence in each row among those that may be unmasked now, bool (B, L); ties go to the
-    leftmost."""
-    confidence = prediction.scatter(prediction.drawn_log_odds).masked_fill(~state.available, -torch.inf)
+    """The `count` positions of highest confidence in each row among those that may hold a token after this step, bool (B, L);
+    ties go to the leftmost."""
+    inside = open_positions(state, prediction)
+    confidence = prediction.scatter(prediction.drawn_log_odds).masked_fill(~inside, -torch.inf)
     rank = confidence.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-    return (rank < count) & state.available
+    return (rank < count) & inside
 
 
 @dataclass(frozen=True)
