@@ -1,5 +1,7 @@
 """Denoisers: the protocol, relations, and the two forms of the transformer."""
 
+import copy
+
 import pytest
 import torch
 
@@ -101,6 +103,23 @@ def test_weights_relations_and_config_survive_saving(tmp_path) -> None:  # type:
     with torch.no_grad():
         again.head.bias[1] += 1e-3
     assert fingerprint(model) != fingerprint(again)
+
+
+def test_a_change_of_the_weights_that_torch_does_not_count_changes_the_fingerprint() -> None:
+    model = structured()
+    model.register_buffer("turned", torch.randn(6, 4).t())
+    model.register_buffer("flag", torch.tensor(True))
+    seen = {fingerprint(model)}
+    for change in (
+        lambda: [weight.data.mul_(1.5) for weight in model.parameters()],  # as an average of the weights is swapped in
+        lambda: model.head.bias.data.copy_(torch.full_like(model.head.bias, torch.nan)),
+        lambda: model.turned.data.add_(1.0),
+        lambda: model.flag.data.fill_(False),
+    ):
+        change()
+        seen.add(fingerprint(model))
+        assert fingerprint(model) == fingerprint(copy.deepcopy(model))
+    assert len(seen) == 5
 
 
 def test_misuse_says_what_is_wrong() -> None:

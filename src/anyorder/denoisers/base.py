@@ -244,14 +244,15 @@ def fingerprint(denoiser: nn.Module) -> str:
     It reads the names, shapes and values of all parameters and buffers. Weights count in bfloat16, so a model that is loaded in
     float32 or in bfloat16 is the same one. (In float16 it is another one, since it is rounded differently.) The weights are
     read in pieces, and only once as long as they do not change, also if they are wrapped anew (`generate` wraps a model in each
-    call).
+    call). Other tensors and operations on them are noticed as changes. Changes through `.data`, as when an average of the
+    weights is swapped in, are noticed by a few values of each tensor: one that leaves all of these as they were is not.
     """
     weights = [part for name, value in sorted(denoiser.state_dict().items()) for part in _tensors(name, value)]
     if any(tensor.is_inference() for _, tensor in weights):  # such tensors do not count their changes
         return _hash_of(denoiser, weights)
     parts = (part for part in denoiser.modules() if list(chain(part.parameters(False), part.buffers(False))))
     owner = next(parts, denoiser)
-    state = [(name, tensor.data_ptr(), tensor._version) for name, tensor in weights]
+    state = [(name, tensor.data_ptr(), tensor._version) for name, tensor in weights], _some_values(weights)
     known = _fingerprints.get(owner)
     if known is None or known[0] != state:
         _fingerprints[owner] = known = (state, _hash_of(denoiser, weights))
@@ -259,8 +260,26 @@ def fingerprint(denoiser: nn.Module) -> str:
 
 
 _fingerprints: "weakref.WeakKeyDictionary[nn.Module, tuple[Any, str]]" = weakref.WeakKeyDictionary()
-"""(names, addresses and versions of the weights, hash), by the first part with weights, which is the same in any wrapper."""
+"""(names, addresses, versions and a few values of the weights, hash), by the first part with weights, which is the same in any
+wrapper."""
 _PIECE = 2**24  # values
+_LOOKED_AT = 16  # values of each tensor
+_WHOLE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""Types that show the bits of others, by their bytes."""
+
+
+def _some_values(weights: list[tuple[str, Tensor]]) -> list[bytes]:
+    """The bits of a few values of each tensor, evenly spaced in its memory, by one small transfer from each device."""
+    found: dict[torch.device, dict[torch.dtype, list[Tensor]]] = {}
+    for _, tensor in weights:
+        kind = _WHOLE.get(tensor.element_size())
+        if kind is None or tensor.is_meta or tensor.layout != torch.strided or tensor.is_conj() or not tensor.numel():
+            continue
+        last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+        values = tensor.detach().view(kind).as_strided((min(last, _LOOKED_AT) + 1,), (max(1, last // _LOOKED_AT),))
+        found.setdefault(tensor.device, {}).setdefault(kind, []).append(values)
+    joined = (torch.cat([torch.cat(values).long() for values in kinds.values()]) for kinds in found.values())
+    return [values.cpu().numpy().tobytes() for values in joined]
 
 
 def _tensors(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:
