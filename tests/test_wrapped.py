@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 import anyorder
 from anyorder.cli import app
-from anyorder.denoisers.base import Denoiser
+from anyorder.denoisers.base import Denoiser, DenoiserOutput
 from anyorder.denoisers.classes import make_denoiser, read_denoiser, save_denoiser
 from anyorder.denoisers.wrapped import WrappedDenoiser
 from anyorder.errors import BadCheckpoint, BadInput
@@ -87,11 +87,20 @@ class Averaging(nn.Module):
         forms = {
             "plain": logits, "one": (logits,), "two": (logits, x), "named": SimpleNamespace(logits=logits),
             "last": SimpleNamespace(logits=logits, last_hidden_state=x), "dict": {"logits": logits}, "words": logits[..., 1:],
+            "ours": DenoiserOutput(logits, x), "ours without": DenoiserOutput(logits, None),  # type: ignore[arg-type]
+            "tensor": SimpleNamespace(logits=logits, hidden_states=x),
+            "none": SimpleNamespace(logits=logits, hidden_states=(), last_hidden_state=x),
         }  # fmt: skip
         return forms[self.form]
 
 
-@pytest.mark.parametrize(("form", "size"), [("plain", None), ("one", None), ("named", None), ("two", 8), ("last", 8)])
+@pytest.mark.parametrize(
+    ("form", "size"),
+    [
+        ("plain", None), ("one", None), ("named", None), ("two", 8), ("last", 8),
+        ("ours", 8), ("ours without", None), ("tensor", 8), ("none", 8),
+    ],
+)  # fmt: skip
 def test_a_module_may_return_logits_in_many_forms(form: str, size: int | None) -> None:
     denoiser = WrappedDenoiser(Averaging(form), MASK, WORDS, size)
     tokens = torch.tensor([[0, MASK, MASK]])

@@ -22,8 +22,8 @@ class WrappedDenoiser(nn.Module, Pushable):
     """Make a denoiser of any module that maps tokens (B, L) to logits.
 
     The module may return logits (B, L, V), a tuple (logits, hidden), or an output with `.logits` and, if it has them,
-    `.hidden_states` or `.last_hidden_state`. Without hidden states the logits take their place. The mask token is never
-    predicted.
+    `.hidden_states` (of all layers, or the last ones alone) or `.last_hidden_state`. Without hidden states the logits take
+    their place. The mask token is never predicted.
 
     Padding may be on either side. If the module's `forward` has an argument `attention_mask`, a batch with padding is passed as
     `module(tokens, attention_mask=mask)` with the padding moved behind the text; the mask is bool (B, L), False at padding. A
@@ -142,14 +142,17 @@ class WrappedDenoiser(nn.Module, Pushable):
 
     def _outputs(self, output: Any, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (B, L, V) and hidden states (B, L, D) of what the module returned."""
-        if hasattr(output, "logits"):
-            logits, states = output.logits, getattr(output, "hidden_states", None)
-            last = states[-1] if states else getattr(output, "last_hidden_state", None)
-            hidden = logits if last is None else last
+        if hasattr(output, "logits") and not isinstance(output, DenoiserOutput):
+            logits, hidden = output.logits, getattr(output, "hidden_states", None)
+            if isinstance(hidden, tuple | list):  # of all layers
+                hidden = hidden[-1] if hidden else None
+            if hidden is None:
+                hidden = getattr(output, "last_hidden_state", None)
         elif isinstance(output, tuple) and output:
             logits, hidden = output[0], output[min(1, len(output) - 1)]
         else:
             logits = hidden = output
+        hidden = logits if hidden is None else hidden
         for name, found, size in (("logits", logits, "vocab_size"), ("hidden states", hidden, "hidden_size")):
             expected = (*tokens.shape, getattr(self, size))
             if not isinstance(found, Tensor) or found.shape != expected:
