@@ -122,6 +122,8 @@ def test_outputs_of_the_wrong_form_are_refused() -> None:
             WrappedDenoiser(Averaging(form), MASK, WORDS)(tokens)
     with pytest.raises(BadInput, match="the mask token 9 is not in"):
         WrappedDenoiser(Averaging(), 9, WORDS)
+    with pytest.raises(BadInput, match=r"pad_token_id is 6, which is the mask: .* give another token, or None"):
+        WrappedDenoiser(Averaging(), MASK, WORDS, pad_token_id=MASK)
     with pytest.raises(BadInput, match=r"must be a torch\.nn\.Module"):
         WrappedDenoiser(lambda tokens: tokens, MASK, WORDS)  # type: ignore[arg-type]
 

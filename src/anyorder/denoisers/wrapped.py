@@ -44,8 +44,8 @@ class WrappedDenoiser(nn.Module, Pushable):
             attributes of the same names.
 
     Raises:
-        BadInput: something that is not a module, or a mask token outside the vocabulary; from the first call, a module that
-            does not respect the blocks that `block_length` promises.
+        BadInput: something that is not a module, a mask token outside the vocabulary, or one that is the padding too; from the
+            first call, a module that does not respect the blocks that `block_length` promises.
 
     Example:
         >>> import torch
@@ -71,6 +71,11 @@ class WrappedDenoiser(nn.Module, Pushable):
         if not isinstance(module, nn.Module):
             raise BadInput(f"module is {module!r}; it must be a torch.nn.Module")
         check_mask_token(mask_token_id, vocab_size)
+        if pad_token_id == mask_token_id:
+            raise BadInput(
+                f"pad_token_id is {pad_token_id}, which is the mask: every mask would count as padding, and none be decoded; "
+                "give another token, or None and attention masks"
+            )
         check_block_length(block_length)
         self.module = module
         self.block_length = block_length
