@@ -14,7 +14,7 @@ from torch import Tensor
 
 import anyorder
 from anyorder import Argmax, Automaton, Matching, Sample, Sampler
-from anyorder.decoding.constraints import AllowedTokens
+from anyorder.decoding.constraints import AllowedTokens, all_of
 from anyorder.decoding.remaskers import CriticUndo
 from anyorder.errors import BadInput, PartFailed
 from anyorder.interfaces.holes import lengths_of
@@ -178,11 +178,33 @@ def broken(state: DecodeState, prediction: Prediction) -> Tensor:
         (broken, PartFailed, "the logits mask .*broken failed .* KeyError"),
         (3, BadInput, "logits_mask is 3; it must be a function"),
         (AllowedTokens([{1: [MASK]}]), BadInput, "has no token that is allowed and that the model produces"),
+        (AllowedTokens([{1: [-2]}]), BadInput, "AllowedTokens, row 0, position 1: -2 is none of the model's tokens 0 to 4"),
+        (AllowedTokens([{1: [2, 99]}]), BadInput, "row 0, position 1: 99 is none of"),
+        (AllowedTokens([{1: "a"}]), BadInput, "row 0, position 1: 'a' is none of"),
+        (AllowedTokens([{50: [1]}]), BadInput, "AllowedTokens, row 0: position 50 is none of its positions 0 to 2"),
+        (AllowedTokens([{-1: [1]}]), BadInput, "row 0: position -1 is none of"),
+        (AllowedTokens([]), BadInput, "AllowedTokens has 0 rows, and the batch 1: give one for each"),
+        (AllowedTokens([{1: [2]}, {}]), BadInput, "AllowedTokens has 2 rows, and the batch 1"),
+        (all_of([AllowedTokens([{1: [9]}])]), BadInput, "row 0, position 1: 9 is none of"),
     ],
 )  # fmt: skip
 def test_masks_that_cannot_be_used_are_refused(mask: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         anyorder.decode(HashDenoiser(), torch.tensor([[1, MASK, 2]]), "confidence", logits_mask=mask)
+
+
+def test_lists_of_allowed_tokens_are_compared_with_the_batch_before_complete_rows_leave_it() -> None:
+    tokens = torch.tensor([[1, 2, 3], [1, MASK, 2], [4, MASK, MASK]])
+    allowed = AllowedTokens([{0: [1]}, {1: iter([3])}, {}])
+    for sampler in ("confidence", Sampler("random", remasker="repredict", steps=4)):
+        found = anyorder.decode(HashDenoiser(), tokens, sampler, logits_mask=allowed)
+        assert found.tokens[1].tolist() == [1, 3, 2]
+    padded = torch.tensor([[True] * 3, [True] * 3, [False, True, True]])
+    with pytest.raises(BadInput, match="row 2: position 2 is none of its positions 0 to 1"):
+        anyorder.decode(HashDenoiser(), tokens, "random", logits_mask=AllowedTokens([{}, {}, {2: [1]}]), attention_mask=padded)
+    for rows in ([{1: 5}], [[1]], 5):
+        with pytest.raises(BadInput, match=r"AllowedTokens lists token ids by position|rows is"):
+            AllowedTokens(rows)  # type: ignore[arg-type]
 
 
 def test_rules_and_automata_that_cannot_be_used_are_refused() -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ class Ends:
         pad: the padding behind an end; by default the first of the tokens.
 
     Raises:
-        BadInput: no token.
+        BadInput: no token; from `decode`, one that is the mask, or none of the model's.
     """
 
     tokens: tuple[int, ...]
@@ -36,6 +37,15 @@ class Ends:
         for token in self.tokens:
             check_argument("tokens", token, int)
         check_argument("pad", self.pad, int | None)
+
+    def check(self, denoiser: Any) -> None:
+        """Raise BadInput unless the ends, and the padding behind them, are tokens of a denoiser, and not its mask."""
+        mask, own = denoiser.mask_token_id, getattr(denoiser, "pad_token_id", None)
+        if mask in (self.pad, *self.tokens):
+            raise BadInput(f"an end, or the padding behind it, is the mask, {mask}: name other tokens")
+        for name, token in [("the end", token) for token in self.tokens] + [("the padding behind an end", self.pad)]:
+            if token is not None and not 0 <= token < denoiser.vocab_size and (name == "the end" or token != own):
+                raise BadInput(f"{name} is {token}; it must be one of the model's tokens 0 to {denoiser.vocab_size - 1}")
 
     def close(self, state: DecodeState, rows: Tensor | bool = True) -> DecodeState:
         """The state with padding behind the end of each row, of those where `rows` bool (B,) is True, that is complete."""

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import NamedTuple
 
 import torch
@@ -13,6 +14,7 @@ from anyorder.decoding.tokens import Argmax, Sample, TokenRule
 from anyorder.errors import BadInput, counted, shorten
 from anyorder.own_code import naming
 from anyorder.prediction import Prediction
+from anyorder.signatures import check_argument
 from anyorder.state import DecodeState
 
 LogitsMask = Callable[[DecodeState, Prediction], Tensor]
@@ -27,6 +29,13 @@ def check_mask(logits_mask: object) -> None:
     """Raise BadInput unless it can be called."""
     if not callable(logits_mask):
         raise BadInput(f"logits_mask is {shorten(repr(logits_mask))}; it must be a function of a state and a prediction")
+
+
+def check_lists(logits_mask: LogitsMask, state: DecodeState, vocab_size: int) -> None:
+    """Raise BadInput if a mask, or one within `all_of`, lists tokens that are not for this batch and this vocabulary."""
+    for mask in logits_mask.masks if isinstance(logits_mask, _All) else (logits_mask,):
+        if isinstance(mask, AllowedTokens):
+            mask.check(state, vocab_size)
 
 
 def constrained(prediction: Prediction, state: DecodeState, logits_mask: LogitsMask) -> Prediction:
@@ -66,14 +75,19 @@ def all_of(masks: Sequence[LogitsMask]) -> LogitsMask:
     """
     for mask in masks:
         check_mask(mask)
+    return _All(tuple(masks))
 
-    def allowed(state: DecodeState, prediction: Prediction) -> Tensor:
-        left = prediction
-        for mask in masks:
-            left = constrained(left, state, mask)
-        return left.logits > -torch.inf
 
-    return allowed
+@dataclass(frozen=True)
+class _All:
+    """See `all_of`."""
+
+    masks: tuple[LogitsMask, ...]
+
+    def __call__(self, state: DecodeState, prediction: Prediction) -> Tensor:
+        for mask in self.masks:
+            prediction = constrained(prediction, state, mask)
+        return prediction.logits > -torch.inf
 
 
 @dataclass(frozen=True)
@@ -83,9 +97,41 @@ class AllowedTokens:
     Args:
         rows: for each row of the batch, the allowed tokens by position, counted from the first one that is no padding; any
             token is allowed at positions that are not listed.
+
+    Raises:
+        BadInput: no such lists; from `decode`, another number of rows than the batch has, a position behind the end of its row,
+            or what is no token.
     """
 
     rows: Sequence[Mapping[int, Iterable[int]]]
+
+    def __post_init__(self) -> None:
+        check_argument("rows", self.rows, Sequence)
+        for row in self.rows:
+            check_argument("rows", row, Mapping)
+        try:
+            rows = tuple({position: tuple(sorted(tokens)) for position, tokens in row.items()} for row in self.rows)
+        except TypeError as error:
+            raise BadInput(f"AllowedTokens lists token ids by position, such as [{{0: [5, 7]}}]: {error}") from error
+        object.__setattr__(self, "rows", rows)
+
+    def check(self, state: DecodeState, vocab_size: int) -> None:
+        """Raise BadInput unless the lists are for this batch and this vocabulary."""
+        if len(self.rows) != len(state):
+            lists = counted(len(self.rows), "row")
+            raise BadInput(
+                f"AllowedTokens has {lists}, and the batch {len(state)}: give one for each, {{}} where all is allowed"
+            )
+        real = torch.ones_like(state.tokens) if state.attention_mask is None else state.attention_mask.long()
+        for number, (row, length) in enumerate(zip(self.rows, real.sum(dim=1).tolist(), strict=True)):
+            for position, tokens in row.items():
+                if not _is_index(position, length):
+                    raise BadInput(
+                        f"AllowedTokens, row {number}: position {position!r} is none of its positions 0 to {length - 1}"
+                    )
+                if wrong := [token for token in tokens if not _is_index(token, vocab_size)]:
+                    where = f"row {number}, position {position}"
+                    raise BadInput(f"AllowedTokens, {where}: {wrong[0]!r} is none of the model's tokens 0 to {vocab_size - 1}")
 
     def __call__(self, state: DecodeState, prediction: Prediction) -> Tensor:
         allowed = torch.ones_like(prediction.logits, dtype=torch.bool)
@@ -94,8 +140,12 @@ class AllowedTokens:
             for position, tokens in self.rows[row].items():
                 here = found[(index == position) & (found >= 0)]
                 allowed[here] = False
-                allowed[here[:, None], torch.tensor(sorted(tokens), dtype=torch.int64, device=allowed.device)] = True
+                allowed[here[:, None], torch.tensor(tokens, dtype=torch.int64, device=allowed.device)] = True
         return allowed
+
+
+def _is_index(value: object, count: int) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and 0 <= int(value) < count
 
 
 class Automaton:

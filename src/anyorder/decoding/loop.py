@@ -10,7 +10,7 @@ from torch import Tensor
 
 from anyorder.decoding.cache import Cache
 from anyorder.decoding.callbacks import Callback, callbacks_of
-from anyorder.decoding.constraints import LogitsMask, check_mask, constrained
+from anyorder.decoding.constraints import LogitsMask, check_lists, check_mask, constrained
 from anyorder.decoding.result import Decoded
 from anyorder.decoding.sampler import Sampler, as_sampler
 from anyorder.decoding.step import StepOutput, predict, step
@@ -61,15 +61,15 @@ def decode(
 
     Raises:
         BadInput: tokens, mask, solutions or seeds of the wrong type, shape or vocabulary, no denoiser, no sampler,
-            no callback, or a constraint that leaves no token.
+            no callback, ends or allowed tokens of another vocabulary or batch, or a constraint that leaves no token.
         WrongDenoiser: a policy was fitted to another denoiser.
         PartFailed: code of the user's own raised an error.
     """
     check_batch(tokens, denoiser, attention_mask=attention_mask, x0=x0, seeds=seeds)
     sampler = as_sampler(sampler).bind(denoiser)
     check_argument("ends", ends, Ends | None)
-    if ends is not None and denoiser.mask_token_id in (ends.pad, *ends.tokens):
-        raise BadInput(f"an end, or the padding behind it, is the mask, {denoiser.mask_token_id}: name other tokens")
+    if ends is not None:
+        ends.check(denoiser)
     if logits_mask is not None:
         check_mask(logits_mask)
         if any(hasattr(part, "passes") for part in walk(sampler.order)):
@@ -81,6 +81,8 @@ def decode(
         tokens.to(device), denoiser.mask_token_id, steps=sampler.steps, seeds=seeds, attention_mask=mask, x0=x0,
         model_block=block_length_of(denoiser),
     )  # fmt: skip
+    if logits_mask is not None:
+        check_lists(logits_mask, state, denoiser.vocab_size)
     if not state.masked.any() and len(state):
         message = f"nothing to decode: no token is the mask ({denoiser.mask_token_id}); the tokens are returned"
         warnings.warn(message, stacklevel=4)
