@@ -260,7 +260,7 @@ def test_klass_takes_the_best_scored_where_nothing_is_ready(make_state: MakeStat
 def test_klass_without_a_memory_says_so(make_state: MakeState) -> None:
     with pytest.raises(ValueError, match="is kept by `decode` and `step` only"):
         select(KLASS(), binary(make_state, [0.6]))
-    with pytest.raises(ValueError, match="at least 1"):
+    with pytest.raises(ValueError, match="history is 0; it must be a number of 1 or more"):
         KLASS(history=0)
 
 

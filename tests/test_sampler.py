@@ -4,10 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from anyorder.decoding.combined_counts import TwoPhase
 from anyorder.decoding.counts import EvenBlocks, Fixed, Linear, Threshold
 from anyorder.decoding.entropy_counts import EntropyBound
+from anyorder.decoding.loop import decode
 from anyorder.decoding.order_text import as_order
 from anyorder.decoding.remaskers import Absorbing, CriticUndo, RePredict
 from anyorder.decoding.sampler import Sampler, as_sampler
@@ -17,6 +19,7 @@ from anyorder.orders import heuristics
 from anyorder.orders.learned import LearnedOrder, SavedOrder
 from anyorder.orders.perturbed import Perturbed, TopPositions
 from anyorder.registry import REMASKERS
+from conftest import HashDenoiser
 from every_part import learned, named_count_rules, named_orders, network, order_of_tests, rule_of_tests
 
 # ---- from names -----------------------------------------------------------------------------------------------------------
@@ -149,6 +152,46 @@ def test_other_fields_are_given_beside_the_text() -> None:
 def test_text_of_another_form_is_refused(text: str, said: str) -> None:
     with pytest.raises(BadInput, match=said):
         Sampler.parse(text)
+
+
+LARGE = [
+    "confidence@fixed:N", "confidence@even_blocks:N", "confidence@even_blocks:4:N", "confidence@saber:N", "top_k:N",
+    "confidence@first_hitting:N", "confidence@klass:0.9:0.01:N", "confidence@klass:0.9:0.01:1:N", "info_gain:N", "eoser:N",
+    "confidence@entropy_share:1:1:N", "confidence@blocks:N", "confidence@blocks:4@cache:window:N", "policy+prism:N",
+    "confidence@blocks:4@cache:dual@refresh:N", "policy+undo:patience=N", "confidence@number_of:fixed:N",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", LARGE)
+def test_whole_numbers_that_no_length_reaches_are_refused(text: str) -> None:
+    with pytest.raises(BadInput, match=r"is 9{25}; it must be a number of at most 2147483647 \(2\*\*31 - 1\)"):
+        Sampler.parse(text.replace("N", "9" * 25))
+    with pytest.raises(BadInput):
+        Sampler.parse(text.replace("N", "9" * 5000))
+    if "klass:0.9:0.01:N" in text:
+        with pytest.raises(BadInput, match="history is 2147483647; it must be a number of 1 or more and at most 1000"):
+            Sampler.parse(text.replace("N", str(2**31 - 1)))
+    elif not text.startswith("policy"):
+        plain = text.replace("@cache:dual@refresh:N", "").replace("@cache:window:N", "")
+        sampler = Sampler.parse(plain.replace("N", str(2**31 - 1)), steps=4)
+        assert (decode(HashDenoiser(), torch.zeros(2, 6, dtype=torch.int64), sampler).tokens != 0).all()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Sampler("margin", steps=2**63),
+        lambda: Sampler("margin", block_length=10**5000),
+        lambda: Sampler("margin", noise=10**400),
+        lambda: Sampler("margin", block_length=4, cache="dual", refresh=2**31),
+        lambda: Sample(10**400),
+        lambda: Sample(top_k=10**30),
+        lambda: Perturbed(heuristics.margin, 0.1, 2**31),
+    ],
+)
+def test_numbers_that_fit_no_tensor_are_refused(make: Any) -> None:
+    with pytest.raises(BadInput, match=r"is .*; it must be a number of at most 2147483647 \(2\*\*31 - 1\)"):
+        make()
 
 
 SAYABLE = {

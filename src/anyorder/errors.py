@@ -3,7 +3,7 @@
 import math
 import re
 import sys
-from numbers import Real
+from numbers import Integral, Real
 
 
 class AnyorderError(Exception):
@@ -62,7 +62,7 @@ def truth(name: str, value: object) -> bool:
 def check_number(
     name: str, value: object, least: float = -math.inf, most: float = math.inf, *, above: float = -math.inf, hint: str = ""
 ) -> None:
-    """Raise BadInput unless a value is a number (no truth value, no NaN) in a range.
+    """Raise BadInput unless a value is a number (no truth value, no NaN) in a range. Whole numbers are at most `LARGEST_WHOLE`.
 
     Args:
         name: what it is, for the message.
@@ -70,13 +70,25 @@ def check_number(
         above: it must be larger than this.
         hint: appended to the message.
     """
-    if isinstance(value, Real) and not isinstance(value, bool) and least <= float(value) <= most and float(value) > above:
-        return
+    if isinstance(value, Real) and not isinstance(value, bool):
+        check_whole(name, value)
+        if least <= float(value) <= most and float(value) > above:
+            return
     low = f"above {above:g}" if above > -math.inf else f"of {least:g} or more"
     kind, high = ("finite number", "") if most == LARGEST_FINITE else ("number", f" and at most {most:g}" * (most < math.inf))
     raise BadInput(f"{name} is {value!r}; it must be a {kind} {low}{high}{hint}")
 
 
+def check_whole(name: str, value: object) -> None:
+    """Raise BadInput if a value is a whole number that is larger than any length, count or token can be."""
+    if isinstance(value, Integral) and not -LARGEST_WHOLE <= int(value) + 1 <= LARGEST_WHOLE + 1:
+        said = shorten(str(value)) if int(value).bit_length() < 1000 else "a number of hundreds of digits"
+        size = " in size" if int(value) < 0 else ""
+        raise BadInput(f"{name} is {said}; it must be a number of at most {LARGEST_WHOLE} (2**31 - 1){size}")
+
+
+LARGEST_WHOLE = 2**31 - 1
+"""The largest whole number that is an argument of a part."""
 LARGEST_FINITE = sys.float_info.max
 """An upper end for `check_number` that leaves out infinity alone."""
 

@@ -16,7 +16,7 @@ from anyorder.decoding.caches import CacheRule, exact, none
 from anyorder.denoisers.attention_store import DenoiserCache
 from anyorder.denoisers.base import DenoiserOutput
 from anyorder.denoisers.blocks import block_length_of
-from anyorder.errors import BadInput
+from anyorder.errors import BadInput, check_whole
 from anyorder.own_code import naming
 from anyorder.state import DecodeState
 
@@ -26,6 +26,7 @@ Refresh = str | int | float
 
 def check_cache(cache: CacheRule, refresh: Any, block_length: int | None) -> None:
     """Raise BadInput unless these settings of a cache go together."""
+    check_whole("refresh", refresh)
     whole = isinstance(refresh, Integral) and not isinstance(refresh, bool) and int(refresh) >= 1
     bound = isinstance(refresh, Real) and not isinstance(refresh, Integral) and 0 <= float(refresh) < float("inf")
     if refresh != "block" and not whole and not bound:

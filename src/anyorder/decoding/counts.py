@@ -200,6 +200,10 @@ def steps_left(state: DecodeState, prediction: Prediction) -> Tensor:
     return ((state.steps - state.step) * here.clamp(max=1)).ceil().clamp(min=1)
 
 
+_LONGEST_HISTORY = 1_000
+"""Steps: every step keeps a number for each position."""
+
+
 @COUNT_RULES.register("klass", curve_for=("heuristic",))
 @dataclass(frozen=True)
 class KLASS(CountRule):
@@ -222,8 +226,8 @@ class KLASS(CountRule):
     def __post_init__(self) -> None:
         for name in ("history", "k"):
             check_argument(name, getattr(self, name), int)
-        if self.history < 1 or self.k < 1:
-            raise BadInput(f"history is {self.history} and k is {self.k}; both must be at least 1")
+        check_number("history", self.history, 1, _LONGEST_HISTORY)
+        check_number("k", self.k, 1)
         check_number("confidence", self.confidence, 0, 1)
         check_number("kl", self.kl, 0)
 

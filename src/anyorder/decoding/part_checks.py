@@ -5,7 +5,7 @@ import inspect
 from numbers import Real
 from typing import Any
 
-from anyorder.errors import BadInput
+from anyorder.errors import BadInput, check_whole
 
 _ARITY = {"order": 2, "count rule": 4, "token rule": 2, "cache": 2}
 """With how many arguments each kind of part is called, see `Order`, `CountRule`, `TokenRule` and `CacheRule`."""
@@ -17,6 +17,7 @@ def check_numbers(part: Any) -> None:
         value = getattr(part, field.name)
         if field.type in (int, float) and (isinstance(value, bool) or not isinstance(value, Real)):
             raise BadInput(f"{field.name} of {type(part).__name__} is {value!r}; it must be a number")
+        check_whole(f"{field.name} of {type(part).__name__}", value)
 
 
 def checked_part(field: str, part: Any, kind: str) -> Any:

@@ -26,7 +26,7 @@ from anyorder.decoding.spelling import fields_of
 from anyorder.decoding.tokens import Argmax, Redraw, Sample, TokenRule
 from anyorder.denoisers.base import device_of
 from anyorder.denoisers.blocks import block_length_of
-from anyorder.errors import LARGEST_FINITE, BadInput, check_number
+from anyorder.errors import LARGEST_FINITE, BadInput, check_number, check_whole
 from anyorder.files import read_json, write_json, write_text, written_as_a_whole
 from anyorder.hub import Pushable, download
 from anyorder.memory import Memory
@@ -98,6 +98,7 @@ class Sampler(Pushable):
             check_numbers(part)
         for name, what in (("steps", "forward passes"), ("block_length", "positions")):
             value = getattr(self, name)
+            check_whole(name, value)
             if value is not None and (isinstance(value, bool) or not isinstance(value, Integral) or value < 1):
                 raise BadInput(f"{name} is {value!r}; it must be a whole number of {what}, 1 or more")
         check_number("noise", self.noise, 0, LARGEST_FINITE)

@@ -7,6 +7,7 @@ from anyorder.decoding.cache import Refresh
 from anyorder.errors import BadInput
 
 _WORDS = {"blocks": "block_length", "cache": "cache", "refresh": "refresh"}
+_DIGITS = 1_000  # Python reads no number of more than 4,300
 
 
 def fields_of(rules: list[str]) -> dict[str, Any]:
@@ -21,7 +22,7 @@ def fields_of(rules: list[str]) -> dict[str, Any]:
         name = _WORDS.get(word, "count")
         if name in found:
             raise BadInput("write '@' and a count rule once, '@blocks:LENGTH' once, '@cache:CACHE' once, '@refresh:WHEN' once")
-        if word == "blocks" and (not value.isdecimal() or int(value) < 1):
+        if word == "blocks" and (not value.isdecimal() or len(value) > _DIGITS or int(value) < 1):
             raise BadInput(f"{rule!r}: write blocks:32, with the number of positions per block")
         readers: dict[str, Callable[[str], Any]] = {"block_length": int, "refresh": read_refresh}
         found[name] = rule if name == "count" else readers.get(name, str)(value)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from anyorder import noise
 from anyorder.decoding.part_checks import checked_part
-from anyorder.errors import LARGEST_FINITE, BadInput, NotFinite, check_number
+from anyorder.errors import LARGEST_FINITE, BadInput, NotFinite, check_number, check_whole
 from anyorder.own_code import naming
 from anyorder.prediction import Prediction, in_chunks
 from anyorder.registry import TOKEN_RULES
@@ -97,6 +97,7 @@ class Sample(TokenRule):
         if self.temperature < COLDEST:
             raise BadInput(f"temperature is {self.temperature}; below {COLDEST:g} the logits overflow: use Argmax")
         check_number("top_p", self.top_p, above=0, most=1)
+        check_whole("top_k", self.top_k)
         if self.top_k is not None and (isinstance(self.top_k, bool) or not isinstance(self.top_k, Integral) or self.top_k < 1):
             raise BadInput(f"top_k is {self.top_k!r}; it must be a whole number, 1 or more, or None")
 

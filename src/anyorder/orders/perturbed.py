@@ -34,6 +34,8 @@ class Perturbed:
 
     def __post_init__(self) -> None:
         check_number("sigma", self.sigma, 0, LARGEST_FINITE)
+        if self.top_positions is not None:
+            check_number("top_positions", self.top_positions, 0)
 
     def __call__(self, state: DecodeState, prediction: Prediction) -> Tensor:
         scores = self.order(state, prediction).masked_fill(~open_positions(state, prediction), -torch.inf)
