@@ -6,17 +6,19 @@ from typing import Any
 import pytest
 import torch
 
+from anyorder.decoding.caches import dual
 from anyorder.decoding.combined_counts import TwoPhase
 from anyorder.decoding.counts import EvenBlocks, Fixed, Linear, Threshold
 from anyorder.decoding.entropy_counts import EntropyBound
 from anyorder.decoding.loop import decode
 from anyorder.decoding.order_text import as_order
+from anyorder.decoding.published_remaskers import P2, Prism
 from anyorder.decoding.remaskers import Absorbing, CriticUndo, RePredict
 from anyorder.decoding.sampler import Sampler, as_sampler
 from anyorder.decoding.tokens import Argmax, Sample
 from anyorder.errors import BadInput
 from anyorder.orders import heuristics
-from anyorder.orders.learned import LearnedOrder, SavedOrder
+from anyorder.orders.learned import Critic, LearnedOrder, SavedOrder
 from anyorder.orders.perturbed import Perturbed, TopPositions
 from anyorder.registry import REMASKERS
 from conftest import HashDenoiser
@@ -77,11 +79,31 @@ def test_an_order_is_a_name_a_folder_a_function_or_a_policy(tmp_path: Path) -> N
         ({"block_length": 4, "remasker": "repredict"}, "use the remasker 'none' in blocks"),
         ({"block_length": 4, "count": "cosine"}, "cosine counts over the whole sequence"),
         ({"block_length": 4, "count": "two_phase"}, "two_phase counts over the whole sequence"),
+        ({"block_length": 4, "cache": heuristics.margin}, "cache is the order margin; it must be a cache"),
+        ({"block_length": 4, "cache": TopPositions(3)}, "cache is the order TopPositions; it must be a cache"),
+        ({"token": dual}, "token is the cache dual; it must be a token rule"),
+        ({"order": dual}, "order is the cache dual; it must be an order"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused(fields: dict[str, Any], said: str) -> None:
     with pytest.raises(BadInput, match=said):
         Sampler(**{"order": "confidence", **fields})
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: CriticUndo(critic="folder"), "critic is 'folder'; it must be a function of a state and a prediction"),
+        (lambda: CriticUndo(critic=None), "critic is None"),
+        (lambda: CriticUndo(critic=Critic), "critic is an object of the class type"),
+        (lambda: P2(planner="x"), "planner is 'x'; it must be .*load_order"),
+        (lambda: P2(planner=HashDenoiser()), r"planner is an object of the class HashDenoiser; .* DenoiserCritic\(denoiser\)"),
+        (lambda: Prism(critic=3), "critic is 3"),
+    ],
+)
+def test_a_critic_that_cannot_be_called_is_refused(make: Any, said: str) -> None:
+    with pytest.raises(BadInput, match=said):
+        make()
 
 
 def test_in_blocks_the_even_pace_is_one_per_block() -> None:

@@ -56,7 +56,7 @@ def to_config(part: Any, weights: Callable[[Any], dict[str, Any] | None], kind: 
     found = weights(part)
     if found is not None:
         return found
-    kind = _kind_of(part, kind)
+    kind = kind_of(part, kind)
     values: dict[str, Any] = {"kind": kind, "name": _KINDS[kind].lasting_name_of(part)}
     if not _is_part(part):
         raise BadInput(f"the {kind} {type(part).__name__} cannot be saved: it must be a function or a dataclass")
@@ -168,10 +168,10 @@ def written(value: Any) -> str:
     return str(value)
 
 
-def _kind_of(part: Any, kind: str) -> str:
+def kind_of(part: Any, kind: str) -> str:
     """The kind under which a part is registered, or else the one that is expected."""
-    for name, registry in _KINDS.items():
-        if any(entry.part is part or entry.part is type(part) for entry in registry.known()):
+    for name in (*([kind] if kind in _KINDS else []), *_KINDS):
+        if any(entry.part is part or entry.part is type(part) for entry in _KINDS[name].known()):
             return name
     return kind
 

@@ -6,6 +6,8 @@ from numbers import Real
 from typing import Any
 
 from anyorder.errors import BadInput, check_whole
+from anyorder.own_code import name_of
+from anyorder.parts import kind_of
 
 _ARITY = {"order": 2, "count rule": 4, "token rule": 2, "cache": 2}
 """With how many arguments each kind of part is called, see `Order`, `CountRule`, `TokenRule` and `CacheRule`."""
@@ -28,9 +30,9 @@ def checked_part(field: str, part: Any, kind: str) -> Any:
     if not callable(part):
         said = repr(part) if _is_plain(part) else f"an object of the class {type(part).__name__}"
         raise BadInput(f"{field} is {said}; it must be the name of {one}, or {one}")
-    found = getattr(part, "part_kind", kind)
+    found = getattr(part, "part_kind", None) or kind_of(part, kind)
     if found != kind:
-        raise BadInput(f"{field} is the {found} {type(part).__name__}; it must be {one}")
+        raise BadInput(f"{field} is the {found} {name_of(part)}; it must be {one}")
     if inspect.isfunction(part):
         signature = inspect.signature(part)
         try:
@@ -38,6 +40,16 @@ def checked_part(field: str, part: Any, kind: str) -> Any:
         except TypeError as error:
             raise BadInput(f"{field} is {part.__name__}{signature}; {one} is called with {_ARITY[kind]} arguments") from error
     return part
+
+
+def check_critic(field: str, critic: Any) -> None:
+    """Raise BadInput unless this can be called as a critic."""
+    if not callable(critic) or inspect.isclass(critic) or hasattr(critic, "mask_token_id"):
+        said = repr(critic) if _is_plain(critic) else f"an object of the class {type(critic).__name__}"
+        raise BadInput(
+            f"{field} is {said}; it must be a function of a state and a prediction, such as load_order(FOLDER).critic, or "
+            "DenoiserCritic(denoiser)"
+        )
 
 
 def _is_plain(value: Any) -> bool:

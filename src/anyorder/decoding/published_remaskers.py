@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from anyorder.decoding.counts import CountRule, top
+from anyorder.decoding.part_checks import check_critic
 from anyorder.decoding.remaskers import CriticFunction, OwnCritic, Remasker, probability_of_right
 from anyorder.denoisers.base import evaluating
 from anyorder.errors import LARGEST_FINITE, BadInput, check_number
@@ -176,6 +177,8 @@ class P2(Forgiving):
 
     def __post_init__(self) -> None:
         check_number("eta", self.eta, 0, LARGEST_FINITE)
+        if self.planner is not None:
+            check_critic("planner", self.planner)
 
     @property
     def verifies(self) -> bool:  # type: ignore[override]
@@ -238,6 +241,7 @@ class Prism(Forgiving):
 
     def __post_init__(self) -> None:
         check_number("count", self.count, 0)
+        check_critic("critic", self.critic)
 
     def remask(self, state: DecodeState, prediction: Prediction) -> Tensor:
         """See `Remasker`."""

@@ -9,6 +9,7 @@ from torch import Tensor
 from anyorder.decoding.combined_counts import IfUnsure, TwoPhase
 from anyorder.decoding.counts import CountRule, Linear
 from anyorder.decoding.entropy_counts import EntropyShare
+from anyorder.decoding.part_checks import check_critic
 from anyorder.errors import LARGEST_FINITE, BadInput, check_number
 from anyorder.memory import Memory
 from anyorder.orders.base import Binding, Unbound
@@ -215,6 +216,7 @@ class CriticUndo(Remasker):
         for name in ("noise", "temperature"):
             check_number(name, getattr(self, name), 0, LARGEST_FINITE)
         check_number("patience", self.patience, 1)
+        check_critic("critic", self.critic)
 
     @property
     def usual_count(self) -> CountRule:
