@@ -13,9 +13,11 @@ from torch import Tensor, nn
 import anyorder
 from anyorder import Sampler
 from anyorder.decoding.counts import CountRule, top
+from anyorder.decoding.published_remaskers import P2, DenoiserCritic
 from anyorder.decoding.remaskers import Remasker
 from anyorder.denoisers.base import DenoiserOutput
 from anyorder.denoisers.classes import save_denoiser
+from anyorder.denoisers.shared_passes import SharedPasses
 from anyorder.errors import BadCheckpoint, BadInput, PartFailed, first_line
 from anyorder.evaluation.choice import adaptive, baselines, joined
 from anyorder.prediction import Prediction
@@ -316,3 +318,68 @@ def test_a_remasker_of_ones_own_remasks_within_blocks() -> None:
     found = anyorder.decode(HashDenoiser(), MASKS, Sampler("random", "fixed", remasker=again, steps=8, block_length=4))
     assert (found.tokens != 0).all() and found.remasked.tolist() == [1, 1]
     assert (found.tokens[MASKS != 0] == MASKS[MASKS != 0]).all()
+
+
+def proposes(tokens: Callable[[int], Any], log_probs: Callable[[int], Any] = torch.zeros) -> Any:
+    """A token rule that returns what is given for so many positions."""
+
+    def own_rule(state: DecodeState, prediction: Prediction) -> Any:
+        return tokens(len(prediction.logits)), log_probs(len(prediction.logits))
+
+    return own_rule
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        (proposes(lambda n: torch.zeros(n).long()), "own_rule proposes the token 0 in step 0, row 0, position 2; .* the mask"),
+        (proposes(lambda n: torch.full((n,), 99)), "own_rule proposes the token 99 .* it must be one of 0 to 4"),
+        (proposes(lambda n: torch.full((n,), -1)), "own_rule proposes the token -1"),
+        (proposes(lambda n: [1] * n), r"own_rule returned list and torch.float32 \(8,\); .* tensors of shape \(8,\)"),
+        (proposes(lambda n: torch.ones(n)), r"own_rule returned torch.float32 \(8,\) and"),
+        (proposes(lambda n: torch.ones(n).long(), lambda n: torch.zeros(n, 1)), r"and torch.float32 \(8, 1\)"),
+        (proposes(lambda n: torch.ones(n).long(), lambda n: None), "and NoneType; it must return tokens and"),
+        (lambda state, prediction: prediction.best_tokens, r"<lambda> returned torch.int64 \(8,\); it must return tokens and"),
+        (lambda state, prediction: None, "<lambda> returned NoneType"),
+    ],
+)  # fmt: skip
+def test_what_a_token_rule_returns_is_checked(rule: Any, said: str) -> None:
+    with pytest.raises(BadInput, match=f"the token rule test_own_failures:.*{said}"):
+        anyorder.decode(HashDenoiser(), MASKS, Sampler("random", token=rule, steps=4))
+
+
+class Whole(HashDenoiser):
+    """A denoiser that gives the logits of all positions, whatever it is asked for; or another form of output."""
+
+    def __init__(self, form: Callable[[DenoiserOutput], Any] = lambda output: output) -> None:
+        super().__init__()
+        self.form = form
+
+    def forward(self, tokens: Tensor, attention_mask: Tensor | None = None, positions: Tensor | None = None) -> Any:
+        return self.form(super().forward(tokens, attention_mask))
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        Sampler("confidence", steps=4), Sampler.parse("margin+repredict"), Sampler.parse("info_gain:2+p2"),
+        Sampler("confidence", remasker=P2(planner=DenoiserCritic(Whole()))),
+    ],
+)  # fmt: skip
+def test_a_denoiser_may_give_logits_of_all_positions(sampler: Sampler) -> None:
+    found, expected = (anyorder.decode(denoiser, MASKS, sampler) for denoiser in (Whole(), HashDenoiser()))
+    assert torch.equal(found.tokens, expected.tokens) and torch.equal(found.commit_step, expected.commit_step)
+    assert torch.equal(anyorder.decode(SharedPasses(Whole()), MASKS, sampler).tokens, expected.tokens)
+
+
+@pytest.mark.parametrize(
+    ("form", "said"),
+    [
+        (lambda output: output.logits, "the denoiser returned torch.float64 of shape .*; it must return DenoiserOutput"),
+        (lambda output: output._replace(hidden=None), "the denoiser returned a DenoiserOutput; .*, two tensors"),
+        (lambda output: output._replace(logits=output.logits[:, 1:]), r"logits of shape \(2, 5, 5\); they must be \(K, V\)"),
+    ],
+)
+def test_what_a_denoiser_returns_is_checked(form: Callable[[DenoiserOutput], Any], said: str) -> None:
+    with pytest.raises(BadInput, match=said):
+        anyorder.decode(Whole(form), MASKS, "confidence")

@@ -9,7 +9,7 @@ from torch import Tensor
 from anyorder.decoding.counts import CountRule, top
 from anyorder.decoding.part_checks import check_critic
 from anyorder.decoding.remaskers import CriticFunction, OwnCritic, Remasker, probability_of_right
-from anyorder.denoisers.base import evaluating
+from anyorder.denoisers.base import at_positions, evaluating
 from anyorder.errors import LARGEST_FINITE, BadInput, check_number
 from anyorder.prediction import Prediction
 from anyorder.registry import COUNT_RULES, REMASKERS
@@ -143,7 +143,7 @@ class DenoiserCritic:
         draft = state.tokens.masked_scatter(prediction.predicted, prediction.drawn_tokens)
         committed = state.generated & ~state.masked
         with evaluating(self.denoiser):
-            logits, hidden = self.denoiser(draft, state.attention_mask, committed)
+            logits, hidden = at_positions(self.denoiser(draft, state.attention_mask, committed), committed)
         if logits.shape[-1] != prediction.logits.shape[-1]:
             words = f"{logits.shape[-1]} words, and the denoiser {prediction.logits.shape[-1]}"
             raise BadInput(f"the planner has {words}: use one of the same vocabulary")

@@ -13,7 +13,7 @@ from anyorder.decoding.remaskers import check_committed
 from anyorder.decoding.sampler import Sampler
 from anyorder.decoding.tokens import propose
 from anyorder.denoisers.attention import with_attention
-from anyorder.denoisers.base import Denoiser, DenoiserOutput, check_is_denoiser
+from anyorder.denoisers.base import Denoiser, DenoiserOutput, at_positions, check_is_denoiser
 from anyorder.denoisers.blocks import block_length_of
 from anyorder.errors import BadInput
 from anyorder.memory import remember
@@ -63,11 +63,12 @@ def predict(denoiser: Denoiser, state: DecodeState, sampler: Sampler, cache: Cac
             logits, hidden, asked = cache.predict(state, asked)
             where = where & asked
         elif sampler.reads_attention:
-            (logits, hidden), attention = with_attention(denoiser, state.tokens, state.attention_mask, asked)
+            output, attention = with_attention(denoiser, state.tokens, state.attention_mask, asked)
+            logits, hidden = at_positions(output, asked)
         elif reach is not None:
             logits, hidden = _up_to(reach, denoiser, state, asked)
         else:
-            logits, hidden = denoiser(state.tokens, state.attention_mask, asked)
+            logits, hidden = at_positions(denoiser(state.tokens, state.attention_mask, asked), asked)
     if reach is not None:
         hidden = hidden.masked_fill(~reach[..., None], 0.0)
     log_probs = None
@@ -167,7 +168,7 @@ def _up_to(reach: Tensor, denoiser: Denoiser, state: DecodeState, asked: Tensor)
     needed = reach if state.attention_mask is None else reach & state.attention_mask.bool()
     end = 1 + int(needed.any(dim=0).nonzero().max()) if bool(needed.any()) else 1
     mask = None if state.attention_mask is None else state.attention_mask[:, :end]
-    logits, hidden = denoiser(state.tokens[:, :end], mask, asked[:, :end])
+    logits, hidden = at_positions(denoiser(state.tokens[:, :end], mask, asked[:, :end]), asked[:, :end])
     return DenoiserOutput(logits, torch.nn.functional.pad(hidden, (0, 0, 0, reach.shape[1] - end)))
 
 

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from numbers import Integral
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch import Tensor
 from anyorder import noise
 from anyorder.decoding.part_checks import checked_part
 from anyorder.errors import LARGEST_FINITE, BadInput, NotFinite, check_number, check_whole
-from anyorder.own_code import naming
+from anyorder.own_code import name_of, naming
 from anyorder.prediction import Prediction, in_chunks
 from anyorder.registry import TOKEN_RULES
 from anyorder.state import DecodeState
@@ -34,27 +34,50 @@ def propose(rule: TokenRule, state: DecodeState, prediction: Prediction) -> tupl
     """What a token rule proposes for the predicted positions: tokens int64 (K,) and log-probabilities float (K,).
 
     Raises:
-        BadInput: the rule returned something else. NotFinite: the denoiser's logits are no distribution.
+        BadInput: the rule returned something else, the mask, or what is no token of the vocabulary. NotFinite: the denoiser's
+            logits are no distribution.
     """
     with naming("token rule", rule):
-        tokens, log_probs = rule(state, prediction)
-    expected = (len(prediction.logits),)
-    if tokens.shape != expected or tokens.dtype != torch.int64 or log_probs.shape != expected:
+        proposed = rule(state, prediction)
+    count, words = prediction.logits.shape
+    if not _are_proposals(proposed, count):
+        parts = proposed if isinstance(proposed, tuple | list) and len(proposed) == 2 else (proposed,)
+        given = " and ".join(f"{p.dtype} {tuple(p.shape)}" if isinstance(p, Tensor) else type(p).__name__ for p in parts)
         raise BadInput(
-            f"the token rule returned {tokens.dtype} {tuple(tokens.shape)} and log-probabilities {tuple(log_probs.shape)}; "
-            f"it must return int64 and float of shape {expected}"
+            f"the token rule {name_of(rule)} returned {given}; it must return tokens and their log-probabilities, "
+            f"int64 and float tensors of shape ({count},)"
         )
-    wrong = log_probs.isnan()
-    if wrong.any():
-        raise NotFinite(_not_a_distribution(state, prediction, int(wrong.nonzero()[0, 0])))
+    tokens, log_probs = proposed
+    wrong, none = log_probs.isnan(), (tokens < 0) | (tokens >= words) | (tokens == state.mask_token_id)
+    if (wrong | none).any():
+        if wrong.any():
+            raise NotFinite(_not_a_distribution(state, prediction, int(wrong.nonzero()[0, 0])))
+        at = int(none.nonzero()[0, 0])
+        raise BadInput(
+            f"the token rule {name_of(rule)} proposes the token {int(tokens[at])} {_where(state, prediction, at)}; it must be "
+            f"one of 0 to {words - 1}, and not the mask, {state.mask_token_id} (to which a denoiser gives a logit of -inf)"
+        )
     return tokens, log_probs
+
+
+def _are_proposals(proposed: Any, count: int) -> bool:
+    """Whether these are tokens int64 (count,) and log-probabilities float (count,)."""
+    if not isinstance(proposed, tuple | list) or len(proposed) != 2 or not all(isinstance(p, Tensor) for p in proposed):
+        return False
+    tokens, log_probs = proposed
+    return bool(tokens.dtype == torch.int64 and log_probs.is_floating_point() and tokens.shape == log_probs.shape == (count,))
+
+
+def _where(state: DecodeState, prediction: Prediction, at: int) -> str:
+    """The step, row and position of the predicted position number `at`, for messages."""
+    row, position = prediction.predicted.nonzero()[at].tolist()
+    return f"in step {int(state.step[row])}, row {int(state.row[row])}, position {position}"
 
 
 def _not_a_distribution(state: DecodeState, prediction: Prediction, at: int) -> str:
     """What is wrong with the logits at the predicted position number `at`."""
     logits = prediction.logits[at]
-    row, position = prediction.predicted.nonzero()[at].tolist()
-    where = f"in step {int(state.step[row])}, row {int(state.row[row])}, position {position}"
+    where = _where(state, prediction, at)
     if bool((logits == -torch.inf).all()):
         return f"the denoiser forbids every token {where} (all logits are -inf): at least one must be allowed"
     found = "NaN" if bool(logits.isnan().any()) else "+inf" if bool((logits == torch.inf).any()) else None

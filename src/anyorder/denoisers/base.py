@@ -217,6 +217,25 @@ def check_tokens(tokens: Tensor, denoiser: "Denoiser") -> None:
         )
 
 
+def at_positions(output: Any, positions: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits (K, V) of the asked positions bool (B, L), and hidden states (B, L, D), of what a denoiser returned; its logits
+    may be those of all positions.
+
+    Raises:
+        BadInput: it returned something else.
+    """
+    if not isinstance(output, tuple | list) or len(output) != 2 or not all(isinstance(part, Tensor) for part in output):
+        raise BadInput(f"the denoiser returned {_said(output)}; it must return DenoiserOutput(logits, hidden), two tensors")
+    logits, hidden = output
+    logits = logits[positions] if logits.shape[:-1] == positions.shape else logits
+    if logits.dim() != 2:
+        raise BadInput(
+            f"the denoiser returned logits of shape {tuple(logits.shape)}; they must be (K, V) for the K asked positions, or "
+            f"{(*positions.shape, 'V')}"
+        )
+    return logits, hidden
+
+
 @contextmanager
 def in_float32() -> Iterator[None]:
     """Networks that are made in the body are float32, whatever `torch.set_default_dtype` says."""

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from anyorder.denoisers.base import Denoiser, DenoiserOutput, device_of
+from anyorder.denoisers.base import Denoiser, DenoiserOutput, at_positions, device_of
 from anyorder.own_code import naming
 
 _LIMIT = 2**30  # bytes
@@ -79,7 +79,7 @@ class SharedPasses(nn.Module):
     def _run(self, tokens: Tensor, attention_mask: Tensor | None, positions: Tensor | None) -> DenoiserOutput:
         with naming("denoiser", self.denoiser):
             output: DenoiserOutput = self.denoiser(tokens, attention_mask, positions)
-        return output
+        return output if positions is None else DenoiserOutput(*at_positions(output, positions))
 
     def _keep(self, key: tuple[int, bytes], one: tuple[Tensor, Tensor]) -> None:
         """The parts of a batch share its memory, which is free again when the last of them is forgotten."""

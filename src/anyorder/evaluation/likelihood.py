@@ -29,7 +29,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from anyorder.denoisers.base import Denoiser, attention_of, device_of, evaluating
+from anyorder.denoisers.base import Denoiser, at_positions, attention_of, device_of, evaluating
 from anyorder.denoisers.blocks import block_length_of, block_numbers, first_masked_block
 from anyorder.errors import BadInput, check_number
 from anyorder.losses import policy_log_probabilities
@@ -123,7 +123,7 @@ class Process:
         if (length := block_length_of(self.denoiser)) is not None:
             masked = first_masked_block(masked, block_numbers(tokens, mask, length))
         with evaluating(self.denoiser):
-            logits, hidden = self.denoiser(tokens, mask, masked)
+            logits, hidden = at_positions(self.denoiser(tokens, mask, masked), masked)
         seeds = tokens.new_zeros(len(tokens))
         state = DecodeState.start(tokens, generated, self.denoiser.mask_token_id, seeds, steps, mask, x0, length)
         state = state.replace(masked=masked, step=steps - left)

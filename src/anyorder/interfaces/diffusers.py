@@ -154,7 +154,9 @@ class OrderScheduler(BlockRefinementScheduler):
         editable = torch.ones_like(masked) if prompt_mask is None else ~prompt_mask.expand_as(masked)
         state, prediction = self._state(model_output, at, masked, editable, count, seen, mask_token_id, generator)
         sure = masked & (out.sampled_probs > (self.config.threshold if threshold is None else threshold))
-        drawn = Drawn(out.sampled_tokens[masked], out.sampled_probs[masked])
+        tokens = out.sampled_tokens[masked]
+        tokens = torch.where(tokens == mask_token_id, int(mask_token_id == 0), tokens)  # a drawn mask is no token to be ranked
+        drawn = Drawn(tokens, out.sampled_probs[masked])
         committed = step(state, prediction, Sampler(where, AsMany(count, sure), drawn))[1].selected
         out.transfer_index = committed[:, -sample.shape[1] :]
         out.prev_sample = torch.where(out.transfer_index | out.editing_transfer_index, out.sampled_tokens, sample)

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from anyorder.denoisers.base import at_positions
 from anyorder.errors import LARGEST_FINITE, BadInput, check_number
 from anyorder.noise import Purpose
 from anyorder.orders.base import Binding, Unbound
@@ -82,6 +83,6 @@ class InfoGain(Unbound):
         now = (entropy * state.masked).sum(dim=1)[rows] / masked.sum(dim=1)
         tokens[each, at], masked[each, at] = drawn[rows, at], False
         attention = None if state.attention_mask is None else state.attention_mask[rows]
-        logits, hidden = self.denoiser(tokens, attention, masked)
+        logits, hidden = at_positions(self.denoiser(tokens, attention, masked), masked)
         after = Prediction(forbid(logits, state.rejected[rows][masked]), hidden, masked)
         return now - after.scatter(after.entropy, 0.0).sum(dim=1) / masked.sum(dim=1) - entropy[rows, at]
