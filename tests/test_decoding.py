@@ -251,6 +251,22 @@ def test_orders_of_the_most_confident_positions_keep_tokens_with_repredict(order
         assert ((output.selected & inside).sum(dim=1) == min(number, 4)).all()
 
 
+@pytest.mark.parametrize("noise", [0.0, 1.0])
+def test_undo_keeps_a_token_that_the_denoiser_has_no_other_for(noise: float) -> None:
+    class Certain(HashDenoiser):
+        def forward(self, tokens, attention_mask=None, positions=None):  # type: ignore[no-untyped-def]
+            out = super().forward(tokens, attention_mask)
+            logits = out.logits.clone()
+            logits[:, 1] = torch.tensor([-torch.inf, -torch.inf, 0.5, -torch.inf, -torch.inf])  # one token alone
+            return out._replace(logits=logits[positions])
+
+    critic = lambda state, prediction: torch.full(state.tokens.shape, -3.0)  # noqa: E731
+    undo = CriticUndo(critic=critic, noise=noise, temperature=noise, keeps_best=False)
+    out = decode(Certain(VOCAB), torch.zeros(2, 3, dtype=torch.int64), Sampler("confidence", Fixed(1), remasker=undo, steps=11))
+    assert (out.tokens[:, 1] == 2).all() and (out.tokens != 0).all() and (out.remasked > 0).all()
+    assert out.token_log_probs.isfinite().all()
+
+
 def test_undo_remasks_and_does_not_repeat_itself() -> None:
     def doubts_twos(state: DecodeState, prediction: Prediction) -> Tensor:
         return torch.where(state.tokens == 2, -5.0, 5.0)

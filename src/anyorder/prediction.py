@@ -215,12 +215,16 @@ class Prediction:
 
 
 def forbid(logits: Tensor, rejected: Tensor) -> Tensor:
-    """Logits (K, V) without the rejected token of each position (K,), -1 for none."""
-    some = rejected >= 0
+    """Logits (K, V) without the rejected token of each position (K,), -1 for none. It stays where the denoiser produces no
+    other token."""
+    some = (rejected >= 0)[:, None]
     if not some.any():
         return logits
     token = rejected.clamp(min=0)[:, None]
-    return logits.scatter(1, token, logits.gather(1, token).masked_fill(some[:, None], -torch.inf))
+    own = logits.gather(1, token)
+    others = logits.scatter(1, token, own.masked_fill(some, -torch.inf))
+    only = others.amax(dim=1, keepdim=True) == -torch.inf
+    return others.scatter_(1, token, own.masked_fill(some & ~only, -torch.inf))
 
 
 def in_chunks(compute: Callable[..., tuple[Tensor, ...]], logits: Tensor, *along: Tensor) -> tuple[Tensor, ...]:

@@ -32,7 +32,7 @@ class DecodeState:
         token_log_probs: float32 (B, L), log-probability of each committed token when it was committed, 0 elsewhere.
         order_log_probs: float32 (B, L), log-probability with which a stochastic order drew the position; else 0.
         rejected: int64 (B, L), the token that was remasked at a position and is ruled out there until another one is
-            committed; -1 for none.
+            committed, if the denoiser produces another one; -1 for none.
         nfe: int64 (B,), forward passes so far.
         remasked: int64 (B,), committed tokens that were remasked so far.
         attention_mask: bool (B, L), False at padding; None without padding.
