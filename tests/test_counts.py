@@ -82,6 +82,10 @@ def test_fixed(make_state: MakeState) -> None:
 def test_threshold(make_state: MakeState) -> None:
     assert select(Threshold(0.75), binary(make_state, [0.6, 0.9, 0.8])) == [1, 2]
     assert select(Threshold(0.95), binary(make_state, [0.6, 0.9, 0.8])) == [1]
+    state, prediction = binary(make_state, [0.6, 0.9, 0.8])
+    first = torch.tensor([[3.0, 1.0, 2.0]])
+    assert Threshold(0.85)(first, state, prediction, NONE).tolist() == [[True, True, False]], "the best-scored one in any case"
+    assert "and the best-scored one in any case" in COUNT_RULES.entry("threshold").help
 
 
 def test_factor(make_state: MakeState) -> None:

@@ -149,8 +149,8 @@ _PROBABILITIES = (0.5, 0.7, 0.8, 0.9, 0.95, 0.99)
 @COUNT_RULES.register("threshold", curve_for=("heuristic",))
 @dataclass(frozen=True)
 class Threshold(CountRule):
-    """All positions whose drawn token has a probability above the level, or else the best-scored one (Fast-dLLM, arXiv
-    2505.22618)."""
+    """All positions whose drawn token has a probability above the level, and the best-scored one in any case (Fast-dLLM, arXiv
+    2505.22618). In the order of confidence that is one of them, if there are any."""
 
     level: float = field(default=0.9, metadata={"help": "least probability of the drawn token", "values": _PROBABILITIES})
 

@@ -24,8 +24,8 @@ class DependenceAware(CountRule):
     Two positions depend on each other if s_ij = (a_ij + a_ji) / 2 is above `edge`, where a is the denoiser's attention, the
     mean over the heads and the last 30 % of the layers. Positions are taken in falling order of confidence times the sum of
     s_ij over the open positions j, each unless it depends on one that was taken (Welsh-Powell). As soon as less than the share
-    `tail` of the generated positions is masked, all positions with a confidence above `level` are unmasked, or else the
-    best-scored one.
+    `tail` of the generated positions is masked, all positions with a confidence above `level` are unmasked, and the
+    best-scored one in any case.
 
     The order decides only that last case. The attention comes from the same forward pass, of our transformer or of a Hugging
     Face model that is loaded with `attn_implementation="eager"`. The default of `edge` is ours: attention sums to 1 over the
