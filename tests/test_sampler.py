@@ -145,6 +145,15 @@ def test_text_says_order_remasker_blocks_and_count_rule(text: str, sampler: Samp
     assert Sampler.parse(str(sampler)) == sampler
 
 
+def test_noise_on_the_most_confident_positions_alone_has_no_text() -> None:
+    for top in (0, 3):
+        text = str(Sampler(Perturbed(heuristics.confidence, 0.1, top)))
+        assert text == f"Perturbed(confidence, 0.1, {top})"
+        assert str(Sampler(Perturbed(learned(), 0.1, top))) == f"Perturbed(policy, 0.1, {top})"
+        with pytest.raises(BadInput):
+            Sampler.parse(text)
+
+
 def test_other_fields_are_given_beside_the_text() -> None:
     assert Sampler.parse("margin", steps=7, noise=0.5) == Sampler("margin", steps=7, noise=0.5)
     assert Sampler.parse("margin", count="fixed:2") == Sampler("margin", Fixed(2))

@@ -44,9 +44,11 @@ def as_order(order: Any) -> Order:
 
 
 def order_text(order: Any) -> str:
-    """The text from which `as_order` makes an order; that of a learned one is `policy`."""
+    """The text from which `as_order` makes an order; that of a learned one is `policy`. An order that has no such text is shown
+    by its class and arguments."""
     if isinstance(order, Perturbed):
-        return f"{order_text(order.order)}~{written(order.sigma)}"
+        inside, sigma = order_text(order.order), written(order.sigma)
+        return f"{inside}~{sigma}" if order.top_positions is None else f"Perturbed({inside}, {sigma}, {order.top_positions})"
     if isinstance(order, SavedOrder) and order.folder:
         return order.folder
     if isinstance(order, LearnedOrder):
