@@ -242,6 +242,20 @@ def test_a_sampler_in_text_reads_back_to_the_same(name: str) -> None:
     assert Sampler.parse(str(sampler)) == sampler
 
 
+@pytest.mark.parametrize("name", ["confidence+p2", "margin~0.1", "top_k:3", "margin@threshold:0.9", "margin@blocks:4"])
+def test_a_folder_that_holds_no_part_captures_no_spelling(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = Sampler.parse(name)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).mkdir()
+    (tmp_path / "a+b~c@d").mkdir()
+    assert Sampler.parse(name) == as_sampler(name) == expected
+    assert Sampler.parse("a+b~c@d") == Sampler(SavedOrder("a+b~c@d")), "which says what it lacks when it is bound"
+    with pytest.raises(BadInput, match="sampler 'nonsense': order 'nonsense' is unknown"):
+        Sampler.parse("nonsense")
+    learned().save_pretrained(name)
+    assert Sampler.parse(name) == Sampler(SavedOrder(name))
+
+
 def test_the_folder_of_a_policy_may_have_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     folder = "a@team+b~1/policy"

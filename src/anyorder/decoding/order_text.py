@@ -14,8 +14,14 @@ from anyorder.parts import label_of, written
 from anyorder.registry import ORDERS
 
 
+def holds_part(path: str) -> bool:
+    """Whether this is a folder with a policy or a sampler, so that its name is that of the folder, whatever its letters."""
+    return any(os.path.isfile(os.path.join(path, name)) for name in ("config.json", "sampler.json"))
+
+
 def as_order(order: Any) -> Order:
-    """An order by its name, `NAME~SIGMA`, or the folder of a policy; anything else is returned as it is.
+    """An order by its name, `NAME~SIGMA`, or the folder of a policy; anything else is returned as it is. A folder that holds
+    neither a policy nor a sampler is meant only where the text is no order.
 
     Raises:
         BadInput: an unknown name.
@@ -26,15 +32,25 @@ def as_order(order: Any) -> Order:
         return LearnedOrder(order)
     if not isinstance(order, str):
         return order  # type: ignore[no-any-return]
+    if order and order not in ORDERS and holds_part(order):
+        return SavedOrder(order)
+    try:
+        return _read(order)
+    except BadInput:
+        if order and os.path.isdir(order):
+            return SavedOrder(order)
+        raise
+
+
+def _read(order: str) -> Order:
+    """An order by its name, or `NAME~SIGMA`."""
     name, perturbed, sigma = order.rpartition("~")
-    if perturbed and not os.path.exists(order):
+    if perturbed:
         inside = as_order(name)
         try:
             return Perturbed(inside, float(sigma))
         except ValueError as error:
             raise BadInput(f"order {order!r}: after '~' write the standard deviation of the noise, 0 or more") from error
-    if order and order not in ORDERS and os.path.isdir(order):
-        return SavedOrder(order)
     try:
         return ORDERS.make(order)  # type: ignore[no-any-return]
     except BadInput as error:

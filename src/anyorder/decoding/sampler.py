@@ -18,7 +18,7 @@ from anyorder.decoding.blocks import check_fits_denoiser
 from anyorder.decoding.cache import Cache, Refresh, check_cache
 from anyorder.decoding.caches import CacheRule, none
 from anyorder.decoding.counts import CountRule, FunctionRule, as_rule
-from anyorder.decoding.order_text import as_order, order_text
+from anyorder.decoding.order_text import as_order, holds_part, order_text
 from anyorder.decoding.part_checks import check_numbers, checked_part
 from anyorder.decoding.remaskers import Absorbing, Remasker
 from anyorder.decoding.sampler_card import card_of
@@ -135,16 +135,18 @@ class Sampler(Pushable):
             BadInput: text of another form, or an unknown name.
         """
         parts = text.split("@")
-        paths = (n for n in range(len(parts), 0, -1) if os.path.exists("@".join(parts[:n])))  # a folder's name may hold @ and +
-        cut = next(paths, 0)
-        where, rules = "@".join(parts[: cut or 1]), parts[cut or 1 :]
-        order, plus, remasker = (where, "", "") if cut else where.partition("+")
-        if plus:
-            fields["remasker"] = remasker
-        try:
-            return cls(as_order(order), **{**fields, **fields_of(rules)})
-        except BadInput as error:
-            raise BadInput(f"sampler {text!r}: {error}") from error
+        starts = {"@".join(parts[:n]): n for n in range(len(parts), 0, -1)}  # a folder's name may hold @ and +
+        folder = next((n for start, n in starts.items() if holds_part(start)), 0)
+        path = next((n for start, n in starts.items() if os.path.exists(start)), 0)
+        cuts = {folder: None} if folder else {0: None, path: None}  # a path that holds no part is meant where no text is
+        for cut in cuts:
+            where, rules = "@".join(parts[: cut or 1]), parts[cut or 1 :]
+            order, plus, remasker = (where, "", "") if cut else where.partition("+")
+            try:
+                return cls(as_order(order), **{**fields, **({"remasker": remasker} if plus else {}), **fields_of(rules)})
+            except BadInput as error:
+                wrong = error
+        raise BadInput(f"sampler {text!r}: {wrong}") from wrong
 
     def __str__(self) -> str:
         """The spelling that `parse` reads; parts that have none are shown by the name of their function or class."""
