@@ -18,8 +18,9 @@ from anyorder.decoding.remaskers import Remasker
 from anyorder.denoisers.base import DenoiserOutput
 from anyorder.denoisers.classes import save_denoiser
 from anyorder.denoisers.shared_passes import SharedPasses
-from anyorder.errors import BadCheckpoint, BadInput, PartFailed, first_line
+from anyorder.errors import BadCheckpoint, BadInput, NotFinite, PartFailed, first_line
 from anyorder.evaluation.choice import adaptive, baselines, joined
+from anyorder.orders.perturbed import Perturbed
 from anyorder.prediction import Prediction
 from anyorder.registry import COUNT_RULES, ORDERS, POLICIES
 from anyorder.state import DecodeState
@@ -383,3 +384,33 @@ def test_a_denoiser_may_give_logits_of_all_positions(sampler: Sampler) -> None:
 def test_what_a_denoiser_returns_is_checked(form: Callable[[DenoiserOutput], Any], said: str) -> None:
     with pytest.raises(BadInput, match=said):
         anyorder.decode(Whole(form), MASKS, "confidence")
+
+
+def endless(state: DecodeState, prediction: Prediction) -> Tensor:
+    """An order that calls a position certain."""
+    return prediction.scatter(prediction.drawn_log_probs).masked_fill(state.index == 3, torch.inf)
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        Sampler(endless), Sampler(endless, noise=1.0), Sampler(Perturbed(endless, 0.1)), Sampler(endless, "plackett_luce"),
+        Sampler(endless, block_length=4),
+    ],
+)  # fmt: skip
+def test_scores_of_plus_infinity_name_the_order(sampler: Sampler) -> None:
+    said = r"the order test_own_failures:endless returned scores of \+inf: .* give a large number"
+    with pytest.raises(NotFinite, match=said):
+        anyorder.decode(HashDenoiser(), MASKS, sampler)
+
+
+def test_scores_of_what_is_not_predicted_are_ignored() -> None:
+    def elsewhere(state: DecodeState, prediction: Prediction) -> Tensor:
+        return prediction.scatter(prediction.drawn_log_probs, torch.inf)
+
+    found = anyorder.decode(HashDenoiser(), MASKS, Sampler(Perturbed(elsewhere, 0.0), noise=1.0))
+    assert (found.tokens != 0).all() and found.order_log_probs.isfinite().all()
+    for wrong, said in ((lambda s, p: s.index, "torch.int64"), (lambda s, p: None, "NoneType")):
+        for order in (wrong, Perturbed(wrong, 0.1)):  # type: ignore[arg-type]
+            with pytest.raises(BadInput, match=f"the order test_own_failures:.*<lambda> returned {said}; scores must be"):
+                anyorder.decode(HashDenoiser(), MASKS, order)

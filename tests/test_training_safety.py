@@ -133,11 +133,11 @@ def test_scores_that_are_nan_are_divergence_once_something_was_trained(tmp_path:
 
     plain = RewardJob.loss
     monkeypatch.setattr(RewardJob, "loss", broken(3))
-    with pytest.raises(Diverged, match=r"at step 4: the order returned NaN scores"):
+    with pytest.raises(Diverged, match=r"at step 4: the order .* returned NaN scores"):
         run_recipe(recipe_of("reward"), tmp_path / "later")
     assert steps_kept(tmp_path / "later") == [2, 3]
     monkeypatch.setattr(RewardJob, "loss", broken(0))
-    with pytest.raises(NotFinite, match="the order returned NaN scores"):
+    with pytest.raises(NotFinite, match=r"the order .* returned NaN scores"):
         run_recipe(recipe_of("reward"), tmp_path / "at once")
 
 

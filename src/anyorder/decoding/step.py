@@ -85,7 +85,7 @@ def step(state: DecodeState, prediction: Prediction, sampler: Sampler) -> tuple[
     """Decode every sequence of a state by one step.
 
     Raises:
-        BadInput: the order did not return a float tensor, or returned scores of the wrong shape, or NaN; or the remasker
+        BadInput: the order did not return a float tensor, or returned scores of the wrong shape, NaN or +inf; or the remasker
             returned anything but committed positions.
     """
     everywhere = state.masked
@@ -174,9 +174,9 @@ def _up_to(reach: Tensor, denoiser: Denoiser, state: DecodeState, asked: Tensor)
 
 def _scores(state: DecodeState, prediction: Prediction, sampler: Sampler) -> Tensor:
     """The order's scores (B, L), -inf at positions that are not open."""
+    inside = prediction.predicted if state.open is None else state.open
     with naming("order", sampler.order):
-        scores = checked_scores(sampler.order(state, prediction), state)
-    return scores.masked_fill(~(prediction.predicted if state.open is None else state.open), -torch.inf)
+        return checked_scores(sampler.order(state, prediction), sampler.order, state, inside)
 
 
 def _revised(

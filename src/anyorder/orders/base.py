@@ -5,9 +5,11 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from anyorder.errors import BadInput, NotFinite
+from anyorder.own_code import name_of
 from anyorder.prediction import Prediction
 from anyorder.state import DecodeState
 
@@ -20,9 +22,9 @@ class Order(Protocol):
         def my_order(state: DecodeState, prediction: Prediction) -> Tensor:
             return prediction.scatter(prediction.best_log_probs)
 
-    It returns float32 (B, L). Scores where `prediction.predicted` is False are ignored. Ties are broken by position, the
-    leftmost first. An order that calls the denoiser itself has a method `passes(state)` that gives the number of these forward
-    passes, int64 (B,), which are counted in `DecodeState.nfe`.
+    It returns float32 (B, L), finite, or -inf where a position is left out. Scores where `prediction.predicted` is False are
+    ignored. Ties are broken by position, the leftmost first. An order that calls the denoiser itself has a method
+    `passes(state)` that gives the number of these forward passes, int64 (B,), which are counted in `DecodeState.nfe`.
     """
 
     def __call__(self, state: DecodeState, prediction: Prediction) -> Tensor: ...
@@ -60,17 +62,24 @@ def open_positions(state: DecodeState, prediction: Prediction) -> Tensor:
     return prediction.predicted & ~(state.masked & ~state.available)
 
 
-def checked_scores(scores: Any, state: DecodeState) -> Tensor:
-    """What an order returned, float (B, L).
+def checked_scores(scores: Any, order: Order, state: DecodeState, inside: Tensor) -> Tensor:
+    """What an order returned, float (B, L), with -inf outside of the positions `inside` bool (B, L), where it is ignored.
 
     Raises:
-        BadInput: it is no float tensor, or of another shape than the tokens. NotFinite: it is NaN somewhere.
+        BadInput: it is no float tensor, or of another shape than the tokens. NotFinite: it is NaN or +inf somewhere inside.
     """
     if not isinstance(scores, Tensor) or not scores.is_floating_point():
         given = scores.dtype if isinstance(scores, Tensor) else type(scores).__name__
-        raise BadInput(f"the order returned {given}; scores must be a float tensor")
-    if scores.shape != state.tokens.shape:
-        raise BadInput(f"the order returned scores of shape {tuple(scores.shape)}; they must be {tuple(state.tokens.shape)}")
-    if scores.numel() and math.isnan(scores.max().item()):
-        raise NotFinite("the order returned NaN scores: look for a logarithm of 0 or a difference of infinities in it")
-    return scores
+        raise BadInput(f"the order {name_of(order)} returned {given}; scores must be a float tensor")
+    shape = tuple(state.tokens.shape)
+    if scores.shape != shape:
+        raise BadInput(f"the order {name_of(order)} returned scores of shape {tuple(scores.shape)}; they must be {shape}")
+    found: Tensor = scores.masked_fill(~inside, -torch.inf)
+    highest = found.max().item() if found.numel() else 0.0
+    if math.isnan(highest):
+        reason = "look for a logarithm of 0 or a difference of infinities in it"
+        raise NotFinite(f"the order {name_of(order)} returned NaN scores: {reason}")
+    if highest == math.inf:
+        reason = "no noise changes them; give a large number to what comes first (-inf leaves a position out)"
+        raise NotFinite(f"the order {name_of(order)} returned scores of +inf: {reason}")
+    return found

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from anyorder.errors import LARGEST_FINITE, check_number
 from anyorder.noise import Purpose
-from anyorder.orders.base import Order, open_positions
+from anyorder.orders.base import Order, checked_scores, open_positions
 from anyorder.orders.learned import LearnedOrder
 from anyorder.orders.reward_policies import most_confident
 from anyorder.prediction import Prediction
@@ -38,7 +38,7 @@ class Perturbed:
             check_number("top_positions", self.top_positions, 0)
 
     def __call__(self, state: DecodeState, prediction: Prediction) -> Tensor:
-        scores = self.order(state, prediction).masked_fill(~open_positions(state, prediction), -torch.inf)
+        scores = checked_scores(self.order(state, prediction), self.order, state, open_positions(state, prediction))
         most = self.top_positions
         if most is None:
             most = self.order.policy.top_positions if isinstance(self.order, LearnedOrder) else 0
