@@ -182,7 +182,7 @@ def _selects(value: Any) -> Any:
 )
 def test_what_a_count_rule_returns_is_checked(value: Any, said: str) -> None:
     denoiser = anyorder.WrappedDenoiser(nn.Embedding(4, 4), 0, 4)
-    with pytest.raises(BadInput, match=f"the count rule {said}; .* must be a bool tensor"):
+    with pytest.raises(BadInput, match=rf"the count rule test_own_parts:\S+ {said}; .* must be a bool tensor \(2, 4\)"):
         anyorder.decode(denoiser, torch.zeros(2, 4, dtype=torch.int64), anyorder.Sampler("confidence", count=_selects(value)))
 
 
@@ -191,8 +191,9 @@ def test_what_a_count_rule_returns_is_checked(value: Any, said: str) -> None:
     [
         (
             {"order": "confidence", "count": "own_parts_here:backwards"},
-            r"count is backwards\(.*\); .* 4 arguments",
+            "count is the order own_parts_here:backwards; it must be a count rule",
         ),
+        ({"order": "confidence", "count": lambda state: state}, r"count is <lambda>\(.*\); .* 4 arguments"),
         ({"order": lambda state: state}, "an order is called with 2 arguments"),
         ({"order": "own_parts_here:Copies"}, "order is an object of the class Copies; it must be the name of an order"),
         ({"order": "nosuch_module:order"}, "'nosuch_module:order' is unknown, and there is no module 'nosuch_module'"),
