@@ -11,9 +11,9 @@ All decode the same empty sequences at temperature 1 with the same seeds. Famili
 interpolated linearly, has a given diversity; a family with several seeds is averaged over them. Intervals and tests are by
 bootstrap over the samples (and seeds), the same resamples for all families.
 
-Controls: lower temperatures; P2 with the denoiser as its own planner, which needs no training; the network of the order before
-training, whose scores have the same scale; orders trained by another reward (`--control`); a count rule at the same number of
-passes.
+Controls: lower temperatures, also swept in random order and in the order of confidence without noise; P2 with the denoiser as its
+own planner, which needs no training; the network of the order before training, whose scores have the same scale; orders trained by
+another reward (`--control`); a count rule at the same number of passes.
 """
 
 import argparse
@@ -76,6 +76,7 @@ SUBJECTS = {
 WIDE = (0.0, 1.0, 2.0)
 """Scales of noise on scores that are log-odds."""
 TEMPERATURES = (0.8, 0.6)
+COOLING = (1.0, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
 SEED, DRAWS = 5_000_000, 2000
 
 Curve = list[tuple[np.ndarray, np.ndarray]]
@@ -96,6 +97,9 @@ def families(subject: Subject, parts: dict[str, list[str]], denoiser: Any, task:
     texts = ("confidence", "margin", "confidence+p2", "confidence+p2:2", "confidence+p2:4")
     found = {text: [noisy(Sampler.parse(text))] for text in texts}
     found |= {f"confidence, temperature {t:g}": [noisy(plain, temperature=t)] for t in TEMPERATURES}
+    for text in ("confidence", "random"):
+        cooler = {f"temperature {t:g}": Sampler.parse(text, token=Sample(t)) for t in COOLING}
+        found[f"{text}, by temperature"] = [cooler]
     factor = Sampler.parse("confidence@factor")
     found["confidence@factor, filled up"] = [noisy(factor.replace(count=Deadline(factor.count)))]
     recipe: Any = load_recipe(subject.recipe)
