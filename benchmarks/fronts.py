@@ -11,9 +11,9 @@ All decode the same empty sequences at temperature 1 with the same seeds. Famili
 interpolated linearly, has a given diversity; a family with several seeds is averaged over them. Intervals and tests are by
 bootstrap over the samples (and seeds), the same resamples for all families.
 
-Controls: lower temperatures, also swept in random order and in the order of confidence without noise; P2 with the denoiser as its
-own planner, which needs no training; the network of the order before training, whose scores have the same scale; orders trained by
-another reward (`--control`); a count rule at the same number of passes.
+Controls: lower temperatures, swept in random order and in the order of confidence without noise too; P2 with the denoiser as
+its own planner, which needs no training; the network of the order before training, whose scores have the same scale; orders
+trained by another reward (`--control`); a count rule at the same number of passes.
 """
 
 import argparse
