@@ -194,7 +194,7 @@ def _verdict(heuristic: str, gains: list[Gain], room: float, chosen: str) -> str
     """One sentence that says what to do; `room` is how many points are left to 100 %."""
     if chosen:
         return f"Advice: use {chosen}" + ("." if chosen != heuristic else ", since nothing that was learned was better.")
-    proven = [one for one in gains if one.low > 0 and one.mean >= WORTH]
+    proven = [one for one in gains if one.low > 0 and one.p_value < _SIGNIFICANT and one.mean >= WORTH]
     if proven:
         most = max(proven, key=lambda one: one.mean)
         return f"Advice: use a learned sampler ({most.what}); anyorder fit makes and tests one."
