@@ -163,7 +163,7 @@ def test_what_it_prints_is_what_it_prints_on_the_cpu(case: str, folder: Path, tm
         pytest.skip("rounding may flip ties")
     found = run(*map(str, ARGUMENTS[case](folder, tmp_path)))
     expected = run(*map(str, on_cpu(ARGUMENTS[case](folder, tmp_path))))
-    seconds = re.compile(r"\d+\.\d+ s|\d+ ms")
+    seconds = re.compile(r"\d+\.\d+ s|\d+ ms|\bIt took .* s: .*|\d+ \(\d+ %\)")  # and the shares of the stages
     assert seconds.sub("", found.stdout) == seconds.sub("", expected.stdout) != ""
 
 
