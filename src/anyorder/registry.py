@@ -281,7 +281,7 @@ class Registry:
                 there = self._entries.get(point.name)
                 first = self._pending.get(point.name)
                 taken = _address(there.part) if there else first.value if first else point.value
-                if taken.split(".")[0].split(":")[0] == point.value.split(".")[0].split(":")[0]:  # a package, and its decorator
+                if _package(taken) == _package(point.value):  # which may use the decorator, too
                     self._pending[point.name] = point
                 else:
                     said = f"the {self.kind} {point.name!r} of {point.value} is left out: the name is taken by {taken}"
@@ -300,6 +300,10 @@ class Registry:
 
 def _address(part: Any) -> str:
     return f"{getattr(part, '__module__', '')}:{getattr(part, '__qualname__', '')}"
+
+
+def _package(reference: str) -> str:
+    return reference.partition(":")[0].partition(".")[0]
 
 
 def _import(reference: str, kind: str) -> Any:
