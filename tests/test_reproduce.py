@@ -37,6 +37,7 @@ from anyorder.reproduce import (
     speed,
     stochastic,
     trainings,
+    transfer,
 )
 from anyorder.reproduce.outcome import difference, interval, percent
 from anyorder.reproduce.reward import SEEN, UNSEEN, VARIANTS, RewardSetting, share
@@ -116,8 +117,18 @@ def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, judge: Path) -> Path:
         monkeypatch.setitem(package.SCALES["small"], name, tiny_reward())
     for name in ("sudoku9-speed", "words-speed"):
         monkeypatch.setitem(package.SCALES["small"], name, replace(tiny_speed(), key=name))
+    homes = (replace(tiny_speed(), denoiser="sudoku4-weak", key="sudoku4-weak-speed", exponents=("10",)),)
+    short: dict[str, dict[str, object]] = {"sudoku4-weak": {}, "sat9": {}, "moses": {"length": 5}}
+    visited = [s for s in transfer.SMALL if s.denoiser in short]
+    for s in visited:
+        generate = {**s.generate, **short[s.denoiser]}
+        monkeypatch.setitem(package.SCALES["small"], s.name, replace(s, problems=4, homes=homes, generate=generate))
+    target = replace(TARGETS["jazbec-transfer"], tasks=tuple(s.name for s in visited))
+    monkeypatch.setitem(TARGETS, "jazbec-transfer", target)
     monkeypatch.setattr(stochastic, "_HALVINGS", 2)
     monkeypatch.setattr(speed, "_DRAWS", 20)
+    monkeypatch.setattr(transfer, "_DRAWS", 20)
+    monkeypatch.setattr(transfer, "RULES", ("threshold",))
     for setting in language.WORDS:
         monkeypatch.setitem(package.SCALES["small"], setting.name, tiny_words(setting))
     monkeypatch.setitem(package.SCALES["small"], language.JUDGED.name, tiny_judged(judge))
@@ -261,6 +272,32 @@ def test_the_front_of_several_seeds() -> None:
     assert differing.value == pytest.approx(alone.value / 2)
     assert np.ptp(differing.draws[:, 0]) > np.ptp(alone.draws[:, 0])
     assert not alone.minus(same).value.any(), "paired"
+
+
+def test_a_policy_is_compared_with_a_rule_at_as_many_passes() -> None:
+    # a rule that solves half in 2 passes and all in 6; a policy of two seeds, 4 passes for 3/4 (level) and 2 for 3/4 (+1/4)
+    rule = np.zeros((1, 2, 2, 4))
+    rule[0, 0], rule[0, 1] = [[1, 1, 0, 0], [1, 1, 1, 1]], [[2] * 4, [6] * 4]
+    policy = np.zeros((2, 2, 1, 4))
+    policy[:, 0], policy[0, 1], policy[1, 1] = [1, 1, 1, 0], 4, 2
+    assert transfer.gap(policy, rule).value == pytest.approx([0.125])
+    cheap = policy.copy()
+    cheap[:, 1] = 1  # half of the cheapest point, with a coin: a quarter
+    assert transfer.gap(cheap, rule).value == pytest.approx([0.5])
+
+
+def test_a_policy_visits_another_denoiser_and_stays_where_it_was_trained(tiny: Path) -> None:
+    visited = SCALES["small"]["transfer-sat9"]
+    study, model = transfer.TransferStudy(tiny), "sudoku4-weak-speed:reward/start-0.9/0"
+    decoding = Decoding(visited, model, ("policy@bernoulli:0",), 9)
+    assert study.ensure(visited, model) == tiny / "sudoku4-weak-speed" / "reward" / "start-0.9" / "0"
+    denoiser = study.load(decoding)
+    assert fingerprint(denoiser) == fingerprint(load_denoiser("sat9")) != fingerprint(load_denoiser("sudoku4-weak"))
+    assert denoiser.own_order == str(study.ensure(visited, model))
+    assert study.worker_key(decoding) == ("sudoku4-weak-speed", "reward/start-0.9/0")
+    assert trainings("jazbec-transfer", [0]) == 2, "one policy by imitation, one by reward, for three denoisers"
+    solved, nfe = study.decode(decoding)["policy@bernoulli:0"]
+    assert set(solved.tolist()) <= {0.0, 1.0} and (nfe >= 1).all() and (nfe <= 9).all()
 
 
 def test_numbers_by_hand() -> None:

@@ -9,7 +9,18 @@ from anyorder.errors import BadInput, shorten
 from anyorder.evaluation.comparison import environment
 from anyorder.files import write_json, write_text
 from anyorder.report.plots import bars, panels
-from anyorder.reproduce import adaptive, draws, falsification, from_scratch, language, proteins, reward, speed, stability
+from anyorder.reproduce import (
+    adaptive,
+    draws,
+    falsification,
+    from_scratch,
+    language,
+    proteins,
+    reward,
+    speed,
+    stability,
+    transfer,
+)
 from anyorder.reproduce.outcome import Outcome
 from anyorder.reproduce.study import Setting, is_given
 
@@ -22,6 +33,7 @@ TARGETS = (
     | reward.TARGETS
     | draws.TARGETS
     | speed.TARGETS
+    | transfer.TARGETS
     | language.TARGETS
 )
 
@@ -88,6 +100,7 @@ _SETTINGS: dict[str, list[Setting]] = {
         *reward.SMALL,
         speed.SUDOKU,
         speed.WORDS,
+        *transfer.SMALL,
         *language.SMALL,
         *from_scratch.SMALL,
     ],
@@ -207,7 +220,7 @@ def trainings(target: str, seeds: Sequence[int] = (0, 1, 2)) -> int:
     for decoding in TARGETS[target].needs(settings, list(seeds)):
         for model in (*study.before(decoding.model), decoding.model):
             if not is_given(decoding.setting, model):
-                models.add((decoding.setting.name, model))
+                models.add(study.model_folder(decoding.setting, model))
     return len(models)
 
 

@@ -192,7 +192,7 @@ def _layout(settings: list[Setting], seeds: list[int], solved: Solved, folder: P
         mode = mode_name(block)
         for axis, share in (("forward passes", lambda _: 0.0), ("compute, in forward passes of the denoiser", shares.get)):
             fronts = {name: _front(points, share) for name, points in curves.items()}
-            parts.append(f"**{s.name}, {mode}: accuracy against {axis}**\n\n{_areas(fronts)}")
+            parts.append(f"**{s.name}, {mode}: accuracy against {axis}**\n\n{_areas(fronts)}\n{_differences(fronts)}")
             values[f"{s.name}, {mode}, {axis}"] = {name: front.value.tolist() for name, front in fronts.items()}
             lines[f"{s.name}, {mode}: {axis.partition(',')[0]}"] = {n: _line(p, share) for n, p in curves.items()}
         parts.append(f"**{s.name}, {mode}: trained policies**\n\n{_operating_points(curves)}")
@@ -236,6 +236,13 @@ def _areas(fronts: dict[str, Front]) -> str:
         rows.append([name, *front.shown()[:1], *gaps, *front.shown()[1:]])
     header = ["curve", f"area, {_BOUNDS[0]:g} to {_BOUNDS[1]:g}", *(f"minus {other}" for other in against)]
     return markdown_table([*header, *(f"at {b:g}" for b in _BUDGETS)], rows)
+
+
+def _differences(fronts: dict[str, Front]) -> str:
+    """The policy by reward at its mode against every other curve that is not by reward, by area and at each budget."""
+    others = [name for name in fronts if not name.startswith("by reward")]
+    rows = [[name, *fronts["by reward"].minus(fronts[name]).shown("+")] for name in others]
+    return markdown_table(["by reward minus", "area", *(f"at {b:g}" for b in _BUDGETS)], rows)
 
 
 def _operating_points(curves: _Points) -> str:
@@ -285,7 +292,7 @@ SUDOKU = SpeedSetting(
     steps=64,
     key="sudoku9-speed",
     reward="sudoku9-speed",
-    exponents=("10", "1"),
+    exponents=("30", "10", "3", "1", "0"),
     in_blocks=("10",),
     block=9,
 )

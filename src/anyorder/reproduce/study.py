@@ -270,6 +270,10 @@ class Study:
             raise ValueError("what was solved is written as a text of 0 and 1, one for each problem")
         return np.array([mark == "1" for mark in solved])
 
+    def worker_key(self, decoding: Decoding) -> tuple[str, str]:
+        """Task and model: what one process decodes, since it trains the model if it is not there."""
+        return decoding.setting.name, decoding.model
+
     def decode_all(self, decodings: Iterable[Decoding], workers: int, say: Callable[[str], None]) -> dict[Decoding, dict]:
         """All decodings, model by model, on several processes of one thread each. What they start from comes first."""
         wanted = list(dict.fromkeys(decodings))
@@ -278,7 +282,7 @@ class Study:
             self.ensure(next(d.setting for d in wanted if d.setting.name == setting), model)
         groups: dict[tuple[str, str], list[Decoding]] = {}
         for decoding in wanted:
-            groups.setdefault((decoding.setting.name, decoding.model), []).append(decoding)
+            groups.setdefault(self.worker_key(decoding), []).append(decoding)
 
         def told(key: tuple[str, str], done: int) -> None:
             say(f"{key[0]}: {key[1]} ({done} of {len(wanted)} decodings done)")
