@@ -12,6 +12,7 @@ import torch
 from anyorder.causal import CausalModel
 from anyorder.denoisers.transformer import Transformer
 from anyorder.errors import BadInput
+from anyorder.evaluation.comparison import evaluate
 from anyorder.evaluation.judges import PseudoLikelihood, make_judges
 from anyorder.tasks import make_task
 from anyorder.tasks.sequences import Sequences
@@ -145,3 +146,14 @@ def test_two_judges_of_one_column_are_told_apart(denoiser: Transformer) -> None:
     assert list(make_judges(["pseudo_likelihood:2"], denoiser)) == ["pseudo-likelihood"]
     with pytest.raises(BadInput, match="the judge pseudo_likelihood:2 is given twice: leave one of them out"):
         make_judges(["pseudo_likelihood:2"] * 2, denoiser)
+
+
+def test_a_judge_with_the_name_of_a_measure_replaces_nothing(task: Sequences, denoiser: Transformer) -> None:
+    problems = task.encode(["ACDEF", "GHIKLMNP"])
+    own = evaluate(denoiser, task, problems, ["confidence"], [4]).results[0].measures
+    assert own
+    name = next(iter(own))
+    judges = {name: lambda task, instances, tokens: torch.full((len(tokens),), 7.0)}
+    both = evaluate(denoiser, task, problems, ["confidence"], [4], judges=judges).results[0].measures
+    assert both.pop(f"{name} (judge)")[0] == 7.0
+    assert both == own

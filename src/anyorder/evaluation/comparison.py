@@ -172,7 +172,7 @@ def _result(
 
 
 def _measures(task: Task, instances: Instances, tokens: Tensor, judges: Mapping[str, Judge]) -> dict[str, np.ndarray]:
-    """The measures of the task and of the judges, float (N,) each."""
+    """The measures of the task and of the judges, float (N,) each. A judge with the name of a measure is told apart."""
     found: Any = task.measure(instances, tokens)
     if not isinstance(found, Mapping):
         raise BadInput(
@@ -182,7 +182,7 @@ def _measures(task: Task, instances: Instances, tokens: Tensor, judges: Mapping[
     rated = {
         name: measured(f"the judge {name!r}", judge(task, instances, tokens), len(tokens)) for name, judge in judges.items()
     }
-    return own | rated
+    return own | {f"{name} (judge)" if name in own else name: values for name, values in rated.items()}
 
 
 def _difficulty(instances: Instances, task: Task) -> tuple[np.ndarray, list[str]]:
