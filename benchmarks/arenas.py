@@ -7,12 +7,12 @@ For each arena the denoiser and the orders of the seeds are trained, unless they
 All samplers decode the same problems. There are few 4x4 puzzles up to symmetry (19 with 3 givens), and training shows every
 puzzle in many symmetric forms. So an order there is trained on one half of these classes, and tested on the other:
 
-    heuristics      the orders without training at an even pace
+    heuristics      the orders without training at an even pace, right to left among them
     count rules     confidence with each adaptive rule: within the budget as it is, filled up to the even pace of the budget
                     (`deadline`), and with one pass per position, if the mean passes do not exceed the budget
     learned         the order at an even pace, with `predicted_error`, its own pace, and with as many positions per step as
                     `entropy_share` unmasks, all within the same budget
-    controls        the same network untrained, and right to left
+    control         the same network untrained
     oracles         which read the solutions
 
 The order is tested, at each pace, against each heuristic and rule whose mean forward passes do not exceed the budget, and the
@@ -43,8 +43,6 @@ from anyorder.evaluation.statistics import crossed_interval, crossed_share, sign
 from anyorder.evaluation.tables import p_text
 from anyorder.files import write_json, write_text
 from anyorder.orders.learned import load_policy
-from anyorder.prediction import Prediction
-from anyorder.state import DecodeState
 from anyorder.tasks import Instances
 from anyorder.tasks.sudoku_classes import classes_of
 from anyorder.training.fit import run_recipe
@@ -163,11 +161,6 @@ def train(recipe: str, folder: Path, seed: int, overrides: tuple[str, ...]) -> s
     return str(folder)
 
 
-def right_to_left(state: DecodeState, prediction: Prediction) -> Tensor:
-    """The position: the order of written arithmetic."""
-    return state.index.float().masked_fill(~prediction.predicted, -torch.inf)
-
-
 def measure(
     arena: Arena, denoiser: str, order: str, problems: Instances, seed: int, everything: bool, rows: list[dict[str, Any]]
 ) -> None:
@@ -184,8 +177,9 @@ def measure(
         even = {**baselines(task), "left_to_right": Sampler.parse("left_to_right")}
         controls = {
             "untrained": Sampler(untrained_order(load_recipe(arena.order), network, task)),
-            "right_to_left": Sampler(right_to_left),
+            "right_to_left": Sampler("right_to_left"),
         }
+        even.pop("right_to_left", None)  # whose outcomes are stored among the controls
         kinds |= {"heuristic": {**even, **rules, **filled}, "control": controls, "oracle": oracles()}
     there = {(row["kind"], row["name"], row["budget"]) for row in rows}
 
@@ -223,14 +217,15 @@ class Outcomes:
         return {
             f"{name} ({self.nfe[kind, name, at]:.1f})": right
             for (kind, name, at), right in self.right.items()
-            if kind == "heuristic" and at in (0, budget) and self.nfe[kind, name, at] <= budget + 1e-9
-        }
+            if (kind == "heuristic" or name == "right_to_left")  # which is stored among the controls
+            and at in (0, budget) and self.nfe[kind, name, at] <= budget + 1e-9
+        }  # fmt: skip
 
 
-def interval(values: np.ndarray, form: str = "{:.1f} % ({:.1f}-{:.1f})") -> str:
-    """Mean of outcomes (seeds, problems), in points, with its bootstrap interval over seeds and problems."""
-    found = crossed_share(values)
-    return form.format(100 * values.mean(), 100 * found.low, 100 * found.high)
+def interval(values: np.ndarray) -> str:
+    """Mean of outcomes (seeds, problems), in percent, with its bootstrap interval over seeds and problems."""
+    low, high = crossed_share(values)
+    return f"{100 * values.mean():.1f} % ({100 * low:.1f}-{100 * high:.1f})"
 
 
 def verdict(difference: np.ndarray, largest: float, p: float) -> str:
@@ -254,7 +249,8 @@ def tested(learned: np.ndarray, rivals: dict[str, np.ndarray], best: str) -> lis
     largest = max(p if (learned - rivals[rival]).mean() > 0 else 1.0 for rival, p in ps.items())
     difference = learned - rivals[best]
     each = ", ".join(f"{100 * one:+.1f}" for one in difference.mean(axis=1))
-    gained = interval(difference, "{:+.1f} ({:+.1f} to {:+.1f})")
+    low, high = crossed_interval(difference)
+    gained = f"{100 * difference.mean():+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
     return [interval(learned), gained, each, p_text(largest), verdict(difference, largest, ps[best])]
 
 

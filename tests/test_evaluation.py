@@ -19,6 +19,7 @@ from anyorder.denoisers.transformer import Transformer
 from anyorder.errors import BadInput
 from anyorder.evaluation.batches import decode_in_batches
 from anyorder.evaluation.calibration import calibration, path_calibration
+from anyorder.evaluation.choice import baselines
 from anyorder.evaluation.comparison import evaluate, order_diversity
 from anyorder.evaluation.critic_check import review
 from anyorder.evaluation.headroom_check import headroom, recommendation
@@ -248,6 +249,9 @@ def test_the_default_samplers_suit_task_and_problems() -> None:
     assert {"random", "confidence", "oracle"} <= set(found) and not {"left_to_right", "policy", "gt_margin"} & set(found)
     assert "oracle" not in default_samplers(task, HashDenoiser(5), task.parse("1000000000000000"))
     assert "left_to_right" in default_samplers(make_task("protein"), HashDenoiser(5), task.generate(2, 0))
+    sums = default_samplers(make_task("arithmetic"), HashDenoiser(5), task.generate(2, 0))
+    assert "right_to_left" in sums and "left_to_right" not in sums
+    assert "right_to_left" in baselines(make_task("arithmetic")) and "right_to_left" not in baselines(make_task("protein"))
 
 
 def test_for_infilling_the_recovered_share_comes_first() -> None:

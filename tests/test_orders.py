@@ -31,6 +31,7 @@ def test_heuristics_by_hand(make_state: MakeState) -> None:
     entropies = [-sum(p * math.log(p) for p in row) for row in PROBABILITIES]
     assert h.entropy(*seen)[0].tolist() == pytest.approx([-e for e in entropies], rel=1e-5)
     assert h.left_to_right(*seen)[0].tolist() == [0, -1, -2]
+    assert h.right_to_left(*seen)[0].tolist() == [0, 1, 2]
 
 
 def test_oracles_by_hand(make_state: MakeState) -> None:

@@ -320,7 +320,7 @@ def _import(reference: str, kind: str) -> Any:
 
 ORDERS = Registry("order", "anyorder.orders", ("anyorder.orders",))
 """Where to unmask. Facts: `baseline`, one of the heuristics that all others are compared with; `oracle`, it reads the solution;
-`default`, whether `anyorder evaluate` includes it; `sequential`, only for text-like tasks; `color` in plots."""
+`default`, whether `evaluate` includes it; `sequential`, only for tasks with the same `sequential`; `color` in plots."""
 
 COUNT_RULES = Registry("count rule", "anyorder.count_rules", ("anyorder.decoding",))
 """How many positions to unmask. Facts: `curve_for`, the kinds of orders ("heuristic", "supervised", "reward") with which

@@ -294,7 +294,7 @@ def sample(
         strict=not ignore_fingerprint, trust_remote_code=trust_remote_code, model_options=model_options,
         skip_unreadable=skip_unreadable,
     )  # fmt: skip
-    if fasta and not session.task.sequential:
+    if fasta and session.task.sequential is not True:
         raise BadInput(f"--fasta is for sequences, not for {session.task.name}: use --out")
     instances = session.instances
     check_size(len(instances) * number, instances.tokens.shape[1])

@@ -52,7 +52,7 @@ def baselines(task: Task) -> dict[str, Sampler]:
     found = {}
     for entry in ORDERS.entries():
         own = is_foreign(entry) and entry.facts.get("default", True) and not entry.facts.get("oracle")
-        suits = task.sequential or not entry.facts.get("sequential")
+        suits = entry.facts.get("sequential", task.sequential) == task.sequential
         if (own or entry.facts.get("baseline")) and suits and not entry.arguments and not entry.facts.get("twin"):
             found[entry.name] = Sampler.parse(entry.name)
     return found

@@ -149,14 +149,16 @@ def default_samplers(task: Task, denoiser: Denoiser, instances: Instances, *, st
     """What `anyorder evaluate` compares by default: the orders that are registered with `default=True`, those of other packages
     unless they are registered with `default=False`, and the denoiser's own policy.
 
-    Sequential orders are included only if the task is sequential, oracles only if the solutions are known, and `policy+undo`
-    only if the policy has a critic. With `strict`, a policy that was fitted to another denoiser is refused.
+    Orders by position are included only if they suit the task (`Task.sequential`), oracles only if the solutions are known, and
+    `policy+undo` only if the policy has a critic. With `strict`, a policy that was fitted to another denoiser is refused.
     """
     found = []
     for entry in ORDERS.entries():
         if not entry.facts.get("default", is_foreign(entry)) or any(a.default is MISSING for a in entry.arguments):
             continue
-        if (entry.facts.get("sequential") and not task.sequential) or (entry.facts.get("oracle") and instances.x0 is None):
+        if entry.facts.get("sequential", task.sequential) != task.sequential:
+            continue
+        if entry.facts.get("oracle") and instances.x0 is None:
             continue
         found.append(entry.name)
     own = getattr(denoiser, "own_order", None)

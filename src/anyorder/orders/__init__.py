@@ -22,6 +22,7 @@ from anyorder.orders.heuristics import max_log_margin as max_log_margin
 from anyorder.orders.heuristics import max_margin as max_margin
 from anyorder.orders.heuristics import oracle as oracle
 from anyorder.orders.heuristics import random as random
+from anyorder.orders.heuristics import right_to_left as right_to_left
 from anyorder.orders.info_gain import InfoGain as InfoGain
 from anyorder.orders.learned import Critic as Critic
 from anyorder.orders.learned import LearnedOrder as LearnedOrder

@@ -4,6 +4,7 @@
 |---|---|---|
 | random | uniform noise | the standard reverse process (arXiv 2606.00295, eq. 1) |
 | left_to_right | minus the position | autoregressive order |
+| right_to_left | the position | the order of written sums |
 | confidence | log p(drawn token) | LLaDA (arXiv 2502.09992); arXiv 2606.00295, section 3 |
 | margin | p(drawn token) minus the largest probability of another token | arXiv 2502.06768, under argmax |
 | log_margin | the same of log-probabilities | unbounded, so that noise does not dominate it |
@@ -44,6 +45,12 @@ def random(state: DecodeState, prediction: Prediction) -> Tensor:
 def left_to_right(state: DecodeState, prediction: Prediction) -> Tensor:
     """Minus the position."""
     return -state.index.float().masked_fill(~prediction.predicted, torch.inf)
+
+
+@ORDERS.register("right_to_left", baseline=True, default=True, sequential="from the right", color="#8c5a7a")
+def right_to_left(state: DecodeState, prediction: Prediction) -> Tensor:
+    """The position: what depends on the places behind it, as a digit of a sum does, comes last."""
+    return state.index.float().masked_fill(~prediction.predicted, -torch.inf)
 
 
 @ORDERS.register("confidence", baseline=True, default=True, color="#1f6fc4")

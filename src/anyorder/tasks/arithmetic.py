@@ -9,7 +9,7 @@ digits, which are read first and are the likeliest to look certain, are the hard
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -37,6 +37,8 @@ class Arithmetic(Task):
         operation: "add" or "multiply".
         digits: n, of each of the two numbers: 1 to 40 for a sum, 1 to 10 for a product.
     """
+
+    sequential: ClassVar[bool | str] = "from the right"
 
     @checked("operation", "digits")
     def __init__(self, operation: str = "add", digits: int = 20) -> None:

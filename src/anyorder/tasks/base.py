@@ -50,7 +50,7 @@ class Task(ABC):
         length: L, the largest number of tokens of a sequence.
         pad_token_id: padding behind shorter sequences; None if all sequences have the same length.
         correct_means: heading of the share of correct instances in tables, such as "valid".
-        sequential: left to right is a sensible order, as in text.
+        sequential: True if left to right is a sensible order, as in text; "from the right", as in written sums.
         difficulty_order: values of the label `difficulty` from easy to hard.
         suffixes: suffixes of files that hold problems of this task and no other.
         file_suffix: of the files that `save` writes.
@@ -61,7 +61,7 @@ class Task(ABC):
     length: int
     pad_token_id: int | None = None
     correct_means: ClassVar[str] = "instance accuracy"
-    sequential: ClassVar[bool] = False
+    sequential: ClassVar[bool | str] = False
     difficulty_order: ClassVar[tuple[str, ...]] = ()
     suffixes: ClassVar[tuple[str, ...]] = ()
     file_suffix: ClassVar[str] = ".txt"

@@ -23,7 +23,7 @@ class Prompted(PromptFormat, Task):
         answer_length: tokens of an answer.
     """
 
-    sequential: ClassVar[bool] = True
+    sequential: ClassVar[bool | str] = True
     pad_token_id: int
     answer_length: int
 

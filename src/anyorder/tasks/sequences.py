@@ -45,7 +45,7 @@ class Sequences(Task):
     """
 
     correct_means: ClassVar[str] = "complete"
-    sequential: ClassVar[bool] = True
+    sequential: ClassVar[bool | str] = True
     pad_token_id: int
     drawn_as: ClassVar[Literal["amino acids", "smiles", "text"]] = "text"
     default_alphabet: ClassVar[str] = "characters"
