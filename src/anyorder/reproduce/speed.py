@@ -292,7 +292,7 @@ SUDOKU = SpeedSetting(
     steps=64,
     key="sudoku9-speed",
     reward="sudoku9-speed",
-    exponents=("30", "10", "3", "1", "0"),
+    exponents=("30", "10", "3", "1"),
     in_blocks=("10",),
     block=9,
 )
