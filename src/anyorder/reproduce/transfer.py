@@ -255,10 +255,10 @@ _VISITED: tuple[dict[str, Any], ...] = (
      "generate": {"givens": 8, "unique": False}, "steps": 8},
     {"denoiser": "sat9", "about": "3-SAT, 9 positions", "task": "sat", "options": {"variables": 9}, "steps": 9},
     {"denoiser": "words", "about": "Countdown in words, 40 positions, most of them end tokens", "task": "words",
-     "options": WORDS.options, "steps": WORDS.steps},
+     "options": WORDS.options, "problems": WORDS.problems, "steps": WORDS.steps},
     {"denoiser": "moses", "about": "molecules; solved is valid", "task": "molecules", "options": {},
      "generate": {"length": (25, 45)}, "steps": 45, "temperature": 0.4},
 )  # fmt: skip
 _HOMES = (replace(SUDOKU, exponents=("10", "1")), WEAK)
-SMALL = tuple(VisitedSetting(adaptive="sudoku9-adaptive", problems=400, homes=_HOMES, **visited) for visited in _VISITED)
+SMALL = tuple(VisitedSetting(adaptive="sudoku9-adaptive", homes=_HOMES, **{"problems": 400, **v}) for v in _VISITED)
 TARGETS = {"jazbec-transfer": Target(tuple(s.name for s in SMALL), _needs, _layout, TransferStudy, _about)}
