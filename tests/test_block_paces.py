@@ -60,6 +60,19 @@ def test_a_block_that_is_opened_early_is_not_filled_at_the_end_of_the_share_of_a
     assert rule.closes(late), "its own block is open"
 
 
+def test_a_complete_sequence_has_no_block_to_close_however_wide_its_batch_is() -> None:
+    """ReMDM reviews complete sequences, and remasks nothing in a step that closes a block."""
+    sampler = Sampler("confidence", EvenBlocks(3, 2), remasker="remdm:rescale:1", steps=20)
+    tokens, width = torch.zeros(1, 2, dtype=torch.int64), 13
+    padded = torch.nn.functional.pad(tokens, (0, width - 2))
+    mask = torch.arange(width)[None] < 2
+    for seed in range(10):
+        alone = decode(HashDenoiser(), tokens, sampler, seeds=seed)
+        wide = decode(HashDenoiser(), padded, sampler, seeds=seed, attention_mask=mask)
+        assert torch.equal(alone.commit_step, wide.commit_step[:, :2]) and torch.equal(alone.remasked, wide.remasked)
+        assert torch.equal(alone.tokens, wide.tokens[:, :2])
+
+
 @pytest.mark.parametrize("name", PACED)
 def test_a_rule_that_spreads_the_budget_spreads_it_over_the_blocks(name: str) -> None:
     sampler = Sampler("random", PACED[name], steps=8, block_length=BLOCK)

@@ -299,7 +299,7 @@ class EvenBlocks(CountRule):
             return self._of_unequal(state)[1] <= 1
         block, steps = self._blocks(state)
         now = block.masked_fill(~state.masked, block.shape[1]).amin(dim=1)  # a block may be opened early
-        return (state.step % steps == steps - 1) & (now <= state.step // steps)
+        return (state.step % steps == steps - 1) & (now <= state.step // steps) & ~state.finished
 
     def _blocks(self, state: DecodeState) -> tuple[Tensor, Tensor]:
         """The block of each generated position (B, L), and the steps of each of them, int64 (B,)."""
