@@ -65,6 +65,8 @@ def test_a_sampler_in_place_of_a_policy_is_refused(tmp_path: Path) -> None:
         ({"denoiser": nn.Embedding(5, 5)}, "a Embedding is no denoiser: .* WrappedDenoiser"),
         ({"attention_mask": torch.ones(2, 3)}, r"attention_mask is torch.float32 of shape \(2, 3\); .*, \(2, 4\)"),
         ({"attention_mask": [[1]]}, "attention_mask is a list"),
+        ({"attention_mask": torch.tensor([[0.0, 0.0, 0.0, -1e9]] * 2)}, r"attention_mask holds -1e\+09; it must be True or 1"),
+        ({"attention_mask": torch.tensor([[1, 1, 2, 0]] * 2)}, "attention_mask holds 2; it must be True or 1 at tokens"),
         ({"x0": torch.zeros(2, 3, dtype=torch.int64)}, r"x0 is torch.int64 of shape \(2, 3\)"),
         ({"x0": torch.zeros(2, 4)}, "x0 is torch.float32 .*; it must be int64"),
         ({"seeds": "a"}, "seeds are 'a'"),

@@ -177,6 +177,13 @@ def check_batch(
         if not isinstance(given, Tensor) or given.shape != tokens.shape or (whole and given.dtype != torch.int64):
             kind = "int64" if whole else "bool"
             raise BadInput(f"{name} is {_said(given)}; it must be {kind} of the shape of the tokens, {tuple(tokens.shape)}")
+    if attention_mask is not None and attention_mask.dtype != torch.bool:
+        odd = attention_mask[(attention_mask != 0) & (attention_mask != 1)]
+        if len(odd):
+            raise BadInput(
+                f"attention_mask holds {odd[0].item():g}; it must be True or 1 at tokens, and False or 0 at padding (it is no "
+                "bias that is added to the attention)"
+            )
     if x0 is not None and x0.numel():
         low, high = int(x0.min()), int(x0.max())
         most = max(denoiser.vocab_size - 1, getattr(denoiser, "pad_token_id", None) or 0)
