@@ -7,6 +7,7 @@ import torch
 
 from anyorder.denoisers.base import Denoiser, fingerprint
 from anyorder.denoisers.transformer import Transformer, paper_transformer
+from anyorder.errors import BadInput
 from anyorder.relations import Relation, everything, same
 from anyorder.tasks.sudoku import Sudoku
 
@@ -126,7 +127,7 @@ def test_misuse_says_what_is_wrong() -> None:
     model = structured()
     with pytest.raises(ValueError, match="built for 16 tokens; it was given 15"):
         model(torch.zeros(1, 15, dtype=torch.int64))
-    with pytest.raises(ValueError, match="takes no padding"):
+    with pytest.raises(BadInput, match="takes no padding"):
         model(torch.zeros(1, 16, dtype=torch.int64), torch.arange(16)[None] > 2)
     with pytest.raises(ValueError, match="no relation called diagonal"):
         Transformer(5, 0, 16, 8, 1, ["diagonal"]).set_relations(Sudoku(2).relations())

@@ -248,7 +248,7 @@ class Transformer(nn.Module, PyTorchModelHubMixin, library_name="anyorder"):
             zeros = torch.zeros(attention_mask.shape, dtype=dtype, device=tokens.device)
             return zeros.masked_fill(~attention_mask.bool(), torch.finfo(dtype).min)[:, None, None, :]
         if padded:
-            raise ValueError("a structured transformer has one fixed layout: it takes no padding")
+            raise BadInput("a structured transformer has one fixed layout: it takes no padding")
         return self.relations.bias(tokens, dtype)
 
     def _block_bias(
