@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from anyorder.decoding.loop import decode
+from anyorder.decoding.remaskers import CriticUndo
 from anyorder.decoding.result import Decoded
 from anyorder.decoding.sampler import Sampler
 from anyorder.decoding.step import StepOutput, predict, step
@@ -96,6 +97,33 @@ def test_rows_with_budgets_of_their_own_are_decoded_as_if_alone(name: str, budge
         alone = run(init(tokens[some], 0, steps=budget, seeds=7 + row, x0=x0[some]), sampler)
         same(alone, together[torch.tensor([row])])
         assert alone.nfe.item() <= budget * (9 if name in LOOKS_AHEAD else 1)
+
+
+@pytest.mark.parametrize("name", [name for name in EVERY_SAMPLER if not name.startswith("remasker")])
+@torch.no_grad()
+def test_a_loop_by_hand_may_keep_rows_that_are_complete(name: str) -> None:
+    """As in docs/concepts.md; each row has as many steps as positions to fill, so some are past their budget before others."""
+    sampler = Sampler(**EVERY_SAMPLER[name]).bind(HashDenoiser(VOCAB))
+    tokens, x0 = a_batch()
+    state = init(tokens, 0, seeds=7, x0=x0)
+    while not state.finished.all():
+        state, _ = step(state, predict(HashDenoiser(VOCAB), state, sampler), sampler)
+    expected = decode(HashDenoiser(VOCAB), tokens, sampler, seeds=7, x0=x0)
+    assert torch.equal(state.tokens, expected.tokens) and torch.equal(state.commit_step, expected.commit_step)
+
+
+@torch.no_grad()
+def test_a_row_past_its_budget_is_not_opened_again() -> None:
+    sampler = Sampler(**EVERY_SAMPLER["remasker remdm"]).bind(HashDenoiser(VOCAB))
+    never_right = Sampler(
+        "confidence", remasker=CriticUndo(critic=lambda state, prediction: torch.full(state.tokens.shape, -9.0))
+    )
+    for one in (sampler, never_right):
+        state = init(a_batch()[0], 0, steps=3)
+        for _ in range(6):
+            state, output = step(state, predict(HashDenoiser(VOCAB), state, one), one)
+            assert not (output.remasked.any(dim=1) & (output.before.step >= 2)).any()
+        assert state.finished.all()
 
 
 def tensors_in(value: Any) -> list[Tensor]:

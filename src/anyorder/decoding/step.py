@@ -102,7 +102,7 @@ def step(state: DecodeState, prediction: Prediction, sampler: Sampler) -> tuple[
     drawn = isinstance(scale, Tensor) or scale > 0
     noisy = (scores + scale * state.gumbel(noise.Purpose.ORDER_NOISE)).float() if drawn else scores
 
-    last = state.step == state.steps - 1
+    last = state.step >= state.steps - 1  # a loop of one's own may go on with rows that are done
     some_last = bool(last.any())
     closes = sampler.count_rule.closes(state)
     with naming("remasker", sampler.remasker):

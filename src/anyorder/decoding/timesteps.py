@@ -100,6 +100,6 @@ def _transferred(state: DecodeState, eps: float) -> Tensor:
     for steps in state.steps.unique().tolist():
         rows = state.steps == steps
         timesteps = torch.linspace(1, eps, steps + 1, dtype=torch.float32)
-        now = state.step[rows].cpu()
+        now = state.step[rows].cpu().clamp(max=steps - 1)
         found[rows] = (1 - timesteps[now + 1] / timesteps[now]).to(found.device)
     return found
