@@ -20,13 +20,19 @@ from anyorder.denoisers.classes import save_denoiser
 from anyorder.denoisers.shared_passes import SharedPasses
 from anyorder.errors import BadCheckpoint, BadInput, NotFinite, PartFailed, first_line
 from anyorder.evaluation.choice import adaptive, baselines, joined
+from anyorder.evaluation.enumeration import enumerate_paths
+from anyorder.evaluation.judges import PseudoLikelihood
 from anyorder.orders.perturbed import Perturbed
 from anyorder.prediction import Prediction
+from anyorder.processes import Shard
 from anyorder.registry import COUNT_RULES, ORDERS, POLICIES
 from anyorder.state import DecodeState
 from anyorder.tasks import CheckResult, Instances
 from anyorder.tasks.generation import make_problems
 from anyorder.training.fit import fit_order, run_recipe
+from anyorder.training.joint import JointJob
+from anyorder.training.lo_arm import LoArmJob
+from anyorder.training.order import OrderJob
 from anyorder.training.recipes import validate_recipe
 from conftest import HashDenoiser
 
@@ -371,6 +377,51 @@ def test_a_denoiser_may_give_logits_of_all_positions(sampler: Sampler) -> None:
     found, expected = (anyorder.decode(denoiser, MASKS, sampler) for denoiser in (Whole(), HashDenoiser()))
     assert torch.equal(found.tokens, expected.tokens) and torch.equal(found.commit_step, expected.commit_step)
     assert torch.equal(anyorder.decode(SharedPasses(Whole()), MASKS, sampler).tokens, expected.tokens)
+
+
+class WholeSudoku(nn.Module):
+    """A shipped denoiser that gives the logits of all positions, as a plain pair."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net: Any = anyorder.load_denoiser("sudoku4-weak", device="cpu")
+        self.mask_token_id, self.vocab_size, self.hidden_size = 0, 5, self.net.hidden_size
+
+    def forward(self, tokens: Tensor, attention_mask: Tensor | None = None, positions: Tensor | None = None) -> Any:
+        return tuple(self.net(tokens, attention_mask))
+
+
+@pytest.mark.parametrize(
+    ("made_by", "changes"),
+    [
+        (OrderJob, {}),
+        (OrderJob, {"policy": {"architecture": "pairwise"}, "objective": {"critic": False, "influence_weight": 1.0}}),
+        (LoArmJob, {"objective": {"name": "lo_arm", "critic": False}}),
+        (JointJob, {"train_denoiser": True, "objective": {"critic": False, "name": "order", "states": "uniform"}}),
+    ],
+)
+def test_a_policy_is_trained_on_a_denoiser_that_gives_logits_of_all_positions(made_by: Any, changes: dict[str, Any]) -> None:
+    task = {"name": "sudoku", "options": {"box": 2}}
+    recipe = validate_recipe(
+        {"kind": "order", "denoiser": "sudoku4-weak", "task": task, "data": {"size": 8}, "policy": {"architecture": "mlp"},
+         "optimizer": {"lr": 0.01}, "run": {"steps": 1, "batch_size": 4}, **changes}
+    )  # fmt: skip
+    losses = []
+    for denoiser in (WholeSudoku(), anyorder.load_denoiser("sudoku4-weak", device="cpu")):
+        job = made_by(recipe, denoiser, anyorder.make_task("sudoku", box=2))
+        losses.append(job.loss(job.model, 0, Shard())[0].item())
+    assert losses[0] == pytest.approx(losses[1])
+
+
+def test_paths_and_likelihoods_are_those_of_a_denoiser_that_gives_logits_of_all_positions() -> None:
+    task, puzzle = anyorder.make_task("sudoku", box=2), torch.tensor([[1, 2, 3, 4, 3, 4, 1, 2, 2, 1, 4, 3, 4, 3, 0, 0]])
+    problems = Instances(puzzle, puzzle == 0)
+    found = []
+    for denoiser in (WholeSudoku(), anyorder.load_denoiser("sudoku4-weak", device="cpu")):
+        log_p = enumerate_paths(denoiser, puzzle[0]).token_log_probs
+        found.append((log_p, torch.from_numpy(PseudoLikelihood(denoiser)(task, problems, puzzle.clamp(min=1)))))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 @pytest.mark.parametrize(

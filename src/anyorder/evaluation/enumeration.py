@@ -21,7 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from anyorder.denoisers.base import Denoiser, DenoiserOutput, attention_of, device_of, forbid_mask, in_eval_mode
+from anyorder.denoisers.base import Denoiser, DenoiserOutput, at_positions, attention_of, device_of, forbid_mask, in_eval_mode
 from anyorder.errors import BadInput
 from anyorder.losses import policy_log_probabilities
 from anyorder.orders.base import Order
@@ -146,7 +146,7 @@ def enumerate_paths(denoiser: Denoiser, tokens: Tensor) -> Paths:
         rows, row_of = now.unique(dim=0, return_inverse=True)
         masked = rows == mask
         real = attention_of(denoiser, rows)
-        logits, hidden = denoiser(rows, real, masked)
+        logits, hidden = at_positions(denoiser(rows, real, masked), masked)
         seeds = rows.new_zeros(len(rows))
         state = DecodeState.start(rows, (tokens == mask).expand_as(rows), mask, seeds, seeds + steps, real)
         states.append(state.replace(masked=masked, step=seeds + t))

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from anyorder.causal import CausalModel
-from anyorder.denoisers.base import Denoiser, attention_of, default_device, device_of, evaluating
+from anyorder.denoisers.base import Denoiser, at_positions, attention_of, default_device, device_of, evaluating
 from anyorder.errors import BadInput
 from anyorder.evaluation.comparison import Judge
 from anyorder.evaluation.structure import ESMFOLD, ESMFold, structure_judges
@@ -64,7 +64,7 @@ class PseudoLikelihood:
                 continue
             states = tokens.masked_fill(hidden, self.denoiser.mask_token_id)
             with evaluating(self.denoiser):
-                logits, _ = self.denoiser(states, attention_of(self.denoiser, states), hidden)
+                logits, _ = at_positions(self.denoiser(states, attention_of(self.denoiser, states), hidden), hidden)
             log_p = torch.log_softmax(logits.float(), dim=-1).gather(1, tokens[hidden][:, None])[:, 0]
             total += torch.zeros_like(tokens, dtype=torch.float32).masked_scatter(hidden, log_p).sum(dim=1)
         count = generated.sum(dim=1)

@@ -6,11 +6,10 @@ import torch
 from torch import Tensor
 
 from anyorder.decoding.tokens import Sample, propose
+from anyorder.denoisers.base import at_positions
 from anyorder.noise import Purpose
 from anyorder.prediction import Prediction
 from anyorder.state import DecodeState
-
-"""Purpose of the random numbers that choose whose influence is measured."""
 
 
 def draw_pivot(state: DecodeState, prediction: Prediction) -> tuple[Tensor, Tensor]:
@@ -31,7 +30,7 @@ def measured_influence(
     Over tokens drawn from the prediction, its mean is the influence that DEMASK (arXiv 2604.02560) predicts."""
     others = state.masked.scatter(1, pivot[:, None], False)
     tokens = state.tokens.scatter(1, pivot[:, None], token[:, None])
-    after = denoiser(tokens, state.attention_mask, others).logits.float()
+    after = at_positions(denoiser(tokens, state.attention_mask, others), others)[0].float()
     before = prediction.logits[others[state.masked]].float()
     moved = (torch.softmax(after, dim=-1) - torch.softmax(before, dim=-1)).abs().sum(dim=-1) / 2
     return torch.zeros_like(others, dtype=moved.dtype).masked_scatter(others, moved), others

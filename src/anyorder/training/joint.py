@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
-from anyorder.denoisers.base import fingerprint
+from anyorder.denoisers.base import at_positions, fingerprint
 from anyorder.denoisers.classes import save_denoiser
 from anyorder.losses import mdm_loss, policy_aware_weight
 from anyorder.prediction import Prediction
@@ -57,7 +57,7 @@ class Pair(nn.Module):
         self, state: DecodeState, positions: Tensor, see: See, score: Score
     ) -> tuple[Tensor, DecodeState, Prediction, Tensor]:
         """Logits (K, V) of the positions bool (B, L); state and prediction for the policy, detached; its scores (B, L)."""
-        logits, hidden = self.denoiser(state.tokens, state.attention_mask, positions)
+        logits, hidden = at_positions(self.denoiser(state.tokens, state.attention_mask, positions), positions)
         state, prediction = see(logits.detach(), hidden.detach())
         return logits, state, prediction, score(self.policy, state, prediction)
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from anyorder.decoding.tokens import Argmax, propose
-from anyorder.denoisers.base import attention_of, fingerprint, in_float32, move
+from anyorder.denoisers.base import at_positions, attention_of, fingerprint, in_float32, move
 from anyorder.denoisers.classes import save_denoiser
 from anyorder.denoisers.transformer import Block
 from anyorder.errors import BadInput
@@ -114,10 +114,10 @@ class LoArmJob(OrderJob):
         return loss, {"bound_per_token": float(torch.stack(bounds).mean().detach()), "known": float(known.float().mean())}
 
     def _posterior(self, x0: Tensor) -> Tensor:
-        mask = attention_of(self.denoiser, x0)
+        mask, nowhere = attention_of(self.denoiser, x0), torch.zeros_like(x0, dtype=torch.bool)
         with torch.no_grad(), self.autocast():
-            hidden = self.denoiser(x0, mask, torch.zeros_like(x0, dtype=torch.bool)).hidden.float()
-        state = DecodeState.start(x0, torch.zeros_like(x0, dtype=torch.bool), self.task.mask_token_id, *_zeros(x0), mask)
+            hidden = at_positions(self.denoiser(x0, mask, nowhere), nowhere)[1].float()
+        state = DecodeState.start(x0, nowhere, self.task.mask_token_id, *_zeros(x0), mask)
         with self.autocast():
             found: Tensor = self.posterior(hidden, state.attention_bias)
         return found.float()
@@ -127,7 +127,7 @@ class LoArmJob(OrderJob):
         mask = attention_of(self.denoiser, tokens)
         state = DecodeState.start(tokens, generated, self.task.mask_token_id, *_zeros(x0), mask, x0)
         with torch.set_grad_enabled(self.joint and torch.is_grad_enabled()), self.autocast():
-            out, hidden = self.denoiser(tokens, mask, state.masked)
+            out, hidden = at_positions(self.denoiser(tokens, mask, state.masked), state.masked)
         out, hidden = out.float(), hidden.float()
         seen = Prediction(out.detach(), hidden.detach(), state.masked)
         seen = seen.with_candidates(*propose(Argmax(), state, seen))

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from anyorder.decoding.counts import top
 from anyorder.decoding.tokens import Argmax, Sample, TokenRule, propose
-from anyorder.denoisers.base import attention_of, device_of, fingerprint, move
+from anyorder.denoisers.base import at_positions, attention_of, device_of, fingerprint, move
 from anyorder.denoisers.blocks import block_length_of, block_numbers
 from anyorder.diffusion import mask_tokens, stratified
 from anyorder.errors import BadInput, first_line
@@ -242,8 +242,8 @@ class OrderJob:
     @torch.no_grad()
     def _predict(self, batch: Batch) -> tuple[DecodeState, Prediction]:
         """The frozen denoiser's prediction of a batch, and the state with what is remembered of it."""
-        logits, hidden = self.denoiser(batch.state.tokens, batch.state.attention_mask, batch.state.masked)
-        return batch.see(logits, hidden)
+        state = batch.state
+        return batch.see(*at_positions(self.denoiser(state.tokens, state.attention_mask, state.masked), state.masked))
 
     def _influence_loss(self, state: DecodeState, prediction: Prediction, step: int, shard: Shard) -> Tensor:
         """Error of the predicted influences of one masked position of each row on the others, see `measured_influence`."""
