@@ -482,6 +482,16 @@ def test_rewards_that_need_solutions_say_so() -> None:
         job.loss(job.model, 0, HERE)
 
 
+def test_a_bonus_is_for_sequences_and_not_for_positions() -> None:
+    """16 trajectories of 16 positions: the bonus of each would have been added to a position of all."""
+    job = RewardJob(
+        recipe_of(reward={"likelihood_bonus": 0.5}), load_denoiser("sudoku4-weak"), TASK,
+        reward=lambda end: torch.ones(end.decoded.tokens.shape),
+    )  # fmt: skip
+    with pytest.raises(BadInput, match=r"earned step by step, \(16, 16\)"):
+        job.loss(job.model, 0, Shard(0, 1))
+
+
 def test_a_rollout_notes_every_choice_of_every_row() -> None:
     """The log-probabilities of a row's steps belong to the positions that it committed, in this order."""
     denoiser = load_denoiser("sudoku4-weak")

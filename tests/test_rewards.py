@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from anyorder.decoding.result import Decoded
-from anyorder.errors import BadInput
+from anyorder.errors import BadInput, PartFailed
 from anyorder.tasks import make_task
 from anyorder.tasks.base import Instances
 from anyorder.tasks.sequences import Sequences
@@ -25,6 +25,7 @@ from anyorder.training.rewards import (
     returns_at,
     rewards_of,
     with_speed,
+    with_step_cost,
 )
 from anyorder.training.settings import RewardSettings
 
@@ -255,3 +256,33 @@ def test_a_reward_that_is_not_finite_becomes_the_lowest_of_its_group() -> None:
     assert rewards_of(lambda outcome: by_position, end, groups).abs().sum() == 0
     with pytest.raises(BadInput, match=r"the reward has the shape \(2,\): it must be \(6,\) or \(6, 16\)"):
         rewards_of(lambda outcome: given[:2], end, groups)
+
+
+def by_place(outcome: Outcome) -> Tensor:
+    """A reward of one's own that is earned step by step, which no registry knows."""
+    return torch.ones(outcome.decoded.tokens.shape)
+
+
+def fails(outcome: Outcome) -> Tensor:
+    raise ZeroDivisionError("no sequence")
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        lambda reward: with_speed(reward, 1.0),
+        lambda reward: with_step_cost(reward, 0.1),
+        lambda reward: Varied(of=reference(reward)),
+    ],
+)
+def test_what_changes_a_reward_of_ones_own_refuses_one_by_position_and_names_one_that_fails(changed: Any) -> None:
+    """With as many sequences as positions, a product of both would have a shape that may be a reward by position."""
+    square = outcome_of([RIGHT] * 16)
+    with pytest.raises(BadInput, match=r"earned step by step, \(16, 16\): it takes neither speed"):
+        rewards_of(changed(by_place), square, torch.zeros(16, dtype=torch.int64))
+    with pytest.raises(PartFailed, match=r"the reward test_rewards:fails failed in line .* no sequence"):
+        rewards_of(changed(fails), square, torch.zeros(16, dtype=torch.int64))
+
+
+def reference(reward: Reward) -> str:
+    return f"test_rewards:{reward.__name__}"  # type: ignore[attr-defined]

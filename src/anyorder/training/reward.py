@@ -41,6 +41,7 @@ from anyorder.training.recipes import RewardRecipe
 from anyorder.training.rewards import (
     Outcome,
     Reward,
+    at_the_end,
     check_reads,
     likelihood_bonus,
     returns_at,
@@ -225,7 +226,7 @@ class RewardJob:
         check = checked_result(self.task, problems, ended.tokens)
         rewards = rewards_of(self.reward, Outcome(self.task, problems, ended, check), groups)
         if self.recipe.reward.likelihood_bonus:
-            rewards = rewards + likelihood_bonus(decoded, groups, self.recipe.reward.likelihood_bonus)
+            rewards = at_the_end(rewards) + likelihood_bonus(decoded, groups, self.recipe.reward.likelihood_bonus)
         return rewards, check
 
     def _problems(self, rng: np.random.Generator, count: int) -> Instances:

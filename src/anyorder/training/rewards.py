@@ -107,7 +107,7 @@ class Varied:
         _ = self._worth  # which refuses settings that it does not have
 
     def __call__(self, outcome: Outcome) -> Tensor:
-        worth, difference = self._worth(outcome), self._difference(outcome)
+        worth, difference = _at_the_end(self._worth, outcome), self._difference(outcome)
         return worth + self.weight * difference if self.weight else worth * difference
 
     @cached_property
@@ -155,11 +155,7 @@ def rewards_of(reward: Reward, outcome: Outcome, groups: Tensor) -> Tensor:
     Raises:
         BadInput: the reward is no tensor, or has another shape. PartFailed: a reward of the user's own raised an error.
     """
-    with naming("reward", reward):
-        given: Any = reward(outcome)
-    if not isinstance(given, Tensor | np.ndarray):
-        raise BadInput(f"the reward is an object of the class {type(given).__name__}; it must be a tensor")
-    found = torch.as_tensor(given).to(groups.device).float()
+    found = _given(reward, outcome).to(groups.device)
     tokens = outcome.decoded.tokens
     allowed = tuple(tokens.shape[:1]), tuple(tokens.shape)
     if tuple(found.shape) not in allowed:
@@ -172,13 +168,45 @@ def rewards_of(reward: Reward, outcome: Outcome, groups: Tensor) -> Tensor:
     return torch.where(known, found, lowest.nan_to_num(posinf=0.0)[groups])
 
 
+def _given(reward: Reward, outcome: Outcome) -> Tensor:
+    """What a reward gives, float32. See `rewards_of`."""
+    with naming("reward", reward):
+        given: Any = reward(outcome)
+    if not isinstance(given, Tensor | np.ndarray):
+        raise BadInput(f"the reward is an object of the class {type(given).__name__}; it must be a tensor")
+    return torch.as_tensor(given).float()
+
+
+def at_the_end(rewards: Tensor) -> Tensor:
+    """Rewards (N,), as they are.
+
+    Raises:
+        BadInput: they are by position, (N, L), so that a number for each sequence can neither be added nor multiply them.
+    """
+    if rewards.ndim != 1:
+        raise BadInput(
+            f"the reward is earned step by step, {tuple(rewards.shape)}: it takes neither speed, step_cost nor "
+            "likelihood_bonus, and no difference (varied)"
+        )
+    return rewards
+
+
+def _at_the_end(reward: Reward, outcome: Outcome) -> Tensor:
+    """A reward float32 (N,) where the result of decoding is."""
+    nfe = outcome.decoded.nfe
+    found = at_the_end(_given(reward, outcome)).to(nfe.device)
+    if found.shape != nfe.shape:
+        raise BadInput(f"the reward has the shape {tuple(found.shape)}: it must be {tuple(nfe.shape)}")
+    return found
+
+
 def with_speed(reward: Reward, exponent: float) -> Reward:
     """r * ((n - steps + 1) / n)^exponent for n generated positions, the multiplicative reward of arXiv 2512.09106: a
     wrong sequence earns nothing however fast. (The additive form collapses to speed alone.)"""
 
     def speedy(outcome: Outcome) -> Tensor:
         count = outcome.instances.maskable.sum(dim=1).clamp(min=1)
-        return reward(outcome) * ((count - outcome.decoded.nfe + 1).float() / count).clamp(min=0) ** exponent
+        return _at_the_end(reward, outcome) * ((count - outcome.decoded.nfe + 1).float() / count).clamp(min=0) ** exponent
 
     return speedy
 
@@ -187,7 +215,7 @@ def with_step_cost(reward: Reward, cost: float) -> Reward:
     """r - cost * forward passes, the additive form of dUltra (arXiv 2512.21446; 1/50 in its code)."""
 
     def charged(outcome: Outcome) -> Tensor:
-        return reward(outcome) - cost * outcome.decoded.nfe.float()
+        return _at_the_end(reward, outcome) - cost * outcome.decoded.nfe.float()
 
     return charged
 
