@@ -16,7 +16,7 @@ from anyorder.decoding.dependence import DependencyGuided, bounded_set
 from anyorder.decoding.loop import decode
 from anyorder.errors import BadInput
 from anyorder.losses import order_bound, pirank_loss
-from anyorder.noise import plackett_luce_log_probs
+from anyorder.noise import Purpose, plackett_luce_log_probs
 from anyorder.orders import GtMarginPlanner, LearnedOrder, PairwisePolicy, margin
 from anyorder.orders.half_planned import PlannedFirst
 from anyorder.orders.heuristics import confidence, left_to_right
@@ -24,6 +24,7 @@ from anyorder.prediction import Prediction
 from anyorder.processes import Shard
 from anyorder.registry import POLICIES
 from anyorder.state import DecodeState
+from anyorder.tasks.base import Instances
 from anyorder.tasks.sudoku import Sudoku
 from anyorder.training.fit import order_job, run_recipe
 from anyorder.training.influence import draw_pivot, measured_influence
@@ -322,6 +323,32 @@ def test_states_follow_the_order_that_the_recipe_names() -> None:
         recipe(objective={"path": "nonsense"})
     with pytest.raises(BadInput, match="path would have no effect"):
         recipe(objective={"path": "confidence", "states": "uniform", "critic": False})
+
+
+def test_a_random_path_is_another_one_for_each_problem_and_each_time() -> None:
+    """Empty puzzles, one position per step: alike but for their random numbers."""
+    x0 = TASK.generate(1, 0).x0
+    assert x0 is not None
+    empty = Instances(torch.zeros_like(x0), torch.ones_like(x0, dtype=torch.bool), x0)
+    objective = {"states": "teacher", "path": "random", "critic": False, "rollout_steps": (16, 16)}
+    firsts = []
+    for step in range(2):
+        job = OrderJob(recipe(policy={"architecture": "mlp"}, objective=objective), load_denoiser("sudoku4-weak"), TASK, empty)
+        job.loss(job.model, step, ONCE)
+        assert job.pool is not None
+        firsts.append(job.pool.state.commit_step.argmax(dim=1))
+    assert len(firsts[0].unique()) > 4, "of 12 problems"
+    assert not torch.equal(*firsts)
+
+
+def test_random_weights_of_a_joint_fit_differ_from_problem_to_problem() -> None:
+    made = recipe(
+        policy={"architecture": "mlp"}, train_denoiser=True, joint={"weights": "random", "decode_every": 0},
+        objective={"name": "order", "states": "uniform", "critic": False},
+    )  # fmt: skip
+    job = JointJob(made, load_denoiser("sudoku4-weak"), TASK)
+    drawn = [job._draw(step, ONCE).state.uniform(Purpose.RANDOM_ORDER) for step in range(2)]
+    assert len(torch.cat(drawn).unique(dim=0)) == 24, "each of 12 problems has weights of its own in each of 2 updates"
 
 
 # ---- SAS --------------------------------------------------------------------------------------------------------------------

@@ -55,6 +55,9 @@ from anyorder.training.pool import Pool, TrueTokens
 from anyorder.training.recipes import OrderRecipe, RewardRecipe
 from anyorder.training.settings import ObjectiveSettings, PolicySettings
 
+_SEEDS = 2**33
+"""Numbers beyond those of any training step: of seeds where no token is drawn, so that nothing else that is drawn changes."""
+
 
 def make_policy(
     denoiser: nn.Module, task: Task, settings: PolicySettings, *, critic: bool, about: dict[str, Any] | None = None
@@ -277,10 +280,8 @@ class OrderJob:
         drawn = draw_clean(self.task, self.instances, self.recipe, step, rng)
         x0, tokens, generated = (v[rows].to(self.device) for v in drawn)
         budget_noise, keep_noise = (torch.from_numpy(rng.random(size))[rows].to(self.device) for _ in range(2))
-        seeds = torch.zeros(size, dtype=torch.int64)
-        if self.settings.token_temperature:
-            seeds = torch.from_numpy(rng.integers(0, 2**62, size))
-        seeds = seeds[rows].to(self.device)
+        drawing = rng if self.settings.token_temperature else step_generator(self.recipe.seed, _SEEDS + step)
+        seeds = torch.from_numpy(drawing.integers(0, 2**62, size))[rows].to(self.device)  # of tokens, and of orders at random
         behind = None
         if (length := block_length_of(self.denoiser)) is not None:
             number = block_numbers(x0, attention_of(self.denoiser, x0), length).expand_as(x0)
