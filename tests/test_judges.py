@@ -81,6 +81,8 @@ def test_perplexity_is_the_causal_model_s_own(task: Sequences, denoiser: Transfo
     (name, judge), *_ = make_judges([f"perplexity:{tmp_path}"], denoiser).items()
     assert name == "nats per token"
     assert judge(task, problems, problems.x0).tolist() == pytest.approx([math.log(7)] * 2), "a model that knows nothing"
+    with pytest.raises(BadInput, match="the judge reads 16 tokens at most, and a text has 41: use another judge"):
+        CausalModel(str(tmp_path)).nats([texts[0], "A" * 40])
 
 
 def test_unknown_judges_are_refused(task: Sequences, denoiser: Transformer) -> None:

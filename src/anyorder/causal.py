@@ -57,7 +57,15 @@ class CausalModel:
 
     def _mean_loss(self, ids: Tensor, lengths: Tensor) -> np.ndarray:
         """Mean over the predicted tokens of each row (B, L), of which the first `lengths` (B,) are text."""
-        logits = self.model(input_ids=ids).logits[:, :-1].float()
+        most = getattr(self.model.config, "max_position_embeddings", None)
+        try:
+            logits = self.model(input_ids=ids).logits[:, :-1].float()
+        except (IndexError, RuntimeError) as error:
+            if most is None or ids.shape[1] <= most:
+                raise
+            raise BadInput(
+                f"the judge reads {most} tokens at most, and a text has {ids.shape[1]}: use another judge"
+            ) from error
         losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
         counts = torch.arange(1, ids.shape[1], device=ids.device) < lengths[:, None]
         mean: np.ndarray = ((losses * counts).sum(dim=1) / counts.sum(dim=1)).cpu().numpy()
