@@ -14,6 +14,7 @@ from anyorder import Sampler, load_order
 from anyorder.decoding.counts import Factor
 from anyorder.decoding.dependence import DependencyGuided, bounded_set
 from anyorder.decoding.loop import decode
+from anyorder.denoisers.transformer import Transformer
 from anyorder.errors import BadInput
 from anyorder.losses import order_bound, pirank_loss
 from anyorder.noise import Purpose, plackett_luce_log_probs
@@ -212,9 +213,12 @@ def test_lo_arm_trains_policy_and_posterior_and_the_denoiser_only_if_asked(joint
     assert reached == {"policy", "posterior"} | ({"denoiser"} if joint else set())
 
 
-def test_lo_arm_refuses_a_critic_and_widths_that_heads_do_not_divide(tmp_path: Path) -> None:
+def test_lo_arm_refuses_a_critic_blocks_and_widths_that_heads_do_not_divide(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="trains no critic"):
         LoArmJob(recipe(objective={"name": "lo_arm"}), load_denoiser("sudoku4-weak"), TASK)
+    blocks = Transformer(5, 0, 16, width=8, layers=1, heads=["everything"], block_length=4)
+    with pytest.raises(BadInput, match="lo_arm draws orders of whole sequences, and a block-causal denoiser"):
+        LoArmJob(recipe(objective={"name": "lo_arm", "critic": False}), blocks, TASK)
     with pytest.raises(BadInput, match="multiple of the 4 heads"):
         run_recipe(recipe(objective={"name": "lo_arm", "critic": False, "width": 6}), tmp_path)
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from anyorder.decoding.tokens import Argmax, propose
 from anyorder.denoisers.base import at_positions, attention_of, fingerprint, in_float32, move
+from anyorder.denoisers.blocks import block_length_of
 from anyorder.denoisers.classes import save_denoiser
 from anyorder.denoisers.transformer import Block
 from anyorder.errors import BadInput
@@ -72,12 +73,17 @@ class LoArmJob(OrderJob):
     """A `Job`: the policy of a recipe with the objective `lo_arm`, whatever its `objective.states`: they follow the posterior.
 
     Raises:
-        BadInput: as `OrderJob`, or the recipe asks for a critic, which this objective does not train.
+        BadInput: as `OrderJob`, the recipe asks for a critic, which this objective does not train, or a block-causal denoiser.
     """
 
     def __init__(self, recipe: OrderRecipe, denoiser: nn.Module, task: Task, instances: Instances | None = None) -> None:
         if recipe.objective.critic:
             raise BadInput("the objective lo_arm sees true tokens only, so it trains no critic: set objective.critic = false")
+        if block_length_of(denoiser) is not None:
+            raise BadInput(
+                "the objective lo_arm draws orders of whole sequences, and a block-causal denoiser is decoded block by block: "
+                "use another objective, such as correctness, or a denoiser that sees both sides"
+            )
         super().__init__(recipe, denoiser, task, instances)
         settings: Any = self.objective
         size: Any = denoiser.hidden_size
