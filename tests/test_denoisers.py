@@ -131,6 +131,9 @@ def test_misuse_says_what_is_wrong() -> None:
         model(torch.zeros(1, 16, dtype=torch.int64), torch.arange(16)[None] > 2)
     with pytest.raises(ValueError, match="no relation called diagonal"):
         Transformer(5, 0, 16, 8, 1, ["diagonal"]).set_relations(Sudoku(2).relations())
+    for pad, said in ((5, "it must lie in 0..4, or be None"), (-1, "it must lie in"), (0, "which is the mask")):
+        with pytest.raises(BadInput, match=f"pad_token_id is {pad}.* {said}"):
+            Transformer(5, 0, 16, 8, 1, ["everything"], pad_token_id=pad)
     with pytest.raises(ValueError, match="not a multiple"):
         Transformer(5, 0, 16, 9, 1, ["everything"] * 2)
     with pytest.raises(ValueError, match="square bool matrix"):

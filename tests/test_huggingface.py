@@ -76,6 +76,26 @@ def tokens_of(length: int = 9, rows: int = 3) -> Tensor:
     return tokens
 
 
+@pytest.mark.parametrize("pad", [-1, WORDS])
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "mpnet"])
+def test_padding_that_is_no_token_of_the_model_is_never_looked_up(name: str, pad: int) -> None:
+    """Some configurations name -1; others a token that was added to the tokenizer alone."""
+    denoiser = denoiser_of(name)
+    denoiser.pad_token_id = pad
+    tokens, cached = tokens_of(), Sampler(confidence, steps=3, block_length=3, cache="dual")
+    padded = torch.cat([torch.nn.functional.pad(tokens, (2, 0), value=pad), torch.nn.functional.pad(tokens, (0, 2), value=pad)])
+    for sampler in (Sampler(confidence, steps=3), cached):
+        expected = decode(denoiser, tokens, sampler).tokens
+        found = decode(denoiser, padded, sampler).tokens
+        assert torch.equal(found[:3, 2:], expected) and torch.equal(found[3:, :-2], expected)
+        assert (found[:3, :2] == pad).all() and (found[3:, -2:] == pad).all()
+
+
+def test_a_mask_that_is_the_padding_too_is_refused() -> None:
+    with pytest.raises(BadInput, match=r"pad_token_id is 4, which is the mask: .* give another token, or None"):
+        HuggingFaceDenoiser(bert(), MASK, pad_token_id=MASK)
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_logits_of_chosen_positions_are_those_of_the_whole(name: str) -> None:
     denoiser, tokens = denoiser_of(name), tokens_of()

@@ -19,6 +19,7 @@ from anyorder.denoisers.base import Denoiser, DenoiserOutput
 from anyorder.denoisers.classes import make_denoiser, read_denoiser, save_denoiser
 from anyorder.denoisers.wrapped import WrappedDenoiser
 from anyorder.errors import BadCheckpoint, BadInput
+from anyorder.orders.policies import LookaheadPolicy
 from anyorder.zoo import load_denoiser
 
 WORDS, MASK, PAD = 7, 6, 5
@@ -109,6 +110,21 @@ def test_a_module_may_return_logits_in_many_forms(form: str, size: int | None) -
     assert (out.logits[:, MASK] == -torch.inf).all()
     assert out.hidden.shape == (1, 3, size or WORDS)
     assert isinstance(denoiser, Denoiser)
+
+
+@pytest.mark.parametrize("pad", [-1, WORDS])
+@pytest.mark.parametrize("drawn", [False, True])
+def test_a_policy_that_looks_tokens_up_does_not_look_padding_up(pad: int, drawn: bool) -> None:
+    """Padding need be none of the vocabulary: a module without an attention mask never sees it."""
+    torch.manual_seed(0)
+    policy = LookaheadPolicy(hidden_size=WORDS, vocab_size=WORDS, width=8, layers=1, heads=("everything",) * 2, drawn=drawn)
+    nn.init.normal_(policy.out.weight)
+    sampler = anyorder.Sampler(anyorder.LearnedOrder(policy))
+    denoiser = WrappedDenoiser(Averaging(), MASK, WORDS, pad_token_id=pad)
+    tokens = torch.tensor([[0, MASK, MASK, MASK]])
+    expected = anyorder.decode(denoiser, tokens, sampler)
+    found = anyorder.decode(denoiser, torch.cat([tokens, torch.full((1, 2), pad)], dim=1), sampler)
+    assert torch.equal(found.tokens[:, :4], expected.tokens) and torch.equal(found.commit_step[:, :4], expected.commit_step)
 
 
 def test_outputs_of_the_wrong_form_are_refused() -> None:

@@ -65,13 +65,18 @@ def check_is_denoiser(model: object) -> None:
     raise BadInput(f"a {type(model).__name__} is no denoiser: it has no {', '.join(missing)}; {way}")
 
 
-def check_mask_token(mask_token_id: object, vocab_size: int) -> None:
-    """Raise BadInput unless this is a token of the vocabulary."""
+def check_mask_token(mask_token_id: object, vocab_size: int, pad_token_id: object = None) -> None:
+    """Raise BadInput unless this is a token of the vocabulary, and not the padding too."""
     whole = isinstance(mask_token_id, Integral) and not isinstance(mask_token_id, bool)
     if not whole or not 0 <= int(mask_token_id) < vocab_size:  # type: ignore[call-overload]
         raise BadInput(
             f"the mask token {mask_token_id!r} is not in the model's vocabulary of {vocab_size}: give a token id, such as "
             "tokenizer.mask_token_id"
+        )
+    if pad_token_id == mask_token_id:
+        raise BadInput(
+            f"pad_token_id is {pad_token_id}, which is the mask: every mask would count as padding, and none be decoded; "
+            "give another token, or None and attention masks"
         )
 
 

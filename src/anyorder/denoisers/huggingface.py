@@ -106,7 +106,7 @@ class HuggingFaceDenoiser(nn.Module):
         head = loaded.get_output_embeddings() if hasattr(loaded, "get_output_embeddings") else None
         self._parts = [head if isinstance(head, nn.Module) else None, body_of(loaded)]  # listed, so as to be no submodules
         self.hidden_size = hidden_size_of(config)
-        check_mask_token(mask_token_id, self.vocab_size)
+        check_mask_token(mask_token_id, self.vocab_size, pad_token_id)
         self.mask_token_id = mask_token_id
         self.shift = shift
         self.pad_token_id = pad_token_id
@@ -191,7 +191,7 @@ class HuggingFaceDenoiser(nn.Module):
             mask_token_id,
             (special | set(forbid)) - set(allow),
             shift=is_shifted(config) if shift is None else shift,
-            pad_token_id=None if pad in named_tokens(tokenizer, "pad") | named_tokens(config, "pad") else pad,
+            pad_token_id=None if pad in {mask_token_id} | named_tokens(tokenizer, "pad") | named_tokens(config, "pad") else pad,
             tokenizer=tokenizer,
             block_length=block_length,
         )
@@ -280,7 +280,7 @@ class HuggingFaceDenoiser(nn.Module):
         if self._absolute and self.max_length is not None and tokens.shape[1] > self.max_length:
             raise BadInput(self._too_long(tokens))
         column: Tensor | None = None  # (B, L), the column in which the model predicts each position
-        aligned = None if attention_mask is None else align_left(tokens, attention_mask)
+        aligned = None if attention_mask is None else align_left(tokens, attention_mask, self.vocab_size)
         if aligned is not None:
             tokens, column = aligned.tokens, aligned.column
         if self.shift:  # the token before a position predicts it; the first one predicts itself, as in Dream

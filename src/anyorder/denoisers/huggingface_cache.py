@@ -57,7 +57,7 @@ class HuggingFaceCache:
         column = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
         mask = None
         if attention_mask is not None:
-            tokens, mask, column = align_left(tokens, attention_mask)
+            tokens, mask, column = align_left(tokens, attention_mask, self.denoiser.vocab_size)
         source = (column - 1).clamp(min=0) if self.denoiser.shift else column  # where a position is predicted
         computed = torch.zeros_like(fresh)
         row, place = fresh.nonzero(as_tuple=True)

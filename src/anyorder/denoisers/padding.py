@@ -22,11 +22,15 @@ class Aligned(NamedTuple):
     column: Tensor
 
 
-def align_left(tokens: Tensor, attention_mask: Tensor) -> Aligned:
-    """Move the padding of tokens (B, L), marked by 0 or False in the attention mask (B, L), to the right end."""
+def align_left(tokens: Tensor, attention_mask: Tensor, words: int | None = None) -> Aligned:
+    """Move the padding of tokens (B, L), marked by 0 or False in the attention mask (B, L), to the right end. Padding that is
+    none of so many words, such as -1, becomes the first of them, for a model that looks every token up."""
     real = attention_mask.long()
     source = (1 - real).argsort(dim=1, stable=True)
-    return Aligned(tokens.gather(1, source), real.gather(1, source), source.argsort(dim=1))
+    moved, shown = tokens.gather(1, source), real.gather(1, source)
+    if words is not None:
+        moved = moved.masked_fill((shown == 0) & ((moved < 0) | (moved >= words)), 0)
+    return Aligned(moved, shown, source.argsort(dim=1))
 
 
 def move_back(values: Tensor, column: Tensor | None) -> Tensor:

@@ -17,7 +17,7 @@ from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
 from anyorder.denoisers.attention_store import AttentionStore, Columns, check_not_compiled
-from anyorder.denoisers.base import DenoiserOutput, forbid_mask
+from anyorder.denoisers.base import DenoiserOutput, check_mask_token, forbid_mask
 from anyorder.denoisers.blocks import as_bias, block_causal_mask, block_numbers, check_block_length, training_mask
 from anyorder.errors import BadInput
 from anyorder.files import written_as_a_whole
@@ -198,6 +198,9 @@ class Transformer(nn.Module, PyTorchModelHubMixin, library_name="anyorder"):
             raise BadInput(f"width {width} is not a multiple of the {len(heads)} heads")
         if not 0 <= mask_token_id < vocab_size:
             raise BadInput(f"mask_token_id is {mask_token_id}; it must lie in 0..{vocab_size - 1}")
+        check_mask_token(mask_token_id, vocab_size, pad_token_id)
+        if pad_token_id is not None and not 0 <= pad_token_id < vocab_size:
+            raise BadInput(f"pad_token_id is {pad_token_id}; it must lie in 0..{vocab_size - 1}, or be None")
         if not 1 <= loops <= MOST_LOOPS:
             raise BadInput(f"loops is {loops}; it must lie in 1..{MOST_LOOPS}")
         if block_length is not None and set(heads) - {EVERYTHING}:

@@ -70,12 +70,7 @@ class WrappedDenoiser(nn.Module, Pushable):
         super().__init__()
         if not isinstance(module, nn.Module):
             raise BadInput(f"module is {module!r}; it must be a torch.nn.Module")
-        check_mask_token(mask_token_id, vocab_size)
-        if pad_token_id == mask_token_id:
-            raise BadInput(
-                f"pad_token_id is {pad_token_id}, which is the mask: every mask would count as padding, and none be decoded; "
-                "give another token, or None and attention masks"
-            )
+        check_mask_token(mask_token_id, vocab_size, pad_token_id)
         check_block_length(block_length)
         self.module = module
         self.block_length = block_length

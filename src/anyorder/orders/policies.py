@@ -331,7 +331,8 @@ class LookaheadPolicy(SupervisedPolicy):
     def correct(self, state: DecodeState, prediction: Prediction) -> Tensor:
         """See `SupervisedPolicy`."""
         probabilities = prediction.probabilities()
-        words = self.token_embedding(state.tokens)
+        tokens = state.tokens.clamp(0, self.vocab_size - 1)  # padding may be none of the vocabulary
+        words = self.token_embedding(tokens)
         words = torch.where(prediction.predicted[..., None], probabilities @ self.token_embedding.weight, words)
         status = torch.where(state.masked, _MASKED, torch.where(state.generated, _COMMITTED, _GIVEN))
         scores = self.score_in(self._features(state, prediction))
@@ -340,10 +341,10 @@ class LookaheadPolicy(SupervisedPolicy):
             first = state.memory.get(FirstPrediction())
             hidden = hidden + self.first_in(probabilities if first is None else first[0])
         if self.drawn_embedding is not None:
-            hidden = hidden + self.drawn_embedding(state.tokens.masked_scatter(prediction.predicted, prediction.drawn_tokens))
+            hidden = hidden + self.drawn_embedding(tokens.masked_scatter(prediction.predicted, prediction.drawn_tokens))
         bias = state.attention_bias
         if self.relations is not None:
-            related = self.relations.bias(state.tokens, hidden.dtype)
+            related = self.relations.bias(tokens, hidden.dtype)
             bias = related if bias is None else torch.minimum(related, bias)
         for block in self.blocks:
             hidden = block(hidden, bias)
