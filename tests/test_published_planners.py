@@ -325,6 +325,11 @@ def test_states_follow_the_order_that_the_recipe_names() -> None:
     assert known.any() and (last < first).all()
     with pytest.raises(BadInput, match="path is 'nonsense'"):
         recipe(objective={"path": "nonsense"})
+    for name in ("policy", "info_gain", "gt_margin_planner"):
+        with pytest.raises(BadInput, match=f"path is '{name}': the order {name} needs the denoiser itself"):
+            recipe(objective={"path": name})
+    with pytest.raises(BadInput, match=r"weights is 'info_gain'.* the order info_gain needs the denoiser itself"):
+        recipe(train_denoiser=True, objective=objective, joint={"weights": "info_gain"})
     with pytest.raises(BadInput, match="path would have no effect"):
         recipe(objective={"path": "confidence", "states": "uniform", "critic": False})
 

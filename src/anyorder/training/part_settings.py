@@ -8,7 +8,9 @@ from typing import Any
 
 from pydantic import ConfigDict, ValidationError, create_model
 
-from anyorder.errors import first_line
+from anyorder.errors import BadInput, first_line
+from anyorder.orders.base import Order, Unbound
+from anyorder.registry import ORDERS
 from anyorder.signatures import plain_type
 
 Declared = dict[str, tuple[Any, Any]]
@@ -84,3 +86,18 @@ def _default(field: "dataclasses.Field[Any]") -> Any:
     if field.default is not dataclasses.MISSING:
         return field.default
     return ... if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
+def order_of_prediction(name: str) -> Order:
+    """An order that training follows, by name.
+
+    Raises:
+        BadInput: there is none, or it needs more of the denoiser than its prediction.
+    """
+    order: Order = ORDERS.make(name)
+    if isinstance(order, Unbound):
+        raise BadInput(
+            f"the order {name} needs the denoiser itself, to which only a sampler is bound: name an order that reads a "
+            "prediction, such as confidence or gt_margin"
+        )
+    return order

@@ -12,8 +12,8 @@ from anyorder.decoding.actions import Actions, PlackettLuce
 from anyorder.denoisers.classes import BY_TASK, denoiser_class, settings_of_wrapping
 from anyorder.errors import BadInput
 from anyorder.orders.policies import policy_class
-from anyorder.registry import COUNT_RULES, DENOISERS, OBJECTIVES, ORDERS, POLICIES, REWARDS, Registry
-from anyorder.training.part_settings import Declared, check_settings, declared_by, make_part
+from anyorder.registry import COUNT_RULES, DENOISERS, OBJECTIVES, POLICIES, REWARDS, Registry
+from anyorder.training.part_settings import Declared, check_settings, declared_by, make_part, order_of_prediction
 
 POLICY_WEIGHTS, UNIFORM_WEIGHTS, PAPL_WEIGHTS = "policy", "uniform", "papl"
 """Weights of the tokens in joint training that are not those of an order."""
@@ -231,7 +231,7 @@ class JointSettings(Section):
         own = (POLICY_WEIGHTS, UNIFORM_WEIGHTS, PAPL_WEIGHTS)
         if self.weights not in own:
             try:
-                ORDERS.make(self.weights)
+                order_of_prediction(self.weights)
             except BadInput as error:
                 raise ValueError(
                     f"weights is {self.weights!r}; it must be one of {', '.join(own)}, or an order: {error}"
@@ -372,7 +372,7 @@ def _check_order(key: str, name: str) -> None:
     """Raise ValueError if a key names no order."""
     try:
         if name:
-            ORDERS.make(name)
+            order_of_prediction(name)
     except BadInput as error:
         raise ValueError(f"{key} is {name!r}: {error}") from error
 
