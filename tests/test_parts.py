@@ -1,5 +1,6 @@
 """Parts as values: what is inside them, how they are written down, and how text says them."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,6 +125,13 @@ class Heavy:
     def __call__(self, state: DecodeState, prediction: Prediction) -> Tensor: ...
 
 
+@dataclass(frozen=True)
+class Levels:
+    levels: tuple[float, ...] = (0.5,)
+
+    def __call__(self, state: DecodeState, prediction: Prediction) -> Tensor: ...
+
+
 class Stateful:
     def __call__(self, state: DecodeState, prediction: Prediction) -> Tensor: ...
 
@@ -133,6 +141,7 @@ class Stateful:
     [
         (lambda state, prediction: None, "the order '.*<lambda>' cannot be found by name later: register it"),
         (Heavy(), "Heavy.table is a frozenset, which cannot be saved"),
+        (Levels((0.5, math.inf)), r"Levels.levels is \(0.5, inf\); in a tuple, only finite numbers can be saved"),
         (Stateful(), "the order Stateful cannot be saved: it must be a function or a dataclass"),
         (Perturbed(lambda state, prediction: None, 0.1), "<lambda>' cannot be found by name later"),
         (torch.nn.Linear(2, 2), "the order Linear cannot be saved"),

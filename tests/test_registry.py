@@ -13,7 +13,9 @@ import pytest
 
 from anyorder import registry as registry_module
 from anyorder.errors import BadInput
+from anyorder.parts import spelling
 from anyorder.registry import COUNT_RULES, ORDERS, Entry, Registry
+from anyorder.training.part_settings import declared_by
 from every_part import named_orders
 
 
@@ -245,6 +247,40 @@ def test_a_reference_works_wherever_a_name_does(rules: Registry, elsewhere: str)
     assert (made.level, made.k) == (0.7, 4)
     assert f"{elsewhere}:Rule" not in rules, "nothing was registered"
     assert rules.name_of(made) == f"{elsewhere}:Rule"
+
+
+@pytest.fixture
+def typed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """A module whose annotations are texts, and name what only a type checker imports."""
+    (tmp_path / "typed_rules.py").write_text(
+        "from __future__ import annotations\n"
+        "from dataclasses import dataclass, field\n"
+        "from typing import TYPE_CHECKING, Literal\n"
+        "if TYPE_CHECKING:\n    from torch import Tensor\n"
+        "@dataclass(frozen=True)\nclass Base:\n    level: float = 0.5\n    table: Tensor | None = None\n"
+        "@dataclass(frozen=True)\nclass Rule(Base):\n"
+        "    k: Literal[1, 2] = 1\n    most: int | None = None\n    share: float = field(default_factory=lambda: 0.25)\n"
+        "class Net:\n    def __init__(self, width: int, table: Tensor | None = None): ...\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    return "typed_rules"
+
+
+def test_annotations_for_a_type_checker_alone_stop_nothing(rules: Registry, typed: str) -> None:
+    made = rules.make(f"{typed}:Rule:0.7:2")
+    assert (made.level, made.k, made.most, made.table) == (0.7, 2, None, None)
+    entry = rules.entry(f"{typed}:Rule")
+    assert [(a.name, a.type) for a in entry.arguments] == [("level", float), ("k", int), ("most", int), ("share", float)]
+    assert spelling(made, rules) == f"{typed}:Rule:0.7:2"
+    assert declared_by(entry.part)["table"] == (Any, None)
+    assert declared_by(rules[f"{typed}:Net"]) == {"width": (int, ...), "table": (Any, None)}
+
+
+def test_choices_among_numbers_are_numbers_and_a_made_default_is_one(rules: Registry, typed: str) -> None:
+    assert rules.make(f"{typed}:Rule:k=2").k == 2
+    assert rules.make(f"{typed}:Rule").share == 0.25
+    with pytest.raises(BadInput, match="k is 'two'; it must be a whole number"):
+        rules.make(f"{typed}:Rule:k=two")
 
 
 @pytest.mark.parametrize(

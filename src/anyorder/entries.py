@@ -3,11 +3,10 @@
 import dataclasses
 import inspect
 import re
-import typing
 from typing import Any
 
 from anyorder.errors import BadInput
-from anyorder.signatures import plain_type
+from anyorder.signatures import hints_of, plain_type
 
 _END_OF_SENTENCE = re.compile(r"(?<!\beq)(?<!\bal)\. ")
 
@@ -51,14 +50,16 @@ class Entry:
         """The arguments that text can give: the plain fields of a dataclass, none if it wraps another part."""
         if self.facts.get("wraps") or not (inspect.isclass(self.part) and dataclasses.is_dataclass(self.part)):
             return ()
-        hints = typing.get_type_hints(self.part)
+        hints = hints_of(self.part)
         found = []
         for field in dataclasses.fields(self.part):
             kind = plain_type(hints[field.name])
             if kind is not None and field.init:
                 told = field.metadata
                 values = tuple(told.get("values", ()))
-                found.append(Argument(field.name, kind, field.default, told.get("help", ""), values))
+                made = field.default_factory
+                default = field.default if made is dataclasses.MISSING else made()
+                found.append(Argument(field.name, kind, default, told.get("help", ""), values))
         return tuple(found)
 
 

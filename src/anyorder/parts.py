@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from anyorder.errors import BadInput
+from anyorder.files import finite
 from anyorder.nesting import is_dataclass_instance, walk
 from anyorder.orders.base import Unbound
 from anyorder.registry import CACHES, COUNT_RULES, ORDERS, REMASKERS, TOKEN_RULES, Argument, Entry, Registry
@@ -71,6 +72,8 @@ def to_config(part: Any, weights: Callable[[Any], dict[str, Any] | None], kind: 
         elif value is None or isinstance(value, bool | int | float | str):
             values[field.name] = value
         elif isinstance(value, tuple) and all(isinstance(inner, bool | int | float | str) for inner in value):
+            if finite(value) != list(value):  # it would be read as None
+                raise BadInput(f"{values['name']}.{field.name} is {value}; in a tuple, only finite numbers can be saved")
             values[field.name] = list(value)
         else:
             raise BadInput(f"{values['name']}.{field.name} is a {type(value).__name__}, which cannot be saved with a sampler")

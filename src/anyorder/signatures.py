@@ -5,6 +5,7 @@ import inspect
 import os
 import typing
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from numbers import Integral, Real
 from pathlib import Path
 from types import NoneType, UnionType
@@ -81,11 +82,27 @@ def _classes_of(kind: Any) -> tuple[tuple[type, ...], str]:
     return tuple(taken for taken, _ in known), " or ".join(text for _, text in known)
 
 
+def hints_of(part: Any) -> dict[str, Any]:
+    """The annotations of a class or function, by name; `Any` for one that names what only a type checker imports."""
+    try:
+        return typing.get_type_hints(part)
+    except Exception:  # whatever an annotation is that cannot be evaluated
+        found: dict[str, Any] = {}
+    for owner in reversed(part.__mro__) if inspect.isclass(part) else [part]:
+        for name, hint in inspect.get_annotations(owner).items():
+            alone = type(owner.__name__, (), {"__annotations__": {name: hint}, "__module__": owner.__module__})
+            found[name] = Any
+            with suppress(Exception):
+                found |= typing.get_type_hints(alone)
+    return found
+
+
 def plain_type(hint: Any) -> type | None:
-    """int, float, bool or str where a field holds one of them (or None); else None."""
+    """int, float, bool or str where a field holds one of them (or None); else None. Choices of several kinds are texts."""
     if typing.get_origin(hint) in (typing.Union, UnionType):
         inner = [argument for argument in typing.get_args(hint) if argument is not type(None)]
         return plain_type(inner[0]) if len(inner) == 1 else None
     if typing.get_origin(hint) is typing.Literal:
-        return str
+        kinds = {type(choice) for choice in typing.get_args(hint)} - {NoneType}
+        return plain_type(kinds.pop()) if len(kinds) == 1 else str
     return hint if hint in (int, float, bool, str) else None

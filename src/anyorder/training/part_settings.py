@@ -2,7 +2,6 @@
 
 import dataclasses
 import inspect
-import typing
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +10,7 @@ from pydantic import ConfigDict, ValidationError, create_model
 from anyorder.errors import BadInput, first_line
 from anyorder.orders.base import Order, Unbound
 from anyorder.registry import ORDERS
-from anyorder.signatures import plain_type
+from anyorder.signatures import hints_of, plain_type
 
 Declared = dict[str, tuple[Any, Any]]
 """Type and default of each setting by name; the default of a required one is `...`."""
@@ -23,16 +22,16 @@ def declared_by(part: Any, without: tuple[str, ...] = ()) -> Declared:
     A function has none.
     """
     if dataclasses.is_dataclass(part):
-        hints = typing.get_type_hints(part)
+        hints = hints_of(part)
         return {f.name: (hints[f.name], _default(f)) for f in dataclasses.fields(part) if f.init and f.name not in without}
     if not inspect.isclass(part):
         return {}
     found: Declared = {}
-    for name, parameter in inspect.signature(part, eval_str=True).parameters.items():
+    hints = hints_of(part.__init__)
+    for name, parameter in inspect.signature(part).parameters.items():
         plain = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
         if plain and name not in without:
-            hint = Any if parameter.annotation is parameter.empty else parameter.annotation
-            found[name] = (hint, ... if parameter.default is parameter.empty else parameter.default)
+            found[name] = (hints.get(name, Any), ... if parameter.default is parameter.empty else parameter.default)
     return found
 
 
