@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from anyorder.decoding.remaskers import CriticUndo
 from anyorder.decoding.sampler import Sampler
 from anyorder.evaluation.trajectories import Trajectories, Watch, states_of
 from anyorder.orders import heuristics
+from anyorder.report import page as page_module
 from anyorder.report.page import build_page
 from anyorder.tasks.sudoku import Sudoku
 from conftest import HashDenoiser
@@ -274,3 +276,48 @@ def test_the_seeds_of_this_file_are_not_empty() -> None:
     assert any(step.remasked for decoded in found.runs[1].decodes for step in decoded.steps)
     assert len({decoded.correct for decoded in found.runs[0].decodes}) == 2
     assert torch.tensor(found.problems[0].tokens).eq(0).sum() == 7
+
+
+CHOSEN_MEANWHILE = """
+const fs = require("fs");
+const nothing = () => {};
+const element = () => ({
+  style: { setProperty: nothing }, classList: { toggle: nothing, contains: () => false },
+  append: nothing, replaceChildren: nothing, setAttribute: nothing, addEventListener: nothing, lastChild: {}, firstChild: {},
+});
+const document = { createElement: element, createElementNS: element, getElementById: element };
+const source = process.argv.slice(1).map((file) => fs.readFileSync(file, "utf8")).join("\\n");
+const unpacked = {};
+const Column = new Function("document", "unpacked", `${source}
+  unpack = (id) => new Promise((done) => { unpacked[id] = done; });
+  return Column;`)(document, unpacked);
+const decode = (token) => ({ tokens: [token], commit_step: [0], nfe: 1, correct: token === 1, dead_ends: null, steps: [{
+  positions: [0], tokens: [token], remasked: [], predicted: null, scores: [1], candidates: [[token]], probabilities: [[900]],
+}] });
+const page = {
+  mask: 0, hidden: [], texts: { 0: ".", 1: "1", 2: "2" }, drawing: { kind: "sequence", cells: null, symbols: "" },
+  runs: [{ order: "slow", budget: "4 steps" }, { order: "fast", budget: "4 steps" }],
+  words: { right: "solved", wrong: "not solved", first: "First", none: "None" },
+  problems: [{ tokens: [0], solution: [1], notes: [] }],
+};
+(async () => {
+  const column = new Column(page, "A", 0, {});
+  const before = column.load(0);
+  column.run = 1;
+  const after = column.load(0);
+  unpacked["run-1"]([decode(1)]);
+  await after;
+  unpacked["run-0"]([decode(2)]);
+  await before;
+  console.log(`${page.runs[column.run].order}: ${column.replay.decode.tokens}, ${column.verdict.textContent}`);
+})();
+"""
+
+
+def test_an_order_that_is_unpacked_late_does_not_replace_the_one_chosen_meanwhile() -> None:
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("this test runs the page's script in Node.js: none was found")
+    scripts = [Path(page_module.__file__).parent / "page" / name for name in ("dom.js", "data.js", "board.js", "column.js")]
+    done = subprocess.run([node, "-e", CHOSEN_MEANWHILE, *map(str, scripts)], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "fast: 1, ✓ solved", done.stderr

@@ -30,7 +30,9 @@ class Column {
 
   /** Take another problem. */
   async load(number) {
-    const decode = (await decodesOf(this.run))[number];
+    const run = this.run;
+    const decode = (await decodesOf(run))[number];
+    if (run !== this.run) return; // another order was chosen while this one was unpacked
     this.replay = new Replay(this.page, this.page.problems[number], decode);
     this.board.lay(this.replay.problem);
     const { correct, nfe } = decode;
