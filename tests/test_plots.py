@@ -1,11 +1,13 @@
 """Plots from saved results, and the command that makes them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from anyorder.errors import BadInput
+from anyorder.evaluation.results import Report
 from anyorder.evaluation.saved import report_of, save_trajectories
 from anyorder.registry import ORDERS
 from anyorder.report import plots
@@ -65,6 +67,35 @@ def test_a_folder_is_read_by_content_and_says_what_it_does_not_use(tmp_path: Pat
     assert len(said) == 1 and "settings.json holds no trajectories" in said[0]
 
 
+def test_trajectories_and_a_report_of_other_problems_are_refused(tmp_path: Path) -> None:
+    trajectories, report = watched(["confidence"])
+    facts = {"task": "sudoku", "data": "puzzles.csv", "seed": 1}
+    trajectories.about.update(facts)
+    report.meta.update(facts)
+    for change, said in (
+        ({"task": "zebra"}, "task is 'sudoku' in one and 'zebra' in the other"),
+        ({"data": "other.csv"}, "data is 'puzzles.csv' in one and 'other.csv' in the other"),
+        ({"seed": 2}, None),  # of the decoding: the problems of a file are the same
+        ({"data": "generated sudoku"}, "data is 'puzzles.csv' in one"),
+    ):
+        save_trajectories(trajectories, tmp_path / "t.json")
+        replace(report, meta={**report.meta, **change}).save(tmp_path / "report.json")
+        if said is None:
+            assert read_sources([tmp_path])[1] is not None
+            continue
+        with pytest.raises(BadInput, match=f"t.json and .*report.json are about different problems: {said}"):
+            read_sources([tmp_path])
+    trajectories.about["data"] = "generated sudoku"
+    save_trajectories(trajectories, tmp_path / "t.json")
+    replace(report, meta={**facts, "data": "generated sudoku", "seed": 2}).save(tmp_path / "report.json")
+    with pytest.raises(BadInput, match="seed is 1 in one and 2 in the other"):
+        read_sources([tmp_path])
+    fewer = [replace(result, instances=3) for result in report.results]
+    Report(fewer, [], {}).save(tmp_path / "report.json")
+    with pytest.raises(BadInput, match="about different problems: 6 in one and 3 in the other"):
+        read_sources([tmp_path])
+
+
 def test_colors_come_from_the_registry_or_else_in_turn() -> None:
     assert look_of("confidence@threshold:0.9")["color"] == ORDERS.entry("confidence").facts["color"]
     assert look_of("mine", 1)["color"] == COLORS[1]
@@ -87,3 +118,17 @@ def test_calibration_needs_solutions(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="known solutions"):
         plots.calibration_of_scores(trajectories, tmp_path / "c.png")
     assert report_of(trajectories).results[0].exact_match is None
+
+
+def test_positions_that_an_order_left_out_have_no_part_in_the_reliability_of_its_scores() -> None:
+    trajectories, _ = watched(["confidence"])
+    run = trajectories.runs[0].model_copy(update={"kind": "learned"})
+    (_, confidence, _), (_, scored, _) = plots._reliability(trajectories, run)
+    assert scored.count == confidence.count
+    step = run.decodes[0].steps[0]
+    step.scores = [None, *step.scores[1:]]
+    (_, again, _), (_, fewer, _) = plots._reliability(trajectories, run)
+    assert again == confidence and fewer.count == scored.count - 1
+    for step in (step for decoded in run.decodes for step in decoded.steps):
+        step.scores = [None] * len(step.scores)
+    assert [name for name, *_ in plots._reliability(trajectories, run)] == ["confidence"]

@@ -101,7 +101,8 @@ def _accuracies(axis: Any, rows: list[Result], metric: str, **style: Any) -> Non
 def calibration_of_scores(trajectories: Trajectories, path: Path) -> Path:
     """The reliability of a policy's scores, one panel per run: the observed share of right proposals against the predicted one,
     by the denoiser's confidence and, for learned orders, by the score as the log-odds of being right (objective `correctness`).
-    Every proposal of every forward pass counts; the area of a dot is their number.
+    Every proposal of every forward pass counts, for the score if the order scored it (in blocks it leaves out those that are
+    closed); the area of a dot is their number.
 
     Raises:
         BadInput: no solutions are known.
@@ -130,14 +131,16 @@ def _reliability(trajectories: Trajectories, run: Run) -> list[tuple[str, Calibr
             positions = predicted_of(step, before, trajectories.mask)
             if positions and step.candidates:
                 confidences += [p / THOUSANDTHS for p in step.probabilities[0]]
-                scores += [float("-inf") if score is None else score for score in step.scores]
+                scores += [float("nan") if score is None else score for score in step.scores]
                 right += [problem.solution[at] == token for at, token in zip(positions, step.candidates[0], strict=True)]
     if not right:
         raise BadInput(f"{run.name}: nothing was predicted in it")
     hits = torch.tensor(right)
     found = [("confidence", calibration(torch.tensor(confidences), hits), COLORS[0])]
-    if run.kind == "learned":
-        found.append(("score", calibration(torch.sigmoid(torch.tensor(scores)), hits), COLORS[1]))
+    log_odds = torch.tensor(scores)
+    scored = ~log_odds.isnan()
+    if run.kind == "learned" and scored.any():
+        found.append(("score", calibration(torch.sigmoid(log_odds[scored]), hits[scored]), COLORS[1]))
     return found
 
 

@@ -33,7 +33,22 @@ def read_sources(paths: list[Path], tell: Callable[[str], None] = warnings.warn)
                 trajectories.append((path, found))
     if len(reports) > 1:
         raise BadInput(f"{reports[0][0]} and {reports[1][0]} are both reports of an evaluation: give one")
+    if trajectories and reports:
+        _check_same_problems(*trajectories[0], *reports[0])
     return join(trajectories) if trajectories else None, reports[0][1] if reports else None
+
+
+def _check_same_problems(path: Path, trajectories: Trajectories, report_path: Path, report: Report) -> None:
+    """Refuse trajectories and a report that say of themselves that they are about different problems."""
+    told, known = trajectories.about, report.meta
+    generated = str(known.get("data", "")).startswith("generated")
+    for name in ("task", "data", *(["seed"] if generated else [])):
+        if name in told and name in known and told[name] != known[name]:
+            what = f"{name} is {told[name]!r} in one and {known[name]!r} in the other"
+            raise BadInput(f"{path} and {report_path} are about different problems: {what}")
+    count, most = len(trajectories.problems), report.results[0].instances
+    if count > most:
+        raise BadInput(f"{path} and {report_path} are about different problems: {count} in one and {most} in the other")
 
 
 def _read_folder(folder: Path, tell: Callable[[str], None]) -> list[tuple[Path, Trajectories | Report]]:
