@@ -246,6 +246,11 @@ def test_the_command_writes_what_it_found(tmp_path: Path) -> None:
     refused(
         run("plot", "pareto", tmp_path / "r.json", "-o", tmp_path / "s.svg", "--only-orders", "x"), "no such curve; there are"
     )
+    for option, value, said in (
+        ("--only-orders", "policy@linear,x", "there are no results of x"),
+        ("--title", "mine", "--title has no effect with"),
+    ):
+        refused(run("plot", "pareto", tmp_path / "r.json", "-o", tmp_path / "s.svg", option, value), said)
     refused(run("plot", "accuracy", tmp_path / "r.json", "-o", tmp_path / "s.svg"), "`anyorder plot pareto` draws it")
     (tmp_path / "r.json").write_text(json.dumps(values | {"points": [{"curve": 1}]}))
     refused(run("plot", "pareto", tmp_path / "r.json", "-o", tmp_path / "s.svg"), "holds no report of `anyorder pareto --json`")

@@ -8,11 +8,12 @@ import pytest
 
 from anyorder.errors import BadInput
 from anyorder.evaluation.results import Report
-from anyorder.evaluation.saved import report_of, save_trajectories
+from anyorder.evaluation.saved import load, report_of, save_trajectories
 from anyorder.registry import ORDERS
 from anyorder.report import plots
 from anyorder.report.sources import read_metrics, read_sources, select
 from anyorder.report.style import COLORS, look_of
+from commands import refused, run
 from test_trajectories import watched
 
 
@@ -53,6 +54,9 @@ def test_sources_are_files_or_a_folder_and_can_be_narrowed(tmp_path: Path) -> No
     assert [run.order for run in narrowed.runs] == [r.order for r in results.results] == ["random"]
     with pytest.raises(BadInput, match="no such run; there are confidence, 4 steps; random, 4 steps"):
         select(found, None, ["policy"], None)
+    for some in ((found, None), (None, load(tmp_path / "report.json"))):
+        with pytest.raises(BadInput, match="there are no results of polcy; there are confidence, 4 steps; random, 4 steps"):
+            select(*some, ["random", "polcy"], None)
 
 
 def test_a_folder_is_read_by_content_and_says_what_it_does_not_use(tmp_path: Path) -> None:
@@ -132,3 +136,22 @@ def test_positions_that_an_order_left_out_have_no_part_in_the_reliability_of_its
     for step in (step for decoded in run.decodes for step in decoded.steps):
         step.scores = [None] * len(step.scores)
     assert [name for name, *_ in plots._reliability(trajectories, run)] == ["confidence"]
+
+
+def test_options_without_effect_and_titles_that_are_no_formula_are_refused(tmp_path: Path) -> None:
+    trajectories, _ = watched(["confidence"])
+    save_trajectories(trajectories, tmp_path / "t.json")
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}')
+    out = ["-o", tmp_path / "plot.svg"]
+    for kind, option, value in (
+        ("calibration", "--title", "mine"),
+        ("order-map", "--title", "mine"),
+        ("training", "--title", "mine"),
+        ("training", "--only-orders", "confidence"),
+        ("training", "--only-steps", "4"),
+    ):
+        refused(run("plot", kind, tmp_path / "t.json", *out, option, value), f"{option} has no effect for the kind {kind}")
+    title = ["--title", r"costs $\x and $5"]
+    refused(run("plot", "accuracy", tmp_path / "t.json", *out, *title), "which is no formula: ")
+    assert not (tmp_path / "plot.svg").exists()
+    assert run("plot", "accuracy", tmp_path / "t.json", *out, "--title", r"$\alpha$ costs \$5").returncode == 0

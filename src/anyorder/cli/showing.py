@@ -58,8 +58,10 @@ def plot(
     of_reports = {"accuracy": plots.accuracy_against_steps, "pareto": plots.pareto_front}
     of_trajectories = {"calibration": plots.calibration_of_scores, "order-map": plots.order_map}
     if kind == "pareto" and len(sources) == 1 and (fronts := _fronts(sources[0], only_orders, only_steps)):
+        _check_unused(f"with {sources[0]}, a file of `pareto --json`", title=title)
         plots.fronts(fronts, out)
     elif kind == "training":
+        _check_unused("for the kind training", title=title, only_orders=only_orders, only_steps=only_steps)
         plots.training_curves(read_metrics(sources), out)
     elif kind in of_reports or kind in of_trajectories:
         trajectories, found = select(
@@ -71,22 +73,33 @@ def plot(
         elif trajectories is None:
             raise BadInput(f"{kind} needs trajectories: write them with `anyorder evaluate --trajectories FILE`")
         else:
+            _check_unused(f"for the kind {kind}", title=title)
             of_trajectories[kind](trajectories, out)
     else:
         raise BadInput(f"plot {kind!r} is unknown: use one of {', '.join([*of_reports, *of_trajectories, 'training'])}")
     print(f"plot: {out}")
 
 
+def _check_unused(where: str, **options: Any) -> None:
+    """Refuse options that were given and say nothing here."""
+    for name, value in options.items():
+        if value:
+            raise BadInput(f"--{name.replace('_', '-')} has no effect {where}: leave it out")
+
+
 def _fronts(path: Path, orders: str | None, steps: int | None) -> Any:
     """What `anyorder pareto --json` wrote, with these curves and budgets alone; None if the file is something else."""
     from anyorder.cli.options import names
     from anyorder.evaluation.saved import load_fronts
+    from anyorder.report.sources import check_found
 
     fronts = load_fronts(path) if path.is_file() else None
     if fronts is None:
         return None
-    wanted = names(orders) if orders else {point.curve for point in fronts.points}
+    there = list(dict.fromkeys(point.curve for point in fronts.points))
+    wanted = names(orders) if orders else there
     points = [p for p in fronts.points if p.curve in wanted and (steps is None or p.steps == steps)]
     if not points:
-        raise BadInput(f"no such curve; there are {', '.join(dict.fromkeys(point.curve for point in fronts.points))}")
+        raise BadInput(f"no such curve; there are {', '.join(there)}")
+    check_found(names(orders) if orders else None, [point.curve for point in points], there)
     return replace(fronts, points=points)

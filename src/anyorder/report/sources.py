@@ -1,7 +1,7 @@
 """The sources of a page or a plot: single files, or the folder of a run."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -77,7 +77,7 @@ def select(
     """The same with these orders and this budget of steps only.
 
     Raises:
-        BadInput: no run and no result remains.
+        BadInput: no run or no result of one of the orders remains.
     """
 
     def wanted(order: str, budget: int) -> bool:
@@ -87,14 +87,22 @@ def select(
         runs = [run for run in trajectories.runs if wanted(run.order, run.steps)]
         if not runs:
             raise BadInput(f"no such run; there are {'; '.join(run.name for run in trajectories.runs)}")
+        check_found(orders, [run.order for run in runs], [run.name for run in trajectories.runs])
         trajectories = trajectories.model_copy(update={"runs": runs})
     if report is not None:
         results = [r for r in report.results if wanted(r.order, r.steps)]
+        there = list(dict.fromkeys(f"{r.order}, {r.steps} steps" for r in report.results))
         if not results:
-            there = dict.fromkeys(f"{r.order}, {r.steps} steps" for r in report.results)
             raise BadInput(f"no such result; there are {'; '.join(there)}")
+        check_found(orders, [r.order for r in results], there)
         report = replace(report, results=results)
     return trajectories, report
+
+
+def check_found(names: list[str] | None, found: Iterable[str], there: Iterable[str]) -> None:
+    """Refuse names of which nothing was found; `there` says what could have been."""
+    if missing := sorted(set(names or ()) - set(found)):
+        raise BadInput(f"there are no results of {', '.join(missing)}; there are {'; '.join(there)}")
 
 
 def read_metrics(paths: list[Path]) -> list[dict[str, float]]:

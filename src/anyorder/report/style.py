@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from anyorder.errors import BadInput
+from anyorder.errors import BadInput, shorten
 from anyorder.evaluation.samplers import color_of, is_oracle
 from anyorder.files import write_atomically
 
@@ -50,7 +50,7 @@ def figure(path: Path, panels: int, width: float, height: float, *, aside: float
     """Axes (panels,) in a row, each `width` by `height` inches; `aside` is room for a legend. Written to `path` on leaving.
 
     Raises:
-        BadInput: the name ends neither in .png nor in .svg.
+        BadInput: the name ends neither in .png nor in .svg, or a text holds a formula that cannot be read.
     """
     check_suffix(path)
     import matplotlib
@@ -71,6 +71,11 @@ def figure(path: Path, panels: int, width: float, height: float, *, aside: float
                     temporary, format=file_format, dpi=130, bbox_inches="tight", metadata=metadata
                 ),
             )  # fmt: skip
+        except ValueError as error:
+            if "Parse" not in str(error):  # as matplotlib calls what is wrong with a formula
+                raise
+            why = shorten(" ".join(str(error).split()))
+            raise BadInput(f"a title or name holds $...$, which is no formula: {why}; write \\$ for a dollar sign") from error
         finally:
             pyplot.close(drawn)
 
