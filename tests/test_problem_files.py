@@ -448,6 +448,29 @@ def test_a_problem_of_countdown_reads_the_same_in_every_layout(content: str, tmp
         assert task_class("countdown").options_of(file.readline, None) == {"numbers": 3}
 
 
+_CLUES = ["B1 << A1", "A3 ~ C3", "A3 < B2", "B1 < C1", "B1 = C3"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "options"),
+    [
+        ("arithmetic", "\n12*34\n", {"operation": "multiply", "digits": 2}),
+        ("sorting", " \n\n5,3,9,3\n", {"items": 4}),
+        ("tsp", "\n0,0 3,12 15,4 7,7\n", {"cities": 4}),
+        ("zebra", f"\n{json.dumps({'clues': _CLUES})}\n", {"houses": 3, "attributes": 3}),
+        ("zebra", f"# easy\n{json.dumps({'clues': _CLUES})}\n", {"houses": 3, "attributes": 3}),
+        ("zebra", json.dumps([{"clues": _CLUES}], indent=1), {"houses": 3, "attributes": 3}),
+    ],
+)
+def test_the_size_is_read_off_the_first_problem_wherever_it_begins(
+    name: str, content: str, options: dict[str, Any], tmp_path: Path
+) -> None:
+    (tmp_path / "problems").write_text(content)
+    with (tmp_path / "problems").open() as file:
+        assert task_class(name).options_of(file.readline, None) == options
+    assert len(make_task(name, **options).load(tmp_path / "problems")) == 1
+
+
 # ---- problems that cannot be read -----------------------------------------------------------------------------------------
 
 BAD = {

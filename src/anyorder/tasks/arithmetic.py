@@ -21,7 +21,7 @@ from anyorder.relations import Relation, same
 from anyorder.signatures import checked
 from anyorder.tasks.base import CheckResult, Instances, Task, cell_accuracy
 from anyorder.tasks.generation import check_size, per_instance_seeds
-from anyorder.tasks.problem_files import Unreadable, read_lines
+from anyorder.tasks.problem_files import Unreadable, opening, read_lines
 
 _SIGNS = {"add": "+", "multiply": "*"}
 _MOST_DIGITS = {"add": 40, "multiply": 10}
@@ -56,7 +56,7 @@ class Arithmetic(Task):
     @staticmethod
     def options_of(first_lines: Callable[[], str] | None, text: str | None) -> dict[str, Any]:
         """The operation and the digits of the longer number in the first line of a file, or in a problem typed as text."""
-        match = _PROBLEM.fullmatch(first_lines() if first_lines else text or "")
+        match = _PROBLEM.fullmatch(opening(first_lines) if first_lines else text or "")
         if match is None:
             return {}
         operation = next(name for name, sign in _SIGNS.items() if sign == match[2])

@@ -211,6 +211,13 @@ def first_line(file: Iterable[str]) -> tuple[int, str]:
     return next(((n, line) for n, line in enumerate(file) if line.strip() and not line.startswith("#")), (0, ""))
 
 
+def opening(first_lines: Callable[[], str]) -> str:
+    """The first line of a file that is neither blank nor a comment, read line by line; of a JSON list, the first lines."""
+    lines = itertools.islice(iter(first_lines, ""), FIRST_LINES)
+    line = first_line(lines)[1]
+    return line + "".join(lines) if line.startswith("[") else line
+
+
 def one_of(columns: Sequence[str]) -> str:
     """Names for a message: a, b or c."""
     return " or ".join([", ".join(columns[:-1]), columns[-1]] if len(columns) > 1 else columns)

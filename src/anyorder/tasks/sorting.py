@@ -18,7 +18,7 @@ from anyorder.registry import TASKS
 from anyorder.relations import Relation
 from anyorder.tasks.base import CheckResult, Instances, Task, cell_accuracy
 from anyorder.tasks.generation import per_instance_seeds
-from anyorder.tasks.problem_files import Unreadable, read_lines
+from anyorder.tasks.problem_files import Unreadable, opening, read_lines
 
 
 @TASKS.register("sorting")
@@ -43,7 +43,7 @@ class Sorting(Task):
     @staticmethod
     def options_of(first_lines: Callable[[], str] | None, text: str | None) -> dict[str, Any]:
         """How many numbers the first line of a file, or a sequence typed as text, has."""
-        line = first_lines() if first_lines else text or ""
+        line = opening(first_lines) if first_lines else text or ""
         items = len(_parts(line))
         return {"items": items} if items >= 2 else {}
 

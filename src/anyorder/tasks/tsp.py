@@ -19,7 +19,7 @@ from anyorder.registry import TASKS
 from anyorder.relations import Relation, same
 from anyorder.tasks.base import CheckResult, Instances, Task, cell_accuracy
 from anyorder.tasks.generation import per_instance_seeds
-from anyorder.tasks.problem_files import Unreadable, read_lines
+from anyorder.tasks.problem_files import Unreadable, opening, read_lines
 
 
 @TASKS.register("tsp")
@@ -47,7 +47,7 @@ class Tsp(Task):
     @staticmethod
     def options_of(first_lines: Callable[[], str] | None, text: str | None) -> dict[str, Any]:
         """How many cities the first line of a file, or a problem typed as text, has."""
-        cities = len((first_lines() if first_lines else text or "").split())
+        cities = len((opening(first_lines) if first_lines else text or "").split())
         return {"cities": cities} if 4 <= cities <= 12 else {}
 
     def relations(self) -> Mapping[str, Relation]:

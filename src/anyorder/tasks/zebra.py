@@ -28,7 +28,7 @@ from anyorder.signatures import checked
 from anyorder.tasks.base import CheckResult, Instances, Task, cell_accuracy
 from anyorder.tasks.drawing import Drawing
 from anyorder.tasks.generation import per_instance_seeds
-from anyorder.tasks.problem_files import SOLUTION, Unreadable, json_line, pick, read_rows
+from anyorder.tasks.problem_files import SOLUTION, Unreadable, json_line, opening, pick, read_rows
 from anyorder.tasks.zebra_rules import TECHNIQUES, all_hold, count_solutions, generate_many, grade
 from anyorder.tasks.zebra_text import (
     BETWEEN,
@@ -77,8 +77,8 @@ class Zebra(Task):
 
     @staticmethod
     def options_of(first_lines: Callable[[], str] | None, text: str | None) -> dict[str, Any]:
-        """Houses and attributes that a file (its first line) or a puzzle typed as text names; {} when it is not clear."""
-        houses, attributes = size_of(first_lines() if first_lines else text or "")
+        """Houses and attributes that a file (its first line, or list) or a puzzle typed as text names; {} if unclear."""
+        houses, attributes = size_of(opening(first_lines) if first_lines else text or "")
         return {"houses": houses, "attributes": attributes} if min(houses, attributes) >= 3 else {}
 
     def relations(self) -> Mapping[str, Relation]:
