@@ -20,6 +20,7 @@ from anyorder.evaluation.saved import load, report_of, save_trajectories
 from anyorder.evaluation.trajectories import Trajectories, Watch
 from anyorder.registry import COUNT_RULES, ORDERS
 from anyorder.tasks import CheckResult, Instances
+from anyorder.tasks.drawing import Drawing
 from anyorder.training.fit import run_recipe
 from anyorder.training.recipes import validate_recipe
 
@@ -249,6 +250,39 @@ def test_a_task_that_is_incomplete_says_what_is_missing(own: ModuleType, change:
     denoiser = anyorder.WrappedDenoiser(nn.Embedding(4, 4), 0, 4)
     with pytest.raises(BadInput, match=said):
         anyorder.evaluate(denoiser, task, change.get("generate", own.Copies().generate)(3, 0), ["confidence"], 2)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"token_text": lambda token: token}, "cannot be played back: texts.0: Input should be a valid string; see"),
+        ({"notes": lambda tokens: "a clue"}, "cannot be played back: notes: Input should be a valid list; see its methods"),
+        ({"hidden_tokens": lambda: ["pad"]}, "cannot be played back: hidden.0: Input should be a valid integer"),
+        ({"drawing": lambda: None}, "cannot be played back: drawing: "),
+        (
+            {"drawing": lambda: Drawing(cells=[1, 2, 3, 4])},
+            "cannot be played back: cells of the drawing are outside of problem 0, which has 4 tokens",
+        ),
+    ],
+)
+def test_a_task_that_cannot_be_drawn_is_refused_before_decoding(own: ModuleType, change: dict[str, Any], said: str) -> None:
+    task = _changed(own.Copies, **change)
+    with pytest.raises(BadInput, match=said):
+        Watch(task, task.generate(3, 0), {})
+
+
+def test_what_a_solver_returns_is_checked(own: ModuleType) -> None:
+    denoiser, problems = anyorder.WrappedDenoiser(nn.Embedding(4, 4), 0, 4), own.Copies().generate(3, 0)
+    found = []
+    for answer in (torch.zeros, np.zeros, lambda count: [False] * count):
+        task = _changed(own.Copies, dead_ends=lambda instances, states: answer(len(states)))  # noqa: B023
+        watch = Watch(task, problems, {})
+        anyorder.evaluate(denoiser, task, problems, ["confidence"], 2, watch=watch)
+        found.append([decode.dead_ends for decode in watch.trajectories().runs[0].decodes])
+    assert found == [[[]] * 3] * 3
+    task = _changed(own.Copies, dead_ends=lambda instances, states: torch.zeros(1))
+    with pytest.raises(BadInput, match=r"dead_ends must return a bool tensor of shape \(6,\), or None"):
+        anyorder.evaluate(denoiser, task, problems, ["confidence"], 2, watch=Watch(task, problems, {}))
 
 
 def _instances(tokens: Tensor, maskable: Tensor) -> Instances:

@@ -12,11 +12,11 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from anyorder.decoding.result import Decoded
 from anyorder.decoding.sampler import Sampler
-from anyorder.errors import counted
+from anyorder.errors import BadInput, counted
 from anyorder.evaluation.recorder import CANDIDATES, Move, Recorder
 from anyorder.evaluation.samplers import Kind, kind_of, with_noise
 from anyorder.files import finite
@@ -140,7 +140,12 @@ class Trajectories(_Part):
         for name, tokens in self._sequences():
             if missing := {token for token in tokens if token not in self.texts}:
                 raise ValueError(f"{name} holds token {min(missing)}, but texts has no entry for it")
+        cells = self.drawing.cells or []
         for number, problem in enumerate(self.problems):
+            if cells and not 0 <= min(cells) <= max(cells) < len(problem.tokens):
+                raise ValueError(
+                    f"cells of the drawing are outside of problem {number}, which has {len(problem.tokens)} tokens"
+                )
             if problem.solution is not None and len(problem.solution) != len(problem.tokens):
                 raise ValueError(f"problem {number} has {len(problem.tokens)} tokens, its solution {len(problem.solution)}")
         for run in self.runs:
@@ -207,6 +212,9 @@ class Watch:
         task, instances: the problems to record; they must be the first of those that are decoded.
         about: facts to keep with them.
         candidates: k, tokens kept per position and forward pass.
+
+    Raises:
+        BadInput: the task describes its problems by other values than the format has.
     """
 
     def __init__(self, task: Task, instances: Instances, about: dict[str, Any], candidates: int = CANDIDATES) -> None:
@@ -216,6 +224,7 @@ class Watch:
         self.about = {**about, "correct_means": task.correct_means, "main_metric": task.main_metric(instances)}
         self.lengths = _lengths(instances.tokens.numpy(), self.pad)
         self.runs: list[Run] = []
+        self.trajectories()  # a task of somebody's own is checked before anything is decoded
 
     def record(self, seed: int) -> Recorder:
         """The callback to pass to `decode_in_batches` with this seed."""
@@ -261,10 +270,10 @@ class Watch:
             after = states_of(problem, decode, mask)[1:]
             states += after
             rows += [number] * len(after)
-        proven = self.task.dead_ends(self.instances[torch.tensor(rows)], torch.tensor(states)) if rows else None
+        proven = self._proven(rows, states)
         if proven is None:
             return
-        dead = iter(proven.tolist())
+        dead = iter(proven)
         for decode in decodes:
             decode.dead_ends = [step for step, is_dead in enumerate(islice(dead, len(decode.steps))) if is_dead]
         if self.instances.x0 is None:
@@ -287,13 +296,37 @@ class Watch:
                 states.append(list(now))
                 rows.append(number)
                 cells.append(position)
-        proven = self.task.dead_ends(self.instances[torch.tensor(rows)], torch.tensor(states)) if rows else None
-        for number, position, dead in zip(rows, cells, [] if proven is None else proven.tolist(), strict=False):
+        for number, position, dead in zip(rows, cells, self._proven(rows, states) or [], strict=False):
             if dead and decodes[number].wrong is None:
                 decodes[number].wrong = position
 
+    def _proven(self, rows: list[int], states: list[list[int]]) -> list[bool] | None:
+        """What the task's solver says of states of the problems `rows`; None if there are no states, or no solver."""
+        proven = self.task.dead_ends(self.instances[torch.tensor(rows)], torch.tensor(states)) if rows else None
+        if proven is None:
+            return None
+        if np.shape(proven) != (len(rows),):
+            raise BadInput(f"{self.task.name}.dead_ends must return a bool tensor of shape ({len(rows)},), or None")
+        found: list[bool] = np.asarray(proven, dtype=bool).tolist()
+        return found
+
     def trajectories(self) -> Trajectories:
-        """All that was kept."""
+        """All that was kept.
+
+        Raises:
+            BadInput: see the class.
+        """
+        try:
+            return self._trajectories()
+        except ValidationError as error:
+            fault = error.errors()[0]
+            where, said = ".".join(map(str, fault["loc"])), fault["msg"].removeprefix("Value error, ")
+            raise BadInput(
+                f"the task {self.task.name} cannot be played back: {where + ': ' if where else ''}{said}; see its methods "
+                "token_text, notes, drawing and hidden_tokens, and its labels"
+            ) from error
+
+    def _trajectories(self) -> Trajectories:
         tokens, solutions = self.instances.tokens.tolist(), self.instances.x0
         problems = [
             Problem(
