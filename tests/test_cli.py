@@ -209,6 +209,7 @@ def test_headroom_says_which_case_this_is() -> None:
         ),
         (["evaluate", "--noise=-1", "--limit", "2"], "a scale must be 0 or more"),
         (["evaluate", "--generate", "givens=abc", "--limit", "2"], "must be a number, or a range"),
+        (["evaluate", "--generate", "givens=true", "--limit", "2"], "givens True must be a number, or a range"),
         (["evaluate", "--orders", ",", "--limit", "2"], "name at least one order"),
         (["evaluate", "--count", "some", "--limit", "2"], "count rule 'some' is unknown"),
         (["evaluate", "--against", "margin", "--orders", "confidence", "--limit", "2"], "not among the samplers"),

@@ -139,6 +139,9 @@ def test_targets_to_leave_out_may_be_given_in_any_form(excluded: Any) -> None:
     ("options", "message"),
     [
         ({"targets": "many"}, "must be a number, or a range"),
+        ({"targets": True}, "targets True must be a number, or a range"),
+        ({"targets": (20.5, 30)}, r"targets \(20.5, 30\) must be a number, or a range"),
+        ({"targets": ("20", "30")}, "must be a number, or a range"),
         ({"targets": (30, 20)}, "between 1 and 100, low end first"),
         ({"targets": (0, 20)}, "between 1 and 100"),
         ({"exclude": ["14"]}, r"exclude is \['14'\]; it must name targets: one, a list of them, or a text such as 14,39"),

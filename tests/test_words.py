@@ -181,6 +181,7 @@ def test_each_problem_fits_with_all_its_clues() -> None:
     [
         ({"digits": 10}, "must lie between 1 and 9"),
         ({"digits": "many"}, "must be a number, or a range"),
+        ({"digits": (1.5, 3)}, "must be a number, or a range"),
         ({"givens": 17}, "must lie between 0 and 16"),
     ],
 )

@@ -230,6 +230,7 @@ def test_difficulty_can_be_chosen() -> None:
     [
         ({"givens": 9, "difficulty": "search"}, "givens and at most 10 clues that need 'search' are too rare"),
         ({"givens": 10}, "from 0 to 9"),
+        ({"givens": True}, "givens True must be a number from 0 to 9"),
         ({"givens": (2, 3)}, "from 0 to 9"),
     ],
 )

@@ -26,7 +26,7 @@ from anyorder.registry import TASKS
 from anyorder.relations import Relation
 from anyorder.signatures import checked
 from anyorder.tasks.base import CheckResult, Instances, Task, cell_accuracy
-from anyorder.tasks.generation import Span, per_instance_seeds
+from anyorder.tasks.generation import Span, per_instance_seeds, range_of
 from anyorder.tasks.problem_files import PROBLEM, SOLUTION, Unreadable, first_row, json_line, pick, read_rows
 from anyorder.tasks.vocabulary import EOS, MASK, PAD, SEP, YE_VOCABULARY
 
@@ -136,10 +136,8 @@ class Countdown(Task):
         """
         from anyorder.tasks.countdown_rules import equations, generate_many
 
-        if not isinstance(targets, int) and not (isinstance(targets, tuple | list) and len(targets) == 2):
-            raise BadInput(f"targets {targets!r} must be a number, or a range LOW-HIGH")
         excluded = _excluded(exclude)
-        low, high = (targets, targets) if isinstance(targets, int) else targets
+        low, high = range_of("targets", targets)
         if not 1 <= low <= high <= _LARGEST_TARGET:
             raise BadInput(f"targets {targets} must lie between 1 and {_LARGEST_TARGET}, low end first")
         allowed = np.array([target for target in range(low, high + 1) if target not in excluded], dtype=np.int64)

@@ -53,6 +53,18 @@ def make_problems(task: "Task", count: int, seed: int, options: Mapping[str, Any
     return found
 
 
+def range_of(name: str, value: object) -> tuple[int, int]:
+    """The ends of a range of whole numbers that an option of a generator gives: itself, or a number for both.
+
+    Raises:
+        BadInput: it is neither; a truth value is no number.
+    """
+    ends = value if isinstance(value, tuple | list) else (value, value)
+    if len(ends) != 2 or any(isinstance(end, bool) or not isinstance(end, int | np.integer) for end in ends):
+        raise BadInput(f"{name} {value!r} must be a number, or a range LOW-HIGH")
+    return int(ends[0]), int(ends[1])
+
+
 def per_instance_seeds(seed: int, count: int, start: int = 0) -> np.ndarray:
     """Independent 32-bit seeds (count,) for instances start..start+count-1: number i depends on seed and i only.
 

@@ -23,7 +23,7 @@ from anyorder.relations import Relation, same
 from anyorder.signatures import checked
 from anyorder.tasks.base import CheckResult, Instances, Task
 from anyorder.tasks.drawing import Drawing
-from anyorder.tasks.generation import per_instance_seeds
+from anyorder.tasks.generation import per_instance_seeds, range_of
 from anyorder.tasks.instances import cell_accuracy, joined, whole
 from anyorder.tasks.problem_files import FIRST_LINES, Unreadable, collect, json_line
 from anyorder.tasks.sudoku_classes import in_half
@@ -123,9 +123,7 @@ class Sudoku(Task):
         """
         if difficulty is not None and difficulty not in TECHNIQUES:
             raise BadInput(f"difficulty {difficulty!r} is unknown: use one of {', '.join(TECHNIQUES)}")
-        if not isinstance(givens, int) and not (isinstance(givens, tuple | list) and len(givens) == 2):
-            raise BadInput(f"givens {givens!r} must be a number, or a range LOW-HIGH")
-        low, high = (givens, givens) if isinstance(givens, int) else givens
+        low, high = range_of("givens", givens)
         if not 0 <= low <= high <= self.cells:
             raise BadInput(f"givens {givens} must lie between 0 and {self.cells}, low end first")
         if half is not None:

@@ -18,7 +18,7 @@ from torch import Tensor
 from anyorder.errors import BadInput, shorten
 from anyorder.tasks.base import CheckResult, Instances, Task
 from anyorder.tasks.countdown import Countdown
-from anyorder.tasks.generation import per_instance_seeds
+from anyorder.tasks.generation import per_instance_seeds, range_of
 from anyorder.tasks.problem_files import Unreadable, read_lines
 from anyorder.tasks.sudoku import Sudoku
 from anyorder.tasks.zebra import Zebra
@@ -304,9 +304,7 @@ class Addition(Kind):
     def generate(self, count: int, seed: int, **options: Any) -> list[WordProblem]:
         """See `Kind`; `digits`, of each of the two numbers: a number, or a range (low, high) drawn from uniformly."""
         digits = options["digits"]
-        if not isinstance(digits, int) and not (isinstance(digits, tuple | list) and len(digits) == 2):
-            raise BadInput(f"digits {digits!r} must be a number, or a range LOW-HIGH")
-        low, high = (digits, digits) if isinstance(digits, int) else digits
+        low, high = range_of("digits", digits)
         if not 1 <= low <= high <= _MOST_DIGITS:
             raise BadInput(f"digits {digits} must lie between 1 and {_MOST_DIGITS}, low end first")
         made = []

@@ -145,7 +145,7 @@ class Zebra(Task):
         """
         if difficulty is not None and difficulty not in TECHNIQUES:
             raise BadInput(f"difficulty {difficulty!r} is unknown: use one of {', '.join(TECHNIQUES)}")
-        if not isinstance(givens, int) or not 0 <= givens <= self.values:
+        if isinstance(givens, bool) or not isinstance(givens, int) or not 0 <= givens <= self.values:
             raise BadInput(f"givens {givens!r} must be a number from 0 to {self.values}")
         wanted = -1 if difficulty is None else TECHNIQUES.index(difficulty)
         seeds = per_instance_seeds(seed, count)
