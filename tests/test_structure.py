@@ -102,6 +102,18 @@ def test_a_tiny_esmfold_agrees_with_its_own_ptm_whatever_the_batch(folder: Path)
     np.testing.assert_allclose(numbers(chunked.fold(SEQUENCES)), numbers(alone), rtol=1e-3, atol=2e-3)
 
 
+@pytest.mark.parametrize("reachable", [True, False])
+def test_the_dtype_of_the_weights_does_not_depend_on_the_network(reachable: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Off a CPU, the language model inside stays in half precision if no dtype is asked for."""
+    model = torch.nn.ModuleDict({"esm": torch.nn.Linear(1, 1).half(), "trunk": torch.nn.Linear(1, 1)})
+    double = SimpleNamespace(from_pretrained=lambda name, **options: (model, {"missing_keys": []}))
+    monkeypatch.setattr(structure, "load_transformers", lambda what: SimpleNamespace(EsmForProteinFolding=double))
+    monkeypatch.setattr(ESMFold, "check", lambda self: None)
+    monkeypatch.setattr("anyorder.hub._reachable", lambda: reachable)
+    loaded = ESMFold("some/hub-id", device="meta")._load()
+    assert (loaded["esm"].weight.dtype, loaded["trunk"].weight.dtype) == (torch.float16, torch.float32)
+
+
 def test_an_interrupted_scoring_goes_on_and_folds_nothing_twice(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folded: list[str] = []
     real = ESMFold._predict
@@ -155,8 +167,9 @@ def test_models_that_cannot_fold_are_refused(folder: Path, tmp_path: Path, monke
         ESMFold(tmp_path / "nothing").fold(["ACD"])
     with pytest.raises(BadInput, match="folds no proteins"):
         ESMFold(save_esm(tmp_path / "esm")).fold(["ACD"])
-    with pytest.raises(BadInput, match="dtype 'float33'"):
-        ESMFold(folder, dtype="float33")
+    for kind in ("float33", "int8", "nn"):
+        with pytest.raises(BadInput, match=f"dtype '{kind}' is not one of torch's for weights: use float32"):
+            ESMFold(folder, dtype=kind)
     with pytest.raises(BadInput, match="chunk_size is 0"):
         ESMFold(folder, chunk_size=0)
     with pytest.raises(BadInput, match="device 'tpu:9' cannot be used"):

@@ -96,8 +96,9 @@ class ESMFold:
         chunk_size: int | None = None,
         batch_size: int = 1,
     ) -> None:
-        if dtype is not None and not isinstance(getattr(torch, dtype, None), torch.dtype):
-            raise BadInput(f"dtype {dtype!r} is not one of torch's: use float32, bfloat16 or float16")
+        kind = None if dtype is None else getattr(torch, dtype, None)
+        if dtype is not None and not (isinstance(kind, torch.dtype) and kind.is_floating_point):
+            raise BadInput(f"dtype {dtype!r} is not one of torch's for weights: use float32, bfloat16 or float16")
         for name, value in (("chunk_size", chunk_size), ("batch_size", batch_size)):
             if value is not None and value < 1:
                 raise BadInput(f"{name} is {value}; it must be at least 1")
@@ -193,7 +194,7 @@ class ESMFold:
             raise BadInput(
                 f"{self.name} has no weights for {', '.join(missing[:3])}...: it is not a trained structure predictor"
             )
-        if options or self.device == "cpu":  # else the language model inside stays in half precision, which CPUs are slow at
+        if self.dtype is not None or self.device == "cpu":  # else the language model inside stays in half precision
             model = model.to(options.get("dtype", torch.float32))
         if self.chunk_size is not None:
             model.trunk.set_chunk_size(self.chunk_size)
