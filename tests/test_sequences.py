@@ -121,6 +121,9 @@ def test_a_vocabulary_file_is_an_alphabet(tmp_path: Path) -> None:
         alphabet_of(str(tmp_path))
     with pytest.raises(BadInput, match="neither an alphabet"):
         alphabet_of(str(tmp_path / "nothing"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(BadInput, match=r"\A.* nor a model with a tokenizer: [^\n]+\Z"):  # one line
+        alphabet_of(str(tmp_path / "empty"))
 
 
 def test_sequences_are_framed_padded_and_all_unknown() -> None:

@@ -321,6 +321,11 @@ def test_there_are_1175_classes_with_8_clues(grids: np.ndarray) -> None:
     assert (len(solved), len(np.unique(classes_of(every)))) == (2, 1175)
 
 
+def test_a_box_size_that_is_a_text_is_shown_as_one() -> None:
+    with pytest.raises(BadInput, match=r"box size '2' is not supported: use 2 \(4x4\)"):
+        Sudoku("2")  # type: ignore[arg-type]
+
+
 def test_unsolvable_wishes_for_a_half_are_refused() -> None:
     with pytest.raises(BadInput, match="use one of first, second"):
         Sudoku(2).generate(2, 0, half="third")

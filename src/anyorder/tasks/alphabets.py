@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from anyorder.denoisers.loading import load_transformers
-from anyorder.errors import BadInput, shorten
+from anyorder.errors import BadInput, first_line, shorten
 from anyorder.files import cache_folder
 from anyorder.hub import of_hub
 from anyorder.tasks.tokenizer_alphabet import TokenizerAlphabet, refuse_too_many
@@ -239,7 +239,7 @@ def alphabet_of(name: str | Alphabet) -> Alphabet:
         vocab_size = _vocab_size(folder, len(tokenizer))
     except (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError) as error:
         raise BadInput(
-            f"{name!r} is neither an alphabet ({', '.join(ALPHABETS)}) nor a model with a tokenizer: {error}"
+            f"{name!r} is neither an alphabet ({', '.join(ALPHABETS)}) nor a model with a tokenizer: {first_line(error)}"
         ) from error
     if tokenizer.mask_token_id is None:
         raise BadInput(f"the tokenizer of {name} has no mask token")

@@ -52,7 +52,7 @@ class Sudoku(Task):
     @checked("digits")
     def __init__(self, box: int = 3, layout: str = "infill", digits: str | tuple[int, int] = "") -> None:
         if box not in (2, 3, 4):
-            raise BadInput(f"box size {box} is not supported: use 2 (4x4), 3 (9x9) or 4 (16x16)")
+            raise BadInput(f"box size {box!r} is not supported: use 2 (4x4), 3 (9x9) or 4 (16x16)")
         if layout not in ("infill", "prefix"):
             raise BadInput(f"layout {layout!r} is unknown: use 'infill' or 'prefix'")
         if layout == "prefix" and box > 3:
