@@ -17,8 +17,9 @@ from anyorder.decoding.tokens import Sample
 from anyorder.errors import BadInput
 from anyorder.memory import Drift, FirstPrediction
 from anyorder.orders.end_penalty import EndPenalty
+from anyorder.orders.half_planned import GtMarginPlanner
 from anyorder.orders.heuristics import confidence
-from anyorder.orders.learned import Critic, LearnedOrder
+from anyorder.orders.learned import Critic, LearnedOrder, SavedOrder
 from anyorder.orders.perturbed import Perturbed, TopPositions
 from anyorder.parts import from_config, label_of, memories_of, rebuild, spelling, to_config, walk, written
 from anyorder.prediction import Prediction
@@ -189,6 +190,17 @@ SPELLED = {
 def test_a_spelling_reads_back_to_the_same_part(registry: Registry, name: str) -> None:
     part = SPELLED[registry, name]
     assert registry.make(spelling(part, registry)) == part
+
+
+def test_texts_of_a_part_are_spelled_so_that_they_are_read_back_or_not_at_all() -> None:
+    for part, text in (
+        (GtMarginPlanner(folder="runs/lr=0.1"), "gt_margin_planner:0.5:folder=runs/lr=0.1"),
+        (SavedOrder("runs/lr=0.1"), "policy:folder=runs/lr=0.1"),
+    ):
+        assert spelling(part, ORDERS) == text and ORDERS.make(text) == part
+    with pytest.raises(BadInput, match="policy has the folder 'C:/order', which cannot be written as text"):
+        spelling(SavedOrder("C:/order"), ORDERS)
+    assert label_of(SavedOrder("C:/order"), ORDERS) == "policy(C:/order)"
 
 
 def test_a_spelling_leaves_out_defaults() -> None:

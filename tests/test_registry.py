@@ -312,6 +312,8 @@ def test_references_to_nothing_are_refused(rules: Registry, elsewhere: str, text
         ("rule:0.9:loud=yes", {"level": 0.9, "loud": True}),
         ("rule:loud=false:k=2", {"loud": False, "k": 2}),
         ("rule:1e-3:2:true:b:7", {"level": 0.001, "k": 2, "loud": True, "word": "b", "most": 7}),
+        ("rule:0.9:1:no:runs/lr=0.1", {"level": 0.9, "word": "runs/lr=0.1"}),
+        ("rule:word=runs/lr=0.1", {"word": "runs/lr=0.1"}),
     ],
 )
 def test_arguments_follow_the_name(rules: Registry, text: str, arguments: dict[str, Any]) -> None:

@@ -136,9 +136,10 @@ def spelling(part: Any, registry: Registry) -> str:
         values.pop()
     skipped = False
     for argument, value in values:
-        if value is None:
-            skipped = True
-        else:
+        if isinstance(value, str) and ":" in value:
+            raise BadInput(f"{text} has the {argument.name} {value!r}, which cannot be written as text")
+        skipped = skipped or value is None or (isinstance(value, str) and "=" in value)
+        if value is not None:
             text += f":{argument.name}={written(value)}" if skipped else f":{written(value)}"
     return text
 

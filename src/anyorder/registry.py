@@ -239,14 +239,14 @@ class Registry:
         named = False
         for place, value in enumerate(values):
             key, equals, plain = value.partition("=")
-            if not equals:
+            if not equals or "/" in key:  # the name of a folder, such as runs/lr=0.1
                 if named:
                     raise BadInput(f"{where}: write the argument's name in front of {value!r}, as in the argument before it")
                 if place >= len(arguments):
                     most = len(arguments)
                     takes = "no arguments" if not most else "one argument" if most == 1 else f"{most} arguments at most"
                     raise BadInput(f"{where}: {entry.name} takes {takes}")
-                key, plain = list(arguments)[place], value
+                key, equals, plain = list(arguments)[place], "", value
             named = named or bool(equals)
             if key not in arguments:
                 raise BadInput(f"{where}: {entry.name} has no argument {key!r}; it has {', '.join(arguments) or 'none'}")
