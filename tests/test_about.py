@@ -41,6 +41,12 @@ def test_extras_are_those_of_the_metadata(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(metadata, "requires", lambda name: None)
     assert extras() == {}
 
+    def nothing(name: str) -> None:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "requires", nothing)  # a checkout that is not installed
+    assert extras() == {} and commands.run("--version", "-v").returncode == 0
+
 
 def test_version_alone_is_one_word_and_v_alone_is_refused() -> None:
     assert commands.run("--version").stdout == f"{anyorder.__version__}\n"

@@ -54,7 +54,11 @@ def _devices() -> list[str]:
 def extras() -> dict[str, str]:
     """What is installed of each extra, as the metadata of the installed package names it."""
     wanted: dict[str, list[str]] = {}
-    for requirement in metadata.requires("anyorder") or []:
+    try:
+        requirements = metadata.requires("anyorder") or []
+    except metadata.PackageNotFoundError:  # a checkout on PYTHONPATH
+        return {}
+    for requirement in requirements:
         found = re.fullmatch(r"([\w.-]+)(?:\[[^\]]*\])?[^;]*;.*\bextra == ['\"]([\w.-]+)['\"].*", requirement)
         if found and found[1] != "anyorder" and found[2] not in ("dev", "docs"):
             wanted.setdefault(found[2], []).append(found[1])
