@@ -155,3 +155,20 @@ def test_options_without_effect_and_titles_that_are_no_formula_are_refused(tmp_p
     refused(run("plot", "accuracy", tmp_path / "t.json", *out, *title), "which is no formula: ")
     assert not (tmp_path / "plot.svg").exists()
     assert run("plot", "accuracy", tmp_path / "t.json", *out, "--title", r"$\alpha$ costs \$5").returncode == 0
+
+
+def test_numbers_that_are_none_are_refused(tmp_path: Path) -> None:
+    for metrics, said in (
+        ([{"step": 1, "loss": "low"}], "loss is 'low', which is no number"),
+        ([{"step": [1], "loss": 1.0}], r"step is \[1\], which is no number"),
+    ):
+        with pytest.raises(BadInput, match=said):
+            plots.training_curves(metrics, tmp_path / "p.png")  # type: ignore[arg-type]
+    _, report = watched(["confidence"])
+    report.save(tmp_path / "report.json")
+    values = json.loads((tmp_path / "report.json").read_text())
+    for name, value in (("nfe", None), ("nfe", "many"), ("instance_accuracy", None)):
+        changed = {**values, "results": [{**values["results"][0], name: value}]}
+        (tmp_path / "report.json").write_text(json.dumps(changed))
+        with pytest.raises(BadInput, match=r"report\.json holds no report of `anyorder evaluate --json`"):
+            load(tmp_path / "report.json")

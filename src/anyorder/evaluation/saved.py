@@ -140,9 +140,10 @@ def report_from(values: dict[str, Any], path: Path) -> Report:
 
 
 def _typed(result: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a result that are tuples."""
+    """The fields of a result that are tuples, and the numbers that every one has."""
     cells = result["cell_ci95"]
-    return {
+    numbers: dict[str, Any] = {name: float(result[name]) for name in ("nfe", "instance_accuracy")}
+    return numbers | {
         "ci95": Interval(*_numbers(result["ci95"])),
         "cell_ci95": None if cells is None else Interval(*_numbers(cells)),
         "by_difficulty": {name: (int(n), float(a)) for name, (n, a) in result["by_difficulty"].items()},

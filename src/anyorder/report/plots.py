@@ -228,6 +228,11 @@ def training_curves(metrics: list[dict[str, float]], path: Path) -> Path:
     groups = {title: names for title, names in groups.items() if names}
     if not groups or not all("step" in row for row in metrics):
         raise BadInput("these metrics are not those of a training run: steps with a loss are needed")
+    drawn = {"step", *(name for names in groups.values() for name in names)}
+    for row in metrics:
+        for name in sorted(drawn & row.keys()):
+            if not isinstance(row[name], int | float):
+                raise BadInput(f"these metrics are not those of a training run: {name} is {row[name]!r}, which is no number")
     with figure(path, len(groups), 3.8, 3.4, aside=0.3) as axes:
         for axis, (title, names) in zip(axes, groups.items(), strict=True):
             for number, name in enumerate(names):
