@@ -348,6 +348,8 @@ def test_samplers_with_a_critic_undo() -> None:
 
 def test_words_on_the_command_line_can_be_true_or_false() -> None:
     assert key_values(["unique=false", "a=True", "b=1"], "--generate") == {"unique": False, "a": True, "b": 1}
+    with pytest.raises(BadInput, match="--generate gives a twice, 1 and 2: give it once"):
+        key_values(["a=1", "a=2"], "--generate")
 
 
 def test_joined_reports_keep_the_facts_of_the_first() -> None:

@@ -193,6 +193,8 @@ def key_values(pairs: list[str] | None, option: str) -> dict[str, Any]:
         key, equals, text = pair.partition("=")
         if not equals or not key:
             raise BadInput(f"{option} {pair!r} must look like key=value")
+        if key in values:
+            raise BadInput(f"{option} gives {key} twice, {values[key]} and {text}: give it once")
         low, dash, high = text.partition("-")
         if _is_number(text):
             values[key] = int(text)
