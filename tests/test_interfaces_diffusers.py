@@ -216,7 +216,7 @@ def test_orders_that_a_scheduler_cannot_serve_are_refused() -> None:
     assert blind.transfer_index.any(), "this one needs no hidden states"
     with pytest.raises(BadInput, match="give mask_token_id, or no order"):
         scheduler.step(logits, 0, sample, order="margin")
-    with pytest.raises(BadInput, match="random, left_to_right, confidence"):
+    with pytest.raises(BadInput, match="random, left_to_right, right_to_left, confidence"):
         OrderScheduler(order="best")
     with pytest.raises(BadInput, match=r"use anyorder\.decode"):
         OrderScheduler(order=fitted("lookahead", first_prediction=True))

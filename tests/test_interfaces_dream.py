@@ -293,7 +293,7 @@ def test_a_denoiser_of_dream_gives_the_same() -> None:
         ({"max_new_tokens": None, "max_length": 3}, "are 5 long already"),
         ({"max_new_tokens": 0}, "nothing to generate"),
         ({"max_new_tokens": -1}, "max_new_tokens is -1; it must be a whole number, 0 or more"),
-        ({"order": "best"}, "random, left_to_right, confidence"),
+        ({"order": "best"}, "random, left_to_right, right_to_left, confidence"),
         ({"attention_mask": torch.ones(2, 4)}, "must have that of the tokens, \\(2, 5\\)"),
     ],
 )

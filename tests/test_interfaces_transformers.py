@@ -220,7 +220,7 @@ def _leftmost(state: DecodeState, prediction: Prediction) -> Tensor:
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ({"order": "best"}, "random, left_to_right, confidence"),
+        ({"order": "best"}, "random, left_to_right, right_to_left, confidence"),
         ({"steps": 0}, "steps is 0; it must be a whole number, 1 or more"),
         ({"block_length": 0}, "block_length is 0; it must be a whole number, 1 or more"),
         ({"max_new_tokens": 12, "steps": 2, "block_length": 4}, "are too few for"),

@@ -6,7 +6,7 @@ was remasked.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any, Literal
 
@@ -300,15 +300,17 @@ class Watch:
             if dead and decodes[number].wrong is None:
                 decodes[number].wrong = position
 
-    def _proven(self, rows: list[int], states: list[list[int]]) -> list[bool] | None:
+    def _proven(self, rows: list[int], states: list[list[int]]) -> Sequence[bool] | None:
         """What the task's solver says of states of the problems `rows`; None if there are no states, or no solver."""
         proven = self.task.dead_ends(self.instances[torch.tensor(rows)], torch.tensor(states)) if rows else None
         if proven is None:
             return None
-        if np.shape(proven) != (len(rows),):
+        found: Any = proven.tolist() if hasattr(proven, "tolist") else proven
+        flat = isinstance(found, list | tuple) and not any(isinstance(one, list | tuple) for one in found)
+        if not flat or len(found) != len(rows):
             raise BadInput(f"{self.task.name}.dead_ends must return a bool tensor of shape ({len(rows)},), or None")
-        found: list[bool] = np.asarray(proven, dtype=bool).tolist()
-        return found
+        listed: Sequence[bool] = found
+        return listed
 
     def trajectories(self) -> Trajectories:
         """All that was kept.
