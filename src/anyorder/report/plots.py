@@ -261,7 +261,8 @@ def panels(
                 look = look_of(label, number)
                 if orders[label.partition("@")[0]] > 1:  # one order under several rules: the colors tell the rules apart
                     look["color"] = COLORS[number % len(COLORS)]
-                axis.errorbar(x, y, yerr=bars, label=label, marker="o", elinewidth=1.0, **look)
+                marker = "os^D"[number // len(COLORS) % 4]  # colors repeat after a while
+                axis.errorbar(x, y, yerr=bars, label=label, marker=marker, elinewidth=1.0, **look)
             axis.set(title=title, xlabel=x_label)
             if log_x:
                 axis.set_xscale("log", base=2)

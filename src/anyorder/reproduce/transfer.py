@@ -182,7 +182,7 @@ def _layout(settings: list[Setting], seeds: list[int], solved: Solved, folder: P
             here = " (its own)" if v.home.denoiser == s.denoiser else ""
             rows.append([v.label + here, f"{at[:, 1].mean():.1f}", percent(at[:, 0, 0])])
             rows[-1] += [mine[rule].shown("+")[0] for rule in RULES]
-            curves[v.label] = _line(at[:, 0], at[:, 1])
+            curves[v.label.replace("`", "")] = _line(at[:, 0], at[:, 1])
         header = ["policy of", "NFE", "solved", *(f"minus {rule}" for rule in RULES)]
         parts.append(f"**`{s.denoiser}`**, {s.about}\n\n{markdown_table(header, rows)}")
         lines[s.denoiser] = curves
