@@ -15,7 +15,7 @@ from anyorder.decoding.remaskers import CriticUndo
 from anyorder.decoding.sampler import Sampler
 from anyorder.errors import BadInput, counted
 from anyorder.evaluation.results import Report, Result, compare_all
-from anyorder.evaluation.samplers import Kind, is_foreign
+from anyorder.evaluation.samplers import Kind, is_foreign, suits
 from anyorder.evaluation.statistics import mcnemar, paired_interval, sign_flip
 from anyorder.evaluation.tables import metric_name, p_text
 from anyorder.orders.learned import LearnedOrder
@@ -52,8 +52,7 @@ def baselines(task: Task) -> dict[str, Sampler]:
     found = {}
     for entry in ORDERS.entries():
         own = is_foreign(entry) and entry.facts.get("default", True) and not entry.facts.get("oracle")
-        suits = entry.facts.get("sequential", task.sequential) == task.sequential
-        if (own or entry.facts.get("baseline")) and suits and not entry.arguments and not entry.facts.get("twin"):
+        if (own or entry.facts.get("baseline")) and suits(entry, task) and not entry.arguments and not entry.facts.get("twin"):
             found[entry.name] = Sampler.parse(entry.name)
     return found
 

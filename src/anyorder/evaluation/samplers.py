@@ -156,9 +156,7 @@ def default_samplers(task: Task, denoiser: Denoiser, instances: Instances, *, st
     for entry in ORDERS.entries():
         if not entry.facts.get("default", is_foreign(entry)) or any(a.default is MISSING for a in entry.arguments):
             continue
-        if entry.facts.get("sequential", task.sequential) != task.sequential:
-            continue
-        if entry.facts.get("oracle") and instances.x0 is None:
+        if not suits(entry, task) or (entry.facts.get("oracle") and instances.x0 is None):
             continue
         found.append(entry.name)
     own = getattr(denoiser, "own_order", None)
@@ -167,6 +165,11 @@ def default_samplers(task: Task, denoiser: Denoiser, instances: Instances, *, st
         if saved_order(denoiser, strict=strict).critic is not None:  # type: ignore[arg-type]
             found.append("policy+undo")
     return found
+
+
+def suits(entry: Entry, task: Task) -> bool:
+    """Whether an order is sensible for a task: one by position only if the task is read in its direction."""
+    return bool(entry.facts.get("sequential", task.sequential) == task.sequential)
 
 
 def is_foreign(entry: Entry) -> bool:

@@ -1,6 +1,6 @@
 """What a reproduction target is, and the pieces of its tables."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -113,8 +113,8 @@ def difference(a: np.ndarray, b: np.ndarray, by_seed: bool = True) -> str:
     return f"{100 * gaps.mean():+.1f} ({100 * low:+.1f} to {100 * high:+.1f}; {seeds}p = {sign_flip(gaps.mean(axis=0)):.2g})"
 
 
-def points(steps: tuple[int, ...], solved: list[np.ndarray]) -> list[tuple[float, float, float, float]]:
-    """(steps, percent, low, high) of each budget, for a plot."""
+def points(steps: Sequence[float], solved: list[np.ndarray]) -> list[tuple[float, float, float, float]]:
+    """(steps or passes, percent, low, high) of each budget, for a plot."""
     bounds = [interval(s) for s in solved]
     return [
         (float(t), 100 * float(s.mean()), 100 * low, 100 * high)

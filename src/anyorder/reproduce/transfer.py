@@ -160,8 +160,8 @@ def gap(policy: np.ndarray, rule: np.ndarray) -> Front:
 
 def _first_minus_front(nfe: np.ndarray, accuracy: np.ndarray) -> np.ndarray:
     """Accuracy of the first point minus what the others attain with its NFE, (1,)."""
-    gap: np.ndarray = accuracy[:1] - attained(nfe[1:], accuracy[1:], nfe[:1])
-    return gap
+    found: np.ndarray = accuracy[:1] - attained(nfe[1:], accuracy[1:], nfe[:1])
+    return found
 
 
 def _layout(settings: list[Setting], seeds: list[int], solved: Solved, folder: Path) -> Outcome:
@@ -196,10 +196,7 @@ def _layout(settings: list[Setting], seeds: list[int], solved: Solved, folder: P
 
 def _line(correct: np.ndarray, nfe: np.ndarray) -> list[tuple[float, float, float, float]]:
     """Points (passes, percent, low, high) for a plot, from outcomes and NFE (S, P, N), from the cheapest on."""
-    costs = nfe.mean(axis=(0, 2)).tolist()
-    return sorted(
-        (cost, *rest[1:]) for cost, rest in zip(costs, points((0,) * len(costs), list(correct.swapaxes(0, 1))), strict=True)
-    )
+    return sorted(points(nfe.mean(axis=(0, 2)).tolist(), list(correct.swapaxes(0, 1))))
 
 
 def _lost(settings: list[Setting], gaps: dict[tuple[str, str], dict[str, Front]]) -> str:
@@ -247,12 +244,12 @@ WEAK = SpeedSetting(
     block=4,
 )
 _VISITED: tuple[dict[str, Any], ...] = (
-    {"denoiser": "sudoku9", "about": "minimal 9x9 Sudoku, about 57 positions", "task": "sudoku", "options": {"box": 3},
-     "generate": {"givens": 0}, "steps": 64},
+    {"denoiser": "sudoku9", "about": "minimal 9x9 Sudoku, about 57 positions", "task": "sudoku", "options": SUDOKU.options,
+     "generate": SUDOKU.generate, "steps": SUDOKU.steps},
     {"denoiser": "sudoku9-easy", "about": "the same problems, which this denoiser was not trained on", "task": "sudoku",
-     "options": {"box": 3}, "generate": {"givens": 0}, "steps": 64},
-    {"denoiser": "sudoku4-weak", "about": "4x4 Sudoku, 8 positions", "task": "sudoku", "options": {"box": 2},
-     "generate": {"givens": 8, "unique": False}, "steps": 8},
+     "options": SUDOKU.options, "generate": SUDOKU.generate, "steps": SUDOKU.steps},
+    {"denoiser": "sudoku4-weak", "about": "4x4 Sudoku, 8 positions", "task": "sudoku", "options": WEAK.options,
+     "generate": WEAK.generate, "steps": WEAK.steps},
     {"denoiser": "sat9", "about": "3-SAT, 9 positions", "task": "sat", "options": {"variables": 9}, "steps": 9},
     {"denoiser": "words", "about": "Countdown in words, 40 positions, most of them end tokens", "task": "words",
      "options": WORDS.options, "problems": WORDS.problems, "steps": WORDS.steps},

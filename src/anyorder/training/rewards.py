@@ -107,7 +107,7 @@ class Varied:
         _ = self._worth  # which refuses settings that it does not have
 
     def __call__(self, outcome: Outcome) -> Tensor:
-        worth, difference = _at_the_end(self._worth, outcome), self._difference(outcome)
+        worth, difference = _given_at_the_end(self._worth, outcome), self._difference(outcome)
         return worth + self.weight * difference if self.weight else worth * difference
 
     @cached_property
@@ -191,7 +191,7 @@ def at_the_end(rewards: Tensor) -> Tensor:
     return rewards
 
 
-def _at_the_end(reward: Reward, outcome: Outcome) -> Tensor:
+def _given_at_the_end(reward: Reward, outcome: Outcome) -> Tensor:
     """A reward float32 (N,) where the result of decoding is."""
     nfe = outcome.decoded.nfe
     found = at_the_end(_given(reward, outcome)).to(nfe.device)
@@ -206,7 +206,7 @@ def with_speed(reward: Reward, exponent: float) -> Reward:
 
     def speedy(outcome: Outcome) -> Tensor:
         count = outcome.instances.maskable.sum(dim=1).clamp(min=1)
-        return _at_the_end(reward, outcome) * ((count - outcome.decoded.nfe + 1).float() / count).clamp(min=0) ** exponent
+        return _given_at_the_end(reward, outcome) * ((count - outcome.decoded.nfe + 1).float() / count).clamp(min=0) ** exponent
 
     return speedy
 
@@ -215,7 +215,7 @@ def with_step_cost(reward: Reward, cost: float) -> Reward:
     """r - cost * forward passes, the additive form of dUltra (arXiv 2512.21446; 1/50 in its code)."""
 
     def charged(outcome: Outcome) -> Tensor:
-        return _at_the_end(reward, outcome) - cost * outcome.decoded.nfe.float()
+        return _given_at_the_end(reward, outcome) - cost * outcome.decoded.nfe.float()
 
     return charged
 
