@@ -243,6 +243,18 @@ def test_a_critic_is_saved_with_the_settings_of_undo_of_its_recipe(tmp_path: Pat
         load_recipe("sudoku4-order", ["undo.pace=thresold:0.9"])
 
 
+OF_A_MODEL = ("gsm8k-upo", "words-llada-upo")
+"""Recipes whose problems are written with the tokenizer of a language model that is not shipped."""
+
+
+@pytest.mark.parametrize("name", [name for name in recipe_names() if name not in OF_A_MODEL])
+def test_the_generator_takes_the_options_of_a_shipped_recipe(name: str) -> None:
+    recipe = load_recipe(name)
+    if not recipe.data.file:
+        task = anyorder.make_task(recipe.task.name, **recipe.task.options)
+        assert len(training_problems(task, recipe.data.model_copy(update={"size": 3}))) == 3
+
+
 def test_a_recipe_survives_being_written_and_read() -> None:
     for name in recipe_names():
         checked = load_recipe(name)

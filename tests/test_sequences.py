@@ -181,8 +181,13 @@ def test_lengths_are_drawn_from_the_range_asked_for() -> None:
     found = PROTEIN.generate(200, seed=3, length=(5, 9))
     assert set(found.maskable.sum(dim=1).tolist()) == {5, 6, 7, 8, 9}
     assert torch.equal(PROTEIN.generate(2, seed=3, length=(5, 9)).maskable.sum(dim=1), found.maskable.sum(dim=1)[:2])
+    assert torch.equal(PROTEIN.generate(200, seed=3, length=[5, 9]).tokens, found.tokens)  # as a recipe gives it
+    assert PROTEIN.generate(1, seed=0).maskable.sum() == 1022
     with pytest.raises(BadInput, match=r"1\.\.1022"):
         PROTEIN.generate(1, seed=0, length=2000)
+    for wrong in ("5-9", False, (5,), (5.0, 9.0)):
+        with pytest.raises(BadInput, match="must be a number, or a range"):
+            PROTEIN.generate(1, seed=0, length=wrong)  # type: ignore[arg-type]
 
 
 FILES = {

@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor
 
 import anyorder
 from anyorder.denoisers.base import DenoiserOutput
+from anyorder.denoisers.transformer import Transformer, scaled_dot_product
 from anyorder.errors import BadInput
 from anyorder.evaluation.likelihood import Process, estimate_bound
 from anyorder.losses import mdm_loss
@@ -112,6 +114,43 @@ def test_lo_arm_computes_in_the_precision_that_is_asked_for(joint: bool, tmp_pat
     assert not alike(tmp_path / "no", tmp_path / "bf16")
     moved = weights(tmp_path / "bf16")
     assert all(bool(torch.isfinite(tensor).all()) for name, tensor in moved.items() if name.startswith("model."))
+
+
+@pytest.mark.parametrize("kind", ["order", "reward"])
+@pytest.mark.parametrize(("precision", "dtype"), [("no", torch.float32), ("bf16", torch.bfloat16)])
+def test_a_frozen_denoiser_computes_in_the_precision_of_the_run(
+    kind: str, precision: str, dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: set[torch.dtype] = set()
+    plain = Transformer.forward
+
+    def watching(self: Transformer, *args: Any, **kwargs: Any) -> DenoiserOutput:
+        output = plain(self, *args, **kwargs)
+        seen.add(output.logits.dtype)
+        return output
+
+    monkeypatch.setattr(Transformer, "forward", watching)
+    more: dict[str, Any] = {"policy": {"architecture": "pairwise", "width": 8}, "objective": {"influence_weight": 0.5}}
+    if kind == "reward":
+        more = {"policy": {"architecture": "upo", "width": 8, "heads": 2}, "rollout": {"group_size": 2}}
+    run_recipe(recipe(kind, {"mixed_precision": precision, "steps": 2}, **more), tmp_path)
+    assert seen == {dtype}
+    moved = [tensor for name, tensor in weights(tmp_path).items() if name.startswith("model.")]
+    assert all(tensor.dtype != torch.bfloat16 and bool(torch.isfinite(tensor).all()) for tensor in moved)
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_attention_on_a_cpu_is_computed_in_float32(mixed: bool) -> None:
+    query, key, value = torch.randn(3, 2, 2, 5, 4).unbind()
+    bias = torch.zeros(5, 5).masked_fill(torch.ones(5, 5).triu(1).bool(), -torch.inf)
+    exact = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+    half = [tensor.bfloat16() for tensor in (query, key, value)]
+    rounded = F.scaled_dot_product_attention(*(tensor.float() for tensor in half), attn_mask=bias)
+    with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+        assert torch.equal(scaled_dot_product(query, key, value, bias), exact)
+        assert torch.equal(scaled_dot_product(*half, bias.bfloat16()), rounded.bfloat16())
+    double = [tensor.double() for tensor in (query, key, value, bias)]
+    assert torch.equal(scaled_dot_product(*double), F.scaled_dot_product_attention(*double[:3], attn_mask=double[3]))
 
 
 @pytest.mark.parametrize("precision", ["no", "bf16"])

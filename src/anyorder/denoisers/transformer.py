@@ -29,6 +29,18 @@ MOST_LOOPS = 1000
 """Passes through the blocks cost time and no weights, so nothing else bounds their number in other people's configurations."""
 
 
+def scaled_dot_product(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
+    """`F.scaled_dot_product_attention`, (B, H, L, D / H). On a CPU half precision is computed in float32: there its backward pass
+    takes a quarter of the time that it takes in bfloat16 (`benchmarks/mixed_precision.py`)."""
+    if query.device.type != "cpu" or query.dtype == torch.float64:
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+    with torch.autocast("cpu", enabled=False):
+        exact = F.scaled_dot_product_attention(
+            query.float(), key.float(), value.float(), attn_mask=None if bias is None else bias.float()
+        )
+    return exact.to(query.dtype)
+
+
 class Block(nn.Module):
     """Pre-norm transformer block: attention with an additive bias per head, then an MLP with GELU."""
 
@@ -54,7 +66,7 @@ class Block(nn.Module):
         batch, length, width = hidden.shape
         qkv = self.qkv(hidden).view(batch, length, 3, self.heads, width // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
-        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+        attended = scaled_dot_product(query, key, value, bias)
         out: Tensor = self.attention_out(attended.transpose(1, 2).reshape(batch, length, width))
         return out
 

@@ -5,7 +5,7 @@ Layout: start, the sequence, end, padding up to the longest of the batch. A prob
 them (unconditional generation at a given length), those that the user masks, or a share that the task hides.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from itertools import groupby, takewhile
 from pathlib import Path
@@ -20,11 +20,11 @@ from anyorder.denoisers.huggingface import HuggingFaceDenoiser
 from anyorder.ends import Ends
 from anyorder.errors import BadInput, shorten, truth
 from anyorder.registry import TASKS
-from anyorder.signatures import check_argument, checked
+from anyorder.signatures import checked
 from anyorder.tasks.alphabets import Alphabet, alphabet_of, has_plain_vocabulary
 from anyorder.tasks.base import CheckResult, Instances, Task, check_fits, make, max_length_of, same_tokens
 from anyorder.tasks.drawing import Drawing
-from anyorder.tasks.generation import per_instance_seeds
+from anyorder.tasks.generation import per_instance_seeds, range_of
 from anyorder.tasks.problem_files import Unreadable, collect, json_line
 from anyorder.tasks.residues import residues_of
 from anyorder.tasks.sequence_files import read_records
@@ -180,15 +180,13 @@ class Sequences(Task):
 
     # ---- problems -----------------------------------------------------------------------------------------------------
 
-    def generate(self, count: int, seed: int, length: int | tuple[int, int] = 0) -> Instances:
+    def generate(self, count: int, seed: int, length: int | Sequence[int] = 0) -> Instances:
         """Empty sequences of a length, or of lengths drawn uniformly from a range (low, high); `length` of the task if 0.
 
         They have no solution (x0 is None): completed sequences are checked for validity, and `measure` describes the set.
         """
-        check_argument("length", length, int | tuple)
-        if isinstance(length, tuple) and not (len(length) == 2 and all(isinstance(end, int) for end in length)):
-            raise BadInput(f"length is {length!r}; a range has two whole numbers, as in 20-30")
-        low, high = (length or self.most,) * 2 if isinstance(length, int) else length
+        low, high = range_of("length", length)
+        low, high = (low, high) if high else (self.most, self.most)
         if not 1 <= low <= high <= self.most:
             raise BadInput(f"length {length} must lie in 1..{self.most}")
         seeds = per_instance_seeds(seed, count)

@@ -246,7 +246,9 @@ class OrderJob:
     def _predict(self, batch: Batch) -> tuple[DecodeState, Prediction]:
         """The frozen denoiser's prediction of a batch, and the state with what is remembered of it."""
         state = batch.state
-        return batch.see(*at_positions(self.denoiser(state.tokens, state.attention_mask, state.masked), state.masked))
+        with self.autocast():
+            output = self.denoiser(state.tokens, state.attention_mask, state.masked)
+        return batch.see(*at_positions(output, state.masked))
 
     def _influence_loss(self, state: DecodeState, prediction: Prediction, step: int, shard: Shard) -> Tensor:
         """Error of the predicted influences of one masked position of each row on the others, see `measured_influence`."""
@@ -254,7 +256,8 @@ class OrderJob:
         first = shard.slice(self.recipe.run.batch_size).start
         drawing = state.replace(seeds=rows + first + (self.recipe.seed << 32), step=torch.full_like(state.step, step))
         pivot, token = draw_pivot(drawing, prediction)
-        influence, where = measured_influence(self.denoiser, state, prediction, pivot, token)
+        with self.autocast():
+            influence, where = measured_influence(self.denoiser, state, prediction, pivot, token)
         policy: Any = self.policy
         return influence_loss(policy.influence_logits(prediction)[rows, pivot], influence, where)
 

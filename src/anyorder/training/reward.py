@@ -256,7 +256,7 @@ class RewardJob:
         token = Sample(self.settings.token_temperature) if self.settings.token_temperature else Argmax()
         x0 = None if problems.x0 is None else problems.x0[index]
         denoiser: Any = self.denoiser
-        with self.autocast() if self.update.train_denoiser else nullcontext():  # as the update will see it
+        with self.autocast():  # as the update sees a denoiser that is trained
             steps, decoded = rollout(
                 denoiser, LearnedOrder(self.policy), recorder, problems.tokens[index].to(self.device), first_seed=seed,
                 steps=budget, block_length=self.settings.block, token=token, x0=x0,

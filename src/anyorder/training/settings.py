@@ -364,7 +364,9 @@ class RunSettings(Section):
     log_steps: int = Field(20, gt=0, description="steps between lines of metrics.jsonl")
     tensorboard: bool = False
     mixed_precision: Literal["no", "bf16", "fp16"] | None = Field(
-        None, description="type of the forward passes; by default what accelerate was launched or configured with"
+        None,
+        description="type of the forward passes, those of a frozen denoiser too; by default what accelerate was launched or "
+        "configured with",
     )
 
 
