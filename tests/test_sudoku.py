@@ -2,6 +2,7 @@
 
 from itertools import combinations, permutations, product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -80,6 +81,13 @@ def test_a_digit_without_a_place_leaves_no_solution(box: int, turned: bool) -> N
         task.parse(task.problem_text(torch.from_numpy(puzzle).long()))
     dead = task.dead_ends(task.encode(np.zeros((1, side**2))), torch.from_numpy(puzzle)[None].long())
     assert dead.tolist() == [True]
+
+
+@pytest.mark.parametrize("digits", ["1-9", (1, 9), [1, 9]])
+def test_digits_are_named_by_a_text_or_a_range(digits: Any) -> None:
+    assert Sudoku(digits=digits).digits == "1-9"
+    with pytest.raises(BadInput, match="digits '1-8' is unknown"):
+        Sudoku(digits=(1, 8))
 
 
 def test_looking_for_lost_digits_changes_no_solution_and_saves_nodes() -> None:

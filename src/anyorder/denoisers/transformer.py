@@ -30,8 +30,8 @@ MOST_LOOPS = 1000
 
 
 def scaled_dot_product(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
-    """`F.scaled_dot_product_attention`, (B, H, L, D / H). On a CPU half precision is computed in float32: there its backward pass
-    takes a quarter of the time that it takes in bfloat16 (`benchmarks/mixed_precision.py`)."""
+    """`F.scaled_dot_product_attention`, (B, H, L, D / H). On a CPU it computes in float32, since PyTorch's backward pass in
+    bfloat16 takes four times as long there (`benchmarks/mixed_precision.py`)."""
     if query.device.type != "cpu" or query.dtype == torch.float64:
         return F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
     with torch.autocast("cpu", enabled=False):

@@ -50,7 +50,7 @@ class Sudoku(Task):
     file_suffix: ClassVar[str] = ".jsonl"
 
     @checked("digits")
-    def __init__(self, box: int = 3, layout: str = "infill", digits: str | tuple[int, int] = "") -> None:
+    def __init__(self, box: int = 3, layout: str = "infill", digits: str | Sequence[int] = "") -> None:
         if box not in (2, 3, 4):
             raise BadInput(f"box size {box!r} is not supported: use 2 (4x4), 3 (9x9) or 4 (16x16)")
         if layout not in ("infill", "prefix"):
@@ -66,7 +66,8 @@ class Sudoku(Task):
         self.mask_token_id = 0 if infill else MASK
         self.length = self.cells if infill else 2 * self.cells + 2
         self._zero = 0 if infill else YE_VOCABULARY.index("0")
-        self.digits = digits if isinstance(digits, str) else "-".join(map(str, digits))  # the command line reads 1-9 as a range
+        # the command line reads 1-9 as a range, which JSON keeps as a list
+        self.digits = digits if isinstance(digits, str) else "-".join(map(str, digits))
         known = alphabets(self.side)
         if self.digits and self.digits not in known:
             raise BadInput(f"digits {self.digits!r} is unknown: use one of {', '.join(known)}")

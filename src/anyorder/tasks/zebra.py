@@ -104,6 +104,19 @@ class Zebra(Task):
             ),
         }
 
+    def alike(self, other: "Zebra") -> tuple[Tensor, Tensor]:
+        """For every token (V,) and position (L,), that of another size of puzzles whose embedding it can start from: values by
+        their attribute and number, clues in turn, and houses by where they are from left to right."""
+        attribute, number = (part.reshape(-1) for part in torch.meshgrid(
+            torch.arange(self.attributes).clamp(max=other.attributes - 1), torch.arange(self.houses), indexing="ij"
+        ))  # fmt: skip
+        value = attribute * other.houses + number.clamp(max=other.houses - 1)
+        others = torch.arange(self.vocab_size - self._none) + other._none  # no operand, and the types of clues
+        house = (number * (other.houses - 1) / (self.houses - 1)).round().long()
+        clues = torch.arange(self._grid_start) % other._grid_start
+        cells = other._grid_start + attribute * other.houses + house
+        return torch.cat([torch.zeros(1, dtype=torch.int64), value + 1, others]), torch.cat([clues, cells])
+
     # ---- encoding -------------------------------------------------------------------------------------------------
 
     def encode(

@@ -33,6 +33,7 @@ from anyorder.training.data import (
     without_padding,
 )
 from anyorder.training.recipes import DenoiserRecipe
+from anyorder.training.starting import start_from
 
 
 class DenoiserJob:
@@ -48,6 +49,8 @@ class DenoiserJob:
         torch.manual_seed(recipe.seed)
         self.denoiser = make_denoiser(recipe.denoiser.architecture, self.task, recipe.denoiser.settings)
         check_trainable(self.denoiser, self.task)
+        if recipe.start is not None:
+            start_from(recipe.start, self.denoiser, self.task)
         _check_takes_clean(self.denoiser)
         self.model: nn.Module = self.denoiser
         self.rate_scales: dict[str, float] = {}

@@ -39,6 +39,7 @@ from anyorder.training.rewards import Reward
 from anyorder.training.run_folder import check_free, check_same_run
 from anyorder.training.settings import ObjectiveSettings, PolicySettings, RolloutSettings, UpdateSettings
 from anyorder.training.solutions import only_stored, several_solutions
+from anyorder.training.starting import start_from
 from anyorder.zoo import load_denoiser
 from anyorder.zoo.matching import loaded, task_for
 
@@ -69,6 +70,8 @@ def run_recipe(
         job: DenoiserJob | OrderJob | RewardJob | GrpoJob
         if isinstance(recipe, DenoiserRecipe):
             job = DenoiserJob(recipe)
+            if recipe.start is not None:
+                identity["denoiser_fingerprint"] = fingerprint(job.denoiser)
         else:
             if "device" in (model_options or {}):
                 raise BadInput("accelerate chooses the device of training: set CUDA_VISIBLE_DEVICES instead")
@@ -101,7 +104,7 @@ def run_recipe(
 
 
 def _fresh_denoiser(recipe: OrderRecipe | RewardRecipe | GrpoRecipe, task: Task) -> Any:
-    """The denoiser of a recipe for one, with random weights that follow from this recipe's seed, for joint training.
+    """The denoiser of a recipe for one, with the weights that it starts from, by this recipe's seed, for joint training.
 
     Raises:
         BadInput: the denoiser would stay as it is, or the name is that of another kind of recipe.
@@ -117,7 +120,10 @@ def _fresh_denoiser(recipe: OrderRecipe | RewardRecipe | GrpoRecipe, task: Task)
             f"would train: run `anyorder train {recipe.denoiser}` and name its folder"
         )
     torch.manual_seed(recipe.seed)
-    return make_denoiser(described.denoiser.architecture, task, described.denoiser.settings)
+    denoiser = make_denoiser(described.denoiser.architecture, task, described.denoiser.settings)
+    if described.start is not None:
+        start_from(described.start, denoiser, task)
+    return denoiser
 
 
 def order_job(recipe: OrderRecipe) -> type[OrderJob]:

@@ -45,10 +45,15 @@ class _Recipe(Section):
 
 
 class DenoiserRecipe(_Recipe):
-    """Train a denoiser from scratch."""
+    """Train a denoiser, from random weights or from those of another one."""
 
     kind: Literal["denoiser"]
     denoiser: DenoiserSettings = Field(default_factory=DenoiserSettings)
+    start: str | None = Field(
+        None,
+        description="name, folder or hub id of a trained denoiser with the same settings, from whose weights training starts; "
+        "its task may be of another size if the task knows how (zebra)",
+    )
     masking: MaskingSettings = MaskingSettings()
 
 
