@@ -1,6 +1,7 @@
 """Recipes: one TOML file per experiment, checked before anything is computed."""
 
 import tomllib
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -212,7 +213,7 @@ def is_recipe(name: str) -> bool:
 
 
 @checked("source", "overrides")
-def load_recipe(source: str | Path, overrides: list[str] | None = None) -> AnyRecipe:
+def load_recipe(source: str | Path, overrides: Sequence[str] | None = None) -> AnyRecipe:
     """A recipe from a TOML file or by the name of a shipped one, with `key.subkey=value` overrides (values are TOML).
     An override that names another part (`policy.architecture=mlp`) keeps the settings of the file that this part has as well;
     an override of `start` takes the place of the whole section `[policy]`.
