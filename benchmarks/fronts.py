@@ -181,7 +181,9 @@ class Bench:
     def samples(self, family: str, number: int, noise: str, sampler: Sampler) -> Samples:
         """What a sampler decodes; decoded now, or read."""
         whole = sampler.replace(steps=self.steps).bind(self.denoiser)
-        name = f"{family}-{number}-{noise}-{self.steps}-{len(self.problems)}{weights_of(whole)}.json"
+        dtype = next(self.denoiser.parameters()).dtype
+        marks = "" if dtype == torch.float32 else f"-{str(dtype).removeprefix('torch.')}"
+        name = f"{family}-{number}-{noise}-{self.steps}-{len(self.problems)}{weights_of(whole)}{marks}.json"
         name = name.replace(" ", "_").replace(",", "")
         path = self.folder / name
         if not path.exists():
@@ -278,10 +280,11 @@ def main() -> None:
     options.add_argument("--limit", type=int, default=400)
     options.add_argument("--only", default="", help="names of families, separated by semicolons")
     options.add_argument("--device", default="cpu")
+    options.add_argument("--dtype", help="type of the denoiser's weights, such as bfloat16; by default as they are saved")
     told = options.parse_args()
     torch.set_num_threads(1)
     subject = SUBJECTS[told.subject]
-    denoiser: Any = anyorder.load_denoiser(subject.denoiser, device=told.device)
+    denoiser: Any = anyorder.load_denoiser(subject.denoiser, device=told.device, dtype=told.dtype)
     task: Any = anyorder.task_for(denoiser)
     problems = task.generate(told.limit, SEED, length=subject.lengths)
     bench = Bench(subject, denoiser, task, problems, told.steps, told.runs or Path("runs/fronts") / subject.denoiser)
