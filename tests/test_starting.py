@@ -14,6 +14,7 @@ from anyorder.errors import BadInput
 from anyorder.processes import Shard
 from anyorder.tasks.sudoku import Sudoku
 from anyorder.tasks.zebra import Zebra
+from anyorder.training import starting
 from anyorder.training.denoiser import DenoiserJob
 from anyorder.training.fit import _fresh_denoiser, run_recipe
 from anyorder.training.recipes import DenoiserRecipe, load_recipe
@@ -36,6 +37,15 @@ def test_training_goes_on_from_the_weights_of_a_denoiser() -> None:
     loss, _ = started.loss(started.model, 0, Shard())
     fresh = DenoiserJob(load_recipe("sudoku4-weak-denoiser", ["data.size=20"]))  # type: ignore[arg-type]
     assert loss < 0.7 * fresh.loss(fresh.model, 0, Shard())[0]
+
+
+def test_buffers_are_taken_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    trained, fresh = (anyorder.load_denoiser("sudoku4-weak", device="cpu") for _ in range(2))
+    for value, denoiser in enumerate((fresh, trained)):
+        denoiser.register_buffer("running_mean", torch.full((3,), float(value)))  # type: ignore[operator]
+    monkeypatch.setattr(starting, "load_denoiser", lambda *_args, **_options: trained)
+    starting.start_from("sudoku4-weak", fresh, Sudoku(2))  # type: ignore[arg-type]
+    assert fresh.running_mean.tolist() == [1.0, 1.0, 1.0]  # type: ignore[attr-defined]
 
 
 def test_a_run_is_trained_saved_and_resumed(tmp_path: Path) -> None:
@@ -94,10 +104,10 @@ def test_a_larger_denoiser_starts_with_what_a_smaller_one_knows() -> None:
     ("start", "name", "more", "message"),
     [
         (
-            "sudoku4",
+            "sudoku4-weak",
             "sudoku4-weak-denoiser",
             ["denoiser.width=64"],
-            "the network of start = 'sudoku4' is another one",
+            "the network of start = 'sudoku4-weak' is another one",
         ),
         ("sudoku4-weak", "sudoku4-weak-denoiser", ["denoiser.layers=9"], r"has the shape None there and .* here"),
         ("sudoku9", "sudoku4-weak-denoiser", [], "was trained for sudoku with .* start from a denoiser of the same task"),
@@ -116,5 +126,7 @@ def test_what_cannot_be_started_from_is_one_clear_error(
 def test_heads_with_other_relations_are_refused() -> None:
     own: Any = load_recipe("sudoku4-denoiser")
     heads = json.dumps(own.denoiser.settings["heads"][::-1])
-    with pytest.raises(BadInput, match="the heads of start = 'sudoku4' are"):
-        DenoiserJob(recipe("sudoku4", "sudoku4-denoiser", f"denoiser.heads={heads}"))
+    others = json.dumps(["everything"] * len(own.denoiser.settings["heads"]))
+    for wrong in (heads, others):
+        with pytest.raises(BadInput, match="the heads of start = 'sudoku4' are"):
+            DenoiserJob(recipe("sudoku4", "sudoku4-denoiser", f"denoiser.heads={wrong}"))

@@ -37,15 +37,15 @@ def start_from(start: str, denoiser: nn.Module, task: Task) -> None:
     if type(trained) is not type(denoiser):
         raise BadInput(f"start = {start!r} is a {type(trained).__name__}; this recipe trains a {type(denoiser).__name__}")
     rows = _rows(task, before, start, denoiser)
-    given, wanted = dict(trained.named_parameters()), dict(denoiser.named_parameters())
+    if _heads(trained) != _heads(denoiser):
+        raise BadInput(f"the heads of start = {start!r} are {_heads(trained)}; those of this recipe must be the same")
+    given, wanted = (_tensors(each, buffers=not rows) for each in (trained, denoiser))
     taken = {name: weight[rows[name]] if name in rows else weight for name, weight in given.items()}
     if other := [name for name in sorted(given | wanted) if _shape(taken, name) != _shape(wanted, name)]:
         raise BadInput(
             f"the network of start = {start!r} is another one: {other[0]} has the shape {_shape(taken, other[0])} there and "
             f"{_shape(wanted, other[0])} here; give [denoiser] the settings with which {start} was trained"
         )
-    if _heads(trained) != _heads(denoiser):
-        raise BadInput(f"the heads of start = {start!r} are {_heads(trained)}; those of this recipe must be the same")
     for name, weight in wanted.items():
         weight.copy_(taken[name])
 
@@ -64,7 +64,12 @@ def _rows(task: Task, before: Task, start: str, denoiser: nn.Module) -> dict[str
     return dict.fromkeys(BY_TOKEN, tokens) | dict.fromkeys(BY_POSITION, positions)
 
 
-def _shape(weights: dict[str, Any], name: str) -> tuple[int, ...] | None:
+def _tensors(denoiser: nn.Module, *, buffers: bool) -> dict[str, Tensor]:
+    """The weights by name, and the buffers, which another size of the task has as its own (relations)."""
+    return dict(denoiser.named_parameters()) | (dict(denoiser.named_buffers()) if buffers else {})
+
+
+def _shape(weights: dict[str, Tensor], name: str) -> tuple[int, ...] | None:
     """The shape of a weight; None if there is none of this name."""
     return tuple(weights[name].shape) if name in weights else None
 
