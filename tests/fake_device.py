@@ -18,6 +18,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from anyorder.denoisers import transformer
+
 CUDA, CPU = torch.device("cuda:0"), torch.device("cpu")
 TO_NUMPY = "can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() to copy the tensor to host memory first."
 TWO_DEVICES = "Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu!"
@@ -257,6 +259,7 @@ def fake_cuda() -> Iterator[None]:
         stack.enter_context(
             mock.patch.multiple(torch, Generator=Generator, autocast=Autocast, is_autocast_enabled=_autocast_enabled)
         )
+        stack.enter_context(mock.patch.object(transformer, "IN_FLOAT32", ("cpu", "cuda")))  # its kernels are the CPU's
         for place, answers in _ANSWERS.items():
             for name, value in answers.items():
                 stack.enter_context(mock.patch(f"{place}.{name}", return_value=value))

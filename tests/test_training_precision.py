@@ -139,18 +139,21 @@ def test_a_frozen_denoiser_computes_in_the_precision_of_the_run(
     assert all(tensor.dtype != torch.bfloat16 and bool(torch.isfinite(tensor).all()) for tensor in moved)
 
 
-@pytest.mark.parametrize("mixed", [False, True])
-def test_attention_on_a_cpu_is_computed_in_float32(mixed: bool) -> None:
+def test_attention_in_mixed_precision_is_computed_in_float32_on_a_cpu() -> None:
     query, key, value = torch.randn(3, 2, 2, 5, 4).unbind()
     bias = torch.zeros(5, 5).masked_fill(torch.ones(5, 5).triu(1).bool(), -torch.inf)
-    exact = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
     half = [tensor.bfloat16() for tensor in (query, key, value)]
+    exact = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
     rounded = F.scaled_dot_product_attention(*(tensor.float() for tensor in half), attn_mask=bias)
-    with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+    plain = F.scaled_dot_product_attention(*half, attn_mask=bias.bfloat16())
+    half[0].requires_grad_()
+    assert torch.equal(scaled_dot_product(*half, bias.bfloat16()), plain), "of a model in half precision it is PyTorch's"
+    with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(scaled_dot_product(query, key, value, bias), exact)
-        assert torch.equal(scaled_dot_product(*half, bias.bfloat16()), rounded.bfloat16())
-    double = [tensor.double() for tensor in (query, key, value, bias)]
-    assert torch.equal(scaled_dot_product(*double), F.scaled_dot_product_attention(*double[:3], attn_mask=double[3]))
+        found = scaled_dot_product(*half, bias.bfloat16())
+    assert torch.equal(found, rounded.bfloat16())
+    found.sum().backward()
+    assert half[0].grad is not None and half[0].grad.dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("precision", ["no", "bf16"])

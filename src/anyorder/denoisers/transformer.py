@@ -29,12 +29,17 @@ MOST_LOOPS = 1000
 """Passes through the blocks cost time and no weights, so nothing else bounds their number in other people's configurations."""
 
 
+IN_FLOAT32 = ("cpu",)
+"""Kinds of devices on which attention computes in float32 under `torch.autocast`."""
+
+
 def scaled_dot_product(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
-    """`F.scaled_dot_product_attention`, (B, H, L, D / H). On a CPU it computes in float32, since PyTorch's backward pass in
-    bfloat16 takes four times as long there (`benchmarks/mixed_precision.py`)."""
-    if query.device.type != "cpu" or query.dtype == torch.float64:
+    """`F.scaled_dot_product_attention`, (B, H, L, D / H). In mixed precision on a CPU it computes in float32, since PyTorch's
+    backward pass in bfloat16 takes four times as long there (`benchmarks/mixed_precision.py`)."""
+    kind = query.device.type
+    if kind not in IN_FLOAT32 or not torch.is_autocast_enabled(kind):
         return F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
-    with torch.autocast("cpu", enabled=False):
+    with torch.autocast(kind, enabled=False):
         exact = F.scaled_dot_product_attention(
             query.float(), key.float(), value.float(), attn_mask=None if bias is None else bias.float()
         )
