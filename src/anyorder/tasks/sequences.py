@@ -20,7 +20,7 @@ from anyorder.denoisers.huggingface import HuggingFaceDenoiser
 from anyorder.ends import Ends
 from anyorder.errors import BadInput, shorten, truth
 from anyorder.registry import TASKS
-from anyorder.signatures import checked
+from anyorder.signatures import check_argument, checked
 from anyorder.tasks.alphabets import Alphabet, alphabet_of, has_plain_vocabulary
 from anyorder.tasks.base import CheckResult, Instances, Task, check_fits, make, max_length_of, same_tokens
 from anyorder.tasks.drawing import Drawing
@@ -185,6 +185,7 @@ class Sequences(Task):
 
         They have no solution (x0 is None): completed sequences are checked for validity, and `measure` describes the set.
         """
+        check_argument("length", length, int | Sequence)
         low, high = range_of("length", length)
         low, high = (low, high) if high else (self.most, self.most)
         if not 1 <= low <= high <= self.most:
